@@ -1,0 +1,118 @@
+# What a contributor types. `make help` lists the targets; every one installs what it needs.
+# Needs git, make and python3 (3.11 to 3.13) on Debian 12 or 13, as root or with sudo.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Everything that is built is kept outside the checkout, named by its content.
+export PODNET_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podnet-datapath
+PYTHON ?= python3
+VENV := $(PODNET_CACHE)/venv-$(shell { cat requirements-dev.txt; $(PYTHON) -V; } | sha256sum | cut -c1-12)
+# Ansible finds a collection only below a folder named ansible_collections; a clone may lie anywhere.
+TREE := $(PODNET_CACHE)/trees/$(shell pwd -P | sha256sum | cut -c1-12)
+
+export ANSIBLE_COLLECTIONS_PATH := $(TREE)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(VENV)/bin:$(PATH)
+export PYTHONPATH := $(TREE)
+
+LAB ?= lab
+KERNEL ?= 6.1
+LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
+PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
+MOLECULE_LAB := molecule
+
+# Network namespaces, taps and image roots need root: run the same target again through sudo.
+ifneq ($(shell id -u),0)
+lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-nodes packages:
+	@sudo --preserve-env=KERNEL,LAB,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+else
+
+define say
+@printf '\n== %s\n' "$(1)"
+endef
+
+lab: lab-up lab-site lab-benchmark  ## Two nodes, site.yml, the ladder and its report
+	@printf '\n'; cat reports/$(LAB)/report.md; printf '\nReport: %s\n' "file://$(CURDIR)/reports/$(LAB)/report.html"
+
+lab-up: tools  ## The two nodes alone (KERNEL=6.1, 6.12 or 7.3)
+	$(call say,Lab: two nodes on kernel $(KERNEL); the first time 5 min for image and boot, later 1 min)
+	ansible-playbook playbooks/lab_up.yml -e lab_node_name=$(LAB) -e lab_node_kernel=$(KERNEL)
+
+lab-site: tools  ## site.yml against the running lab
+	$(call say,site.yml: defaults to meta Pods; the first time 5 min, on converged nodes 2 min)
+	$(PLAYBOOK) site.yml
+
+lab-benchmark: tools  ## The ladder against the running lab
+	$(call say,Benchmark: the rungs of the ladder in one run, about 3 min)
+	$(PLAYBOOK) playbooks/benchmark.yml -e benchmark_name=$(LAB)
+
+lab-down: tools  ## Remove the nodes, their namespaces and processes
+	ansible-playbook playbooks/lab_down.yml -e lab_node_name=$(LAB)
+
+test: test-fast test-driver test-nodes  ## Every test
+
+test-fast: lint test-unit test-bpf test-netns sanity  ## Everything that needs no node
+
+test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
+	$(call say,Programs on the running kernel)
+	pytest -q tests/bpf
+
+test-netns: tools  ## The modules, in network namespaces of the running kernel
+	$(call say,Modules in network namespaces)
+	pytest -q tests/netns
+
+test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
+	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
+	PODNET_KERNEL=$(KERNEL) pytest -q tests/kernel
+
+test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence, verify
+	$(call say,Molecule: the whole on two nodes, about 12 min)
+	molecule test
+
+packages:
+	@tests/packages.sh
+
+endif
+
+lint: tools  ## Style and types: ruff, mypy, yamllint, ansible-lint, shellcheck, checkpatch
+	$(call say,Style and types)
+	ruff check --no-cache .
+	ruff format --no-cache --check .
+	cd $(TREE) && mypy -p ansible_collections.podnet.datapath.plugins.module_utils
+	yamllint --strict .
+	ansible-lint --offline -q
+	git ls-files '*.sh' .ci/run | xargs shellcheck
+	tests/checkpatch.sh
+
+test-unit: tools  ## Pure functions: plans and parsers
+	$(call say,Unit tests)
+	pytest -q tests/unit
+
+sanity: tools  ## ansible-test sanity, without a container
+	$(call say,ansible-test sanity)
+	tests/sanity.sh
+
+.PHONY: tools
+tools: packages $(VENV)/.complete $(TREE)/ansible_collections/podnet/datapath
+
+$(VENV)/.complete: | packages
+	$(call say,Python tools in $(VENV); about 1 min)
+	@rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --disable-pip-version-check -q -r requirements-dev.txt
+	@touch $@
+
+$(TREE)/ansible_collections/podnet/datapath:
+	@mkdir -p $(@D) && ln -sfn "$(CURDIR)" $@
+
+clean: lab-down  ## Remove the lab and everything built from the cache
+	rm -rf $(PODNET_CACHE)
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
+
+.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver test-nodes \
+	lint sanity packages clean help

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Installs the Debian packages that the tests and the lab's controller need, where one is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(
+	clang libbpf-dev libc6-dev llvm         # the programs
+	libbpf1 iproute2 iputils-ping ethtool   # tests in namespaces
+	python3-venv openssh-client             # Ansible
+	gcc make kmod shellcheck perl xz-utils  # the checks, checkpatch among them
+)
+mapfile -t lab < <(python3 roles/lab_node/files/lab.py packages)
+packages+=("${lab[@]}")
+
+missing=()
+for package in "${packages[@]}"; do
+	[[ $(dpkg-query -W -f='${Status}' "$package" 2>/dev/null) == *" installed" ]] || missing+=("$package")
+done
+((${#missing[@]})) || exit 0
+
+echo "== Debian packages, about 1 min: ${missing[*]}"
+apt-get update -q
+DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
