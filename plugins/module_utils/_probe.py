@@ -202,7 +202,9 @@ class Probe:
     def __post_init__(self) -> None:
         smallest = self.overhead + 8
         if not smallest <= self.size <= 65535:
-            raise ProbeError(f"probes: size {self.size} for {self.to} is outside of {smallest} to 65535 bytes")
+            raise ProbeError(
+                f"probes: size {self.size} for {self.to} is outside of {smallest} to 65535 bytes"
+            )
         if not 1 <= self.count <= 65535:
             raise ProbeError(f"probes: count {self.count} for {self.to} is outside of 1 to 65535")
 
@@ -444,7 +446,9 @@ def run_stream(stream: Stream) -> StreamResult:
 
     Raises ProbeError where the connection fails, stalls, or carries other bytes.
     """
-    what = f"streams: from {stream.from_netns or 'the host'} to {stream.to} in {stream.to_netns or 'the host'}"
+    what = (
+        f"streams: from {stream.from_netns or 'the host'} to {stream.to} in {stream.to_netns or 'the host'}"
+    )
     family = socket.AF_INET if stream.to.version == 4 else socket.AF_INET6
     with netns(stream.to_netns):
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -501,7 +505,9 @@ def _transfer(stream: Stream, sender: socket.socket, receiver: socket.socket, wh
                 except BlockingIOError:
                     continue
                 except OSError as e:
-                    raise ProbeError(f"{what}: broken after {got} of {stream.size} bytes ({e.strerror})") from e
+                    raise ProbeError(
+                        f"{what}: broken after {got} of {stream.size} bytes ({e.strerror})"
+                    ) from e
     seconds = time.monotonic() - began
     if sum_sent != sum_got:
         raise ProbeError(f"{what}: the bytes that arrived are not those that were sent")

@@ -262,7 +262,13 @@ def main() -> None:
             for o in p["probes"]
         ]
         streams = [
-            Stream(o["from_netns"], o["to_netns"], parse_address("streams: to", o["to"]), o["bytes"], o["timeout"])
+            Stream(
+                o["from_netns"],
+                o["to_netns"],
+                parse_address("streams: to", o["to"]),
+                o["bytes"],
+                o["timeout"],
+            )
             for o in p["streams"]
         ]
         before = read_host_counters()
