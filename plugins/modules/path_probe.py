@@ -286,9 +286,9 @@ def main() -> None:
     if p["expect_bypass"] and counted.forwarded > p["max_forwarded"]:
         module.fail_json(
             msg=(
-                f"the host's upper stack forwarded {counted.ip4_forwarded} IPv4 and {counted.ip6_forwarded} IPv6"
-                f" packets while the bursts ran, max_forwarded is {p['max_forwarded']}: look whether the programs"
-                " are attached (podnet.datapath.bpf_attach) and each Pod has its endpoint entry"
+                f"the host's upper stack forwarded {counted.ip4_forwarded} IPv4 and {counted.ip6_forwarded}"
+                f" IPv6 packets while the bursts ran, max_forwarded is {p['max_forwarded']}: look whether the"
+                " programs are attached (podnet.datapath.bpf_attach) and each Pod has its endpoint entry"
                 " (podnet.datapath.bpf_state)"
             ),
             **result,
