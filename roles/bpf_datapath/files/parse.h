@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* From bytes to the few fields that decide where a packet goes; and the one that routing changes. */
+#ifndef PODNET_PARSE_H
+#define PODNET_PARSE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "reasons.h"
+
+/* sys/socket.h is not for BPF programs */
+#define AF_INET 2
+#define AF_INET6 10
+
+/* Every hook hands over an Ethernet header, L3 devices (zero MACs) too. */
+#define L3_OFFSET ETH_HLEN
+
+#define IPV4_NO_OPTIONS 0x45	/* version 4, five words */
+#define TCP_DATA_OFFSET 12	/* byte whose upper half counts the header's words */
+#define IPV4_FRAGMENT 0x3fff	/* more-fragments flag and offset */
+
+/* Neighbour discovery, RFC 4861: router solicitation (133) to redirect (137). */
+#define NDP_FIRST 133
+#define NDP_LAST 137
+
+struct packet {
+	union {
+		__be32 src4;
+		__be32 src6[4];
+	};
+	union {
+		__be32 dst4;
+		__be32 dst6[4];
+	};
+	__be32 flowinfo;	/* IPv6: traffic class and flow label */
+	__be16 sport;		/* 0 where there is none, or it is in another fragment */
+	__be16 dport;
+	__u16 wire_len;		/* bytes of the biggest IP packet it becomes; 0: the kernel must say */
+	__u8 family;
+	__u8 tos;		/* IPv4 */
+	__u8 proto;
+	__u8 ttl;		/* or hop limit */
+};
+
+/*
+ * IPv6 BIG TCP before Linux 7.0: a hop-by-hop header of one jumbo option, inside the host only
+ * (include/net/ipv6.h, struct hop_jumbo_hdr). It is taken off before the wire.
+ */
+struct hop_jumbo {
+	__u8 nexthdr;
+	__u8 hdrlen;
+	__u8 tlv_type;
+	__u8 tlv_len;
+	__be32 payload_len;
+};
+
+#define TLV_JUMBO 194
+
+/* Make the IP header directly readable, wherever the driver left it. Invalidates packet pointers. */
+static __always_inline bool reach(struct __sk_buff *skb, __u32 len)
+{
+	if ((void *)(long)skb->data + len <= (void *)(long)skb->data_end)
+		return true;
+	return !bpf_skb_pull_data(skb, len);
+}
+
+/* Ports, and the length that the MTU is compared with. `l4` is the offset of the transport header. */
+static __always_inline void parse_transport(struct __sk_buff *skb, struct packet *p, __u32 l4,
+					    __u32 l3_len)
+{
+	struct {
+		__be16 source;
+		__be16 dest;
+	} ports;
+	__u8 words;
+
+	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
+		return;
+	if (bpf_skb_load_bytes(skb, l4, &ports, sizeof(ports)))
+		return;
+	p->sport = ports.source;
+	p->dport = ports.dest;
+
+	/* Each segment repeats the headers. Of other GSO kinds only the kernel knows the length. */
+	if (skb->gso_size && p->proto == IPPROTO_TCP &&
+	    !bpf_skb_load_bytes(skb, l4 + TCP_DATA_OFFSET, &words, sizeof(words)))
+		p->wire_len = l3_len + (words >> 4) * 4 + skb->gso_size;
+}
+
+static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct packet *p)
+{
+	struct iphdr *ip;
+	__u32 tot_len;
+
+	if (!reach(skb, L3_OFFSET + sizeof(*ip)))
+		return REASON_STACK_MALFORMED;
+	ip = (void *)(long)skb->data + L3_OFFSET;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return REASON_STACK_MALFORMED;
+
+	if (*(__u8 *)ip != IPV4_NO_OPTIONS)
+		return ip->version == 4 && ip->ihl > 5 ? REASON_STACK_OPTIONS : REASON_STACK_MALFORMED;
+
+	/* IPv4 BIG TCP (Linux 6.3): a GSO packet beyond 64 KiB has length 0 */
+	tot_len = bpf_ntohs(ip->tot_len);
+	if (tot_len < sizeof(*ip) ? tot_len || !skb->gso_size : tot_len > skb->len - L3_OFFSET)
+		return REASON_STACK_MALFORMED;
+
+	p->family = AF_INET;
+	p->src4 = ip->saddr;
+	p->dst4 = ip->daddr;
+	p->tos = ip->tos;
+	p->proto = ip->protocol;
+	p->ttl = ip->ttl;
+	p->wire_len = skb->gso_size ? 0 : skb->len - L3_OFFSET;
+	if (!(ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
+		parse_transport(skb, p, L3_OFFSET + sizeof(*ip), sizeof(*ip));
+	return REASON_NONE;
+}
+
+static __always_inline bool link_scope6(const __be32 *address)
+{
+	return (address[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) ||
+	       (address[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 l4 = L3_OFFSET + sizeof(struct ipv6hdr);
+	struct ipv6hdr *ip;
+	__u32 payload_len;
+
+	if (!reach(skb, l4))
+		return REASON_STACK_MALFORMED;
+	ip = (void *)(long)skb->data + L3_OFFSET;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return REASON_STACK_MALFORMED;
+
+	/* BIG TCP: payload_len is 0, with the jumbo option or (Linux 7.0) without */
+	payload_len = bpf_ntohs(ip->payload_len);
+	if (ip->version != 6 || payload_len > skb->len - l4)
+		return REASON_STACK_MALFORMED;
+
+	p->family = AF_INET6;
+	__builtin_memcpy(p->src6, &ip->saddr, sizeof(p->src6));
+	__builtin_memcpy(p->dst6, &ip->daddr, sizeof(p->dst6));
+	if (link_scope6(p->dst6) || link_scope6(p->src6))
+		return REASON_STACK_LINK;
+	p->flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
+	p->proto = ip->nexthdr;
+	p->ttl = ip->hop_limit;
+
+	p->wire_len = skb->gso_size ? 0 : skb->len - L3_OFFSET;
+
+	if (p->proto == IPPROTO_HOPOPTS) {
+		struct hop_jumbo hop;
+
+		if (bpf_skb_load_bytes(skb, l4, &hop, sizeof(hop)))
+			return REASON_STACK_MALFORMED;
+		if (!skb->gso_size || hop.hdrlen || hop.tlv_type != TLV_JUMBO)
+			return REASON_STACK_OPTIONS;
+		p->proto = hop.nexthdr;
+		l4 += sizeof(hop);
+	}
+	if (p->proto == IPPROTO_ICMPV6) {
+		__u8 type;
+
+		if (bpf_skb_load_bytes(skb, l4, &type, sizeof(type)))
+			return REASON_STACK_MALFORMED;
+		if (type >= NDP_FIRST && type <= NDP_LAST)
+			return REASON_STACK_LINK;
+	}
+	parse_transport(skb, p, l4, sizeof(struct ipv6hdr));
+	return REASON_NONE;
+}
+
+/* Fill `p` from the packet, or say why it goes to the stack. */
+static __always_inline enum reason parse(struct __sk_buff *skb, struct packet *p)
+{
+	if (skb->vlan_present)
+		return REASON_STACK_VLAN;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return parse_ipv4(skb, p);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(skb, p);
+	return REASON_STACK_PROTOCOL;
+}
+
+/* What a router does to each packet: one hop less. The caller has seen that one is left. */
+static __always_inline bool decrease_ttl(struct __sk_buff *skb, const struct packet *p)
+{
+	if (p->family == AF_INET) {
+		struct iphdr *ip = (void *)(long)skb->data + L3_OFFSET;
+		__u32 check;
+
+		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+			return false;
+		/* RFC 1141. The header's sum stays 0, so CHECKSUM_COMPLETE stays valid. */
+		check = ip->check + bpf_htons(0x0100);
+		ip->check = check + (check >= 0xffff);
+		ip->ttl--;
+		return true;
+	} else {
+		/* IPv6 has no checksum of its own: CHECKSUM_COMPLETE must follow the change */
+		__u8 hop_limit = p->ttl - 1;
+
+		return !bpf_skb_store_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, hop_limit),
+					    &hop_limit, sizeof(hop_limit), BPF_F_RECOMPUTE_CSUM);
+	}
+}
+
+#endif
