@@ -1,0 +1,324 @@
+#!/usr/bin/python
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: netperf_ladder
+short_description: Measure several ways between two nodes with netperf, by turns
+version_added: 0.1.0
+author: podnet.datapath contributors (@podnet)
+description:
+  - On the server's node, brings the netservers in its network namespaces to the declared state.
+  - On the client's node, runs netperf over a number of ways (rungs) by turns, so that slow drift of the
+    machines hits all of them alike, and returns every single sample.
+  - While a run lasts, counts the packets that the client host's upper stack forwarded.
+attributes:
+  check_mode:
+    description: Can run in check mode and returns what it would return without it.
+    support: partial
+    details:
+      - With O(state=measured) it checks namespaces and servers, and sends no load.
+  diff_mode:
+    description: Shows the servers before and after.
+    support: full
+  idempotent:
+    description: Running it twice changes nothing the second time.
+    support: full
+options:
+  state:
+    description:
+      - V(serving) makes the netservers that this module started exactly O(servers).
+      - V(stopped) stops all netservers that this module started. Others are left alone.
+      - V(measured) runs the schedule of O(rungs), O(tests) and O(samples), and changes nothing.
+    type: str
+    choices: [serving, stopped, measured]
+    default: measured
+  servers:
+    description: Where netservers are to listen. Used with O(state=serving).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      netns:
+        description: Name of the network namespace. The host's own if left out.
+        type: str
+      address:
+        description: Address to listen on, and on no other.
+        type: str
+        required: true
+  rungs:
+    description: The ways to compare, in the order of the ladder. Required with O(state=measured).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the rung in the results.
+        type: str
+        required: true
+      group:
+        description: Rungs that are compared with each other, such as C(wire) and C(local).
+        type: str
+        default: wire
+      netns:
+        description: Name of the network namespace that netperf runs in. The host's own if left out.
+        type: str
+      target:
+        description: IPv4 or IPv6 address of the rung's netserver.
+        type: str
+        required: true
+  tests:
+    description: What to measure on each rung, request and response by turns or a bulk stream.
+    type: list
+    elements: str
+    choices: [tcp_rr, tcp_stream]
+    default: [tcp_rr, tcp_stream]
+  samples:
+    description: Runs of each test on each rung. One more is made first, to warm up, and marked as discarded.
+    type: int
+    default: 5
+  seconds:
+    description: Length of a run.
+    type: int
+    default: 10
+  port:
+    description: TCP port of the netservers.
+    type: int
+    default: 12865
+  devices:
+    description: NICs to describe in RV(environment).
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: Netservers for two rungs
+  podnet.datapath.netperf_ladder:
+    state: serving
+    servers:
+      - {address: 172.31.0.2}
+      - {netns: pod3, address: 10.31.2.11}
+
+- name: Measure both rungs by turns
+  podnet.datapath.netperf_ladder:
+    rungs:
+      - {name: host, target: 172.31.0.2}
+      - {name: meta, netns: pod1, target: 10.31.2.11}
+    samples: 5
+    seconds: 10
+    devices: [eth0]
+  register: ladder
+
+- name: Stop the netservers
+  podnet.datapath.netperf_ladder:
+    state: stopped
+"""
+
+RETURN = r"""
+runs:
+  description: Every run in the order made.
+  returned: O(state=measured); on failure, those that ended before
+  type: list
+  elements: dict
+  contains:
+    round:
+      description: Number of the round; 0 is the one that warms up.
+      type: int
+    discarded:
+      description: Whether the run was only to warm up.
+      type: bool
+    group:
+      description: Group of the rung.
+      type: str
+    rung:
+      description: Name of the rung.
+      type: str
+    test:
+      description: The test.
+      type: str
+    began:
+      description: When it began, in seconds since 1970.
+      type: float
+    elapsed:
+      description: Seconds that netperf measured for.
+      type: float
+    forwarded:
+      description: Packets that the client host's upper stack forwarded meanwhile.
+      type: int
+    transactions:
+      description: Transactions a second (tcp_rr).
+      type: float
+    min_us:
+      description: Latency in microseconds (tcp_rr); so are mean_us, p50_us, p90_us, p99_us and max_us.
+      type: float
+    mbits:
+      description: 10^6 bits a second (tcp_stream).
+      type: float
+    retransmits:
+      description: Segments the sender sent again (tcp_stream).
+      type: float
+  sample:
+    - {round: 1, discarded: false, group: wire, rung: meta, test: tcp_rr, began: 1766000000.1, elapsed: 10.0,
+       forwarded: 0, transactions: 26556.3, min_us: 31, mean_us: 37.5, p50_us: 36, p90_us: 41, p99_us: 60,
+       max_us: 802}
+paths:
+  description: For each rung, the device its packets leave by.
+  returned: O(state=measured)
+  type: list
+  elements: dict
+  sample:
+    - {group: wire, rung: meta, netns: pod1, target: 10.31.2.11, source: 10.31.1.11, device: eth0, kind: meta,
+       mtu: 8264}
+environment:
+  description: Kernel, processor, NICs and settings of this node.
+  returned: O(state=measured) and O(state=serving)
+  type: dict
+  sample: {kernel: 6.1.0-41-amd64, cpu: AMD EPYC, emulated: false, nics: {eth0: {driver: ice, mtu: 9000}}}
+version:
+  description: Version of netperf.
+  returned: O(state=measured)
+  type: str
+  sample: "2.7.0"
+servers:
+  description: Names of the netservers that run afterwards, each C(namespace-address-port).
+  returned: O(state=serving) and O(state=stopped)
+  type: list
+  elements: str
+  sample: [host-172.31.0.2-12865]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.podnet.datapath.plugins.module_utils._environment import environment, run_tool
+from ansible_collections.podnet.datapath.plugins.module_utils._netperf import (
+    NetperfError,
+    Rung,
+    Server,
+    check_server,
+    describe_path,
+    find_tool,
+    measure,
+    plan_servers,
+    read_running,
+    schedule,
+    start_server,
+    stop_server,
+    unique,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._probe import ProbeError, netns, parse_address
+
+
+def bring_servers(module: AnsibleModule, result: dict) -> None:
+    """Start and stop netservers until those of O(servers) run and no others of ours."""
+    p = module.params
+    wanted = [
+        Server(str(parse_address("servers: address", o["address"])), o["netns"], p["port"])
+        for o in (p["servers"] if p["state"] == "serving" else [])
+    ]
+    unique("servers", (server.name for server in wanted))
+    running = read_running()
+    to_stop, to_start = plan_servers(running, wanted)
+    for server in to_start:
+        with netns(server.netns):
+            pass
+    netserver = find_tool("netserver") if to_start else ""
+    result["changed"] = bool(to_stop or to_start)
+    result["servers"] = sorted((set(running) - set(to_stop)) | {server.name for server in to_start})
+    result["diff"] = {
+        "before": "".join(f"{name}\n" for name in sorted(running)),
+        "after": "".join(f"{name}\n" for name in result["servers"]),
+    }
+    if module.check_mode:
+        return
+    started = {}
+    try:
+        for server in to_start:
+            started[server.name] = start_server(netserver, server)
+    except NetperfError:
+        for name, process in started.items():
+            stop_server(name, process)
+        raise
+    for name in to_stop:
+        stop_server(name, running[name])
+
+
+def run_ladder(module: AnsibleModule, result: dict) -> None:
+    """Make every run of the schedule."""
+    p = module.params
+    rungs = [
+        Rung(o["name"], str(parse_address("rungs: target", o["target"])), o["group"], o["netns"])
+        for o in p["rungs"]
+    ]
+    unique("rungs", (str(rung) for rung in rungs))
+    if p["samples"] < 1 or p["seconds"] < 1:
+        raise NetperfError(
+            f"samples is {p['samples']} and seconds is {p['seconds']}: both are to be 1 or more"
+        )
+    netperf = find_tool("netperf")
+    result["version"] = (run_tool(netperf, "-V") or "").rpartition(" ")[2]
+    result["environment"] = environment(p["devices"])
+    result["paths"] = []
+    for rung in rungs:
+        check_server(rung, p["port"])
+        result["paths"].append(describe_path(rung))
+    if not module.check_mode:
+        for run in schedule(rungs, p["tests"], p["samples"]):
+            result["runs"].append(measure(netperf, run, p["seconds"], p["port"]))
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["serving", "stopped", "measured"], "default": "measured"},
+            "servers": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"netns": {"type": "str"}, "address": {"type": "str", "required": True}},
+            },
+            "rungs": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "group": {"type": "str", "default": "wire"},
+                    "netns": {"type": "str"},
+                    "target": {"type": "str", "required": True},
+                },
+            },
+            "tests": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["tcp_rr", "tcp_stream"],
+                "default": ["tcp_rr", "tcp_stream"],
+            },
+            "samples": {"type": "int", "default": 5},
+            "seconds": {"type": "int", "default": 10},
+            "port": {"type": "int", "default": 12865},
+            "devices": {"type": "list", "elements": "str", "default": []},
+        },
+        required_if=[("state", "measured", ["rungs"])],
+        supports_check_mode=True,
+    )
+    result = {"changed": False}
+    try:
+        if module.params["state"] == "measured":
+            result["runs"] = []
+            run_ladder(module, result)
+        else:
+            bring_servers(module, result)
+            if module.params["state"] == "serving":
+                result["environment"] = environment(module.params["devices"])
+    except (NetperfError, ProbeError) as e:
+        result["changed"] = False
+        module.fail_json(msg=str(e), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
