@@ -6,14 +6,12 @@
 Private to this collection: may change in any release.
 
 Sockets belong to the namespace they were made in. So the process enters a namespace only to make
-a socket and comes back at once; its mount namespace never changes (``ip netns exec`` would remount
-/sys and hide the BPF file system).
+a socket and comes back at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import selectors
@@ -26,10 +24,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Union
 
+from ansible_collections.podnet.datapath.plugins.module_utils import _netns
+
 Address = Union[IPv4Address, IPv6Address]
 
-# setns(2), include/uapi/linux/sched.h
-CLONE_NEWNET = 0x40000000
 # include/uapi/linux/in.h and in6.h; Python's socket module has none of these
 IP_MTU_DISCOVER, IP_RECVERR, IP_MTU, IP_PMTUDISC_DO = 10, 11, 14, 2
 IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_RECVERR = 23, 24, 25
@@ -59,41 +57,24 @@ def parse_address(option: str, text: str) -> Address:
 
 
 @contextlib.contextmanager
-def netns(name: str | None, folder: str = "/run/netns") -> Iterator[None]:
+def netns(name: str | None) -> Iterator[None]:
     """Be in the network namespace ``name`` inside the block; ``None`` stays in the present one.
 
-    Raises ProbeError where there is no such namespace.
+    Raises ProbeError where there is no such namespace or where it may not be entered.
     """
-    if name is None:
+    with contextlib.ExitStack() as stack:
+        if name is not None:
+            path = _netns.path_of(name)
+            try:
+                stack.enter_context(_netns.entered(path))
+            except FileNotFoundError:
+                raise ProbeError(
+                    f"netns: there is no network namespace '{name}' ({path});"
+                    " 'ip netns list' shows those there are"
+                ) from None
+            except OSError as e:
+                raise ProbeError(f"netns: cannot enter '{name}': {e.strerror} (root is needed)") from e
         yield
-        return
-    path = os.path.join(folder, name)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as e:
-            raise ProbeError(
-                f"netns: there is no network namespace '{name}' ({path}: {e.strerror});"
-                " 'ip netns list' shows those there are"
-            ) from e
-        try:
-            _setns(target, path)
-        finally:
-            os.close(target)
-        try:
-            yield
-        finally:
-            _setns(home, "the former namespace")
-    finally:
-        os.close(home)
-
-
-def _setns(fd: int, what: str) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(fd, CLONE_NEWNET) != 0:
-        code = ctypes.get_errno()
-        raise ProbeError(f"netns: cannot enter {what}: {os.strerror(code)} (root is needed)")
 
 
 # What the host's upper stack saw
