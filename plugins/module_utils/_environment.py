@@ -96,12 +96,17 @@ def _ethtool_value(sock: socket.socket, device: str, command: int) -> int | None
 
 
 def links(details: str | None) -> dict[str, dict[str, Any]]:
-    """Return kind, MTU and GSO/GRO sizes by device from ``ip -d -j link show``."""
+    """Return kind, MTU, GSO/GRO sizes and global addresses by device from ``ip -d -j address show``."""
     found = {}
     for link in json.loads(details) if details else []:
         if "ifname" in link:
             found[link["ifname"]] = {
                 "kind": link.get("linkinfo", {}).get("info_kind"),
+                "addresses": [
+                    f"{address['local']}/{address['prefixlen']}"
+                    for address in link.get("addr_info", [])
+                    if address.get("scope") == "global" and "local" in address
+                ],
                 **{
                     key: link.get(key)
                     for key in (
@@ -115,6 +120,11 @@ def links(details: str | None) -> dict[str, dict[str, Any]]:
                 },
             }
     return found
+
+
+def read_links() -> dict[str, dict[str, Any]]:
+    """Return the devices of the present namespace; empty where iproute2 is missing."""
+    return links(run_tool("ip", "-d", "-j", "address", "show"))
 
 
 def nic(device: str, link: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +155,7 @@ def environment(devices: list[str]) -> dict[str, Any]:
     release = dict(
         line.split("=", 1) for line in (_read("/etc/os-release") or "").splitlines() if "=" in line
     )
-    found = links(run_tool("ip", "-d", "-j", "link", "show"))
+    found = read_links()
     return {
         "hostname": platform.node(),
         "distribution": release.get("PRETTY_NAME", "").strip('"') or None,

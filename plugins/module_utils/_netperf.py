@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils._environment import links, run_tool
+from ansible_collections.podnet.datapath.plugins.module_utils._environment import read_links, run_tool
 from ansible_collections.podnet.datapath.plugins.module_utils._probe import (
     netns,
     parse_address,
@@ -73,16 +73,19 @@ def find_tool(name: str) -> str:
 
 @dataclass(frozen=True)
 class Rung:
-    """One way between two addresses: where netperf runs, and the address of its server."""
+    """One way between two addresses: where netperf runs, and the address of its server.
 
-    name: str
+    A rung without a name is called after the kind of the device that its packets leave by.
+    """
+
+    name: str | None
     target: str
-    group: str = ""
+    group: str
     netns: str | None = None
 
     def __str__(self) -> str:
         """Return the rung as messages name it."""
-        return f"rung {self.group + '/' if self.group else ''}{self.name}"
+        return f"rung {self.group}/{self.name or self.target}"
 
 
 @dataclass(frozen=True)
@@ -177,18 +180,27 @@ def check_server(rung: Rung, port: int) -> None:
 
 
 def describe_path(rung: Rung) -> dict[str, Any]:
-    """Return the device that a rung's packets leave by, with its kind (``meta``, ``veth``, ...) and MTU."""
+    """Return the device that a rung's packets leave by, with its kind (``meta``, ``veth``, ...) and MTU.
+
+    ``name`` is the rung's own or, where it has none, that kind.
+    """
     with netns(rung.netns):
         route = json.loads(run_tool("ip", "-j", "route", "get", rung.target) or "[{}]")[0]
-        devices = links(run_tool("ip", "-d", "-j", "link", "show"))
+        devices = read_links()
+    device = devices.get(route.get("dev"), {})
+    name = rung.name or device.get("kind")
+    if not name:
+        raise NetperfError(
+            f"{rung}: give it a name, its device '{route.get('dev')}' has no kind to be called after"
+        )
     return {
         "group": rung.group,
-        "rung": rung.name,
+        "name": name,
         "netns": rung.netns,
         "target": rung.target,
         "source": route.get("prefsrc"),
         "device": route.get("dev"),
-        **devices.get(route.get("dev"), {}),
+        **device,
     }
 
 

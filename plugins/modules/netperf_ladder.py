@@ -56,9 +56,10 @@ options:
     default: []
     suboptions:
       name:
-        description: Name of the rung in the results.
+        description:
+          - Name of the rung in the results.
+          - If left out, the kind of the device that its packets leave by, such as C(veth) or C(meta).
         type: str
-        required: true
       group:
         description: Rungs that are compared with each other, such as C(wire) and C(local).
         type: str
@@ -166,16 +167,17 @@ runs:
        forwarded: 0, transactions: 26556.3, min_us: 31, mean_us: 37.5, p50_us: 36, p90_us: 41, p99_us: 60,
        max_us: 802}
 paths:
-  description: For each rung, the device its packets leave by.
+  description:
+    - The rungs, with the device that the packets of each leave by. Made for P(podnet.datapath.ladder#filter).
   returned: O(state=measured)
   type: list
   elements: dict
   sample:
-    - {group: wire, rung: meta, netns: pod1, target: 10.31.2.11, source: 10.31.1.11, device: eth0, kind: meta,
+    - {group: wire, name: meta, netns: pod1, target: 10.31.2.11, source: 10.31.1.11, device: eth0, kind: meta,
        mtu: 8264}
 environment:
   description: Kernel, processor, NICs and settings of this node.
-  returned: O(state=measured) and O(state=serving)
+  returned: always
   type: dict
   sample: {kernel: 6.1.0-41-amd64, cpu: AMD EPYC, emulated: false, nics: {eth0: {driver: ice, mtu: 9000}}}
 version:
@@ -190,6 +192,8 @@ servers:
   elements: str
   sample: [host-172.31.0.2-12865]
 """
+
+from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -253,18 +257,18 @@ def run_ladder(module: AnsibleModule, result: dict) -> None:
         Rung(o["name"], str(parse_address("rungs: target", o["target"])), o["group"], o["netns"])
         for o in p["rungs"]
     ]
-    unique("rungs", (str(rung) for rung in rungs))
     if p["samples"] < 1 or p["seconds"] < 1:
         raise NetperfError(
             f"samples is {p['samples']} and seconds is {p['seconds']}: both are to be 1 or more"
         )
     netperf = find_tool("netperf")
     result["version"] = (run_tool(netperf, "-V") or "").rpartition(" ")[2]
-    result["environment"] = environment(p["devices"])
     result["paths"] = []
     for rung in rungs:
         check_server(rung, p["port"])
         result["paths"].append(describe_path(rung))
+    rungs = [replace(rung, name=path["name"]) for rung, path in zip(rungs, result["paths"])]
+    unique("rungs", (str(rung) for rung in rungs))
     if not module.check_mode:
         for run in schedule(rungs, p["tests"], p["samples"]):
             result["runs"].append(measure(netperf, run, p["seconds"], p["port"]))
@@ -285,7 +289,7 @@ def main() -> None:
                 "elements": "dict",
                 "default": [],
                 "options": {
-                    "name": {"type": "str", "required": True},
+                    "name": {"type": "str"},
                     "group": {"type": "str", "default": "wire"},
                     "netns": {"type": "str"},
                     "target": {"type": "str", "required": True},
@@ -305,15 +309,13 @@ def main() -> None:
         required_if=[("state", "measured", ["rungs"])],
         supports_check_mode=True,
     )
-    result = {"changed": False}
+    result = {"changed": False, "environment": environment(module.params["devices"])}
     try:
         if module.params["state"] == "measured":
             result["runs"] = []
             run_ladder(module, result)
         else:
             bring_servers(module, result)
-            if module.params["state"] == "serving":
-                result["environment"] = environment(module.params["devices"])
     except (NetperfError, ProbeError) as e:
         result["changed"] = False
         module.fail_json(msg=str(e), **result)
