@@ -39,6 +39,10 @@ BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_NETKIT = 11, 13
 BTF_KIND_DATASEC = 15
 ENOTSUPP = 524  # the kernel's own, leaks out of map operations that a map type does not have
 
+# Where modules look unless told otherwise, and whose what they make is
+DEFAULT_PIN_PATH = "/sys/fs/bpf/podnet"
+DEFAULT_OWNER = "site"
+
 # An object that is loaded under another file name shall have maps of the same names.
 OBJECT_NAME = b"podnet"
 RODATA_MAP = "podnet.rodata"
@@ -201,12 +205,12 @@ def link_info(fd: int) -> LinkInfo:
     return LinkInfo(number, kind, program, ifindex, attach)
 
 
-def program_by_id(number: int) -> int:
+def prog_get_fd_by_id(number: int) -> int:
     """Return a descriptor of the program with this id."""
     return bpf(BPF_PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
 
 
-def map_by_id(number: int) -> int:
+def map_get_fd_by_id(number: int) -> int:
     """Return a descriptor of the map with this id."""
     return bpf(BPF_MAP_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
 
@@ -214,7 +218,7 @@ def map_by_id(number: int) -> int:
 def describe_program(number: int) -> str:
     """Return name and id of a program for an error message."""
     try:
-        with closing(program_by_id(number)) as fd:
+        with closing(prog_get_fd_by_id(number)) as fd:
             return f"program '{program_info(fd).name}' (id {number})"
     except OSError:
         return f"program id {number}"
@@ -320,7 +324,7 @@ def _batch(command: int, fd: int, keys: bytes, values: bytes, count: int) -> boo
 def rodata_of(program: ProgramInfo) -> bytes:
     """Return the read-only data that a loaded program of ours was loaded with."""
     for number in program.map_ids:
-        with closing(map_by_id(number)) as fd:
+        with closing(map_get_fd_by_id(number)) as fd:
             info = map_info(fd)
             if info.name == RODATA_MAP:
                 return map_lookup(fd, bytes(4), info.layout.value_size)
@@ -613,14 +617,10 @@ def clsact_attach(
         handle=handle,
         priority=priority,
     )
-    _tc_check(
-        _libbpf().library.bpf_tc_attach(ctypes.byref(_tc_hook(ifindex, point)), ctypes.byref(options))
-    )
+    _tc_check(_libbpf().library.bpf_tc_attach(ctypes.byref(_tc_hook(ifindex, point)), ctypes.byref(options)))
 
 
 def clsact_detach(ifindex: int, point: int, priority: int, handle: int) -> None:
     """Remove the filter at this place."""
     options = _TcOptions(sz=ctypes.sizeof(_TcOptions), handle=handle, priority=priority)
-    _tc_check(
-        _libbpf().library.bpf_tc_detach(ctypes.byref(_tc_hook(ifindex, point)), ctypes.byref(options))
-    )
+    _tc_check(_libbpf().library.bpf_tc_detach(ctypes.byref(_tc_hook(ifindex, point)), ctypes.byref(options)))

@@ -27,11 +27,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
-from . import _bpf, _netlink
-from ._bpf import BpfError, Layout, ProgramInfo
-
-DEFAULT_PIN_PATH = "/sys/fs/bpf/podnet"
-DEFAULT_OWNER = "site"
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _netlink
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
+    DEFAULT_OWNER,
+    DEFAULT_PIN_PATH,
+    BpfError,
+    Layout,
+    ProgramInfo,
+)
 
 HOOKS = ("from_pod", "to_pod", "ingress", "egress")
 TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
@@ -418,7 +421,7 @@ class Pins:
 
 
 def _is_rodata(number: int) -> bool:
-    with _bpf.closing(_bpf.map_by_id(number)) as fd:
+    with _bpf.closing(_bpf.map_get_fd_by_id(number)) as fd:
         return _bpf.map_info(fd).name == _bpf.RODATA_MAP
 
 
@@ -600,7 +603,7 @@ class Applier:
         if a.type == "meta":
             old = device.program_ids.get(a.hook, 0)
             set_meta_program(device, a.hook, program)
-            before = self._keep(_bpf.program_by_id(old)) if old else -1
+            before = self._keep(_bpf.prog_get_fd_by_id(old)) if old else -1
             self.transaction.on_failure(lambda: set_meta_program(device, a.hook, before))
         else:
             if _bpf.clsact_create(a.ifindex):
@@ -617,7 +620,7 @@ class Applier:
         self.pin(program, "links", *a.key.split("/"))
 
     def _update(self, was: Attachment, shall: Attachment, program: int) -> None:
-        old = self._keep(_bpf.program_by_id(self.pins.program_ids[was.key]))
+        old = self._keep(_bpf.prog_get_fd_by_id(self.pins.program_ids[was.key]))
         if was.type in ("tcx", "netkit"):
             link = self._keep(_bpf.obj_get(self.pins.at("links", *was.key.split("/"))))
             _bpf.link_update(link, program)

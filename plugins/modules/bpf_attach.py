@@ -160,10 +160,12 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import (
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
+    BpfError,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import (
     HOOKS,
     TYPES,
     Wish,
