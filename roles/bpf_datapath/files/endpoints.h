@@ -63,7 +63,7 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p
 			return to_stack(REASON_STACK_MTU);
 	}
 	if (!decrease_ttl(skb, p))
-		return to_stack(REASON_STACK_ERROR);
+		return to_stack(REASON_STACK_MALFORMED);
 	count(reason);
 	return plain ? bpf_redirect(ifindex, 0) : bpf_redirect_peer(ifindex, 0);
 }

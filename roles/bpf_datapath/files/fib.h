@@ -69,7 +69,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 			return to_stack(REASON_STACK_MTU);
 	}
 	if (!decrease_ttl(skb, p))
-		return to_stack(REASON_STACK_ERROR);
+		return to_stack(REASON_STACK_MALFORMED);
 	count(REASON_REMOTE);
 
 	/* The look-up left the next hop in dst, and its family: a v4 route may have a v6 one. */

@@ -1,0 +1,137 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Modules run for real, in network namespaces of the machine that tests. Root is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+RunModule = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _root() -> None:
+    if os.geteuid() != 0:
+        pytest.fail("tests/netns make network namespaces: run them as root (sudo make test-fast)")
+
+
+def command(*words: str, netns: str | None = None, check: bool = True) -> str:
+    """Run a program and return its output; in ``netns`` its mounts stay the machine's own.
+
+    ``ip netns exec`` would hide the BPF file system behind a new /sys.
+    """
+    inside = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
+    done = subprocess.run([*inside, *words], capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def run_module() -> RunModule:
+    """Run a module of this collection as Ansible would, in a process of its own.
+
+    ``run_module(name, args, netns=None, check=False, fails=False)`` returns what the module returns
+    (with its diff) and asserts that it fails exactly where that is expected. ``netns`` is a name of
+    /run/netns; the mounts stay the machine's own.
+    """
+
+    def run(
+        name: str,
+        args: dict[str, Any],
+        netns: str | None = None,
+        check: bool = False,
+        fails: bool = False,
+    ) -> dict[str, Any]:
+        inside = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
+        request = {"ANSIBLE_MODULE_ARGS": {**args, "_ansible_check_mode": check, "_ansible_diff": True}}
+        done = subprocess.run(
+            [*inside, sys.executable, "-m", f"ansible_collections.podnet.datapath.plugins.modules.{name}"],
+            input=json.dumps(request),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        try:
+            result: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            raise AssertionError(f"{name} printed no JSON:\n{done.stdout}\n{done.stderr}") from None
+        assert bool(result.get("failed")) == fails, result.get("msg", result)
+        return result
+
+    return run
+
+
+class Namespaces:
+    """Network namespaces with names of their own for this test run."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def __call__(self, name: str) -> str:
+        """Make a namespace with loopback up and return its full name."""
+        full = f"t{os.getpid()}-{name}"
+        command("ip", "netns", "add", full)
+        self.made.append(full)
+        command("ip", "link", "set", "lo", "up", netns=full)
+        return full
+
+    def ip(self, netns: str, *lines: str) -> None:
+        """Run lines of ip(8) in a namespace, in one process."""
+        batch = subprocess.run(
+            ["nsenter", f"--net=/run/netns/{netns}", "ip", "-batch", "-"],
+            input="\n".join(lines) + "\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert batch.returncode == 0, batch.stderr
+
+    def sysctl(self, netns: str, **values: object) -> None:
+        """Set sysctls below net, with ``__`` for the dots of their names."""
+        words = [f"net.{name.replace('__', '.')}={value}" for name, value in values.items()]
+        command("sysctl", "-qw", *words, netns=netns)
+
+    def delete(self) -> None:
+        """Delete them all, and with them their devices."""
+        for name in self.made:
+            command("ip", "netns", "delete", name, check=False)
+        self.made.clear()
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    """Make network namespaces that are gone after the test."""
+    made = Namespaces()
+    yield made
+    made.delete()
+
+
+@pytest.fixture(scope="session")
+def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A BPF file system of the tests' own."""
+    path = str(tmp_path_factory.mktemp("bpffs"))
+    command("mount", "-t", "bpf", "bpf", path)
+    yield path
+    command("umount", path)
+
+
+@pytest.fixture(scope="session")
+def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The compiled programs."""
+    out = tmp_path_factory.mktemp("object")
+    command("make", "-s", "-C", str(CHECKOUT / "roles/bpf_datapath/files"), f"OUT={out}")
+    return str(out / "datapath.o")
