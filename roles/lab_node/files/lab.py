@@ -1,0 +1,103 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab's command line: QEMU nodes joined back to back, from one command.
+
+Prints one JSON object on standard output (``root``, ``packages`` and ``ssh``: plain text) and progress on
+standard error. Needs root and the packages that ``lab.py packages`` lists; nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from lablib import common, image
+from lablib.common import LabError
+from lablib.nodes import Lab
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's values."""
+    parser = argparse.ArgumentParser(prog="lab.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument("--name", default="lab", help="name of the lab (default: %(default)s)")
+        return added
+
+    def kernel(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--kernel", default="6.1", choices=image.KERNELS, help="default: %(default)s")
+        added.add_argument("--rebuild", action="store_true", help="build the image anew from today's packages")
+
+    up = command("up", "make the lab, or start what of it does not run")
+    kernel(up)
+    up.add_argument("--nodes", type=int, default=2, help="1 or 2 (default: %(default)s)")
+    up.add_argument("--memory", type=int, default=1024, help="MiB a node (default: %(default)s)")
+    up.add_argument("--cpus", type=int, default=2, help="processors a node (default: %(default)s)")
+    up.add_argument("--snapshot", default="", help="restore this snapshot; where it is missing, take it once made")
+    command("down", "remove the lab with its processes, wire, disks and snapshots")
+    command("status", "tell what there is")
+    command("inventory", "tell where the lab's Ansible inventory is")
+    command("snapshot", "save memory and disks of all nodes under a name").add_argument("snapshot", metavar="NAME")
+    command("restore", "put all nodes back to a snapshot").add_argument("snapshot", metavar="NAME")
+    ssh = command("ssh", "run a command in a node, or a shell: lab.py ssh node1 -- uname -r")
+    ssh.add_argument("node")
+    ssh.add_argument("argument", nargs="*")
+    kernel(command("root", "build a node's image if the cache lacks it and print the path of its root folder"))
+    command("packages", "print the Debian packages that this program needs, one a line")
+    return parser.parse_args(argv)
+
+
+def act(options: argparse.Namespace) -> dict[str, object]:
+    """Carry out a command and return what to print."""
+    lab = Lab(options.name)
+    if options.command == "ssh":
+        lab.need()
+        argv = lab.ssh_argv(options.node) + options.argument
+        os.execvp(argv[0], argv)
+    if options.command in ("status", "inventory"):
+        if options.command == "inventory":
+            lab.need()
+        return {"changed": False, **lab.report()}
+    common.require_root_and_commands()
+    with lab.locked():
+        if options.command == "up":
+            changed = lab.up(
+                kernel=options.kernel,
+                count=options.nodes,
+                memory=options.memory,
+                cpus=options.cpus,
+                rebuild=options.rebuild,
+                snapshot=options.snapshot,
+            )
+        elif options.command == "down":
+            changed = lab.down()
+        elif options.command == "snapshot":
+            changed = lab.snapshot(options.snapshot)
+        else:
+            changed = lab.restore(options.snapshot)
+        return {"changed": changed, **lab.report()}
+
+
+def main() -> int:
+    options = parse_arguments()
+    try:
+        if options.command == "packages":
+            print("\n".join(common.PACKAGES))
+        elif options.command == "root":
+            common.require_root_and_commands()
+            print(image.ensure_image(options.kernel, rebuild=options.rebuild)[0].root)
+        else:
+            print(json.dumps(act(options)))
+    except LabError as error:
+        print(f"lab.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What all parts of the lab share: errors, the cache, commands, locks and progress lines."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+# Seconds between two progress lines of a long step.
+HEARTBEAT = 10.0
+
+# What the engine runs on the controller, by Debian package.
+PACKAGES = {
+    "debian-archive-keyring": (),
+    "e2fsprogs": ("mke2fs",),
+    "fdisk": ("sfdisk",),
+    "iproute2": ("ip",),
+    "mmdebstrap": ("mmdebstrap",),
+    "openssh-client": ("ssh", "ssh-keygen"),
+}
+
+
+class LabError(Exception):
+    """Something the user can act on; the message says what and how."""
+
+
+def cache_dir() -> Path:
+    """Return the folder for everything that is built: PODNET_CACHE, or the XDG cache of the user."""
+    chosen = os.environ.get("PODNET_CACHE")
+    if not chosen:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        chosen = f"{base}/podnet-datapath"
+    return Path(chosen).absolute()
+
+
+def require_root_and_commands() -> None:
+    """Raise LabError unless this is root with all of PACKAGES installed."""
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root for image roots, taps and namespaces; run the same through sudo")
+    # A root shell made by plain `su` lacks these.
+    os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
+    missing = [package for package, names in PACKAGES.items() if not all(map(shutil.which, names))]
+    if missing:
+        raise LabError(f"commands are missing; run: apt-get install {' '.join(missing)}")
+
+
+def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout: float | None = None) -> str:
+    """Run a command to its end and return its standard output; its errors become a LabError."""
+    command = [str(arg) for arg in argv]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{command[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"no end after {timeout:.0f} s: {shlex.join(command)}") from error
+    if done.returncode:
+        tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
+        raise LabError(f"exit {done.returncode} from {shlex.join(command)[:300]}\n{tail}")
+    return done.stdout
+
+
+def say(text: str) -> None:
+    """Write one progress line."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def step(title: str, usual: float) -> Iterator[None]:
+    """Tell how long a step takes: when it begins, every HEARTBEAT seconds, and when it ends.
+
+    ``usual`` (seconds) is replaced by what the step took last time on this machine.
+    """
+    timings = cache_dir() / "timings.json"
+    known: dict[str, float] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(timings.read_text())
+    usual = known.get(title, usual)
+    start = time.monotonic()
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT):
+            say(f"{title}: {time.monotonic() - start:.0f} s, usually {usual:.0f} s")
+
+    say(f"{title}: usually {usual:.0f} s")
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    took = time.monotonic() - start
+    say(f"{title}: done in {took:.1f} s")
+    write_atomic(timings, json.dumps({**known, title: round(took, 1)}, indent=1, sort_keys=True))
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file in one step, so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w") as stream:
+        stream.write(text)
+    os.chmod(name, mode)
+    os.replace(name, path)
+
+
+@contextlib.contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Hold the lock ``name`` of this cache; say so when another process has it."""
+    path = cache_dir() / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another run that works on {name}")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def built_dir(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``target`` when the block succeeds and vanishes when it fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f".{target.name}.*"):
+        remove_tree(stale)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    work.chmod(0o755)
+    try:
+        yield work
+        if target.exists():
+            remove_tree(target)
+        work.rename(target)
+    finally:
+        if work.exists():
+            remove_tree(work)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder; refuse while something is mounted in it, as a build in a chroot may do."""
+    mounted = [
+        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {path}/" in line
+    ]
+    if mounted:
+        raise LabError(f"{mounted[0]} is still mounted; umount it and run again")
+    shutil.rmtree(path)

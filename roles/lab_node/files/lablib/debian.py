@@ -1,0 +1,200 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Debian roots: which mirror this machine uses, and mmdebstrap with it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lablib.common import LabError, run
+
+APT_DIR = Path("/etc/apt")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# Suites by which Debian's own archive is told from other repositories.
+DEBIAN_SUITES = frozenset("bookworm trixie forky sid oldstable stable testing unstable".split())
+# apt settings that say how to reach a mirror; the others are the machine's own affair.
+APT_SETTINGS = re.compile(r"Acquire::(https?::|Retries|ForceIPv|Check-Valid-Until|Check-Date|Max-FutureTime)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of apt's sources (sources.list(5))."""
+
+    types: tuple[str, ...]
+    uris: tuple[str, ...]
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    signed_by: str = ""
+    trusted: bool = False
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Where Debian comes from; ``security`` is empty where no security archive is known."""
+
+    archive: Source
+    security: Source | None = None
+
+
+def parse_one_line(text: str) -> list[Source]:
+    """Parse the one-line style: ``deb [option=value ...] uri suite component ...``."""
+    sources = []
+    for line in text.splitlines():
+        found = re.match(r"\s*(deb|deb-src)\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)((?:\s+[^\s#]+)*)", line)
+        if not found:
+            continue
+        kind, options, uri, suite, components = found.groups()
+        pairs = dict(re.findall(r"([\w-]+)\+?=(\S+)", options or ""))
+        sources.append(
+            Source(
+                types=(kind,),
+                uris=(uri,),
+                suites=(suite,),
+                components=tuple(components.split()),
+                signed_by=pairs.get("signed-by", ""),
+                trusted=pairs.get("trusted", "no") == "yes",
+            )
+        )
+    return sources
+
+
+def parse_deb822(text: str) -> list[Source]:
+    """Parse the deb822 style: stanzas of ``Field: value``, continued on indented lines."""
+    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    sources = []
+    for stanza in re.split(r"\n[ \t]*\n", lines):
+        fields = {
+            name.lower(): value.strip()
+            for name, value in re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t]+.*)*)", stanza, re.MULTILINE)
+        }
+        if not fields.get("uris") or fields.get("enabled", "yes").lower() == "no":
+            continue
+        sources.append(
+            Source(
+                types=tuple(fields.get("types", "").split()),
+                uris=tuple(fields["uris"].split()),
+                suites=tuple(fields.get("suites", "").split()),
+                components=tuple(fields.get("components", "").split()),
+                signed_by=fields.get("signed-by", ""),
+                trusted=fields.get("trusted", "no").lower() == "yes",
+            )
+        )
+    return sources
+
+
+def read_sources(apt_dir: Path = APT_DIR) -> list[Source]:
+    """Return all entries of the machine's apt sources, in apt's order."""
+    sources = []
+    for path in [apt_dir / "sources.list", *sorted((apt_dir / "sources.list.d").glob("*"))]:
+        if not path.is_file() or path.suffix not in (".list", ".sources"):
+            continue
+        parse = parse_deb822 if path.suffix == ".sources" else parse_one_line
+        sources += parse(path.read_text(errors="replace"))
+    return sources
+
+
+def choose_mirror(sources: Iterable[Source]) -> Mirror | None:
+    """Pick Debian's archive and its security archive, or None where the sources name neither.
+
+    Other vendors use Debian's suite names too; a URI whose path ends in /debian goes first.
+    """
+    usable = [source for source in sources if "deb" in source.types and "main" in source.components]
+    archives = [source for source in usable if DEBIAN_SUITES.intersection(source.suites)]
+    archives.sort(key=lambda source: not source.uris[0].rstrip("/").endswith("/debian"))
+    if not archives:
+        return None
+    security = [source for source in usable if any(suite.endswith("-security") for suite in source.suites)]
+    return Mirror(archives[0], security[0] if security else None)
+
+
+def machine_mirror() -> Mirror:
+    """Return the mirror to use: PODNET_DEBIAN_MIRROR, or the one in this machine's apt sources."""
+    uri = os.environ.get("PODNET_DEBIAN_MIRROR")
+    if uri:
+        security = os.environ.get("PODNET_DEBIAN_SECURITY_MIRROR")
+        given = Source(("deb",), (uri,), (), ("main",))
+        return Mirror(given, Source(("deb",), (security,), (), ("main",)) if security else None)
+    mirror = choose_mirror(read_sources())
+    if mirror is None:
+        raise LabError(
+            f"no Debian archive (a 'deb' entry with the component main) in {APT_DIR}/sources.list*; "
+            "name one: PODNET_DEBIAN_MIRROR=http://MIRROR/debian"
+        )
+    return mirror
+
+
+def resolve_uri(uri: str) -> str:
+    """Return the first real URI behind apt's ``mirror+file:`` method; others as they are."""
+    if not uri.startswith("mirror+file:"):
+        return uri
+    listing = Path(re.sub(r"^mirror\+file:/*", "/", uri))
+    try:
+        lines = [line.split()[0] for line in listing.read_text().splitlines() if line.strip() and line[0] != "#"]
+    except OSError as error:
+        raise LabError(f"apt's mirror list {listing}: {error.strerror}; set PODNET_DEBIAN_MIRROR") from error
+    if not lines:
+        raise LabError(f"apt's mirror list {listing} is empty; set PODNET_DEBIAN_MIRROR")
+    return lines[0]
+
+
+def sources_lines(mirror: Mirror, suite: str, components: Sequence[str], *, backports: bool) -> list[str]:
+    """Return the one-line sources of a root: the suite, its updates, security where known, and backports."""
+
+    def line(source: Source, name: str) -> str:
+        # A key given inline cannot be named here; Debian's own keyring then serves.
+        keyring = source.signed_by if source.signed_by.startswith("/") else str(KEYRING)
+        options = "trusted=yes" if source.trusted else f"signed-by={keyring}"
+        return f"deb [{options}] {resolve_uri(source.uris[0])} {name} {' '.join(components)}"
+
+    lines = [line(mirror.archive, suite), line(mirror.archive, f"{suite}-updates")]
+    if mirror.security:
+        lines.append(line(mirror.security, f"{suite}-security"))
+    if backports:
+        lines.append(line(mirror.archive, f"{suite}-backports"))
+    return lines
+
+
+def apt_settings(dump: str) -> list[str]:
+    """Return the settings of ``apt-config dump`` that say how to reach a mirror (proxies and the like)."""
+    return [line for line in dump.splitlines() if APT_SETTINGS.match(line) and not line.endswith(' "";')]
+
+
+def make_root(
+    target: Path,
+    suite: str,
+    packages: Sequence[str],
+    *,
+    variant: str,
+    components: Sequence[str] = ("main",),
+    backports: bool = False,
+    options: Sequence[str] = (),
+) -> None:
+    """Make a Debian root with mmdebstrap from this machine's mirror."""
+    settings = apt_settings(run(["apt-config", "dump"]))
+    run(
+        [
+            "mmdebstrap",
+            "--mode=root",
+            "--format=directory",
+            "--architectures=amd64",
+            f"--variant={variant}",
+            f"--include={','.join(packages)}",
+            # Nobody needs this folder after a power cut, nor manuals in it.
+            "--dpkgopt=force-unsafe-io",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            *(f"--aptopt={setting}" for setting in settings),
+            *options,
+            suite,
+            target,
+            *sources_lines(machine_mirror(), suite, components, backports=backports),
+        ],
+        env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
+    )
+    (target / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)

@@ -1,0 +1,532 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A lab: one or two nodes, their wire, keys and disks, and what can be done with them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lablib import common, image, qemu, wire
+from lablib.common import LabError, run
+from lablib.qmp import Qmp
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,19}")
+MAX_NODES = 2  # the wire joins two, back to back
+# Below the ports that kernels give to outgoing connections, so that a node keeps its own over restores.
+PORTS = range(20000, 30000)
+BOOT_TIMEOUT = 600.0
+RESTORE_TIMEOUT = 60.0
+STOP_TIMEOUT = 5.0
+SAVE_BANDWIDTH = 10 << 30  # bytes/s; QEMU's default is meant for networks
+
+WIRE_NETWORK = """\
+[Match]
+Name=wire0
+
+[Network]
+Address=172.31.0.{index}/30
+LinkLocalAddressing=ipv6
+IPv6AcceptRA=no
+ConfigureWithoutCarrier=yes
+
+[Address]
+Address=fd31::{index}/64
+DuplicateAddressDetection=none
+"""
+
+
+@dataclass
+class Node:
+    """One node; ``pid`` with ``started`` (its start time in ticks since boot) names its QEMU for sure."""
+
+    index: int
+    port: int
+    layer: str = ""
+    pid: int = 0
+    started: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"node{self.index}"
+
+
+@dataclass
+class State:
+    """What a lab is made of, kept in its state.json."""
+
+    kernel: str
+    image: str
+    cpus: int
+    memory: int
+    accelerator: str
+    reason: str
+    emulator: str
+    nodes: list[Node] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, text: str) -> State:
+        values = json.loads(text)
+        return cls(**{**values, "nodes": [Node(**node) for node in values["nodes"]]})
+
+
+def process_start(pid: int) -> int:
+    """Return the start time of a live process in ticks since boot, 0 where there is none (proc(5))."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    state, start = after_name[0], after_name[19]
+    return 0 if state in "ZX" else int(start)
+
+
+def alive(node: Node) -> bool:
+    """Tell whether the very QEMU that was started for this node still runs."""
+    return node.pid > 0 and process_start(node.pid) == node.started
+
+
+def choose_port(seed: str, taken: Iterable[int]) -> int:
+    """Return a free port of PORTS, the same for the same seed while nothing is in its way."""
+    first = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")
+    for step in range(len(PORTS)):
+        port = PORTS[(first + step) % len(PORTS)]
+        if port in taken:
+            continue
+        with contextlib.closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise LabError(f"no free port between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1")
+
+
+def inventory_text(folder: Path, nodes: Sequence[Node]) -> str:
+    """Return the Ansible inventory (YAML) of a lab in ``folder``."""
+    ssh_args = (
+        f"-o UserKnownHostsFile={shlex.quote(str(folder / 'known_hosts'))} "
+        "-o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
+    )
+    lines = ["---", "lab:", "  hosts:"]
+    for node in nodes:
+        lines += [f"    {node.name}:", f"      ansible_port: {node.port}"]
+    lines += [
+        "  vars:",
+        "    ansible_host: 127.0.0.1",
+        "    ansible_user: root",
+        "    ansible_python_interpreter: /usr/bin/python3",
+        f"    ansible_ssh_private_key_file: {json.dumps(str(folder / 'ssh_key'))}",
+        f"    ansible_ssh_common_args: {json.dumps(ssh_args)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def ssh_config_text(folder: Path, nodes: Sequence[Node]) -> str:
+    """Return the ssh_config(5) of a lab in ``folder``."""
+    hosts = "".join(f"Host {node.name}\n  Port {node.port}\n" for node in nodes)
+    return (
+        f"{hosts}Host *\n  HostName 127.0.0.1\n  User root\n"
+        f'  IdentityFile "{folder}/ssh_key"\n  IdentitiesOnly yes\n'
+        f'  UserKnownHostsFile "{folder}/known_hosts"\n  StrictHostKeyChecking yes\n'
+        "  LogLevel ERROR\n  ConnectTimeout 30\n"
+    )
+
+
+class Lab:
+    """A lab by its name. Callers of methods that change it hold ``locked()``."""
+
+    def __init__(self, name: str) -> None:
+        if not NAME.fullmatch(name):
+            raise LabError(f"--name {name!r}: use 1 to 20 of a-z, 0-9 and -, beginning with a letter or digit")
+        self.name = name
+        self.folder = common.cache_dir() / "labs" / name
+        # The folder's hash keeps labs of the same name in different caches apart.
+        self.namespace = f"podnet-{name}-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:6]}"
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        return common.lock(f"lab-{self.name}")
+
+    # -- state ---------------------------------------------------------------------------------------
+
+    def load(self) -> State | None:
+        try:
+            return State.from_json((self.folder / "state.json").read_text())
+        except FileNotFoundError:
+            return None
+
+    def need(self) -> State:
+        state = self.load()
+        if state is None:
+            raise LabError(f"there is no lab {self.name!r}; make it: lab.py up --name {self.name}")
+        return state
+
+    def _save(self, state: State) -> None:
+        common.write_atomic(self.folder / "state.json", json.dumps(dataclasses.asdict(state), indent=1))
+
+    def node_folder(self, node: Node) -> Path:
+        return self.folder / node.name
+
+    @property
+    def inventory(self) -> Path:
+        return self.folder / "inventory.yml"
+
+    def snapshots(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "snapshots").glob("[!.]*"))
+
+    def report(self) -> dict[str, Any]:
+        """Return what a caller wants to know of the lab."""
+        state = self.load()
+        if state is None:
+            return {"name": self.name, "state": "absent", "nodes": []}
+        nodes = [
+            {"name": node.name, "host": "127.0.0.1", "port": node.port, "running": alive(node), "pid": node.pid}
+            for node in state.nodes
+        ]
+        running = all(node["running"] for node in nodes)
+        return {
+            "name": self.name,
+            "state": "running" if running else "stopped",
+            "kernel": state.kernel,
+            "accelerator": state.accelerator,
+            "accelerator_reason": state.reason,
+            "qemu": state.emulator,
+            "memory": state.memory,
+            "cpus": state.cpus,
+            "namespace": self.namespace,
+            "folder": str(self.folder),
+            "inventory": str(self.inventory),
+            "ssh_config": str(self.folder / "ssh_config"),
+            "nodes": nodes,
+            "snapshots": self.snapshots(),
+        }
+
+    # -- up and down ---------------------------------------------------------------------------------
+
+    def up(self, *, kernel: str, count: int, memory: int, cpus: int, rebuild: bool, snapshot: str = "") -> bool:
+        """Make the lab or start what of it does not run; return whether anything changed.
+
+        ``snapshot``: restored where the lab has it, else taken from the nodes when they have just been made.
+        """
+        if not 1 <= count <= MAX_NODES:
+            raise LabError(f"--nodes {count}: the wire joins one or two nodes")
+        if snapshot:
+            _check_snapshot_name(snapshot)
+        state = self.load()
+        fresh = state is None
+        if state is not None:
+            self._refuse_difference(state, kernel=kernel, nodes=count, memory=memory, cpus=cpus)
+            if snapshot in self.snapshots():
+                self.restore(snapshot)
+                return True
+            if all(map(alive, state.nodes)):
+                return False
+        emulator = qemu.ensure_emulator()
+        if state is None:
+            state = self._make(emulator, kernel=kernel, count=count, memory=memory, cpus=cpus, rebuild=rebuild)
+        common.say(f"lab {self.name}: QEMU {emulator.version}, {state.accelerator} ({state.reason})")
+        wire.make(self.namespace)
+        usual = 45.0 if state.accelerator == "tcg" else 10.0
+        with common.step(f"boot of {count} node(s) with kernel {kernel} under {state.accelerator}", usual):
+            for node in state.nodes:
+                if not alive(node):
+                    self._start(emulator, state, node)
+            self._wait_for_ssh(state, BOOT_TIMEOUT, "true")
+        if snapshot and fresh:
+            self.snapshot(snapshot)
+        return True
+
+    def _refuse_difference(self, state: State, **asked: object) -> None:
+        has = {
+            "kernel": state.kernel,
+            "nodes": len(state.nodes),
+            "memory": state.memory,
+            "cpus": state.cpus,
+        }
+        for option, value in asked.items():
+            if has[option] != value:
+                raise LabError(
+                    f"--{option} {value}: lab {self.name!r} has {has[option]}; "
+                    f"remove it first (lab.py down --name {self.name}) or take another --name"
+                )
+
+    def _make(
+        self, emulator: qemu.Emulator, *, kernel: str, count: int, memory: int, cpus: int, rebuild: bool
+    ) -> State:
+        base, _built = image.ensure_image(kernel, rebuild=rebuild)
+        accelerator = qemu.choose_accelerator(emulator, base)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)  # left by a run that was cut off before it wrote its state
+        self.folder.mkdir(parents=True, mode=0o755)
+        state = State(
+            kernel, str(base.folder), cpus, memory, accelerator.name, accelerator.reason, emulator.version
+        )
+        self._make_key(self.folder / "ssh_key")
+        taken = _ports_of_labs(self.folder.parent)
+        known = []
+        for index in range(1, count + 1):
+            node = Node(index, choose_port(f"{self.folder}/{index}", taken), "disk0.qcow2")
+            taken.add(node.port)
+            state.nodes.append(node)
+            folder = self.node_folder(node)
+            folder.mkdir()
+            self._make_key(folder / "host_key")
+            self._write_identity(node)
+            public = (folder / "host_key.pub").read_text().split()
+            known.append(f"[127.0.0.1]:{node.port} {public[0]} {public[1]}\n")
+            self._make_layer(emulator, folder / node.layer, base.disk, "raw")
+        common.write_atomic(self.folder / "known_hosts", "".join(known))
+        common.write_atomic(self.folder / "ssh_config", ssh_config_text(self.folder, state.nodes))
+        common.write_atomic(self.inventory, inventory_text(self.folder, state.nodes))
+        self._save(state)
+        return state
+
+    @staticmethod
+    def _make_key(path: Path) -> None:
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "podnet-lab", "-f", path])
+
+    @staticmethod
+    def _make_layer(emulator: qemu.Emulator, layer: Path, backing: Path, form: str) -> None:
+        create = ["create", "-q", "-f", "qcow2", "-F", form, "-b", str(backing), str(layer)]
+        run([*emulator.img, *create], env=dict(emulator.env))
+
+    def _write_identity(self, node: Node) -> None:
+        """Write the tar file that makes a generic image this node."""
+        folder = self.node_folder(node)
+        key, public = (folder / "host_key").read_text(), (folder / "host_key.pub").read_text()
+        files = {
+            "etc/hostname": (0o644, f"{node.name}\n"),
+            "etc/ssh/ssh_host_ed25519_key": (0o600, key),
+            "etc/ssh/ssh_host_ed25519_key.pub": (0o644, public),
+            "root/.ssh/authorized_keys": (0o600, (self.folder / "ssh_key.pub").read_text()),
+            "etc/systemd/network/20-wire0.network": (0o644, WIRE_NETWORK.format(index=node.index)),
+        }
+        with tarfile.open(folder / "identity.tar", "w") as archive:
+            for path, (mode, text) in files.items():
+                entry = tarfile.TarInfo(path)
+                entry.size, entry.mode = len(text.encode()), mode
+                archive.addfile(entry, io.BytesIO(text.encode()))
+
+    def _start(self, emulator: qemu.Emulator, state: State, node: Node, *, incoming: bool = False) -> None:
+        folder = self.node_folder(node)
+        (folder / "qmp.sock").unlink(missing_ok=True)
+        tap = wire.open_tap(self.namespace, node.name)
+        argv = qemu.node_argv(
+            emulator,
+            state.accelerator,
+            title=f"podnet-{self.name}-{node.name}",
+            index=node.index,
+            cpus=state.cpus,
+            memory=state.memory,
+            port=node.port,
+            layer=node.layer,
+            wire_fd=tap,
+            incoming=incoming,
+        )
+        try:
+            with (folder / "qemu.log").open("a") as log:
+                process = subprocess.Popen(
+                    argv,
+                    cwd=folder,
+                    env={**os.environ, **dict(emulator.env)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[tap],
+                    start_new_session=True,
+                )
+        finally:
+            os.close(tap)
+        node.pid, node.started = process.pid, process_start(process.pid)
+        self._save(state)
+        end = time.monotonic() + STOP_TIMEOUT
+        while not (folder / "qmp.sock").exists():
+            if process.poll() is not None or time.monotonic() > end:
+                raise LabError(f"QEMU of {node.name} does not start; {folder}/qemu.log ends:\n{_tail(folder / 'qemu.log')}")
+            time.sleep(0.02)
+
+    def _wait_for_ssh(self, state: State, timeout: float, command: str) -> None:
+        """Wait until every node runs a command over SSH; the port alone accepts before the guest is up."""
+        end = time.monotonic() + timeout
+        for node in state.nodes:
+            while not _banner(node.port):
+                folder = self.node_folder(node)
+                if not alive(node):
+                    raise LabError(f"QEMU of {node.name} ended; {folder}/qemu.log ends:\n{_tail(folder / 'qemu.log')}")
+                if time.monotonic() > end:
+                    raise LabError(
+                        f"{node.name} has no SSH after {timeout:.0f} s; "
+                        f"{folder}/console.log ends:\n{_tail(folder / 'console.log')}"
+                    )
+                time.sleep(0.2)
+        waiting = [
+            (
+                node,
+                subprocess.Popen(
+                    [*self.ssh_argv(node.name), command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                ),
+            )
+            for node in state.nodes
+        ]
+        for node, process in waiting:
+            try:
+                _out, errors = process.communicate(timeout=max(10.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                errors = f"no answer within {timeout:.0f} s"
+            if process.returncode:
+                raise LabError(f"SSH to {node.name}: {errors.strip()}")
+
+    def ssh_argv(self, node: str) -> list[str]:
+        return ["ssh", "-F", str(self.folder / "ssh_config"), node]
+
+    def down(self) -> bool:
+        """Remove the lab with its processes, wire, disks and snapshots; return whether there was any."""
+        state = self.load()
+        if state is not None:
+            self._stop(state.nodes)
+        changed = wire.remove(self.namespace)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+            changed = True
+        return changed
+
+    def _stop(self, nodes: Sequence[Node]) -> None:
+        """End the QEMU processes, at once: their disks are the lab's own."""
+        running = [node for node in nodes if alive(node)]
+        for node in running:
+            os.kill(node.pid, signal.SIGTERM)
+        for number in (signal.SIGKILL, 0):
+            end = time.monotonic() + STOP_TIMEOUT
+            while time.monotonic() < end and any(map(alive, running)):
+                time.sleep(0.02)
+            for node in filter(alive, running):
+                if not number:
+                    raise LabError(f"QEMU of {node.name} (process {node.pid}) does not end")
+                os.kill(node.pid, number)
+
+    # -- snapshots -----------------------------------------------------------------------------------
+
+    def snapshot(self, name: str) -> bool:
+        """Save the nodes' memory and disks, all at the same moment; they run on."""
+        _check_snapshot_name(name)
+        state = self.need()
+        if dead := [node.name for node in state.nodes if not alive(node)]:
+            raise LabError(f"{', '.join(dead)} not running; start: lab.py up --name {self.name}")
+        saved = {"emulator": state.emulator, "layers": [node.layer for node in state.nodes]}
+        with (
+            common.step(f"snapshot of {len(state.nodes)} node(s)", 2),
+            common.built_dir(self.folder / "snapshots" / name) as work,
+            self._qmps(state) as qmps,
+        ):
+            # A stopped node's disk layer is frozen with its memory: what is written later goes to a new one.
+            for qmp in qmps:
+                qmp("stop")
+            try:
+                for node, qmp in zip(state.nodes, qmps):
+                    qmp("migrate-set-parameters", max_bandwidth=SAVE_BANDWIDTH)
+                    layer = self._next_layer(node)
+                    qmp("blockdev-snapshot-sync", device="disk", snapshot_file=layer, format="qcow2")
+                    node.layer = layer
+                    self._save(state)
+                    qmp("migrate", uri=f"file:{os.path.relpath(work, self.node_folder(node))}/{node.name}")
+                for qmp in qmps:
+                    qmp.migrated()
+            finally:
+                for qmp in qmps:
+                    qmp("cont")
+            common.write_atomic(work / "snapshot.json", json.dumps(saved))
+        return True
+
+    def restore(self, name: str) -> bool:
+        """Put the nodes back to a snapshot: memory, disks, ports; then set their clocks."""
+        _check_snapshot_name(name)
+        state = self.need()
+        folder = self.folder / "snapshots" / name
+        if not folder.exists():
+            has = ", ".join(self.snapshots()) or "none"
+            raise LabError(f"lab {self.name!r} has no snapshot {name!r} (it has: {has})")
+        saved = json.loads((folder / "snapshot.json").read_text())
+        emulator = qemu.ensure_emulator()
+        if emulator.version != saved["emulator"]:
+            raise LabError(
+                f"snapshot {name!r} was taken with QEMU {saved['emulator']}, here is {emulator.version}; make the lab anew"
+            )
+        with common.step(f"restore of {len(state.nodes)} node(s)", 4):
+            self._stop(state.nodes)
+            wire.make(self.namespace)
+            for node, frozen in zip(state.nodes, saved["layers"]):
+                layer, left = self._next_layer(node), self.node_folder(node) / node.layer
+                self._make_layer(emulator, self.node_folder(node) / layer, self.node_folder(node) / frozen, "qcow2")
+                node.layer = layer
+                self._start(emulator, state, node, incoming=True)
+                # The layer that was written to until now belongs to no snapshot.
+                left.unlink(missing_ok=True)
+            with self._qmps(state) as qmps:
+                for node, qmp in zip(state.nodes, qmps):
+                    qmp("migrate-incoming", uri=f"file:../snapshots/{name}/{node.name}")
+                for qmp in qmps:
+                    qmp.migrated()
+                for qmp in qmps:
+                    qmp("cont")
+            self._wait_for_ssh(state, RESTORE_TIMEOUT, f"date -s @{time.time():.3f}")
+        return True
+
+    @contextlib.contextmanager
+    def _qmps(self, state: State) -> Iterator[list[Qmp]]:
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(Qmp(self.node_folder(node) / "qmp.sock")) for node in state.nodes]
+
+    def _next_layer(self, node: Node) -> str:
+        """Return the name of a disk layer that was never used: snapshots refer to them by name."""
+        numbers = [int(path.stem[4:]) for path in self.node_folder(node).glob("disk*.qcow2")]
+        return f"disk{max(numbers, default=-1) + 1}.qcow2"
+
+
+def _check_snapshot_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise LabError(f"snapshot {name!r}: use 1 to 20 of a-z, 0-9 and -, beginning with a letter or digit")
+
+
+def _ports_of_labs(labs: Path) -> set[int]:
+    """Return the ports of all labs of this cache, running or not."""
+    ports: set[int] = set()
+    for path in labs.glob("*/state.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            ports.update(node.port for node in State.from_json(path.read_text()).nodes)
+    return ports
+
+
+def _banner(port: int) -> bool:
+    """Tell whether an SSH server answers behind a port of 127.0.0.1."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def _tail(path: Path, lines: int = 12) -> str:
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return "(nothing)"
