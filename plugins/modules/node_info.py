@@ -1,0 +1,207 @@
+#!/usr/bin/python
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node_info
+short_description: Tell what a node can do, which driver its Pods get, and what stands in the way
+version_added: 0.1.0
+author: podnet.datapath contributors (@podnet)
+description:
+  - Reads the facts that the roles of this collection decide upon, in one call, and probes the kernel instead
+    of guessing by its version.
+  - Chooses the driver for the node's Pods and says why. Lists everything that stands in the way, with its
+    remedy.
+  - Never changes the node. Kernel features are asked for with requests that the kernel refuses either way.
+attributes:
+  check_mode:
+    description: Can run in check mode and returns what it would return without it.
+    support: full
+  diff_mode:
+    description: Changes nothing, so there is nothing to show.
+    support: none
+  idempotent:
+    description: Running it twice changes nothing.
+    support: full
+options:
+  driver:
+    description:
+      - The driver that the Pods' network devices are wanted to have.
+      - V(auto) takes netkit where the kernel has it, else meta where it is loaded, installed or can be built,
+        else veth.
+      - V(meta) is this collection's own driver, for kernels without netkit.
+      - A driver asked for by name is never replaced by another. What stands in its way is in RV(problems).
+    type: str
+    choices: [auto, meta, netkit, veth]
+    default: auto
+  uplinks:
+    description: Interfaces that carry traffic between nodes. A name that the node does not have is a problem.
+    type: list
+    elements: str
+    default: []
+  installable:
+    description:
+      - Whether the caller is going to install RV(missing_packages).
+      - If V(true), the driver is chosen as if they were installed, and they are no problem.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: See what the node can do
+  podnet.datapath.node_info:
+    uplinks: [ens1f0np0]
+  become: true
+  register: node
+
+- name: Stop at everything that stands in the way, at once
+  ansible.builtin.assert:
+    that: node.problems | length == 0
+    fail_msg: "{{ node.problems }}"
+
+- name: Pods must have netkit on this node
+  podnet.datapath.node_info:
+    driver: netkit
+  become: true
+"""
+
+RETURN = r"""
+driver:
+  description: The driver for this node's Pods.
+  returned: always
+  type: str
+  sample: meta
+driver_reason:
+  description: Why this driver. Begins with C(fallback) where O(driver=auto) had to take veth.
+  returned: always
+  type: str
+  sample: the kernel has no netkit (CONFIG_NETKIT=n); meta, this collection's own driver, is loaded
+problems:
+  description: What stands in the way, a sentence each, with its remedy. Empty where nothing does.
+  returned: always
+  type: list
+  elements: str
+missing_packages:
+  description: Packages that would bring what the node lacks for the best driver that it can have.
+  returned: always
+  type: list
+  elements: str
+  sample: [dkms, linux-headers-6.1.0-56-amd64]
+root:
+  description: Whether the module ran as root. Otherwise some facts are missing.
+  returned: always
+  type: bool
+kernel:
+  description: The running kernel.
+  returned: always
+  type: dict
+  contains:
+    release: {description: Release as C(uname -r) prints it., type: str, sample: 6.1.0-56-amd64}
+    version: {description: Version as C(uname -v) prints it., type: str}
+    flavour: {description: Flavour named in the release; empty if none., type: str, sample: cloud-amd64}
+    architecture: {description: Machine as C(uname -m) prints it., type: str, sample: x86_64}
+    boot_id: {description: Changes with every boot., type: str}
+    cmdline: {description: The kernel's command line., type: str}
+    config: {description: Build options that matter here; empty where the kernel does not tell., type: dict}
+    headers: {description: Whether modules can be built for the running kernel., type: bool}
+    headers_package: {description: The package that brings the headers; empty where unknown., type: str}
+    btf: {description: Whether the kernel has BTF., type: bool}
+    bpf_fs: {description: "Whether a BPF file system is mounted on /sys/fs/bpf.", type: bool}
+    netkit: {description: "Whether the kernel makes links of the kind netkit, by its own answer.", type: bool}
+    veth: {description: Whether the kernel has veth., type: bool}
+distribution:
+  description: C(id), C(version), C(name), and C(family), which is V(debian), V(redhat) or empty.
+  returned: always
+  type: dict
+tools:
+  description: Paths of C(dkms), C(gcc), C(make) and C(modprobe); empty where missing.
+  returned: always
+  type: dict
+libraries:
+  description: Versions of C(pyroute2), for the Python that ran this, and C(libbpf); empty where missing.
+  returned: always
+  type: dict
+  sample: {libbpf: '1.1', pyroute2: 0.7.2}
+meta:
+  description: The kernel module of the driver meta.
+  returned: always
+  type: dict
+  contains:
+    loaded: {description: Whether it is loaded., type: bool}
+    available: {description: Whether it is installed for the running kernel., type: bool}
+    version: {description: "Version of the loaded one, else of the installed one.", type: str}
+    srcversion: {description: Checksum of the source that it was built from., type: str}
+security:
+  description: What the kernel asks of modules.
+  returned: always
+  type: dict
+  contains:
+    secure_boot: {description: Whether the firmware booted with Secure Boot., type: bool}
+    lockdown: {description: "V(none), V(integrity) or V(confidentiality).", type: str}
+    signature_required: {description: Whether unsigned modules are refused., type: bool}
+    certificate: {description: "The certificate of DKMS, where signatures are required.", type: str}
+    key_enrolled: {description: "Whether the firmware knows it; null where none is required.", type: bool}
+bootloader:
+  description: What writes the boot arguments, V(grubby), V(grub), V(systemd-boot) or V(none).
+  returned: always
+  type: str
+nics:
+  description: Interfaces with hardware behind them, those in O(uplinks), and those with a default route.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name: {description: Name of the interface., type: str}
+    driver: {description: Its kernel driver; empty without hardware., type: str}
+    mac: {description: Its MAC address., type: str}
+    mtu: {description: MTU in bytes., type: int}
+    speed: {description: Speed in Mbit/s; -1 where unknown., type: int}
+    carrier: {description: Whether the link is up., type: bool}
+    pci: {description: Its PCI address; empty where it is on no PCI bus., type: str}
+    default_route: {description: "Whether a default route, IPv4 or IPv6, leaves by it.", type: bool}
+    virtual_functions: {description: SR-IOV functions made of it., type: int}
+vfio:
+  description: PCI addresses of the devices that VFIO has taken.
+  returned: always
+  type: list
+  elements: str
+cilium:
+  description: Traces of a Cilium that owns the datapath of this node.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _node
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "driver": {"type": "str", "choices": ["auto", "meta", "netkit", "veth"], "default": "auto"},
+            "uplinks": {"type": "list", "elements": "str", "default": []},
+            "installable": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params["driver"]
+    requirements = _node.Requirements(tuple(module.params["uplinks"]), module.params["installable"])
+    facts = _node.Node().facts(requirements.uplinks)
+    driver, reason = _node.choose_driver(facts, wanted, requirements.installable)
+    module.exit_json(
+        changed=False,
+        driver=driver,
+        driver_reason=reason,
+        problems=_node.problems(facts, wanted, requirements),
+        missing_packages=_node.missing_packages(facts, wanted),
+        **facts,
+    )
+
+
+if __name__ == "__main__":
+    main()
