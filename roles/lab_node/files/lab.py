@@ -20,7 +20,9 @@ from lablib.nodes import Lab
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line's values."""
+    """Return the command line's values; what follows ``--`` is for the node, as it stands."""
+    given = sys.argv[1:] if argv is None else argv
+    end = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(prog="lab.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -46,10 +48,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     command("restore", "put all nodes back to a snapshot").add_argument("snapshot", metavar="NAME")
     ssh = command("ssh", "run a command in a node, or a shell: lab.py ssh node1 -- uname -r")
     ssh.add_argument("node")
-    ssh.add_argument("argument", nargs="*")
     kernel(command("root", "build a node's image if the cache lacks it and print the path of its root folder"))
     command("packages", "print the Debian packages that this program needs, one a line")
-    return parser.parse_args(argv)
+    options = parser.parse_args(given[:end])
+    options.remote = given[end + 1 :]
+    if options.remote and options.command != "ssh":
+        parser.error(f"{options.command} takes no command for a node: {' '.join(options.remote)}")
+    return options
 
 
 def act(options: argparse.Namespace) -> dict[str, object]:
@@ -57,7 +62,7 @@ def act(options: argparse.Namespace) -> dict[str, object]:
     lab = Lab(options.name)
     if options.command == "ssh":
         lab.need()
-        argv = lab.ssh_argv(options.node) + options.argument
+        argv = lab.ssh_argv(options.node) + options.remote
         os.execvp(argv[0], argv)
     if options.command in ("status", "inventory"):
         if options.command == "inventory":
