@@ -257,7 +257,7 @@ def resolve(
         return None
 
     if not _NAME.match(options["owner"]):
-        problems.append(f"owner: {options['owner']!r} must be letters, digits, '-', '_' or '.', at most 63")
+        problems.append(fX
     for size in SIZES:
         if options.get(size) is not None and not 1 <= options[size] <= LARGEST_SIZE:
             problems.append(f"{size}: {options[size]} is outside 1 to {LARGEST_SIZE} bytes")
