@@ -31,6 +31,7 @@ UNKNOWN_PROGRAM = -1  # a program that is still to be loaded (check mode only)
 NO_PROGRAM = 0
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
+_OWNER = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 
 
 class Route(NamedTuple):
@@ -256,8 +257,8 @@ def resolve(
         taken[option, value] = who
         return None
 
-    if not _NAME.match(options["owner"]):
-        problems.append(fX
+    if not _OWNER.match(options["owner"]):
+        problems.append(f"owner: {options['owner']!r} must be letters, digits, '-' or '_', at most 63")
     for size in SIZES:
         if options.get(size) is not None and not 1 <= options[size] <= LARGEST_SIZE:
             problems.append(f"{size}: {options[size]} is outside 1 to {LARGEST_SIZE} bytes")

@@ -89,7 +89,7 @@ options:
   owner:
     description:
       - Whose Pods these are. Pods of other owners are left alone, and so are their addresses.
-      - Letters, digits, C(-), C(_) and C(.).
+      - Letters, digits, C(-) and C(_).
     type: str
     default: site
   mtu:
