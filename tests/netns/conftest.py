@@ -89,6 +89,10 @@ class Namespaces:
         command("ip", "link", "set", "lo", "up", netns=full)
         return full
 
+    def run(self, netns: str, *words: str, check: bool = True) -> str:
+        """Run a program in a namespace and return its output."""
+        return command(*words, netns=netns, check=check)
+
     def ip(self, netns: str, *lines: str) -> None:
         """Run lines of ip(8) in a namespace, in one process."""
         batch = subprocess.run(
