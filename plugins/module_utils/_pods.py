@@ -288,9 +288,11 @@ def resolve(
             except ValueError as error:
                 found.append(f"addresses: {text!r} {error}")
         found.append(_mtu_problem(pod.get("mtu") or options.get("mtu"), addresses))
-        found.append(claim("name", name, who))
-        found.append(claim("netns", _netns.path_of(netns), who))
-        found.append(claim("host_interface", interfaces["host_interface"], who))
+        twice = claim("name", name, who)
+        found.append(twice)
+        if not twice:  # the defaults of the others follow from the name
+            found.append(claim("netns", _netns.path_of(netns), who))
+            found.append(claim("host_interface", interfaces["host_interface"], who))
         found += [claim("addresses", str(ipaddress.ip_interface(address).ip), who) for address in addresses]
         reasons = [reason for reason in found if reason]
         problems += [f"{who}: {reason}" for reason in reasons]
