@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -75,6 +76,9 @@ def run_module() -> RunModule:
     return run
 
 
+_numbers = itertools.count()
+
+
 class Namespaces:
     """Network namespaces with names of their own for this test run."""
 
@@ -83,7 +87,7 @@ class Namespaces:
 
     def __call__(self, name: str) -> str:
         """Make a namespace with loopback up and return its full name."""
-        full = f"t{os.getpid()}-{name}"
+        full = f"t{os.getpid()}-{next(_numbers)}-{name}"
         command("ip", "netns", "add", full)
         self.made.append(full)
         command("ip", "link", "set", "lo", "up", netns=full)
@@ -119,6 +123,14 @@ class Namespaces:
 @pytest.fixture
 def namespaces() -> Iterator[Namespaces]:
     """Make network namespaces that are gone after the test."""
+    made = Namespaces()
+    yield made
+    made.delete()
+
+
+@pytest.fixture(scope="module")
+def module_namespaces() -> Iterator[Namespaces]:
+    """Make network namespaces that are gone after the last test of the file."""
     made = Namespaces()
     yield made
     made.delete()

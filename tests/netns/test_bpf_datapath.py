@@ -200,6 +200,15 @@ def _possible_cpus() -> list[int]:
     return cpus
 
 
+@pytest.fixture(scope="module")
+def attached(run_module: Any, bpffs: str, datapath_object: str, module_namespaces: Any) -> Iterator[Lab]:
+    """One lab with its programs for all tests that leave it as they found it."""
+    made = Lab(module_namespaces, run_module, bpffs, datapath_object)
+    made.attach()
+    yield made
+    made.detach()
+
+
 @pytest.fixture
 def lab(namespaces: Any, run_module: Any, bpffs: str, datapath_object: str) -> Iterator[Lab]:
     made = Lab(namespaces, run_module, bpffs, datapath_object)
@@ -232,24 +241,25 @@ def test_pods_talk_past_the_upper_stack(lab: Lab, hook_type: str) -> None:
     assert lab.forwarded("node1") == lab.forwarded("node2") == 0
 
 
-def test_host_and_pod_talk(lab: Lab) -> None:
-    lab.attach()
+def test_host_and_pod_talk(attached: Lab) -> None:
     for address in PODS["pod1"][1:]:
-        output = lab.ns.run(lab.names["node1"], "ping", "-n", "-c", "2", "-i", "0.02", "-W", "1", address)
+        output = attached.ns.run(
+            attached.names["node1"], "ping", "-n", "-c", "2", "-i", "0.02", "-W", "1", address
+        )
         assert " 0% packet loss" in output
     for address in ("172.31.0.1", "fd31::1"):
-        assert " 0% packet loss" in lab.ping("pod1", address)
-    metrics = lab.metrics("node1")
+        assert " 0% packet loss" in attached.ping("pod1", address)
+    metrics = attached.metrics("node1")
     assert metrics["HOST"] >= 8 and metrics["STACK_NOT_FORWARDED"] >= 8
 
 
-def test_the_first_packet_resolves_the_neighbour(lab: Lab) -> None:
-    lab.attach()
+def test_the_first_packet_resolves_the_neighbour(attached: Lab) -> None:
+    forwarded = attached.forwarded("node1")
     for node in ("node1", "node2"):
-        lab.ns.run(lab.names[node], "ip", "neigh", "flush", "dev", "wire0")
-    assert " 0% packet loss" in lab.ping("pod1", PODS["pod3"][1])
-    assert " 0% packet loss" in lab.ping("pod1", PODS["pod3"][2])
-    assert lab.forwarded("node1") == 0
+        attached.ns.run(attached.names[node], "ip", "neigh", "flush", "dev", "wire0")
+    assert " 0% packet loss" in attached.ping("pod1", PODS["pod3"][1])
+    assert " 0% packet loss" in attached.ping("pod1", PODS["pod3"][2])
+    assert attached.forwarded("node1") == forwarded
 
 
 def test_ttl_and_mtu_errors_reach_the_sender(lab: Lab) -> None:
@@ -270,36 +280,39 @@ def test_ttl_and_mtu_errors_reach_the_sender(lab: Lab) -> None:
     assert metrics["STACK_TTL"] >= 3 and metrics["STACK_MTU"] >= 3
 
 
-def test_fragments_pass(lab: Lab) -> None:
-    lab.attach()
+def test_fragments_pass(attached: Lab) -> None:
+    forwarded = attached.forwarded("node1")
     for address in (*PODS["pod2"][1:], *PODS["pod3"][1:]):
-        assert " 0% packet loss" in lab.ping("pod1", address, "-s", "4000")
-    assert lab.forwarded("node1") == 0
+        assert " 0% packet loss" in attached.ping("pod1", address, "-s", "4000")
+    assert attached.forwarded("node1") == forwarded
 
 
-def test_an_ipv4_route_over_an_ipv6_next_hop(lab: Lab) -> None:
-    lab.attach()
-    lab.ns.ip(lab.names["node1"], "route replace 10.31.2.0/24 via inet6 fd31::2 dev wire0")
-    assert " 0% packet loss" in lab.ping("pod1", PODS["pod3"][1])
-    assert lab.forwarded("node1") == 0
+def test_an_ipv4_route_over_an_ipv6_next_hop(attached: Lab) -> None:
+    forwarded = attached.forwarded("node1")
+    attached.ns.ip(attached.names["node1"], "route replace 10.31.2.0/24 via inet6 fd31::2 dev wire0")
+    try:
+        assert " 0% packet loss" in attached.ping("pod1", PODS["pod3"][1])
+    finally:
+        attached.ns.ip(attached.names["node1"], "route replace 10.31.2.0/24 via 172.31.0.2")
+    assert attached.forwarded("node1") == forwarded
 
 
-def test_frames_for_others_are_left_alone(lab: Lab) -> None:
+def test_frames_for_others_are_left_alone(attached: Lab) -> None:
     """A tagged frame is a VLAN device's, and a frame to another MAC address another machine's."""
-    lab.attach()
-
-    mac = re.findall(r"link/ether (\S+)", lab.ns.run(lab.names["node1"], "ip", "link", "show", "wire0"))[0]
+    mac = re.findall(
+        r"link/ether (\S+)", attached.ns.run(attached.names["node1"], "ip", "link", "show", "wire0")
+    )[0]
     to_node = bytes.fromhex(mac.replace(":", ""))
     source = bytes.fromhex("020000000099")
     packet = bytes.fromhex("4500001c00000000401100000a1f020b0a1f010b0035003500080000")
     assert socket.inet_ntoa(packet[16:20]) == PODS["pod1"][1]
-    before = lab.metrics("node1")
-    with inside(lab.names["node2"]), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+    before = attached.metrics("node1")
+    with inside(attached.names["node2"]), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind(("wire0", 0))
         raw.send(to_node + source + bytes.fromhex("81000064" + "0800") + packet)
         raw.send(bytes.fromhex("0200000000aa") + source + bytes.fromhex("0800") + packet)
         raw.send(to_node + source + bytes.fromhex("0800") + packet)
-    after = lab.metrics("node1")
+    after = attached.metrics("node1")
     new = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
     assert new == {"STACK_VLAN": 1, "STACK_OTHERHOST": 1, "INBOUND": 1}
 
