@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,7 @@ class Lab:
         node1, node2 = self.names["node1"], self.names["node2"]
         for name in self.names.values():
             # addresses are good at once: a tentative link-local one cannot ask for neighbours
-            namespaces.sysctl(name, ipv6__conf__default__dad_transmits=0)
+            namespaces.sysctl(name, ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
         self.ns.ip(
             node1,
             f"link add wire0 type veth peer name wire0 netns {node2}",
