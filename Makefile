@@ -81,7 +81,7 @@ lint: tools  ## Style and types: ruff, mypy, yamllint, ansible-lint, shellcheck,
 	$(call say,Style and types)
 	ruff check --no-cache .
 	ruff format --no-cache --check .
-	cd $(TREE) && mypy -p ansible_collections.podnet.datapath.plugins.module_utils
+	MYPYPATH=$(TREE) mypy -p ansible_collections.podnet.datapath.plugins.module_utils
 	yamllint --strict .
 	ansible-lint --offline -q
 	git ls-files '*.sh' .ci/run | xargs shellcheck
