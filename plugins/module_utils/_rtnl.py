@@ -637,8 +637,12 @@ class Changer:
     def _remove_device(self, change: Change) -> None:
         assert change.device is not None
         message = _messages().link()
-        message["index"] = self._host.index_of(change.device.host_interface)
-        self._host.request(message, _RTM_DELLINK)
+        try:
+            message["index"] = self._host.index_of(change.device.host_interface)
+            self._host.request(message, _RTM_DELLINK)
+        except KernelRefusal as refusal:
+            if refusal.errno != errno.ENODEV:  # it went with its namespace meanwhile
+                raise
 
     def _make_namespace(self, change: Change) -> None:
         path = str(change.value)

@@ -11,6 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ansible_collections.podnet.datapath.plugins.module_utils import _netns, _pods
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import (
     Change,
@@ -23,8 +26,6 @@ from ansible_collections.podnet.datapath.plugins.module_utils._pods import (
     Route,
     State,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 DRIVERS = {"auto": "veth", "meta": "meta", "netkit": "netkit", "veth": "veth"}
 
