@@ -1,0 +1,133 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What plans are made of: changes, how they read, and the files that this collection drops in.
+
+Private to this collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Union
+
+Value = Union[str, int, bool, None]
+
+
+class Problem(Exception):
+    """What is asked cannot be. The text names option, value and remedy, a line a problem."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is to become ``after``. ``None`` stands for a thing that is not there."""
+
+    name: str
+    before: Value
+    after: Value
+
+    def as_dict(self) -> dict[str, Value]:
+        """Return the change as the modules return it."""
+        return {"name": self.name, "before": self.before, "after": self.after}
+
+
+def shown(value: Value) -> str:
+    """Return a value as people write it: on and off for flags."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def diff(header: str, changes: Iterable[Change]) -> dict[str, str]:
+    """Return the diff that Ansible shows for changes of small values, a line each."""
+    changes = list(changes)
+
+    def lines(pairs: Iterable[tuple[str, Value]]) -> str:
+        return "".join(f"{name} = {shown(value)}\n" for name, value in pairs if value is not None)
+
+    return {
+        "before_header": header,
+        "after_header": header,
+        "before": lines((change.name, change.before) for change in changes),
+        "after": lines((change.name, change.after) for change in changes),
+    }
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean ...?`` for the names most like ``name``, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.75)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def reason(error: OSError) -> str:
+    """Return the kernel's words for an error."""
+    return error.strerror or str(error)
+
+
+@dataclass(frozen=True)
+class DropIn:
+    """A file that belongs to this collection, known by its first line ``marker``."""
+
+    path: str
+    marker: str
+
+    def read(self) -> str | None:
+        """Return the text, ``None`` where there is no file.
+
+        Raises ``Problem`` if the file is somebody else's.
+        """
+        try:
+            with open(self.path, encoding="utf-8", errors="replace") as file:
+                text = file.read()
+        except FileNotFoundError:
+            if os.path.islink(self.path):
+                raise Problem(f"{self.path} is a link that leads nowhere: remove it") from None
+            return None
+        except OSError as error:
+            raise Problem(f"{self.path} cannot be read: {reason(error)}") from None
+        if text.partition("\n")[0] != self.marker:
+            raise Problem(
+                f"{self.path} was not written by this collection (its first line is not {self.marker!r}),"
+                " so it is left alone: move it away, or name another file"
+            )
+        return text
+
+    def check_writable(self) -> None:
+        """Raise ``Problem`` where the file could not be replaced."""
+        folder = os.path.dirname(self.path)
+        if not os.path.isdir(folder):
+            raise Problem(f"the folder {folder} of {self.path} does not exist")
+        if not os.access(folder, os.W_OK):
+            raise Problem(f"{self.path} cannot be written: run as root (become), on a writable file system")
+
+    def write(self, text: str | None) -> None:
+        """Replace the file at once by ``text``, or remove it for ``None``."""
+        if text is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+            return
+        replace_file(self.path, text.encode())
+
+
+def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Replace a file at once: whoever reads it, now or after a crash, sees the old one or the new one."""
+    descriptor, temporary = tempfile.mkstemp(prefix=".podnet-", dir=os.path.dirname(path))
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def listed(names: Sequence[str] | Mapping[str, object]) -> str:
+    """Return names for an error message."""
+    return ", ".join(names) if names else "none"
