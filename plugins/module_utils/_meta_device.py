@@ -141,7 +141,7 @@ def bring(owner: str, before: Snapshot, target: State, namespaces: Sequence[str]
                 if not changes:
                     return now
                 changer.apply(changes)
-                now = read(owner, namespaces)
+                now = read(owner, namespaces, _untouched(now, changes))
             left = _pods.plan(now.state, target)
             if left:
                 options = ", ".join(sorted({change.option for change in left}))
@@ -149,6 +149,13 @@ def bring(owner: str, before: Snapshot, target: State, namespaces: Sequence[str]
             return now
         except ApplyError as error:
             raise ApplyError(f"{error}. {_go_back(owner, changer, before, namespaces)}") from error
+
+
+def _untouched(snapshot: Snapshot, changes: Sequence[Change]) -> dict[str, Any]:
+    """Return what is known of the namespaces that the changes do not concern."""
+    touched = {change.value for change in changes if change.action.endswith("_namespace")}
+    touched |= {change.device.netns for change in changes if change.device}
+    return {path: one for path, one in snapshot.inside.items() if path not in touched}
 
 
 def _go_back(owner: str, changer: Changer, before: Snapshot, namespaces: Sequence[str]) -> str:

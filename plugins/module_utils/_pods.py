@@ -22,6 +22,7 @@ from . import _netns
 # What a veth (or any pair in L2 mode) sends to: never assigned to anything, resolved by permanent neighbours.
 GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
+DEFAULT_PRIORITIES = (0, 1024)  # of a route that names none, IPv4 and IPv6
 
 SIZES = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
 LARGEST_SIZE = 8 * 65535  # GSO_MAX_SIZE of linux/netdevice.h, bytes
@@ -321,7 +322,7 @@ def resolve(
 
 @dataclass(frozen=True)
 class Interface:
-    """A link as far as conflicts go: its index, its peer's, and whose it is (empty: nobody's)."""
+    """A link as far as conflicts go: its index, its peer's, and whose the pair is (empty: nobody's)."""
 
     index: int
     peer: int
@@ -358,11 +359,10 @@ class Node:
     supported_sizes: frozenset[str]
 
 
-def _own_peers(node: Node, owner: str) -> set[tuple[int, int]]:
-    return {(link.peer, link.index) for link in node.interfaces.values() if link.owner == owner}
-
-
-def _device_conflicts(device: Device, desired: Desired, node: Node, owner: str) -> list[str]:
+def _device_conflicts(
+    device: Device, desired: Desired, node: Node, owner: str, routes: Mapping[str, Sequence[NodeRoute]]
+) -> list[str]:
+    """Return a Pod's collisions; ``routes`` are the node's by destination."""
     problems = []
     link = node.interfaces.get(device.host_interface)
     if link is not None and link.owner != owner:
@@ -378,29 +378,26 @@ def _device_conflicts(device: Device, desired: Desired, node: Node, owner: str) 
     if namespace.state == "other" and node.made_namespaces.get(device.netns) != owner:
         problems.append(f"netns: {device.netns} is no network namespace: remove that file")
     inner = namespace.interfaces.get(device.interface)
-    if inner is not None and (inner.index, inner.peer) not in _own_peers(node, owner):
+    if inner is not None and inner.owner != owner:
         problems.append(
             f"interface: {device.interface} exists in {device.netns} and is not this Pod's:"
             " remove it or choose another name"
         )
     assert device.pod is not None
     wanted = {route.to for route in device.pod.routes}
-    # Routes of an interface that is this owner's are changed or go with it.
-    ours = {
-        name for name, one in namespace.interfaces.items() if (one.index, one.peer) in _own_peers(node, owner)
-    }
     for one in namespace.routes:
-        if one.route.to in wanted and one.route.dev not in ours and one.priority in (0, 1024):
+        way_out = namespace.interfaces.get(one.route.dev)
+        ours = way_out is not None and way_out.owner == owner  # changed, or gone with its interface
+        if one.route.to in wanted and not ours and one.priority in DEFAULT_PRIORITIES:
             problems.append(f"netns: {device.netns} has another way out ({one.route}): remove that route")
-    own_links = {name for name, one in node.interfaces.items() if one.owner == owner}
     for text in sorted(device.pod.addresses):
         ip = ipaddress.ip_interface(text).ip
         if str(ip) in node.addresses:
             problems.append(f"addresses: {ip} is an address of the node itself")
-        for one in node.routes:
-            if one.route.to == f"{ip}/{ip.max_prefixlen}" and one.route.dev not in own_links:
-                whose = node.interfaces[one.route.dev].pod if one.route.dev in node.interfaces else ""
-                remedy = f"it is Pod {whose}'s of another owner" if whose else "remove that route"
+        for one in routes.get(f"{ip}/{ip.max_prefixlen}", ()):
+            way = node.interfaces.get(one.route.dev)
+            if way is None or way.owner != owner:
+                remedy = f"it is Pod {way.pod}'s of another owner" if way and way.pod else "remove that route"
                 problems.append(f"addresses: {ip} is routed elsewhere ({one.route}): {remedy}")
     return problems
 
@@ -430,14 +427,18 @@ def conflicts(desired: Desired, node: Node, owner: str, recorded: frozenset[Rout
         key for d in desired.state.devices.values() for key in d.host.settings if key in SIZES
     } - node.supported_sizes
     problems += [f"{size}: this kernel has no such limit: leave it out" for size in sorted(sizes)]
+    routes: dict[str, list[NodeRoute]] = {}
+    for one in node.routes:
+        routes.setdefault(one.route.to, []).append(one)
     for device in desired.state.devices.values():
-        problems += [f"Pod {device.name}: {one}" for one in _device_conflicts(device, desired, node, owner)]
+        found = _device_conflicts(device, desired, node, owner, routes)
+        problems += [f"Pod {device.name}: {problem}" for problem in found]
     for route in sorted(desired.state.host_routes):
         if route.dev not in node.interfaces:
             problems.append(f"host_routes: {route}: there is no interface {route.dev}")
-        for other in node.routes:
-            same = other.route.to == route.to and other.priority in (0, 1024)
-            if same and other.route != route and other.route not in recorded:
+        for other in routes.get(route.to, ()):
+            foreign = other.route != route and other.route not in recorded
+            if foreign and other.priority in DEFAULT_PRIORITIES:
                 problems.append(
                     f"host_routes: {route}: there is another route ({other.route}): remove one of the two"
                 )

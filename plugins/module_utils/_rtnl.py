@@ -22,7 +22,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import _bpf, _netns, _pods
@@ -296,6 +296,7 @@ class Snapshot:
     node: Node
     recorded: frozenset[Route]
     indexes: Mapping[str, int]
+    inside: Mapping[str, _Inside]
 
 
 def _links(rtnl: Rtnl) -> list[Any]:
@@ -408,8 +409,8 @@ class _Inside:
     ends: Mapping[tuple[int, int], tuple[str, End]]
 
 
-def _read_namespace(path: str, layer2: Mapping[tuple[int, int], bool]) -> _Inside:
-    """Read a namespace; ``layer2`` names the ends looked for by (own index, peer's index)."""
+def _read_namespace(path: str, owner: str, layer2: Mapping[tuple[int, int], bool]) -> _Inside:
+    """Read a namespace; ``layer2`` names the owner's ends by own index and peer's index."""
     try:
         if not _netns.is_namespace(path):
             return _Inside(Namespace("other"), {})
@@ -441,14 +442,20 @@ def _read_namespace(path: str, layer2: Mapping[tuple[int, int], bool]) -> _Insid
                 ),
             )
     names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
-    interfaces = {names[link["index"]]: _interface(link) for link in links}
+    interfaces = {}
+    for link in links:
+        found = _interface(link)
+        ours = (found.index, found.peer) in ends
+        # Whatever alias a Pod gives its own end says nothing.
+        interfaces[names[found.index]] = replace(found, owner=owner if ours else "", pod="")
     return _Inside(Namespace("live", interfaces, _node_routes(routes, names)), ends)
 
 
-def read(owner: str, namespaces: Iterable[str]) -> Snapshot:
+def read(owner: str, namespaces: Iterable[str], known: Mapping[str, _Inside] | None = None) -> Snapshot:
     """Read what ``owner`` has on this node, and all that its desired state could collide with.
 
     ``namespaces`` are the paths that the desired state names; those that this owner made are read too.
+    Those in ``known`` are taken from there: reading a namespace is the greater part of the work.
     """
     made = _made_namespaces()
     with Rtnl() as rtnl:
@@ -463,7 +470,9 @@ def read(owner: str, namespaces: Iterable[str]) -> Snapshot:
     modes = {link["index"]: _driver_settings(link) for link in own}
     wanted_ends = {(_interface(link).peer, link["index"]): modes[link["index"]][0] == "l2" for link in own}
     paths = {*namespaces, *(path for path, whose in made.items() if whose == owner)}
-    inside = {path: _read_namespace(path, wanted_ends) for path in sorted(paths)}
+    inside = {
+        path: (known or {}).get(path) or _read_namespace(path, owner, wanted_ends) for path in sorted(paths)
+    }
     own_routes = _own_routes(routes)
 
     devices: dict[str, Device] = {}
@@ -505,7 +514,7 @@ def read(owner: str, namespaces: Iterable[str]) -> Snapshot:
         path for path, whose in made.items() if whose == owner and inside[path].namespace.state == "live"
     )
     state = State(devices, live, recorded & present)
-    return Snapshot(state, node, recorded, {names[index]: index for index in names})
+    return Snapshot(state, node, recorded, {names[index]: index for index in names}, inside)
 
 
 # What this boot has of ours

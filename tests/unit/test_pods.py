@@ -198,7 +198,7 @@ def test_all_problems_are_named_at_once() -> None:
 
 # Collisions with the node
 
-PEER = Interface(index=2, peer=7, kind="veth", owner="", pod="")
+PEER = Interface(index=2, peer=7, kind="veth", owner="site", pod="")
 OWN = Interface(index=7, peer=2, kind="veth", owner="site", pod="a")
 
 
@@ -232,7 +232,7 @@ POD = {"name": "a", "host_interface": "hosta", "addresses": ["10.0.0.1"]}
         ({"routes": (NodeRoute(Route("10.0.0.1/32", "", "eth0"), 0),)}, "10.0.0.1 is routed elsewhere"),
         ({"namespaces": {"/run/netns/a": Namespace("other")}}, "netns: /run/netns/a is no network namespace"),
         (
-            {"namespaces": {"/run/netns/a": Namespace("live", {"eth0": replace(PEER, peer=9)})}},
+            {"namespaces": {"/run/netns/a": Namespace("live", {"eth0": replace(PEER, owner="")})}},
             "interface: eth0 exists in /run/netns/a and is not this Pod's",
         ),
         (
