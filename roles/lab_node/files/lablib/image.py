@@ -54,10 +54,14 @@ KERNEL_PACKAGES = ("linux-image-amd64", "linux-headers-amd64")
 # Units that only cost time in a node that lives for minutes.
 MASKED_UNITS = (
     "apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service "
-    "fstrim.timer getty@tty1.service logrotate.timer netserver.service netperf.service "
+    "fstrim.timer getty@tty1.service logrotate.timer modprobe@dm_mod.service modprobe@drm.service "
+    "modprobe@fuse.service modprobe@loop.service netperf.service netserver.service sys-fs-fuse-connections.mount "
     "serial-getty@ttyS0.service systemd-binfmt.service "
     "systemd-networkd-wait-online.service systemd-pstore.service systemd-update-utmp.service"
 ).split()
+
+# Parts of update-grub that find nothing in a node and start many processes to find that out.
+UNUSED_GRUB_PARTS = ("05_debian_theme", "20_linux_xen", "30_os-prober", "30_uefi-firmware")
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,8 @@ def _build_root(kernel: str, root: Path, overlay: Path) -> None:
         link = root / "etc/systemd/system" / unit
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
+    for part in UNUSED_GRUB_PARTS:
+        (root / "etc/grub.d" / part).chmod(0o644)
     run(["chroot", root, "systemctl", "enable", "systemd-networkd.service", "lab-identity.service"])
     run(["chroot", root, "systemctl", "set-default", "multi-user.target"])
     for key in (root / "etc/ssh").glob("ssh_host_*"):

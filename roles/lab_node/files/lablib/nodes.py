@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ MAX_NODES = 2  # the wire joins two, back to back
 # Below the ports that kernels give to outgoing connections, so that a node keeps its own over restores.
 PORTS = range(20000, 30000)
 BOOT_TIMEOUT = 600.0
-RESTORE_TIMEOUT = 60.0
+RESTORE_TIMEOUT = 120.0
+LOGIN_TIMEOUT = 60.0
 STOP_TIMEOUT = 5.0
 SAVE_BANDWIDTH = 10 << 30  # bytes/s; QEMU's default is meant for networks
 
@@ -246,7 +248,7 @@ class Lab:
             for node in state.nodes:
                 if not alive(node):
                     self._start(emulator, state, node)
-            self._wait_for_ssh(state, BOOT_TIMEOUT, "true")
+            self._wait_for_ssh(state, BOOT_TIMEOUT)
         if snapshot and fresh:
             self.snapshot(snapshot)
         return True
@@ -360,8 +362,8 @@ class Lab:
                 raise LabError(f"QEMU of {node.name} does not start; {folder}/qemu.log ends:\n{_tail(folder / 'qemu.log')}")
             time.sleep(0.02)
 
-    def _wait_for_ssh(self, state: State, timeout: float, command: str) -> None:
-        """Wait until every node runs a command over SSH; the port alone accepts before the guest is up."""
+    def _wait_for_ssh(self, state: State, timeout: float) -> None:
+        """Wait until every node takes a login over SSH; the port alone accepts before the guest is up."""
         end = time.monotonic() + timeout
         for node in state.nodes:
             while not _banner(node.port):
@@ -374,28 +376,32 @@ class Lab:
                         f"{folder}/console.log ends:\n{_tail(folder / 'console.log')}"
                     )
                 time.sleep(0.2)
-        waiting = [
-            (
-                node,
-                subprocess.Popen(
-                    [*self.ssh_argv(node.name), command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                ),
-            )
-            for node in state.nodes
-        ]
-        for node, process in waiting:
+        for node in state.nodes:
+            self._set_clock(node)
+
+    def _set_clock(self, node: Node) -> None:
+        """Set a node's clock: a restored one shows the time of its snapshot.
+
+        The time is sent once the shell in the node is there: a login takes a second or two.
+        """
+        script = "echo ready; read -r now; date -s @$now"
+        with subprocess.Popen(
+            [*self.ssh_argv(node.name), script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdin and process.stdout and process.stderr
+            guard = threading.Timer(LOGIN_TIMEOUT, process.kill)
+            guard.start()
             try:
-                _out, errors = process.communicate(timeout=max(10.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                errors = f"no answer within {timeout:.0f} s"
-            if process.returncode:
-                raise LabError(f"SSH to {node.name}: {errors.strip()}")
+                if process.stdout.readline():
+                    process.communicate(f"{time.time():.3f}\n")
+            finally:
+                guard.cancel()
+        if process.returncode:
+            raise LabError(f"SSH to {node.name}: exit {process.returncode}; try: lab.py ssh {node.name} --name {self.name}")
 
     def ssh_argv(self, node: str) -> list[str]:
         return ["ssh", "-F", str(self.folder / "ssh_config"), node]
@@ -489,7 +495,7 @@ class Lab:
                     qmp.migrated()
                 for qmp in qmps:
                     qmp("cont")
-            self._wait_for_ssh(state, RESTORE_TIMEOUT, f"date -s @{time.time():.3f}")
+            self._wait_for_ssh(state, RESTORE_TIMEOUT)
         return True
 
     @contextlib.contextmanager

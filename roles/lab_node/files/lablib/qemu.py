@@ -147,7 +147,7 @@ def _kvm_trial(emulator: Emulator, image: Image) -> str:
                     if process.poll() is not None:
                         errors.seek(0)
                         lines = errors.read().strip().splitlines() or [f"exit {process.returncode}"]
-                        return f"QEMU under KVM: {lines[-1]}"
+                        return "QEMU under KVM: " + lines[-1].removeprefix("qemu-system-x86_64: ")
                     time.sleep(0.1)
                 return f"a kernel under KVM did not reach its init within {KVM_TRIAL:.0f} s"
             finally:
