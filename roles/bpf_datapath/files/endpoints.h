@@ -7,13 +7,14 @@
 #include <linux/ipv6.h>
 #include <bpf/bpf_helpers.h>
 
+#include "mtu.h"
 #include "parse.h"
 #include "reasons.h"
 
 #define ENDPOINTS_MAX 16384
 
-/* A frame of this size fits every device that may carry IPv6: no MTU needs to be asked. */
-#define ALWAYS_FITS (ETH_HLEN + 1280)
+/* A packet of this size fits every device that may carry IPv6 (RFC 8200): no MTU needs to be asked. */
+#define ALWAYS_FITS 1280
 
 struct endpoint {
 	__u32 ifindex;	/* the host's side of the Pod's device */
@@ -53,14 +54,11 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p
 
 	if (p->ttl <= 1)
 		return to_stack(REASON_STACK_TTL);
-	if (skb->len > ALWAYS_FITS) {
-		__u32 mtu = 0;
-		long fits = bpf_check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
+	if (!p->wire_len || p->wire_len > ALWAYS_FITS) {
+		enum reason refusal = check_mtu(skb, p, ifindex);
 
-		if (fits < 0)
-			return to_stack(REASON_STACK_NO_DEVICE);
-		if (fits > 0)
-			return to_stack(REASON_STACK_MTU);
+		if (refusal != REASON_NONE)
+			return to_stack(refusal);
 	}
 	if (!decrease_ttl(skb, p))
 		return to_stack(REASON_STACK_MALFORMED);

@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "mtu.h"
 #include "parse.h"
 #include "reasons.h"
 
@@ -61,12 +62,12 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return to_stack(fib_refusal(result));
 
-	/* Without a length the look-up saw no MTU: compare each segment with the device's. */
+	/* Without a length the look-up saw no MTU. */
 	if (!p->wire_len) {
-		__u32 mtu = 0;
+		enum reason refusal = check_mtu(skb, p, fib.ifindex);
 
-		if (bpf_check_mtu(skb, fib.ifindex, &mtu, 0, BPF_MTU_CHK_SEGS))
-			return to_stack(REASON_STACK_MTU);
+		if (refusal != REASON_NONE)
+			return to_stack(refusal);
 	}
 	if (!decrease_ttl(skb, p))
 		return to_stack(REASON_STACK_MALFORMED);

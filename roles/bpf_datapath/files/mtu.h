@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Whether a packet fits a device as it is, or in the segments that it stands for. */
+#ifndef PODNET_MTU_H
+#define PODNET_MTU_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "parse.h"
+#include "reasons.h"
+
+static __always_inline enum reason check_mtu(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
+{
+	__u32 mtu = 0;
+	long result = bpf_check_mtu(skb, ifindex, &mtu, 0, p->wire_len ? 0 : BPF_MTU_CHK_SEGS);
+
+	if (result < 0)
+		return REASON_STACK_NO_DEVICE;
+	if (p->wire_len ? p->wire_len > mtu : result)
+		return REASON_STACK_MTU;
+	return REASON_NONE;
+}
+
+#endif
