@@ -301,6 +301,15 @@ def read_running(run_dir: str = RUN_DIR) -> dict[str, Running]:
     return found
 
 
+def forget_dead(names: Iterable[str], run_dir: str = RUN_DIR) -> None:
+    """Remove the records of all servers but these."""
+    kept = {name + ".json" for name in names}
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.listdir(run_dir):
+            if entry.endswith(".json") and entry not in kept:
+                os.unlink(os.path.join(run_dir, entry))
+
+
 def _listening(pid: int) -> bool:
     """Tell whether a process has a TCP socket that listens (state 0A in /proc/net/tcp, proc(5))."""
     own = set()

@@ -345,6 +345,7 @@ def run_probe(probe: Probe) -> ProbeResult:
         with contextlib.suppress(OSError):
             level, option = (socket.IPPROTO_IP, IP_MTU) if version == 4 else (socket.IPPROTO_IPV6, IPV6_MTU)
             result.path_mtu = int(sock.getsockopt(level, option))
+        _read_error_queue(sock, result)
     if any("too big" in text for text in result.errors) and result.path_mtu:
         result.note(f"the path carries {result.path_mtu} bytes")
     return result
@@ -362,8 +363,7 @@ def _receive(
         except OSError as e:
             result.note(_explain(e, result.probe))
             # what was reported stays in the error queue, and select() would find it again and again
-            with contextlib.suppress(OSError):
-                sock.recvmsg(1, 4096, socket.MSG_ERRQUEUE)
+            _read_error_queue(sock, result)
             return
         reply = parse_echo_reply(result.probe.to.version, packet)
         if reply is None or reply[0] != ident or reply[1] not in under_way:
@@ -374,6 +374,17 @@ def _receive(
             continue
         result.ttl = reply[2]
         result.rtts.append((time.monotonic_ns() - began) / 1e6)
+
+
+def _read_error_queue(sock: socket.socket, result: ProbeResult) -> None:
+    """Empty the socket's error queue; it tells the MTU of a router (ip(7), struct sock_extended_err)."""
+    with contextlib.suppress(OSError):
+        while True:
+            for level, kind, data in sock.recvmsg(1, 4096, socket.MSG_ERRQUEUE)[1]:
+                if (level, kind) in ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR)):
+                    code, _origin, _type, _code, info = struct.unpack_from("=IBBBxI", data)
+                    if code == errno.EMSGSIZE:
+                        result.path_mtu = min(info, result.path_mtu or info)
 
 
 def _explain(e: OSError, probe: Probe) -> str:

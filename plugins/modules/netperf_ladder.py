@@ -205,6 +205,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._netperf import (
     check_server,
     describe_path,
     find_tool,
+    forget_dead,
     measure,
     plan_servers,
     read_running,
@@ -248,6 +249,7 @@ def bring_servers(module: AnsibleModule, result: dict) -> None:
         raise
     for name in to_stop:
         stop_server(name, running[name])
+    forget_dead(result["servers"])
 
 
 def run_ladder(module: AnsibleModule, result: dict) -> None:
