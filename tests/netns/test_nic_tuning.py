@@ -1,0 +1,158 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""nic_tuning on veth (channels, features, sizes, MTU) and tap (coalescing) of the running kernel."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _ethtool, _netns
+
+Namespaces = Any  # conftest.Namespaces
+RunModule = Callable[..., dict[str, Any]]
+
+
+class Node:
+    """A namespace with the interfaces veth0, veth1 and tap0, and the module run in it."""
+
+    def __init__(self, netns: str, run: RunModule) -> None:
+        self.netns, self.run = netns, run
+
+    def __call__(self, *nics: dict[str, Any], check: bool = False, fails: bool = False) -> dict[str, Any]:
+        return self.run("nic_tuning", {"nics": list(nics)}, self.netns, check=check, fails=fails)
+
+    def state(self) -> dict[str, _ethtool.Nic]:
+        with _netns.entered(f"/run/netns/{self.netns}"):
+            ethtool = _ethtool.Ethtool()
+            try:
+                return {name: ethtool.read(name) for name in ("veth0", "veth1", "tap0")}
+            finally:
+                ethtool.close()
+
+    def ethtool(self, *words: str) -> str:
+        inside = ["nsenter", f"--net=/run/netns/{self.netns}", "ethtool", *words]
+        return subprocess.run(inside, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    def refused(self, *nics: dict[str, Any]) -> str:
+        """Run what must fail and change nothing; return the message."""
+        before = self.state()
+        message = str(self(*nics, fails=True)["msg"])
+        assert self.state() == before
+        return message
+
+
+@pytest.fixture
+def node(namespaces: Namespaces, run_module: RunModule) -> Node:
+    netns = namespaces("nic")
+    namespaces.ip(
+        netns,
+        "link add veth0 numtxqueues 4 numrxqueues 4 type veth peer name veth1 numtxqueues 4 numrxqueues 4",
+        "tuntap add tap0 mode tap",
+    )
+    return Node(netns, run_module)
+
+
+def test_all_nics_in_one_call_are_promised_made_and_then_left_alone(node: Node) -> None:
+    veth = {
+        "name": "veth0", "mtu": 8264, "channels": {"rx": 3, "tx": 2}, "features": {"gro": "on", "tso": False},
+        "gso_max_size": 185000, "gro_max_size": 185000,
+    }  # fmt: skip
+    tap = {"name": "tap0", "mtu": 4168, "coalesce": {"rx_frames": 32}}
+    before = node.state()
+    promised = node(veth, tap, check=True)
+    assert promised["changed"] and node.state() == before
+
+    made = node(veth, tap)
+    assert (made["changed"], made["nics"], made["diff"]) == (True, promised["nics"], promised["diff"])
+    assert {(c["name"], c["after"]) for c in made["nics"][0]["changes"]} >= {
+        ("mtu", 8264), ("channels.rx", 3), ("channels.tx", 2), ("features.rx-gro", True),
+        ("features.tx-tcp-segmentation", False), ("gso_max_size", 185000), ("gro_max_size", 185000),
+    }  # fmt: skip
+    assert [nic["driver"] for nic in made["nics"]] == ["veth", "tun"]
+    assert "channels.rx = 3\n" in made["diff"][0]["after"]
+
+    after = node.state()
+    changed = {c["name"] for c in made["nics"][0]["changes"]}
+    assert {s for s, v in after["veth0"].values.items() if v != before["veth0"].values[s]} == changed
+    assert after["veth1"] == before["veth1"]
+    assert "generic-receive-offload: on" in node.ethtool("-k", "veth0")
+    assert "rx-frames: 32" in node.ethtool("-c", "tap0").replace("\t", " ")
+    assert node.ethtool("-l", "veth0").split("Current")[1].split()[3:6] == ["3", "TX:", "2"]
+
+    again = node(veth, tap)
+    assert (again["changed"], again["diff"]) == (False, [])
+
+
+def test_the_ipv4_sizes_stay_where_they_are_not_asked_for(node: Node) -> None:
+    if "gso_ipv4_max_size" not in node.state()["veth0"].values:
+        message = node.refused({"name": "veth0", "gso_ipv4_max_size": 70000})
+        assert "gso_ipv4_max_size is not known to this kernel" in message
+        return
+    node({"name": "veth0", "gso_max_size": 185000, "gso_ipv4_max_size": 70000, "gro_ipv4_max_size": 80000})
+    node({"name": "veth0", "gso_max_size": 65536, "gro_max_size": 60000})
+    values = node.state()["veth0"].values
+    assert [values[size] for size in _ethtool.SIZES] == [65536, 60000, 70000, 80000]
+
+
+def test_what_cannot_be_is_named_before_the_first_change(node: Node) -> None:
+    message = node.refused(
+        {"name": "veth0", "mtu": 8264, "rings": {"rx": 512}, "features": {"lro": True}},
+        {"name": "veth1", "mtu": 70000, "channels": {"rx": 5}, "gso_max_size": 600000},
+    )
+    assert message.splitlines() == [
+        "nics: veth0 (driver veth): features.lro is fixed off, so it cannot be on:"
+        " leave it out, or name it in optional",
+        "nics: veth0 (driver veth): rings.rx is not supported by the driver:"
+        " leave it out, or name it in optional",
+        "nics: veth1 (driver veth): mtu = 70000 is above the maximum of 65535",
+        "nics: veth1 (driver veth): gso_max_size = 600000 is above the maximum of 524280",
+        "nics: veth1 (driver veth): channels.rx = 5 is above the maximum of 4",
+    ]
+
+
+def test_unknown_nics_are_named_with_those_that_exist(node: Node) -> None:
+    message = node.refused({"name": "veth0", "mtu": 8264}, {"name": "eth7"})
+    assert message == "nics: there is no eth7 here; there are: lo, tap0, veth0, veth1"
+
+
+def test_optional_settings_are_left_out(node: Node) -> None:
+    done = node({"name": "veth0", "mtu": 8264, "rings": {"rx": 512}, "features": {"lro": True},
+                 "priv_flags": {"rx_striding_rq": False},
+                 "optional": ["rings", "features.lro", "priv_flags"]})  # fmt: skip
+    assert [c["name"] for c in done["nics"][0]["changes"]] == ["mtu"]
+    assert done["nics"][0]["skipped"] == {
+        "features.lro": "is fixed off, so it cannot be on",
+        "priv_flags.rx_striding_rq": "is no private flag of the driver; it has: none",
+        "rings.rx": "is not supported by the driver",
+    }
+
+
+def test_a_refusal_midway_puts_everything_back(node: Node) -> None:
+    message = node.refused(
+        {"name": "veth0", "mtu": 8264, "features": {"gro": True}, "gso_max_size": 185000},
+        {"name": "tap0", "mtu": 4168, "coalesce": {"rx-frames": 8}},
+        {"name": "veth1", "features": {"tso": False}, "channels": {"rx": 0}},
+    )
+    assert "veth1 (driver veth): the kernel refuses channels: rx = 0: requested channel counts" in message
+    assert message.endswith("Every NIC is set as it was before.")
+
+
+def test_a_clamped_value_is_a_failure_and_puts_everything_back(node: Node) -> None:
+    # The driver takes any number and keeps 64 (NAPI_POLL_WEIGHT) at most.
+    message = node.refused(
+        {"name": "veth0", "mtu": 8264}, {"name": "tap0", "mtu": 4168, "coalesce": {"rx-frames": 100}}
+    )
+    assert "tap0 (driver tun): coalesce.rx-frames = 100 was accepted, but is 64 now" in message
+
+
+def test_a_feature_that_lacks_another_is_a_failure(node: Node) -> None:
+    message = node.refused({"name": "veth0", "features": {"tx": False, "tso": True}, "mtu": 8264})
+    assert (
+        "features.tx-tcp-segmentation = on was accepted, but is off now: it may need another feature"
+        in message
+    )
