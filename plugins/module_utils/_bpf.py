@@ -24,6 +24,8 @@ from typing import Any
 # bpf(2) has no wrapper in libc
 SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 
+ATTR_SIZE = 512  # bytes; more than any union bpf_attr (168 in Linux 6.18)
+
 # enum bpf_cmd
 BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY = 1, 2, 3, 4
 BPF_OBJ_PIN, BPF_OBJ_GET = 6, 7
@@ -68,13 +70,14 @@ def bpf(command: int, attr: bytes | bytearray) -> int:
         number = SYSCALL_NUMBERS[platform.machine()]
     except KeyError:
         raise BpfError(f"no bpf(2) system call number is known for {platform.machine()}") from None
-    buffer = (ctypes.c_char * len(attr)).from_buffer_copy(attr)
+    # The kernel writes answers into any field of its union bpf_attr, beyond the size it was given too.
+    buffer = ctypes.create_string_buffer(bytes(attr), ATTR_SIZE)
     result = int(_libc.syscall(number, command, ctypes.byref(buffer), len(attr)))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     if isinstance(attr, bytearray):
-        attr[:] = buffer.raw
+        attr[:] = buffer.raw[: len(attr)]
     return result
 
 

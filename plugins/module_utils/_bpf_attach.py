@@ -43,8 +43,8 @@ TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
 CLSACT_PRIORITY, CLSACT_HANDLE = 100, 1
 
 # linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
-RTM_GETTFILTER = 46
-TC_H_CLSACT = 0xFFFF0000
+RTM_GETQDISC, RTM_GETTFILTER = 38, 46
+TC_H_CLSACT, TC_H_INGRESS = 0xFFFF0000, 0xFFFFFFF1
 TC_H_MIN_INGRESS, TC_H_MIN_EGRESS = 0xFFF2, 0xFFF3
 TCA_KIND, TCA_OPTIONS = 1, 2
 TCA_BPF_NAME, TCA_BPF_ID = 7, 11
@@ -135,6 +135,18 @@ def read_filters(ifindex: int, hook: str) -> list[Filter]:
                 )
             )
     return filters
+
+
+def read_clsact_kind(ifindex: int) -> str:
+    """Return the kind of the qdisc that holds a device's filters: clsact, ingress, or none."""
+    _, answers = _netlink._exchange(
+        RTM_GETQDISC, _netlink.NLM_F_DUMP, struct.pack("=BxxxiIII", 0, ifindex, 0, 0, 0)
+    )
+    for answer in answers:
+        index, _handle, parent = struct.unpack_from("=iII", answer, 4)
+        if index == ifindex and parent == TC_H_INGRESS:
+            return _text(_netlink.attributes(answer[20:]).get(TCA_KIND, b""))
+    return ""
 
 
 def set_meta_program(device: Device, hook: str, program: int) -> None:
@@ -493,6 +505,12 @@ def _foreign(pins: Pins, device: Device, a: Attachment) -> list[str]:
         if program and program not in pins.ours:
             return [f"{where}: {_bpf.describe_program(program)} is attached and not ours; detach it first"]
     if a.type == "clsact":
+        # Its filters are one list, and the kernel takes egress filters into it without a word.
+        if not _is_inward(a.hook) and read_clsact_kind(device.ifindex) == "ingress":
+            return [
+                f"{where}: the device has an ingress qdisc, which has no egress; use type tcx, or remove it"
+                f" (tc qdisc del dev {a.device} ingress)"
+            ]
         for f in read_filters(device.ifindex, a.hook):
             if f.priority == CLSACT_PRIORITY and not (_is_our_place(f) and f.program_id in pins.ours):
                 who = _bpf.describe_program(f.program_id) if f.program_id else f"a filter of kind {f.kind}"

@@ -5,18 +5,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import importlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
 RunModule = Callable[..., dict[str, Any]]
 
@@ -55,25 +63,58 @@ def run_module() -> RunModule:
         check: bool = False,
         fails: bool = False,
     ) -> dict[str, Any]:
-        inside = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
+        module = importlib.import_module(f"ansible_collections.podnet.datapath.plugins.modules.{name}")
         request = {"ANSIBLE_MODULE_ARGS": {**args, "_ansible_check_mode": check, "_ansible_diff": True}}
-        done = subprocess.run(
-            [*inside, sys.executable, "-m", f"ansible_collections.podnet.datapath.plugins.modules.{name}"],
-            input=json.dumps(request),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        with (
+            tempfile.TemporaryFile() as given,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
+            given.write(json.dumps(request).encode())
+            given.seek(0)
+            # A fork has all imports done: the interpreter's start would be most of a run's time.
+            child = os.fork()
+            if not child:
+                _be_module(module.main, netns, given.fileno(), out.fileno(), err.fileno())
+            os.waitpid(child, 0)
+            out.seek(0)
+            err.seek(0)
+            printed, complained = out.read().decode(), err.read().decode()
         try:
-            result: dict[str, Any] = json.loads(done.stdout)
+            result: dict[str, Any] = json.loads(printed)
         except ValueError:
-            raise AssertionError(f"{name} printed no JSON:\n{done.stdout}\n{done.stderr}") from None
+            raise AssertionError(f"{name} printed no JSON:\n{printed}\n{complained}") from None
         assert bool(result.get("failed")) == fails, result.get("msg", result)
         return result
 
     return run
+
+
+def _be_module(main: Callable[[], None], netns: str | None, given: int, out: int, err: int) -> NoReturn:
+    """Be a module's process: in its namespace, with its streams, for 120 seconds at most."""
+    try:
+        signal.alarm(120)
+        for source, target in ((given, 0), (out, 1), (err, 2)):
+            os.dup2(source, target)
+        sys.argv = ["module"]
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        if netns:
+            _enter(f"/run/netns/{netns}")
+        main()
+    except SystemExit:
+        pass
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _enter(path: str) -> None:
+    with open(path) as there:
+        if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 _numbers = itertools.count()
@@ -96,6 +137,16 @@ class Namespaces:
     def run(self, netns: str, *words: str, check: bool = True) -> str:
         """Run a program in a namespace and return its output."""
         return command(*words, netns=netns, check=check)
+
+    @contextlib.contextmanager
+    def inside(self, netns: str) -> Iterator[None]:
+        """Have the calling thread in a namespace; what it opens there stays there."""
+        with open("/proc/thread-self/ns/net") as home:
+            _enter(f"/run/netns/{netns}")
+            try:
+                yield
+            finally:
+                _enter(f"/proc/self/fd/{home.fileno()}")
 
     def ip(self, netns: str, *lines: str) -> None:
         """Run lines of ip(8) in a namespace, in one process."""

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
@@ -33,23 +32,6 @@ PODS = {
     "pod3": ("node2", "10.31.2.11", "fd31:2::11"),
 }
 PAYLOAD = os.urandom(1 << 20)
-
-
-@contextlib.contextmanager
-def inside(netns: str) -> Iterator[None]:
-    """Make sockets of this thread in a namespace."""
-    with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{netns}") as there:
-        _setns(there.fileno())
-        try:
-            yield
-        finally:
-            _setns(home.fileno())
-
-
-def _setns(fd: int) -> None:
-    import ctypes
-
-    assert ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000) == 0, os.strerror(ctypes.get_errno())
 
 
 class Lab:
@@ -148,9 +130,9 @@ class Lab:
     def stream(self, pod: str, to_pod: str, family: int) -> None:
         """Send bytes over TCP and compare them."""
         address = PODS[to_pod][1 if family == socket.AF_INET else 2]
-        with inside(self.names[to_pod]):
+        with self.ns.inside(self.names[to_pod]):
             listener = socket.create_server((address, 0), family=family)
-        with inside(self.names[pod]):
+        with self.ns.inside(self.names[pod]):
             sender = socket.socket(family)
         received = bytearray()
 
@@ -299,7 +281,7 @@ def test_an_ipv4_route_over_an_ipv6_next_hop(attached: Lab) -> None:
 
 
 def test_frames_for_others_are_left_alone(attached: Lab) -> None:
-    """A tagged frame is a VLAN device's, and a frame to another MAC address another machine's."""
+    """A tagged frame is a VLAN device's, one to another MAC address another machine's; some are cut off."""
     mac = re.findall(
         r"link/ether (\S+)", attached.ns.run(attached.names["node1"], "ip", "link", "show", "wire0")
     )[0]
@@ -308,14 +290,16 @@ def test_frames_for_others_are_left_alone(attached: Lab) -> None:
     packet = bytes.fromhex("4500001c00000000401100000a1f020b0a1f010b0035003500080000")
     assert socket.inet_ntoa(packet[16:20]) == PODS["pod1"][1]
     before = attached.metrics("node1")
-    with inside(attached.names["node2"]), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+    with attached.ns.inside(attached.names["node2"]), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind(("wire0", 0))
         raw.send(to_node + source + bytes.fromhex("81000064" + "0800") + packet)
         raw.send(bytes.fromhex("0200000000aa") + source + bytes.fromhex("0800") + packet)
         raw.send(to_node + source + bytes.fromhex("0800") + packet)
+        raw.send(to_node + source + bytes.fromhex("0800") + packet[:19])
+        raw.send(to_node + source + bytes.fromhex("86dd6000000000001140"))
     after = attached.metrics("node1")
     new = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
-    assert new == {"STACK_VLAN": 1, "STACK_OTHERHOST": 1, "INBOUND": 1}
+    assert new == {"STACK_VLAN": 1, "STACK_OTHERHOST": 1, "INBOUND": 1, "STACK_MALFORMED": 2}
 
 
 def test_detached_the_stack_routes_again(lab: Lab) -> None:

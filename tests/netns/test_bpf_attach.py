@@ -1,0 +1,403 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""bpf_attach and bpf_state on the running kernel: what they refuse, replace, keep and take back."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import socket
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+
+SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
+
+
+class Node:
+    """A namespace with veth pairs, and a folder of pins."""
+
+    def __init__(self, namespaces: Any, run_module: Any, bpffs: str, datapath_object: str) -> None:
+        self.ns, self.object = namespaces, datapath_object
+        self._run_module = run_module
+        self.name = namespaces("node")
+        self.pins = f"{bpffs}/{self.name}"
+        namespaces.ip(
+            self.name,
+            "link add left type veth peer name right",
+            "link add vlan.100 type veth peer name c-d",
+        )
+
+    def module(self, name: str, check: bool = False, fails: bool = False, **args: Any) -> Any:
+        args = {"pin_path": self.pins, **args}
+        return self._run_module(name, args, netns=self.name, check=check, fails=fails)
+
+    def attach(self, *attachments: str, check: bool = False, fails: bool = False, **args: Any) -> Any:
+        """Run bpf_attach; attachments are written ``program device hook [type]``."""
+        names = ("program", "device", "hook", "type")
+        wishes = [dict(zip(names, words.split())) for words in attachments]
+        if args.get("state") != "absent":
+            args = {"object": self.object, "attachments": wishes, **args}
+        return self.module("bpf_attach", check, fails, **args)
+
+    def refuse(self, *attachments: str, **args: Any) -> str:
+        """Run bpf_attach and see that it refuses and changes nothing; return why."""
+        before = self.everything()
+        message = self.attach(*attachments, fails=True, **args)["msg"]
+        assert self.attach(*attachments, fails=True, check=True, **args)["msg"] == message
+        assert self.everything() == before
+        return str(message)
+
+    def everything(self) -> list[Any]:
+        """What is pinned (with ids), attached, and in the maps."""
+        found: list[Any] = [self.ns.run(self.name, "tc", "qdisc")]
+        for device in ("left", "right", "vlan.100", "c-d"):
+            found.append(self.ns.run(self.name, "bpftool", "net", "show", "dev", device, check=False))
+        for folder, _, names in sorted(os.walk(self.pins)):
+            for name in sorted(names):
+                with _bpf.closing(_bpf.obj_get(f"{folder}/{name}")) as fd:
+                    found.append((f"{folder}/{name}", _bpf.link_info(fd).id))
+        return found
+
+    def tcx(self, device: str) -> list[str]:
+        """Names of the programs at a device's tcx hooks, which bpftool of Debian 12 does not show."""
+        names = []
+        with self.ns.inside(self.name):
+            ifindex = socket.if_nametoindex(device)
+            for hook in (_bpf.BPF_TCX_INGRESS, _bpf.BPF_TCX_EGRESS):
+                ids = (ctypes.c_uint32 * 64)()
+                attr = struct.pack("=IIIIQI", ifindex, hook, 0, 0, ctypes.addressof(ids), len(ids))
+                _bpf.bpf(_bpf.BPF_PROG_QUERY, attr + bytes(36))
+                for number in filter(None, ids):
+                    with _bpf.closing(_bpf.prog_get_fd_by_id(number)) as fd:
+                        names.append(_bpf.program_info(fd).name)
+        return names
+
+    def filters(self, device: str, direction: str) -> str:
+        shown: str = self.ns.run(self.name, "tc", "filter", "show", "dev", device, direction)
+        return shown
+
+
+@pytest.fixture
+def node(namespaces: Any, run_module: Any, bpffs: str, datapath_object: str) -> Any:
+    made = Node(namespaces, run_module, bpffs, datapath_object)
+    yield made
+    made.attach(state="absent")
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Compile the programs with text replaced in their sources: (file, pattern, replacement)."""
+
+    def run(*edits: tuple[str, str, str]) -> str:
+        out = tmp_path_factory.mktemp("build")
+        for source in SOURCES.iterdir():
+            text = source.read_text()
+            for file, pattern, replacement in edits:
+                if source.name == file:
+                    assert re.search(pattern, text), pattern
+                    text = re.sub(pattern, replacement, text)
+            (out / source.name).write_text(text)
+        subprocess.run(["make", "-s", "-C", str(out), f"OUT={out}"], check=True)
+        return str(out / "datapath.o")
+
+    return run
+
+
+def test_check_mode_changes_nothing_and_tells_all(node: Node) -> None:
+    wishes = ("host_ingress left ingress tcx", "pod_egress vlan.100 from_pod clsact")
+    before = node.everything()
+    foretold = node.attach(*wishes, check=True)
+    assert node.everything() == before
+    assert not os.path.exists(node.pins)
+    done = node.attach(*wishes)
+    assert (foretold["changed"], foretold["changes"]) == (True, done["changes"])
+    assert foretold["diff"] == done["diff"]
+    assert "host_ingress at left ingress (tcx)" in done["diff"]["after"]
+    assert {p["tag"] for p in foretold["programs"]} == {p["tag"] for p in done["programs"]}
+    for program in done["programs"]:
+        with _bpf.closing(_bpf.obj_get(program["path"])) as fd:
+            assert _bpf.program_info(fd).id == program["id"]
+
+    state = node.everything()
+    for check in (True, False):
+        again = node.attach(*wishes, check=check)
+        assert (again["changed"], again["changes"]) == (False, [])
+        assert again["diff"] == {"before": "", "after": ""}
+    assert node.everything() == state
+
+    state = node.everything()
+    assert node.attach(state="absent", check=True)["changed"]
+    assert node.everything() == state
+
+
+def test_attachments_follow_the_list(node: Node) -> None:
+    node.attach("host_ingress left ingress tcx", "host_ingress c-d ingress clsact")
+    assert node.tcx("left") == ["host_ingress"]
+    assert "host_ingress" in node.filters("c-d", "ingress")
+
+    # another program, another type, one gone, one new
+    result = node.attach("pod_egress c-d ingress tcx", "pod_ingress right to_pod clsact")
+    assert result["changes"] == [
+        "replace attachment site/c-d-ingress",
+        "remove attachment site/left-ingress",
+        "create attachment site/right-to_pod",
+    ]
+    assert node.tcx("left") == []
+    assert node.tcx("c-d") == ["pod_egress"]
+    assert node.filters("c-d", "ingress") == ""
+    assert "pod_ingress" in node.filters("right", "egress")
+    assert node.ns.run(node.name, "tc", "qdisc").count("clsact") == 1  # right's; c-d's own is gone again
+
+
+def test_owners_keep_their_attachments(node: Node) -> None:
+    node.attach("host_ingress left ingress")
+    node.attach("pod_egress right from_pod", owner="pods")
+    assert not node.attach("host_ingress left ingress")["changed"]
+    assert node.tcx("right") == ["pod_egress"]
+    assert "owner 'pods'" in node.refuse("host_ingress left ingress", "host_ingress right ingress")
+    assert "'../x'" in node.refuse(owner="../x")
+    assert node.attach(owner="pods")["changes"] == ["remove attachment pods/right-from_pod"]
+    assert node.tcx("left") == ["host_ingress"]
+
+
+def test_a_new_object_replaces_the_programs_of_all_owners(node: Node, build: Any) -> None:
+    wishes = ("host_ingress left ingress tcx", "pod_ingress left to_pod clsact")
+    first = node.attach(*wishes)
+    node.attach("pod_egress right from_pod", owner="pods")
+    node.module("bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11"]}])
+    other = build(("datapath.bpf.c", r"return to_stack\(REASON_HOST\)", "return to_stack(REASON_LOCAL)"))
+
+    result = node.attach(*wishes, object=other)
+    assert "replace attachment pods/right-from_pod" in result["changes"]
+    assert not any("map" in change for change in result["changes"])
+    old, new = ({p["name"]: p for p in r["programs"]} for r in (first, result))
+    assert old["pod_ingress"]["tag"] != new["pod_ingress"]["tag"]
+    assert f"id {new['pod_ingress']['id']} " in node.filters("left", "egress")
+    assert node.tcx("right") == ["pod_egress"]
+    # the entries are still there
+    state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}]}
+    assert not node.module("bpf_state", **state)["changed"]
+    assert not node.attach(*wishes, object=other)["changed"]
+    assert not node.attach("pod_egress right from_pod", object=other, owner="pods")["changed"]
+
+
+def test_read_only_data_counts_as_the_program(node: Node) -> None:
+    """The kernel's tag does not cover it: two programs of one tag may route differently."""
+    before = node.attach("pod_egress left from_pod")
+    result = node.attach("pod_egress left from_pod", rodata={"netkit_source": "1"})
+    assert result["changed"]
+    assert [p["tag"] for p in before["programs"]] == [p["tag"] for p in result["programs"]]
+    assert not node.attach("pod_egress left from_pod", rodata={"netkit_source": True})["changed"]
+
+
+def test_a_map_of_another_layout_is_made_anew(node: Node, build: Any) -> None:
+    node.attach("pod_egress left from_pod")
+    node.module("bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11", "fd31:1::11"]}])
+    smaller = build(("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2"))
+    result = node.attach("pod_egress left from_pod", object=smaller)
+    assert {"replace map endpoints4", "replace map endpoints6"} < set(result["changes"])
+    assert "replace map metrics" not in result["changes"]
+    assert "16384 entries" in result["diff"]["before"]
+    assert not node.attach("pod_egress left from_pod", object=smaller)["changed"]
+    pods = [{"device": "left", "addresses": [f"10.31.1.{n}" for n in range(11, 14)]}]
+    message = node.module("bpf_state", endpoints=pods, fails=True)["msg"]
+    assert "3 IPv4 addresses are more than endpoints4 holds (2)" in message
+    # nothing of the three was written: both entries made with the former maps are to be made again
+    result = node.module("bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11"]}])
+    assert result["updated"] == ["10.31.1.11"]
+
+
+def test_lost_pins_are_made_again(node: Node) -> None:
+    node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
+    os.unlink(f"{node.pins}/progs/pod_egress")
+    assert (
+        "create program pod_egress"
+        in node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")["changes"]
+    )
+    # without the pin of its map a program counts where nobody can read
+    os.unlink(f"{node.pins}/maps/metrics")
+    result = node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
+    assert "create map metrics" in result["changes"]
+    assert node.tcx("left") == ["host_ingress"]
+    # a device that was made anew has no program, whatever the pins say
+    node.ns.ip(node.name, "link del left", "link add left type veth peer name right")
+    assert node.tcx("left") == []
+    node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
+    assert node.tcx("left") == ["host_ingress"]
+    assert "pod_ingress" in node.filters("left", "egress")
+
+
+def test_a_killed_run_is_mended_by_the_next(node: Node, build: Any) -> None:
+    """What a run leaves when it dies between attaching and renaming its pins."""
+    node.attach("host_ingress left ingress tcx")
+    other = build(("datapath.bpf.c", r"REASON_STACK_NOT_POD\)", "REASON_STACK_LINK)"))
+    with _bpf.BpfObject(other) as half:
+        half.load()
+        _bpf.obj_pin(half.programs["host_ingress"], f"{node.pins}/progs/host_ingress~")
+        with _bpf.closing(_bpf.obj_get(f"{node.pins}/links/site/left-ingress")) as link:
+            _bpf.link_update(link, half.programs["host_ingress"])
+    result = node.attach("host_ingress left ingress tcx")
+    assert result["changes"] == ["replace attachment site/left-ingress"]
+    assert not os.path.exists(f"{node.pins}/progs/host_ingress~")
+    assert not node.attach("host_ingress left ingress tcx")["changed"]
+
+
+def test_a_foreign_filter_is_not_touched(node: Node, datapath_object: str) -> None:
+    node.ns.run(node.name, "tc", "qdisc", "add", "dev", "left", "clsact")
+    foreign = ("tc", "filter", "add", "dev", "left", "ingress", "pref", "100", "handle", "1", "bpf", "da")
+    node.ns.run(node.name, *foreign, "obj", datapath_object, "program", "pod_ingress", check=False)
+    if "pod_ingress" not in node.filters("left", "ingress"):  # a tc without libbpf names programs otherwise
+        node.ns.run(node.name, *foreign, "obj", datapath_object, "sec", "tc")
+    message = node.refuse("host_ingress left ingress clsact")
+    assert "not ours" in message and "clsact priority 100" in message
+    assert re.search(r"program '\w+' \(id \d+\)", message)
+    # tcx has room for several, and ours comes and goes beside the foreign one
+    node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
+    node.attach(state="absent")
+    assert "pref 100" in node.filters("left", "ingress")
+    assert "clsact" in node.ns.run(node.name, "tc", "qdisc")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "options", "expected"),
+    [
+        (["host_ingress nosuch ingress"], {}, ["nosuch", "no device"]),
+        (["nosuch left ingress"], {}, ["no program 'nosuch'", "host_ingress, pod_egress, pod_ingress"]),
+        (["host_ingress left ingress meta"], {}, ["type meta", "veth", "auto"]),
+        (["pod_egress left from_pod netkit"], {}, ["type netkit", "veth", "auto"]),
+        (
+            ["host_ingress left ingress", "pod_egress left from_pod"],
+            {},
+            ["left, hook from_pod", "host_ingress"],
+        ),
+        (["host_ingress nosuch ingress", "nosuch left ingress"], {}, ["'nosuch' in", "program 'nosuch'"]),
+        ([], {"object": "/nowhere/datapath.o"}, ["no file '/nowhere/datapath.o'"]),
+        ([], {"object": __file__}, [__file__, "no BPF object"]),
+        ([], {"rodata": {"nosuch": 1}}, ["'nosuch'", "netkit_source"]),
+        ([], {"rodata": {"netkit_source": 256}}, ["netkit_source=256", "1 bytes"]),
+        ([], {"rodata": {"netkit_source": "on"}}, ["netkit_source='on'", "number"]),
+        ([], {"pin_path": "/run/podnet-test"}, ["/run/podnet-test", "mount -t bpf"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refused_before_anything_changes(
+    node: Node, wishes: list[str], options: dict[str, Any], expected: list[str]
+) -> None:
+    message = node.refuse(*wishes, **options)
+    assert not [part for part in expected if part not in message], message
+
+
+def test_the_verifiers_words_are_shown(node: Node, build: Any) -> None:
+    node.attach("host_ingress left ingress")
+    broken = build(("parse.h", r"\(void \*\)\(ip \+ 1\) > \(void \*\)\(long\)skb->data_end", "0"))
+    message = node.refuse("host_ingress left ingress", object=broken)
+    assert "verifier rejects program 'pod_egress'" in message
+    assert "invalid access to packet" in message
+    assert len(message.splitlines()) <= 21
+
+
+def test_a_failure_midway_takes_everything_back(node: Node) -> None:
+    """Only the attempt shows that the kernel refuses the last: the others are taken back."""
+    node.attach("host_ingress left ingress tcx")
+    with contextlib.ExitStack() as files, node.ns.inside(node.name):
+        program = files.enter_context(_bpf.closing(_bpf.obj_get(f"{node.pins}/progs/pod_ingress")))
+        ifindex = socket.if_nametoindex("vlan.100")
+        # a hook takes each program once
+        files.enter_context(_bpf.closing(_bpf.link_create(program, ifindex, _bpf.BPF_TCX_EGRESS)))
+        before = node.everything()
+        message = node.attach(
+            *("pod_egress left ingress tcx", "pod_ingress right egress clsact"),
+            *("pod_ingress vlan.100 egress tcx",),
+            fails=True,
+        )["msg"]
+        assert "vlan%2E100-egress" in message and "as it was" in message
+        assert node.everything() == before
+    assert node.tcx("left") == ["host_ingress"]
+
+
+def test_an_ingress_qdisc_has_no_egress(node: Node) -> None:
+    """The kernel would put the filter at its ingress and say nothing."""
+    node.ns.run(node.name, "tc", "qdisc", "add", "dev", "left", "ingress")
+    assert "ingress qdisc" in node.refuse("pod_ingress left egress clsact")
+    node.attach("host_ingress left ingress clsact")
+    assert "host_ingress" in node.filters("left", "ingress")
+    node.attach(state="absent")
+    assert "qdisc ingress" in node.ns.run(node.name, "tc", "qdisc")
+
+
+class TestState:
+    """bpf_state."""
+
+    def test_owners_share_the_maps(self, node: Node) -> None:
+        node.attach()
+        mine = [{"device": "left", "addresses": ["10.31.1.11/32", "FD31:1:0::11/128"]}]
+        result = node.module("bpf_state", endpoints=mine, check=True)
+        assert node.module("bpf_state", endpoints=mine)["diff"] == result["diff"]
+        assert result["updated"] == ["10.31.1.11", "fd31:1::11"]
+        assert result["diff"]["after"] == "10.31.1.11 at left\nfd31:1::11 at left\n"
+        theirs = [{"device": "right", "addresses": ["10.31.1.12"]}]
+        assert node.module("bpf_state", endpoints=theirs, owner="cni")["changed"]
+        assert not node.module("bpf_state", endpoints=mine)["changed"]
+
+        message = node.module("bpf_state", endpoints=[*mine, *theirs], fails=True)["msg"]
+        assert "10.31.1.12 belongs to another owner" in message
+        moved = [{"device": "right", "addresses": ["10.31.1.11"]}]
+        result = node.module("bpf_state", endpoints=moved)
+        assert (result["updated"], result["deleted"]) == (["10.31.1.11"], ["fd31:1::11"])
+        assert node.module("bpf_state", endpoints=[])["deleted"] == ["10.31.1.11"]
+        assert not node.module("bpf_state", endpoints=theirs, owner="cni")["changed"]
+
+    @pytest.mark.parametrize(
+        ("endpoints", "expected"),
+        [
+            ({"left": ["10.31.1.11"], "nosuch": ["10.31.1.12"], "none": ["10.31.1.13"]}, ["none, nosuch"]),
+            (
+                {"left": ["10.31.1"], "right": ["fd31::x"]},
+                ["'10.31.1' of device left", "'fd31::x' of device right"],
+            ),
+            (
+                {"left": ["10.31.1.11"], "right": ["10.31.1.11/32"]},
+                ["10.31.1.11 is given to both left and right"],
+            ),
+            ({"left": ["fe80::1", "224.0.0.1"]}, ["'fe80::1'", "'224.0.0.1'"]),
+        ],
+        ids=["devices", "addresses", "twice", "scope"],
+    )
+    def test_all_that_is_wrong_is_named(
+        self, node: Node, endpoints: dict[str, list[str]], expected: list[str]
+    ) -> None:
+        node.attach()
+        given = [{"device": device, "addresses": addresses} for device, addresses in endpoints.items()]
+        for check in (True, False):
+            message = node.module("bpf_state", endpoints=given, fails=True, check=check)["msg"]
+            assert not [part for part in expected if part not in message], message
+        assert not node.module("bpf_state", endpoints=[])["changed"]
+
+    def test_programs_come_first(self, node: Node) -> None:
+        message = node.module("bpf_state", endpoints=[], fails=True)["msg"]
+        assert "load the programs first" in message
+
+
+def test_ansible_runs_it(node: Node) -> None:
+    """Through ansible itself: what it packs for the node is complete."""
+    arguments = f"object={node.object} pin_path={node.pins}"
+    done = subprocess.run(
+        [
+            *("nsenter", f"--net=/run/netns/{node.name}"),
+            *("ansible", "localhost", "-m", "podnet.datapath.bpf_attach", "-a", arguments),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "localhost | CHANGED" in done.stdout, done.stdout + done.stderr
+    assert os.path.exists(f"{node.pins}/progs/host_ingress")
