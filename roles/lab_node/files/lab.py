@@ -23,7 +23,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's values; what follows ``--`` is for the node, as it stands."""
     given = sys.argv[1:] if argv is None else argv
     end = given.index("--") if "--" in given else len(given)
-    parser = argparse.ArgumentParser(prog="lab.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(prog="lab.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -31,25 +31,32 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         added.add_argument("--name", default="lab", help="name of the lab (default: %(default)s)")
         return added
 
-    def kernel(added: argparse.ArgumentParser) -> None:
+    def kernel(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
         added.add_argument("--kernel", default="6.1", choices=image.KERNELS, help="default: %(default)s")
-        added.add_argument("--rebuild", action="store_true", help="build the image anew from today's packages")
+        return added
 
-    up = command("up", "make the lab, or start what of it does not run")
-    kernel(up)
+    def image_command(name: str, text: str) -> None:
+        added = kernel(commands.add_parser(name, help=text, description=text))
+        added.add_argument("--rebuild", action="store_true", help="build anew from today's packages")
+
+    up = kernel(command("up", "make the lab, or start what of it does not run"))
     up.add_argument("--nodes", type=int, default=2, help="1 or 2 (default: %(default)s)")
     up.add_argument("--memory", type=int, default=1024, help="MiB a node (default: %(default)s)")
     up.add_argument("--cpus", type=int, default=2, help="processors a node (default: %(default)s)")
-    up.add_argument("--snapshot", default="", help="restore this snapshot; where it is missing, take it once made")
+    up.add_argument("--snapshot", default="", help="restore this snapshot, or take it once made")
     command("down", "remove the lab with its processes, wire, disks and snapshots")
     command("status", "tell what there is")
     command("inventory", "tell where the lab's Ansible inventory is")
-    command("snapshot", "save memory and disks of all nodes under a name").add_argument("snapshot", metavar="NAME")
-    command("restore", "put all nodes back to a snapshot").add_argument("snapshot", metavar="NAME")
+    for name, text in (
+        ("snapshot", "save memory and disks of all nodes under a name"),
+        ("restore", "put all nodes back to a snapshot"),
+    ):
+        command(name, text).add_argument("snapshot", metavar="NAME")
     ssh = command("ssh", "run a command in a node, or a shell: lab.py ssh node1 -- uname -r")
     ssh.add_argument("node")
-    kernel(command("root", "build a node's image if the cache lacks it and print the path of its root folder"))
-    command("packages", "print the Debian packages that this program needs, one a line")
+    image_command("image", "build a node's image if the cache lacks it")
+    image_command("root", "the same, and print the path of the image's root folder")
+    commands.add_parser("packages", help="print the Debian packages that this program needs, one a line")
     options = parser.parse_args(given[:end])
     options.remote = given[end + 1 :]
     if options.remote and options.command != "ssh":
@@ -59,9 +66,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def act(options: argparse.Namespace) -> dict[str, object]:
     """Carry out a command and return what to print."""
+    if options.command == "image":
+        common.require_root_and_commands()
+        built, changed = image.ensure_image(options.kernel, rebuild=options.rebuild)
+        return {"changed": changed, "kernel": options.kernel, "root": str(built.root)}
     lab = Lab(options.name)
     if options.command == "ssh":
-        lab.need()
+        names = [node.name for node in lab.need().nodes]
+        if options.node not in names:
+            raise LabError(f"lab {options.name!r} has no {options.node!r}; it has: {', '.join(names)}")
         argv = lab.ssh_argv(options.node) + options.remote
         os.execvp(argv[0], argv)
     if options.command in ("status", "inventory"):
@@ -76,7 +89,6 @@ def act(options: argparse.Namespace) -> dict[str, object]:
                 count=options.nodes,
                 memory=options.memory,
                 cpus=options.cpus,
-                rebuild=options.rebuild,
                 snapshot=options.snapshot,
             )
         elif options.command == "down":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shlex
 import shutil
@@ -57,24 +58,21 @@ def require_root_and_commands() -> None:
         raise LabError(f"commands are missing; run: apt-get install {' '.join(missing)}")
 
 
-def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout: float | None = None) -> str:
-    """Run a command to its end and return its standard output; its errors become a LabError."""
+def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, given: str = "") -> str:
+    """Run a command with ``given`` as its input and return its output; its errors become a LabError."""
     command = [str(arg) for arg in argv]
     try:
         done = subprocess.run(
             command,
             env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=timeout,
             check=False,
         )
     except FileNotFoundError as error:
         raise LabError(f"{command[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise LabError(f"no end after {timeout:.0f} s: {shlex.join(command)}") from error
     if done.returncode:
         tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
         raise LabError(f"exit {done.returncode} from {shlex.join(command)[:300]}\n{tail}")
@@ -102,9 +100,9 @@ def step(title: str, usual: float) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT):
-            say(f"{title}: {time.monotonic() - start:.0f} s, usually {usual:.0f} s")
+            say(f"{title}: {time.monotonic() - start:.0f} s, usually {math.ceil(usual)} s")
 
-    say(f"{title}: usually {usual:.0f} s")
+    say(f"{title}: usually {math.ceil(usual)} s")
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
@@ -161,9 +159,8 @@ def built_dir(target: Path) -> Iterator[Path]:
 
 def remove_tree(path: Path) -> None:
     """Delete a folder; refuse while something is mounted in it, as a build in a chroot may do."""
-    mounted = [
-        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {path}/" in line
-    ]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounted = [line.split()[4] for line in mounts if f" {path}/" in line]
     if mounted:
         raise LabError(f"{mounted[0]} is still mounted; umount it and run again")
     shutil.rmtree(path)

@@ -16,7 +16,9 @@ from lablib.common import LabError, run
 APT_DIR = Path("/etc/apt")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Suites by which Debian's own archive is told from other repositories.
-DEBIAN_SUITES = frozenset("bookworm trixie forky sid oldstable stable testing unstable".split())
+DEBIAN_SUITES = frozenset(
+    ["bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable"]
+)
 # apt settings that say how to reach a mirror; the others are the machine's own affair.
 APT_SETTINGS = re.compile(r"Acquire::(https?::|Retries|ForceIPv|Check-Valid-Until|Check-Date|Max-FutureTime)")
 
@@ -134,7 +136,7 @@ def resolve_uri(uri: str) -> str:
         return uri
     listing = Path(re.sub(r"^mirror\+file:/*", "/", uri))
     try:
-        lines = [line.split()[0] for line in listing.read_text().splitlines() if line.strip() and line[0] != "#"]
+        lines: list[str] = re.findall(r"^\s*([^#\s]+)", listing.read_text(), re.MULTILINE)
     except OSError as error:
         raise LabError(f"apt's mirror list {listing}: {error.strerror}; set PODNET_DEBIAN_MIRROR") from error
     if not lines:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
+import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,10 +26,10 @@ SECTOR = 512
 # The partition begins where every partitioning tool puts it; GRUB's core lies in the gap before it.
 PARTITION_START = 2048 * SECTOR
 DISK_SIZE = 6 << 30
+KEPT_DAYS = 7
 FS_BLOCK = 4096
-ROOT_DEVICE = "/dev/vda1"
 BOOT_CODE_SIZE = 440  # bytes of the boot sector before the disk's signature and partition table
-GRUB_MODULES = "biosdisk part_msdos ext2 normal linux search search_fs_uuid configfile echo test serial reboot"
+GRUB_MODULES = "biosdisk part_msdos ext2 normal linux search search_fs_uuid configfile echo test serial"
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,55 @@ KERNELS = {
 COMPONENTS = {"bookworm": ("main", "non-free"), "trixie": ("main",)}  # where netperf is
 
 PACKAGES = (
-    "bpftool dbus dkms ethtool gcc grub-pc-bin grub2-common initramfs-tools iperf3 iproute2 iputils-ping kmod "
-    "libbpf1 lz4 make netperf openssh-server procps python3 python3-pyroute2 systemd-sysv tcpdump udev"
-).split()
+    "bpftool",
+    "dbus",
+    "dkms",
+    "ethtool",
+    "gcc",
+    "grub-pc-bin",
+    "grub2-common",
+    "initramfs-tools",
+    "iperf3",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "libbpf1",
+    "lz4",
+    "make",
+    "netperf",
+    "openssh-server",
+    "procps",
+    "python3",
+    "python3-pyroute2",
+    "systemd-sysv",
+    "tcpdump",
+    "udev",
+)
 KERNEL_PACKAGES = ("linux-image-amd64", "linux-headers-amd64")
 
 # Units that only cost time in a node that lives for minutes.
 MASKED_UNITS = (
-    "apt-daily-upgrade.timer apt-daily.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service "
-    "fstrim.timer getty@tty1.service logrotate.timer modprobe@dm_mod.service modprobe@drm.service "
-    "modprobe@fuse.service modprobe@loop.service netperf.service netserver.service sys-fs-fuse-connections.mount "
-    "serial-getty@ttyS0.service systemd-binfmt.service "
-    "systemd-networkd-wait-online.service systemd-pstore.service systemd-update-utmp.service"
-).split()
+    "apt-daily-upgrade.timer",
+    "apt-daily.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty@tty1.service",
+    "logrotate.timer",
+    "modprobe@dm_mod.service",
+    "modprobe@drm.service",
+    "modprobe@fuse.service",
+    "modprobe@loop.service",
+    "netperf.service",
+    "netserver.service",
+    "serial-getty@ttyS0.service",
+    "sys-fs-fuse-connections.mount",
+    "systemd-binfmt.service",
+    "systemd-networkd-wait-online.service",
+    "systemd-pstore.service",
+    "systemd-update-utmp.service",
+)
 
 # Parts of update-grub that find nothing in a node and start many processes to find that out.
 UNUSED_GRUB_PARTS = ("05_debian_theme", "20_linux_xen", "30_os-prober", "30_uefi-firmware")
@@ -69,7 +107,6 @@ class Image:
     """What a build leaves: ``root`` is the disk's content as a folder, for chroots."""
 
     kernel: str
-    key: str
     folder: Path
 
     @property
@@ -90,7 +127,9 @@ def packages(kernel: str) -> list[str]:
 def overlay_files() -> dict[str, bytes]:
     """Return the overlay's files by path."""
     return {
-        str(path.relative_to(OVERLAY)): path.read_bytes() for path in sorted(OVERLAY.rglob("*")) if path.is_file()
+        str(path.relative_to(OVERLAY)): path.read_bytes()
+        for path in sorted(OVERLAY.rglob("*"))
+        if path.is_file()
     }
 
 
@@ -105,26 +144,43 @@ def image_key(kernel: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def image_of(kernel: str) -> Image:
-    """Return where the image of this recipe is, or will be."""
+def newest_image(kernel: str) -> Image | None:
+    """Return the newest image of today's recipe, None where the cache has none."""
     key = image_key(kernel)
-    return Image(kernel, key, common.cache_dir() / "images" / f"{kernel}-{key}")
+    folders = sorted((common.cache_dir() / "images").glob(f"{kernel}-{key}-*"))
+    return Image(kernel, folders[-1]) if folders else None
 
 
 def ensure_image(kernel: str, *, rebuild: bool = False) -> tuple[Image, bool]:
-    """Return the image of a kernel, built if the cache lacks it, and whether it was built."""
-    image = image_of(kernel)
+    """Return the image of a kernel, built if the cache lacks it, and whether it was built.
+
+    One that is built again gets a folder of its own: labs stand on the disk of the one before.
+    """
     with common.lock(f"image-{kernel}"):
-        if image.folder.exists() and not rebuild:
+        image = newest_image(kernel)
+        if image and not rebuild:
+            os.utime(image.folder)
             return image, False
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        image = Image(kernel, common.cache_dir() / "images" / f"{kernel}-{image_key(kernel)}-{now}")
         with (
-            common.step(f"image for kernel {kernel} (packages, disk)", 130),
+            common.step(f"image for kernel {kernel} (packages, disk)", 60),
             common.built_dir(image.folder) as work,
         ):
             _build_root(kernel, work / "root", work / "overlay")
             _build_disk(work / "root", work / "disk.raw")
             shutil.rmtree(work / "overlay")
+        _remove_unused(image)
     return image, True
+
+
+def _remove_unused(newest: Image) -> None:
+    """Remove images of the same kernel that no lab stands on and nobody asked for in KEPT_DAYS."""
+    labs = [path.read_text() for path in (common.cache_dir() / "labs").glob("*/state.json")]
+    for folder in newest.folder.parent.glob(f"{newest.kernel}-*"):
+        old = time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400
+        if old and not any(folder.name in lab for lab in labs):
+            common.remove_tree(folder)
 
 
 def kernel_command_line(default_grub: str) -> str:
@@ -184,7 +240,7 @@ def _build_disk(root: Path, disk: Path) -> None:
     disk.touch()
     with disk.open("r+b") as stream:
         stream.truncate(DISK_SIZE)
-    run(["sh", "-c", f"echo 'start={PARTITION_START // SECTOR}, type=83, bootable' | sfdisk -q {shlex.quote(str(disk))}"])
+    run(["sfdisk", "-q", disk], given=f"start={PARTITION_START // SECTOR}, type=83, bootable\n")
     run(
         [
             *("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-b", str(FS_BLOCK), "-U", filesystem),

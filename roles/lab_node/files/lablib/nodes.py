@@ -155,7 +155,7 @@ class Lab:
 
     def __init__(self, name: str) -> None:
         if not NAME.fullmatch(name):
-            raise LabError(f"--name {name!r}: use 1 to 20 of a-z, 0-9 and -, beginning with a letter or digit")
+            raise LabError(f"--name {name!r}: use 1 to 20 of a-z, 0-9 and -, no - first")
         self.name = name
         self.folder = common.cache_dir() / "labs" / name
         # The folder's hash keeps labs of the same name in different caches apart.
@@ -197,7 +197,13 @@ class Lab:
         if state is None:
             return {"name": self.name, "state": "absent", "nodes": []}
         nodes = [
-            {"name": node.name, "host": "127.0.0.1", "port": node.port, "running": alive(node), "pid": node.pid}
+            {
+                "name": node.name,
+                "host": "127.0.0.1",
+                "port": node.port,
+                "running": alive(node),
+                "pid": node.pid,
+            }
             for node in state.nodes
         ]
         running = all(node["running"] for node in nodes)
@@ -220,7 +226,7 @@ class Lab:
 
     # -- up and down ---------------------------------------------------------------------------------
 
-    def up(self, *, kernel: str, count: int, memory: int, cpus: int, rebuild: bool, snapshot: str = "") -> bool:
+    def up(self, *, kernel: str, count: int, memory: int, cpus: int, snapshot: str = "") -> bool:
         """Make the lab or start what of it does not run; return whether anything changed.
 
         ``snapshot``: restored where the lab has it, else taken from the nodes when they have just been made.
@@ -233,6 +239,9 @@ class Lab:
         fresh = state is None
         if state is not None:
             self._refuse_difference(state, kernel=kernel, nodes=count, memory=memory, cpus=cpus)
+            today = image.newest_image(kernel)
+            if today is None or state.image != str(today.folder):
+                common.say(f"lab {self.name}: it runs an older image; a new lab takes today's")
             if snapshot in self.snapshots():
                 self.restore(snapshot)
                 return True
@@ -240,13 +249,14 @@ class Lab:
                 return False
         emulator = qemu.ensure_emulator()
         if state is None:
-            state = self._make(emulator, kernel=kernel, count=count, memory=memory, cpus=cpus, rebuild=rebuild)
+            state = self._make(emulator, kernel=kernel, count=count, memory=memory, cpus=cpus)
         common.say(f"lab {self.name}: QEMU {emulator.version}, {state.accelerator} ({state.reason})")
         wire.make(self.namespace)
         usual = 45.0 if state.accelerator == "tcg" else 10.0
         with common.step(f"boot of {count} node(s) with kernel {kernel} under {state.accelerator}", usual):
             for node in state.nodes:
                 if not alive(node):
+                    state.emulator = emulator.version
                     self._start(emulator, state, node)
             self._wait_for_ssh(state, BOOT_TIMEOUT)
         if snapshot and fresh:
@@ -267,10 +277,8 @@ class Lab:
                     f"remove it first (lab.py down --name {self.name}) or take another --name"
                 )
 
-    def _make(
-        self, emulator: qemu.Emulator, *, kernel: str, count: int, memory: int, cpus: int, rebuild: bool
-    ) -> State:
-        base, _built = image.ensure_image(kernel, rebuild=rebuild)
+    def _make(self, emulator: qemu.Emulator, *, kernel: str, count: int, memory: int, cpus: int) -> State:
+        base, _built = image.ensure_image(kernel)
         accelerator = qemu.choose_accelerator(emulator, base)
         if self.folder.exists():
             shutil.rmtree(self.folder)  # left by a run that was cut off before it wrote its state
@@ -340,15 +348,16 @@ class Lab:
             wire_fd=tap,
             incoming=incoming,
         )
+        log = folder / "qemu.log"
         try:
-            with (folder / "qemu.log").open("a") as log:
+            with log.open("a") as output:
                 process = subprocess.Popen(
                     argv,
                     cwd=folder,
                     env={**os.environ, **dict(emulator.env)},
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+                    stdout=output,
+                    stderr=output,
                     pass_fds=[tap],
                     start_new_session=True,
                 )
@@ -359,7 +368,7 @@ class Lab:
         end = time.monotonic() + STOP_TIMEOUT
         while not (folder / "qmp.sock").exists():
             if process.poll() is not None or time.monotonic() > end:
-                raise LabError(f"QEMU of {node.name} does not start; {folder}/qemu.log ends:\n{_tail(folder / 'qemu.log')}")
+                raise LabError(f"QEMU of {node.name} does not start; {log} ends:\n{_tail(log)}")
             time.sleep(0.02)
 
     def _wait_for_ssh(self, state: State, timeout: float) -> None:
@@ -367,13 +376,12 @@ class Lab:
         end = time.monotonic() + timeout
         for node in state.nodes:
             while not _banner(node.port):
-                folder = self.node_folder(node)
+                log, console = (self.node_folder(node) / name for name in ("qemu.log", "console.log"))
                 if not alive(node):
-                    raise LabError(f"QEMU of {node.name} ended; {folder}/qemu.log ends:\n{_tail(folder / 'qemu.log')}")
+                    raise LabError(f"QEMU of {node.name} ended; {log} ends:\n{_tail(log)}")
                 if time.monotonic() > end:
                     raise LabError(
-                        f"{node.name} has no SSH after {timeout:.0f} s; "
-                        f"{folder}/console.log ends:\n{_tail(folder / 'console.log')}"
+                        f"{node.name} has no SSH after {timeout:.0f} s; {console} ends:\n{_tail(console)}"
                     )
                 time.sleep(0.2)
         for node in state.nodes:
@@ -401,7 +409,7 @@ class Lab:
             finally:
                 guard.cancel()
         if process.returncode:
-            raise LabError(f"SSH to {node.name}: exit {process.returncode}; try: lab.py ssh {node.name} --name {self.name}")
+            raise LabError(f"SSH to {node.name}: exit {process.returncode} of the login")
 
     def ssh_argv(self, node: str) -> list[str]:
         return ["ssh", "-F", str(self.folder / "ssh_config"), node]
@@ -476,14 +484,16 @@ class Lab:
         emulator = qemu.ensure_emulator()
         if emulator.version != saved["emulator"]:
             raise LabError(
-                f"snapshot {name!r} was taken with QEMU {saved['emulator']}, here is {emulator.version}; make the lab anew"
+                f"snapshot {name!r} is of QEMU {saved['emulator']}, not {emulator.version}: make the lab anew"
             )
         with common.step(f"restore of {len(state.nodes)} node(s)", 4):
             self._stop(state.nodes)
             wire.make(self.namespace)
             for node, frozen in zip(state.nodes, saved["layers"]):
                 layer, left = self._next_layer(node), self.node_folder(node) / node.layer
-                self._make_layer(emulator, self.node_folder(node) / layer, self.node_folder(node) / frozen, "qcow2")
+                self._make_layer(
+                    emulator, self.node_folder(node) / layer, self.node_folder(node) / frozen, "qcow2"
+                )
                 node.layer = layer
                 self._start(emulator, state, node, incoming=True)
                 # The layer that was written to until now belongs to no snapshot.
@@ -511,7 +521,7 @@ class Lab:
 
 def _check_snapshot_name(name: str) -> None:
     if not NAME.fullmatch(name):
-        raise LabError(f"snapshot {name!r}: use 1 to 20 of a-z, 0-9 and -, beginning with a letter or digit")
+        raise LabError(f"snapshot {name!r}: use 1 to 20 of a-z, 0-9 and -, no - first")
 
 
 def _ports_of_labs(labs: Path) -> set[int]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lablib import common, debian
-from lablib.common import LabError, run
+from lablib.common import run
 from lablib.image import Image
 
 # QEMU 7.2 (Debian 12) corrupts the flags around cmpxchg16b when it emulates: kernels from 6.12 on crash.
@@ -35,9 +35,7 @@ KVM_TRIAL = 12.0
 KVM_SIGN = b"Run /init as init process"
 
 # An emulated processor is quicker without what the guest would use at every switch or copy.
-TCG_CPU = "max," + ",".join(
-    f"{flag}=off" for flag in "la57 pku smap smep umip avx avx2 f16c fma".split()
-)
+TCG_CPU = "max,la57=off,pku=off,smap=off,smep=off,umip=off,avx=off,avx2=off,f16c=off,fma=off"
 # Locally administered look, QEMU's prefix; the last number is the node's.
 MGMT_MAC = "52:54:00:31:01:{:02x}"
 WIRE_MAC = "52:54:00:31:02:{:02x}"
@@ -83,7 +81,10 @@ def ensure_emulator() -> Emulator:
     root = common.cache_dir() / f"qemu/{QEMU_SUITE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     with common.lock("qemu"):
         if not root.exists():
-            with common.step("QEMU, privately (the system's own is missing or too old)", 40), common.built_dir(root) as work:
+            with (
+                common.step("private QEMU (the system's is missing or old)", 40),
+                common.built_dir(root) as work,
+            ):
                 debian.make_root(work, QEMU_SUITE, QEMU_PACKAGES, variant="extract")
     return _private_emulator(root)
 
@@ -99,7 +100,7 @@ def _private_emulator(root: Path) -> Emulator:
 
 
 def choose_accelerator(emulator: Emulator, image: Image) -> Accelerator:
-    """Return KVM where a real kernel really boots under it, else TCG; the verdict holds until the next boot."""
+    """Return KVM where a kernel really boots under it, else TCG; the verdict holds until the next boot."""
     if not Path("/dev/kvm").exists():
         return Accelerator("tcg", "there is no /dev/kvm")
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
