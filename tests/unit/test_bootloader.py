@@ -1,0 +1,280 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Boot arguments: what holds for any, and GRUB's files below a folder. molecule runs the real update-grub."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _bootloader
+from ansible_collections.podnet.datapath.plugins.module_utils._bootloader import Current, Entry
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+
+words = st.text("abcxyz_019.,:=/@%+~-", min_size=1, max_size=8).filter(lambda w: not w.startswith("="))
+lines = st.lists(words, max_size=6, unique=True)
+
+
+def test_both_forms_say_the_same() -> None:
+    assert _bootloader.parse({"iommu": "pt", "quiet": None, "init_on_free": 0}) == _bootloader.parse(
+        ["iommu=pt", "quiet", "init_on_free=0"]
+    )
+    assert _bootloader.parse(["console=tty0", "console=ttyS0", "console=tty0"]) == [
+        "console=tty0",
+        "console=ttyS0",
+    ]
+
+
+@pytest.mark.parametrize(
+    "token",
+    ['a="b c"', "a b", "a=$HOME", "a`id`", "a'b'", "a\\b", "a\nb", "", "=b", "a;b", "a&b", "(hd0)", "*", "ä"],
+)
+def test_what_a_shell_would_change_is_refused(token: str) -> None:
+    with pytest.raises(Problem, match="do not reach the kernel unharmed"):
+        _bootloader.parse([token])
+
+
+@pytest.mark.parametrize("args", ["iommu=pt", 1, None, {"a": True}, {"a": ["b"]}, [["a"], "b"]])
+def test_other_types_are_refused(args: object) -> None:
+    with pytest.raises(Problem, match=r"^args: "):
+        _bootloader.parse(args)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["iommu=off", "iommu=noaperture,off", "intel_iommu=off", "amd_iommu=off", "init_on_alloc=0",
+     "init_on_alloc=off", "init_on_alloc=N"],
+)  # fmt: skip
+def test_what_gives_up_protection_has_a_cost(token: str) -> None:
+    assert list(_bootloader.costs(["quiet", token])) == [token]
+
+
+def test_what_costs_nothing() -> None:
+    assert (
+        _bootloader.costs(
+            ["iommu=pt", "init_on_alloc=1", "init_on_alloc=on", "init_on_free=0", "off", "iommu"]
+        )
+        == {}
+    )
+
+
+@given(lines, lines)
+def test_nothing_lacks_once_the_arguments_stand_last(tokens: list[str], line: list[str]) -> None:
+    assert _bootloader.lacking(tokens, [*line, *tokens]) == {}
+    assert set(_bootloader.lacking(tokens, line)) >= set(tokens) - set(line)
+
+
+def test_a_later_value_undoes_an_earlier_one() -> None:
+    assert _bootloader.lacking(["iommu=pt"], ["ro", "iommu=pt", "iommu=off"]) == {"iommu=pt": "iommu=off"}
+    assert _bootloader.lacking(["iommu=pt"], ["ro", "iommu=off", "iommu=pt"]) == {}
+    assert _bootloader.lacking(["iommu=pt"], ["ro", "iommu=ptx", "xiommu=pt"]) == {"iommu=pt": ""}
+    assert _bootloader.lacking(["console=tty0"], ["console=tty0", "console=ttyS0"]) == {}
+
+
+@given(lines)
+def test_the_drop_in_is_read_as_it_was_written(tokens: list[str]) -> None:
+    text = _bootloader.grub_text(tokens)
+    assert list(_bootloader.grub_tokens(text)) == tokens
+    assert (text is None) == (not tokens)
+
+
+@given(lines, lines, st.lists(lines, max_size=3))
+def test_a_plan_carried_out_is_empty(own: list[str], tokens: list[str], others: list[list[str]]) -> None:
+    def booted(mine: list[str]) -> Current:
+        return Current(tuple(mine), tuple(Entry("Linux", (*line, *mine)) for line in others))
+
+    changes = _bootloader.plan(booted(own), tokens, "file")
+    assert bool(changes) == (own != tokens)
+    assert _bootloader.plan(booted(tokens), tokens, "file") == []
+
+
+def test_entries_that_were_not_made_anew_are_a_change() -> None:
+    current = Current(("iommu=pt",), (Entry("new kernel", ("ro",)), Entry("old", ("ro", "iommu=pt"))))
+    (change,) = _bootloader.plan(current, ["iommu=pt"], "file")
+    assert (change.name, change.before, change.after) == ("new kernel", "ro", "ro iommu=pt")
+
+
+# What Debian's grub-mkconfig does with settings and kernels, without looking for disks.
+UPDATE_GRUB = r"""#!/bin/sh
+set -e
+root=${0%/usr/sbin/update-grub}
+. "$root/etc/default/grub"
+for x in "$root"/etc/default/grub.d/*.cfg; do [ -e "$x" ] && . "$x"; done
+[ -z "$FAIL" ] || { echo "error: $FAIL" >&2; exit 1; }
+{
+    echo '### BEGIN /etc/grub.d/10_linux ###'
+    for kernel in "$root"/boot/vmlinuz-*; do
+        [ -e "$kernel" ] || continue
+        name=${kernel##*/}
+        printf "menuentry 'Debian GNU/Linux, with Linux %s' --class debian {\n" "${name#vmlinuz-}"
+        printf '\tlinux\t/boot/%s root=UUID=1 ro %s\n}\n' \
+            "$name" "$GRUB_CMDLINE_LINUX $GRUB_CMDLINE_LINUX_DEFAULT"
+        printf "menuentry 'Debian GNU/Linux, with Linux %s (recovery mode)' {\n" "${name#vmlinuz-}"
+        printf '\tlinux\t/boot/%s root=UUID=1 ro single %s\n}\n' "$name" "$GRUB_CMDLINE_LINUX"
+    done
+    echo '### END /etc/grub.d/10_linux ###'
+    echo '### BEGIN /etc/grub.d/30_os-prober ###'
+    printf "menuentry 'Another system' {\n\tlinux /boot/vmlinuz root=/dev/sdb1\n}\n"
+    echo '### END /etc/grub.d/30_os-prober ###'
+} >"$root/boot/grub/grub.cfg.new"
+mv "$root/boot/grub/grub.cfg.new" "$root/boot/grub/grub.cfg"
+"""
+
+
+class System:
+    """A system's files below a folder, and the module run on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("etc/default/grub.d", "boot/grub", "usr/sbin", "proc/sys/kernel/random", "run"):
+            (root / folder).mkdir(parents=True)
+        self.drop_in = root / "etc/default/grub.d/zz-podnet.cfg"
+        self.config = root / "boot/grub/grub.cfg"
+        self.cmdline = root / "proc/cmdline"
+        (root / "boot/vmlinuz-6.1.0-56-amd64").touch()
+        (root / "boot/vmlinuz-6.12.1-amd64").touch()
+        (root / "usr/sbin/update-grub").write_text(UPDATE_GRUB)
+        (root / "usr/sbin/update-grub").chmod(0o755)
+        (root / "proc/sys/kernel/random/boot_id").write_text("b00t\n")
+        self.default("")
+        self.command([str(root / "usr/sbin/update-grub")])
+        self.boot()
+
+    def default(self, text: str) -> None:
+        settings = 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\nGRUB_CMDLINE_LINUX="audit=0"\n' + text
+        (self.root / "etc/default/grub").write_text(settings)
+
+    def boot(self) -> None:
+        """Boot the first entry."""
+        line = next(line for line in self.config.read_text().splitlines() if "vmlinuz" in line)
+        self.cmdline.write_text(f"BOOT_IMAGE={line.split(None, 1)[1]}\n")
+        (self.root / "run/podnet/boot_args").unlink(missing_ok=True)
+
+    def command(self, words: Sequence[str]) -> tuple[int, str, str]:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    def __call__(
+        self, args: object, check: bool = False, state: str = "present", risk: bool = False
+    ) -> dict[str, Any]:
+        params = {"args": args, "state": state, "acknowledge_risk": risk}
+        result, self.warnings = _bootloader.run(params, check, self.command, str(self.root))
+        return result
+
+    def files(self) -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in self.root.rglob("*") if p.is_file()}
+
+    def refused(self, args: object) -> str:
+        before = self.files()
+        with pytest.raises(Problem) as raised:
+            self(args)
+        assert self.files() == before
+        return str(raised.value)
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> System:
+    return System(tmp_path)
+
+
+def facts(result: dict[str, Any]) -> tuple[bool, bool, list[str], list[str]]:
+    return result["changed"], result["reboot_required"], result["missing"], result["left_over"]
+
+
+def test_arguments_come_stay_and_go(system: System) -> None:
+    untouched = system.files()
+    running = system.cmdline.read_text()
+    args = {"iommu": "pt", "nowatchdog": None}
+    promised = system(args, check=True)
+    assert facts(promised) == (True, True, ["iommu=pt", "nowatchdog"], []) and system.files() == untouched
+    made = system(args)
+    assert made == promised
+    assert made["bootloader"] == "grub" and made["boot_id"] == "b00t"
+    assert system.config.read_text().count(" audit=0 iommu=pt nowatchdog") == 4
+    assert facts(system(args)) == (False, True, ["iommu=pt", "nowatchdog"], [])
+    system.boot()
+    assert facts(system(args)) == (False, False, [], [])
+
+    assert facts(system(["iommu=pt"], check=True)) == (True, True, [], ["nowatchdog"])
+    assert facts(system(["iommu=pt"])) == (True, True, [], ["nowatchdog"])
+    assert facts(system(["iommu=pt"])) == (False, True, [], ["nowatchdog"])
+    assert facts(system({}, state="absent")) == (True, True, [], ["iommu=pt", "nowatchdog"])
+    assert facts(system({})) == (False, True, [], ["iommu=pt", "nowatchdog"])
+    assert facts(system(["nowatchdog"])) == (True, True, [], ["iommu=pt"])
+    assert facts(system([])) == (True, True, [], ["iommu=pt", "nowatchdog"])
+    system.boot()
+    assert facts(system([])) == (False, False, [], [])
+    assert system.files() == untouched and system.cmdline.read_text() == running
+
+
+def test_an_argument_that_others_give_as_well_is_not_left_over(system: System) -> None:
+    system(["audit=0"])
+    system.boot()
+    assert facts(system([], check=True)) == (True, False, [], [])
+    assert facts(system([])) == (True, False, [], [])
+
+
+def test_entries_of_a_forgotten_update_are_made_anew(system: System) -> None:
+    before = system.config.read_text()
+    system(["iommu=pt"])
+    system.config.write_text(before)
+    assert len(system(["iommu=pt"], check=True)["changes"]) == 4
+    assert system(["iommu=pt"])["changed"]
+    assert not system(["iommu=pt"])["changed"]
+
+
+def test_a_failing_update_leaves_everything_as_it_was(system: System) -> None:
+    system(["iommu=pt"])
+    system.default("FAIL='no space'\n")
+    message = system.refused(["iommu=pt", "nowatchdog"])
+    assert "update-grub failed with 1:\nerror: no space" in message
+    assert "zz-podnet.cfg and /boot/grub/grub.cfg are as they were" in message
+
+
+def test_a_later_value_elsewhere_is_named(system: System) -> None:
+    system.default('GRUB_CMDLINE_LINUX_DEFAULT="quiet iommu=strict"\n')
+    message = system.refused(["iommu=pt"])
+    assert "Linux 6.1.0-56-amd64' of /boot/grub/grub.cfg has iommu=strict after it" in message
+    assert "recovery" not in message
+
+
+def test_a_setting_that_is_not_read_is_named(system: System) -> None:
+    (system.root / "etc/default/grub.d/zzz.cfg").write_text('GRUB_CMDLINE_LINUX=""\n')
+    assert "iommu=pt is not in the entry" in system.refused(["iommu=pt"])
+
+
+def test_no_kernels_in_boot(system: System) -> None:
+    for kernel in system.root.glob("boot/vmlinuz-*"):
+        kernel.unlink()
+    assert "left no entry of a kernel" in system.refused(["iommu=pt"])
+
+
+def test_a_drop_in_of_others_is_left_alone(system: System) -> None:
+    system.drop_in.write_text('GRUB_CMDLINE_LINUX="x"\n')
+    assert "was not written by this collection" in system.refused(["iommu=pt"])
+
+
+def test_risks_are_taken_knowingly(system: System) -> None:
+    message = system.refused(["iommu=off", "init_on_alloc=0", "init_on_free=0"])
+    assert message.count("set acknowledge_risk: true") == 2 and "VFIO" in message
+    assert system(["iommu=off", "init_on_alloc=0"], risk=True)["changed"]
+    assert len(system.warnings) == 2 and "iommu=off: devices can read" in system.warnings[0]
+
+
+def test_no_boot_loader(system: System) -> None:
+    (system.root / "usr/sbin/update-grub").unlink()
+    assert "is none: pass them where this kernel is started" in system.refused(["iommu=pt"])
+    assert facts(system({})) == (False, False, [], [])
+
+
+def test_boot_loaders_that_are_not_handled(system: System) -> None:
+    (system.root / "usr/sbin/grubby").symlink_to("/bin/true")
+    assert "is grubby: set them with grubby --update-kernel=ALL" in system.refused(["iommu=pt"])
+    assert facts(system([])) == (False, False, [], [])
