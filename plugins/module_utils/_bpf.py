@@ -75,7 +75,8 @@ def bpf(command: int, attr: bytes | bytearray) -> int:
     result = int(_libc.syscall(number, command, ctypes.byref(buffer), len(attr)))
     if result < 0:
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+        remedy = ": bpf(2) needs root (become: true)" if code == errno.EPERM else ""
+        raise OSError(code, os.strerror(code) + remedy)
     if isinstance(attr, bytearray):
         attr[:] = buffer.raw[: len(attr)]
     return result

@@ -30,7 +30,6 @@ from urllib.parse import quote, unquote
 from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _netlink
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
     DEFAULT_OWNER,
-    DEFAULT_PIN_PATH,
     BpfError,
     Layout,
     ProgramInfo,
@@ -43,14 +42,15 @@ TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
 CLSACT_PRIORITY, CLSACT_HANDLE = 100, 1
 
 # linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
+IFLA_LINK = 5
 RTM_GETQDISC, RTM_GETTFILTER = 38, 46
 TC_H_CLSACT, TC_H_INGRESS = 0xFFFF0000, 0xFFFFFFF1
 TC_H_MIN_INGRESS, TC_H_MIN_EGRESS = 0xFFF2, 0xFFF3
 TCA_KIND, TCA_OPTIONS = 1, 2
 TCA_BPF_NAME, TCA_BPF_ID = 7, 11
 
-# IFLA_INFO_DATA of the kind meta (meta_uapi.h); PRIMARY has netkit's number
-META_PRIMARY, META_PROG_FD, META_PEER_PROG_FD, META_PROG_ID, META_PEER_PROG_ID = 2, 32, 33, 34, 35
+# IFLA_INFO_DATA of the kind meta (meta_uapi.h); netkit has the first as well
+PAIR_PRIMARY, META_PROG_FD, META_PEER_PROG_FD, META_PROG_ID, META_PEER_PROG_ID = 2, 32, 33, 34, 35
 
 _PENDING = "~"
 
@@ -60,12 +60,16 @@ _PENDING = "~"
 
 @dataclass(frozen=True)
 class Device:
-    """A network device of this namespace; program ids and ``primary`` are those of the kind meta."""
+    """A network device of this namespace. ``primary`` is of the kinds meta and netkit: the host's end.
+
+    ``peer`` is the index of a pair's other end, in that end's namespace; ``program_ids`` are meta's, by hook.
+    """
 
     name: str
     ifindex: int
     kind: str = ""
     primary: bool = True
+    peer: int = 0
     program_ids: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -93,21 +97,16 @@ def read_devices() -> dict[str, Device]:
         info = _netlink.attributes(found.get(_netlink.IFLA_LINKINFO, b""))
         data = _netlink.attributes(info.get(_netlink.IFLA_INFO_DATA, b""))
         kind = _text(info.get(_netlink.IFLA_INFO_KIND, b""))
-        if kind == "meta":
-            devices[name] = Device(
-                name,
-                ifindex,
-                kind,
-                data.get(META_PRIMARY, b"\1")[0] != 0,
-                {
-                    "to_pod": struct.unpack("=I", data.get(META_PROG_ID, bytes(4)))[0],
-                    "from_pod": struct.unpack("=I", data.get(META_PEER_PROG_ID, bytes(4)))[0],
-                },
-            )
-        elif kind == "netkit":
-            devices[name] = Device(name, ifindex, kind, data.get(META_PRIMARY, b"\1")[0] != 0)
-        else:
-            devices[name] = Device(name, ifindex, kind)
+        is_pair = kind in ("meta", "netkit")
+        programs = {"to_pod": META_PROG_ID, "from_pod": META_PEER_PROG_ID} if kind == "meta" else {}
+        devices[name] = Device(
+            name,
+            ifindex,
+            kind,
+            data.get(PAIR_PRIMARY, b"\1")[0] != 0 if is_pair else True,
+            _number(found.get(IFLA_LINK, b"")),
+            {hook: _number(data.get(number, b"")) for hook, number in programs.items()},
+        )
     return devices
 
 
@@ -130,7 +129,7 @@ def read_filters(ifindex: int, hook: str) -> list[Filter]:
                     info >> 16,
                     handle,
                     _text(found.get(TCA_KIND, b"")),
-                    struct.unpack("=I", options.get(TCA_BPF_ID, bytes(4)))[0],
+                    _number(options.get(TCA_BPF_ID, b"")),
                     _text(options.get(TCA_BPF_NAME, b"")),
                 )
             )
@@ -160,6 +159,10 @@ def set_meta_program(device: Device, hook: str, program: int) -> None:
     error, _ = _netlink._exchange(_netlink.RTM_NEWLINK, _netlink.NLM_F_ACK, request)
     if error:
         raise OSError(error, f"meta refuses the program: {os.strerror(error)}")
+
+
+def _number(raw: bytes) -> int:
+    return int(struct.unpack("=I", raw)[0]) if raw else 0
 
 
 def _text(raw: bytes) -> str:
@@ -389,6 +392,10 @@ class Pins:
                 link = _bpf.link_info(fd)
                 kind = "netkit" if link.type == _bpf.BPF_LINK_TYPE_NETKIT else "tcx"
                 ifindex, program = link.ifindex, link.program_id
+                if link.attach_type == _bpf.BPF_NETKIT_PEER:
+                    # The link names the Pod's end; we name devices by the host's.
+                    device = self.devices.get(device_name)
+                    ifindex = device.ifindex if device and device.peer == ifindex else 0
             else:
                 program = _bpf.program_info(fd).id
                 self.ours.add(program)
@@ -525,7 +532,7 @@ def _foreign(pins: Pins, device: Device, a: Attachment) -> list[str]:
 
 
 class Transaction:
-    """Steps that can be taken back until ``commit``, then those that cannot fail."""
+    """A block of steps that are taken back where one fails, then those that tidy up."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
@@ -544,8 +551,11 @@ class Transaction:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            for step in self._finish:
-                step()
+            try:
+                for step in self._finish:
+                    _unless_gone(step)
+            except OSError as e:
+                raise BpfError(f"attached as declared, but what was before is still there: {e}") from e
             return
         for step in reversed(self._undo):
             with contextlib.suppress(OSError):
@@ -663,7 +673,7 @@ class Applier:
         """Detach once everything has succeeded."""
         later = self.transaction.on_success
         attached = a.ifindex and self.pins.program_ids.get(a.key, 0) in self.pins.ours
-        if a.type in ("tcx", "netkit"):
+        if a.type in ("tcx", "netkit") and a.ifindex:
             link = self._keep(_bpf.obj_get(self.pins.at("links", *a.key.split("/"))))
             later(lambda: _bpf.link_detach(link))
         elif attached and a.type == "meta":
@@ -682,6 +692,15 @@ class Applier:
         if record and not read_filters(ifindex, "ingress") and not read_filters(ifindex, "egress"):
             _bpf.clsact_destroy(ifindex)
             _unlink(record)
+
+
+def _unless_gone(step: Callable[[], object]) -> None:
+    """Take a step that tidies up; a device or pin that went away meanwhile needs none."""
+    try:
+        step()
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            raise
 
 
 def _unlink(path: str) -> None:
@@ -795,6 +814,7 @@ def _apply(
         _unlink(leftover)
     reload = any(change.kind == "program" for change in changes)
     applier = Applier(pins, files)
+    change = changes[0]
     try:
         with applier.transaction:
             applier.folder("progs")
@@ -850,48 +870,3 @@ def absent(path: str, check: bool = False) -> Outcome:
         with contextlib.suppress(OSError):  # someone else keeps pins beside ours
             os.rmdir(path)
     return Outcome(changes)
-
-
-# ---------------------------------------------------------------- for other modules
-
-
-def attach_pinned(
-    program: str, device: str, hook: str, kind: str = "auto", owner: str = "pods", pin_path: str = ""
-) -> str | None:
-    """Attach a program that is pinned at ``<pin_path>/progs/<name>`` to one device.
-
-    Other attachments of ``owner`` stay. Returns the type chosen, or None if it was so already.
-    ``pin_path`` defaults to the folder above the program's. Raises BpfError, having changed nothing.
-    """
-    root = pin_path or os.path.dirname(os.path.dirname(program))
-    check_pin_path(root)
-    pins = Pins(root)
-    name = os.path.basename(program)
-    if name not in pins.programs:
-        raise BpfError(f"programs: nothing is pinned at '{program}'; load the programs first (bpf_attach)")
-    (shall,) = resolve(pins, [Wish(name, device, hook, kind)], list(pins.programs), owner).values()
-    was = pins.attachments.get(shall.key)
-    if was == shall:
-        return None
-    with contextlib.ExitStack() as files:
-        fd = files.enter_context(_bpf.closing(_bpf.obj_get(program)))
-        applier = Applier(pins, files)
-        try:
-            with applier.transaction:
-                applier.change(was, shall, fd)
-        except OSError as e:
-            raise BpfError(f"{shall}: cannot attach: {e.strerror}; everything is as it was") from e
-    return shall.type
-
-
-def detach_device(device: str, owner: str = "pods", pin_path: str = DEFAULT_PIN_PATH) -> bool:
-    """Detach this owner's programs from a device, which may be gone; return whether there were any."""
-    pins = Pins(pin_path) if os.path.isdir(pin_path) else None
-    mine = [a for a in pins.attachments.values() if (a.device, a.owner) == (device, owner)] if pins else []
-    if pins and mine:
-        with contextlib.ExitStack() as files:
-            applier = Applier(pins, files)
-            with applier.transaction:
-                for a in mine:
-                    applier.change(a, None, -1)
-    return bool(mine)

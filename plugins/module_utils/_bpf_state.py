@@ -156,15 +156,15 @@ class EndpointMaps:
         }
 
     def apply(self, changes: Changes) -> None:
-        """Write, then delete: an address that stays is never missing."""
+        """Delete, which makes room, then write."""
         for version, fd in self._fds.items():
             entries = {
                 a.packed: _ENDPOINT.pack(e.ifindex, e.owner)
                 for a, e in changes.update.items()
                 if a.version == version
             }
-            _bpf.map_update(fd, entries)
             _bpf.map_delete(fd, [a.packed for a in changes.delete if a.version == version])
+            _bpf.map_update(fd, entries)
 
 
 def describe(entries: Mapping[Address, Endpoint], owner: int) -> str:

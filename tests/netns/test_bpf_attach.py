@@ -212,8 +212,15 @@ def test_a_map_of_another_layout_is_made_anew(node: Node, build: Any) -> None:
     message = node.module("bpf_state", endpoints=pods, fails=True)["msg"]
     assert "3 IPv4 addresses are more than endpoints4 holds (2)" in message
     # nothing of the three was written: both entries made with the former maps are to be made again
-    result = node.module("bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11"]}])
-    assert result["updated"] == ["10.31.1.11"]
+    result = node.module(
+        "bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11", "10.31.1.12"]}]
+    )
+    assert result["updated"] == ["10.31.1.11", "10.31.1.12"]
+    # a full map takes others in place of those that go
+    result = node.module(
+        "bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.13", "10.31.1.14"]}]
+    )
+    assert (len(result["updated"]), len(result["deleted"])) == (2, 2)
 
 
 def test_lost_pins_are_made_again(node: Node) -> None:
