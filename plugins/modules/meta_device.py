@@ -248,7 +248,7 @@ changes:
   sample: ["make namespace /run/netns/pod1", "pod1: make device"]
 """
 
-import traceback
+import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -294,13 +294,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        import pyroute2  # noqa: F401
-    except ImportError:
-        module.fail_json(
-            msg=missing_required_lib("pyroute2", url="https://docs.pyroute2.org"),
-            exception=traceback.format_exc(),
-        )
+    if importlib.util.find_spec("pyroute2") is None:
+        module.fail_json(msg=missing_required_lib("pyroute2", url="https://docs.pyroute2.org"))
     try:
         outcome = _meta_device.run(module.params, module.check_mode, lambda: _load_meta(module))
     except PermissionError as error:
