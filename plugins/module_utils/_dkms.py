@@ -12,6 +12,8 @@ Documentation/ABI/testing/sysfs-module.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -330,6 +332,23 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def module_files(name: str, kernels: Sequence[str]) -> list[str]:
+    """Return the files of the module that are installed for the kernels, where DKMS installs them."""
+    return [
+        f"{base}/{file}"
+        for kernel in kernels
+        for folder in ("updates", "extra")
+        for base, _folders, files in os.walk(f"/lib/modules/{kernel}/{folder}")
+        for file in files
+        if is_module(file, name)
+    ]
+
+
+def is_module(file: str, name: str) -> bool:
+    """Tell whether a file is called as the module ``name`` is, compressed or not."""
+    return re.fullmatch(rf"{re.escape(name)}\.ko(\.(gz|xz|zst))?", file) is not None
+
+
 def write_tree(folder: str, files: Mapping[str, str]) -> None:
     """Write files below a new folder; scripts (``#!``) become executable."""
     for path, text in files.items():
@@ -466,7 +485,7 @@ class Driver:
             )
         for folder, _, names in os.walk(f"{work}/{kernel}"):
             for name in names:
-                if re.match(rf"{desired.name}\.ko(\.\w+)?$", name):
+                if is_module(name, desired.name):
                     fields = _node.module_info(self.node.tool("modinfo"), f"{folder}/{name}", kernel)
                     if fields.get("srcversion"):
                         return fields["srcversion"]
@@ -485,14 +504,14 @@ class Driver:
             )
             write_tree(source_folder(self.name, version), {"dkms.conf": conf})
 
-    def forget(self, version: str) -> None:
+    def forget(self, version: str, *options: str) -> None:
         """Have DKMS remove a version for all kernels, if it knows it."""
         if version in self.tree_versions():
-            self.dkms("remove", version, "--all")
+            self.dkms("remove", version, "--all", *options)
 
     def deploy(self, stage: str, desired: Desired, kernels: Sequence[str]) -> None:
         """Put the staged source and what was built from it where DKMS has it, and install it."""
-        self.forget(desired.version)
+        self.forget(desired.version, "--no-depmod")  # The installation that follows runs it.
         real = source_folder(desired.name, desired.version)
         if os.path.lexists(real):
             os.rename(real, f"{stage}/former")
@@ -531,14 +550,29 @@ class Driver:
             if refusal:
                 raise DkmsError(refusal)
         # Beside the sources, so that they come in by a rename.
-        stage = tempfile.mkdtemp(prefix=f".podnet-{desired.name}-", dir=SOURCES)
-        try:
-            after = self._install(stage, current, desired, planned)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-        for version in superseded(current, desired.version):
-            self.retire(version)
+        stage = f"{SOURCES}/.podnet-{desired.name}"
+        with self.locked():
+            remove(stage)  # A run that was killed may have left it.
+            os.mkdir(stage, 0o755)
+            try:
+                after = self._install(stage, current, desired, planned)
+            finally:
+                remove(stage)
+            for version in superseded(current, desired.version):
+                self.retire(version)
         return after
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second run from changing the same module."""
+        with open(f"/run/podnet-dkms-{self.name}.lock", "w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DkmsError(
+                    f"another run changes {self.name} on this node: wait for its end, and run again"
+                ) from None
+            yield
 
     def _install(self, stage: str, current: Current, desired: Desired, planned: Plan) -> Current:
         # A version of this module may be installed for other kernels, and has to stay so.
@@ -556,8 +590,7 @@ class Driver:
                         built[kernel] = self.build(stage, desired, kernel)
                 except DkmsError as error:
                     self.warnings.append(f"kernel {kernel} has no {desired.name} any more: {error}")
-        modinfo = self.node.tool("modinfo")
-        files = [_node.module_info(modinfo, self.name, kernel).get("filename", "") for kernel in others]
+        kernels = [*others, desired.kernel]
         os.mkdir(f"{stage}/saved")
         snapshot = Snapshot(
             f"{stage}/saved",
@@ -566,7 +599,7 @@ class Driver:
                 source_folder(desired.name, desired.version),
                 autoload_file(desired.name),
                 *(source_folder(desired.name, version) for version in current.broken),
-                *filter(os.path.isabs, [current.filename, *files]),
+                *module_files(desired.name, kernels),
             ],
         )
         try:
@@ -574,10 +607,12 @@ class Driver:
             if planned.wants("deploy"):
                 self.deploy(stage, desired, list(built))
             elif planned.wants("install"):
+                if Entry(desired.version, desired.kernel, "installed", False) in current.entries:
+                    self.dkms("uninstall", desired.version, "-k", desired.kernel, "--no-depmod")
                 self.dkms("install", desired.version, "-k", desired.kernel, "--force")
             return self._activate(desired, built.get(desired.kernel, ""))
         except (DkmsError, OSError):
-            self._undo(snapshot, current, desired, [*others, desired.kernel])
+            self._undo(snapshot, current, desired, kernels)
             raise
 
     def _activate(self, desired: Desired, built: str) -> Current:
@@ -609,7 +644,7 @@ class Driver:
     def _undo(self, snapshot: Snapshot, former: Current, desired: Desired, kernels: Sequence[str]) -> None:
         """Bring back what was, with the module loaded that was loaded."""
         if os.path.isdir(f"{TREE}/{desired.name}/{desired.version}"):
-            self.run("dkms", "remove", "-m", desired.name, "-v", desired.version, "--all")
+            self.run("dkms", "remove", "-m", desired.name, "-v", desired.version, "--all", "--no-depmod")
         snapshot.restore()
         for kernel in kernels:
             self.run("depmod", "-a", kernel)
@@ -629,12 +664,13 @@ class Driver:
             )
         if os.path.isdir(f"{TREE}/{self.name}") and not self.node.tool("dkms"):
             raise DkmsError(_node.absence(self.node.distribution()["family"], self.running, ["dkms"]))
-        if planned.wants("unload"):
-            self.unload()
-        self.mend(current.broken)
-        for version in superseded(current, ""):
-            self.retire(version)
-        remove(autoload_file(self.name))
+        with self.locked():
+            if planned.wants("unload"):
+                self.unload()
+            self.mend(current.broken)
+            for version in superseded(current, ""):
+                self.retire(version)
+            remove(autoload_file(self.name))
 
 
 def tail(text: str, lines: int) -> str:

@@ -557,12 +557,20 @@ def choose_driver(facts: Facts, wanted: str, installable: bool = False) -> tuple
     return "meta", f"{absent}; meta, this collection's own driver, {how}"
 
 
-def missing_packages(facts: Facts, wanted: str) -> list[str]:
-    """Return the packages that would bring what the node has not, for the best driver they make possible."""
-    lacking = missing(facts, LIBRARIES)
+def missing_packages(facts: Facts, wanted: str) -> tuple[list[str], list[str]]:
+    """Return the packages that bring what the node has not, for the best driver that they make possible.
+
+    The second list has those of them without which there is a problem: a driver that auto wants can be
+    done without.
+    """
+    required = missing(facts, LIBRARIES)
+    lacking = list(required)
     if choose_driver(facts, wanted, installable=True)[0] == "meta" and not facts["meta"]["loaded"]:
         lacking += missing(facts, ["modprobe"] if facts["meta"]["available"] else BUILD_TOOLS)
-    return packages(facts["distribution"]["family"], facts["kernel"]["release"], lacking)
+    if wanted == "meta":
+        required = lacking
+    family, release = facts["distribution"]["family"], facts["kernel"]["release"]
+    return packages(family, release, lacking), packages(family, release, required)
 
 
 def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]:

@@ -90,6 +90,11 @@ missing_packages:
   type: list
   elements: str
   sample: [dkms, linux-headers-6.1.0-56-amd64]
+required_packages:
+  description: Those of them that every driver needs, or the one asked for by name.
+  returned: always
+  type: list
+  elements: str
 root:
   description: Whether the module ran as root. Otherwise some facts are missing.
   returned: always
@@ -193,12 +198,16 @@ def main() -> None:
     requirements = _node.Requirements(tuple(module.params["uplinks"]), module.params["installable"])
     facts = _node.Node().facts(requirements.uplinks)
     driver, reason = _node.choose_driver(facts, wanted, requirements.installable)
+    lacking, required = _node.missing_packages(facts, wanted)
+    if wanted == "auto" and driver == "veth":
+        module.warn(reason)
     module.exit_json(
         changed=False,
         driver=driver,
         driver_reason=reason,
         problems=_node.problems(facts, wanted, requirements),
-        missing_packages=_node.missing_packages(facts, wanted),
+        missing_packages=lacking,
+        required_packages=required,
         **facts,
     )
 
