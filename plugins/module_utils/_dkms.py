@@ -28,6 +28,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import _netlink, _
 SOURCES = "/usr/src"
 TREE = "/var/lib/dkms"
 AUTOLOAD = "/etc/modules-load.d"
+LOCKS = "/run"
 LOG_LINES = 20
 
 
@@ -565,7 +566,7 @@ class Driver:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second run from changing the same module."""
-        with open(f"/run/podnet-dkms-{self.name}.lock", "w", encoding="utf-8") as lock:
+        with open(f"{LOCKS}/podnet-dkms-{self.name}.lock", "w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
