@@ -86,7 +86,7 @@ class Filter:
 
 def read_devices() -> dict[str, Device]:
     """Return all devices of this network namespace by name."""
-    _, answers = _netlink._exchange(
+    _error, answers = _netlink._exchange(
         _netlink.RTM_GETLINK, _netlink.NLM_F_DUMP, _netlink._IFINFO.pack(0, 0, 0, 0, 0)
     )
     devices = {}
@@ -138,7 +138,7 @@ def read_filters(ifindex: int, hook: str) -> list[Filter]:
 
 def read_clsact_kind(ifindex: int) -> str:
     """Return the kind of the qdisc that holds a device's filters: clsact, ingress, or none."""
-    _, answers = _netlink._exchange(
+    _error, answers = _netlink._exchange(
         RTM_GETQDISC, _netlink.NLM_F_DUMP, struct.pack("=BxxxiIII", 0, ifindex, 0, 0, 0)
     )
     for answer in answers:
@@ -156,7 +156,7 @@ def set_meta_program(device: Device, hook: str, program: int) -> None:
     info += _netlink.attribute(_netlink.IFLA_INFO_DATA, data)
     request = _netlink._IFINFO.pack(0, 0, device.ifindex, 0, 0)
     request += _netlink.attribute(_netlink.IFLA_LINKINFO, info)
-    error, _ = _netlink._exchange(_netlink.RTM_NEWLINK, _netlink.NLM_F_ACK, request)
+    error, _answers = _netlink._exchange(_netlink.RTM_NEWLINK, _netlink.NLM_F_ACK, request)
     if error:
         raise OSError(error, f"meta refuses the program: {os.strerror(error)}")
 
@@ -326,7 +326,7 @@ def pin_name(device: str, hook: str) -> str:
 
 def split_pin_name(name: str) -> tuple[str, str]:
     """Return device and hook of an attachment's file name."""
-    device, _, hook = name.rpartition("-")
+    device, _dash, hook = name.rpartition("-")
     return unquote(device), hook
 
 
@@ -861,7 +861,7 @@ def absent(path: str, check: bool = False) -> Outcome:
             with applier.transaction:
                 for a in pins.attachments.values():
                     applier.change(a, None, -1)
-        for folder, _, names in os.walk(path, topdown=False):
+        for folder, _folders, names in os.walk(path, topdown=False):
             inside = os.path.relpath(folder, path).split(os.sep)[0]
             if inside in ("progs", "maps", "links"):
                 for name in names:

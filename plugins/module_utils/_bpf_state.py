@@ -17,7 +17,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Union
+from typing import Any, Union
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError
@@ -52,7 +52,7 @@ def owner_id(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def parse_endpoints(endpoints: Sequence[Mapping[str, object]]) -> dict[Address, str]:
+def parse_endpoints(endpoints: Sequence[Mapping[str, Any]]) -> dict[Address, str]:
     """Return the device of each address; a prefix length, as interfaces have it, is ignored.
 
     Raises BpfError naming every address that is none, and every one that two devices have.
@@ -60,9 +60,8 @@ def parse_endpoints(endpoints: Sequence[Mapping[str, object]]) -> dict[Address, 
     found: dict[Address, str] = {}
     wrong = []
     for endpoint in endpoints:
-        device, addresses = str(endpoint["device"]), endpoint["addresses"]
-        assert isinstance(addresses, Sequence)
-        for text in addresses:
+        device = endpoint["device"]
+        for text in endpoint["addresses"]:
             try:
                 address = ipaddress.ip_interface(text).ip
             except ValueError:
@@ -189,7 +188,7 @@ class Outcome:
     after: str
 
 
-def run(pin_path: str, owner: str, endpoints: Sequence[Mapping[str, object]], check: bool = False) -> Outcome:
+def run(pin_path: str, owner: str, endpoints: Sequence[Mapping[str, Any]], check: bool = False) -> Outcome:
     """Bring this owner's endpoints to the declared state; with ``check`` only say what would change.
 
     Raises BpfError before anything is written where something is wrong with what was declared.
