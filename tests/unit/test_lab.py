@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 FILES = Path(__file__).resolve().parents[2] / "roles/lab_node/files"
 sys.path.insert(0, str(FILES))
 
-import lab as command_line
-from lablib import common, debian, image, nodes, qemu
-from lablib.common import LabError
-from lablib.debian import Mirror, Source
+import lab as command_line  # noqa: E402
+from lablib import common, debian, image, nodes, qemu  # noqa: E402
+from lablib.common import LabError  # noqa: E402
+from lablib.debian import Mirror, Source  # noqa: E402
 
 TOKEN = st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True)
 TOKENS = st.lists(TOKEN, min_size=1, max_size=3).map(tuple)

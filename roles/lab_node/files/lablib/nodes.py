@@ -33,9 +33,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,19}")
 MAX_NODES = 2  # the wire joins two, back to back
 # Below the ports that kernels give to outgoing connections, so that a node keeps its own over restores.
 PORTS = range(20000, 30000)
-BOOT_TIMEOUT = 600.0
+BOOT_TIMEOUT = 900.0
 RESTORE_TIMEOUT = 120.0
-LOGIN_TIMEOUT = 60.0
+LOGIN_TIMEOUT = 120.0
+PANIC = "Kernel panic"
 STOP_TIMEOUT = 5.0
 SAVE_BANDWIDTH = 10 << 30  # bytes/s; QEMU's default is meant for networks
 
@@ -379,9 +380,11 @@ class Lab:
                 log, console = (self.node_folder(node) / name for name in ("qemu.log", "console.log"))
                 if not alive(node):
                     raise LabError(f"QEMU of {node.name} ended; {log} ends:\n{_tail(log)}")
+                if PANIC in (end_of_console := _tail(console)):
+                    raise LabError(f"the kernel of {node.name} panicked; {console} ends:\n{end_of_console}")
                 if time.monotonic() > end:
                     raise LabError(
-                        f"{node.name} has no SSH after {timeout:.0f} s; {console} ends:\n{_tail(console)}"
+                        f"{node.name} has no SSH after {timeout:.0f} s; {console} ends:\n{end_of_console}"
                     )
                 time.sleep(0.2)
         for node in state.nodes:
