@@ -79,14 +79,12 @@ class Bootloader(Protocol):
 
     def read(self) -> Current:
         """Return what it has; raises ``Problem``."""
-        ...
 
     def write(self, tokens: Sequence[str]) -> None:
         """Have ``tokens`` in every entry, in place of those of the last time.
 
         Raises ``Problem``; nothing has changed then.
         """
-        ...
 
 
 # Arguments
@@ -123,7 +121,7 @@ def costs(tokens: Iterable[str]) -> dict[str, str]:
     """Return what arguments cost in safety, for those that cost some."""
     found = {}
     for token in tokens:
-        name, _, value = token.partition("=")
+        name, value = [*token.split("=", 1), ""][:2]
         bad, cost = _COSTS.get(name, ("", ""))
         words = value.split(",")
         if bad and (bad in words or (bad == "0" and _FALSE.match(value))):

@@ -13,7 +13,7 @@ import fnmatch
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
@@ -71,6 +71,15 @@ class Resolved:
     settings: Mapping[str, Setting]
     skipped: Mapping[str, str]
     problems: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done to one NIC."""
+
+    nic: Nic
+    resolved: Resolved
+    changes: Sequence[Change]
 
 
 class _Unsupported(Exception):
@@ -146,7 +155,7 @@ def _members(nic: Nic, setting: str) -> list[str]:
 
     Raises ``_Unsupported`` where the NIC has none, ``ValueError`` for a name that means nothing.
     """
-    group, _, word = _canonical(setting).partition(".")
+    group, word = [*_canonical(setting).split(".", 1), ""][:2]
     if group in GROUPS and word not in GROUPS[group].fields:
         near = _plan.suggestion(word, GROUPS[group].fields)
         raise ValueError(
@@ -232,13 +241,12 @@ def messages(nic: Nic, changes: Iterable[Change]) -> list[tuple[str, dict[str, S
     """
     found: list[tuple[str, dict[str, Setting]]] = []
     for change in changes:
-        group, _, word = change.name.partition(".")
+        group, word = [*change.name.split(".", 1), change.name][:2]
         if change.name in SIZES:
-            group, word = "sizes", change.name
+            group = "sizes"
         if not found or found[-1][0] != group:
             found.append((group, {}))
-        assert change.after is not None and not isinstance(change.after, str)
-        found[-1][1][word or change.name] = change.after
+        found[-1][1][word] = cast(Setting, change.after)
     for group, values in found:
         if group == "sizes":
             for size in ("gso", "gro"):
@@ -311,24 +319,22 @@ def restore(ethtool: Ethtool, nics: Iterable[Nic]) -> str:
     return f"Not put back: {'; '.join(failed)}." if failed else "Every NIC is set as it was before."
 
 
-def apply(ethtool: Ethtool, work: Sequence[tuple[Nic, Mapping[str, Setting], Sequence[Change]]]) -> None:
+def apply(ethtool: Ethtool, jobs: Sequence[Job]) -> None:
     """Change NICs one after the other, then look whether it came true.
 
     Raises ``Problem`` where the kernel refuses or clamps; everything is set as before then.
     """
     touched: list[Nic] = []
+    wrong: list[str] = []
     try:
-        for nic, _, changes in work:
-            if changes:
-                touched.append(nic)
-            for message in messages(nic, changes):
-                _write(ethtool, nic, *message)
-        wrong = [
-            sentence
-            for nic, settings, changes in work
-            if changes
-            for sentence in missed(ethtool.read(nic.name), settings)
-        ]
+        for job in jobs:
+            if job.changes:
+                touched.append(job.nic)
+            for message in messages(job.nic, job.changes):
+                _write(ethtool, job.nic, *message)
+        for job in jobs:
+            if job.changes:
+                wrong += missed(ethtool.read(job.nic.name), job.resolved.settings)
         if wrong:
             raise Problem("\n".join(wrong))
     except (OSError, Problem) as problem:
@@ -341,33 +347,34 @@ def run(nics: Sequence[Mapping[str, Any]], check: bool) -> dict[str, Any]:
     Raises ``Problem``; then every NIC is set as before.
     """
     wishes = parse(nics)
-    there = [name for _, name in socket.if_nameindex()]
+    there = sorted(name for index, name in socket.if_nameindex())
     unknown = [wish.nic for wish in wishes if wish.nic not in there]
     if unknown:
-        raise Problem(
-            f"nics: there is no {_plan.listed(unknown)} here; there are: {_plan.listed(sorted(there))}"
-        )
+        raise Problem(f"nics: there is no {_plan.listed(unknown)} here; there are: {_plan.listed(there)}")
     ethtool = Ethtool()
     try:
-        found = [(nic, resolve(nic, wish)) for wish in wishes for nic in [ethtool.read(wish.nic)]]
-        problems = [problem for _, resolved in found for problem in resolved.problems]
+        jobs = []
+        for wish in wishes:
+            nic = ethtool.read(wish.nic)
+            resolved = resolve(nic, wish)
+            jobs.append(Job(nic, resolved, [] if resolved.problems else plan(nic, resolved.settings)))
+        problems = [problem for job in jobs for problem in job.resolved.problems]
         if problems:
             raise Problem("\n".join(problems))
-        work = [(nic, resolved.settings, plan(nic, resolved.settings)) for nic, resolved in found]
         if not check:
-            apply(ethtool, work)
+            apply(ethtool, jobs)
     finally:
         ethtool.close()
     return {
-        "changed": any(changes for _, _, changes in work),
+        "changed": any(job.changes for job in jobs),
         "nics": [
             {
-                "name": nic.name,
-                "driver": nic.driver,
-                "changes": [change.as_dict() for change in changes],
-                "skipped": dict(resolved.skipped),
+                "name": job.nic.name,
+                "driver": job.nic.driver,
+                "changes": [change.as_dict() for change in job.changes],
+                "skipped": dict(job.resolved.skipped),
             }
-            for (nic, resolved), (_, _, changes) in zip(found, work)
+            for job in jobs
         ],
-        "diff": [_plan.diff(nic.name, changes) for nic, _, changes in work if changes],
+        "diff": [_plan.diff(job.nic.name, job.changes) for job in jobs if job.changes],
     }

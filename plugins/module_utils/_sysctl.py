@@ -355,8 +355,9 @@ class Tree:
 
     def names(self, below: str) -> Iterator[str]:
         """Yield the names of all keys below a folder."""
-        for folder, _, names in os.walk(self._file(below)):
-            for name in names:
+        for folder, folders, names in os.walk(self._file(below)):
+            folders.sort()
+            for name in sorted(names):
                 yield name_of(os.path.relpath(os.path.join(folder, name), self.root))
 
     def matching(self, pattern: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _bootloader
@@ -65,6 +65,7 @@ def test_what_costs_nothing() -> None:
     )
 
 
+@settings(deadline=None)
 @given(lines, lines)
 def test_nothing_lacks_once_the_arguments_stand_last(tokens: list[str], line: list[str]) -> None:
     assert _bootloader.lacking(tokens, [*line, *tokens]) == {}
@@ -78,6 +79,7 @@ def test_a_later_value_undoes_an_earlier_one() -> None:
     assert _bootloader.lacking(["console=tty0"], ["console=tty0", "console=ttyS0"]) == {}
 
 
+@settings(deadline=None)
 @given(lines)
 def test_the_drop_in_is_read_as_it_was_written(tokens: list[str]) -> None:
     text = _bootloader.grub_text(tokens)
@@ -85,6 +87,7 @@ def test_the_drop_in_is_read_as_it_was_written(tokens: list[str]) -> None:
     assert (text is None) == (not tokens)
 
 
+@settings(deadline=None)
 @given(lines, lines, st.lists(lines, max_size=3))
 def test_a_plan_carried_out_is_empty(own: list[str], tokens: list[str], others: list[list[str]]) -> None:
     def booted(mine: list[str]) -> Current:

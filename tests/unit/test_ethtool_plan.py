@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _ethtool, _nic
 from ansible_collections.podnet.datapath.plugins.module_utils._ethtool import Nic, Setting
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+
+# A case draws some forty values; the machine that tests may be busy.
+some = example_settings(max_examples=50, deadline=None)
 
 FEATURES = (
     "rx-gro", "rx-gro-hw", "rx-lro", "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-udp_tnl-segmentation",
@@ -81,6 +85,7 @@ def nics_and_settings(draw: st.DrawFn) -> tuple[Nic, dict[str, Setting]]:
     return nic, {s: draw(values_of(s)) for s in sorted(asked)}
 
 
+@some
 @given(nics_and_settings())
 def test_plan_leads_to_what_is_asked_and_nothing_else(case: tuple[Nic, dict[str, Setting]]) -> None:
     nic, settings = case
@@ -89,6 +94,7 @@ def test_plan_leads_to_what_is_asked_and_nothing_else(case: tuple[Nic, dict[str,
     assert _nic.plan(after, settings) == [] == _nic.missed(after, settings)
 
 
+@some
 @given(nics_and_settings())
 def test_the_way_back_leads_to_the_former_state(case: tuple[Nic, dict[str, Setting]]) -> None:
     nic, settings = case
@@ -96,6 +102,7 @@ def test_the_way_back_leads_to_the_former_state(case: tuple[Nic, dict[str, Setti
     assert carried_out(after, _nic.way_back(after, nic)) == nic
 
 
+@some
 @given(nics_and_settings(), st.integers(0, 8))
 def test_the_way_back_from_halfway_too(case: tuple[Nic, dict[str, Setting]], done: int) -> None:
     nic, settings = case
@@ -105,6 +112,7 @@ def test_the_way_back_from_halfway_too(case: tuple[Nic, dict[str, Setting]], don
     assert carried_out(after, _nic.way_back(after, nic)) == nic
 
 
+@some
 @given(nics_and_settings())
 def test_a_wish_in_ethtool_s_words_resolves_to_the_settings(case: tuple[Nic, dict[str, Setting]]) -> None:
     nic, settings = case
@@ -115,11 +123,11 @@ def test_a_wish_in_ethtool_s_words_resolves_to_the_settings(case: tuple[Nic, dic
 
 def test_order_of_writing() -> None:
     nic = model()
-    settings: dict[str, Setting] = {
+    wanted: dict[str, Setting] = {
         "gso_ipv4_max_size": 1, "gso_max_size": 2, "mtu": 9000, "coalesce.rx-usecs": 9, "rings.rx": 1,
         "channels.combined": 1, "features.rx-gro": False, "priv_flags.rx_striding_rq": False, "rings.tx": 2,
     }  # fmt: skip
-    assert _nic.messages(nic, _nic.plan(nic, settings)) == [
+    assert _nic.messages(nic, _nic.plan(nic, wanted)) == [
         ("priv_flags", {"rx_striding_rq": False}),
         ("features", {"rx-gro": False}),
         ("channels", {"combined": 1}),
