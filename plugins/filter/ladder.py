@@ -11,8 +11,8 @@ version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Takes the runs that M(podnet.datapath.netperf_ladder) returned and gives, for each rung and test, the
-    samples with their median, smallest and largest value, and the ratio to the first rung of the group and
-    to the rung before it.
+    samples with their median, smallest and largest value, half their range as a part of the median, and the
+    ratio to the first rung of the group and to the rung before it.
   - A ratio is the median of the ratios within each round, so that drift of the machine from round to round
     cancels out.
   - Discarded runs do not count.
@@ -53,6 +53,7 @@ _value:
               headline: mbits
               metrics:
                 mbits: {samples: [101.0, 99.0, 100.0], median: 100.0, min: 99.0, max: 101.0}
+              variation: 0.01
               of_first: 1.0
               of_previous: null
 """
@@ -76,6 +77,11 @@ def spread(samples: list[float]) -> dict[str, Any]:
         "min": min(samples),
         "max": max(samples),
     }
+
+
+def variation(samples: list[float]) -> float:
+    """Return half the range as a part of the median: 0.1 is ±10 %."""
+    return round((max(samples) - min(samples)) / 2 / statistics.median(samples), 4)
 
 
 def ratio(runs: list[dict[str, Any]], to: list[dict[str, Any]], figure: str) -> float | None:
@@ -115,6 +121,7 @@ def ladder(runs: list[dict[str, Any]], rungs: list[dict[str, Any]]) -> list[dict
                         for figure in own[0]
                         if figure not in NO_FIGURES
                     },
+                    "variation": variation([run[headline] for run in own]),
                     "of_first": ratio(own, first, headline),
                     "of_previous": ratio(own, previous, headline),
                 }

@@ -47,6 +47,7 @@ def test_medians_do_not_count_the_run_that_warms_up() -> None:
         "max": 110.0,
     }
     assert summed["tests"]["tcp_stream"]["metrics"]["forwarded"]["median"] == 3
+    assert summed["tests"]["tcp_stream"]["variation"] == 0.1
     assert summed["tests"]["tcp_stream"]["of_first"] == 1
     assert summed["tests"]["tcp_stream"]["of_previous"] is None
 
