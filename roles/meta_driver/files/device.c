@@ -272,122 +272,99 @@ static void meta_setup(struct net_device *dev)
 	netif_set_tso_max_size(dev, GSO_MAX_SIZE);
 }
 
-/* What a request asks of one end. */
-struct meta_end {
-	struct bpf_prog *prog;	/* a reference is held; NULL: detach */
-	u32 policy;
-	bool has_prog;
-	bool has_policy;
+/* What an attribute may hold, and whether it may be given again later. */
+static const struct {
+	int type;
+	u32 values;		/* a bit for each; 0: any */
+	const char *invalid;
+	const char *fixed;	/* NULL: it can be changed */
+} meta_rules[] = {
+	{ IFLA_META_POLICY, BIT(META_PASS) | BIT(META_DROP),
+	  "meta: policy must be 0 (pass) or 2 (drop)" },
+	{ IFLA_META_PEER_POLICY, BIT(META_PASS) | BIT(META_DROP),
+	  "meta: peer policy must be 0 (pass) or 2 (drop)" },
+	{ IFLA_META_MODE, BIT(META_L2) | BIT(META_L3),
+	  "meta: mode must be 0 (L2) or 1 (L3)",
+	  "meta: mode cannot be changed after creation" },
+	{ IFLA_META_SCRUB, BIT(META_SCRUB_NONE) | BIT(META_SCRUB_DEFAULT),
+	  "meta: scrub must be 0 (none) or 1 (default)",
+	  "meta: scrub cannot be changed after creation" },
+	{ IFLA_META_PEER_SCRUB, BIT(META_SCRUB_NONE) | BIT(META_SCRUB_DEFAULT),
+	  "meta: peer scrub must be 0 (none) or 1 (default)",
+	  "meta: peer scrub cannot be changed after creation" },
+	{ IFLA_META_HEADROOM, .fixed =
+	  "meta: headroom cannot be changed after creation" },
+	{ IFLA_META_TAILROOM, .fixed =
+	  "meta: tailroom cannot be changed after creation" },
+	{ IFLA_META_PEER_INFO, .fixed =
+	  "meta: peer cannot be changed after creation" },
 };
 
-/* What a request asks of a pair. */
-struct meta_request {
-	struct meta_end primary;
-	struct meta_end peer;
-};
-
-static int meta_parse_policy(struct meta_end *end, const struct nlattr *attr,
-			     struct netlink_ext_ack *extack)
+static int meta_refuse(struct netlink_ext_ack *extack,
+		       const struct nlattr *attr, const char *sentence, int err)
 {
-	if (!attr)
-		return 0;
-	end->policy = nla_get_u32(attr);
-	if (end->policy != META_PASS && end->policy != META_DROP) {
-		NL_SET_ERR_MSG_ATTR(extack, attr,
-				    "meta: policy must be 0 (pass) or 2 (drop)");
-		return -EINVAL;
-	}
-	end->has_policy = true;
-	return 0;
-}
-
-static int meta_parse_prog(struct meta_end *end, const struct nlattr *attr,
-			   struct netlink_ext_ack *extack)
-{
-	struct bpf_prog *prog = NULL;
-	int fd;
-
-	if (!attr)
-		return 0;
-	fd = nla_get_s32(attr);
-	if (fd < -1) {
-		NL_SET_ERR_MSG_ATTR(extack, attr,
-				    "meta: program must be a file descriptor, or -1 to detach");
-		return -EINVAL;
-	}
-	if (fd >= 0)
-		prog = bpf_prog_get_type(fd, BPF_PROG_TYPE_SCHED_CLS);
-	if (IS_ERR(prog)) {
-		if (PTR_ERR(prog) == -EBADF)
-			NL_SET_ERR_MSG_ATTR(extack, attr,
-					    "meta: file descriptor of the program is not open");
-		else
-			NL_SET_ERR_MSG_ATTR(extack, attr,
-					    "meta: file descriptor is not a BPF program of type sched_cls");
-		return PTR_ERR(prog);
-	}
-	end->prog = prog;
-	end->has_prog = true;
-	return 0;
-}
-
-/* Whatever it returns, meta_release() has to follow. */
-static int meta_parse(struct meta_request *req, struct nlattr *data[],
-		      struct netlink_ext_ack *extack)
-{
-	int err;
-
-	err = meta_parse_policy(&req->primary, data[IFLA_META_POLICY], extack);
-	if (!err)
-		err = meta_parse_policy(&req->peer,
-					data[IFLA_META_PEER_POLICY], extack);
-	if (!err)
-		err = meta_parse_prog(&req->primary, data[IFLA_META_PROG_FD],
-				      extack);
-	if (!err)
-		err = meta_parse_prog(&req->peer, data[IFLA_META_PEER_PROG_FD],
-				      extack);
+	NL_SET_BAD_ATTR(extack, attr);
+	if (extack)
+		extack->_msg = sentence;
 	return err;
 }
 
-/* Cannot fail: a request is carried out whole, or refused before. */
-static void meta_apply(struct net_device *dev, struct meta_end *end)
-{
-	struct meta *meta = netdev_priv(dev);
-
-	if (end->has_policy)
-		WRITE_ONCE(meta->policy, end->policy);
-	if (end->has_prog)
-		meta_set_prog(dev, end->prog);
-	end->prog = NULL;
-}
-
-static void meta_release(struct meta_request *req)
-{
-	if (req->primary.prog)
-		bpf_prog_put(req->primary.prog);
-	if (req->peer.prog)
-		bpf_prog_put(req->peer.prog);
-}
-
+/* Called for the primary with data, and for the peer's own attributes. */
 static int meta_validate(struct nlattr *tb[], struct nlattr *data[],
 			 struct netlink_ext_ack *extack)
 {
 	struct nlattr *attr = tb[IFLA_ADDRESS];
+	u32 value;
+	int i;
 
-	if (!attr)
-		return 0;
-	if (nla_len(attr) != ETH_ALEN) {
-		NL_SET_ERR_MSG_ATTR(extack, attr,
-				    "meta: MAC address must have 6 bytes");
-		return -EINVAL;
-	}
-	if (!is_valid_ether_addr(nla_data(attr))) {
-		NL_SET_ERR_MSG_ATTR(extack, attr,
-				    "meta: MAC address must be unicast and not zero");
-		return -EADDRNOTAVAIL;
+	if (attr && nla_len(attr) != ETH_ALEN)
+		return meta_refuse(extack, attr,
+				   "meta: MAC address must have 6 bytes",
+				   -EINVAL);
+	if (attr && !is_valid_ether_addr(nla_data(attr)))
+		return meta_refuse(extack, attr,
+				   "meta: MAC address must be unicast and not zero",
+				   -EADDRNOTAVAIL);
+
+	for (i = 0; data && i < ARRAY_SIZE(meta_rules); i++) {
+		attr = data[meta_rules[i].type];
+		if (!attr || !meta_rules[i].values)
+			continue;
+		value = nla_get_u32(attr);
+		if (value >= 32 || !(meta_rules[i].values & BIT(value)))
+			return meta_refuse(extack, attr, meta_rules[i].invalid,
+					   -EINVAL);
 	}
 	return 0;
+}
+
+/* The program of a descriptor, with a reference; NULL for none. */
+static struct bpf_prog *meta_get_prog(const struct nlattr *attr,
+				      struct netlink_ext_ack *extack)
+{
+	struct bpf_prog *prog;
+	int fd = attr ? nla_get_s32(attr) : -1;
+
+	if (fd == -1)
+		return NULL;
+	if (fd < -1)
+		return ERR_PTR(meta_refuse(extack, attr,
+					   "meta: program must be a file descriptor, or -1 to detach",
+					   -EINVAL));
+	prog = bpf_prog_get_type(fd, BPF_PROG_TYPE_SCHED_CLS);
+	if (PTR_ERR_OR_ZERO(prog) == -EBADF)
+		meta_refuse(extack, attr,
+			    "meta: file descriptor of the program is not open", 0);
+	else if (IS_ERR(prog))
+		meta_refuse(extack, attr,
+			    "meta: file descriptor is not a BPF program of type sched_cls", 0);
+	return prog;
+}
+
+static void meta_put_prog(struct bpf_prog *prog)
+{
+	if (prog)
+		bpf_prog_put(prog);
 }
 
 /* Takes a reference to the namespace in which the peer is to be made. */
@@ -413,62 +390,34 @@ static struct net *meta_peer_net(struct rtnl_newlink_params *params,
 #endif
 }
 
-/* Fills in one end and registers it; conf is what both have in common. */
-static int meta_register(struct net_device *dev, const struct meta *conf,
-			 bool has_address, struct nlattr *data[],
-			 struct meta_end *end)
+/* Fills in an end from the attributes that are its own, and registers it. */
+static int meta_register(struct net_device *dev, struct nlattr *data[],
+			 const struct nlattr *policy,
+			 const struct nlattr *scrub,
+			 const struct nlattr *address)
 {
+	const struct nlattr *mode = data[IFLA_META_MODE];
+	const struct nlattr *headroom = data[IFLA_META_HEADROOM];
+	const struct nlattr *tailroom = data[IFLA_META_TAILROOM];
 	struct meta *meta = netdev_priv(dev);
 	int err;
 
-	*meta = *conf;
+	meta->policy = policy ? nla_get_u32(policy) : META_DROP;
+	meta->scrub = scrub ? nla_get_u32(scrub) : META_SCRUB_DEFAULT;
+	meta->mode = mode ? nla_get_u32(mode) : META_L3;
 	if (meta->mode == META_L2) {
 		dev->flags &= ~IFF_NOARP;
-		if (!has_address)
+		if (!address)
 			eth_hw_addr_random(dev);
 	}
-	if (data && data[IFLA_META_HEADROOM]) {
-		meta->headroom = nla_get_u16(data[IFLA_META_HEADROOM]);
-		dev->needed_headroom = meta->headroom;
-	}
-	if (data && data[IFLA_META_TAILROOM])
-		dev->needed_tailroom = nla_get_u16(data[IFLA_META_TAILROOM]);
+	meta->headroom = headroom ? nla_get_u16(headroom) : 0;
+	dev->needed_headroom = meta->headroom;
+	dev->needed_tailroom = tailroom ? nla_get_u16(tailroom) : 0;
 
 	err = register_netdevice(dev);
-	if (err)
-		return err;
-	netif_carrier_off(dev);
-	meta_apply(dev, end);
-	return 0;
-}
-
-static int meta_parse_new(struct meta *primary, struct meta *peer,
-			  struct nlattr *data[], struct netlink_ext_ack *extack)
-{
-	if (data[IFLA_META_MODE])
-		primary->mode = nla_get_u32(data[IFLA_META_MODE]);
-	if (primary->mode != META_L2 && primary->mode != META_L3) {
-		NL_SET_ERR_MSG_ATTR(extack, data[IFLA_META_MODE],
-				    "meta: mode must be 0 (L2) or 1 (L3)");
-		return -EINVAL;
-	}
-	peer->mode = primary->mode;
-
-	if (data[IFLA_META_SCRUB])
-		primary->scrub = nla_get_u32(data[IFLA_META_SCRUB]);
-	if (primary->scrub > META_SCRUB_DEFAULT) {
-		NL_SET_ERR_MSG_ATTR(extack, data[IFLA_META_SCRUB],
-				    "meta: scrub must be 0 (none) or 1 (default)");
-		return -EINVAL;
-	}
-	if (data[IFLA_META_PEER_SCRUB])
-		peer->scrub = nla_get_u32(data[IFLA_META_PEER_SCRUB]);
-	if (peer->scrub > META_SCRUB_DEFAULT) {
-		NL_SET_ERR_MSG_ATTR(extack, data[IFLA_META_PEER_SCRUB],
-				    "meta: peer scrub must be 0 (none) or 1 (default)");
-		return -EINVAL;
-	}
-	return 0;
+	if (!err)
+		netif_carrier_off(dev);
+	return err;
 }
 
 static struct rtnl_link_ops meta_link_ops;
@@ -477,33 +426,18 @@ static int meta_newlink(struct net_device *dev,
 			struct rtnl_newlink_params *params,
 			struct netlink_ext_ack *extack)
 {
-	struct nlattr *peer_attrs[IFLA_MAX + 1], **peer_tb = params->tb;
-	struct nlattr **tb = params->tb, **data = params->data;
-	struct meta primary_conf = {
-		.policy		= META_DROP,
-		.scrub		= META_SCRUB_DEFAULT,
-		.mode		= META_L3,
-		.primary	= true,
-	};
-	struct meta peer_conf = {
-		.policy		= META_DROP,
-		.scrub		= META_SCRUB_DEFAULT,
-		.mode		= META_L3,
-	};
+	struct nlattr *no_data[IFLA_META_MAX + 1] = {}, *peer_attrs[IFLA_MAX + 1];
+	struct nlattr **data = params->data ?: no_data;
+	struct nlattr *info = data[IFLA_META_PEER_INFO];
+	struct nlattr **tb = params->tb, **peer_tb = tb;
+	struct meta *meta = netdev_priv(dev);
 	unsigned char name_type = NET_NAME_ENUM;
-	const struct nlattr *info = NULL;
-	struct meta_request req = {};
 	char name[IFNAMSIZ] = DRV_NAME "%d";
+	struct bpf_prog *prog, *peer_prog;
 	struct net_device *peer;
 	struct net *net;
 	int err;
 
-	if (data) {
-		err = meta_parse_new(&primary_conf, &peer_conf, data, extack);
-		if (err)
-			return err;
-		info = data[IFLA_META_PEER_INFO];
-	}
 	if (info) {
 		err = rtnl_nla_parse_ifinfomsg(peer_attrs, info, extack);
 		if (!err)
@@ -516,58 +450,72 @@ static int meta_newlink(struct net_device *dev,
 			name_type = NET_NAME_USER;
 		}
 	}
-	if (primary_conf.mode == META_L3 &&
-	    (tb[IFLA_ADDRESS] || peer_tb[IFLA_ADDRESS])) {
+	if ((tb[IFLA_ADDRESS] || peer_tb[IFLA_ADDRESS]) &&
+	    (!data[IFLA_META_MODE] ||
+	     nla_get_u32(data[IFLA_META_MODE]) != META_L2)) {
 		NL_SET_ERR_MSG(extack, "meta: a MAC address can be set in L2 mode only");
 		return -EOPNOTSUPP;
 	}
 
-	if (data) {
-		err = meta_parse(&req, data, extack);
-		if (err)
-			goto release;
+	prog = meta_get_prog(data[IFLA_META_PROG_FD], extack);
+	if (IS_ERR(prog))
+		return PTR_ERR(prog);
+	peer_prog = meta_get_prog(data[IFLA_META_PEER_PROG_FD], extack);
+	if (IS_ERR(peer_prog)) {
+		err = PTR_ERR(peer_prog);
+		goto put_prog;
 	}
 
 	net = meta_peer_net(params, peer_tb, extack);
 	if (IS_ERR(net)) {
 		err = PTR_ERR(net);
-		goto release;
+		goto put_peer_prog;
 	}
 	peer = rtnl_create_link(net, name, name_type, &meta_link_ops, peer_tb,
 				extack);
 	put_net(net);
 	if (IS_ERR(peer)) {
 		err = PTR_ERR(peer);
-		goto release;
+		goto put_peer_prog;
 	}
 	if (info && dev->ifindex)
 		peer->ifindex = ((struct ifinfomsg *)nla_data(info))->ifi_index;
 
-	err = meta_register(peer, &peer_conf, info && peer_tb[IFLA_ADDRESS],
-			    data, &req.peer);
+	err = meta_register(peer, data, data[IFLA_META_PEER_POLICY],
+			    data[IFLA_META_PEER_SCRUB],
+			    info ? peer_tb[IFLA_ADDRESS] : NULL);
 	if (err) {
 		NL_SET_ERR_MSG(extack, "meta: cannot register the peer; name or index taken?");
 		free_netdev(peer);
-		goto release;
+		goto put_peer_prog;
 	}
+	/* From here on the peer's end puts its program. */
+	meta_set_prog(peer, peer_prog);
+	peer_prog = NULL;
+
 	err = rtnl_configure_link(peer, NULL, 0, NULL);
 	if (err)
-		goto unregister;
-	err = meta_register(dev, &primary_conf, tb[IFLA_ADDRESS], data,
-			    &req.primary);
+		goto unregister_peer;
+	err = meta_register(dev, data, data[IFLA_META_POLICY],
+			    data[IFLA_META_SCRUB], tb[IFLA_ADDRESS]);
 	if (err) {
 		NL_SET_ERR_MSG(extack, "meta: cannot register the primary; name or index taken?");
-		goto unregister;
+		goto unregister_peer;
 	}
+	meta_set_prog(dev, prog);
 
-	rcu_assign_pointer(((struct meta *)netdev_priv(dev))->peer, peer);
-	rcu_assign_pointer(((struct meta *)netdev_priv(peer))->peer, dev);
+	meta->primary = true;
+	rcu_assign_pointer(meta->peer, peer);
+	meta = netdev_priv(peer);
+	rcu_assign_pointer(meta->peer, dev);
 	return 0;
 
-unregister:
+unregister_peer:
 	unregister_netdevice(peer);
-release:
-	meta_release(&req);
+put_peer_prog:
+	meta_put_prog(peer_prog);
+put_prog:
+	meta_put_prog(prog);
 	return err;
 }
 
@@ -586,56 +534,49 @@ static int meta_newlink_from_net(struct net *src_net, struct net_device *dev,
 }
 #endif
 
+/* Refuses first and then cannot fail: a request is done whole or not at all. */
 static int meta_changelink(struct net_device *dev, struct nlattr *tb[],
 			   struct nlattr *data[],
 			   struct netlink_ext_ack *extack)
 {
-	static const struct {
-		int type;
-		const char *refusal;
-	} fixed[] = {
-		{ IFLA_META_PEER_INFO,
-		  "meta: the peer cannot be changed after creation" },
-		{ IFLA_META_MODE,
-		  "meta: the mode cannot be changed after creation" },
-		{ IFLA_META_SCRUB,
-		  "meta: scrub cannot be changed after creation" },
-		{ IFLA_META_PEER_SCRUB,
-		  "meta: the peer's scrub cannot be changed after creation" },
-		{ IFLA_META_HEADROOM,
-		  "meta: headroom cannot be changed after creation" },
-		{ IFLA_META_TAILROOM,
-		  "meta: tailroom cannot be changed after creation" },
-	};
-	struct meta *meta = netdev_priv(dev);
+	struct meta *meta = netdev_priv(dev), *other;
 	struct net_device *peer = rtnl_dereference(meta->peer);
-	struct meta_request req = {};
-	int err, i;
+	struct bpf_prog *prog, *peer_prog;
+	int i;
 
 	if (!meta->primary) {
 		NL_SET_ERR_MSG(extack, "meta: only the primary can change the pair");
 		return -EACCES;
 	}
-	for (i = 0; i < ARRAY_SIZE(fixed); i++) {
-		if (!data[fixed[i].type])
-			continue;
-		NL_SET_BAD_ATTR(extack, data[fixed[i].type]);
-		if (extack)
-			extack->_msg = fixed[i].refusal;
-		return -EOPNOTSUPP;
+	for (i = 0; i < ARRAY_SIZE(meta_rules); i++) {
+		if (data[meta_rules[i].type] && meta_rules[i].fixed)
+			return meta_refuse(extack, data[meta_rules[i].type],
+					   meta_rules[i].fixed, -EOPNOTSUPP);
 	}
 	if (!peer) {
 		NL_SET_ERR_MSG(extack, "meta: the peer is gone");
 		return -ENOTCONN;
 	}
-
-	err = meta_parse(&req, data, extack);
-	if (!err) {
-		meta_apply(dev, &req.primary);
-		meta_apply(peer, &req.peer);
+	prog = meta_get_prog(data[IFLA_META_PROG_FD], extack);
+	if (IS_ERR(prog))
+		return PTR_ERR(prog);
+	peer_prog = meta_get_prog(data[IFLA_META_PEER_PROG_FD], extack);
+	if (IS_ERR(peer_prog)) {
+		meta_put_prog(prog);
+		return PTR_ERR(peer_prog);
 	}
-	meta_release(&req);
-	return err;
+
+	other = netdev_priv(peer);
+	if (data[IFLA_META_POLICY])
+		WRITE_ONCE(meta->policy, nla_get_u32(data[IFLA_META_POLICY]));
+	if (data[IFLA_META_PEER_POLICY])
+		WRITE_ONCE(other->policy,
+			   nla_get_u32(data[IFLA_META_PEER_POLICY]));
+	if (data[IFLA_META_PROG_FD])
+		meta_set_prog(dev, prog);
+	if (data[IFLA_META_PEER_PROG_FD])
+		meta_set_prog(peer, peer_prog);
+	return 0;
 }
 
 static void meta_dellink(struct net_device *dev, struct list_head *head)
@@ -712,10 +653,8 @@ static int meta_fill_info(struct sk_buff *skb, const struct net_device *dev)
 			      IFLA_META_PEER_PROG_TAG);
 }
 
-#define META_READ_ONLY(what) {						\
-	.type = NLA_REJECT,						\
-	.reject_message = "meta: the " what " is read-only",		\
-}
+#define META_READ_ONLY(what) \
+	{ .type = NLA_REJECT, .reject_message = "meta: " what " is read-only" }
 
 static const struct nla_policy meta_policy[IFLA_META_MAX + 1] = {
 	/* From here on a wrong length or an unknown number is refused. */
@@ -731,10 +670,10 @@ static const struct nla_policy meta_policy[IFLA_META_MAX + 1] = {
 	[IFLA_META_TAILROOM]	= { .type = NLA_U16 },
 	[IFLA_META_PROG_FD]	= { .type = NLA_S32 },
 	[IFLA_META_PEER_PROG_FD] = { .type = NLA_S32 },
-	[IFLA_META_PROG_ID]	= META_READ_ONLY("program's id"),
-	[IFLA_META_PEER_PROG_ID] = META_READ_ONLY("peer program's id"),
-	[IFLA_META_PROG_TAG]	= META_READ_ONLY("program's tag"),
-	[IFLA_META_PEER_PROG_TAG] = META_READ_ONLY("peer program's tag"),
+	[IFLA_META_PROG_ID]	= META_READ_ONLY("program id"),
+	[IFLA_META_PEER_PROG_ID] = META_READ_ONLY("peer program id"),
+	[IFLA_META_PROG_TAG]	= META_READ_ONLY("program tag"),
+	[IFLA_META_PEER_PROG_TAG] = META_READ_ONLY("peer program tag"),
 };
 
 static struct rtnl_link_ops meta_link_ops = {

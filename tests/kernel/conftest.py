@@ -1,0 +1,67 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The driver in a node of the lab. PODNET_KERNEL (6.1, 6.12 or 7.3) chooses the kernel.
+
+The module is built in the node's image on this machine, which takes seconds; in the emulated node it would
+be a minute. A missing prerequisite is an error, never a skip.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from driver_lab import DRIVER, HERE, Build, Node, find_node, run
+
+
+@pytest.fixture(scope="session")
+def node() -> Node:
+    return find_node(os.environ.get("PODNET_KERNEL", "6.1"))
+
+
+@pytest.fixture
+def build(node: Node) -> Iterator[Build]:
+    """A fresh copy of the driver's source."""
+    made = Build(node, "/tmp/podnet-driver-test")
+    shutil.rmtree(made.path, ignore_errors=True)
+    shutil.copytree(DRIVER, made.path)
+    yield made
+    shutil.rmtree(made.path)
+
+
+@pytest.fixture(scope="session")
+def module(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """meta.ko for the node, built without a warning."""
+    made = Build(node, "/tmp/podnet-driver-module")
+    shutil.rmtree(made.path, ignore_errors=True)
+    shutil.copytree(DRIVER, made.path)
+    done = made.make("W=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning:" not in done.stderr, done.stderr
+    kept = tmp_path_factory.mktemp("module") / "meta.ko"
+    shutil.copy(made.path / "meta.ko", kept)
+    shutil.rmtree(made.path)
+    return kept
+
+
+@pytest.fixture(scope="session")
+def results(node: Node, module: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What went wrong on the node by check, "" where nothing did; all checks are one process there."""
+    folder = tmp_path_factory.mktemp("checks")
+    for file in (module, HERE / "driver_node.py", HERE / "driver_checks.py"):
+        shutil.copy(file, folder)
+    headers = "/usr/include/" + run("gcc", "-print-multiarch").strip()
+    target = ("-c", str(HERE / "driver.bpf.c"), "-o", str(folder / "driver.bpf.o"))
+    run("clang", "-target", "bpf", "-O2", "-g", "-Wall", "-Werror", f"-I{headers}", *target)
+    archive = tmp_path_factory.mktemp("archive") / "checks.tar"
+    run("tar", "-C", str(folder), "-cf", str(archive), ".")
+    command = "mkdir -p checks && cd checks && tar -x && exec python3 driver_checks.py meta.ko driver.bpf.o"
+    with archive.open("rb") as data:
+        output = node.ssh(command, stdin=data, timeout=1200)
+    found = [json.loads(line) for line in output.splitlines()]
+    return {result["check"]: result["failure"] for result in found}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What the driver's tests attach to a pair: a program notes what it was shown
+ * of a packet and then does with it what a map says for the device.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+
+enum how {
+	HOW_VERDICT,		/* return the argument */
+	HOW_REDIRECT,		/* to argument ifindex */
+	HOW_REDIRECT_INGRESS,
+	HOW_REDIRECT_PEER,
+	HOW_REDIRECT_NEIGH,
+	HOW_REDIRECT_NEXTHOP,	/* likewise, by the next hop */
+	HOW_REDIRECT_FIB,	/* wherever the kernel's routes lead */
+	HOW_TYPE_HOST,		/* pass as a packet for this host */
+	HOW_MARK,		/* pass with the argument as mark */
+};
+
+struct action {
+	__u32 how;
+	__u32 argument;
+	__u32 family;
+	__u8 nexthop[16];
+};
+
+struct note {
+	__u64 packets;
+	__u64 tstamp;
+	__u32 ifindex;
+	__u32 mark;
+	__u32 priority;
+	__u32 protocol;
+	__u32 pkt_type;
+	__u32 length;
+};
+
+/* Keyed by the ifindex that the program is shown. */
+struct actions {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16);
+	__type(key, __u32);
+	__type(value, struct action);
+};
+
+struct actions from_pod_actions SEC(".maps");
+struct actions to_pod_actions SEC(".maps");
+struct actions ingress_actions SEC(".maps");
+
+enum program { FROM_POD, FROM_POD_TOO, TO_POD, INGRESS, PROGRAMS };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PROGRAMS);
+	__type(key, __u32);
+	__type(value, struct note);
+} notes SEC(".maps");
+
+static __always_inline void take_note(struct __sk_buff *skb, __u32 program)
+{
+	struct note *note = bpf_map_lookup_elem(&notes, &program);
+
+	if (!note)
+		return;
+	__sync_fetch_and_add(&note->packets, 1);
+	note->tstamp = skb->tstamp;
+	note->ifindex = skb->ifindex;
+	note->mark = skb->mark;
+	note->priority = skb->priority;
+	note->protocol = skb->protocol;
+	note->pkt_type = skb->pkt_type;
+	note->length = skb->len;
+}
+
+static __always_inline int redirect_fib(struct __sk_buff *skb)
+{
+	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex };
+	struct bpf_redir_neigh next = {};
+	struct ethhdr eth;
+	int result;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+			return TC_ACT_SHOT;
+		fib.family = AF_INET;
+		fib.l4_protocol = ip.protocol;
+		fib.tot_len = bpf_ntohs(ip.tot_len);
+		fib.ipv4_src = ip.saddr;
+		fib.ipv4_dst = ip.daddr;
+	} else {
+		struct ipv6hdr ip;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+			return TC_ACT_SHOT;
+		fib.family = AF_INET6;
+		fib.l4_protocol = ip.nexthdr;
+		__builtin_memcpy(fib.ipv6_src, &ip.saddr, 16);
+		__builtin_memcpy(fib.ipv6_dst, &ip.daddr, 16);
+	}
+
+	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (result == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		next.nh_family = fib.family;
+		__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, 16);
+		return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
+	}
+	if (result != BPF_FIB_LKUP_RET_SUCCESS)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(eth.h_dest, fib.dmac, ETH_ALEN);
+	__builtin_memcpy(eth.h_source, fib.smac, ETH_ALEN);
+	eth.h_proto = skb->protocol;
+	if (bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(fib.ifindex, 0);
+}
+
+static __always_inline int act(struct __sk_buff *skb, void *actions)
+{
+	struct bpf_redir_neigh next = {};
+	__u32 ifindex = skb->ifindex;
+	struct action *action;
+
+	action = bpf_map_lookup_elem(actions, &ifindex);
+	if (!action)
+		return TC_ACT_SHOT;
+	switch (action->how) {
+	case HOW_VERDICT:
+		return action->argument;
+	case HOW_REDIRECT:
+		return bpf_redirect(action->argument, 0);
+	case HOW_REDIRECT_INGRESS:
+		return bpf_redirect(action->argument, BPF_F_INGRESS);
+	case HOW_REDIRECT_PEER:
+		return bpf_redirect_peer(action->argument, 0);
+	case HOW_REDIRECT_NEIGH:
+		return bpf_redirect_neigh(action->argument, NULL, 0, 0);
+	case HOW_REDIRECT_NEXTHOP:
+		next.nh_family = action->family;
+		__builtin_memcpy(next.ipv6_nh, action->nexthop, 16);
+		return bpf_redirect_neigh(action->argument, &next,
+					  sizeof(next), 0);
+	case HOW_REDIRECT_FIB:
+		return redirect_fib(skb);
+	case HOW_TYPE_HOST:
+		bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
+		return TC_ACT_OK;
+	case HOW_MARK:
+		skb->mark = action->argument;
+		return TC_ACT_OK;
+	}
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int from_pod(struct __sk_buff *skb)
+{
+	take_note(skb, FROM_POD);
+	return act(skb, &from_pod_actions);
+}
+
+/* The same with a note of its own, to tell which of the two was run. */
+SEC("tc")
+int from_pod_too(struct __sk_buff *skb)
+{
+	take_note(skb, FROM_POD_TOO);
+	return act(skb, &from_pod_actions);
+}
+
+SEC("tc")
+int to_pod(struct __sk_buff *skb)
+{
+	take_note(skb, TO_POD);
+	return act(skb, &to_pod_actions);
+}
+
+SEC("tc")
+int ingress(struct __sk_buff *skb)
+{
+	take_note(skb, INGRESS);
+	return act(skb, &ingress_actions);
+}
+
+SEC("xdp")
+int not_for_meta(struct xdp_md *ctx)
+{
+	return ctx->data < ctx->data_end ? XDP_PASS : XDP_DROP;
+}
+
+char _license[] SEC("license") = "GPL";

@@ -1,0 +1,80 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The controller's side of the driver's tests: the lab's node, and builds in the image it was made from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+HERE = Path(__file__).parent
+DRIVER = HERE.parents[1] / "roles/meta_driver/files"
+LAB = HERE.parents[1] / "roles/lab_node/files/lab.py"
+
+
+def run(*argv: str, stdin: IO[bytes] | None = None, timeout: float | None = None) -> str:
+    """Run a program and return its output; where it fails, its last words are in the error."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=stdin, timeout=timeout)
+    if done.returncode:
+        words = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+        raise RuntimeError(f"{' '.join(argv)}: exit status {done.returncode}\n{words}")
+    return str(done.stdout)
+
+
+def lab(*arguments: str, stdin: IO[bytes] | None = None, timeout: float | None = None) -> str:
+    return run(sys.executable, str(LAB), *arguments, stdin=stdin, timeout=timeout)
+
+
+@dataclass
+class Node:
+    """A node that runs, and the root of the image that it was made from."""
+
+    lab: str
+    root: Path
+    release: str
+
+    def ssh(self, command: str, stdin: IO[bytes] | None = None, timeout: float | None = None) -> str:
+        return lab("ssh", "--name", self.lab, "node1", "--", command, stdin=stdin, timeout=timeout)
+
+
+@dataclass
+class Build:
+    """A copy of the driver's source inside the image, to be built there with the image's own tools."""
+
+    node: Node
+    folder: str  # as seen in the image
+
+    @property
+    def path(self) -> Path:
+        return self.node.root / self.folder.lstrip("/")
+
+    @property
+    def kdir(self) -> str:
+        return f"/lib/modules/{self.node.release}/build"
+
+    def make(self, *arguments: str, kdir: str = "") -> subprocess.CompletedProcess[str]:
+        command = ["chroot", str(self.node.root), "make", "-C", self.folder, f"KDIR={kdir or self.kdir}"]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+
+def find_node(kernel: str) -> Node:
+    """Return the lab's node, as it was when it had booted for the first time."""
+    if os.geteuid():
+        raise RuntimeError("tests/kernel need root: run them by make test-driver")
+    name = "driver-" + kernel.replace(".", "-")
+    root = Path(lab("root", "--kernel", kernel).strip())
+    release = ""
+    for image_is_newer in (False, True):
+        if image_is_newer:
+            lab("down", "--name", name)
+        lab("up", "--name", name, "--nodes", "1", "--kernel", kernel, "--snapshot", "booted")
+        node = Node(name, root, "")
+        release = node.release = node.ssh("uname -r").strip()
+        if (root / "lib/modules" / release / "build").exists():
+            return node
+    raise RuntimeError(f"the image {root} has no headers for the node's kernel {release}")

@@ -1,0 +1,99 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The driver: how it is built against a kernel's headers, and what it does in a node with that kernel."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import driver_checks
+import pytest
+from driver_lab import DRIVER, Build
+
+
+@pytest.mark.parametrize("check", [*driver_checks.CHECKS, driver_checks.REMOVAL])
+def test_on_node(results: dict[str, str], check: str) -> None:
+    """One of driver_checks.py, which says what it is about."""
+    assert not results[check], f"\n{results[check]}"
+
+
+def test_module_tells_what_it_is(module: Path) -> None:
+    """Licence, alias, version, and the srcversion that a loaded module is compared by."""
+    extract = ["objcopy", "-O", "binary", "--only-section=.modinfo", str(module), "/dev/stdout"]
+    section = subprocess.run(extract, capture_output=True, check=True).stdout.decode()
+    facts = dict(entry.split("=", 1) for entry in section.split("\0") if entry)
+    assert facts["license"] == "GPL"
+    assert facts["alias"] == "rtnl-link-meta"
+    assert re.fullmatch(r"[0-9A-F]{23}", facts["srcversion"])
+    version = re.search(r'META_VERSION\s+"(.+)"', (DRIVER / "meta.h").read_text())
+    packaged = re.search(r'PACKAGE_VERSION="(.+)"', (DRIVER / "dkms.conf").read_text())
+    assert version and packaged and facts["version"] == version[1] == packaged[1]
+
+
+def _refusal(build: Build, *arguments: str, kdir: str = "") -> str:
+    """Return what the driver says of a build that it must refuse: one line."""
+    done = build.make(*arguments, kdir=kdir)
+    assert done.returncode, "the build was not refused"
+    said = [line for line in done.stderr.splitlines() if line.startswith("meta: ")]
+    assert len(said) == 1, done.stderr
+    assert not (build.path / "meta_config.h").exists()
+    return said[0]
+
+
+def test_build_without_headers_names_them(build: Build) -> None:
+    said = _refusal(build, kdir="/lib/modules/0.0.0/build")
+    assert "no kernel headers in /lib/modules/0.0.0/build" in said
+    assert "linux-headers-" in said
+
+
+@pytest.mark.parametrize(
+    ("header", "known", "unknown", "name"),
+    [
+        ("net/rtnetlink.h", "(*newlink)(", "(*newlink)(int unheard_of, ", "rtnl_link_ops.newlink"),
+        ("linux/netdevice.h", "pcpu_stat_type:8", "somewhere_else:8", "net_device.pcpu_stat_type"),
+        ("linux/skbuff.h", "bool xnet", "int xnet", "skb_scrub_packet"),
+    ],
+)
+def test_unknown_declaration_is_named(build: Build, header: str, known: str, unknown: str, name: str) -> None:
+    """Headers of a form that the driver does not know: one of the node's, changed, put before the others."""
+    source = (build.node.root / f"lib/modules/{build.node.release}/source").readlink()
+    original = build.node.root / source.relative_to("/") / "include" / header
+    text = original.read_text()
+    assert known in text, f"{original} has no {known}"
+    changed = build.path / "changed" / header
+    changed.parent.mkdir(parents=True)
+    changed.write_text(text.replace(known, unknown))
+    said = _refusal(build, f"NOSTDINC_FLAGS=-I{build.folder}/changed")
+    assert said == f"meta: unknown kernel API: {name} is missing or has another form"
+
+
+def test_symbol_that_is_not_exported_is_named(build: Build) -> None:
+    """The same for a function that modules may no longer call."""
+    real = build.node.root / "usr/src" / f"linux-headers-{build.node.release}"
+    kdir = build.path / "kdir"
+    kdir.mkdir()
+    for entry in real.iterdir():
+        (kdir / entry.name).symlink_to(f"/usr/src/{real.name}/{entry.name}")
+    symbols = (real / "Module.symvers").read_text()
+    (kdir / "Module.symvers").unlink()
+    (kdir / "Module.symvers").write_text(symbols.replace("\t__netif_rx\t", "\t__netif_ry\t"))
+    said = _refusal(build, kdir=f"{build.folder}/kdir")
+    assert said == "meta: unknown kernel API: __netif_rx is not exported to modules"
+
+
+def test_build_is_done_again_for_another_kernel(build: Build) -> None:
+    """A configuration of other headers is not kept; one of the same headers is, with what was built by it."""
+    config = build.path / "meta_config.h"
+    config.write_text("#error of another kernel\n")
+    done = build.make()
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = (build.path / "meta.ko").stat().st_mtime_ns, config.stat().st_mtime_ns
+    done = build.make()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ((build.path / "meta.ko").stat().st_mtime_ns, config.stat().st_mtime_ns) == built
+    done = build.make("clean")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in build.path.iterdir()} == {path.name for path in DRIVER.iterdir()}
