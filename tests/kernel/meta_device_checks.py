@@ -1,0 +1,246 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""meta_device on a node, with the drivers that only a node has: ``meta_device_checks.py meta.ko``.
+
+Prints a JSON object for each check: its name and what went wrong ("" for nothing). A namespace plays the
+host, so the node itself stays as it is; the collection lies beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _bpf,
+    _meta_device,
+    _netlink,
+    _netns,
+    _pods,
+)
+
+HOST = "/run/netns/md-host"
+PINS = "/sys/fs/bpf/meta_device_checks"
+SCHED_CLS, XDP = 3, 6
+PASS, DROP = 0, 2
+NONE = {"from_pod": "", "to_pod": ""}
+ADDRESSES = {"md-a": ["10.77.0.1", "fd77::1"], "md-b": ["10.77.0.2", "fd77::2"]}
+
+CHECKS: dict[str, Callable[[], None]] = {}
+
+
+def check(function: Callable[[], None]) -> Callable[[], None]:
+    CHECKS[function.__name__] = function
+    return function
+
+
+def run(*words: str, netns: str = "") -> str:
+    inside = ["nsenter", f"--net={netns}"] if netns else []
+    done = subprocess.run([*inside, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def pin(name: str, verdict: int, kind: int = SCHED_CLS) -> str:
+    """Load a program that only returns a verdict, pin it, and return where."""
+    path = Path(PINS, name)
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    # r0 = verdict; exit (linux/bpf.h)
+    code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0)
+    instructions, licence = _bpf.ctypes.create_string_buffer(code), _bpf.ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "=IIQQ", kind, 2, _bpf.ctypes.addressof(instructions), _bpf.ctypes.addressof(licence)
+    )
+    with _bpf.closing(_bpf.bpf(5, attributes.ljust(120, b"\0"))) as descriptor:
+        _bpf.obj_pin(descriptor, str(path))
+    return str(path)
+
+
+def programs(verdict: int = PASS) -> dict[str, str]:
+    return {direction: pin(f"{direction}_{verdict}", verdict) for direction in ("from_pod", "to_pod")}
+
+
+def apply(*names: str, per_pod: Mapping[str, Any] | None = None, **others: Any) -> list[str]:
+    """Run meta_device for some Pods and return what it changed."""
+    pod = {"netns": None, "interface": "eth0", "host_interface": None, "driver": None, "mtu": None}
+    options: dict[str, Any] = {
+        "owner": "checks",
+        "driver": "meta",
+        "pods": [{**pod, "name": name, "addresses": ADDRESSES[name], **(per_pod or {})} for name in names],
+        "mtu": None,
+        "mode": "l3",
+        "policy": "drop",
+        "programs": None,
+        "host_routes": [],
+        **dict.fromkeys(_pods.SIZES),
+        **others,
+    }
+    with _netns.entered(HOST):
+        outcome = _meta_device.run(options, False, lambda: "it is not there")
+    return [str(change) for change in outcome.changes]
+
+
+def pings(source: str, *targets: str) -> list[bool]:
+    """Tell for each target whether a Pod reaches it."""
+    running = [
+        subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{source}", "ping", "-c1", "-W2", target], stdout=subprocess.DEVNULL
+        )
+        for target in targets
+    ]
+    return [process.wait() == 0 for process in running]
+
+
+def reachable() -> bool:
+    """Tell whether both Pods reach each other, by both families; they agree, or it is an error."""
+    answers = pings("md-a", *ADDRESSES["md-b"]) + pings("md-b", *ADDRESSES["md-a"])
+    assert len(set(answers)) == 1, answers
+    return answers[0]
+
+
+def kinds() -> list[str]:
+    """Return the drivers of this node that have policies."""
+    return [kind for kind in ("meta", "netkit") if _netlink.has_link_kind(kind)]
+
+
+def refused(kind: type[Exception], **options: Any) -> str:
+    """Run meta_device where it must fail; return its message."""
+    try:
+        apply("md-a", "md-b", **options)
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"{options} were not refused")
+
+
+def links() -> set[str]:
+    return {link["ifname"] for link in json.loads(run("ip", "-json", "link", netns=HOST))}
+
+
+@check
+def pods_of_every_kind_and_mode() -> None:
+    """Made, found unchanged, and in touch with each other."""
+    assert "meta" in kinds()
+    for driver in [*kinds(), "veth"]:
+        for mode in ("l3", "l2"):
+            wanted = {"driver": driver, "mode": mode, "policy": "pass", "mtu": 8264, "gso_max_size": 180000}
+            assert any("make device" in change for change in apply("md-a", "md-b", **wanted)) or mode == "l2"
+            assert apply("md-a", "md-b", **wanted) == [], (driver, mode)
+            assert reachable(), (driver, mode)
+
+
+@check
+def the_policy_is_drop_and_changes_in_place() -> None:
+    for driver in kinds():
+        apply("md-a", "md-b", driver=driver)
+        assert not reachable(), driver
+        indexes = run("ip", "-o", "link", netns=HOST)
+        apply("md-a", "md-b", driver=driver, policy="pass")
+        assert reachable(), driver
+        assert [line.split()[0] for line in run("ip", "-o", "link", netns=HOST).splitlines()] == [
+            line.split()[0] for line in indexes.splitlines()
+        ]
+        apply()
+
+
+@check
+def programs_are_there_from_the_start_and_are_replaced() -> None:
+    """Programs that pass, under the policy drop; then others under the same pins; then none."""
+    paths = programs()
+    made = apply("md-a", "md-b", programs=paths)
+    assert not any("set driver" in change for change in made), "the programs came after the device"
+    assert reachable()
+    assert apply("md-a", "md-b", programs=paths) == []
+    pin("to_pod_0", DROP)
+    changed = apply("md-a", "md-b", programs=paths)
+    assert len(changed) == 2 and all("to_pod" in change and "from_pod" not in change for change in changed)
+    assert not reachable()
+    apply("md-a", "md-b", programs=programs())
+    assert reachable()
+    assert apply("md-a", "md-b") == [], "programs that the options do not mention stay"
+    apply("md-a", "md-b", programs=NONE)
+    assert not reachable()
+
+
+@check
+def a_program_of_another_type_is_refused_by_name() -> None:
+    wrong = pin("wrong", PASS, XDP)
+    message = refused(_meta_device.ApplyError, programs={"from_pod": wrong, "to_pod": None})
+    assert "Pod md-a" in message and "The former state was restored" in message, message
+    assert links() == {"lo"}
+    assert not Path("/run/netns/md-a").exists()
+    # The same where the Pods are there: they keep what they had.
+    paths = programs()
+    apply("md-a", "md-b", programs=paths)
+    message = refused(_meta_device.ApplyError, programs={"from_pod": wrong, "to_pod": None})
+    assert "Pod md-a: programs: " in message, message
+    assert apply("md-a", "md-b", programs=paths) == []
+    assert reachable()
+
+
+@check
+def a_connection_outlives_a_change_of_driver() -> None:
+    apply("md-a", "md-b", driver="veth")
+    with _netns.entered("/run/netns/md-b"):
+        server = socket.create_server(("10.77.0.2", 5001))
+    with _netns.entered("/run/netns/md-a"):
+        client = socket.create_connection(("10.77.0.2", 5001), timeout=20)
+    peer, _address = server.accept()
+    for driver in [*kinds(), "veth"]:
+        apply("md-a", "md-b", driver=driver, policy="pass")
+        client.sendall(driver.encode())
+        peer.settimeout(20)
+        assert peer.recv(100) == driver.encode()
+    for one in (client, peer, server):
+        one.close()
+
+
+@check
+def a_device_that_its_pod_deleted_comes_again() -> None:
+    apply("md-a", "md-b", policy="pass")
+    run("ip", "link", "delete", "eth0", netns="/run/netns/md-a")
+    apply("md-a", "md-b", policy="pass")
+    assert reachable()
+
+
+@check
+def a_driver_that_is_not_loaded_is_an_error() -> None:
+    """The last one: it unloads the driver."""
+    apply()
+    run("rmmod", "meta")
+    message = refused(_meta_device.OptionError)
+    assert "driver: meta: the kernel module meta cannot be loaded (it is not there): " in message, message
+    assert links() == {"lo"}
+
+
+def main() -> None:
+    run("insmod", sys.argv[1])
+    for name, function in CHECKS.items():
+        failure = ""
+        _netns.make(HOST)
+        try:
+            words = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+            run("sysctl", "-qw", *words, netns=HOST)
+            function()
+            apply(driver="veth")
+        except Exception:
+            failure = traceback.format_exc()
+        finally:
+            for left in ("md-a", "md-b", "md-host"):
+                _netns.remove(f"/run/netns/{left}")
+        print(json.dumps({"check": name, "failure": failure}), flush=True)
+    for path in Path(PINS).iterdir():
+        path.unlink()
+    Path(PINS).rmdir()
+
+
+if __name__ == "__main__":
+    main()
