@@ -161,7 +161,7 @@ def _untouched(snapshot: Snapshot, changes: Sequence[Change]) -> dict[str, Any]:
 def _go_back(owner: str, changer: Changer, before: Snapshot, namespaces: Sequence[str]) -> str:
     """Restore the state before; say how far that went."""
     # A device whose inner end is out of sight cannot be told whole, so it is neither kept nor made again.
-    lost = {name for name, device in before.state.devices.items() if device.pod is None}
+    lost = {name for name, device in before.state.devices.items() if not device.whole}
 
     def whole(state: State) -> State:
         return replace(state, devices={k: v for k, v in state.devices.items() if k not in lost})
@@ -185,7 +185,7 @@ def _described(desired: State, snapshot: Snapshot) -> list[dict[str, Any]]:
             "host_ifindex": snapshot.indexes.get(device.host_interface, 0),
             "netns": device.netns,
             "interface": device.interface,
-            "addresses": sorted(device.pod.addresses) if device.pod else [],
+            "addresses": sorted(device.pod.addresses),
         }
         for name, device in desired.devices.items()
     ]

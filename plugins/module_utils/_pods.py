@@ -61,7 +61,7 @@ class Device:
     """A Pod's device: a pair whose first end is the host's and whose second end is in the Pod.
 
     ``driver_settings`` holds what is managed of: policy, peer_policy (pass or drop), from_pod and
-    to_pod (program ids). ``pod`` is None for an existing device whose second end was not found.
+    to_pod (program ids). An existing device whose second end was not found is not ``whole``.
     """
 
     name: str
@@ -72,7 +72,8 @@ class Device:
     host_interface: str
     driver_settings: Mapping[str, object]
     host: End
-    pod: End | None
+    pod: End
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,13 @@ class Change:
     device: Device | None = None
     end: str = ""
     value: Any = None
+
+    @property
+    def of(self) -> Device:
+        """The device of a change that has one."""
+        if self.device is None:
+            raise ValueError(f"{self.action} concerns no device")
+        return self.device
 
     def __str__(self) -> str:
         where = ""
@@ -383,7 +391,6 @@ def _device_conflicts(
             f"interface: {device.interface} exists in {device.netns} and is not this Pod's:"
             " remove it or choose another name"
         )
-    assert device.pod is not None
     wanted = {route.to for route in device.pod.routes}
     for one in namespace.routes:
         way_out = namespace.interfaces.get(one.route.dev)
@@ -450,7 +457,7 @@ def conflicts(desired: Desired, node: Node, owner: str, recorded: frozenset[Rout
 
 def _recreate_option(have: Device, want: Device) -> str | None:
     """Return the option for which the kernel needs a new device, or None."""
-    if have.pod is None:
+    if not have.whole:
         return "netns"
     for option in ("driver", "mode", "netns", "interface", "host_interface"):
         if getattr(have, option) != getattr(want, option):
@@ -502,7 +509,6 @@ def _device_changes(have: Device, want: Device) -> list[Change]:
     driver_settings = _differing(have.driver_settings, want.driver_settings)
     if driver_settings:
         changes.append(Change("set_driver", option_of(driver_settings), want, "", driver_settings))
-    assert have.pod is not None and want.pod is not None
     changes += _end_changes(want, "host", have.host, want.host)
     changes += _end_changes(want, "pod", have.pod, want.pod)
     return changes
@@ -510,7 +516,6 @@ def _device_changes(have: Device, want: Device) -> list[Change]:
 
 def _just_made(device: Device) -> Device:
     """Return the device as it is right after it was made: creation takes these settings, no more."""
-    assert device.pod is not None
 
     def end(one: End) -> End:
         return End({key: value for key, value in one.settings.items() if key in ("mtu", "mac")})
@@ -585,5 +590,5 @@ def asdict_shallow(device: Device) -> dict[str, Any]:
     """Return a device's fields, its two ends as dictionaries of their fields."""
     fields = dict(vars(device))
     for end in ("host", "pod"):
-        fields[end] = None if fields[end] is None else dict(vars(fields[end]))
+        fields[end] = dict(vars(fields[end]))
     return fields

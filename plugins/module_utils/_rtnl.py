@@ -132,7 +132,7 @@ def _messages() -> _Messages:
 
     class pair(nla):  # type: ignore[misc]
         @staticmethod
-        def peer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def peer(_message: Any, *args: Any, **kwargs: Any) -> Any:
             return ifinfveth
 
     class netkit(pair):
@@ -503,11 +503,12 @@ def read(owner: str, namespaces: Iterable[str], known: Mapping[str, _Inside] | N
     for link in own:
         interface = _interface(link)
         mode, driver_settings = modes[interface.index]
-        netns, inner_name, inner = "", "", None
+        netns, inner_name, inner, found = "", "", End(), False
         for path, one in inside.items():
             if (interface.peer, interface.index) in one.ends:
                 netns = path
                 inner_name, inner = one.ends[interface.peer, interface.index]
+                found = True
                 break
         host = End(
             _settings(link, mode == "l2"),
@@ -519,7 +520,7 @@ def read(owner: str, namespaces: Iterable[str], known: Mapping[str, _Inside] | N
         key = interface.pod if interface.pod not in devices else f"{interface.pod} ({names[interface.index]})"
         devices[key] = Device(
             interface.pod, interface.kind, mode, netns, inner_name, names[interface.index],
-            driver_settings, host, inner,
+            driver_settings, host, inner, found,
         )  # fmt: skip
 
     node = Node(
@@ -646,8 +647,7 @@ class Changer:
         def together(change: Change) -> tuple[str, str, str]:
             if not change.end:
                 return change.action, str(change.value), change.device.name if change.device else ""
-            assert change.device is not None
-            return change.end, change.device.name, ""
+            return change.end, change.of.name, ""
 
         for _key, group in itertools.groupby(changes, together):
             batch = list(group)
@@ -668,10 +668,9 @@ class Changer:
     # Devices and namespaces
 
     def _remove_device(self, change: Change) -> None:
-        assert change.device is not None
         message = _messages().link()
         try:
-            message["index"] = self._host.index_of(change.device.host_interface)
+            message["index"] = self._host.index_of(change.of.host_interface)
             self._host.request(message, _RTM_DELLINK)
         except KernelRefusal as refusal:
             if refusal.errno != errno.ENODEV:  # it went with its namespace meanwhile
@@ -696,8 +695,7 @@ class Changer:
             os.unlink(_marker(str(change.value)))
 
     def _make_device(self, change: Change) -> None:
-        device = change.device
-        assert device is not None and device.pod is not None
+        device = change.of
         messages = _messages()
         namespace = os.open(device.netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -742,8 +740,7 @@ class Changer:
             raise
 
     def _set_driver(self, change: Change) -> None:
-        device = change.device
-        assert device is not None
+        device = change.of
         with _driver_attributes(device.driver, change.value) as attributes:
             message = _messages().link()
             message["index"] = self._host.index_of(device.host_interface)
@@ -833,8 +830,7 @@ class Changer:
 
     def _change_end(self, changes: Sequence[Change]) -> None:
         """Make the changes of one end of one Pod."""
-        device, inside = changes[0].device, changes[0].end == "pod"
-        assert device is not None
+        device, inside = changes[0].of, changes[0].end == "pod"
         try:
             with Rtnl(device.netns) if inside else contextlib.nullcontext(self._host) as rtnl:
                 index = rtnl.index_of(device.interface if inside else device.host_interface)

@@ -89,7 +89,6 @@ def test_run_netns_has_one_spelling() -> None:
 def test_l3_pod_needs_no_neighbours() -> None:
     pod = {"name": "a", "addresses": ["10.0.0.1", "fd00::0001/128"]}
     device = resolved(pod, mtu=8264).state.devices["a"]
-    assert device.pod is not None
     assert device.pod.addresses == {"10.0.0.1/32", "fd00::1/128"}
     assert device.pod.routes == {Route("0.0.0.0/0"), Route("::/0")}
     assert device.host.routes == {Route("10.0.0.1/32"), Route("fd00::1/128")}
@@ -102,7 +101,6 @@ def test_l3_pod_needs_no_neighbours() -> None:
 @pytest.mark.parametrize("others", [{"driver": "veth"}, {"driver": "netkit", "mode": "l2"}])
 def test_l2_pod_knows_its_gateways_and_the_host_knows_the_pod(others: dict[str, Any]) -> None:
     device = resolved({"name": "a", "addresses": ["10.0.0.1/24"]}, **others).state.devices["a"]
-    assert device.pod is not None
     host_mac, pod_mac = device.host.settings["mac"], device.pod.settings["mac"]
     assert device.pod.neighbours == {("169.254.1.1", host_mac)}
     assert device.host.neighbours == {("10.0.0.1", pod_mac)}
@@ -339,7 +337,7 @@ class Model:
 
     def make_device(self, change: Change) -> None:
         device = change.device
-        assert device is not None and device.pod is not None
+        assert device is not None
         for other in self.devices.values():
             assert other.host_interface != device.host_interface
             assert other.netns != device.netns
@@ -453,7 +451,6 @@ def test_what_drifted_is_put_right_and_nothing_else_touched(state: State, data: 
         return
     name = data.draw(st.sampled_from(sorted(state.devices)))
     device = state.devices[name]
-    assert device.pod is not None
     drifted = replace(
         device,
         host=replace(device.host, settings={**device.host.settings, "up": False}, routes=frozenset()),
@@ -472,7 +469,7 @@ def _device(**changes: Any) -> Device:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"driver": "veth"}, {"mode": "l2"}, {"netns": "/run/netns/b"}, {"interface": "net0"}, {"pod": None}],
+    [{"driver": "veth"}, {"mode": "l2"}, {"netns": "/run/netns/b"}, {"interface": "net0"}, {"whole": False}],
 )
 def test_devices_are_made_anew_only_where_the_kernel_cannot_change_them(changes: dict[str, Any]) -> None:
     state = State({"a": _device(**changes)})
@@ -489,7 +486,7 @@ def test_policy_and_programs_change_in_place() -> None:
 
 
 def test_a_second_device_with_the_same_alias_goes() -> None:
-    double = _device(host_interface="copy", pod=None)
+    double = _device(host_interface="copy", whole=False)
     (change,) = _pods.plan(State({"a": _device(), "a (copy)": double}), State({"a": _device()}))
     assert change.action == "remove_device"
     assert change.device is not None and change.device.host_interface == "copy"
