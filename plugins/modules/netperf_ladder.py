@@ -177,7 +177,7 @@ paths:
        mtu: 8264}
 environment:
   description: Kernel, processor, NICs and settings of this node.
-  returned: always
+  returned: success
   type: dict
   sample: {kernel: 6.1.0-41-amd64, cpu: AMD EPYC, emulated: false, nics: {eth0: {driver: ice, mtu: 9000}}}
 version:
@@ -319,8 +319,7 @@ def main() -> None:
         else:
             bring_servers(module, result)
     except (NetperfError, ProbeError) as e:
-        result["changed"] = False
-        module.fail_json(msg=str(e), **result)
+        module.fail_json(msg=str(e), runs=result.get("runs", []))
     module.exit_json(**result)
 
 
