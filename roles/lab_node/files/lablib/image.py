@@ -97,6 +97,8 @@ MASKED_UNITS = (
     "systemd-pstore.service",
     "systemd-update-utmp.service",
 )
+# It looks for a hypervisor's sockets and complains on the console that there are none.
+MASKED_GENERATORS = ("system-generators/systemd-ssh-generator",)
 
 # Parts of update-grub that find nothing in a node and start many processes to find that out.
 UNUSED_GRUB_PARTS = ("05_debian_theme", "20_linux_xen", "30_os-prober", "30_uefi-firmware")
@@ -213,8 +215,9 @@ def _build_root(kernel: str, root: Path, overlay: Path) -> None:
             f'--essential-hook=cp -aT {shlex.quote(str(overlay))} "$1"',
         ],
     )
-    for unit in MASKED_UNITS:
-        link = root / "etc/systemd/system" / unit
+    for unit in (*(f"system/{unit}" for unit in MASKED_UNITS), *MASKED_GENERATORS):
+        link = root / "etc/systemd" / unit
+        link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
     for part in UNUSED_GRUB_PARTS:
