@@ -91,13 +91,13 @@ options:
 EXAMPLES = r"""
 - name: Load the programs and route what comes in from the wire
   podnet.datapath.bpf_attach:
-    object: /usr/local/lib/podnet/datapath.o
+    object: /usr/local/lib/podnet-datapath.o
     attachments:
       - {program: host_ingress, device: wire0, hook: ingress}
 
 - name: Attach to a Pod's device as well, under an owner of its own
   podnet.datapath.bpf_attach:
-    object: /usr/local/lib/podnet/datapath.o
+    object: /usr/local/lib/podnet-datapath.o
     owner: pods
     # an attachment of this owner that is not listed is detached
     attachments:
