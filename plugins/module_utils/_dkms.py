@@ -514,8 +514,7 @@ class Driver:
         """Put the staged source and what was built from it where DKMS has it, and install it."""
         self.forget(desired.version, "--no-depmod")  # The installation that follows runs it.
         real = source_folder(desired.name, desired.version)
-        if os.path.lexists(real):
-            os.rename(real, f"{stage}/former")
+        remove(real)
         os.rename(f"{stage}/src/{desired.name}-{desired.version}", real)
         self.dkms("add", desired.version)
         place = f"{desired.name}/{desired.version}"
