@@ -166,16 +166,20 @@ static void meta_set_rx_mode(struct net_device *dev)
 static void meta_set_rx_headroom(struct net_device *dev, int headroom)
 {
 	struct meta *meta = netdev_priv(dev);
-	struct net_device *peer = rtnl_dereference(meta->peer);
+	struct net_device *peer;
 
 	meta->headroom = headroom < 0 ? NET_SKB_PAD : headroom;
 	headroom = meta->headroom;
+	/* Open vSwitch calls this without RTNL. */
+	rcu_read_lock();
+	peer = rcu_dereference(meta->peer);
 	if (peer) {
 		struct meta *other = netdev_priv(peer);
 
 		headroom = max(headroom, other->headroom);
 		peer->needed_headroom = headroom;
 	}
+	rcu_read_unlock();
 	dev->needed_headroom = headroom;
 }
 
