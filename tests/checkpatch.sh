@@ -18,7 +18,7 @@ if [[ ! -e $scripts/.complete ]]; then
 	touch "$scripts/.complete"
 fi
 
-# No tree is at hand: MAINTAINERS and the like are not looked at.
+# No tree is at hand: MAINTAINERS and the like are not looked at. `const volatile` is how .rodata is declared.
 git ls-files 'roles/*/files/*.[ch]' 'tests/*.[ch]' |
 	xargs perl "$scripts/scripts/checkpatch.pl" --no-tree --strict --terse --show-types --quiet --file \
-		--ignore FILE_PATH_CHANGES,SPDX_LICENSE_TAG
+		--ignore FILE_PATH_CHANGES,SPDX_LICENSE_TAG,VOLATILE
