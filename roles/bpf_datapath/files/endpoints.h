@@ -13,7 +13,7 @@
 
 #define ENDPOINTS_MAX 16384
 
-/* A packet of this size fits every device that may carry IPv6 (RFC 8200): no MTU needs to be asked. */
+/* Fits every device that may carry IPv6 (RFC 8200): no MTU needs to be asked. */
 #define ALWAYS_FITS 1280
 
 struct endpoint {

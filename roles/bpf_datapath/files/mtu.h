@@ -9,7 +9,8 @@
 #include "parse.h"
 #include "reasons.h"
 
-static __always_inline enum reason check_mtu(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
+static __always_inline enum reason check_mtu(struct __sk_buff *skb, const struct packet *p,
+					     __u32 ifindex)
 {
 	__u32 mtu = 0;
 	long result = bpf_check_mtu(skb, ifindex, &mtu, 0, p->wire_len ? 0 : BPF_MTU_CHK_SEGS);

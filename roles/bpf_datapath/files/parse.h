@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* From bytes to the few fields that decide where a packet goes; and the one that routing changes. */
+/* From bytes to the few fields that decide where a packet goes, and the one that routing changes */
 #ifndef PODNET_PARSE_H
 #define PODNET_PARSE_H
 
@@ -43,7 +43,7 @@ struct packet {
 	__be32 flowinfo;	/* IPv6: traffic class and flow label */
 	__be16 sport;		/* 0 where there is none, or it is in another fragment */
 	__be16 dport;
-	__u16 wire_len;		/* bytes of the biggest IP packet it becomes; 0: the kernel must say */
+	__u16 wire_len;		/* of the biggest IP packet it becomes; 0: ask the kernel */
 	__u8 family;
 	__u8 tos;		/* IPv4 */
 	__u8 proto;
@@ -64,7 +64,7 @@ struct hop_jumbo {
 
 #define TLV_JUMBO 194
 
-/* Make the IP header directly readable, wherever the driver left it. Invalidates packet pointers. */
+/* Make the IP header readable, wherever the driver left it. Invalidates packet pointers. */
 static __always_inline bool reach(struct __sk_buff *skb, __u32 len)
 {
 	if ((void *)(long)skb->data + len <= (void *)(long)skb->data_end)
@@ -72,7 +72,7 @@ static __always_inline bool reach(struct __sk_buff *skb, __u32 len)
 	return !bpf_skb_pull_data(skb, len);
 }
 
-/* Ports, and the length that the MTU is compared with. `l4` is the offset of the transport header. */
+/* Ports, and the length that the MTU is compared with. `l4`: offset of the transport header */
 static __always_inline void parse_transport(struct __sk_buff *skb, struct packet *p, __u32 l4,
 					    __u32 l3_len)
 {
@@ -107,7 +107,8 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 		return REASON_STACK_MALFORMED;
 
 	if (*(__u8 *)ip != IPV4_NO_OPTIONS)
-		return ip->version == 4 && ip->ihl > 5 ? REASON_STACK_OPTIONS : REASON_STACK_MALFORMED;
+		return ip->version == 4 && ip->ihl > 5 ? REASON_STACK_OPTIONS :
+							 REASON_STACK_MALFORMED;
 
 	/* IPv4 BIG TCP (Linux 6.3): a GSO packet beyond 64 KiB has length 0 */
 	tot_len = bpf_ntohs(ip->tot_len);
@@ -197,6 +198,8 @@ static __always_inline enum reason parse(struct __sk_buff *skb, struct packet *p
 /* What a router does to each packet: one hop less. The caller has seen that one is left. */
 static __always_inline bool decrease_ttl(struct __sk_buff *skb, const struct packet *p)
 {
+	__u8 hop_limit = p->ttl - 1;
+
 	if (p->family == AF_INET) {
 		struct iphdr *ip = (void *)(long)skb->data + L3_OFFSET;
 		__u32 check;
@@ -206,15 +209,12 @@ static __always_inline bool decrease_ttl(struct __sk_buff *skb, const struct pac
 		/* RFC 1141. The header's sum stays 0, so CHECKSUM_COMPLETE stays valid. */
 		check = ip->check + bpf_htons(0x0100);
 		ip->check = check + (check >= 0xffff);
-		ip->ttl--;
+		ip->ttl = hop_limit;
 		return true;
-	} else {
-		/* IPv6 has no checksum of its own: CHECKSUM_COMPLETE must follow the change */
-		__u8 hop_limit = p->ttl - 1;
-
-		return !bpf_skb_store_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, hop_limit),
-					    &hop_limit, sizeof(hop_limit), BPF_F_RECOMPUTE_CSUM);
 	}
+	/* IPv6 has no checksum of its own: CHECKSUM_COMPLETE must follow the change */
+	return !bpf_skb_store_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, hop_limit),
+				    &hop_limit, sizeof(hop_limit), BPF_F_RECOMPUTE_CSUM);
 }
 
 #endif

@@ -18,7 +18,7 @@ enum reason {
 	REASON_INBOUND,			/* the wire to a Pod */
 	REASON_HOST,			/* the host's stack to a Pod */
 	REASON_STACK_PROTOCOL,		/* neither IPv4 nor IPv6 (ARP, ...) */
-	REASON_STACK_MALFORMED,		/* headers cut off or contradictory, or no memory to touch them */
+	REASON_STACK_MALFORMED,		/* headers cut off or contradictory, or no memory */
 	REASON_STACK_VLAN,		/* tagged: for a VLAN device, not for this one */
 	REASON_STACK_OTHERHOST,		/* another machine's frame, a broadcast or multicast */
 	REASON_STACK_LINK,		/* link scope: multicast, link-local, neighbour discovery */
