@@ -147,7 +147,7 @@ def bring(owner: str, before: Snapshot, target: State, namespaces: Sequence[str]
                 options = ", ".join(sorted({change.option for change in left}))
                 raise ApplyError(f"{options}: the kernel did not keep: " + "; ".join(map(str, left)))
             return now
-        except ApplyError as error:
+        except (ApplyError, OSError) as error:
             raise ApplyError(f"{error}. {_go_back(owner, changer, before, namespaces)}") from error
 
 
