@@ -428,7 +428,7 @@ class Driver:
         """Return the node's state, as ``plan`` wants it."""
         entries: tuple[Entry, ...] = ()
         if self.node.tool("dkms"):
-            _, said = self.run("dkms", "status", "-m", self.name)
+            dummy, said = self.run("dkms", "status", "-m", self.name)
             entries = parse_status(said, self.name)
         installed = _node.module_info(self.node.tool("modinfo"), self.name, kernel)
         return Current(
@@ -484,7 +484,7 @@ class Driver:
                 f"changed; the last lines of its log:\n{tail(log, LOG_LINES)}",
                 log,
             )
-        for folder, _, names in os.walk(f"{work}/{kernel}"):
+        for folder, dummy, names in os.walk(f"{work}/{kernel}"):
             for name in names:
                 if is_module(name, desired.name):
                     fields = _node.module_info(self.node.tool("modinfo"), f"{folder}/{name}", kernel)

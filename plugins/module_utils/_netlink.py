@@ -83,7 +83,7 @@ def has_link_kind(kind: str) -> bool:
     info = attribute(IFLA_INFO_KIND, kind.encode() + b"\0")
     info += attribute(IFLA_INFO_DATA, attribute(1, bytes(4)))
     link = _IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name + b"\0")
-    error, _ = _exchange(
+    error, dummy = _exchange(
         RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, link + attribute(IFLA_LINKINFO, info)
     )
     if error in (errno.EPERM, errno.EACCES):
@@ -96,7 +96,7 @@ def has_link_kind(kind: str) -> bool:
 def links_of_kind(kind: str) -> list[str]:
     """Return the names of this network namespace's links of ``kind``."""
     wanted = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, kind.encode() + b"\0"))
-    _, links = _exchange(RTM_GETLINK, NLM_F_DUMP, _IFINFO.pack(0, 0, 0, 0, 0) + wanted)
+    dummy, links = _exchange(RTM_GETLINK, NLM_F_DUMP, _IFINFO.pack(0, 0, 0, 0, 0) + wanted)
     names = []
     for link in links:
         found = attributes(link[_IFINFO.size :])

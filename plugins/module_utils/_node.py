@@ -244,7 +244,7 @@ class Node:
         """Return what os-release says."""
         values = {}
         for line in (self.read("/etc/os-release") or self.read("/usr/lib/os-release")).splitlines():
-            key, _, value = line.partition("=")
+            key, dummy, value = line.partition("=")
             values[key.strip()] = value.strip().strip("\"'")
         identifier = values.get("ID", "")
         return {
@@ -599,7 +599,7 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
     lacking = missing(facts, LIBRARIES)
     if lacking and not (requirements.installable and _installable(facts, lacking)):
         found.append(_absence(facts, lacking))
-    driver, _ = choose_driver(facts, wanted, requirements.installable)
+    driver, dummy = choose_driver(facts, wanted, requirements.installable)
     if wanted == "netkit" and not kernel["netkit"]:
         found.append(
             f"driver: netkit is asked for, but kernel {kernel['release']} does not have it "

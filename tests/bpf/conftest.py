@@ -91,7 +91,7 @@ def possible_cpus() -> int:
     text = Path("/sys/devices/system/cpu/possible").read_text().strip()
     return sum(
         int(last or first) - int(first) + 1
-        for first, _, last in (part.partition("-") for part in text.split(","))
+        for first, dummy, last in (part.partition("-") for part in text.split(","))
     )
 
 
@@ -155,7 +155,7 @@ class Datapath:
                 )
             )
             _bpf.bpf(BPF_PROG_TEST_RUN, attr)
-        verdict, _, size = struct.unpack_from("=iII", attr, 4)
+        verdict, dummy, size = struct.unpack_from("=iII", attr, 4)
         return verdict, out.raw[:size]
 
     def run(self, program: str, packet: bytes, device: str = "", gso_size: int = 0) -> Result:

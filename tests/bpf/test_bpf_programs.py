@@ -329,9 +329,9 @@ def test_any_bytes(datapath: Any, program: str) -> None:
     seeds += [frame(ip(family, dst) / TCP()) for family in (4, 6) for dst in ("1.12", "2.11")]
     runs = 3000
     before = datapath.counters()
-    for _ in range(runs):
+    for dummy in range(runs):
         packet = bytearray(generator.choice(seeds))
-        for _ in range(generator.randrange(4)):
+        for dummy in range(generator.randrange(4)):
             packet[generator.randrange(12, len(packet))] = generator.choice(
                 (0, 1, 0x45, 0x60, 0xFF, generator.randrange(256))
             )

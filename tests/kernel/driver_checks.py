@@ -185,7 +185,7 @@ def transfer(server: Namespace, client: Namespace, address: str, amount: int = 1
         thread.start()
         sender.settimeout(60)
         sender.connect((address, 7))
-        for _ in range(amount >> 16):
+        for dummy in range(amount >> 16):
             sender.sendall(data)
         sender.shutdown(socket.SHUT_WR)
         assert sender.recv(4) == b"done"
@@ -197,7 +197,7 @@ def transfer(server: Namespace, client: Namespace, address: str, amount: int = 1
 def flood(sender: Namespace, *addresses: str) -> Iterator[None]:
     """Send UDP from a namespace without end or regard for errors."""
     stop = threading.Event()
-    sockets = [sender.udp() for _ in addresses]
+    sockets = [sender.udp() for dummy in addresses]
 
     def blast(udp: socket.socket, address: str) -> None:
         while not stop.is_set():
@@ -262,7 +262,7 @@ def without_a_program_all_is_dropped_and_counted(world: World) -> None:
     with Rtnl(world.pod1) as pod:
         pod_before = pod.get("eth0").stats
         with world.pod1.udp() as up, world.host.udp() as down, drop_reasons() as reasons:
-            for _ in range(10):
+            for dummy in range(10):
                 send(up, HOST)
                 send(down, POD1)
             traced = reasons()
@@ -280,7 +280,7 @@ def without_a_program_all_is_dropped_and_counted(world: World) -> None:
 @check
 def programs_are_attached_by_descriptor(world: World) -> None:
     """Given at creation they run from the first packet on; ids and tags tell which they are."""
-    index, _ = world.pods()
+    index, dummy = world.pods()
     before = world.rtnl.get("p1")
     for kind, tag, name in (
         (Meta.PROG_ID, Meta.PROG_TAG, "to_pod"),
@@ -340,7 +340,7 @@ def pod_to_pod_through_the_hosts_stack(world: World) -> None:
 @check
 def redirect_neigh_resolves(world: World) -> None:
     """bpf_redirect_neigh() without a next hop: the route of the target's namespace gives it."""
-    one, _ = world.pods()
+    one, dummy = world.pods()
     world.tell("from_pod", one, How.NEIGH, world.wire())
     for address in (WIRE, WIRE_6, FAR, FAR_6):
         world.pod1.ping(address)
@@ -351,7 +351,7 @@ def redirect_neigh_resolves(world: World) -> None:
 @check
 def redirect_neigh_takes_a_next_hop(world: World) -> None:
     """The next hop given is used, of the packet's family or IPv6 for an IPv4 packet; no route is needed."""
-    one, _ = world.pods()
+    one, dummy = world.pods()
     wire = world.wire()
     world.ip(world.host, f"route del {FAR}", f"route del {FAR_6}")
     world.tell("from_pod", one, How.NEXTHOP, wire, WIRE)
@@ -365,10 +365,10 @@ def redirect_neigh_takes_a_next_hop(world: World) -> None:
 @check
 def redirect_neigh_refuses_what_has_no_way(world: World) -> None:
     """A broadcast, a next hop of another family, a protocol without neighbours: dropped, counted, traced."""
-    one, _ = world.pods()
+    one, dummy = world.pods()
     wire = world.wire()
     udp, udp6 = world.pod1.udp(), world.pod1.udp(POD1_6)
-    with Rtnl(world.pod1) as pod, udp, udp6, world.pod1.raw() as raw, drop_reasons() as reasons:
+    with udp, udp6, Rtnl(world.pod1) as pod, world.pod1.raw() as raw, drop_reasons() as reasons:
         before = pod.get("eth0").stats["tx_dropped"]
         world.tell("from_pod", one, How.NEIGH, wire)
         send(udp, "10.9.1.255")  # of the wire's network
@@ -404,7 +404,7 @@ def fib_lookups_hold_in_the_program(world: World) -> None:
 @check
 def tc_ingress_redirects_to_the_peer(world: World) -> None:
     """The kernel's own bpf_redirect_peer() at a device's tc ingress reaches the Pod."""
-    one, _ = world.pods()
+    one, dummy = world.pods()
     wire = world.wire()
     world.tell("from_pod", one, How.NEIGH, wire)
     world.tell("ingress", wire, How.PEER, one)
@@ -427,7 +427,7 @@ def tc_ingress_redirects_to_the_peer(world: World) -> None:
 @check
 def a_device_without_mac_gets_bare_packets(world: World) -> None:
     """Plain and neighbour redirects to a tun device: an IP packet with nothing before it."""
-    one, _ = world.pods()
+    one, dummy = world.pods()
     with world.host.inside():
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         tunsetiff, iff_tun, iff_no_pi = 0x400454CA, 0x0001, 0x1000
@@ -492,11 +492,11 @@ def a_redirect_without_target_is_dropped(world: World) -> None:
 @check
 def unknown_verdicts_drop(world: World) -> None:
     """Next and pass pass; drop and every verdict that is not known drop."""
-    one, _ = world.pods()
+    one, dummy = world.pods()
     world.quiet()
     verdicts = (1, 2, 3, 4, 5, 6, 8, 100, -2)
     server, udp = world.host.udp(HOST), world.pod1.udp()
-    with Rtnl(world.pod1) as pod, udp, server, drop_reasons() as reasons:
+    with udp, server, Rtnl(world.pod1) as pod, drop_reasons() as reasons:
         for verdict in (-1, 0):
             world.tell("from_pod", one, How.VERDICT, verdict)
             send(udp, HOST, str(verdict).encode())
@@ -517,7 +517,7 @@ def a_loop_of_redirects_ends(world: World) -> None:
     world.tell("to_pod", one, How.REDIRECT, two)
     world.tell("to_pod", two, How.REDIRECT, one)
     with world.host.udp() as udp:
-        for _ in range(20):
+        for dummy in range(20):
             send(udp, POD1)
     dropped = sum(world.rtnl.get(name).stats["tx_dropped"] for name in ("p1", "p2"))
     assert dropped >= 20, dropped
@@ -741,7 +741,7 @@ def the_programs_packet_type_stands(world: World) -> None:
         return False
 
     for mode, pkt_type, arrives_unaided in ((Meta.L3, 0, True), (Meta.L2, 3, False)):  # HOST, OTHERHOST
-        index, _ = world.pods(mode=mode)
+        index, dummy = world.pods(mode=mode)
         world.quiet()
         assert arrives(How.VERDICT) == arrives_unaided, mode
         assert world.programs.note(Programs.TO_POD)["pkt_type"] == pkt_type

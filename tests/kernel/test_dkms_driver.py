@@ -186,7 +186,7 @@ def test_a_build_that_fails_changes_nothing(image: Image, version: str) -> None:
 def test_another_version_takes_the_place(image: Image, version: str) -> None:
     result = image.module(version=version, files=source(version))
     assert [change.split(":")[0] for change in result["changes"]] == ["deploy", "retire"]
-    status, former, _ = image.state()
+    status, former, dummy = image.state()
     assert len(status) == 1 and version in status[0] and former is None
     assert image.enter("modinfo", "-k", image.kernel, "-F", "version", "trivial").strip() == version
 
@@ -230,7 +230,7 @@ def test_a_module_that_cannot_be_told_from_another_is_refused(image: Image) -> N
 def test_a_source_that_dkms_lost_is_no_obstacle(image: Image, version: str) -> None:
     run("rm", "-r", str(image.root / "usr/src/trivial-1.0"))
     assert image.module(version=version, files=source(version))["changed"]
-    status, _, _ = image.state()
+    status, dummy, dummy = image.state()
     assert len(status) == 1 and version in status[0] and status[0].endswith(": installed")
 
 

@@ -61,7 +61,7 @@ class Node:
         found: list[Any] = [self.ns.run(self.name, "tc", "qdisc")]
         for device in ("left", "right", "vlan.100", "c-d"):
             found.append(self.ns.run(self.name, "bpftool", "net", "show", "dev", device, check=False))
-        for folder, _, names in sorted(os.walk(self.pins)):
+        for folder, dummy, names in sorted(os.walk(self.pins)):
             for name in sorted(names):
                 with _bpf.closing(_bpf.obj_get(f"{folder}/{name}")) as fd:
                     found.append((f"{folder}/{name}", _bpf.link_info(fd).id))

@@ -90,7 +90,7 @@ class Lab:
         )
 
     def pods_of(self, node: str) -> list[str]:
-        return [pod for pod, (where, _, _) in PODS.items() if where == node]
+        return [pod for pod, (where, dummy, dummy) in PODS.items() if where == node]
 
     def attach(self, **options: Any) -> list[dict[str, Any]]:
         """Load and attach the programs on both nodes, and tell them their Pods."""
@@ -137,7 +137,7 @@ class Lab:
         received = bytearray()
 
         def receive() -> None:
-            connection, _ = listener.accept()
+            connection, dummy = listener.accept()
             with connection:
                 while chunk := connection.recv(1 << 16):
                     received.extend(chunk)
@@ -178,7 +178,7 @@ class Lab:
 def _possible_cpus() -> list[int]:
     cpus: list[int] = []
     for part in Path("/sys/devices/system/cpu/possible").read_text().strip().split(","):
-        first, _, last = part.partition("-")
+        first, dummy, last = part.partition("-")
         cpus.extend(range(int(first), int(last or first) + 1))
     return cpus
 

@@ -203,7 +203,7 @@ def test_a_default_route_from_an_advertisement_is_not_lost(node: Node, namespace
     router = namespaces("router")
     namespaces.ip(node.netns, f"link add v type veth peer name w netns {router}", "link set v up")
     namespaces.ip(router, "link set w up", "addr add fe80::1/64 dev w nodad")
-    for _ in range(50):
+    for dummy in range(50):
         command("python3", "-c", ADVERTISE, netns=router)
         if "via fe80::1" in command("ip", "-6", "route", "show", "default", netns=node.netns):
             break

@@ -363,7 +363,7 @@ class Model:
         if change.action == "set":
             end = replace(end, settings={**end.settings, **change.value})
         else:
-            verb, _, what = change.action.partition("_")
+            verb, dummy, what = change.action.partition("_")
             attribute = {"address": "addresses", "neighbour": "neighbours", "route": "routes"}[what]
             values = set(getattr(end, attribute))
             if verb == "add":

@@ -75,8 +75,8 @@ def test_one_key_spelled_twice_with_one_value_is_fine() -> None:
 @settings(deadline=None)
 @given(st.dictionaries(paths, st.tuples(values, values)))
 def test_plan_leads_to_what_is_asked_and_back(states: dict[str, tuple[str, str]]) -> None:
-    former = {path: before for path, (before, _) in states.items()}
-    desired = {path: after for path, (_, after) in states.items()}
+    former = {path: before for path, (before, dummy) in states.items()}
+    desired = {path: after for path, (dummy, after) in states.items()}
     kernel = dict(former)
     for change in _sysctl.plan(kernel, desired):
         path = _sysctl.path_of(change.name)
