@@ -46,7 +46,10 @@ class Qmp:
         self._socket.close()
 
     def _receive(self) -> dict[str, Any]:
-        line = self._stream.readline()
+        try:
+            line = self._stream.readline()
+        except OSError as error:
+            raise LabError(f"QEMU does not answer at {self.path}: {error}") from error
         if not line:
             raise LabError(f"QEMU closed {self.path}")
         answer: dict[str, Any] = json.loads(line)
