@@ -19,9 +19,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.module_utils import _netns
 from ansible_collections.podnet.datapath.plugins.module_utils._environment import read_links, run_tool
 from ansible_collections.podnet.datapath.plugins.module_utils._probe import (
     netns,
@@ -265,10 +266,22 @@ class Server:
 
 @dataclass(frozen=True)
 class Running:
-    """A netserver that this module started: its process and when that began (clock ticks since boot)."""
+    """A netserver that this module started: its process, and when that began (clock ticks since boot)."""
 
     pid: int
     start: int
+    netns: str | None = None
+
+    @property
+    def reachable(self) -> bool:
+        """Tell whether its namespace still has the name that it was started for."""
+        if self.netns is None:
+            return True
+        try:
+            named = os.stat(_netns.path_of(self.netns))
+        except OSError:
+            return False
+        return os.path.samestat(named, os.stat(f"/proc/{self.pid}/ns/net"))
 
 
 def plan_servers(running: Mapping[str, Running], wanted: Sequence[Server]) -> tuple[list[str], list[Server]]:
@@ -289,7 +302,10 @@ def process_start(pid: int) -> int | None:
 
 
 def read_running(run_dir: str = RUN_DIR) -> dict[str, Running]:
-    """Return our servers that still run; a pid that now belongs to another process is none of them."""
+    """Return our servers that still run; a pid that now belongs to another process is none of them.
+
+    One whose namespace was removed, or made anew, serves nobody: it has a name that nobody wants.
+    """
     found = {}
     with contextlib.suppress(FileNotFoundError):
         for entry in os.listdir(run_dir):
@@ -297,7 +313,8 @@ def read_running(run_dir: str = RUN_DIR) -> dict[str, Running]:
                 with open(os.path.join(run_dir, entry), encoding="ascii") as f:
                     record = Running(**json.load(f))
                 if process_start(record.pid) == record.start:
-                    found[entry[: -len(".json")]] = record
+                    name = entry[: -len(".json")]
+                    found[name if record.reachable else f"{name} in a namespace that is gone"] = record
     return found
 
 
@@ -355,10 +372,10 @@ def start_server(netserver: str, server: Server, run_dir: str = RUN_DIR, timeout
                     f" (does it have this address, and is the port free?): {said or 'it said nothing'}"
                 )
             time.sleep(0.05)
-    running = Running(process.pid, process_start(process.pid) or 0)
+    running = Running(process.pid, process_start(process.pid) or 0, server.netns)
     path = os.path.join(run_dir, server.name + ".json")
     with open(path, "w", encoding="ascii") as f:
-        json.dump({"pid": running.pid, "start": running.start}, f)
+        json.dump(asdict(running), f)
     return running
 
 

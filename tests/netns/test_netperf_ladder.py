@@ -119,6 +119,20 @@ def test_servers_become_what_is_declared(run_module: Any, pods: tuple[str, str])
     assert not run_module("netperf_ladder", {"state": "stopped"})["changed"]
 
 
+def test_a_namespace_that_was_made_anew_gets_a_server_again(
+    run_module: Any, pods: tuple[str, str], namespaces: Any
+) -> None:
+    serving = {"state": "serving", "servers": [{"netns": pods[1], "address": "127.0.0.1"}]}
+    run_module("netperf_ladder", serving)
+    subprocess.run(["ip", "netns", "delete", pods[1]], check=True)
+    subprocess.run(["ip", "netns", "add", pods[1]], check=True)
+    namespaces.ip(pods[1], "link set lo up")
+    again = run_module("netperf_ladder", serving)
+    assert again["diff"]["before"] == f"{pods[1]}-127.0.0.1-12865 in a namespace that is gone\n"
+    assert listening(pods[1]) == {"127.0.0.1"}
+    assert not run_module("netperf_ladder", serving)["changed"]
+
+
 def test_a_server_of_someone_else_is_left_alone(run_module: Any, pods: tuple[str, str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir("/")
