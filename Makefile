@@ -22,7 +22,6 @@ LAB ?= lab
 KERNEL ?= 6.1
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
-MOLECULE_LAB := molecule
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
@@ -53,6 +52,8 @@ lab-down: tools  ## Remove the nodes, their namespaces and processes
 	ansible-playbook playbooks/lab_down.yml -e lab_node_name=$(LAB)
 
 test: test-fast test-driver test-nodes  ## Every test
+	$(call say,Every test passed; the driver's node goes too)
+	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
 test-fast: lint test-unit test-bpf test-netns sanity  ## Everything that needs no node
 
