@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -57,8 +58,16 @@ class Build:
     def kdir(self) -> str:
         return f"/lib/modules/{self.node.release}/build"
 
-    def make(self, *arguments: str, kdir: str = "") -> subprocess.CompletedProcess[str]:
-        command = ["chroot", str(self.node.root), "make", "-C", self.folder, f"KDIR={kdir or self.kdir}"]
+    def make(
+        self, *arguments: str, kdir: str = "", instead: tuple[Path, Path] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Build; ``instead``: a file of the image, and one to be seen in its place."""
+        # The kernel's objtool wants /proc; what is mounted here goes with the mount namespace.
+        enter = 'mount -t proc proc "$0/proc" && exec chroot "$0" make "$@"'
+        if instead:
+            enter = f"mount --bind {shlex.quote(str(instead[1]))} {shlex.quote(str(instead[0]))} && {enter}"
+        command = ["unshare", "--mount", "sh", "-c", enter, str(self.node.root), "-C", self.folder]
+        command.append(f"KDIR={kdir or self.kdir}")
         return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 

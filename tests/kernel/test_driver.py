@@ -34,14 +34,27 @@ def test_module_tells_what_it_is(module: Path) -> None:
     assert version and packaged and facts["version"] == version[1] == packaged[1]
 
 
-def _refusal(build: Build, *arguments: str, kdir: str = "") -> str:
+def _refusal(build: Build, kdir: str = "", instead: tuple[Path, Path] | None = None) -> str:
     """Return what the driver says of a build that it must refuse: one line."""
-    done = build.make(*arguments, kdir=kdir)
+    done = build.make(kdir=kdir, instead=instead)
     assert done.returncode, "the build was not refused"
     said = [line for line in done.stderr.splitlines() if line.startswith("meta: ")]
     assert len(said) == 1, done.stderr
     assert not (build.path / "meta_config.h").exists()
     return said[0]
+
+
+def _refusal_of_changed(build: Build, link: str, file: str, known: str, unknown: str) -> str:
+    """The same with a file of the kernel's headers changed; ``link``: the link to them beside the modules."""
+    modules = f"/usr/lib/modules/{build.node.release}"
+    target = os.readlink(f"{build.node.root}{modules}/{link}")  # within the image, absolute or relative
+    folder = os.path.normpath(os.path.join(modules, target))
+    original = Path(f"{build.node.root}{folder}", file)
+    text = original.read_text()
+    assert known in text, f"{original} has no {known}"
+    changed = build.path / "changed"
+    changed.write_text(text.replace(known, unknown))
+    return _refusal(build, instead=(original, changed))
 
 
 def test_build_without_headers_names_them(build: Build) -> None:
@@ -59,31 +72,12 @@ def test_build_without_headers_names_them(build: Build) -> None:
     ],
 )
 def test_unknown_declaration_is_named(build: Build, header: str, known: str, unknown: str, name: str) -> None:
-    """Headers of a form that the driver does not know: one of the node's, changed, put before the others."""
-    modules = f"/usr/lib/modules/{build.node.release}"
-    link = os.readlink(f"{build.node.root}{modules}/source")  # within the image, absolute or relative
-    source = os.path.normpath(os.path.join(modules, link))
-    original = Path(f"{build.node.root}{source}/include", header)
-    text = original.read_text()
-    assert known in text, f"{original} has no {known}"
-    changed = build.path / "changed" / header
-    changed.parent.mkdir(parents=True)
-    changed.write_text(text.replace(known, unknown))
-    said = _refusal(build, f"NOSTDINC_FLAGS=-I{build.folder}/changed")
+    said = _refusal_of_changed(build, "source", f"include/{header}", known, unknown)
     assert said == f"meta: unknown kernel API: {name} is missing or has another form"
 
 
 def test_symbol_that_is_not_exported_is_named(build: Build) -> None:
-    """The same for a function that modules may no longer call."""
-    real = build.node.root / "usr/src" / f"linux-headers-{build.node.release}"
-    kdir = build.path / "kdir"
-    kdir.mkdir()
-    for entry in real.iterdir():
-        (kdir / entry.name).symlink_to(f"/usr/src/{real.name}/{entry.name}")
-    symbols = (real / "Module.symvers").read_text()
-    (kdir / "Module.symvers").unlink()
-    (kdir / "Module.symvers").write_text(symbols.replace("\t__netif_rx\t", "\t__netif_ry\t"))
-    said = _refusal(build, kdir=f"{build.folder}/kdir")
+    said = _refusal_of_changed(build, "build", "Module.symvers", "\t__netif_rx\t", "\t__netif_ry\t")
     assert said == "meta: unknown kernel API: __netif_rx is not exported to modules"
 
 
