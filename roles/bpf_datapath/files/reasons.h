@@ -16,7 +16,7 @@ enum reason {
 	REASON_LOCAL,			/* Pod to Pod of this node */
 	REASON_REMOTE,			/* Pod to the wire */
 	REASON_INBOUND,			/* the wire to a Pod */
-	REASON_HOST,			/* the host's stack to a Pod */
+	REASON_HOST,			/* what pod_ingress let into a Pod */
 	REASON_STACK_PROTOCOL,		/* neither IPv4 nor IPv6 (ARP, ...) */
 	REASON_STACK_MALFORMED,		/* headers cut off or contradictory, or no memory */
 	REASON_STACK_VLAN,		/* tagged: for a VLAN device, not for this one */
