@@ -278,8 +278,14 @@ def argv(**changes: object) -> list[str]:
     return qemu.node_argv(qemu.Emulator(("qemu",), ("qemu-img",), "10.0"), accelerator, **values)  # type: ignore[arg-type]
 
 
-def test_a_state_is_taken_in_by_the_same_machine() -> None:
-    assert argv(incoming=True) == [*argv(), "-S", "-incoming", "defer"]
+def test_a_state_is_taken_in_by_the_same_machine_alone(made: nodes.Lab) -> None:
+    state = made.need()
+    emulator = qemu.Emulator(("loader", "qemu"), ("qemu-img",), "10.0")
+    machine = made._machine(emulator, state)
+    state.nodes[0].layer = "disk7.qcow2"
+    assert made._machine(dataclasses.replace(emulator, system=("elsewhere/qemu",)), state) == machine
+    assert made._machine(dataclasses.replace(emulator, version="10.1"), state) != machine
+    assert made._machine(emulator, dataclasses.replace(state, memory=2048)) != machine
 
 
 @pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
@@ -318,7 +324,7 @@ def test_a_lab_has_a_name_fit_for_paths_and_namespaces(name: str) -> None:
 
 def test_a_state_survives_its_file() -> None:
     state = nodes.State(
-        "6.1", "/image", 2, 1024, "tcg", "why", "10.0", [nodes.Node(1, 20001, "disk0.qcow2", 9, 8)]
+        "6.1", "/image", 2, 1024, "tcg", "why", "10.0", nodes=[nodes.Node(1, 20001, "disk0.qcow2", 9, 8)]
     )
     assert nodes.State.from_json(json.dumps(dataclasses.asdict(state))) == state
 
@@ -360,7 +366,7 @@ def made(cache: Path) -> nodes.Lab:
     lab.folder.mkdir(parents=True)
     lab._make_key(lab.folder / "ssh_key")
     state = nodes.State(
-        "6.1", "/image", 2, 1024, "tcg", "why", "10.0", [nodes.Node(1, 20001), nodes.Node(2, 20002)]
+        "6.1", "/image", 2, 1024, "tcg", "why", "10.0", nodes=[nodes.Node(1, 20001), nodes.Node(2, 20002)]
     )
     for node in state.nodes:
         lab.node_folder(node).mkdir()

@@ -83,6 +83,7 @@ MASKED_UNITS = (
     "e2scrub_reap.service",
     "fstrim.timer",
     "getty@tty1.service",
+    "grub-common.service",
     "logrotate.timer",
     "modprobe@dm_mod.service",
     "modprobe@drm.service",
@@ -228,6 +229,8 @@ def _build_root(kernel: str, root: Path, overlay: Path) -> None:
         key.unlink()
     (root / "etc/hostname").unlink(missing_ok=True)
     (root / "etc/machine-id").write_text("")
+    for name in ("etc/.updated", "var/.updated"):
+        (root / name).touch()  # else the first boot renews caches that are new (systemd-update-done(8))
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/resolv.conf").write_text("nameserver 10.0.2.3\n")
     if suite != "bookworm":

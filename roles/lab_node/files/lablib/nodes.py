@@ -34,9 +34,10 @@ MAX_NODES = 2  # the wire joins two, back to back
 # Below the ports that kernels give to outgoing connections, so that a node keeps its own over restores.
 PORTS = range(20000, 30000)
 BOOT_TIMEOUT = 900.0
-RESTORE_TIMEOUT = 120.0
+RESTORE_TIMEOUT = 300.0
 LOGIN_TIMEOUT = 120.0
 PANIC = "Kernel panic"
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 5.0
 SAVE_BANDWIDTH = 10 << 30  # bytes/s; QEMU's default is meant for networks
 
@@ -82,6 +83,7 @@ class State:
     accelerator: str
     reason: str
     emulator: str
+    machine: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
 
     @classmethod
@@ -257,7 +259,7 @@ class Lab:
         with common.step(f"boot of {count} node(s) with kernel {kernel} under {state.accelerator}", usual):
             for node in state.nodes:
                 if not alive(node):
-                    state.emulator = emulator.version
+                    state.emulator, state.machine = emulator.version, self._machine(emulator, state)
                     self._start(emulator, state, node)
             self._wait_for_ssh(state, BOOT_TIMEOUT)
         if snapshot and fresh:
@@ -336,19 +338,14 @@ class Lab:
     def _start(self, emulator: qemu.Emulator, state: State, node: Node, *, incoming: bool = False) -> None:
         folder = self.node_folder(node)
         (folder / "qmp.sock").unlink(missing_ok=True)
+        if not incoming:
+            # The console of the boot before, which may have ended in a panic.
+            with contextlib.suppress(FileNotFoundError):
+                (folder / "console.log").replace(folder / "console.old.log")
         tap = wire.open_tap(self.namespace, node.name)
-        argv = qemu.node_argv(
-            emulator,
-            state.accelerator,
-            title=f"podnet-{self.name}-{node.name}",
-            index=node.index,
-            cpus=state.cpus,
-            memory=state.memory,
-            port=node.port,
-            layer=node.layer,
-            wire_fd=tap,
-            incoming=incoming,
-        )
+        argv = self._argv(emulator, state, node, tap)
+        if incoming:
+            argv += qemu.INCOMING
         log = folder / "qemu.log"
         try:
             with log.open("a") as output:
@@ -366,17 +363,37 @@ class Lab:
             os.close(tap)
         node.pid, node.started = process.pid, process_start(process.pid)
         self._save(state)
-        end = time.monotonic() + STOP_TIMEOUT
+        end = time.monotonic() + START_TIMEOUT
         while not (folder / "qmp.sock").exists():
             if process.poll() is not None or time.monotonic() > end:
                 raise LabError(f"QEMU of {node.name} does not start; {log} ends:\n{_tail(log)}")
             time.sleep(0.02)
 
+    def _argv(self, emulator: qemu.Emulator, state: State, node: Node, wire_fd: int) -> list[str]:
+        return qemu.node_argv(
+            emulator,
+            state.accelerator,
+            title=f"podnet-{self.name}-{node.name}",
+            index=node.index,
+            cpus=state.cpus,
+            memory=state.memory,
+            port=node.port,
+            layer=node.layer,
+            wire_fd=wire_fd,
+        )
+
+    def _machine(self, emulator: qemu.Emulator, state: State) -> list[str]:
+        """Return what must be the same when a state is taken in that was saved before."""
+        node = dataclasses.replace(state.nodes[0], layer="")
+        return [emulator.version, *self._argv(emulator, state, node, 0)[len(emulator.system) :]]
+
     def _wait_for_ssh(self, state: State, timeout: float) -> None:
         """Wait until every node takes a login over SSH; the port alone accepts before the guest is up."""
-        end = time.monotonic() + timeout
+        start = time.monotonic()
+        end = start + timeout
         for node in state.nodes:
-            while not _banner(node.port):
+            # A busy machine's node is slow to answer, and the slower the more logins are waiting.
+            while not _banner(node.port, timeout=3 + (time.monotonic() - start) / 10):
                 log, console = (self.node_folder(node) / name for name in ("qemu.log", "console.log"))
                 if not alive(node):
                     raise LabError(f"QEMU of {node.name} ended; {log} ends:\n{_tail(log)}")
@@ -403,16 +420,17 @@ class Lab:
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            assert process.stdin and process.stdout and process.stderr
+            assert process.stdout
             guard = threading.Timer(LOGIN_TIMEOUT, process.kill)
             guard.start()
             try:
-                if process.stdout.readline():
-                    process.communicate(f"{time.time():.3f}\n")
+                ready = process.stdout.readline()
+                _out, errors = process.communicate(f"{time.time():.3f}\n" if ready else None)
             finally:
                 guard.cancel()
         if process.returncode:
-            raise LabError(f"SSH to {node.name}: exit {process.returncode} of the login")
+            reason = errors.strip() or f"no answer within {LOGIN_TIMEOUT:.0f} s"
+            raise LabError(f"SSH to {node.name}: {reason}")
 
     def ssh_argv(self, node: str) -> list[str]:
         return ["ssh", "-F", str(self.folder / "ssh_config"), node]
@@ -450,7 +468,7 @@ class Lab:
         state = self.need()
         if dead := [node.name for node in state.nodes if not alive(node)]:
             raise LabError(f"{', '.join(dead)} not running; start: lab.py up --name {self.name}")
-        saved = {"emulator": state.emulator, "layers": [node.layer for node in state.nodes]}
+        saved = {"machine": state.machine, "layers": [node.layer for node in state.nodes]}
         with (
             common.step(f"snapshot of {len(state.nodes)} node(s)", 2),
             common.built_dir(self.folder / "snapshots" / name) as work,
@@ -485,9 +503,11 @@ class Lab:
             raise LabError(f"lab {self.name!r} has no snapshot {name!r} (it has: {has})")
         saved = json.loads((folder / "snapshot.json").read_text())
         emulator = qemu.ensure_emulator()
-        if emulator.version != saved["emulator"]:
+        machine = self._machine(emulator, state)
+        if machine != saved.get("machine"):
             raise LabError(
-                f"snapshot {name!r} is of QEMU {saved['emulator']}, not {emulator.version}: make the lab anew"
+                f"snapshot {name!r} was taken with another QEMU or other arguments of it; "
+                f"make the lab anew: lab.py down --name {self.name}"
             )
         with common.step(f"restore of {len(state.nodes)} node(s)", 4):
             self._stop(state.nodes)
@@ -498,6 +518,7 @@ class Lab:
                     emulator, self.node_folder(node) / layer, self.node_folder(node) / frozen, "qcow2"
                 )
                 node.layer = layer
+                state.emulator, state.machine = emulator.version, machine
                 self._start(emulator, state, node, incoming=True)
                 # The layer that was written to until now belongs to no snapshot.
                 left.unlink(missing_ok=True)
@@ -536,10 +557,10 @@ def _ports_of_labs(labs: Path) -> set[int]:
     return ports
 
 
-def _banner(port: int) -> bool:
+def _banner(port: int, timeout: float) -> bool:
     """Tell whether an SSH server answers behind a port of 127.0.0.1."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False

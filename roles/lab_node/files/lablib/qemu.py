@@ -35,10 +35,15 @@ KVM_TRIAL = 12.0
 KVM_SIGN = b"Run /init as init process"
 
 # An emulated processor is quicker without what the guest would use at every switch or copy.
-TCG_CPU = "max,la57=off,pku=off,smap=off,smep=off,umip=off,avx=off,avx2=off,f16c=off,fma=off"
+TCG_CPU = (
+    "max,la57=off,pku=off,smap=off,smep=off,umip=off,"
+    "avx=off,avx2=off,f16c=off,fma=off,vaes=off,vpclmulqdq=off"
+)
 # Locally administered look, QEMU's prefix; the last number is the node's.
 MGMT_MAC = "52:54:00:31:01:{:02x}"
 WIRE_MAC = "52:54:00:31:02:{:02x}"
+# What makes a machine wait for a saved state, and for the word to go on.
+INCOMING = ("-S", "-incoming", "defer")
 
 
 @dataclass(frozen=True)
@@ -167,12 +172,11 @@ def node_argv(
     port: int,
     layer: str,
     wire_fd: int,
-    incoming: bool = False,
 ) -> list[str]:
     """Return a node's command line; every path in it is relative to the node's folder.
 
     ``memory`` is in MiB, ``port`` the one on 127.0.0.1 that leads to the node's SSH, ``layer`` its disk.
-    The same arguments are needed to take a saved state in (``incoming``).
+    The same arguments and INCOMING make a machine that takes a saved state in.
     """
     machine = "q35,accel=kvm" if accelerator == "kvm" else "q35"
     processor: Sequence[str] = ("-cpu", "host")
@@ -193,5 +197,4 @@ def node_argv(
         *("-chardev", "file,id=console,path=console.log,append=on", "-serial", "chardev:console"),
         *("-fw_cfg", "name=opt/podnet.datapath/identity,file=identity.tar"),
         *("-qmp", "unix:qmp.sock,server=on,wait=off"),
-        *(("-S", "-incoming", "defer") if incoming else ()),
     ]

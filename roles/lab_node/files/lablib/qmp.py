@@ -19,7 +19,7 @@ from lablib.common import LabError
 class Qmp:
     """A connection to one QEMU, for use in a ``with`` statement."""
 
-    def __init__(self, path: Path, timeout: float = 30.0) -> None:
+    def __init__(self, path: Path, timeout: float = 60.0) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
