@@ -24,36 +24,42 @@ def node() -> Node:
     return find_node(os.environ.get("PODNET_KERNEL", "6.1"))
 
 
+def copied(node: Node, source: Path, name: str) -> Build:
+    """Return a fresh copy of a module's source."""
+    made = Build(node, f"/tmp/podnet-{name}-{os.getpid()}")
+    shutil.rmtree(made.path, ignore_errors=True)
+    shutil.copytree(source, made.path)
+    return made
+
+
 @pytest.fixture
 def build(node: Node) -> Iterator[Build]:
     """A fresh copy of the driver's source."""
-    made = Build(node, "/tmp/podnet-driver-test")
-    shutil.rmtree(made.path, ignore_errors=True)
-    shutil.copytree(DRIVER, made.path)
+    made = copied(node, DRIVER, "driver-test")
     yield made
     shutil.rmtree(made.path)
 
 
 @pytest.fixture(scope="session")
 def module(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """meta.ko for the node, built without a warning."""
-    made = Build(node, "/tmp/podnet-driver-module")
-    shutil.rmtree(made.path, ignore_errors=True)
-    shutil.copytree(DRIVER, made.path)
-    done = made.make("W=1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "warning:" not in done.stderr, done.stderr
-    kept = tmp_path_factory.mktemp("module") / "meta.ko"
-    shutil.copy(made.path / "meta.ko", kept)
-    shutil.rmtree(made.path)
-    return kept
+    """meta.ko for the node, built without a warning; inject.ko, for checks, lies beside it."""
+    folder = tmp_path_factory.mktemp("module")
+    for source, name in ((DRIVER, "meta"), (HERE / "inject", "inject")):
+        made = copied(node, source, name)
+        done = made.make("W=1") if source == DRIVER else made.kbuild("W=1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "warning:" not in done.stderr, done.stderr
+        shutil.copy(made.path / f"{name}.ko", folder)
+        shutil.rmtree(made.path)
+    return folder / "meta.ko"
 
 
 @pytest.fixture(scope="session")
 def results(node: Node, module: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What went wrong on the node by check, "" where nothing did; all checks are one process there."""
     folder = tmp_path_factory.mktemp("checks")
-    for file in (module, HERE / "driver_node.py", HERE / "driver_checks.py"):
+    inject = module.with_name("inject.ko")
+    for file in (module, inject, HERE / "driver_node.py", HERE / "driver_checks.py"):
         shutil.copy(file, folder)
     headers = "/usr/include/" + run("gcc", "-print-multiarch").strip()
     target = ("-c", str(HERE / "driver.bpf.c"), "-o", str(folder / "driver.bpf.o"))

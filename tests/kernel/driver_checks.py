@@ -470,6 +470,30 @@ def redirect_to_ingress(world: World) -> None:
 
 
 @check
+def sums_of_the_hardware_stay_right(world: World) -> None:
+    """A packet that came with CHECKSUM_COMPLETE keeps it right, or gives it up, whichever way it takes."""
+    one, two = world.pods()
+    wire = world.wire()
+    world.host.write("ipv4/conf/all/rp_filter", 0)
+    world.host.write("ipv4/conf/p2/rp_filter", 0)
+    for how, target, receiver, address in (
+        (How.VERDICT, Meta.PASS, world.host, HOST),
+        (How.INGRESS, two, world.host, HOST),
+        (How.PEER, two, world.pod2, POD2),
+        (How.REDIRECT, two, world.pod2, POD2),
+        (How.NEIGH, wire, world.far, WIRE),
+    ):
+        world.tell("from_pod", one, how, target)
+        with receiver.udp(address) as server:
+            with world.pod1.inside():
+                parameters = ("device=eth0", f"source={POD1}", f"destination={address}")
+                run("insmod", str(Path(world.module).with_name("inject.ko")), *parameters)
+                run("rmmod", "inject")
+            assert server.recv(100) == b"summed by hardware", address
+    # A wrong sum would be in the kernel's log: "hw csum failure".
+
+
+@check
 def a_redirect_without_target_is_dropped(world: World) -> None:
     """No such ifindex, a target that is down, a peer where there is none: dropped, counted, traced."""
     one, two = world.pods()

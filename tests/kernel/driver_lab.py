@@ -61,14 +61,22 @@ class Build:
     def make(
         self, *arguments: str, kdir: str = "", instead: tuple[Path, Path] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Build; ``instead``: a file of the image, and one to be seen in its place."""
+        """Build by the source's own Makefile; ``instead``: a file of the image, and one to take its place."""
+        return self._run("make", "-C", self.folder, f"KDIR={kdir or self.kdir}", *arguments, instead=instead)
+
+    def kbuild(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Build a source that has nothing but a Kbuild."""
+        return self._run("make", "-C", self.kdir, f"M={self.folder}", "modules", *arguments)
+
+    def _run(
+        self, *command: str, instead: tuple[Path, Path] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         # The kernel's objtool wants /proc; what is mounted here goes with the mount namespace.
-        enter = 'mount -t proc proc "$0/proc" && exec chroot "$0" make "$@"'
+        enter = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
         if instead:
             enter = f"mount --bind {shlex.quote(str(instead[1]))} {shlex.quote(str(instead[0]))} && {enter}"
-        command = ["unshare", "--mount", "sh", "-c", enter, str(self.node.root), "-C", self.folder]
-        command.append(f"KDIR={kdir or self.kdir}")
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        shell = ["unshare", "--mount", "sh", "-c", enter, str(self.node.root)]
+        return subprocess.run([*shell, *command], capture_output=True, text=True, check=False)
 
 
 def find_node(kernel: str) -> Node:
