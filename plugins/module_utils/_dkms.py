@@ -694,9 +694,10 @@ def present(driver: Driver, desired: Desired, check_mode: bool) -> dict[str, Any
         after = driver.apply(current, desired, planned)
         planned = Plan(planned.changes, plan(after, desired).reload_required)
     if planned.reload_required and current.loaded is not None:
-        links = ", ".join(current.loaded.links) or "other modules"
+        names = ", ".join(current.loaded.links)
+        links = f"links ({names})" if names else "other modules"
         driver.warnings.append(
-            f"an older {desired.name} stays loaded, because {links} use it: it is replaced at the next "
+            f"an older {desired.name} stays loaded, because {links} need it: it is replaced at the next "
             "boot, or by the next run once nothing uses it"
         )
     return {

@@ -26,7 +26,7 @@ FILES = Path(__file__).resolve().parents[2] / "roles/lab_node/files"
 sys.path.insert(0, str(FILES))
 
 import lab as command_line  # noqa: E402
-from lablib import common, debian, image, nodes, qemu  # noqa: E402
+from lablib import common, debian, image, nodes, qemu, recipe  # noqa: E402
 from lablib.common import LabError  # noqa: E402
 from lablib.debian import Mirror, Source  # noqa: E402
 
@@ -206,19 +206,19 @@ def test_only_settings_that_reach_a_mirror_are_taken() -> None:
 
 
 def test_only_the_kernel_comes_from_backports() -> None:
-    assert [name for name in image.packages("7.3") if "/" in name] == [
+    assert [name for name in recipe.packages("7.3") if "/" in name] == [
         "linux-image-amd64/trixie-backports",
         "linux-headers-amd64/trixie-backports",
     ]
-    assert not [name for kernel in ("6.1", "6.12") for name in image.packages(kernel) if "/" in name]
+    assert not [name for kernel in ("6.1", "6.12") for name in recipe.packages(kernel) if "/" in name]
 
 
 def test_an_image_is_kept_by_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = {kernel: image.image_key(kernel) for kernel in image.KERNELS}
+    keys = {kernel: image.image_key(kernel) for kernel in recipe.KERNELS}
     assert len(set(keys.values())) == len(keys)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/fstab").write_text("one")
-    monkeypatch.setattr(image, "OVERLAY", tmp_path)
+    monkeypatch.setattr(recipe, "OVERLAY", tmp_path)
     first = image.image_key("6.1")
     assert first != keys["6.1"]
     (tmp_path / "etc/fstab").write_text("two")
@@ -242,10 +242,10 @@ def test_the_newest_image_of_a_recipe_counts(cache: Path) -> None:
 
 def test_the_first_boot_has_the_arguments_of_update_grub() -> None:
     text = 'GRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\nGRUB_CMDLINE_LINUX="a=1 b"\n'
-    assert image.kernel_command_line(text) == "a=1 b quiet"
-    own = image.kernel_command_line(image.overlay_files()["etc/default/grub"].decode()).split()
+    assert recipe.kernel_command_line(text) == "a=1 b quiet"
+    own = recipe.kernel_command_line(recipe.overlay_files()["etc/default/grub"].decode()).split()
     assert "console=ttyS0,115200" in own and "quiet" in own
-    assert image.kernel_command_line('GRUB_CMDLINE_LINUX=""\n') == ""
+    assert recipe.kernel_command_line('GRUB_CMDLINE_LINUX=""\n') == ""
 
 
 # -- QEMU --------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def test_paths_are_relative(accelerator: str) -> None:
 
 @pytest.mark.parametrize("index", range(1, nodes.MAX_NODES + 1))
 def test_names_of_interfaces_fit_the_macs(index: int) -> None:
-    overlay = image.overlay_files()
+    overlay = recipe.overlay_files()
     words = " ".join(argv(index=index))
     for name, mac in (("mgmt0", qemu.MGMT_MAC), ("wire0", qemu.WIRE_MAC)):
         link = overlay[f"etc/systemd/network/10-{name}.link"].decode()

@@ -297,7 +297,7 @@ class Lab:
             taken.add(node.port)
             state.nodes.append(node)
             folder = self.node_folder(node)
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
             self._make_key(folder / "host_key")
             self._write_identity(node)
             public = (folder / "host_key.pub").read_text().split()
