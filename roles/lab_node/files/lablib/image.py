@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -37,7 +38,7 @@ class Image:
 
 def image_key(kernel: str) -> str:
     """Return the hash of everything that decides an image, except the mirror's state of the day."""
-    sources = [Path(module.__file__).read_text() for module in (recipe, debian)]
+    sources = [inspect.getsource(module) for module in (recipe, debian)]
     digest = hashlib.sha256(json.dumps([kernel, *sources]).encode())
     for name, content in recipe.overlay_files().items():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
