@@ -64,8 +64,7 @@ def find_tool(name: str) -> str:
         return path
     raise NetperfError(
         f"{name} is not on this node: install the package netperf. Debian 13 has it in its main component;"
-        " Debian 12 in the component non-free ('deb http://deb.debian.org/debian bookworm non-free' in the"
-        " package sources, then apt-get update && apt-get install netperf)"
+        " where a release lacks it, look in the component non-free or build it from Debian's source package"
     )
 
 
