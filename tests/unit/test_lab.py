@@ -26,9 +26,17 @@ FILES = Path(__file__).resolve().parents[2] / "roles/lab_node/files"
 sys.path.insert(0, str(FILES))
 
 import lab as command_line  # noqa: E402
-from lablib import common, debian, image, nodes, qemu  # noqa: E402
+from lablib import access, common, debian, image, nodes, qemu, recipe  # noqa: E402
 from lablib.common import LabError  # noqa: E402
 from lablib.debian import Mirror, Source  # noqa: E402
+from lablib.state import (  # noqa: E402
+    PORTS,
+    Node,
+    State,
+    alive,
+    choose_port,
+    process_start,
+)
 
 TOKEN = st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True)
 TOKENS = st.lists(TOKEN, min_size=1, max_size=3).map(tuple)
@@ -206,19 +214,19 @@ def test_only_settings_that_reach_a_mirror_are_taken() -> None:
 
 
 def test_only_the_kernel_comes_from_backports() -> None:
-    assert [name for name in image.packages("7.3") if "/" in name] == [
+    assert [name for name in recipe.packages("7.3") if "/" in name] == [
         "linux-image-amd64/trixie-backports",
         "linux-headers-amd64/trixie-backports",
     ]
-    assert not [name for kernel in ("6.1", "6.12") for name in image.packages(kernel) if "/" in name]
+    assert not [name for kernel in ("6.1", "6.12") for name in recipe.packages(kernel) if "/" in name]
 
 
 def test_an_image_is_kept_by_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = {kernel: image.image_key(kernel) for kernel in image.KERNELS}
+    keys = {kernel: image.image_key(kernel) for kernel in recipe.KERNELS}
     assert len(set(keys.values())) == len(keys)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/fstab").write_text("one")
-    monkeypatch.setattr(image, "OVERLAY", tmp_path)
+    monkeypatch.setattr(recipe, "OVERLAY", tmp_path)
     first = image.image_key("6.1")
     assert first != keys["6.1"]
     (tmp_path / "etc/fstab").write_text("two")
@@ -242,10 +250,10 @@ def test_the_newest_image_of_a_recipe_counts(cache: Path) -> None:
 
 def test_the_first_boot_has_the_arguments_of_update_grub() -> None:
     text = 'GRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\nGRUB_CMDLINE_LINUX="a=1 b"\n'
-    assert image.kernel_command_line(text) == "a=1 b quiet"
-    own = image.kernel_command_line(image.overlay_files()["etc/default/grub"].decode()).split()
+    assert recipe.kernel_command_line(text) == "a=1 b quiet"
+    own = recipe.kernel_command_line(recipe.overlay_files()["etc/default/grub"].decode()).split()
     assert "console=ttyS0,115200" in own and "quiet" in own
-    assert image.kernel_command_line('GRUB_CMDLINE_LINUX=""\n') == ""
+    assert recipe.kernel_command_line('GRUB_CMDLINE_LINUX=""\n') == ""
 
 
 # -- QEMU --------------------------------------------------------------------------------------------
@@ -298,7 +306,7 @@ def test_paths_are_relative(accelerator: str) -> None:
 
 @pytest.mark.parametrize("index", range(1, nodes.MAX_NODES + 1))
 def test_names_of_interfaces_fit_the_macs(index: int) -> None:
-    overlay = image.overlay_files()
+    overlay = recipe.overlay_files()
     words = " ".join(argv(index=index))
     for name, mac in (("mgmt0", qemu.MGMT_MAC), ("wire0", qemu.WIRE_MAC)):
         link = overlay[f"etc/systemd/network/10-{name}.link"].decode()
@@ -323,34 +331,32 @@ def test_a_lab_has_a_name_fit_for_paths_and_namespaces(name: str) -> None:
 
 
 def test_a_state_survives_its_file() -> None:
-    state = nodes.State(
-        "6.1", "/image", 2, 1024, "tcg", "why", "10.0", nodes=[nodes.Node(1, 20001, "disk0.qcow2", 9, 8)]
-    )
-    assert nodes.State.from_json(json.dumps(dataclasses.asdict(state))) == state
+    state = State("6.1", "/image", 2, 1024, "tcg", "why", "10.0", nodes=[Node(1, 20001, "disk0.qcow2", 9, 8)])
+    assert State.from_json(json.dumps(dataclasses.asdict(state))) == state
 
 
 def test_a_process_is_known_by_its_start() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
-        node = nodes.Node(1, 20001, pid=child.pid, started=nodes.process_start(child.pid))
-        assert nodes.alive(node)
-        assert not nodes.alive(dataclasses.replace(node, started=node.started + 1))
+        node = Node(1, 20001, pid=child.pid, started=process_start(child.pid))
+        assert alive(node)
+        assert not alive(dataclasses.replace(node, started=node.started + 1))
     finally:
         child.kill()
     child.wait()
-    assert not nodes.alive(node)
-    assert not nodes.alive(nodes.Node(1, 20001))
+    assert not alive(node)
+    assert not alive(Node(1, 20001))
 
 
 def test_ports_stay_the_same_and_give_way() -> None:
-    first = nodes.choose_port("seed", ())
-    assert nodes.choose_port("seed", ()) == first
-    second = nodes.choose_port("seed", {first})
-    assert second != first and second in nodes.PORTS
+    first = choose_port("seed", ())
+    assert choose_port("seed", ()) == first
+    second = choose_port("seed", {first})
+    assert second != first and second in PORTS
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", second))
         taken.listen()
-        assert nodes.choose_port("seed", {first}) not in (first, second)
+        assert choose_port("seed", {first}) not in (first, second)
 
 
 def test_a_lab_that_is_not_there_is_told_as_such(cache: Path) -> None:
@@ -364,14 +370,11 @@ def made(cache: Path) -> nodes.Lab:
     """A lab with its files, and no QEMU."""
     lab = nodes.Lab("x")
     lab.folder.mkdir(parents=True)
-    lab._make_key(lab.folder / "ssh_key")
-    state = nodes.State(
-        "6.1", "/image", 2, 1024, "tcg", "why", "10.0", nodes=[nodes.Node(1, 20001), nodes.Node(2, 20002)]
-    )
+    access.make_key(lab.folder / "ssh_key")
+    state = State("6.1", "/image", 2, 1024, "tcg", "why", "10.0", nodes=[Node(1, 20001), Node(2, 20002)])
     for node in state.nodes:
         lab.node_folder(node).mkdir()
-        lab._make_key(lab.node_folder(node) / "host_key")
-        lab._write_identity(node)
+        access.write_identity(node, lab.node_folder(node), (lab.folder / "ssh_key.pub").read_text())
     lab._save(state)
     return lab
 
@@ -384,12 +387,15 @@ def test_an_identity_has_keys_with_their_modes(made: nodes.Lab) -> None:
     assert texts["etc/hostname"] == "node2\n"
     assert "172.31.0.2/30" in texts["etc/systemd/network/20-wire0.network"]
     assert "fd31::2/64" in texts["etc/systemd/network/20-wire0.network"]
+    key = texts["etc/ssh/ssh_host_ed25519_key.pub"].split()[1]
+    line = access.known_hosts_line(made.need().nodes[1], made.folder / "node2")
+    assert line == f"[127.0.0.1]:20002 ssh-ed25519 {key}\n"
     assert texts["root/.ssh/authorized_keys"] == (made.folder / "ssh_key.pub").read_text()
 
 
 def test_ssh_and_ansible_read_the_same_from_their_files(made: nodes.Lab) -> None:
     lab_nodes = made.need().nodes
-    (made.folder / "ssh_config").write_text(nodes.ssh_config_text(made.folder, lab_nodes))
+    (made.folder / "ssh_config").write_text(access.ssh_config_text(made.folder, lab_nodes))
     shown = subprocess.run(
         [*made.ssh_argv("node2")[:-1], "-G", "node2"], capture_output=True, text=True, check=True
     )
@@ -397,7 +403,7 @@ def test_ssh_and_ansible_read_the_same_from_their_files(made: nodes.Lab) -> None
     assert (settings["hostname"], settings["port"], settings["user"]) == ("127.0.0.1", "20002", "root")
     assert settings["stricthostkeychecking"] == "true"
 
-    group = yaml.safe_load(nodes.inventory_text(made.folder, lab_nodes))["lab"]
+    group = yaml.safe_load(access.inventory_text(made.folder, lab_nodes))["lab"]
     assert group["hosts"] == {"node1": {"ansible_port": 20001}, "node2": {"ansible_port": 20002}}
     assert group["vars"]["ansible_ssh_private_key_file"] == settings["identityfile"]
     assert f"UserKnownHostsFile={made.folder}/known_hosts" in shlex.split(

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 
-from lablib import common, image
+from lablib import common, image, recipe
 from lablib.common import LabError
 from lablib.nodes import Lab
 
@@ -32,7 +32,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         return added
 
     def kernel(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        added.add_argument("--kernel", default="6.1", choices=image.KERNELS, help="default: %(default)s")
+        added.add_argument("--kernel", default="6.1", choices=recipe.KERNELS, help="default: %(default)s")
         return added
 
     def image_command(name: str, text: str) -> None:
@@ -102,6 +102,7 @@ def act(options: argparse.Namespace) -> dict[str, object]:
 
 def main() -> int:
     options = parse_arguments()
+    os.umask(0o022)  # the nodes' files are made by this process, too
     try:
         if options.command == "packages":
             print("\n".join(common.PACKAGES))

@@ -8,31 +8,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import tarfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lablib import common, image, qemu, wire
+from lablib import access, common, image, qemu, wire
 from lablib.common import LabError, run
 from lablib.qmp import Qmp
+from lablib.state import Node, State, alive, choose_port, ports_of_labs, process_start
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,19}")
 MAX_NODES = 2  # the wire joins two, back to back
-# Below the ports that kernels give to outgoing connections, so that a node keeps its own over restores.
-PORTS = range(20000, 30000)
 BOOT_TIMEOUT = 900.0
 RESTORE_TIMEOUT = 300.0
 LOGIN_TIMEOUT = 120.0
@@ -40,117 +35,6 @@ PANIC = "Kernel panic"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 5.0
 SAVE_BANDWIDTH = 10 << 30  # bytes/s; QEMU's default is meant for networks
-
-WIRE_NETWORK = """\
-[Match]
-Name=wire0
-
-[Network]
-Address=172.31.0.{index}/30
-LinkLocalAddressing=ipv6
-IPv6AcceptRA=no
-ConfigureWithoutCarrier=yes
-
-[Address]
-Address=fd31::{index}/64
-DuplicateAddressDetection=none
-"""
-
-
-@dataclass
-class Node:
-    """One node; ``pid`` with ``started`` (its start time in ticks since boot) names its QEMU for sure."""
-
-    index: int
-    port: int
-    layer: str = ""
-    pid: int = 0
-    started: int = 0
-
-    @property
-    def name(self) -> str:
-        return f"node{self.index}"
-
-
-@dataclass
-class State:
-    """What a lab is made of, kept in its state.json."""
-
-    kernel: str
-    image: str
-    cpus: int
-    memory: int
-    accelerator: str
-    reason: str
-    emulator: str
-    machine: list[str] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-
-    @classmethod
-    def from_json(cls, text: str) -> State:
-        values = json.loads(text)
-        return cls(**{**values, "nodes": [Node(**node) for node in values["nodes"]]})
-
-
-def process_start(pid: int) -> int:
-    """Return the start time of a live process in ticks since boot, 0 where there is none (proc(5))."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    state, start = after_name[0], after_name[19]
-    return 0 if state in "ZX" else int(start)
-
-
-def alive(node: Node) -> bool:
-    """Tell whether the very QEMU that was started for this node still runs."""
-    return node.pid > 0 and process_start(node.pid) == node.started
-
-
-def choose_port(seed: str, taken: Iterable[int]) -> int:
-    """Return a free port of PORTS, the same for the same seed while nothing is in its way."""
-    first = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")
-    for step in range(len(PORTS)):
-        port = PORTS[(first + step) % len(PORTS)]
-        if port in taken:
-            continue
-        with contextlib.closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise LabError(f"no free port between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1")
-
-
-def inventory_text(folder: Path, nodes: Sequence[Node]) -> str:
-    """Return the Ansible inventory (YAML) of a lab in ``folder``."""
-    ssh_args = (
-        f"-o UserKnownHostsFile={shlex.quote(str(folder / 'known_hosts'))} "
-        "-o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
-    )
-    lines = ["---", "lab:", "  hosts:"]
-    for node in nodes:
-        lines += [f"    {node.name}:", f"      ansible_port: {node.port}"]
-    lines += [
-        "  vars:",
-        "    ansible_host: 127.0.0.1",
-        "    ansible_user: root",
-        "    ansible_python_interpreter: /usr/bin/python3",
-        f"    ansible_ssh_private_key_file: {json.dumps(str(folder / 'ssh_key'))}",
-        f"    ansible_ssh_common_args: {json.dumps(ssh_args)}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def ssh_config_text(folder: Path, nodes: Sequence[Node]) -> str:
-    """Return the ssh_config(5) of a lab in ``folder``."""
-    hosts = "".join(f"Host {node.name}\n  Port {node.port}\n" for node in nodes)
-    return (
-        f"{hosts}Host *\n  HostName 127.0.0.1\n  User root\n"
-        f'  IdentityFile "{folder}/ssh_key"\n  IdentitiesOnly yes\n'
-        f'  UserKnownHostsFile "{folder}/known_hosts"\n  StrictHostKeyChecking yes\n'
-        "  LogLevel ERROR\n  ConnectTimeout 30\n"
-    )
 
 
 class Lab:
@@ -289,51 +173,29 @@ class Lab:
         state = State(
             kernel, str(base.folder), cpus, memory, accelerator.name, accelerator.reason, emulator.version
         )
-        self._make_key(self.folder / "ssh_key")
-        taken = _ports_of_labs(self.folder.parent)
+        access.make_key(self.folder / "ssh_key")
+        login_key = (self.folder / "ssh_key.pub").read_text()
+        taken = ports_of_labs(self.folder.parent)
         known = []
         for index in range(1, count + 1):
             node = Node(index, choose_port(f"{self.folder}/{index}", taken), "disk0.qcow2")
             taken.add(node.port)
             state.nodes.append(node)
             folder = self.node_folder(node)
-            folder.mkdir()
-            self._make_key(folder / "host_key")
-            self._write_identity(node)
-            public = (folder / "host_key.pub").read_text().split()
-            known.append(f"[127.0.0.1]:{node.port} {public[0]} {public[1]}\n")
+            folder.mkdir(mode=0o700)
+            access.write_identity(node, folder, login_key)
+            known.append(access.known_hosts_line(node, folder))
             self._make_layer(emulator, folder / node.layer, base.disk, "raw")
         common.write_atomic(self.folder / "known_hosts", "".join(known))
-        common.write_atomic(self.folder / "ssh_config", ssh_config_text(self.folder, state.nodes))
-        common.write_atomic(self.inventory, inventory_text(self.folder, state.nodes))
+        common.write_atomic(self.folder / "ssh_config", access.ssh_config_text(self.folder, state.nodes))
+        common.write_atomic(self.inventory, access.inventory_text(self.folder, state.nodes))
         self._save(state)
         return state
-
-    @staticmethod
-    def _make_key(path: Path) -> None:
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "podnet-lab", "-f", path])
 
     @staticmethod
     def _make_layer(emulator: qemu.Emulator, layer: Path, backing: Path, form: str) -> None:
         create = ["create", "-q", "-f", "qcow2", "-F", form, "-b", str(backing), str(layer)]
         run([*emulator.img, *create], env=dict(emulator.env))
-
-    def _write_identity(self, node: Node) -> None:
-        """Write the tar file that makes a generic image this node."""
-        folder = self.node_folder(node)
-        key, public = (folder / "host_key").read_text(), (folder / "host_key.pub").read_text()
-        files = {
-            "etc/hostname": (0o644, f"{node.name}\n"),
-            "etc/ssh/ssh_host_ed25519_key": (0o600, key),
-            "etc/ssh/ssh_host_ed25519_key.pub": (0o644, public),
-            "root/.ssh/authorized_keys": (0o600, (self.folder / "ssh_key.pub").read_text()),
-            "etc/systemd/network/20-wire0.network": (0o644, WIRE_NETWORK.format(index=node.index)),
-        }
-        with tarfile.open(folder / "identity.tar", "w") as archive:
-            for path, (mode, text) in files.items():
-                entry = tarfile.TarInfo(path)
-                entry.size, entry.mode = len(text.encode()), mode
-                archive.addfile(entry, io.BytesIO(text.encode()))
 
     def _start(self, emulator: qemu.Emulator, state: State, node: Node, *, incoming: bool = False) -> None:
         folder = self.node_folder(node)
@@ -546,15 +408,6 @@ class Lab:
 def _check_snapshot_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise LabError(f"snapshot {name!r}: use 1 to 20 of a-z, 0-9 and -, no - first")
-
-
-def _ports_of_labs(labs: Path) -> set[int]:
-    """Return the ports of all labs of this cache, running or not."""
-    ports: set[int] = set()
-    for path in labs.glob("*/state.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            ports.update(node.port for node in State.from_json(path.read_text()).nodes)
-    return ports
 
 
 def _banner(port: int, timeout: float) -> bool:
