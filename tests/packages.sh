@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 
 packages=(
 	clang libbpf-dev libc6-dev llvm         # the programs
-	libbpf1 iproute2 iputils-ping ethtool   # tests in namespaces
-	procps                                  # sysctl, which a bare Debian lacks
+	libbpf1 bpftool iproute2 iputils-ping ethtool   # tests in namespaces
+	procps                                          # sysctl, which a bare Debian lacks
 	python3-venv openssh-client             # Ansible
 	gcc make kmod shellcheck perl xz-utils  # the checks, checkpatch among them
 )
