@@ -126,7 +126,7 @@ def pristine() -> Path:
 
 @pytest.fixture(scope="session")
 def kernel(pristine: Path) -> str:
-    return next(path.parts[-3] for path in sorted(pristine.glob("lib/modules/*/build/Makefile")))
+    return next(path.parts[-2] for path in sorted(pristine.glob("lib/modules/*/build")))
 
 
 @pytest.fixture(scope="session")
