@@ -126,7 +126,8 @@ def pristine() -> Path:
 
 @pytest.fixture(scope="session")
 def kernel(pristine: Path) -> str:
-    return next(path.parts[-2] for path in sorted(pristine.glob("lib/modules/*/build")))
+    built = sorted(pristine.glob("usr/src/linux-headers-*/Module.symvers"))
+    return built[0].parent.name.removeprefix("linux-headers-")
 
 
 @pytest.fixture(scope="session")
