@@ -25,7 +25,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-nodes packages:
+lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-nodes bench-icount packages:
 	@sudo --preserve-env=KERNEL,LAB,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
@@ -73,6 +73,10 @@ test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence
 	$(call say,Molecule: the whole on two nodes, about 12 min)
 	molecule test
 
+bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 has netkit too), 5 min
+	$(call say,Instruction count on kernel $(KERNEL))
+	python3 tests/icount/bench.py --kernel $(KERNEL)
+
 packages:
 	@tests/packages.sh
 
@@ -115,5 +119,5 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver test-nodes \
+.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver test-nodes bench-icount \
 	lint sanity packages clean help

@@ -14,6 +14,7 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfErr
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 MAPS = {4: "endpoints4", 6: "endpoints6"}
+GENERATION = "generation"
 _ENDPOINT = struct.Struct("=II")  # struct endpoint: ifindex, owner
 
 
@@ -125,26 +127,34 @@ class EndpointMaps:
 
     def __init__(self, pin_path: str, files: contextlib.ExitStack) -> None:
         """Open the maps; raise BpfError where they are not there or of another layout."""
-        self._fds = {}
+        self._pin_path, self._files = pin_path, files
+        self._fds = {version: self._open(name) for version, name in MAPS.items()}
+        self._generation = self._open(GENERATION)
         self.capacity = {}
-        for version, name in MAPS.items():
-            path = os.path.join(pin_path, "maps", name)
-            try:
-                self._fds[version] = _bpf.obj_get(path)
-            except OSError as e:
-                raise BpfError(
-                    f"pin_path: there is no map at '{path}' ({e.strerror}); load the programs first"
-                    " (bpf_attach), and mind that 'ip netns exec' hides /sys/fs/bpf"
-                ) from e
-            files.callback(os.close, self._fds[version])
-            layout = _bpf.map_info(self._fds[version]).layout
+        for version, fd in self._fds.items():
+            layout = _bpf.map_info(fd).layout
             key = 4 if version == 4 else 16
             if (layout.key_size, layout.value_size) != (key, _ENDPOINT.size):
                 raise BpfError(
-                    f"pin_path: '{path}' has keys of {layout.key_size} and values of {layout.value_size}"
-                    f" bytes, this version has {key} and {_ENDPOINT.size}: load its programs (bpf_attach)"
+                    f"pin_path: '{self._path(MAPS[version])}' has keys of {layout.key_size} and values of"
+                    f" {layout.value_size} bytes, this version has {key} and {_ENDPOINT.size}: load its"
+                    " programs (bpf_attach)"
                 )
             self.capacity[version] = layout.max_entries
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._pin_path, "maps", name)
+
+    def _open(self, name: str) -> int:
+        try:
+            fd = _bpf.obj_get(self._path(name))
+        except OSError as e:
+            raise BpfError(
+                f"pin_path: there is no map at '{self._path(name)}' ({e.strerror}); load the programs first"
+                " (bpf_attach), and mind that 'ip netns exec' hides /sys/fs/bpf"
+            ) from e
+        self._files.callback(os.close, fd)
+        return fd
 
     def read(self) -> dict[Address, Endpoint]:
         """Return all entries, of all owners."""
@@ -164,6 +174,9 @@ class EndpointMaps:
             }
             _bpf.map_delete(fd, [a.packed for a in changes.delete if a.version == version])
             _bpf.map_update(fd, entries)
+        # Any number that was not used lately ends what programs decided by the entries as they were.
+        now = time.monotonic_ns() >> 10 & 0xFFFFFFFF
+        _bpf.map_update(self._generation, {bytes(4): struct.pack("=I", now)})
 
 
 def describe(entries: Mapping[Address, Endpoint], owner: int) -> str:

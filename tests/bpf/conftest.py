@@ -109,6 +109,7 @@ class Datapath:
 
     def __init__(self, path: str, netns: str, reached: set[str], **rodata: int) -> None:
         self.netns, self.reached = netns, reached
+        self.generation = 0
         self.object = _bpf.BpfObject(path, rodata)
         self.object.load()
         self.names = reason_names()
@@ -158,8 +159,17 @@ class Datapath:
         verdict, dummy, size = struct.unpack_from("=iII", attr, 4)
         return verdict, out.raw[:size]
 
-    def run(self, program: str, packet: bytes, device: str = "", gso_size: int = 0) -> Result:
-        """Run a program over one packet and say what was counted."""
+    def forget(self) -> None:
+        """End what was decided for flows, as whoever changes the endpoints does."""
+        self.generation += 1
+        _bpf.map_update(self.object.maps["generation"], {bytes(4): struct.pack("=I", self.generation)})
+
+    def run(
+        self, program: str, packet: bytes, device: str = "", gso_size: int = 0, remembering: bool = False
+    ) -> Result:
+        """Run a program over one packet and say what was counted; its flow is new, unless ``remembering``."""
+        if not remembering:
+            self.forget()
         device = device or ("wire0" if program == "host_ingress" else "pod1")
         before = self.counters()
         verdict, out = self.test_run(program, packet, device, gso_size)

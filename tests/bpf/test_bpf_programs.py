@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,7 +31,11 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+
 MAC = "02:00:00:00:00:01"
+# What the wire's first hop is reached by: its address, and that of the device.
+MACS = bytes.fromhex("020000000099020000000001")
 PASS, REDIRECT = -1, 7
 
 
@@ -274,6 +282,104 @@ def test_big_tcp_to_the_wire(datapath: Any, plen_zero: bool) -> None:
         assert result.counted == {reason: 1}
 
 
+@pytest.fixture
+def one_processor() -> Iterator[None]:
+    """Decisions are kept for each processor."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("one_processor")
+class TestDecisions:
+    """What is remembered of a flow, and what is not."""
+
+    @staticmethod
+    def twice(datapath: Any, first: bytes, second: bytes, **options: Any) -> Any:
+        assert datapath.run("pod_egress", first).verdict == REDIRECT
+        return datapath.run("pod_egress", second, remembering=True, **options)
+
+    @FAMILIES
+    def test_the_next_packet_has_its_mac_addresses(self, datapath: Any, family: int) -> None:
+        packet = frame(ip(family) / TCP(sport=1, dport=2) / Raw(b"x" * 9))
+        result = self.twice(datapath, packet, packet)
+        assert (result.verdict, result.counted) == (REDIRECT, {"REMOTE": 1})
+        assert result.packet == MACS + routed(packet)[12:]
+
+    @FAMILIES
+    @pytest.mark.parametrize("program", ["pod_egress", "host_ingress"])
+    def test_the_next_packet_to_a_pod(self, datapath: Any, family: int, program: str) -> None:
+        packet = frame(ip(family, "1.12") / TCP(sport=1, dport=2))
+        first = datapath.run(program, packet)
+        assert datapath.run(program, packet, remembering=True) == first
+        assert (first.verdict, first.packet) == (REDIRECT, routed(packet))
+
+    @FAMILIES
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"transport": TCP(sport=1, dport=3)},
+            {"transport": TCP(sport=3, dport=2)},
+            {"transport": UDP(sport=1, dport=2)},
+            {"src": "1.13"},
+            {"dst": "2.12"},
+            {"device": "pod2"},
+            {"service": 8},
+        ],
+        ids=lambda other: next(iter(other)),
+    )
+    def test_another_flow_is_decided_anew(self, datapath: Any, family: int, other: dict[str, Any]) -> None:
+        fields: dict[str, Any] = {"dst": other.get("dst", "2.11"), "src": other.get("src", "1.11")}
+        if "service" in other:
+            fields["tos" if family == 4 else "tc"] = other["service"]
+        transport = TCP(sport=1, dport=2)
+        second = frame(ip(family, **fields) / other.get("transport", transport))
+        result = self.twice(datapath, frame(ip(family) / transport), second, device=other.get("device", ""))
+        assert (result.verdict, result.packet) == (REDIRECT, routed(second))
+
+    @FAMILIES
+    def test_it_is_forgotten(self, datapath: Any, family: int) -> None:
+        """A neighbour's new address is seen within the life of a decision: 30 ms where HZ is 100."""
+        address = "172.31.0.2" if family == 4 else "fd31::2"
+        change = ["ip", "-n", datapath.netns, "neigh", "replace", address, "dev", "wire0", "lladdr"]
+        packet = frame(ip(family) / TCP(sport=1, dport=2))
+        self.twice(datapath, packet, packet)
+        subprocess.run([*change, "02:00:00:00:00:98"], check=True)
+        try:
+            time.sleep(0.05)
+            assert datapath.run("pod_egress", packet, remembering=True).packet == routed(packet)
+            result = datapath.run("pod_egress", packet, remembering=True)
+            assert result.packet[:6] == bytes.fromhex("020000000098")
+        finally:
+            subprocess.run([*change, "02:00:00:00:00:99"], check=True)
+
+    @FAMILIES
+    def test_what_does_not_fit_is_decided_anew(self, datapath: Any, family: int) -> None:
+        transport = TCP(sport=1, dport=2)
+        small, big = (frame(ip(family, "8.11") / transport / Raw(b"x" * n)) for n in (9, 1400))
+        result = self.twice(datapath, small, big)
+        assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_MTU": 1}, big)
+
+    @FAMILIES
+    def test_the_last_hop_is_decided_anew(self, datapath: Any, family: int) -> None:
+        first, last = (frame(ip(family, ttl=ttl) / TCP(sport=1, dport=2)) for ttl in (64, 1))
+        result = self.twice(datapath, first, last)
+        assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_TTL": 1}, last)
+
+    def test_endpoints_count_at_once(self, datapath: Any) -> None:
+        packet = frame(ip(4, "2.99") / TCP(sport=1, dport=2))
+        assert self.twice(datapath, packet, packet).counted == {"REMOTE": 1}
+        endpoints = datapath.object.maps["endpoints4"]
+        known = _bpf.map_lookup(endpoints, bytes([10, 31, 1, 12]), 8)
+        _bpf.map_update(endpoints, {bytes([10, 31, 2, 99]): known})
+        try:
+            datapath.forget()
+            assert datapath.run("pod_egress", packet, remembering=True).counted == {"LOCAL": 1}
+        finally:
+            _bpf.map_delete(endpoints, [bytes([10, 31, 2, 99])])
+
+
 class TestHostIngress:
     @FAMILIES
     @TRANSPORTS
@@ -349,6 +455,8 @@ def test_any_bytes(datapath: Any, program: str) -> None:
             assert verdict == REDIRECT, packet.hex()
             ttl = 22 if packet[12:14] == b"\x08\x00" else 21
             assert out[ttl] == packet[ttl] - 1 > 0, packet.hex()
+            if out[:12] in (bytes(packet[:12]), MACS):
+                changed -= set(range(12))
             assert changed <= ({ttl} if ttl == 21 else {ttl, 24, 25}), packet.hex()
     assert sum(datapath.counters()) - sum(before) == runs
 

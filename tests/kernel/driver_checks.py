@@ -317,6 +317,31 @@ def pod_to_pod_by_redirect_peer(world: World) -> None:
 
 
 @check
+def a_task_delivers_without_a_softirq(world: World) -> None:
+    """What a task sends is received within its call, in order; what a softirq sends takes the backlog."""
+
+    def softirqs() -> int:
+        line = next(x for x in Path("/proc/softirqs").read_text().splitlines() if "NET_RX" in x)
+        return sum(map(int, line.split()[1:]))
+
+    one, two = world.pods()
+    world.tell("from_pod", one, How.PEER, two)
+    world.tell("from_pod", two, How.PEER, one)
+    count = 1000
+    with world.pod1.udp() as sender, world.pod2.udp(POD2) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
+        before = softirqs()
+        for number in range(count):
+            sender.sendto(struct.pack("=I", number), (POD2, 9))
+        taken = softirqs() - before
+        arrived = [struct.unpack("=I", receiver.recv(100))[0] for dummy in range(count)]
+    assert arrived == list(range(count))
+    assert taken < count / 2, f"{taken} receive softirqs for {count} packets"
+    # The echo is sent by the softirq that received the request.
+    world.pod1.ping(POD2)
+
+
+@check
 def pod_to_pod_by_plain_redirect(world: World) -> None:
     """bpf_redirect() to the other primary: its own program runs too."""
     one, two = world.pods()

@@ -223,6 +223,23 @@ def test_a_map_of_another_layout_is_made_anew(node: Node, build: Any) -> None:
     assert (len(result["updated"]), len(result["deleted"])) == (2, 2)
 
 
+def test_new_endpoints_end_what_was_decided_before(node: Node) -> None:
+    """Programs keep what they decided for a flow for as long as the generation stays."""
+
+    def generation() -> bytes:
+        with _bpf.closing(_bpf.obj_get(f"{node.pins}/maps/generation")) as fd:
+            return _bpf.map_lookup(fd, bytes(4), 4)
+
+    node.attach("pod_egress left from_pod")
+    before = generation()
+    state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}]}
+    node.module("bpf_state", **state)
+    after = generation()
+    assert after != before
+    assert not node.module("bpf_state", **state)["changed"]
+    assert generation() == after
+
+
 def test_lost_pins_are_made_again(node: Node) -> None:
     node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
     os.unlink(f"{node.pins}/progs/pod_egress")

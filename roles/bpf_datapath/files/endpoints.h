@@ -7,14 +7,12 @@
 #include <linux/ipv6.h>
 #include <bpf/bpf_helpers.h>
 
+#include "cache.h"
 #include "mtu.h"
 #include "parse.h"
 #include "reasons.h"
 
 #define ENDPOINTS_MAX 16384
-
-/* Fits every device that may carry IPv6 (RFC 8200): no MTU needs to be asked. */
-#define ALWAYS_FITS 1280
 
 struct endpoint {
 	__u32 ifindex;	/* the host's side of the Pod's device */
@@ -37,33 +35,40 @@ struct {
 
 static __always_inline struct endpoint *endpoint_of(struct packet *p)
 {
-	if (p->family == AF_INET)
-		return bpf_map_lookup_elem(&endpoints4, &p->dst4);
-	return bpf_map_lookup_elem(&endpoints6, &p->dst6);
+	if (p->flow.family == AF_INET)
+		return bpf_map_lookup_elem(&endpoints4, &p->flow.dst4);
+	return bpf_map_lookup_elem(&endpoints6, &p->flow.dst6);
 }
 
 /*
- * Hand the packet to a Pod of this node. redirect_peer puts it into the Pod without a second
- * queue; from netkit's xmit the kernel refuses that (it is not tc ingress), so there it takes the
- * host's side of the device (`plain`).
+ * Put the packet into a Pod of this node, by the host's side of its device. redirect_peer does so
+ * without a second queue; from netkit's xmit the kernel refuses that (it is not tc ingress), so
+ * there it takes the device (`plain`).
  */
-static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p,
-				   const struct endpoint *ep, bool plain, enum reason reason)
+static __always_inline int into_pod(__u32 ifindex, bool plain)
 {
-	__u32 ifindex = ep->ifindex;
+	return plain ? bpf_redirect(ifindex, 0) : bpf_redirect_peer(ifindex, 0);
+}
+
+/* Decide on a packet to a Pod of this node. */
+static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p,
+				   const struct endpoint *ep, bool plain, enum reason reason,
+				   struct decision *d, __u32 now)
+{
+	__u32 ifindex = ep->ifindex, mtu;
+	enum reason refusal;
 
 	if (p->ttl <= 1)
 		return to_stack(REASON_STACK_TTL);
-	if (!p->wire_len || p->wire_len > ALWAYS_FITS) {
-		enum reason refusal = check_mtu(skb, p, ifindex);
-
-		if (refusal != REASON_NONE)
-			return to_stack(refusal);
-	}
+	refusal = check_mtu(skb, p, ifindex, &mtu);
+	if (refusal != REASON_NONE)
+		return to_stack(refusal);
 	if (!decrease_ttl(skb, p))
 		return to_stack(REASON_STACK_MALFORMED);
+	if (d)
+		remember(d, p, now, ifindex, mtu, reason);
 	count(reason);
-	return plain ? bpf_redirect(ifindex, 0) : bpf_redirect_peer(ifindex, 0);
+	return into_pod(ifindex, plain);
 }
 
 #endif

@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "cache.h"
 #include "mtu.h"
 #include "parse.h"
 #include "reasons.h"
@@ -29,42 +30,45 @@ static __always_inline enum reason fib_refusal(long result)
 }
 
 /*
- * Route the packet out of the node as the host would, its netfilter and queues aside.
- * The neighbour is the kernel's business (bpf_redirect_neigh): it resolves, probes and ages it,
- * which a program that writes MAC addresses itself would have to do on its own.
+ * Decide on a packet that leaves the node, as the host would, its netfilter and queues aside.
+ * This packet goes by bpf_redirect_neigh: the kernel resolves, probes and ages the neighbour, and
+ * where it is resolved, the flow's next packets get its MAC address from the decision.
  */
-static __always_inline int forward(struct __sk_buff *skb, const struct packet *p)
+static __always_inline int forward(struct __sk_buff *skb, const struct packet *p,
+				   struct decision *d, __u32 now)
 {
 	struct bpf_fib_lookup fib = {
-		.family = p->family,
-		.l4_protocol = p->proto,
-		.sport = p->sport,
-		.dport = p->dport,
+		.family = p->flow.family,
+		.l4_protocol = p->flow.proto,
+		.sport = p->flow.sport,
+		.dport = p->flow.dport,
 		.tot_len = p->wire_len,
-		.ifindex = skb->ifindex,
+		.ifindex = p->flow.ifindex,
 	};
 	struct bpf_redir_neigh nh = {};
+	__u32 mtu;
 	long result;
 
 	if (p->ttl <= 1)
 		return to_stack(REASON_STACK_TTL);
 
-	if (p->family == AF_INET) {
-		fib.tos = p->tos;
-		fib.ipv4_src = p->src4;
-		fib.ipv4_dst = p->dst4;
+	if (p->flow.family == AF_INET) {
+		fib.tos = p->flow.tos;
+		fib.ipv4_src = p->flow.src4;
+		fib.ipv4_dst = p->flow.dst4;
 	} else {
-		fib.flowinfo = p->flowinfo;
-		__builtin_memcpy(fib.ipv6_src, p->src6, sizeof(fib.ipv6_src));
-		__builtin_memcpy(fib.ipv6_dst, p->dst6, sizeof(fib.ipv6_dst));
+		fib.flowinfo = p->flow.flowinfo;
+		__builtin_memcpy(fib.ipv6_src, p->flow.src6, sizeof(fib.ipv6_src));
+		__builtin_memcpy(fib.ipv6_dst, p->flow.dst6, sizeof(fib.ipv6_dst));
 	}
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return to_stack(fib_refusal(result));
 
+	mtu = fib.mtu_result;
 	/* Without a length the look-up saw no MTU. */
 	if (!p->wire_len) {
-		enum reason refusal = check_mtu(skb, p, fib.ifindex);
+		enum reason refusal = check_mtu(skb, p, fib.ifindex, &mtu);
 
 		if (refusal != REASON_NONE)
 			return to_stack(refusal);
@@ -72,6 +76,11 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	if (!decrease_ttl(skb, p))
 		return to_stack(REASON_STACK_MALFORMED);
 	count(REASON_REMOTE);
+	if (d && result == BPF_FIB_LKUP_RET_SUCCESS) {
+		remember(d, p, now, fib.ifindex, mtu, REASON_REMOTE);
+		__builtin_memcpy(d->macs, fib.dmac, ETH_ALEN);
+		__builtin_memcpy(d->macs + ETH_ALEN, fib.smac, ETH_ALEN);
+	}
 
 	/* The look-up left the next hop in dst, and its family: a v4 route may have a v6 one. */
 	nh.nh_family = fib.family;

@@ -9,15 +9,17 @@
 #include "parse.h"
 #include "reasons.h"
 
+/* Leaves the device's MTU in `mtu`. */
 static __always_inline enum reason check_mtu(struct __sk_buff *skb, const struct packet *p,
-					     __u32 ifindex)
+					     __u32 ifindex, __u32 *mtu)
 {
-	__u32 mtu = 0;
-	long result = bpf_check_mtu(skb, ifindex, &mtu, 0, p->wire_len ? 0 : BPF_MTU_CHK_SEGS);
+	long result;
 
+	*mtu = 0;
+	result = bpf_check_mtu(skb, ifindex, mtu, 0, p->wire_len ? 0 : BPF_MTU_CHK_SEGS);
 	if (result < 0)
 		return REASON_STACK_NO_DEVICE;
-	if (p->wire_len ? p->wire_len > mtu : result)
+	if (p->wire_len ? p->wire_len > *mtu : result)
 		return REASON_STACK_MTU;
 	return REASON_NONE;
 }

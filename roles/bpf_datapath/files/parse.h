@@ -31,22 +31,37 @@
 #define NDP_FIRST 133
 #define NDP_LAST 137
 
-struct packet {
-	union {
-		__be32 src4;
-		__be32 src6[4];
-	};
-	union {
-		__be32 dst4;
-		__be32 dst6[4];
-	};
+/*
+ * All that the host's routes, rules and multipath hashes may ask of a packet. IPv4 fills the first
+ * three words of 64 bits, IPv6 all six; there is no padding.
+ */
+struct flow {
+	__u32 ifindex;		/* where it came in */
 	__be32 flowinfo;	/* IPv6: traffic class and flow label */
 	__be16 sport;		/* 0 where there is none, or it is in another fragment */
 	__be16 dport;
-	__u16 wire_len;		/* of the biggest IP packet it becomes; 0: ask the kernel */
 	__u8 family;
 	__u8 tos;		/* IPv4 */
 	__u8 proto;
+	__u8 inbound;		/* 1: from the wire, 0: from a Pod */
+	union {
+		struct {
+			__be32 src4;
+			__be32 dst4;
+		};
+		struct {
+			__be32 src6[4];
+			__be32 dst6[4];
+		};
+	};
+} __attribute__((aligned(8)));
+
+#define FLOW4_WORDS 3
+#define FLOW6_WORDS 6
+
+struct packet {
+	struct flow flow;
+	__u16 wire_len;		/* of the biggest IP packet it becomes; 0: ask the kernel */
 	__u8 ttl;		/* or hop limit */
 };
 
@@ -72,6 +87,18 @@ static __always_inline bool reach(struct __sk_buff *skb, __u32 len)
 	return !bpf_skb_pull_data(skb, len);
 }
 
+/* Copy bytes, by a call only where the driver left them outside of the linear part. */
+static __always_inline bool load(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
+{
+	void *from = (void *)(long)skb->data + offset;
+
+	if (from + len > (void *)(long)skb->data_end)
+		return !bpf_skb_load_bytes(skb, offset, to, len);
+	/* Headers are words after the MAC header, which NET_IP_ALIGN makes up for. */
+	__builtin_memcpy(to, __builtin_assume_aligned(from, 4), len);
+	return true;
+}
+
 /* Ports, and the length that the MTU is compared with. `l4`: offset of the transport header */
 static __always_inline void parse_transport(struct __sk_buff *skb, struct packet *p, __u32 l4,
 					    __u32 l3_len)
@@ -82,19 +109,18 @@ static __always_inline void parse_transport(struct __sk_buff *skb, struct packet
 	} ports;
 	__u8 words;
 
-	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
+	if (p->flow.proto != IPPROTO_TCP && p->flow.proto != IPPROTO_UDP)
 		return;
-	if (bpf_skb_load_bytes(skb, l4, &ports, sizeof(ports)))
+	if (!load(skb, l4, &ports, sizeof(ports)))
 		return;
-	p->sport = ports.source;
-	p->dport = ports.dest;
+	p->flow.sport = ports.source;
+	p->flow.dport = ports.dest;
 
 	/* Each segment repeats the headers. Of other GSO kinds only the kernel knows the length. */
-	if (skb->gso_size && p->proto == IPPROTO_TCP &&
-	    !bpf_skb_load_bytes(skb, l4 + TCP_DATA_OFFSET, &words, sizeof(words)))
+	if (skb->gso_size && p->flow.proto == IPPROTO_TCP &&
+	    load(skb, l4 + TCP_DATA_OFFSET, &words, sizeof(words)))
 		p->wire_len = l3_len + (words >> 4) * 4 + skb->gso_size;
 }
-
 static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct packet *p)
 {
 	struct iphdr *ip;
@@ -115,11 +141,11 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 	if (tot_len < sizeof(*ip) ? tot_len || !skb->gso_size : tot_len > skb->len - L3_OFFSET)
 		return REASON_STACK_MALFORMED;
 
-	p->family = AF_INET;
-	p->src4 = ip->saddr;
-	p->dst4 = ip->daddr;
-	p->tos = ip->tos;
-	p->proto = ip->protocol;
+	p->flow.family = AF_INET;
+	p->flow.src4 = ip->saddr;
+	p->flow.dst4 = ip->daddr;
+	p->flow.tos = ip->tos;
+	p->flow.proto = ip->protocol;
 	p->ttl = ip->ttl;
 	p->wire_len = skb->gso_size ? 0 : skb->len - L3_OFFSET;
 	if (!(ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
@@ -150,31 +176,31 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	if (ip->version != 6 || payload_len > skb->len - l4)
 		return REASON_STACK_MALFORMED;
 
-	p->family = AF_INET6;
-	__builtin_memcpy(p->src6, &ip->saddr, sizeof(p->src6));
-	__builtin_memcpy(p->dst6, &ip->daddr, sizeof(p->dst6));
-	if (link_scope6(p->dst6) || link_scope6(p->src6))
+	p->flow.family = AF_INET6;
+	__builtin_memcpy(p->flow.src6, &ip->saddr, sizeof(p->flow.src6));
+	__builtin_memcpy(p->flow.dst6, &ip->daddr, sizeof(p->flow.dst6));
+	if (link_scope6(p->flow.dst6) || link_scope6(p->flow.src6))
 		return REASON_STACK_LINK;
-	p->flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
-	p->proto = ip->nexthdr;
+	p->flow.flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
+	p->flow.proto = ip->nexthdr;
 	p->ttl = ip->hop_limit;
 
 	p->wire_len = skb->gso_size ? 0 : skb->len - L3_OFFSET;
 
-	if (p->proto == IPPROTO_HOPOPTS) {
+	if (p->flow.proto == IPPROTO_HOPOPTS) {
 		struct hop_jumbo hop;
 
-		if (bpf_skb_load_bytes(skb, l4, &hop, sizeof(hop)))
+		if (!load(skb, l4, &hop, sizeof(hop)))
 			return REASON_STACK_MALFORMED;
 		if (!skb->gso_size || hop.hdrlen || hop.tlv_type != TLV_JUMBO)
 			return REASON_STACK_OPTIONS;
-		p->proto = hop.nexthdr;
+		p->flow.proto = hop.nexthdr;
 		l4 += sizeof(hop);
 	}
-	if (p->proto == IPPROTO_ICMPV6) {
+	if (p->flow.proto == IPPROTO_ICMPV6) {
 		__u8 type;
 
-		if (bpf_skb_load_bytes(skb, l4, &type, sizeof(type)))
+		if (!load(skb, l4, &type, sizeof(type)))
 			return REASON_STACK_MALFORMED;
 		if (type >= NDP_FIRST && type <= NDP_LAST)
 			return REASON_STACK_LINK;
@@ -183,9 +209,10 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	return REASON_NONE;
 }
 
-/* Fill `p` from the packet, or say why it goes to the stack. */
+/* Fill `p`, zeroed before, from the packet, or say why it goes to the stack. */
 static __always_inline enum reason parse(struct __sk_buff *skb, struct packet *p)
 {
+	p->flow.ifindex = skb->ifindex;
 	if (skb->vlan_present)
 		return REASON_STACK_VLAN;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
@@ -200,7 +227,7 @@ static __always_inline bool decrease_ttl(struct __sk_buff *skb, const struct pac
 {
 	__u8 hop_limit = p->ttl - 1;
 
-	if (p->family == AF_INET) {
+	if (p->flow.family == AF_INET) {
 		struct iphdr *ip = (void *)(long)skb->data + L3_OFFSET;
 		__u32 check;
 

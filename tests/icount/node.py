@@ -1,0 +1,207 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The guest's side of the instruction count: two nodes and their Pods as namespaces of one kernel.
+
+Runs as the guest's first process, so that nothing else takes instructions. Each result is a line of JSON on
+the console. The guest's clock counts instructions: one is one nanosecond.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _bpf_attach,
+    _bpf_state,
+    _meta_device,
+    _netns,
+)
+
+HERE = Path(__file__).parent
+OBJECT = str(HERE / "datapath.o")
+MARK = "ICOUNT "
+
+FAR = "far"  # the namespace of the second node; the first is the guest's own
+WIRE_MTU = 8264
+# Fixed work: transactions of one sample, and bytes.
+WORK = {"rr": ("TCP_RR", 2000), "stream": ("TCP_STREAM", 64 << 20)}
+# Samples are taken until the last of them agree; the first ones warm caches and windows up.
+AGREEING, AGREEMENT, MOST = 3, 0.002, 12
+
+DRIVERS = {"host": "", "veth": "veth", "veth_bpf": "veth", "netkit": "netkit", "meta": "meta"}
+SIZES = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
+
+
+def run(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def say(kind: str, **values: Any) -> None:
+    print(MARK + json.dumps({"kind": kind, **values}), flush=True)
+
+
+class Node:
+    """A node by its namespace, with the Pods of a rung."""
+
+    def __init__(self, number: int, netns: str, pods: int) -> None:
+        self.netns = netns
+        self.number = number
+        self.pods = [f"pod{number}{index}" for index in range(1, pods + 1)]
+
+    def address(self, index: int) -> str:
+        return f"10.31.{self.number}.{10 + index}"
+
+    def inside(self) -> AbstractContextManager[None]:
+        return inside(self.netns)
+
+    @property
+    def pins(self) -> str:
+        return f"/sys/fs/bpf/node{self.number}"
+
+    def prepare(self) -> None:
+        """What a node has before there are Pods: the wire, and forwarding."""
+        with self.inside():
+            run("ip", "link", "set", "lo", "up")
+            run("ip", "link", "set", f"wire{self.number}", "mtu", str(WIRE_MTU), "up")
+            run("ip", "address", "add", f"172.31.0.{self.number}/30", "dev", f"wire{self.number}")
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+    def _bring(self, driver: str, pods: list[dict[str, Any]], routes: list[dict[str, str]]) -> None:
+        options: dict[str, Any] = {
+            "pods": pods,
+            "driver": driver,
+            "owner": f"node{self.number}",
+            "mtu": WIRE_MTU,
+            "mode": "l3",
+            "policy": "drop",
+            "programs": {},
+            "host_routes": routes,
+            **dict.fromkeys(SIZES),
+        }
+        _meta_device.run(options, False, lambda: "")
+
+    def make(self, driver: str, bpf: bool) -> None:
+        """Make the Pods by the collection's own modules, with its programs where the rung has them."""
+        addresses = {name: self.address(index) for index, name in enumerate(self.pods, 1)}
+        pods = [
+            {
+                "name": name,
+                "netns": name,
+                "interface": "eth0",
+                "host_interface": f"h{name}",
+                "addresses": [f"{address}/32"],
+                "driver": driver,
+                "mtu": WIRE_MTU,
+            }
+            for name, address in addresses.items()
+        ]
+        other, wire = 3 - self.number, f"wire{self.number}"
+        with self.inside():
+            self._bring(
+                driver, pods, [{"to": f"10.31.{other}.0/24", "via": f"172.31.0.{other}", "dev": wire}]
+            )
+            if not bpf:
+                return
+            wishes = [_bpf_attach.Wish("host_ingress", wire, "ingress")]
+            for name in self.pods:
+                wishes += [
+                    _bpf_attach.Wish("pod_egress", f"h{name}", "from_pod"),
+                    _bpf_attach.Wish("pod_ingress", f"h{name}", "to_pod"),
+                ]
+            Path(self.pins).mkdir(exist_ok=True)
+            _bpf_attach.present(self.pins, OBJECT, {"netkit_source": int(driver == "netkit")}, wishes)
+            endpoints = [{"addresses": [a], "device": f"h{name}"} for name, a in addresses.items()]
+            _bpf_state.run(self.pins, "site", endpoints)
+
+    def remove(self) -> None:
+        with self.inside():
+            self._bring("veth", [], [])
+            if os.path.isdir(self.pins):
+                _bpf_attach.absent(self.pins)
+
+
+def inside(netns: str) -> AbstractContextManager[None]:
+    """Put the thread, and what it starts, into a namespace; "" is the guest's own."""
+    return _netns.entered(_netns.path_of(netns) if netns else "/proc/1/ns/net")
+
+
+def measure(client: str, server: str, address: str, test: str) -> list[float]:
+    """Return work per second of the guest's clock, transactions or Mbit, until the last samples agree."""
+    name, amount = WORK[test]
+    with inside(server):
+        serving = subprocess.Popen(
+            ["netserver", "-D", "-4"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    try:
+        time.sleep(0.5)
+        samples: list[float] = []
+        while len(samples) < MOST:
+            with inside(client):
+                netperf = ("netperf", "-4", "-P", "0", "-H", address, "-t", name, "-l", str(-amount))
+                samples.append(float(run(*netperf, "--", "-o", "THROUGHPUT").splitlines()[-1]))
+            last = samples[-AGREEING:]
+            if len(last) == AGREEING and max(last) - min(last) <= AGREEMENT * min(last):
+                break
+        return samples
+    finally:
+        serving.kill()
+        serving.wait()
+
+
+def main() -> None:
+    plan = json.loads((HERE / "plan.json").read_text())
+    run("insmod", str(HERE / "meta.ko"))
+    Path("/run/netns").mkdir(exist_ok=True)
+    run("ip", "netns", "add", FAR)
+    run("ip", "link", "add", "wire1", "type", "veth", "peer", "name", "wire2", "netns", FAR)
+    near, far = Node(1, "", 2), Node(2, FAR, 1)
+    for node in (near, far):
+        node.prepare()
+    say("start", kernel=os.uname().release)
+    for rung in plan["rungs"]:
+        driver = DRIVERS[rung]
+        try:
+            if driver:
+                for node in (near, far):
+                    node.make(driver, rung != "veth")
+            for way in ("cross", "local"):
+                if not driver and way == "local":
+                    continue
+                client = near.pods[0] if driver else ""
+                server = (far.pods[0] if driver else FAR) if way == "cross" else near.pods[1]
+                address = "172.31.0.2"
+                if driver:
+                    address = far.address(1) if way == "cross" else near.address(2)
+                for test in plan["tests"]:
+                    samples = measure(client, server, address, test)
+                    median = statistics.median(samples[-AGREEING:])
+                    say("result", rung=rung, way=way, test=test, median=median, samples=samples)
+        except Exception as error:  # the other rungs can still be measured
+            say("failed", rung=rung, error=str(error), trace=traceback.format_exc())
+        finally:
+            for node in (near, far):
+                node.remove()
+    say("end")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException as error:
+        say("failed", rung="", error=str(error), trace=traceback.format_exc())
+    sys.stdout.flush()
+    ctypes.CDLL(None).reboot(0x4321FEDC)  # RB_POWER_OFF
