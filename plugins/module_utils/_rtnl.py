@@ -128,6 +128,7 @@ def _messages() -> _Messages:
         (7, "PEER_SCRUB", "uint32"),
         (8, "HEADROOM", "uint16"),
         (9, "TAILROOM", "uint16"),
+        (10, "PAIRING", "uint32"),
     )
 
     class pair(nla):  # type: ignore[misc]
@@ -139,9 +140,7 @@ def _messages() -> _Messages:
         """IFLA_NETKIT_* of linux/if_link.h."""
 
         prefix = "IFLA_NETKIT_"
-        nla_map = tuple(
-            (n, f"IFLA_NETKIT_{name}", kind) for n, name, kind in (*common, (10, "PAIRING", "uint32"))
-        )
+        nla_map = tuple((n, f"IFLA_NETKIT_{name}", kind) for n, name, kind in common)
 
     class meta(pair):
         """IFLA_META_* of the driver's meta_uapi.h."""

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Shared by the device (meta.c) and its redirect (redirect.c). */
+/* Shared by device.c, netlink.c and redirect.c. */
 #ifndef _META_H
 #define _META_H
 
@@ -13,9 +13,10 @@
 #include "meta_config.h"
 #include "meta_uapi.h"
 
+#define META_KIND	"meta"
 #define META_VERSION	"0.1.0"
 
-/* One end of a pair. Written under RTNL. */
+/* An end of a pair; a single device is its own peer. Written under RTNL. */
 struct meta {
 	/* Read for every packet. */
 	struct net_device __rcu *peer;
@@ -34,6 +35,9 @@ struct meta {
  * levels than the stack's own XMIT_RECURSION_LIMIT, each being larger.
  */
 #define META_MAX_DEPTH	5
+
+/* More would only make every packet's memory larger. */
+#define META_MAX_ROOM	1024
 
 #ifndef META_HAVE_BPF_NET_CONTEXT
 /* Before 6.11 the target of a redirect is kept for each CPU, not each task. */
@@ -81,6 +85,10 @@ static inline int meta_drop(struct sk_buff *skb, enum skb_drop_reason reason)
 	kfree_skb_reason(skb, reason);
 	return NET_XMIT_DROP;
 }
+
+void meta_setup(struct net_device *dev);
+/* Takes the reference that came with the program. */
+void meta_set_prog(struct net_device *dev, struct bpf_prog *prog);
 
 /* Both consume skb and return what ndo_start_xmit may. */
 int meta_deliver(struct sk_buff *skb, struct net_device *dev);

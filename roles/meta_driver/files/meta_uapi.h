@@ -16,8 +16,9 @@ enum {
 	IFLA_META_MODE,			/* u32, enum meta_mode */
 	IFLA_META_SCRUB,		/* u32, enum meta_scrub */
 	IFLA_META_PEER_SCRUB,		/* u32, the same of the other end */
-	IFLA_META_HEADROOM,		/* u16, bytes */
-	IFLA_META_TAILROOM,		/* u16, bytes */
+	IFLA_META_HEADROOM,		/* u16, bytes, 1024 at most */
+	IFLA_META_TAILROOM,		/* u16, likewise */
+	IFLA_META_PAIRING,		/* u32, enum meta_pairing */
 
 	IFLA_META_PROG_FD = 32,		/* s32, write-only; -1 detaches */
 	IFLA_META_PEER_PROG_FD,		/* s32, the same of the other end */
@@ -41,6 +42,12 @@ enum meta_verdict {
 enum meta_mode {
 	META_L2,
 	META_L3,
+};
+
+/* A pair, or one device without a peer. */
+enum meta_pairing {
+	META_PAIR,
+	META_SINGLE,
 };
 
 /* Whether mark and priority are cleared on the way to another namespace. */
