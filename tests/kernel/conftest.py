@@ -59,7 +59,7 @@ def results(node: Node, module: Path, tmp_path_factory: pytest.TempPathFactory) 
     """What went wrong on the node by check, "" where nothing did; all checks are one process there."""
     folder = tmp_path_factory.mktemp("checks")
     inject = module.with_name("inject.ko")
-    for file in (module, inject, HERE / "driver_node.py", HERE / "driver_checks.py"):
+    for file in (module, inject, *HERE.glob("driver_*.py")):
         shutil.copy(file, folder)
     headers = "/usr/include/" + run("gcc", "-print-multiarch").strip()
     target = ("-c", str(HERE / "driver.bpf.c"), "-o", str(folder / "driver.bpf.o"))

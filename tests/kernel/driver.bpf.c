@@ -15,6 +15,7 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define HOUR_NS (3600ULL * 1000 * 1000 * 1000)
 
 enum how {
 	HOW_VERDICT,		/* return the argument */
@@ -26,6 +27,8 @@ enum how {
 	HOW_REDIRECT_FIB,	/* wherever the kernel's routes lead */
 	HOW_TYPE_HOST,		/* pass as a packet for this host */
 	HOW_MARK,		/* pass with the argument as mark */
+	HOW_REDIRECT_PEER_L3,	/* of a packet without Ethernet header */
+	HOW_DELIVERY_TIME,	/* pass, to be sent in an hour */
 };
 
 struct action {
@@ -37,13 +40,14 @@ struct action {
 
 struct note {
 	__u64 packets;
+	__u64 arps;
 	__u64 tstamp;
 	__u32 ifindex;
 	__u32 mark;
 	__u32 priority;
 	__u32 protocol;
 	__u32 pkt_type;
-	__u32 length;
+	__u32 longest;
 };
 
 /* Keyed by the ifindex that the program is shown. */
@@ -74,13 +78,16 @@ static __always_inline void take_note(struct __sk_buff *skb, __u32 program)
 	if (!note)
 		return;
 	__sync_fetch_and_add(&note->packets, 1);
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		__sync_fetch_and_add(&note->arps, 1);
 	note->tstamp = skb->tstamp;
 	note->ifindex = skb->ifindex;
 	note->mark = skb->mark;
 	note->priority = skb->priority;
 	note->protocol = skb->protocol;
 	note->pkt_type = skb->pkt_type;
-	note->length = skb->len;
+	if (skb->len > note->longest)
+		note->longest = skb->len;
 }
 
 static __always_inline int redirect_fib(struct __sk_buff *skb)
@@ -127,6 +134,16 @@ static __always_inline int redirect_fib(struct __sk_buff *skb)
 	return bpf_redirect(fib.ifindex, 0);
 }
 
+static __always_inline int redirect_peer_l3(struct __sk_buff *skb, __u32 ifindex)
+{
+	struct ethhdr eth = { .h_proto = skb->protocol };
+
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0) ||
+	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect_peer(ifindex, 0);
+}
+
 static __always_inline int act(struct __sk_buff *skb, void *actions)
 {
 	struct bpf_redir_neigh next = {};
@@ -159,6 +176,12 @@ static __always_inline int act(struct __sk_buff *skb, void *actions)
 		return TC_ACT_OK;
 	case HOW_MARK:
 		skb->mark = action->argument;
+		return TC_ACT_OK;
+	case HOW_REDIRECT_PEER_L3:
+		return redirect_peer_l3(skb, action->argument);
+	case HOW_DELIVERY_TIME:
+		bpf_skb_set_tstamp(skb, bpf_ktime_get_ns() + HOUR_NS,
+				   BPF_SKB_TSTAMP_DELIVERY_MONO);
 		return TC_ACT_OK;
 	}
 	return TC_ACT_SHOT;
@@ -197,6 +220,12 @@ SEC("xdp")
 int not_for_meta(struct xdp_md *ctx)
 {
 	return ctx->data < ctx->data_end ? XDP_PASS : XDP_DROP;
+}
+
+SEC("xdp")
+int bounce(struct xdp_md *ctx)
+{
+	return XDP_TX;
 }
 
 char _license[] SEC("license") = "GPL";

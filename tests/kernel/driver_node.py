@@ -17,23 +17,25 @@ import struct
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ACK_TLVS = 0x1, 0x4, 0x200
-NLM_F_CREATE, NLM_F_EXCL, NLM_F_DUMP = 0x400, 0x200, 0x300
+NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_DUMP = 0x400, 0x200, 0x100, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO = 1, 3, 4, 18
-IFLA_STATS64, IFLA_NET_NS_FD, IFLA_GSO_MAX_SIZE = 23, 28, 41
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_NET_NS_PID = 1, 3, 4, 18, 19
+IFLA_STATS64, IFLA_NET_NS_FD, IFLA_LINK_NETNSID, IFLA_GSO_MAX_SIZE = 23, 28, 37, 41
+IFLA_XDP, IFLA_TARGET_NETNSID = 43, 46
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFF_RUNNING, IFF_NOARP = 0x40, 0x80
 
@@ -41,16 +43,18 @@ IFF_RUNNING, IFF_NOARP = 0x40, 0x80
 class Meta:
     """Numbers of meta_uapi.h."""
 
-    PEER_INFO, PRIMARY, POLICY, PEER_POLICY, MODE, SCRUB, PEER_SCRUB, HEADROOM, TAILROOM = range(1, 10)
+    PEER_INFO, PRIMARY, POLICY, PEER_POLICY, MODE, SCRUB, PEER_SCRUB = range(1, 8)
+    HEADROOM, TAILROOM, PAIRING = range(8, 11)
     PROG_FD, PEER_PROG_FD, PROG_ID, PEER_PROG_ID, PROG_TAG, PEER_PROG_TAG = range(32, 38)
     PASS, DROP = 0, 2
     L2, L3 = 0, 1
+    PAIR, SINGLE = 0, 1
 
 
 class How:
     """Actions of driver.bpf.c."""
 
-    VERDICT, REDIRECT, INGRESS, PEER, NEIGH, NEXTHOP, FIB, TYPE_HOST, MARK = range(9)
+    VERDICT, REDIRECT, INGRESS, PEER, NEIGH, NEXTHOP, FIB, TYPE_HOST, MARK, PEER_L3, DELIVERY_TIME = range(11)
 
 
 def run(*argv: str, stdin: str | None = None) -> str:
@@ -58,6 +62,28 @@ def run(*argv: str, stdin: str | None = None) -> str:
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr or done.stdout}"
     return done.stdout
+
+
+def in_child(function: Callable[[], None]) -> None:
+    """Run a function in a process of its own, which may give up what it is; its failure is the check's."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+        except BaseException:
+            os.write(writer, traceback.format_exc().encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        failure = pipe.read()
+    os.waitpid(child, 0)
+    assert not failure, failure
+
+
+def become_root_of_a_user_namespace() -> None:
+    """Every capability, but over what is made from here on only; a network namespace of its own."""
+    assert _libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
 
 
 class Namespace:
@@ -181,8 +207,9 @@ class Link:
 class Rtnl:
     """rtnetlink of a namespace, bare, so that malformed requests can be made too."""
 
-    def __init__(self, namespace: Namespace) -> None:
-        self.socket = namespace.open(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    def __init__(self, namespace: Namespace | None = None) -> None:
+        open_socket = namespace.open if namespace else socket.socket
+        self.socket = open_socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
         self.socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         self.socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         self.socket.settimeout(60)
@@ -213,14 +240,16 @@ class Rtnl:
                     raise Refused(errno, extended.get(1, b"").rstrip(b"\0").decode())
                 answers.append(body)
 
-    def link_request(self, kind: int, flags: int, name: str, *more: bytes) -> list[bytes]:
-        message = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0)
+    def link_request(self, kind: int, flags: int, name: str, *more: bytes, index: int = 0) -> list[bytes]:
+        message = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
         return self.request(kind, flags, message + text(IFLA_IFNAME, name) + b"".join(more))
 
-    def create(self, name: str, *data: bytes, peer: bytes | None = None, more: bytes = b"") -> None:
+    def create(
+        self, name: str, *data: bytes, peer: bytes | None = None, more: bytes = b"", peer_index: int = 0
+    ) -> None:
         """Create a pair; ``data``: meta's attributes, ``peer``: the peer's, ``more``: the primary's."""
         if peer is not None:
-            message = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0)
+            message = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, peer_index, 0, 0)
             data += (attribute(Meta.PEER_INFO, message, peer),)
         info = attribute(IFLA_LINKINFO, text(IFLA_INFO_KIND, "meta"), attribute(IFLA_INFO_DATA, *data))
         self.link_request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, name, more, info)
@@ -251,6 +280,7 @@ class Programs:
     FROM_POD, FROM_POD_TOO, TO_POD, INGRESS = range(4)  # notes
 
     def __init__(self, path: str) -> None:
+        self.path = path
         for name in ("bpf_object__open_file", "bpf_object__find_program_by_name"):
             getattr(_libbpf, name).restype = ctypes.c_void_p
         self.object = ctypes.c_void_p(_libbpf.bpf_object__open_file(path.encode(), None))
@@ -288,15 +318,23 @@ class Programs:
 
     def note(self, program: int) -> dict[str, int]:
         """Return what a program was shown: of the last packet, and how many there were."""
-        value = ctypes.create_string_buffer(40)
+        value = ctypes.create_string_buffer(48)
         key = ctypes.byref(ctypes.c_uint32(program))
         assert _libbpf.bpf_map_lookup_elem(self._map("notes"), key, value) == 0
-        names = "packets tstamp ifindex mark priority protocol pkt_type length"
-        return dict(zip(names.split(), struct.unpack("=QQIIIIII", value.raw), strict=True))
+        names = "packets arps tstamp ifindex mark priority protocol pkt_type longest"
+        return dict(zip(names.split(), struct.unpack("=QQQIIIIII", value.raw), strict=True))
 
     def forget(self) -> None:
         for program in range(4):
-            self._update("notes", program, bytes(40))
+            self._update("notes", program, bytes(48))
+
+
+def program_exists(number: int) -> bool:
+    """Tell whether there is a program of this id."""
+    descriptor = _libbpf.bpf_prog_get_fd_by_id(ctypes.c_uint32(number))
+    if descriptor >= 0:
+        os.close(descriptor)
+    return bool(descriptor >= 0)
 
 
 def kernel_messages() -> Callable[[], str]:

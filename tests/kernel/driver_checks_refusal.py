@@ -1,0 +1,223 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bad requests: each is refused with its own sentence and changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import struct
+import sys
+
+import driver_node as node
+from driver_node import Meta, Refused, Rtnl, attribute, s32, text, u16, u32
+from driver_world import World, check, refusal
+
+
+@check
+def bad_changes_are_refused_each_with_its_sentence(world: World) -> None:
+    """Malformed, unprivileged and contradictory changes: each has its sentence, none changes anything."""
+    world.pods()
+    before = world.rtnl.get("p1").info
+    not_open, not_bpf = 1000, os.open("/dev/null", os.O_RDONLY)
+    wrong_type = world.programs.fd("not_for_meta")
+    cases = []
+    for kind in (Meta.PROG_FD, Meta.PEER_PROG_FD):
+        cases += [
+            (errno.EINVAL, "file descriptor is not a BPF program of type sched_cls", [s32(kind, wrong_type)]),
+            (errno.EINVAL, "file descriptor is not a BPF program of type sched_cls", [s32(kind, not_bpf)]),
+            (errno.EBADF, "file descriptor of the program is not open", [s32(kind, not_open)]),
+            (errno.EINVAL, "program must be a file descriptor, or -1 to detach", [s32(kind, -2)]),
+            (errno.EINVAL, "invalid attribute length", [attribute(kind, b"\1")]),
+        ]
+    for kind, whose in ((Meta.POLICY, "meta: policy"), (Meta.PEER_POLICY, "meta: peer policy")):
+        for value in (1, 3, 7, 32, 0xFFFFFFFF):
+            cases.append((errno.EINVAL, f"{whose} must be 0 (pass) or 2 (drop)", [u32(kind, value)]))
+    for given, what in (
+        (u32(Meta.MODE, 1), "mode"),
+        (u32(Meta.SCRUB, 1), "scrub"),
+        (u32(Meta.PEER_SCRUB, 1), "peer scrub"),
+        (u16(Meta.HEADROOM, 1), "headroom"),
+        (u16(Meta.TAILROOM, 1), "tailroom"),
+        (u32(Meta.PAIRING, 0), "pairing"),
+        (attribute(Meta.PEER_INFO, bytes(16)), "peer"),
+    ):
+        cases.append((errno.EOPNOTSUPP, f"meta: {what} cannot be changed after creation", [given]))
+    for kind, what in (
+        (Meta.PRIMARY, "primary attribute"),
+        (Meta.PROG_ID, "program id"),
+        (Meta.PEER_PROG_ID, "peer program id"),
+        (Meta.PROG_TAG, "program tag"),
+        (Meta.PEER_PROG_TAG, "peer program tag"),
+    ):
+        cases.append((errno.EINVAL, f"meta: {what} is read-only", [u32(kind, 1)]))
+    cases += [
+        (errno.EINVAL, "", [u32(20, 1)]),  # a number that nothing has
+        # A good attribute beside a bad one is not carried out.
+        (errno.EINVAL, "peer policy", [u32(Meta.POLICY, Meta.PASS), u32(Meta.PEER_POLICY, 5)]),
+        (errno.EBADF, "not open", [s32(Meta.PROG_FD, -1), s32(Meta.PEER_PROG_FD, not_open)]),
+    ]
+    for number, sentence, request in cases:
+        with refusal(number, sentence):
+            world.rtnl.change("p1", *request)
+        assert world.rtnl.get("p1").info == before, sentence
+    os.close(not_bpf)
+
+
+@check
+def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
+    """The same for pairs that cannot be made: nothing is left of them."""
+    world.pair("p1", world.pod1)
+    names = world.rtnl.names()
+    not_open, not_bpf = 1000, os.open("/dev/null", os.O_RDONLY)
+    l2 = u32(Meta.MODE, Meta.L2)
+    good_program = s32(Meta.PROG_FD, world.programs.fd("to_pod"))
+
+    def mac(*address: int) -> bytes:
+        return attribute(node.IFLA_ADDRESS, bytes(address))
+
+    for number, sentence, attributes in (
+        (errno.EINVAL, "meta: mode must be 0 (L2) or 1 (L3)", u32(Meta.MODE, 2)),
+        (errno.EINVAL, "meta: scrub must be 0 (none) or 1 (default)", u32(Meta.SCRUB, 2)),
+        (errno.EINVAL, "meta: peer scrub must be 0 (none) or 1 (default)", u32(Meta.PEER_SCRUB, 9)),
+        (errno.EINVAL, "meta: policy must be 0 (pass) or 2 (drop)", u32(Meta.POLICY, 7)),
+        (errno.EBADF, "program is not open", good_program + s32(Meta.PEER_PROG_FD, not_open)),
+        (errno.EINVAL, "of type sched_cls", s32(Meta.PEER_PROG_FD, world.programs.fd("not_for_meta"))),
+        (errno.ERANGE, "", attribute(Meta.PEER_INFO, bytes(4))),
+        (errno.EINVAL, "meta: pairing must be 0 (pair) or 1 (single)", u32(Meta.PAIRING, 2)),
+        (errno.EINVAL, "head- and tailroom must be 1024 bytes at most", u16(Meta.HEADROOM, 1025)),
+        (errno.EINVAL, "head- and tailroom must be 1024 bytes at most", u16(Meta.TAILROOM, 65535)),
+        *(
+            (errno.EINVAL, "a single device has no peer", u32(Meta.PAIRING, Meta.SINGLE) + of_peer)
+            for of_peer in (
+                attribute(Meta.PEER_INFO, bytes(16)),
+                u32(Meta.PEER_POLICY, Meta.PASS),
+                u32(Meta.PEER_SCRUB, 0),
+                s32(Meta.PEER_PROG_FD, world.programs.fd("from_pod")),
+            )
+        ),
+    ):
+        with refusal(number, sentence):
+            world.rtnl.create("new", attributes)
+    with refusal(errno.EOPNOTSUPP, "a MAC address can be set in L2 mode only"):
+        world.rtnl.create("new", peer=mac(2, 0, 0, 0, 0, 1))
+    with refusal(errno.EOPNOTSUPP, "a MAC address can be set in L2 mode only"):
+        world.rtnl.create("new", more=mac(2, 0, 0, 0, 0, 1))
+    with refusal(errno.EADDRNOTAVAIL, "MAC address must be unicast and not zero"):
+        world.rtnl.create("new", l2, more=mac(1, 0, 0, 0, 0, 1))
+    with refusal(errno.EADDRNOTAVAIL, "MAC address must be unicast and not zero"):
+        world.rtnl.create("new", l2, peer=mac(0, 0, 0, 0, 0, 0))
+    with refusal(errno.EINVAL):
+        world.rtnl.create("new", l2, more=mac(2, 0, 0))
+    for peer in (b"", text(node.IFLA_IFNAME, "peer")):
+        for mtu in (10, 70000):
+            with refusal(errno.EINVAL, "mtu"):
+                world.rtnl.create("new", peer=peer + u32(node.IFLA_MTU, mtu))
+            with refusal(errno.EINVAL, "mtu"):
+                world.rtnl.create("new", peer=peer, more=u32(node.IFLA_MTU, mtu))
+    with refusal(errno.EEXIST, "cannot register the peer; name or index taken?"):
+        world.rtnl.create("new", peer=text(node.IFLA_IFNAME, "p1"))
+    with refusal(errno.EINVAL):
+        world.rtnl.create("new", peer=text(node.IFLA_IFNAME, "no/name"))
+    # No namespace, or one that is gone: the kernel's own look-up from 6.13 on, which says nothing.
+    peer = text(node.IFLA_IFNAME, "peer")
+    for where, number in (
+        (s32(node.IFLA_NET_NS_FD, not_bpf), errno.EINVAL),
+        (s32(node.IFLA_NET_NS_FD, not_open), errno.EBADF),
+        (s32(node.IFLA_NET_NS_PID, 4194304), errno.ESRCH),  # above any process id
+    ):
+        with refusal(number):
+            world.rtnl.create("new", peer=peer + where)
+    assert world.rtnl.names() == names
+    # The same for a single device that there is.
+    world.rtnl.create("s1", u32(Meta.PAIRING, Meta.SINGLE))
+    before = world.rtnl.get("s1").info
+    for of_peer in (u32(Meta.PEER_POLICY, Meta.PASS), s32(Meta.PEER_PROG_FD, -1)):
+        with refusal(errno.EINVAL, "a single device has no peer"):
+            world.rtnl.change("s1", u32(Meta.POLICY, Meta.PASS), of_peer)
+    assert world.rtnl.get("s1").info == before
+    os.close(not_bpf)
+
+
+class Fuzz:
+    """Random requests, well formed or not, from a seed."""
+
+    KINDS = (*range(1, 11), *range(32, 38))
+    PEER_KINDS = (node.IFLA_ADDRESS, node.IFLA_IFNAME, node.IFLA_MTU, node.IFLA_LINKINFO, node.IFLA_NET_NS_FD)
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def bytes(self, most: int) -> bytes:
+        return self.random.randbytes(self.random.randrange(most))
+
+    def number(self) -> bytes:
+        value = self.random.choice(
+            (0, 1, 2, 7, 31, 32, 1024, 0xFFFF, 0xFFFFFFFF, self.random.getrandbits(32))
+        )
+        return struct.pack("=Q", value)[: self.random.choice((1, 2, 4, 4, 4, 8))]
+
+    def attribute(self, kinds: tuple[int, ...], value: bytes) -> bytes:
+        kind = self.random.choice(kinds) if self.random.random() < 0.9 else self.random.getrandbits(16)
+        made = attribute(kind, value)
+        if self.random.random() < 0.05:  # a length that is not true
+            made = struct.pack("=H", self.random.choice((0, 3, len(made) + 4, 0xFFFF))) + made[2:]
+        return made
+
+    def peer(self) -> bytes:
+        names = (b"lo\0", b"p1\0", b"fuzzed%d\0", b"x" * 20, b"", b"a/b\0", self.bytes(16))
+        header = struct.pack("=BxHiII", 0, 0, self.random.choice((0, 0, 0, 1, -1)), 0, 0)
+        return self.random.choice((header, header, header, self.bytes(20))) + b"".join(
+            self.attribute(self.PEER_KINDS, self.random.choice((*names, self.number(), self.bytes(40))))
+            for dummy in range(self.random.randrange(4))
+        )
+
+    def data(self) -> bytes:
+        return b"".join(
+            self.attribute((Meta.PEER_INFO,), self.peer())
+            if self.random.random() < 0.2
+            else self.attribute(self.KINDS, self.number() if self.random.random() < 0.8 else self.bytes(40))
+            for dummy in range(self.random.randrange(6))
+        )
+
+
+@check
+def random_requests_change_nothing_that_is_refused(world: World) -> None:
+    """Creations, and changes from both ends, of random attributes: all or nothing, and a clean log."""
+    world.pods()
+    seed = random.randrange(1 << 32)
+    print(f"seed of the random requests: {seed}", file=sys.stderr)
+    fuzz = Fuzz(seed)
+    done = {"creation": 0, "change": 0}
+    with Rtnl(world.pod1) as pod:
+
+        def state() -> object:
+            links = world.rtnl.get("p1"), pod.get("eth0")
+            facts = [(link.info, link.flags, link.attributes[node.IFLA_ADDRESS]) for link in links]
+            return facts, world.rtnl.names(), pod.names()
+
+        before = state()
+        for number in range(1500):
+            what = ("creation", "change", "change from the Pod")[number % 3]
+            data = fuzz.data()
+            facts = f"seed {seed}, request {number}, {what} with {data.hex()}"
+            try:
+                if what == "creation":
+                    world.rtnl.create("fuzz", data)
+                elif what == "change":
+                    world.rtnl.change("p1", data)
+                else:
+                    pod.change("eth0", data)
+            except Refused:
+                assert state() == before, facts
+                continue
+            assert what != "change from the Pod", facts
+            done[what] += 1
+            if what == "creation":
+                world.rtnl.delete("fuzz")
+                assert state() == before, facts
+            else:
+                before = state()
+    assert min(done.values()) > 20, f"seed {seed}: too few were carried out, {done}"
