@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _netlink
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _link_kinds, _netlink
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
     DEFAULT_OWNER,
     BpfError,
@@ -49,8 +49,9 @@ TC_H_MIN_INGRESS, TC_H_MIN_EGRESS = 0xFFF2, 0xFFF3
 TCA_KIND, TCA_OPTIONS = 1, 2
 TCA_BPF_NAME, TCA_BPF_ID = 7, 11
 
-# IFLA_INFO_DATA of the kind meta (meta_uapi.h); netkit has the first as well
-PAIR_PRIMARY, META_PROG_FD, META_PEER_PROG_FD, META_PROG_ID, META_PEER_PROG_ID = 2, 32, 33, 34, 35
+# The attributes of a meta device for the program at each hook.
+META_PROGRAM = {"to_pod": _link_kinds.META["PROG_FD"], "from_pod": _link_kinds.META["PEER_PROG_FD"]}
+META_PROGRAM_ID = {"to_pod": _link_kinds.META["PROG_ID"], "from_pod": _link_kinds.META["PEER_PROG_ID"]}
 
 _PENDING = "~"
 
@@ -86,24 +87,22 @@ class Filter:
 
 def read_devices() -> dict[str, Device]:
     """Return all devices of this network namespace by name."""
-    _error, answers = _netlink._exchange(
-        _netlink.RTM_GETLINK, _netlink.NLM_F_DUMP, _netlink._IFINFO.pack(0, 0, 0, 0, 0)
-    )
+    request = _netlink.IFINFO.pack(0, 0, 0, 0, 0)
     devices = {}
-    for answer in answers:
-        ifindex = _netlink._IFINFO.unpack_from(answer)[2]
-        found = _netlink.attributes(answer[_netlink._IFINFO.size :])
-        name = _text(found[_netlink.IFLA_IFNAME])
+    for answer in _netlink.exchange(_netlink.RTM_GETLINK, _netlink.NLM_F_DUMP, request):
+        ifindex = _netlink.IFINFO.unpack_from(answer)[2]
+        found = _netlink.attributes(answer[_netlink.IFINFO.size :])
+        name = _netlink.text(found[_netlink.IFLA_IFNAME])
         info = _netlink.attributes(found.get(_netlink.IFLA_LINKINFO, b""))
         data = _netlink.attributes(info.get(_netlink.IFLA_INFO_DATA, b""))
-        kind = _text(info.get(_netlink.IFLA_INFO_KIND, b""))
+        kind = _netlink.text(info.get(_netlink.IFLA_INFO_KIND, b""))
         is_pair = kind in ("meta", "netkit")
-        programs = {"to_pod": META_PROG_ID, "from_pod": META_PEER_PROG_ID} if kind == "meta" else {}
+        programs = META_PROGRAM_ID if kind == "meta" else {}
         devices[name] = Device(
             name,
             ifindex,
             kind,
-            data.get(PAIR_PRIMARY, b"\1")[0] != 0 if is_pair else True,
+            data.get(_link_kinds.PRIMARY, b"\1")[0] != 0 if is_pair else True,
             _number(found.get(IFLA_LINK, b"")),
             {hook: _number(data.get(number, b"")) for hook, number in programs.items()},
         )
@@ -115,9 +114,12 @@ def read_filters(ifindex: int, hook: str) -> list[Filter]:
     minor = TC_H_MIN_INGRESS if _clsact_point(hook) == _bpf.TC_INGRESS else TC_H_MIN_EGRESS
     # struct tcmsg: family, index, handle, parent, info
     request = struct.pack("=BxxxiIII", 0, ifindex, 0, TC_H_CLSACT | minor, 0)
-    error, answers = _netlink._exchange(RTM_GETTFILTER, _netlink.NLM_F_DUMP, request)
-    if error not in (0, errno.EINVAL):  # EINVAL: the device has no such qdisc
-        raise OSError(error, os.strerror(error))
+    try:
+        answers = _netlink.exchange(RTM_GETTFILTER, _netlink.NLM_F_DUMP, request)
+    except _netlink.KernelRefusal as refusal:
+        if refusal.errno != errno.EINVAL:
+            raise
+        return []  # the device has no such qdisc
     filters = []
     for answer in answers:
         handle, _parent, info = struct.unpack_from("=III", answer, 8)
@@ -128,9 +130,9 @@ def read_filters(ifindex: int, hook: str) -> list[Filter]:
                 Filter(
                     info >> 16,
                     handle,
-                    _text(found.get(TCA_KIND, b"")),
+                    _netlink.text(found.get(TCA_KIND, b"")),
                     _number(options.get(TCA_BPF_ID, b"")),
-                    _text(options.get(TCA_BPF_NAME, b"")),
+                    _netlink.text(options.get(TCA_BPF_NAME, b"")),
                 )
             )
     return filters
@@ -138,35 +140,29 @@ def read_filters(ifindex: int, hook: str) -> list[Filter]:
 
 def read_clsact_kind(ifindex: int) -> str:
     """Return the kind of the qdisc that holds a device's filters: clsact, ingress, or none."""
-    _error, answers = _netlink._exchange(
-        RTM_GETQDISC, _netlink.NLM_F_DUMP, struct.pack("=BxxxiIII", 0, ifindex, 0, 0, 0)
-    )
-    for answer in answers:
+    request = struct.pack("=BxxxiIII", 0, ifindex, 0, 0, 0)
+    for answer in _netlink.exchange(RTM_GETQDISC, _netlink.NLM_F_DUMP, request):
         index, _handle, parent = struct.unpack_from("=iII", answer, 4)
         if index == ifindex and parent == TC_H_INGRESS:
-            return _text(_netlink.attributes(answer[20:]).get(TCA_KIND, b""))
+            return _netlink.text(_netlink.attributes(answer[20:]).get(TCA_KIND, b""))
     return ""
 
 
 def set_meta_program(device: Device, hook: str, program: int) -> None:
     """Give a meta device's side a program (by descriptor; -1 for none), replacing the one it has."""
-    kind = META_PROG_FD if hook == "to_pod" else META_PEER_PROG_FD
-    data = _netlink.attribute(kind, struct.pack("=i", program))
+    data = _netlink.attribute(META_PROGRAM[hook], struct.pack("=i", program))
     info = _netlink.attribute(_netlink.IFLA_INFO_KIND, b"meta\0")
     info += _netlink.attribute(_netlink.IFLA_INFO_DATA, data)
-    request = _netlink._IFINFO.pack(0, 0, device.ifindex, 0, 0)
+    request = _netlink.IFINFO.pack(0, 0, device.ifindex, 0, 0)
     request += _netlink.attribute(_netlink.IFLA_LINKINFO, info)
-    error, _answers = _netlink._exchange(_netlink.RTM_NEWLINK, _netlink.NLM_F_ACK, request)
-    if error:
-        raise OSError(error, f"meta refuses the program: {os.strerror(error)}")
+    try:
+        _netlink.exchange(_netlink.RTM_NEWLINK, _netlink.NLM_F_ACK, request)
+    except _netlink.KernelRefusal as refusal:
+        raise OSError(refusal.errno, f"meta refuses the program: {refusal.strerror}") from refusal
 
 
 def _number(raw: bytes) -> int:
     return int(struct.unpack("=I", raw)[0]) if raw else 0
-
-
-def _text(raw: bytes) -> str:
-    return raw.split(b"\0", 1)[0].decode()
 
 
 def _is_inward(hook: str) -> bool:

@@ -12,32 +12,44 @@ Documentation/ABI/testing/sysfs-module.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _netlink, _node
+from ansible_collections.podnet.datapath.plugins.module_utils import _kmod, _node, _signing
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import (
+    LOG_LINES,
+    Change,
+    Loaded,
+    ModuleError,
+    Plan,
+    remove,
+    tail,
+)
 
 SOURCES = "/usr/src"
 TREE = "/var/lib/dkms"
-AUTOLOAD = "/etc/modules-load.d"
-LOCKS = "/run"
-LOG_LINES = 20
+SIGNING = "/etc/dkms/framework.conf.d/podnet.conf"
 
 
-class DkmsError(Exception):
-    """What went wrong and its remedy; ``log`` has what the failed command said, where the message cuts it."""
+@dataclass(frozen=True)
+class Signing:
+    """The key that DKMS signs with, paths on the node; ``serial`` is the certificate's number."""
 
-    def __init__(self, message: str, log: str = "") -> None:
-        super().__init__(message)
-        self.log = log if len(log.splitlines()) > LOG_LINES else ""
+    key: str
+    certificate: str
+    serial: str
+
+    @property
+    def text(self) -> str:
+        """Return the settings of DKMS, without the newline at their end."""
+        return (
+            "# Written by podnet.datapath.\n"
+            f'mok_signing_key="{self.key}"\nmok_certificate="{self.certificate}"'
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,8 @@ class Desired:
     version: str
     kernel: str
     files: Mapping[str, str]
+    reload: str = "idle"
+    signing: Signing | None = None
 
 
 @dataclass(frozen=True)
@@ -61,26 +75,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The module in the running kernel: references to it, and the links of its kind."""
-
-    srcversion: str
-    references: int
-    links: tuple[str, ...]
-
-    @property
-    def used(self) -> bool:
-        """Tell whether unloading would fail or, worse, take links away: links hold no reference."""
-        return self.references > 0 or bool(self.links)
-
-
-@dataclass(frozen=True)
 class Current:
     """What the node has.
 
     ``source`` is the wanted version's, ``versions`` are all that DKMS or /usr/src have, ``broken`` those
-    of them that DKMS lost the source of; ``srcversion`` and ``filename`` are of the module that modprobe
-    would take.
+    of them that DKMS lost the source of; ``srcversion``, ``filename`` and ``signed_by`` are of the module
+    that modprobe would take. ``delivered`` are modules that ``_fleet`` installed.
     """
 
     running: str
@@ -92,44 +92,14 @@ class Current:
     filename: str
     loaded: Loaded | None
     autoload: str
-
-
-@dataclass(frozen=True)
-class Change:
-    """One step, and why it is taken."""
-
-    action: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.action}: {self.why}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The steps to the desired state; ``reload_required`` where users keep an older module loaded."""
-
-    changes: tuple[Change, ...]
-    reload_required: bool = False
-
-    def wants(self, *actions: str) -> bool:
-        """Tell whether one of the actions is among the changes."""
-        return any(change.action in actions for change in self.changes)
+    signed_by: str = ""
+    signing: str = ""
+    delivered: tuple[str, ...] = ()
 
 
 def source_folder(name: str, version: str) -> str:
     """Return where DKMS looks for the source."""
     return f"{SOURCES}/{name}-{version}"
-
-
-def autoload_file(name: str) -> str:
-    """Return the file that has the module loaded at boot."""
-    return f"{AUTOLOAD}/podnet-{name}.conf"
-
-
-def autoload_text(name: str) -> str:
-    """Return that file's content, without the newline at its end."""
-    return f"# Written by podnet.datapath.dkms_driver.\n{name}"
 
 
 def conf_value(conf: str, key: str) -> str:
@@ -173,6 +143,24 @@ def parse_status(text: str, name: str) -> tuple[Entry, ...]:
     return tuple(found)
 
 
+def signing(key: str, certificate: str) -> Signing:
+    """Return a key of the node and its certificate; raise ``ModuleError`` where one cannot be used."""
+    for option, path in (("signing_key", key), ("signing_certificate", certificate)):
+        if not os.path.isfile(path):
+            raise ModuleError(f"{option}: {path} is not there: with DKMS it must lie on the node itself")
+    try:
+        with open(certificate, "rb") as file:
+            return Signing(key, certificate, _signing.serial(file.read()))
+    except _signing.SigningError as error:
+        raise ModuleError(f"signing_certificate: {certificate}: {error}") from error
+
+
+def signing_words(said: str) -> str:
+    """Return what ``dkms build`` said about signing."""
+    words = [line for line in said.splitlines() if re.search(r"sign|key|certificate", line, re.IGNORECASE)]
+    return "; ".join(words[-3:]) or "nothing"
+
+
 def differing(source: Mapping[str, str] | None, files: Mapping[str, str]) -> list[str]:
     """Return the paths that are not the same on both sides."""
     have = source or {}
@@ -186,30 +174,38 @@ def plan(current: Current, desired: Desired) -> Plan:
     entry = next(
         (e for e in current.entries if e.version == desired.version and e.kernel == desired.kernel), None
     )
+    signing = desired.signing
+    if signing and current.signing != signing.text:
+        changes.append(Change("sign", f"{SIGNING} does not name the key {signing.key}"))
     if current.source is None:
         changes.append(Change("deploy", f"version {desired.version} is not on this node"))
     elif paths:
         changes.append(Change("deploy", f"the source differs: {', '.join(paths)}"))
     elif entry is None:
         changes.append(Change("deploy", f"not built for kernel {desired.kernel}"))
+    elif signing and current.filename and current.signed_by != signing.serial:
+        changes.append(Change("deploy", f"not signed for {signing.certificate}"))
     elif entry.state != "installed" or not entry.intact:
         state = entry.state if entry.intact else "not as it was built"
         changes.append(Change("install", f"the module for kernel {desired.kernel} is {state}"))
-    if current.autoload != autoload_text(desired.name):
+    changes += [Change("retire", f"{path} was built on another node") for path in current.delivered]
+    if current.autoload != _kmod.autoload_text(desired.name):
         state = "differs" if current.autoload else "is missing"
-        changes.append(Change("autoload", f"{autoload_file(desired.name)} {state}"))
-    reload_required = False
+        changes.append(Change("autoload", f"{_kmod.autoload_file(desired.name)} {state}"))
+    loading = Plan(())
     if desired.kernel == current.running:
-        if current.loaded is None:
-            changes.append(Change("load", "not loaded"))
-        elif paths or (current.srcversion and current.srcversion != current.loaded.srcversion):
-            if current.loaded.used:
-                reload_required = True
-            else:
-                changes.append(Change("reload", "the loaded one is of another source, and nothing uses it"))
-    for version in superseded(current, desired.version):
-        changes.append(Change("retire", f"version {version} is superseded"))
-    return Plan(tuple(changes), reload_required)
+        other = bool(paths) or differs(current.srcversion, current.loaded)
+        loading = _kmod.plan_loading(desired.name, current.loaded, other, desired.reload)
+    versions = [
+        Change("retire", f"version {version} is superseded")
+        for version in superseded(current, desired.version)
+    ]
+    return Plan((*changes, *loading.changes, *versions), loading.kept)
+
+
+def differs(srcversion: str, loaded: Loaded | None) -> bool:
+    """Tell whether the loaded module is not the installed one, as far as one is installed."""
+    return bool(srcversion and loaded and srcversion != loaded.srcversion)
 
 
 def superseded(current: Current, version: str) -> list[str]:
@@ -223,8 +219,10 @@ def plan_absent(current: Current, name: str) -> Plan:
     if current.loaded is not None:
         changes.append(Change("unload", "loaded"))
     changes += [Change("retire", f"version {version} is present") for version in superseded(current, "")]
-    if current.autoload:
-        changes.append(Change("autoload", f"{autoload_file(name)} is present"))
+    changes += [Change("retire", f"{path} is present") for path in current.delivered]
+    for path, text in ((_kmod.autoload_file(name), current.autoload), (SIGNING, current.signing)):
+        if text:
+            changes.append(Change("remove", f"{path} is present"))
     return Plan(tuple(changes))
 
 
@@ -237,8 +235,9 @@ def state_text(name: str, current: Current) -> str:
     lines += [f"{name}/{version}: broken" for version in current.broken]
     if current.loaded:
         lines.append(f"loaded: {current.loaded.srcversion or 'yes'}")
+    lines += [f"{path}: present" for path in current.delivered]
     if current.autoload:
-        lines.append(f"{autoload_file(name)}: present")
+        lines.append(f"{_kmod.autoload_file(name)}: present")
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
@@ -253,7 +252,7 @@ def diff(current: Current, desired: Desired, planned: Plan) -> list[dict[str, st
     loaded = current.loaded
     if planned.wants("load", "reload"):
         known = "" if planned.wants("deploy") else current.srcversion
-        loaded = Loaded(known or "the module as built", 0, ())
+        loaded = Loaded(known or "the module as built")
     after = Current(
         running=current.running,
         source=desired.files,
@@ -263,7 +262,7 @@ def diff(current: Current, desired: Desired, planned: Plan) -> list[dict[str, st
         srcversion=current.srcversion,
         filename=current.filename,
         loaded=loaded,
-        autoload=autoload_text(desired.name),
+        autoload=_kmod.autoload_text(desired.name),
     )
     parts = [
         {
@@ -284,70 +283,6 @@ def diff(current: Current, desired: Desired, planned: Plan) -> list[dict[str, st
             }
         )
     return parts
-
-
-def explain_refusal(name: str, said: str, security: _node.Security) -> str:
-    """Return why modprobe(8) could not load a module, with the remedy where one is known."""
-    refusal = _node.signature_refusal(security)
-    # EKEYREJECTED, ENOKEY; lockdown answers EPERM.
-    if re.search(r"Key was rejected|Required key not available", said) or (
-        "Operation not permitted" in said and refusal
-    ):
-        return refusal or (
-            f"the kernel refuses the signature of {name}: have DKMS sign with a key that the kernel trusts "
-            "(mok_signing_key in /etc/dkms/framework.conf), or switch Secure Boot off"
-        )
-    if re.search(r"Exec format error|Invalid module format|Unknown symbol", said):
-        return (
-            f"the module does not fit the running kernel ({said.strip()}): it was built with the headers of "
-            "another build of it; install those of the running one, or boot the newest installed kernel"
-        )
-    return f"modprobe {name} failed: {said.strip() or 'it said nothing'}; the kernel's log may say more"
-
-
-class Snapshot:
-    """A copy of files and folders that can be put back."""
-
-    def __init__(self, folder: str, paths: Sequence[str]) -> None:
-        self._saved = {path: os.path.join(folder, str(number)) for number, path in enumerate(paths)}
-        for path, copy in self._saved.items():
-            if os.path.isdir(path):
-                shutil.copytree(path, copy, symlinks=True)
-            elif os.path.exists(path):
-                shutil.copy2(path, copy)
-
-    def restore(self) -> None:
-        """Put everything back as it was, and take away what was not there."""
-        for path, copy in self._saved.items():
-            remove(path)
-            if os.path.exists(copy):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                shutil.move(copy, path)
-
-
-def remove(path: str) -> None:
-    """Remove a file or folder, if it is there."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
-
-
-def module_files(name: str, kernels: Sequence[str]) -> list[str]:
-    """Return the files of the module that are installed for the kernels, where DKMS installs them."""
-    return [
-        f"{base}/{file}"
-        for kernel in kernels
-        for folder in ("updates", "extra")
-        for base, _folders, files in os.walk(f"/lib/modules/{kernel}/{folder}")
-        for file in files
-        if is_module(file, name)
-    ]
-
-
-def is_module(file: str, name: str) -> bool:
-    """Tell whether a file is called as the module ``name`` is, compressed or not."""
-    return re.fullmatch(rf"{re.escape(name)}\.ko(\.(gz|xz|zst))?", file) is not None
 
 
 def write_tree(folder: str, files: Mapping[str, str]) -> None:
@@ -374,55 +309,14 @@ def read_tree(folder: str) -> dict[str, str] | None:
     return found
 
 
-def write_file(path: str, text: str) -> None:
-    """Replace a file at once."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=os.path.dirname(path))
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(name, 0o644)
-    os.rename(name, path)
-
-
-class Driver:
-    """Reads and changes one module of this node."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.node = _node.Node()
-        self.running = os.uname().release
-        self.warnings: list[str] = []
-
-    def run(self, *command: str) -> tuple[int, str]:
-        """Run a command in the C locale; return its exit status and everything it said."""
-        answer = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C", "PATH": ":".join(_node.SEARCH_PATH)},
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        return answer.returncode, answer.stdout
+class Driver(_kmod.Kmod):
+    """Reads and changes one module of this node, by DKMS."""
 
     def dkms(self, action: str, version: str, *options: str) -> None:
         """Run a dkms command on a version of the module."""
         status, said = self.run("dkms", action, "-m", self.name, "-v", version, *options)
         if status:
-            raise DkmsError(f"dkms {action} of {self.name}/{version} failed: {tail(said, LOG_LINES)}", said)
-
-    def loaded(self) -> Loaded | None:
-        """Return the loaded module, None where there is none."""
-        folder = f"/sys/module/{self.name}"
-        if not self.node.exists(f"{folder}/initstate"):  # Built-in code has a folder, too.
-            return None
-        return Loaded(
-            self.node.read(f"{folder}/srcversion"),
-            self.node.number(f"{folder}/refcnt", 0),
-            tuple(_netlink.links_of_kind(self.name)),
-        )
+            raise ModuleError(f"dkms {action} of {self.name}/{version} failed: {tail(said, LOG_LINES)}", said)
 
     def read(self, version: str, kernel: str) -> Current:
         """Return the node's state, as ``plan`` wants it."""
@@ -430,7 +324,7 @@ class Driver:
         if self.node.tool("dkms"):
             dummy, said = self.run("dkms", "status", "-m", self.name)
             entries = parse_status(said, self.name)
-        installed = _node.module_info(self.node.tool("modinfo"), self.name, kernel)
+        installed = self.info(self.name, kernel)
         return Current(
             running=self.running,
             source=read_tree(source_folder(self.name, version)) if version else None,
@@ -442,7 +336,12 @@ class Driver:
             srcversion=installed.get("srcversion", ""),
             filename=installed.get("filename", ""),
             loaded=self.loaded(),
-            autoload=self.node.read(autoload_file(self.name)),
+            autoload=self.node.read(_kmod.autoload_file(self.name)),
+            signed_by=_signing.signed_by(installed),
+            signing=self.node.read(SIGNING),
+            delivered=tuple(
+                path for path in _kmod.delivered(self.name) if not version or _kmod.kernel_of(path) == kernel
+            ),
         )
 
     def source_versions(self) -> Iterator[str]:
@@ -479,22 +378,28 @@ class Driver:
         work = f"{tree}/{desired.name}/{desired.version}"
         if status:
             log = self.node.read(f"{work}/build/make.log") or said
-            raise DkmsError(
+            raise ModuleError(
                 f"the build of {desired.name}/{desired.version} for kernel {kernel} failed, and nothing was "
                 f"changed; the last lines of its log:\n{tail(log, LOG_LINES)}",
                 log,
             )
         for folder, dummy, names in os.walk(f"{work}/{kernel}"):
             for name in names:
-                if is_module(name, desired.name):
-                    fields = _node.module_info(self.node.tool("modinfo"), f"{folder}/{name}", kernel)
+                if _kmod.is_module(name, desired.name):
+                    fields = self.info(f"{folder}/{name}", kernel)
+                    if desired.signing and _signing.signed_by(fields) != desired.signing.serial:
+                        raise ModuleError(
+                            f"signing_key: DKMS did not sign {name} with {desired.signing.key}; it said: "
+                            f"{signing_words(said)}",
+                            said,
+                        )
                     if fields.get("srcversion"):
                         return fields["srcversion"]
-                    raise DkmsError(
+                    raise ModuleError(
                         f"files: {name} has no srcversion, so the loaded one cannot be told from another: "
                         "add MODULE_VERSION() to the source"
                     )
-        raise DkmsError(f"files: the build made no {desired.name}.ko: see BUILT_MODULE_NAME in dkms.conf")
+        raise ModuleError(f"files: the build made no {desired.name}.ko: see BUILT_MODULE_NAME in dkms.conf")
 
     def mend(self, versions: Sequence[str]) -> None:
         """Give DKMS a dkms.conf where it lost a source: it lists and removes nothing without one."""
@@ -528,27 +433,16 @@ class Driver:
         self.forget(version)
         remove(source_folder(self.name, version))
 
-    def load(self) -> None:
-        """Load the installed module."""
-        status, said = self.run("modprobe", self.name)
-        if status:
-            raise DkmsError(explain_refusal(self.name, said, self.node.security()), said)
-
-    def unload(self) -> None:
-        """Unload the module; the caller has seen that nothing uses it."""
-        status, said = self.run("modprobe", "-r", self.name)
-        if status:
-            raise DkmsError(f"modprobe -r {self.name} failed: {said.strip()}", said)
-
     def apply(self, current: Current, desired: Desired, planned: Plan) -> Current:
-        """Carry the plan out and return the state then; else leave all as it was and raise ``DkmsError``."""
+        """Carry the plan out and return the state then; else raise, with all as it was."""
         lacking = self.lacks(desired.kernel, build=planned.wants("deploy"))
         if lacking:
-            raise DkmsError(lacking)
+            raise ModuleError(lacking)
         if planned.wants("deploy", "load", "reload") and desired.kernel == current.running:
-            refusal = _node.signature_refusal(self.node.security())
+            certificate = desired.signing.certificate if desired.signing else None
+            refusal = _node.signature_refusal(self.node.security(certificate))
             if refusal:
-                raise DkmsError(refusal)
+                raise ModuleError(refusal)
         # Beside the sources, so that they come in by a rename.
         stage = f"{SOURCES}/.podnet-{desired.name}"
         with self.locked():
@@ -562,127 +456,118 @@ class Driver:
                 self.retire(version)
         return after
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second run from changing the same module."""
-        with open(f"{LOCKS}/podnet-dkms-{self.name}.lock", "w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DkmsError(
-                    f"another run changes {self.name} on this node: wait for its end, and run again"
-                ) from None
-            yield
-
     def _install(self, stage: str, current: Current, desired: Desired, planned: Plan) -> Current:
         # A version of this module may be installed for other kernels, and has to stay so.
         others = sorted(
             {e.kernel for e in current.entries if e.state == "installed" and e.kernel != desired.kernel}
         )
-        built: dict[str, str] = {}
-        if planned.wants("deploy"):
-            write_tree(f"{stage}/src/{desired.name}-{desired.version}", desired.files)
-            os.mkdir(f"{stage}/tree")
-            built[desired.kernel] = self.build(stage, desired, desired.kernel)
-            for kernel in others:
-                try:
-                    if not self.lacks(kernel):
-                        built[kernel] = self.build(stage, desired, kernel)
-                except DkmsError as error:
-                    self.warnings.append(f"kernel {kernel} has no {desired.name} any more: {error}")
+        os.mkdir(f"{stage}/settings")
+        settings = _kmod.Snapshot(f"{stage}/settings", [SIGNING])
+        if desired.signing and planned.wants("sign"):
+            _kmod.write_file(SIGNING, f"{desired.signing.text}\n".encode())
+        try:
+            built = self._build(stage, desired, others) if planned.wants("deploy") else {}
+        except (ModuleError, OSError):
+            settings.restore()
+            raise
         kernels = [*others, desired.kernel]
         os.mkdir(f"{stage}/saved")
-        snapshot = Snapshot(
+        snapshot = _kmod.Snapshot(
             f"{stage}/saved",
             [
                 f"{TREE}/{desired.name}",
                 source_folder(desired.name, desired.version),
-                autoload_file(desired.name),
+                _kmod.autoload_file(desired.name),
                 *(source_folder(desired.name, version) for version in current.broken),
-                *module_files(desired.name, kernels),
+                *_kmod.module_files(desired.name, kernels),
+                *current.delivered,
             ],
         )
         try:
             self.mend(current.broken)
+            for path in current.delivered:
+                remove(path)
             if planned.wants("deploy"):
                 self.deploy(stage, desired, list(built))
             elif planned.wants("install"):
                 if Entry(desired.version, desired.kernel, "installed", False) in current.entries:
                     self.dkms("uninstall", desired.version, "-k", desired.kernel, "--no-depmod")
                 self.dkms("install", desired.version, "-k", desired.kernel, "--force")
+            elif current.delivered:
+                self.run("depmod", "-a", desired.kernel)
             return self._activate(desired, built.get(desired.kernel, ""))
-        except (DkmsError, OSError):
+        except (ModuleError, OSError):
+            settings.restore()
             self._undo(snapshot, current, desired, kernels)
             raise
+
+    def _build(self, stage: str, desired: Desired, others: Sequence[str]) -> dict[str, str]:
+        """Build the source inside the stage; return the srcversions by kernel."""
+        write_tree(f"{stage}/src/{desired.name}-{desired.version}", desired.files)
+        os.mkdir(f"{stage}/tree")
+        built = {desired.kernel: self.build(stage, desired, desired.kernel)}
+        for kernel in others:
+            try:
+                if not self.lacks(kernel):
+                    built[kernel] = self.build(stage, desired, kernel)
+            except ModuleError as error:
+                self.warnings.append(f"kernel {kernel} has no {desired.name} any more: {error}")
+        return built
 
     def _activate(self, desired: Desired, built: str) -> Current:
         """Bring the module that is installed now into the kernel, now and at boot; return the state then."""
         current = self.read(desired.version, desired.kernel)
         if built and current.srcversion != built:
-            raise DkmsError(
+            raise ModuleError(
                 f"modprobe would take {current.filename or 'no module'} and not the one that was built: "
                 "remove that file, or correct DEST_MODULE_LOCATION in dkms.conf"
             )
         remaining = plan(current, desired)
         if remaining.wants("deploy", "install"):
-            raise DkmsError(f"DKMS says it is done, but: {'; '.join(map(str, remaining.changes))}")
+            raise ModuleError(f"DKMS says it is done, but: {'; '.join(map(str, remaining.changes))}")
         if remaining.wants("autoload"):
-            write_file(autoload_file(desired.name), autoload_text(desired.name) + "\n")
-        if remaining.wants("reload"):
-            self.unload()
+            self.write_autoload()
         if remaining.wants("load", "reload"):
-            self.load()
-            current = replace(current, loaded=self.loaded())
-            loaded = current.loaded.srcversion if current.loaded else "nothing"
-            if loaded != current.srcversion:
-                raise DkmsError(
-                    f"modprobe {desired.name} loaded {loaded}, but {current.filename} is "
-                    f"{current.srcversion}: see modprobe --show-depends {desired.name}"
-                )
+            current = replace(current, loaded=self.bring_in(remaining, current.srcversion))
         return current
 
-    def _undo(self, snapshot: Snapshot, former: Current, desired: Desired, kernels: Sequence[str]) -> None:
+    def _undo(
+        self, snapshot: _kmod.Snapshot, former: Current, desired: Desired, kernels: Sequence[str]
+    ) -> None:
         """Bring back what was, with the module loaded that was loaded."""
         if os.path.isdir(f"{TREE}/{desired.name}/{desired.version}"):
             self.run("dkms", "remove", "-m", desired.name, "-v", desired.version, "--all", "--no-depmod")
         snapshot.restore()
         for kernel in kernels:
             self.run("depmod", "-a", kernel)
-        now = self.loaded()
-        if former.loaded is None and now is not None and not now.used:
-            self.run("modprobe", "-r", desired.name)
-        if former.loaded is not None and now is None:
-            self.run("modprobe", desired.name)
+        self.bring_back(former.loaded)
 
     def apply_absent(self, current: Current, planned: Plan) -> None:
         """Take the module away; nothing is touched while something uses it."""
         if current.loaded is not None and current.loaded.used:
-            links = ", ".join(current.loaded.links)
-            by = f"the links {links}" if links else f"{current.loaded.references} references"
-            raise DkmsError(
-                f"state: {self.name} is used by {by}, so it cannot be removed: delete the Pods' devices first"
+            raise ModuleError(
+                f"state: {self.name} is used by {current.loaded.users}, so it cannot be removed: "
+                "delete the Pods' devices first"
             )
         if os.path.isdir(f"{TREE}/{self.name}") and not self.node.tool("dkms"):
-            raise DkmsError(_node.absence(self.node.distribution()["family"], self.running, ["dkms"]))
+            raise ModuleError(_node.absence(self.node.distribution()["family"], self.running, ["dkms"]))
         with self.locked():
             if planned.wants("unload"):
                 self.unload()
             self.mend(current.broken)
             for version in superseded(current, ""):
                 self.retire(version)
-            remove(autoload_file(self.name))
-
-
-def tail(text: str, lines: int) -> str:
-    """Return the last lines of a text that are not empty."""
-    return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+            for path in (*current.delivered, _kmod.autoload_file(self.name), SIGNING):
+                remove(path)
+            for path in current.delivered:
+                self.run("depmod", "-a", _kmod.kernel_of(path))
 
 
 def present(driver: Driver, desired: Desired, check_mode: bool) -> dict[str, Any]:
     """Bring the module in; return the module's result."""
     wrong = mistakes(desired)
     if wrong:
-        raise DkmsError("; ".join(wrong))
+        raise ModuleError("; ".join(wrong))
     current = driver.read(desired.version, desired.kernel)
     planned = plan(current, desired)
     if planned.changes and check_mode:
@@ -692,14 +577,9 @@ def present(driver: Driver, desired: Desired, check_mode: bool) -> dict[str, Any
     after = current
     if planned.changes and not check_mode:
         after = driver.apply(current, desired, planned)
-        planned = Plan(planned.changes, plan(after, desired).reload_required)
-    if planned.reload_required and current.loaded is not None:
-        names = ", ".join(current.loaded.links)
-        links = f"links ({names})" if names else "other modules"
-        driver.warnings.append(
-            f"an older {desired.name} stays loaded, because {links} need it: it is replaced at the next "
-            "boot, or by the next run once nothing uses it"
-        )
+        planned = Plan(planned.changes, plan(after, desired).kept)
+    if planned.kept:
+        driver.warnings.append(planned.kept)
     return {
         "changed": bool(planned.changes),
         "changes": [str(change) for change in planned.changes],
@@ -708,7 +588,7 @@ def present(driver: Driver, desired: Desired, check_mode: bool) -> dict[str, Any
         "srcversion": after.srcversion,
         "built": planned.wants("deploy"),
         "loaded": after.loaded is not None,
-        "reload_required": planned.reload_required,
+        "reload_required": bool(planned.kept),
         "diff": diff(current, desired, planned) if planned.changes else [],
     }
 
@@ -721,7 +601,7 @@ def absent(driver: Driver, kernel: str, check_mode: bool) -> dict[str, Any]:
         driver.apply_absent(current, planned)
         rest = plan_absent(driver.read("", kernel), driver.name)
         if rest.changes:
-            raise DkmsError(f"not removed after all steps: {'; '.join(map(str, rest.changes))}")
+            raise ModuleError(f"not removed after all steps: {'; '.join(map(str, rest.changes))}")
     return {
         "changed": bool(planned.changes),
         "changes": [str(change) for change in planned.changes],

@@ -54,6 +54,20 @@ def is_namespace(path: str) -> bool:
         os.close(descriptor)
 
 
+def others() -> list[str]:
+    """Return a path of each network namespace that a process is in or a mount keeps, but the own one."""
+    paths = [f"/proc/{name}/ns/net" for name in os.listdir("/proc") if name.isdigit()]
+    with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        for fields in (line.split() for line in mounts):
+            if fields[3].startswith("net:["):
+                paths.insert(0, fields[4])  # its name says more than a process
+    found = {os.stat(_OWN).st_ino: ""}
+    for path in paths:
+        with contextlib.suppress(OSError):  # a process that has ended
+            found.setdefault(os.stat(path).st_ino, path)
+    return [path for path in found.values() if path]
+
+
 @contextlib.contextmanager
 def entered(path: str) -> Iterator[None]:
     """Put the calling thread into the network namespace at ``path`` for the length of a block.

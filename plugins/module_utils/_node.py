@@ -14,11 +14,12 @@ import importlib.util
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _netlink
+from ansible_collections.podnet.datapath.plugins.module_utils import _netlink, _signing
 
 DRIVERS = ("netkit", "meta", "veth")
 
@@ -27,6 +28,7 @@ ARCHITECTURES = ("x86_64", "aarch64")
 
 # The modules of this collection need these on every node, and a driver built on the node needs those.
 LIBRARIES = ("pyroute2", "libbpf")
+COMPILER = ("headers", "gcc", "make")
 BUILD_TOOLS = ("headers", "dkms", "gcc", "make", "modprobe")
 
 SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -77,6 +79,7 @@ class Kernel(TypedDict):
     bpf_fs: bool
     netkit: bool
     veth: bool
+    upcoming: list[str]
 
 
 class Distribution(TypedDict):
@@ -95,6 +98,14 @@ class MetaModule(TypedDict):
     available: bool
     version: str
     srcversion: str
+
+
+class Builder(TypedDict):
+    """Whether a module for the running kernel can be built here, and what is missing for it."""
+
+    possible: bool
+    missing: list[str]
+    packages: list[str]
 
 
 class Security(TypedDict):
@@ -139,16 +150,27 @@ class Facts(TypedDict):
 
 @dataclass(frozen=True)
 class Requirements:
-    """What the caller needs: the named interfaces, and whether it may install packages itself."""
+    """What the caller needs: the named interfaces, and whether it may install packages itself.
+
+    ``delivered``: the module meta is built on one node for all with its kernel.
+    """
 
     uplinks: tuple[str, ...] = ()
     installable: bool = False
+    delivered: bool = False
 
 
 def flavour(release: str) -> str:
     """Return the flavour in a kernel release: ``6.1.0-56-cloud-amd64`` is ``cloud-amd64``."""
     match = re.match(r"\d+(?:\.\d+)*(?:\+[^-]*|-\d[^-]*)*(?:-(.+))?$", release)
     return (match.group(1) or "") if match else ""
+
+
+def age(release: str) -> list[tuple[int, str]]:
+    """Return a key that sorts kernel releases as their versions are."""
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[^\d.-]+", release)
+    ]
 
 
 def family(identifier: str, like: str) -> str:
@@ -280,7 +302,18 @@ class Node:
             "veth": self.exists("/sys/module/veth")
             or config.get("CONFIG_VETH") == "y"
             or bool(self.module_file(release, "veth")),
+            "upcoming": self.upcoming(release),
         }
+
+    def upcoming(self, running: str) -> list[str]:
+        """Return the installed kernels newer than the running one that have no module meta."""
+        return [
+            release
+            for release in sorted(self.names("/lib/modules"), key=age)
+            if age(release) > age(running)
+            and self.exists(f"/boot/vmlinuz-{release}")
+            and not self.module_file(release, "meta")
+        ]
 
     def libraries(self) -> dict[str, str]:
         """Return the versions of the libraries that this collection's modules load, empty if missing."""
@@ -302,8 +335,11 @@ class Node:
             state["srcversion"] = fields.get("srcversion", "")
         return state
 
-    def security(self) -> Security:
-        """Return what the kernel asks of a module before it loads it."""
+    def security(self, certificate: str | None = None) -> Security:
+        """Return what the kernel asks of a module before it loads it.
+
+        ``certificate`` is the one that modules are signed for, a path or PEM: by default that of DKMS.
+        """
         try:
             with open(
                 self.path("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"), "rb"
@@ -314,17 +350,29 @@ class Node:
         chosen = re.search(r"\[(\w+)\]", self.read("/sys/kernel/security/lockdown"))
         lockdown = chosen.group(1) if chosen else "none"
         required = lockdown != "none" or self.read("/sys/module/module/parameters/sig_enforce") == "Y"
-        certificate, enrolled = "", None
+        enrolled = None
         if required:
-            certificate = self.certificate()
-            enrolled = bool(certificate) and key_enrolled(self.tool("mokutil"), self.path(certificate))
+            certificate = self.certificate() if certificate is None else certificate
+            enrolled = bool(certificate) and key_enrolled(self.tool("mokutil"), self.bytes_of(certificate))
+            if certificate and not certificate.startswith("/"):
+                certificate = "CERTIFICATE (meta_driver_signing_certificate, as DER)"
         return {
             "secure_boot": secure_boot,
             "lockdown": lockdown,
             "signature_required": required,
-            "certificate": certificate,
+            "certificate": certificate if required and certificate else "",
             "key_enrolled": enrolled,
         }
+
+    def bytes_of(self, certificate: str) -> bytes:
+        """Return a certificate that is given as a path or as PEM."""
+        if not certificate.startswith("/"):
+            return certificate.encode()
+        try:
+            with open(self.path(certificate), "rb") as file:
+                return file.read()
+        except OSError:
+            return b""
 
     def certificate(self) -> str:
         """Return the certificate that DKMS signs with, empty when there is none yet."""
@@ -393,8 +441,8 @@ class Node:
         found += [name for name in ("/sys/fs/bpf/cilium", "/var/run/cilium") if self.names(name)]
         return found
 
-    def facts(self, uplinks: Sequence[str] = ()) -> Facts:
-        """Return everything at once."""
+    def facts(self, uplinks: Sequence[str] = (), certificate: str | None = None) -> Facts:
+        """Return everything at once; ``certificate`` is the one that modules are signed for, if not DKMS'."""
         distribution = self.distribution()
         kernel = self.kernel(distribution["family"])
         return {
@@ -404,7 +452,7 @@ class Node:
             "tools": {name: self.tool(name) for name in ("dkms", "gcc", "make", "modprobe")},
             "libraries": self.libraries(),
             "meta": self.meta(kernel["release"]),
-            "security": self.security(),
+            "security": self.security(certificate),
             "bootloader": self.bootloader(),
             "nics": self.nics(uplinks),
             "vfio": [name for name in self.names("/sys/bus/pci/drivers/vfio-pci") if ":" in name],
@@ -454,11 +502,14 @@ def module_info(modinfo: str, name: str, release: str) -> dict[str, str]:
     return fields
 
 
-def key_enrolled(mokutil: str, certificate: str) -> bool:
+def key_enrolled(mokutil: str, certificate: bytes) -> bool:
     """Tell whether the firmware's key list has a certificate; False where mokutil(1) cannot tell."""
     if not mokutil:
         return False
-    return "already enrolled" in _output([mokutil, "--test-key", certificate])
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(_signing.der(certificate))
+        file.flush()
+        return "already enrolled" in _output([mokutil, "--test-key", file.name])
 
 
 def packages(distribution_family: str, release: str, components: Iterable[str]) -> list[str]:
@@ -499,8 +550,11 @@ def missing(facts: Facts, components: Iterable[str]) -> list[str]:
     return [component for component in components if not have[component]]
 
 
-def signature_refusal(security: Security) -> str:
-    """Return why the kernel would refuse a module that DKMS builds, and the remedy; empty if it would not."""
+def signature_refusal(security: Security, delivered: bool = False) -> str:
+    """Return why the kernel would refuse a module, and the remedy; empty if it would not.
+
+    DKMS makes a key of its own; ``delivered`` modules are signed only with one that is given.
+    """
     if not security["signature_required"] or security["key_enrolled"]:
         return ""
     reasons = [
@@ -511,30 +565,66 @@ def signature_refusal(security: Security) -> str:
         )
         if holds
     ] or ["signatures are enforced"]
+    why = f"the kernel takes signed modules only ({', '.join(reasons)})"
+    off = "or switch Secure Boot off" if security["secure_boot"] else "or boot without that"
+    if delivered and not security["certificate"]:
+        return (
+            f"{why} and none is given to sign with: set meta_driver_signing_key and "
+            f"meta_driver_signing_certificate, and enrol the certificate with mokutil --import, {off}"
+        )
     certificate = security["certificate"] or "/var/lib/dkms/mok.pub (DKMS makes it with the first build)"
     return (
-        f"the kernel takes signed modules only ({', '.join(reasons)}) and the key of DKMS is not enrolled: "
-        f"run mokutil --import {certificate} and confirm it at the next boot, or switch Secure Boot off"
+        f"{why} and the key that signs is not enrolled: "
+        f"run mokutil --import {certificate} and confirm it at the next boot, {off}"
     )
 
 
-def meta_obstacles(facts: Facts, installable: bool) -> list[str]:
+def builder(facts: Facts) -> Builder:
+    """Return whether this node can build a module for its kernel, at least once packages are installed."""
+    lacking = missing(facts, COMPILER)
+    family, release = facts["distribution"]["family"], facts["kernel"]["release"]
+    return {
+        "possible": _installable(facts, lacking),
+        "missing": lacking,
+        "packages": packages(family, release, lacking),
+    }
+
+
+def upcoming_warnings(facts: Facts, delivered: bool) -> list[str]:
+    """Return a sentence for each kernel that the node may boot next and that has no module meta."""
+    family = facts["distribution"]["family"]
+    remedy = "run the play again once the node has booted it"
+    return [
+        f"kernel {release} is installed without the driver meta, so Pods lack it after a reboot into that: "
+        + (remedy if delivered else f"{absence(family, release, ['headers'])}, for DKMS to build it")
+        for release in facts["kernel"]["upcoming"]
+    ]
+
+
+def _needed(facts: Facts, delivered: bool) -> Sequence[str]:
+    """Return the components that the driver meta needs on this node."""
+    return ["modprobe"] if delivered or facts["meta"]["available"] else BUILD_TOOLS
+
+
+def meta_obstacles(facts: Facts, installable: bool, delivered: bool = False) -> list[str]:
     """Return what keeps this node from running the driver meta, each with its remedy."""
     if facts["meta"]["loaded"]:
         return []
     obstacles = []
     if facts["kernel"]["config"].get("CONFIG_MODULES") == "n":
         return ["the kernel takes no modules (CONFIG_MODULES is not set): boot a kernel that does"]
-    refusal = signature_refusal(facts["security"])
+    refusal = signature_refusal(facts["security"], delivered)
     if refusal:
         obstacles.append(refusal)
-    lacking = missing(facts, ["modprobe"] if facts["meta"]["available"] else BUILD_TOOLS)
+    lacking = missing(facts, _needed(facts, delivered))
     if lacking and not (installable and _installable(facts, lacking)):
         obstacles.append(_absence(facts, lacking))
     return obstacles
 
 
-def choose_driver(facts: Facts, wanted: str, installable: bool = False) -> tuple[str, str]:
+def choose_driver(
+    facts: Facts, wanted: str, installable: bool = False, delivered: bool = False
+) -> tuple[str, str]:
     """Return the driver for this node's Pods and why; ``wanted`` is auto, meta, netkit or veth.
 
     A driver asked for by name is never replaced by another: what stands in its way is a problem.
@@ -545,7 +635,7 @@ def choose_driver(facts: Facts, wanted: str, installable: bool = False) -> tuple
         return "netkit", "the kernel has netkit"
     config = facts["kernel"]["config"].get("CONFIG_NETKIT")
     absent = "the kernel has no netkit" + (f" (CONFIG_NETKIT={config})" if config else "")
-    obstacles = meta_obstacles(facts, installable)
+    obstacles = meta_obstacles(facts, installable, delivered)
     if obstacles:
         return "veth", f"fallback: {absent}, and meta cannot be had: {'; '.join(obstacles)}"
     if facts["meta"]["loaded"]:
@@ -553,11 +643,11 @@ def choose_driver(facts: Facts, wanted: str, installable: bool = False) -> tuple
     elif facts["meta"]["available"]:
         how = "is installed"
     else:
-        how = "is built on the node"
+        how = "is built once for its kernel" if delivered else "is built on the node"
     return "meta", f"{absent}; meta, this collection's own driver, {how}"
 
 
-def missing_packages(facts: Facts, wanted: str) -> tuple[list[str], list[str]]:
+def missing_packages(facts: Facts, wanted: str, delivered: bool = False) -> tuple[list[str], list[str]]:
     """Return the packages that bring what the node has not, for the best driver that they make possible.
 
     The second list has those of them without which there is a problem: a driver that auto wants can be
@@ -565,8 +655,8 @@ def missing_packages(facts: Facts, wanted: str) -> tuple[list[str], list[str]]:
     """
     required = missing(facts, LIBRARIES)
     lacking = list(required)
-    if choose_driver(facts, wanted, installable=True)[0] == "meta" and not facts["meta"]["loaded"]:
-        lacking += missing(facts, ["modprobe"] if facts["meta"]["available"] else BUILD_TOOLS)
+    if choose_driver(facts, wanted, True, delivered)[0] == "meta" and not facts["meta"]["loaded"]:
+        lacking += missing(facts, _needed(facts, delivered))
     if wanted == "meta":
         required = lacking
     family, release = facts["distribution"]["family"], facts["kernel"]["release"]
@@ -599,7 +689,7 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
     lacking = missing(facts, LIBRARIES)
     if lacking and not (requirements.installable and _installable(facts, lacking)):
         found.append(_absence(facts, lacking))
-    driver, dummy = choose_driver(facts, wanted, requirements.installable)
+    driver, dummy = choose_driver(facts, wanted, requirements.installable, requirements.delivered)
     if wanted == "netkit" and not kernel["netkit"]:
         found.append(
             f"driver: netkit is asked for, but kernel {kernel['release']} does not have it "
@@ -607,7 +697,7 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
             "boot a kernel from 6.7 on that has it, or choose driver auto or meta"
         )
     if wanted == "meta":
-        obstacles = meta_obstacles(facts, requirements.installable)
+        obstacles = meta_obstacles(facts, requirements.installable, requirements.delivered)
         found += [f"driver: meta cannot be had: {obstacle}" for obstacle in obstacles]
     if driver == "veth" and not kernel["veth"]:
         found.append(

@@ -28,7 +28,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import _bpf, _netns, _pods
+from . import _bpf, _link_kinds, _netlink, _netns, _pods
+from ._link_kinds import ALIAS
+from ._netlink import KernelRefusal
 from ._pods import (
     SIZES,
     Change,
@@ -44,7 +46,6 @@ from ._pods import (
 
 ROUTE_PROTOCOL = 112  # rtm_protocol of every route made here; none of /etc/iproute2/rt_protos
 RUN = "/run/podnet"  # what this boot has of ours: a marker for each namespace, each owner's routes
-ALIAS = "podnet:"  # IFLA_IFALIAS of the host's end is podnet:<owner>/<Pod>
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
@@ -60,12 +61,26 @@ _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _UP, _PERMANENT, _NODAD, _SKIP_STATS = 0x1, 0x80, 0x02, 8
 _NO_ADDRESS_GENERATION = 1  # IN6_ADDR_GEN_MODE_NONE
 
-_POLICIES = {"pass": 0, "drop": 2}  # NETKIT_PASS, NETKIT_DROP; meta's are the same
-_MODES = {"l2": 0, "l3": 1}
+
+# Which option a refusal to make a device is about, by the words of the kernel and of the drivers.
+_REFUSALS = (
+    ("namespace", "netns"),
+    ("No such file", "netns"),
+    ("name or index", "host_interface, interface"),
+    ("exists", "host_interface, interface"),
+    ("MAC address", "mode"),
+    ("mtu", "mtu"),
+    ("program", "programs"),
+)
 
 
-class KernelRefusal(OSError):
-    """The kernel's answer to one request, with its own words (extack) where it has some."""
+def option_of_refusal(change: Change, words: str) -> str:
+    """Return the option that a refused change is about: many make up the making of a device."""
+    if change.action == "make_device":
+        for part, option in _REFUSALS:
+            if part.lower() in words.lower():
+                return option
+    return change.option
 
 
 class ApplyError(Exception):
@@ -107,10 +122,7 @@ def _without_init(name: str) -> Iterator[None]:
 
 @functools.cache
 def _messages() -> _Messages:
-    """Import pyroute2's messages and teach it the kinds meta and netkit.
-
-    The kinds are registered with pyroute2 itself, so its own ``IPRoute`` knows them from then on too.
-    """
+    """Import pyroute2's messages and teach it the kinds meta and netkit."""
     with _without_init("pyroute2"):
         from pyroute2.netlink import nla
         from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
@@ -118,48 +130,7 @@ def _messages() -> _Messages:
         from pyroute2.netlink.rtnl.ndmsg import ndmsg
         from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-    common = (
-        (1, "PEER_INFO", "peer"),
-        (2, "PRIMARY", "uint8"),
-        (3, "POLICY", "uint32"),
-        (4, "PEER_POLICY", "uint32"),
-        (5, "MODE", "uint32"),
-        (6, "SCRUB", "uint32"),
-        (7, "PEER_SCRUB", "uint32"),
-        (8, "HEADROOM", "uint16"),
-        (9, "TAILROOM", "uint16"),
-        (10, "PAIRING", "uint32"),
-    )
-
-    class pair(nla):  # type: ignore[misc]
-        @staticmethod
-        def peer(_message: Any, *args: Any, **kwargs: Any) -> Any:
-            return ifinfveth
-
-    class netkit(pair):
-        """IFLA_NETKIT_* of linux/if_link.h."""
-
-        prefix = "IFLA_NETKIT_"
-        nla_map = tuple((n, f"IFLA_NETKIT_{name}", kind) for n, name, kind in common)
-
-    class meta(pair):
-        """IFLA_META_* of the driver's meta_uapi.h."""
-
-        prefix = "IFLA_META_"
-        nla_map = tuple(
-            (n, f"IFLA_META_{name}", kind)
-            for n, name, kind in (
-                *common,
-                (32, "PROG_FD", "int32"),
-                (33, "PEER_PROG_FD", "int32"),
-                (34, "PROG_ID", "uint32"),
-                (35, "PEER_PROG_ID", "uint32"),
-                (36, "PROG_TAG", "hex"),
-                (37, "PEER_PROG_TAG", "hex"),
-            )
-        )
-
-    ifinfmsg.ifinfo.register_link_kind(module={"netkit": netkit, "meta": meta})
+    _link_kinds.register(ifinfmsg, nla, ifinfveth)
 
     class link(ifinfmsg):  # type: ignore[misc]
         """A link with the attributes needed here, some of which pyroute2's own table lacks."""
@@ -230,22 +201,6 @@ class Rtnl:
                 yield kind, flags, sequence, data[:length]
                 data = data[(length + 3) & ~3 :]
 
-    @staticmethod
-    def _refusal(flags: int, answer: bytes) -> KernelRefusal:
-        """Return the error that a message of type NLMSG_ERROR or NLMSG_DONE carries."""
-        code = -struct.unpack_from("=i", answer, 16)[0]
-        # NLM_F_CAPPED leaves only the header of the request; NLMSG_DONE has none.
-        rest = answer[36:] if struct.unpack_from("=H", answer, 4)[0] == _ERROR else answer[20:]
-        text = os.strerror(code)
-        while len(rest) >= 4:
-            length, kind = struct.unpack_from("=HH", rest)
-            if length < 4:
-                break
-            if kind == 1:  # NLMSGERR_ATTR_MSG
-                text = f"{rest[4:length].rstrip(bytes(1)).decode(errors='replace')} ({text})"
-            rest = rest[(length + 3) & ~3 :]
-        return KernelRefusal(code, text)
-
     def send(self, requests: Sequence[tuple[Any, int, int]]) -> list[KernelRefusal | None]:
         """Send requests (message, type, flags) in order; return the kernel's answer to each.
 
@@ -257,10 +212,9 @@ class Rtnl:
             first = self._sequence + 1
             self._socket.send(b"".join(self._encode(m, kind, flags | _ACK) for m, kind, flags in batch))
             answers: dict[int, KernelRefusal | None] = {}
-            for kind, flags, sequence, answer in self._answers():
+            for kind, _flags, sequence, answer in self._answers():
                 if kind == _ERROR and sequence >= first:
-                    refused = struct.unpack_from("=i", answer, 16)[0] != 0
-                    answers[sequence] = self._refusal(flags, answer) if refused else None
+                    answers[sequence] = _netlink.refusal(kind, answer[16:])
                 if len(answers) == len(batch):
                     break
             results += [answers[sequence] for sequence in sorted(answers)]
@@ -283,10 +237,9 @@ class Rtnl:
                     continue
                 interrupted = interrupted or bool(flags & _DUMP_INTR)
                 if got in (_ERROR, _DONE):
-                    if struct.unpack_from("=i", answer, 16)[0] < 0:
-                        refusal = self._refusal(flags, answer)
-                        if refusal.errno != errno.ENOENT:  # a table that has never had a route
-                            raise refusal
+                    refusal = _netlink.refusal(got, answer[16:])
+                    if refusal and refusal.errno != errno.ENOENT:  # a table that has never had a route
+                        raise refusal
                     break
                 one = type(message)(answer)
                 one.decode()
@@ -300,10 +253,11 @@ class Rtnl:
         message = _messages().link()
         message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _SKIP_STATS)]
         self._socket.send(self._encode(message, _RTM_GETLINK, 0))
-        for kind, flags, sequence, answer in self._answers():
+        for kind, _flags, sequence, answer in self._answers():
             if sequence == self._sequence:
-                if kind == _ERROR:
-                    raise self._refusal(flags, answer)
+                refusal = _netlink.refusal(kind, answer[16:]) if kind == _ERROR else None
+                if refusal:
+                    raise refusal
                 return int(struct.unpack_from("=i", answer, 20)[0])
         raise AssertionError  # the answers have no end
 
@@ -413,7 +367,7 @@ def _driver_settings(link: Any) -> tuple[str, dict[str, object]]:
     def value(name: str) -> Any:
         return data.get_attr(f"IFLA_{kind.upper()}_{name}") if data else None
 
-    policies = {number: name for name, number in _POLICIES.items()}
+    policies = {number: name for name, number in _link_kinds.POLICIES.items()}
     settings: dict[str, object] = {
         "policy": policies.get(value("POLICY"), value("POLICY")),
         "peer_policy": policies.get(value("PEER_POLICY"), value("PEER_POLICY")),
@@ -421,7 +375,7 @@ def _driver_settings(link: Any) -> tuple[str, dict[str, object]]:
     if kind == "meta":
         settings["to_pod"] = value("PROG_ID") or _pods.NO_PROGRAM
         settings["from_pod"] = value("PEER_PROG_ID") or _pods.NO_PROGRAM
-    return ("l2" if value("MODE") == _MODES["l2"] else "l3"), settings
+    return ("l2" if value("MODE") == _link_kinds.MODES["l2"] else "l3"), settings
 
 
 @dataclass(frozen=True)
@@ -606,7 +560,7 @@ def _driver_attributes(kind: str, settings: Mapping[str, object]) -> Iterator[li
     try:
         for key, attribute in (("policy", "POLICY"), ("peer_policy", "PEER_POLICY")):
             if key in settings:
-                attributes.append((prefix + attribute, _POLICIES[str(settings[key])]))
+                attributes.append((prefix + attribute, _link_kinds.POLICIES[str(settings[key])]))
         for key, attribute in (("to_pod", "PROG_FD"), ("from_pod", "PEER_PROG_FD")):
             if key in settings:
                 opened.append(_program_descriptor(int(str(settings[key]))))
@@ -662,7 +616,8 @@ class Changer:
     @staticmethod
     def _tell(change: Change, error: OSError) -> str:
         who = f"Pod {change.device.name}: " if change.device else ""
-        return f"{who}{change.option}: the kernel refused this step ({change}): {error.strerror}"
+        option = option_of_refusal(change, error.strerror or "")
+        return f"{who}{option}: the kernel refused this step ({change}): {error.strerror}"
 
     # Devices and namespaces
 
@@ -709,7 +664,9 @@ class Changer:
                 else:
                     prefix = f"IFLA_{device.driver.upper()}_"
                     data = _nested(
-                        (prefix + "PEER_INFO", peer), (prefix + "MODE", _MODES[device.mode]), *attributes
+                        (prefix + "PEER_INFO", peer),
+                        (prefix + "MODE", _link_kinds.MODES[device.mode]),
+                        *attributes,
                     )
                 message = messages.link()
                 message["attrs"] = [

@@ -16,8 +16,9 @@ description:
     C(/etc/modules-load.d/podnet-<name>.conf) has it loaded at boot, and it is loaded now.
   - A build takes place apart. If it fails, nothing has changed and the former module stays usable. If a later
     step fails, what was before is put back.
-  - A loaded module of another source is replaced if nothing uses it. Otherwise it stays, and the result says
-    so in RV(reload_required). No link is ever taken away.
+  - A loaded module of another source is replaced as O(reload) says. Where it stays, the result says so in
+    RV(reload_required).
+  - Takes the place of what M(podnet.datapath.kernel_module) installed for the kernel.
   - Owns the DKMS package O(name). Other versions of it, and their sources, are removed once the wanted one is
     in place.
   - A kernel that another version was installed for gets the new one as well, where its headers are there.
@@ -55,10 +56,29 @@ options:
       - Release of the kernel to build for. The running one if left out.
       - For another kernel than the running one, the module is built and installed, but not loaded.
     type: str
+  reload:
+    description:
+      - What may be done to replace a loaded module of another source. Unloading it takes all its devices
+        away.
+      - V(idle) replaces it only if there are none, and else leaves the new one for the next boot.
+      - V(own) removes devices that M(podnet.datapath.meta_device) made, which is to be run afterwards to
+        make them again. Where there is a device of anybody else, it does as V(idle).
+    type: str
+    choices: [idle, own]
+    default: idle
+  signing_key:
+    description:
+      - Private key on the node that DKMS signs every build with, also those for later kernels (PEM).
+      - Written to C(/etc/dkms/framework.conf.d/podnet.conf), which holds for all packages of DKMS 3.0 or
+        later.
+    type: path
+  signing_certificate:
+    description: Its certificate on the node (X.509, PEM or DER). Required with O(signing_key).
+    type: path
   state:
     description:
-      - With V(absent), the module is unloaded and every version of it is removed from DKMS, with its source.
-        This is refused while something uses the module.
+      - With V(absent), the module is unloaded and every version of it is removed from DKMS, with its source,
+        and what M(podnet.datapath.kernel_module) installed. This is refused while something uses the module.
     type: str
     choices: [present, absent]
     default: present
@@ -141,7 +161,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _dkms
+from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _kmod
 
 
 def main() -> None:
@@ -151,8 +171,12 @@ def main() -> None:
             "version": {"type": "str"},
             "files": {"type": "dict"},
             "kernel": {"type": "str"},
+            "reload": {"type": "str", "choices": list(_kmod.RELOADS), "default": "idle"},
+            "signing_key": {"type": "path", "no_log": False},
+            "signing_certificate": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
+        required_together=[("signing_key", "signing_certificate")],
         required_if=[("state", "present", ["version", "files"])],
         supports_check_mode=True,
     )
@@ -163,9 +187,14 @@ def main() -> None:
         if params["state"] == "absent":
             result = _dkms.absent(driver, kernel, module.check_mode)
         else:
-            desired = _dkms.Desired(params["name"], params["version"], kernel, params["files"])
+            signing = None
+            if params["signing_key"]:
+                signing = _dkms.signing(params["signing_key"], params["signing_certificate"])
+            desired = _dkms.Desired(
+                params["name"], params["version"], kernel, params["files"], params["reload"], signing
+            )
             result = _dkms.present(driver, desired, module.check_mode)
-    except (_dkms.DkmsError, OSError) as error:
+    except (_kmod.ModuleError, OSError) as error:
         log = getattr(error, "log", "")
         module.fail_json(msg=str(error), **({"log": log} if log else {}))
     if not module._diff:

@@ -48,6 +48,21 @@ options:
       - If V(true), the driver is chosen as if they were installed, and they are no problem.
     type: bool
     default: false
+  meta_build:
+    description:
+      - Where the driver meta is built for this node.
+      - With V(dkms) on the node itself, which then needs the compiler, DKMS and the kernel's headers.
+      - With V(fleet) on one node for all with its kernel. Each then needs nothing, and RV(builder) tells
+        which could build.
+    type: str
+    choices: [dkms, fleet]
+    default: dkms
+  signing_certificate:
+    description:
+      - Certificate that the driver meta is signed for, as a path on the node or as PEM.
+      - Asked for where the kernel takes signed modules only. By default that of DKMS, and none with
+        O(meta_build=fleet).
+    type: str
 """
 
 EXAMPLES = r"""
@@ -95,6 +110,18 @@ required_packages:
   returned: always
   type: list
   elements: str
+builder:
+  description: Whether a module for the running kernel can be built on this node.
+  returned: always
+  type: dict
+  contains:
+    possible: {description: "Whether it can, at least with RV(builder.packages).", type: bool}
+    missing: {description: What the node lacks for it., type: list, elements: str}
+    packages: {description: The packages that bring it., type: list, elements: str}
+meta_build:
+  description: O(meta_build).
+  returned: always
+  type: str
 root:
   description: Whether the module ran as root. Otherwise some facts are missing.
   returned: always
@@ -117,6 +144,10 @@ kernel:
     bpf_fs: {description: "Whether a BPF file system is mounted on /sys/fs/bpf.", type: bool}
     netkit: {description: "Whether the kernel makes links of the kind netkit, by its own answer.", type: bool}
     veth: {description: Whether the kernel has veth., type: bool}
+    upcoming:
+      description: Installed kernels newer than the running one that have no driver meta.
+      type: list
+      elements: str
 distribution:
   description: C(id), C(version), C(name), and C(family), which is V(debian), V(redhat) or empty.
   returned: always
@@ -147,7 +178,7 @@ security:
     secure_boot: {description: Whether the firmware booted with Secure Boot., type: bool}
     lockdown: {description: "V(none), V(integrity) or V(confidentiality).", type: str}
     signature_required: {description: Whether unsigned modules are refused., type: bool}
-    certificate: {description: "The certificate of DKMS, where signatures are required.", type: str}
+    certificate: {description: "The certificate, where signatures are required.", type: str}
     key_enrolled: {description: "Whether the firmware knows it; null where none is required.", type: bool}
 bootloader:
   description: What writes the boot arguments, V(grubby), V(grub), V(systemd-boot) or V(none).
@@ -191,16 +222,25 @@ def main() -> None:
             "driver": {"type": "str", "choices": ["auto", "meta", "netkit", "veth"], "default": "auto"},
             "uplinks": {"type": "list", "elements": "str", "default": []},
             "installable": {"type": "bool", "default": False},
+            "meta_build": {"type": "str", "choices": ["dkms", "fleet"], "default": "dkms"},
+            "signing_certificate": {"type": "str"},
         },
         supports_check_mode=True,
     )
     wanted = module.params["driver"]
-    requirements = _node.Requirements(tuple(module.params["uplinks"]), module.params["installable"])
-    facts = _node.Node().facts(requirements.uplinks)
-    driver, reason = _node.choose_driver(facts, wanted, requirements.installable)
-    lacking, required = _node.missing_packages(facts, wanted)
+    delivered = module.params["meta_build"] == "fleet"
+    requirements = _node.Requirements(
+        tuple(module.params["uplinks"]), module.params["installable"], delivered
+    )
+    certificate = module.params["signing_certificate"] or ("" if delivered else None)
+    facts = _node.Node().facts(requirements.uplinks, certificate)
+    driver, reason = _node.choose_driver(facts, wanted, requirements.installable, delivered)
+    lacking, required = _node.missing_packages(facts, wanted, delivered)
     if wanted == "auto" and driver == "veth":
         module.warn(reason)
+    if driver == "meta":
+        for warning in _node.upcoming_warnings(facts, delivered):
+            module.warn(warning)
     module.exit_json(
         changed=False,
         driver=driver,
@@ -208,6 +248,8 @@ def main() -> None:
         problems=_node.problems(facts, wanted, requirements),
         missing_packages=lacking,
         required_packages=required,
+        builder=_node.builder(facts),
+        meta_build=module.params["meta_build"],
         **facts,
     )
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""dkms_driver with the real DKMS, compiler and headers of a node's image, below a chroot.
+"""dkms_driver, kernel_module_build and kernel_module with the real DKMS and compiler of a node's image.
 
 Every test has the image as it was, through an overlay. Nothing is loaded here, as this machine runs another
 kernel; that is tested on nodes.
@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driver_lab import DRIVER, lab, run
+from driver_lab import DRIVER, LAB, lab, run
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _dkms
+
+sys.path.insert(0, str(LAB.parent))
+from lablib import debian
 
 CONF = """PACKAGE_NAME="trivial"
 PACKAGE_VERSION="{version}"
@@ -61,12 +66,12 @@ class Image:
     def enter(self, *command: str) -> str:
         return run(str(self.interpreter.with_name("enter")), *command)
 
-    def module(self, *options: str, **arguments: Any) -> dict[str, Any]:
-        """Run dkms_driver in the image and return its result."""
+    def module(self, *options: str, plugin: str = "dkms_driver", **arguments: Any) -> dict[str, Any]:
+        """Run a module in the image and return its result."""
         values = {"name": "trivial", "kernel": self.kernel, **arguments}
         done = subprocess.run(
             [
-                *("ansible", "localhost", "-m", "podnet.datapath.dkms_driver"),
+                *("ansible", "localhost", "-m", f"podnet.datapath.{plugin}"),
                 *("-e", f"ansible_python_interpreter={self.interpreter}"),
                 *("-a", json.dumps(values), *options),
             ],
@@ -253,11 +258,164 @@ def test_absent_leaves_nothing(image: Image) -> None:
     assert not image.module(state="absent")["changed"]
 
 
-def test_the_driver_of_this_collection_is_built(image: Image) -> None:
+@pytest.fixture
+def key(image: Image) -> tuple[str, str, str]:
+    """A key in the image, its certificate, and the number of that; both paths as the image sees them."""
+    folder = image.root / "etc/keys"
+    folder.mkdir()
+    new = (
+        "openssl",
+        "req",
+        "-new",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=signed",
+    )
+    run(*new, "-set_serial", "0x4cfe", "-keyout", f"{folder}/key", "-out", f"{folder}/certificate")
+    return "/etc/keys/key", "/etc/keys/certificate", "4C:FE"
+
+
+def test_dkms_signs_with_the_key_that_is_given(image: Image, key: tuple[str, str, str]) -> None:
+    before = image.state()
+    wanted: dict[str, Any] = {"version": "1.0", "files": source(), "signing_key": key[0]}
+    result = image.module(**wanted, signing_certificate="/etc/keys/none")
+    assert result["failed"] and "signing_certificate: /etc/keys/none" in result["msg"]
+    assert image.state() == before
+    result = image.module(**wanted, signing_certificate=key[1])
+    assert [change.split(":")[0] for change in result["changes"]] == ["sign", "deploy"], result
+    assert image.enter("modinfo", "-k", image.kernel, "-F", "sig_key", "trivial").strip() == key[2]
+    assert not image.module(**wanted, signing_certificate=key[1])["changed"]
+    assert image.module(state="absent")["changed"]
+    assert not (image.root / "etc/dkms/framework.conf.d/podnet.conf").exists()
+
+
+def test_a_key_that_does_not_fit_changes_nothing(image: Image, key: tuple[str, str, str]) -> None:
+    run("openssl", "genrsa", "-out", f"{image.root}{key[0]}", "2048")
+    before = image.state()
+    result = image.module(version="1.0", files=source(), signing_key=key[0], signing_certificate=key[1])
+    assert result["failed"] and "signing_key" in result["msg"], result
+    assert image.state() == before
+    assert not (image.root / "etc/dkms/framework.conf.d/podnet.conf").exists()
+
+
+# The trivial module has no Makefile of its own.
+MAKEFILE = "modules:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR) modules\n"
+
+
+def test_a_module_is_built_once_and_installed_without_a_compiler(
+    image: Image, key: tuple[str, str, str], tmp_path: Path
+) -> None:
+    keys = [f"{image.root}{path}" for path in key[:2]]
+    kept = tmp_path / "kept"
+    build: dict[str, Any] = {
+        "plugin": "kernel_module_build",
+        "files": {**source(value="3"), "Makefile": MAKEFILE},
+        "dest": str(kept),
+        "signing_key": keys[0],
+        "signing_certificate": keys[1],
+    }
+    assert image.module("--check", **build)["path"] == "" and not kept.exists()
+    before = image.state()
+    built = image.module(**build)
+    assert built.get("changed") and Path(built["path"]).parent == kept, built
+    assert image.state() == before
+    again = image.module(**build)
+    assert not again["changed"] and again["path"] == built["path"]
+
+    # From here on the node has neither compiler, headers nor sign-file.
+    for path in ("usr/bin/gcc", "usr/bin/make", f"lib/modules/{image.kernel}/build"):
+        (image.root / path).rename(image.root / f"{path}.away")
+    install: dict[str, Any] = {"plugin": "kernel_module", "src": str(kept), "certificate": keys[1]}
+    planned = image.module("--check", **install)
+    assert image.state() == before
+    result = image.module("--diff", **install)
+    assert result.get("changes") == planned["changes"], result
+    assert [change.split(":")[0] for change in result["changes"]] == ["install", "retire"]
+    assert result["signer"] == "signed" and "-DKMS: 1.0" in result["shown"]
+    place = image.root / f"lib/modules/{image.kernel}/updates/podnet/trivial.ko"
+    assert place.read_bytes() == Path(built["path"]).read_bytes()
+    found = image.enter("modinfo", "-k", image.kernel, "-F", "filename", "trivial").strip()
+    assert found == f"/lib/modules/{image.kernel}/updates/podnet/trivial.ko"
+    assert image.state()[:2] == ([], None)
+    assert not image.module(**install)["changed"]
+
+    place.write_bytes(b"damaged")
+    assert image.module(**install)["changes"] == [f"install: {found} is another one"]
+    assert image.module(state="absent")["changed"] and not place.exists()
+
+
+def test_dkms_takes_the_place_of_what_was_built_elsewhere(image: Image, tmp_path: Path) -> None:
+    files = {**source(), "Makefile": MAKEFILE}
+    assert image.module(plugin="kernel_module_build", files=files, dest=str(tmp_path / "kept"))["changed"]
+    assert image.module(plugin="kernel_module", src=str(tmp_path / "kept"))["changed"]
+    result = image.module(version="1.0", files=source())
+    assert [change.split(":")[0] for change in result["changes"]] == ["deploy", "retire"], result
+    found = image.enter("modinfo", "-k", image.kernel, "-F", "filename", "trivial")
+    assert "/updates/dkms/" in found
+    assert not image.module(version="1.0", files=source())["changed"]
+
+
+def test_what_is_not_this_nodes_is_refused(image: Image, key: tuple[str, str, str], tmp_path: Path) -> None:
+    files = {**source(), "Makefile": MAKEFILE}
+    kept = str(tmp_path / "kept")
+    path = Path(image.module(plugin="kernel_module_build", files=files, dest=kept)["path"])
+    before = image.state()
+    for arguments, words in (
+        ({"kernel": "6.0.0-0-amd64"}, "another kernel"),
+        ({"name": "other"}, "it is the module trivial"),
+        ({"certificate": f"{image.root}{key[1]}"}, "signed for nobody"),
+        ({"src": str(tmp_path / "none")}, "has no module"),
+    ):
+        result = image.module(**{"plugin": "kernel_module", "src": kept, **arguments})
+        assert result["failed"] and words in result["msg"], result
+        assert image.state() == before
+    path.write_bytes(path.read_bytes() + b"x")
+    result = image.module(plugin="kernel_module", src=kept)
+    assert result["failed"] and "damaged" in result["msg"]
+    assert image.state() == before
+
+
+def test_a_build_elsewhere_that_fails_keeps_nothing(image: Image, tmp_path: Path) -> None:
+    files = {**source(value="undeclared"), "Makefile": MAKEFILE}
+    result = image.module(plugin="kernel_module_build", files=files, dest=str(tmp_path / "kept"))
+    assert result["failed"] and "undeclared" in result["msg"] and not (tmp_path / "kept").exists()
+
+
+def driver_files() -> dict[str, str]:
     names = run("git", "-C", str(DRIVER), "ls-files", ".").split()
-    files = {name: (DRIVER / name).read_text() for name in names}
+    return {name: (DRIVER / name).read_text() for name in names}
+
+
+def test_the_driver_of_this_collection_is_built(image: Image) -> None:
+    files = driver_files()
     version = _dkms.conf_value(files["dkms.conf"], "PACKAGE_VERSION")
     result = image.module(name="meta", version=version, files=files)
     assert result["changed"] and result["srcversion"], result
     assert image.enter("modinfo", "-k", image.kernel, "-F", "version", "meta").strip() == version
     assert not image.module(name="meta", version=version, files=files)["changed"]
+
+
+@pytest.mark.parametrize("flavour", ["cloud", "rt"])
+def test_the_driver_is_built_for_the_flavour(image: Image, flavour: str, tmp_path: Path) -> None:
+    """Debian's flavours have headers of their own; what is built is never loaded here."""
+    settings = [f"-o{line}" for line in debian.apt_settings(run("apt-config", "dump"))]
+    (image.root / "etc/resolv.conf").write_text(Path("/etc/resolv.conf").read_text())
+    release = re.sub(r"-amd64$", f"-{flavour}-amd64", image.kernel)
+    apt = ("apt-get", "-q", *settings)
+    image.enter(*apt, "update")
+    image.enter(*apt, "install", "--yes", "--no-install-recommends", f"linux-headers-{release}")
+    result = image.module(
+        plugin="kernel_module_build",
+        name="meta",
+        kernel=release,
+        files=driver_files(),
+        dest=str(tmp_path / "kept"),
+    )
+    assert result.get("path"), result
+    magic = run("modinfo", "-F", "vermagic", result["path"])
+    assert magic.startswith(f"{release} ") and ("preempt_rt" in magic) == (flavour == "rt")

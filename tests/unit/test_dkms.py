@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _node
+from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _kmod, _node
 
 KERNEL, OTHER = "6.1.0-56-amd64", "6.1.0-57-amd64"
 CONF = 'PACKAGE_NAME="meta"\nPACKAGE_VERSION="0.1.0"\n'
@@ -32,8 +32,8 @@ THERE = _dkms.Current(
     entries=(INSTALLED,),
     srcversion="NEW",
     filename=f"/lib/modules/{KERNEL}/updates/dkms/meta.ko",
-    loaded=_dkms.Loaded("NEW", 0, ()),
-    autoload=_dkms.autoload_text("meta"),
+    loaded=_kmod.Loaded("NEW"),
+    autoload=_kmod.autoload_text("meta"),
 )
 NOTHING = _dkms.Current(KERNEL, None, (), (), (), "", "", None, "")
 
@@ -113,7 +113,7 @@ def changed(**values: object) -> _dkms.Current:
         (changed(entries=(_dkms.Entry("0.1.0", KERNEL, "installed", False),)), ["install"]),
         (changed(autoload="meta\n"), ["autoload"]),
         (changed(loaded=None), ["load"]),
-        (changed(loaded=_dkms.Loaded("OLD", 0, ())), ["reload"]),
+        (changed(loaded=_kmod.Loaded("OLD")), ["reload"]),
         (changed(versions=("0.0.9", "0.1.0")), ["retire"]),
     ],
 )
@@ -121,18 +121,61 @@ def test_only_what_differs_is_done(current: _dkms.Current, expected: list[str]) 
     assert actions(current) == expected
 
 
-@pytest.mark.parametrize("loaded", [_dkms.Loaded("OLD", 1, ()), _dkms.Loaded("OLD", 0, ("pn0",))])
-def test_a_module_in_use_stays_and_is_told(loaded: _dkms.Loaded) -> None:
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        _kmod.Loaded("OLD", 1),
+        _kmod.Loaded("OLD", 0, ("pn0",)),
+        _kmod.Loaded("OLD", 0, (), ("x in /run/netns/y",)),
+    ],
+)
+def test_a_module_in_use_stays_and_is_told(loaded: _kmod.Loaded) -> None:
     planned = _dkms.plan(changed(loaded=loaded), DESIRED)
-    assert planned == _dkms.Plan((), reload_required=True)
+    assert planned.changes == () and "until the next boot" in planned.kept
+    for name in (*loaded.own, *loaded.foreign):
+        assert name in planned.kept
     planned = _dkms.plan(changed(loaded=loaded, source={}), DESIRED)
-    assert planned.wants("deploy") and not planned.wants("reload") and planned.reload_required
+    assert planned.wants("deploy") and not planned.wants("reload") and planned.kept
+
+
+def test_own_devices_go_only_when_asked_and_nobody_else_has_any() -> None:
+    asked = dataclasses.replace(DESIRED, reload="own")
+    planned = _dkms.plan(changed(loaded=_kmod.Loaded("OLD", 0, ("pn0", "pn1"))), asked)
+    assert [change.action for change in planned.changes] == ["reload"] and not planned.kept
+    assert "pn0, pn1" in planned.changes[0].why
+    planned = _dkms.plan(changed(loaded=_kmod.Loaded("OLD", 0, ("pn0",), ("guest0",))), asked)
+    assert not planned.changes and "guest0" in planned.kept and "pn0" not in planned.kept
+    planned = _dkms.plan(changed(loaded=_kmod.Loaded("OLD", 1, ("pn0",))), asked)
+    assert not planned.changes and planned.kept
+
+
+SIGNING = _dkms.Signing("/etc/keys/mok.key", "/etc/keys/mok.pem", "4CFE")
+SIGNED = dataclasses.replace(DESIRED, signing=SIGNING)
+
+
+@pytest.mark.parametrize(
+    ("current", "expected"),
+    [
+        (THERE, ["sign", "deploy"]),
+        (changed(signing=SIGNING.text), ["deploy"]),
+        (changed(signing=SIGNING.text, signed_by="4CFF"), ["deploy"]),
+        (changed(signing=SIGNING.text, signed_by="4CFE"), []),
+    ],
+)
+def test_a_module_is_built_again_for_another_key(current: _dkms.Current, expected: list[str]) -> None:
+    assert actions(current, SIGNED) == expected
+
+
+def test_what_was_built_elsewhere_is_taken_back() -> None:
+    path = _kmod.delivered_file("meta", KERNEL)
+    planned = _dkms.plan(changed(delivered=(path,)), DESIRED)
+    assert [str(change) for change in planned.changes] == [f"retire: {path} was built on another node"]
 
 
 def test_another_kernel_than_the_running_one_gets_nothing_loaded() -> None:
     desired = dataclasses.replace(DESIRED, kernel=OTHER)
     assert actions(changed(loaded=None), desired) == ["deploy"]
-    assert actions(changed(loaded=_dkms.Loaded("OLD", 0, ())), desired) == ["deploy"]
+    assert actions(changed(loaded=_kmod.Loaded("OLD")), desired) == ["deploy"]
 
 
 ENTRIES = st.builds(
@@ -153,13 +196,12 @@ CURRENTS = st.builds(
     entries=st.lists(ENTRIES, max_size=3, unique_by=lambda e: (e.version, e.kernel)).map(tuple),
     srcversion=st.sampled_from(["", "OLD", "NEW"]),
     filename=st.just(""),
-    loaded=st.none()
-    | st.builds(_dkms.Loaded, st.sampled_from(["OLD", "NEW"]), st.integers(0, 1), st.just(())),
-    autoload=st.sampled_from(["", "meta", _dkms.autoload_text("meta")]),
+    loaded=st.none() | st.builds(_kmod.Loaded, st.sampled_from(["OLD", "NEW"]), st.integers(0, 1)),
+    autoload=st.sampled_from(["", "meta", _kmod.autoload_text("meta")]),
 )
 
 
-def carry_out(current: _dkms.Current, desired: _dkms.Desired, planned: _dkms.Plan) -> _dkms.Current:
+def carry_out(current: _dkms.Current, desired: _dkms.Desired, planned: _kmod.Plan) -> _dkms.Current:
     """A model of what the steps do to a node."""
     state = current
     if planned.wants("deploy", "install"):
@@ -173,11 +215,11 @@ def carry_out(current: _dkms.Current, desired: _dkms.Desired, planned: _dkms.Pla
             srcversion="NEW",
         )
     if planned.wants("autoload"):
-        state = dataclasses.replace(state, autoload=_dkms.autoload_text(desired.name))
+        state = dataclasses.replace(state, autoload=_kmod.autoload_text(desired.name))
     # What is loaded is decided once it is known what was built.
     again = _dkms.plan(state, desired)
     if again.wants("load", "reload"):
-        state = dataclasses.replace(state, loaded=_dkms.Loaded(state.srcversion, 0, ()))
+        state = dataclasses.replace(state, loaded=_kmod.Loaded(state.srcversion, 0, ()))
     return dataclasses.replace(state, versions=(desired.version,))
 
 
@@ -236,7 +278,11 @@ OPEN: _node.Security = {**SECURITY, "secure_boot": False, "lockdown": "none", "s
             SECURITY,
             ["Secure Boot is on", "mokutil --import /var/lib/dkms/mok.pub"],
         ),
-        ("could not insert 'meta': Required key not available", OPEN, ["signature", "mok_signing_key"]),
+        (
+            "could not insert 'meta': Required key not available",
+            OPEN,
+            ["signature", "meta_driver_signing_key"],
+        ),
         ("could not insert 'meta': Operation not permitted", SECURITY, ["lockdown is integrity"]),
         ("could not insert 'meta': Operation not permitted", OPEN, ["Operation not permitted"]),
         ("could not insert 'meta': Exec format error", OPEN, ["Exec format error", "headers"]),
@@ -250,7 +296,7 @@ OPEN: _node.Security = {**SECURITY, "secure_boot": False, "lockdown": "none", "s
     ],
 )
 def test_a_refusal_of_the_kernel_is_explained(said: str, security: _node.Security, words: list[str]) -> None:
-    text = _dkms.explain_refusal("meta", said, security)
+    text = _kmod.explain_refusal("meta", said, security)
     for word in words:
         assert word in text
 
@@ -262,7 +308,7 @@ def test_a_snapshot_puts_back_what_was(tmp_path: Path) -> None:
     (folder / "link").symlink_to("1.0")
     file.write_text("old")
     (tmp_path / "saved").mkdir()
-    snapshot = _dkms.Snapshot(str(tmp_path / "saved"), [str(folder), str(file), str(absent)])
+    snapshot = _kmod.Snapshot(str(tmp_path / "saved"), [str(folder), str(file), str(absent)])
     (folder / "1.0/a").write_text("new")
     (folder / "1.0/b").write_text("new")
     (folder / "link").unlink()
@@ -296,9 +342,9 @@ def test_what_is_no_folder_has_no_files(tmp_path: Path) -> None:
 
 
 def test_only_one_run_changes_a_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_dkms, "LOCKS", str(tmp_path))
+    monkeypatch.setattr(_kmod, "LOCKS", str(tmp_path))
     with _dkms.Driver("meta").locked():
-        with pytest.raises(_dkms.DkmsError, match="another run"), _dkms.Driver("meta").locked():
+        with pytest.raises(_kmod.ModuleError, match="another run"), _dkms.Driver("meta").locked():
             pass
         with _dkms.Driver("other").locked():
             pass

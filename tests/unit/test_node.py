@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _netlink, _node
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _link_kinds,
+    _netlink,
+    _node,
+    _pods,
+    _rtnl,
+)
 
 RELEASE = "6.1.0-56-amd64"
 
@@ -35,6 +42,7 @@ GOOD: _node.Facts = {
         "bpf_fs": True,
         "netkit": False,
         "veth": True,
+        "upcoming": [],
     },
     "distribution": {"id": "debian", "version": "12", "name": "Debian GNU/Linux 12", "family": "debian"},
     "tools": {tool: f"/usr/bin/{tool}" for tool in ("dkms", "gcc", "make", "modprobe")},
@@ -388,3 +396,75 @@ def test_the_kernel_is_asked_for_a_kind_and_nothing_is_made() -> None:
     assert not _netlink.has_link_kind("nosuchkind")
     assert os.listdir("/sys/class/net") == before
     assert _netlink.links_of_kind("nosuchkind") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making links needs CAP_NET_ADMIN")
+def test_the_kernels_own_words_reach_the_caller() -> None:
+    info = _netlink.attribute(_netlink.IFLA_INFO_KIND, b"nosuchkind\0")
+    request = _netlink.IFINFO.pack(0, 0, 0, 0, 0) + _netlink.attribute(_netlink.IFLA_LINKINFO, info)
+    with pytest.raises(_netlink.KernelRefusal, match="Unknown device type"):
+        _netlink.exchange(_netlink.RTM_NEWLINK, _netlink.NLM_F_ACK | _netlink.NLM_F_CREATE, request)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("meta: cannot register the peer; name or index taken? (File exists)", "host_interface, interface"),
+        ("meta: no such network namespace for the peer (No such file or directory)", "netns"),
+        ("meta: a MAC address can be set in L2 mode only (Invalid argument)", "mode"),
+        ("mtu greater than device maximum (Invalid argument)", "mtu"),
+        ("Operation not supported", "driver"),
+    ],
+)
+def test_a_device_that_is_refused_names_the_option(words: str, option: str) -> None:
+    assert _rtnl.option_of_refusal(_pods.Change("make_device", "driver"), words) == option
+    assert _rtnl.option_of_refusal(_pods.Change("set", "addresses"), words) == "addresses"
+
+
+def test_one_table_has_the_numbers_of_the_drivers_header() -> None:
+    header = Path(__file__).parents[2] / "roles/meta_driver/files/meta_uapi.h"
+    names = re.findall(r"^\tIFLA_META_(\w+)(?: = (\d+))?,", header.read_text(), re.MULTILINE)
+    number, numbers = 0, {}
+    for name, given_number in names:
+        number = int(given_number) if given_number else number
+        numbers[name] = number
+        number += 1
+    del numbers["UNSPEC"]
+    assert numbers == _link_kinds.META
+
+
+def test_releases_are_sorted_as_versions_are() -> None:
+    releases = ["6.1.0-9-amd64", "6.1.0-56-amd64", "6.12.95+deb12-amd64", "6.12.111+deb13-amd64", "7.3.4"]
+    assert sorted(releases[::-1], key=_node.age) == releases
+
+
+def test_a_kernel_that_would_boot_without_the_driver_is_told(tmp_path: Path) -> None:
+    for release in ("6.1.0-55-amd64", "6.1.0-56-amd64", "6.1.0-57-amd64", "6.1.0-58-amd64", "6.1.0-59-amd64"):
+        (tmp_path / "lib/modules" / release).mkdir(parents=True)
+    (tmp_path / "boot").mkdir()
+    for number in (55, 56, 57, 58):
+        (tmp_path / f"boot/vmlinuz-6.1.0-{number}-amd64").touch()
+    (tmp_path / "lib/modules/6.1.0-57-amd64/modules.dep").write_text("updates/dkms/meta.ko.xz:\n")
+    assert _node.Node(str(tmp_path)).upcoming("6.1.0-56-amd64") == ["6.1.0-58-amd64"]
+    (text,) = _node.upcoming_warnings(node(kernel__upcoming=["6.1.0-58-amd64"]), delivered=False)
+    assert "6.1.0-58-amd64" in text and "apt-get install linux-headers-6.1.0-58-amd64" in text
+    (text,) = _node.upcoming_warnings(node(kernel__upcoming=["6.1.0-58-amd64"]), delivered=True)
+    assert "run the play again" in text
+
+
+def test_a_node_of_a_fleet_needs_no_compiler() -> None:
+    bare = node(**NO_HEADERS, tools__gcc="", tools__make="", tools__dkms="")
+    assert _node.choose_driver(bare, "auto", False, delivered=True)[0] == "meta"
+    assert _node.missing_packages(bare, "meta", delivered=True) == ([], [])
+    assert _node.problems(bare, "meta", _node.Requirements(delivered=True)) == []
+    made = _node.builder(bare)
+    assert made["possible"] and made["missing"] == ["headers", "gcc", "make"]
+    assert made["packages"] == [f"linux-headers-{RELEASE}", "gcc", "make"]
+    assert not _node.builder(node(**NO_HEADERS, distribution__family=""))["possible"]
+
+
+def test_a_fleet_without_a_key_is_refused_where_signatures_are_asked_for() -> None:
+    (text,) = _node.problems(
+        node(**{**LOCKED, "security__certificate": ""}), "meta", _node.Requirements(delivered=True)
+    )
+    assert "Secure Boot" in text and "meta_driver_signing_key" in text

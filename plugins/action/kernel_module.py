@@ -1,0 +1,46 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The controller's part of kernel_module: hand over what the controller keeps."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.podnet.datapath.plugins.action.kernel_module_build import kept
+from ansible_collections.podnet.datapath.plugins.module_utils import _signing
+
+
+class ActionModule(ActionBase):
+    """Runs the module on the node with the module's content."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        path = kept(str(arguments.get("src")))
+        if not path:
+            raise AnsibleActionFail(
+                f"src: {arguments.get('src')} on the controller has no module: "
+                "build one with kernel_module_build"
+            )
+        try:
+            with open(path, "rb") as file:
+                arguments["_content"] = base64.b64encode(file.read()).decode()
+            arguments["_sha256"] = os.path.basename(path)[: -len(".ko")]
+            if arguments.get("certificate"):
+                with open(arguments["certificate"], "rb") as file:
+                    arguments["_serial"] = _signing.serial(file.read())
+        except (_signing.SigningError, OSError) as error:
+            raise AnsibleActionFail(f"src, certificate: {error}") from error
+        result.update(
+            self._execute_module(
+                module_name="podnet.datapath.kernel_module", module_args=arguments, task_vars=task_vars
+            )
+        )
+        return result

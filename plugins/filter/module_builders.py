@@ -1,0 +1,68 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: module_builders
+short_description: Choose which node builds a kernel module, once for each distinct kernel
+version_added: 0.1.0
+author: podnet.datapath contributors (@podnet)
+description:
+  - Takes what M(podnet.datapath.node_info) returned for each node, and gives a plan for each distinct kernel
+    among the nodes that are to get the module. Kernels are the same where release, architecture and version
+    are.
+  - Nodes with compiler and headers come before those that would have to get them.
+positional: batch
+options:
+  _input:
+    description: The facts by name of the node; of all nodes known so far, also those of earlier batches.
+    type: dict
+    required: true
+  batch:
+    description: Names of the nodes that get the module now.
+    type: list
+    elements: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: The kernels, who builds for each, and for whom
+  ansible.builtin.debug:
+    msg: "{{ facts | podnet.datapath.module_builders(ansible_play_batch) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: A plan by kernel. C(candidates) are the nodes that could build, the best one first.
+  type: dict
+  sample:
+    "6.1.0-56-amd64 x86_64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-10-01)":
+      kernel: 6.1.0-56-amd64
+      nodes: [node1, node2]
+      candidates: [node1, node2]
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _fleet
+
+
+def module_builders(nodes: Mapping[str, Mapping[str, Any]], batch: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the plans by kernel."""
+    try:
+        return _fleet.builders(nodes, batch)
+    except (KeyError, TypeError) as error:
+        raise AnsibleFilterError(f"module_builders: these are no facts of node_info: {error!r}") from error
+
+
+class FilterModule:
+    """The filter for Ansible."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return it by name."""
+        return {"module_builders": module_builders}

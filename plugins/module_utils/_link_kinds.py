@@ -1,0 +1,63 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The link kinds meta and netkit: attributes, and classes for pyroute2. Private to this collection.
+
+Source: roles/meta_driver/files/meta_uapi.h, linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# IFLA_INFO_DATA: name without prefix, number, and the type by which pyroute2 codes it.
+_COMMON = (
+    ("PEER_INFO", 1, "peer"),
+    ("PRIMARY", 2, "uint8"),
+    ("POLICY", 3, "uint32"),
+    ("PEER_POLICY", 4, "uint32"),
+    ("MODE", 5, "uint32"),
+    ("SCRUB", 6, "uint32"),
+    ("PEER_SCRUB", 7, "uint32"),
+    ("HEADROOM", 8, "uint16"),
+    ("TAILROOM", 9, "uint16"),
+    ("PAIRING", 10, "uint32"),
+)
+ATTRIBUTES = {
+    "netkit": _COMMON,
+    "meta": (
+        *_COMMON,
+        ("PROG_FD", 32, "int32"),
+        ("PEER_PROG_FD", 33, "int32"),
+        ("PROG_ID", 34, "uint32"),
+        ("PEER_PROG_ID", 35, "uint32"),
+        ("PROG_TAG", 36, "hex"),
+        ("PEER_PROG_TAG", 37, "hex"),
+    ),
+}
+META = {name: number for name, number, _type in ATTRIBUTES["meta"]}
+PRIMARY = META["PRIMARY"]  # of both kinds
+
+ALIAS = "podnet:"  # IFLA_IFALIAS of the host's end of a pair made here is podnet:<owner>/<Pod>
+
+POLICIES = {"pass": 0, "drop": 2}
+MODES = {"l2": 0, "l3": 1}
+
+
+def register(link: Any, nla: Any, veth_peer: Any) -> None:
+    """Teach pyroute2 both kinds: its ``ifinfmsg``, ``nla``, and the class it has for the peer of a veth.
+
+    They are registered with pyroute2 itself, so its own ``IPRoute`` knows them from then on too.
+    """
+
+    class pair(nla):  # type: ignore[misc]
+        @staticmethod
+        def peer(_message: Any, *args: Any, **kwargs: Any) -> Any:
+            return veth_peer
+
+    classes = {}
+    for kind, attributes in ATTRIBUTES.items():
+        prefix = f"IFLA_{kind.upper()}_"
+        table = tuple((number, prefix + name, coding) for name, number, coding in attributes)
+        classes[kind] = type(kind, (pair,), {"prefix": prefix, "nla_map": table})
+    link.ifinfo.register_link_kind(module=classes)
