@@ -8,6 +8,8 @@ Source: roles/meta_driver/files/meta_uapi.h, linux/if_link.h.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 # IFLA_INFO_DATA: name without prefix, number, and the type by which pyroute2 codes it.
@@ -42,6 +44,25 @@ ALIAS = "podnet:"  # IFLA_IFALIAS of the host's end of a pair made here is podne
 
 POLICIES = {"pass": 0, "drop": 2}
 MODES = {"l2": 0, "l3": 1}
+_WORDS = {
+    "policy": {number: word for word, number in POLICIES.items()},
+    "mode": {number: word for word, number in MODES.items()},
+    "scrub": {0: "none", 1: "default"},
+}
+
+
+def readable(kind: str, attributes: Mapping[int, bytes]) -> dict[str, Any]:
+    """Return what a device of the kind shows of itself, in the words of this collection."""
+    shown: dict[str, Any] = {}
+    for name, number, coding in ATTRIBUTES.get(kind, ()):
+        raw = attributes.get(number)
+        if raw is None or coding == "peer":
+            continue
+        key = name.lower()
+        value: Any = raw.hex() if coding == "hex" else int.from_bytes(raw, sys.byteorder)
+        words = _WORDS.get(key[len("peer_") :] if key.startswith("peer_") else key, {})
+        shown[key] = bool(value) if key == "primary" else words.get(value, value)
+    return shown
 
 
 def register(link: Any, nla: Any, veth_peer: Any) -> None:

@@ -12,7 +12,9 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _link_kinds
 
@@ -128,12 +130,17 @@ def has_link_kind(kind: str) -> bool:
 
 @dataclass(frozen=True)
 class Link:
-    """A link of a pair kind. ``alias`` is IFLA_IFALIAS; ``primary`` tells the end that owns the pair."""
+    """A link of a pair kind. ``alias`` is IFLA_IFALIAS; ``settings`` are those of the kind."""
 
     name: str
     index: int
-    alias: str = ""
-    primary: bool = True
+    alias: str
+    settings: Mapping[str, Any]
+
+    @property
+    def primary(self) -> bool:
+        """Tell whether this end owns the pair."""
+        return bool(self.settings.get("primary", True))
 
 
 def links_of_kind(kind: str) -> list[Link]:
@@ -151,7 +158,7 @@ def links_of_kind(kind: str) -> list[Link]:
                     text(found[IFLA_IFNAME]),
                     IFINFO.unpack_from(answer)[2],
                     text(found.get(IFLA_IFALIAS, b"")),
-                    data.get(_link_kinds.PRIMARY, b"\1")[0] != 0,
+                    _link_kinds.readable(kind, data),
                 )
             )
     return links

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _netlink, _signing
 
@@ -92,12 +92,13 @@ class Distribution(TypedDict):
 
 
 class MetaModule(TypedDict):
-    """The kernel module of the driver meta."""
+    """The kernel module of the driver meta, and the devices of its kind in the host's namespace."""
 
     loaded: bool
     available: bool
     version: str
     srcversion: str
+    devices: list[dict[str, Any]]
 
 
 class Builder(TypedDict):
@@ -328,6 +329,10 @@ class Node:
             "available": available,
             "version": self.read("/sys/module/meta/version"),
             "srcversion": self.read("/sys/module/meta/srcversion"),
+            "devices": [
+                {"name": link.name, "alias": link.alias, **link.settings}
+                for link in (_netlink.links_of_kind("meta") if loaded else ())
+            ],
         }
         if available and not loaded:
             fields = module_info(self.tool("modinfo"), "meta", release)

@@ -170,6 +170,15 @@ meta:
     available: {description: Whether it is installed for the running kernel., type: bool}
     version: {description: "Version of the loaded one, else of the installed one.", type: str}
     srcversion: {description: Checksum of the source that it was built from., type: str}
+    devices:
+      description:
+        - The devices of the kind meta in the host's namespace, each with C(name), C(alias), and its
+          C(primary), C(policy), C(peer_policy), C(mode), C(scrub), C(peer_scrub), C(headroom), C(tailroom),
+          C(prog_id), C(peer_prog_id), C(prog_tag) and C(peer_prog_tag), as far as it shows them.
+      type: list
+      elements: dict
+      sample:
+        - {name: pn5f4dcc3b5aa7, alias: podnet:site/pod1, primary: true, policy: drop, mode: l3, prog_id: 31}
 security:
   description: What the kernel asks of modules.
   returned: always

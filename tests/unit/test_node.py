@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ GOOD: _node.Facts = {
     "distribution": {"id": "debian", "version": "12", "name": "Debian GNU/Linux 12", "family": "debian"},
     "tools": {tool: f"/usr/bin/{tool}" for tool in ("dkms", "gcc", "make", "modprobe")},
     "libraries": {"pyroute2": "0.7.2", "libbpf": "1.1"},
-    "meta": {"loaded": False, "available": False, "version": "", "srcversion": ""},
+    "meta": {"loaded": False, "available": False, "version": "", "srcversion": "", "devices": []},
     "security": {
         "secure_boot": False,
         "lockdown": "none",
@@ -433,9 +434,28 @@ def test_one_table_has_the_numbers_of_the_drivers_header() -> None:
     assert numbers == _link_kinds.META
 
 
+def test_a_device_is_readable() -> None:
+    meta = _link_kinds.META
+    raw = {
+        meta["PEER_INFO"]: b"left out",
+        meta["PRIMARY"]: b"\1",
+        meta["POLICY"]: struct.pack("=I", 2),
+        meta["PEER_POLICY"]: struct.pack("=I", 0),
+        meta["MODE"]: struct.pack("=I", 1),
+        meta["PEER_SCRUB"]: struct.pack("=I", 1),
+        meta["HEADROOM"]: struct.pack("=H", 300),
+        meta["PROG_ID"]: struct.pack("=I", 31),
+        meta["PROG_TAG"]: bytes.fromhex("0011223344556677"),
+    }
+    assert _link_kinds.readable("meta", raw) == {
+        "primary": True, "policy": "drop", "peer_policy": "pass", "mode": "l3", "peer_scrub": "default",
+        "headroom": 300, "prog_id": 31, "prog_tag": "0011223344556677",
+    }
+
+
 def test_releases_are_sorted_as_versions_are() -> None:
-    releases = ["6.1.0-9-amd64", "6.1.0-56-amd64", "6.12.95+deb12-amd64", "6.12.111+deb13-amd64", "7.3.4"]
-    assert sorted(releases[::-1], key=_node.age) == releases
+    releases = ["7.3.4", "6.12.95+deb12-amd64", "6.1.0-9-amd64", "6.12.111+deb13-amd64", "6.1.0-56-amd64"]
+    assert sorted(releases, key=_node.age) == [releases[n] for n in (2, 4, 1, 3, 0)]
 
 
 def test_a_kernel_that_would_boot_without_the_driver_is_told(tmp_path: Path) -> None:
