@@ -448,8 +448,14 @@ def test_a_device_is_readable() -> None:
         meta["PROG_TAG"]: bytes.fromhex("0011223344556677"),
     }
     assert _link_kinds.readable("meta", raw) == {
-        "primary": True, "policy": "drop", "peer_policy": "pass", "mode": "l3", "peer_scrub": "default",
-        "headroom": 300, "prog_id": 31, "prog_tag": "0011223344556677",
+        "primary": True,
+        "policy": "drop",
+        "peer_policy": "pass",
+        "mode": "l3",
+        "peer_scrub": "default",
+        "headroom": 300,
+        "prog_id": 31,
+        "prog_tag": "0011223344556677",
     }
 
 

@@ -1,0 +1,169 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Drivers that replace each other on a node: ``delivery_checks.py`` beside old.ko, new.ko and signed.ko.
+
+Prints a JSON object for each check: its name and what went wrong ("" for nothing). Each goes on from the last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _fleet, _kmod, _netlink, _node
+
+KERNEL = os.uname().release
+INSTALLED = Path(_kmod.delivered_file("meta", KERNEL))
+ENFORCE = Path("/sys/module/module/parameters/sig_enforce")
+CHECKS: dict[str, Callable[[], None]] = {}
+
+
+def check(function: Callable[[], None]) -> Callable[[], None]:
+    CHECKS[function.__name__] = function
+    return function
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def deliver(file: str, reload: str = "idle", **options: str) -> tuple[list[str], str, str]:
+    """Install a module; return the steps, what is loaded then, and the warnings."""
+    installer = _fleet.Installer("meta")
+    desired = _fleet.Desired("meta", KERNEL, Path(file).read_bytes(), reload, **options)
+    result = _fleet.deliver(installer, desired, check_mode=False)
+    return [step.split(":")[0] for step in result["changes"]], version(), " ".join(installer.warnings)
+
+
+def refused(file: str, **options: Any) -> str:
+    try:
+        deliver(file, **options)
+    except _kmod.ModuleError as error:
+        return str(error)
+    raise AssertionError(f"{file} was not refused")
+
+
+def version() -> str:
+    return Path("/sys/module/meta/version").read_text().strip()
+
+
+def pair(name: str, alias: str, kind: str = "meta") -> None:
+    run("ip", "link", "add", name, "type", kind)
+    run("ip", "link", "set", name, "alias", alias)
+
+
+def primaries() -> list[str]:
+    return [link.name for link in _netlink.links_of_kind("meta") if link.primary]
+
+
+@check
+def a_node_without_a_driver_gets_it_at_once_and_at_boot() -> None:
+    assert deliver("old.ko") == (["install", "autoload", "load"], "0.1.0", "")
+    assert deliver("old.ko") == ([], "0.1.0", "")
+    assert Path("/etc/modules-load.d/podnet-meta.conf").read_text().split()[-1] == "meta"
+    assert run("modprobe", "--show-depends", "meta").split()[-1] == str(INSTALLED)
+
+
+@check
+def a_pod_keeps_its_device_and_the_new_driver_waits() -> None:
+    pair("own0", "podnet:checks/a")
+    steps, loaded, warning = deliver("new.ko")
+    assert (steps, loaded) == (["install"], "0.1.0") and "own0" in warning and "next boot" in warning, warning
+    assert primaries() == ["own0"] and INSTALLED.read_bytes() == Path("new.ko").read_bytes()
+
+
+@check
+def a_device_of_anybody_else_is_never_cut() -> None:
+    pair("guest0", "somebody's")
+    steps, loaded, warning = deliver("new.ko", "own")
+    assert (steps, loaded) == ([], "0.1.0") and "guest0" in warning and "own0" not in warning, warning
+    run("ip", "netns", "add", "elsewhere")
+    run("ip", "link", "set", "guest0", "netns", "elsewhere")
+    steps, loaded, warning = deliver("new.ko", "own")
+    assert (steps, loaded) == ([], "0.1.0") and "guest0 in /run/netns/elsewhere" in warning, warning
+    assert primaries() == ["own0"]
+    run("ip", "-n", "elsewhere", "link", "delete", "guest0")
+
+
+@check
+def own_devices_go_for_a_new_driver_and_a_veth_pod_notices_nothing() -> None:
+    for words in (
+        "link add vp0 type veth peer name vp1 netns elsewhere",
+        "address add 10.79.0.1/24 dev vp0",
+        "link set vp0 up",
+        "-n elsewhere address add 10.79.0.2/24 dev vp1",
+        "-n elsewhere link set vp1 up",
+    ):
+        run("ip", *words.split())
+    run("ping", "-c1", "-W20", "10.79.0.2")
+    ping = subprocess.Popen(["ping", "-i0.2", "-w3600", "10.79.0.2"], stdout=subprocess.PIPE, text=True)
+    try:
+        steps, loaded, warning = deliver("new.ko", "own")
+    finally:
+        ping.send_signal(2)
+        said = ping.communicate(timeout=60)[0]
+    assert (steps, loaded, warning) == (["reload"], "0.1.1", "") and primaries() == []
+    # The last one sent may not have come back when ping was told to stop.
+    sent, received = (int(said.split(word)[0].split()[-1]) for word in (" packets transmitted", " received"))
+    assert sent > 1 and sent - received <= 1, said
+    run("ip", "link", "delete", "vp0")
+
+
+@check
+def what_cannot_be_loaded_leaves_the_former_driver() -> None:
+    Path("broken.ko").write_bytes(
+        Path("old.ko").read_bytes().replace(b"rtnl_link_register", b"rtnl_link_registeq")
+    )
+    message = refused("broken.ko")
+    assert "modprobe" in message or "does not fit" in message, message
+    assert version() == "0.1.1" and INSTALLED.read_bytes() == Path("new.ko").read_bytes()
+    assert deliver("new.ko") == ([], "0.1.1", "")
+
+
+@check
+def dkms_module_absent_takes_all_back() -> None:
+    result = _dkms.absent(_dkms.Driver("meta"), KERNEL, False)
+    assert result["changed"] and not INSTALLED.exists() and not Path("/sys/module/meta").exists()
+    assert not Path("/etc/modules-load.d/podnet-meta.conf").exists()
+
+
+@check
+def a_kernel_that_takes_signed_modules_only_is_told_apart() -> None:
+    """The last one: what is enforced stays so until the next boot."""
+    node = _node.Node()
+    assert not _node.signature_refusal(node.security(""), delivered=True)
+    ENFORCE.write_text("1")
+    facts = node.facts()
+    assert facts["security"]["signature_required"]
+    (problem,) = _node.problems(
+        {**facts, "security": node.security("")}, "meta", _node.Requirements((), True, True)
+    )
+    assert "signatures are enforced" in problem and "meta_driver_signing_key" in problem, problem
+    message = refused("old.ko")
+    assert "signatures are enforced" in message and not INSTALLED.exists(), message
+    # Signed, but this kernel does not know the key: it is the kernel that refuses, and all is taken back.
+    message = refused("signed.ko", serial="4CFE")
+    assert "Required key not available" in message or "signature" in message, message
+    assert not INSTALLED.exists() and not Path("/sys/module/meta").exists()
+
+
+def main() -> None:
+    for name, function in CHECKS.items():
+        failure = ""
+        try:
+            function()
+        except Exception:
+            failure = traceback.format_exc()
+        print(json.dumps({"check": name, "failure": failure}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
