@@ -31,11 +31,11 @@ class ActionModule(ActionBase):
             )
         try:
             with open(path, "rb") as file:
-                arguments["_content"] = base64.b64encode(file.read()).decode()
-            arguments["_sha256"] = os.path.basename(path)[: -len(".ko")]
+                arguments["content"] = base64.b64encode(file.read()).decode()
+            arguments["sha256"] = os.path.basename(path)[: -len(".ko")]
             if arguments.get("certificate"):
                 with open(arguments["certificate"], "rb") as file:
-                    arguments["_serial"] = _signing.serial(file.read())
+                    arguments["serial"] = _signing.serial(file.read())
         except (_signing.SigningError, OSError) as error:
             raise AnsibleActionFail(f"src, certificate: {error}") from error
         result.update(

@@ -62,6 +62,15 @@ options:
     type: str
     choices: [idle, own]
     default: idle
+  content:
+    description: The module as base64. Read from O(src) by the controller's part of this module, as the next two.
+    type: str
+  sha256:
+    description: The module's SHA-256.
+    type: str
+  serial:
+    description: Serial number of O(certificate).
+    type: str
 seealso:
   - module: podnet.datapath.kernel_module_build
   - module: podnet.datapath.dkms_driver
@@ -131,18 +140,22 @@ def main() -> None:
             "certificate": {"type": "path"},
             "reload": {"type": "str", "choices": list(_kmod.RELOADS), "default": "idle"},
             # Filled in by the controller's part of this module.
-            "_content": {"type": "str"},
-            "_sha256": {"type": "str"},
-            "_serial": {"type": "str", "default": ""},
+            "content": {"type": "str"},
+            "sha256": {"type": "str"},
+            "serial": {"type": "str"},
         },
         supports_check_mode=True,
     )
     params = module.params
-    content = base64.b64decode(params["_content"] or "")
-    if hashlib.sha256(content).hexdigest() != params["_sha256"]:
+    content = base64.b64decode(params["content"] or "")
+    if hashlib.sha256(content).hexdigest() != params["sha256"]:
         module.fail_json(msg="src: the module came damaged to the node, and nothing was changed: run again")
     desired = _fleet.Desired(
-        params["name"], params["kernel"] or os.uname().release, content, params["reload"], params["_serial"]
+        params["name"],
+        params["kernel"] or os.uname().release,
+        content,
+        params["reload"],
+        params["serial"] or "",
     )
     installer = _fleet.Installer(params["name"])
     try:

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Drivers that replace each other on a node: ``delivery_checks.py`` beside old.ko, new.ko and signed.ko.
 
-Prints a JSON object for each check: its name and what went wrong ("" for nothing). Each goes on from the last.
+Prints a JSON object a check: its name and what went wrong ("" for nothing). Each goes on from the last.
 """
 
 from __future__ import annotations
