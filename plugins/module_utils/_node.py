@@ -63,6 +63,13 @@ _CONFIG = (
 )
 
 
+class Upcoming(TypedDict):
+    """An installed kernel that is newer than the running one."""
+
+    release: str
+    headers: bool
+
+
 class Kernel(TypedDict):
     """The running kernel."""
 
@@ -79,7 +86,7 @@ class Kernel(TypedDict):
     bpf_fs: bool
     netkit: bool
     veth: bool
-    upcoming: list[str]
+    upcoming: list[Upcoming]
 
 
 class Distribution(TypedDict):
@@ -306,10 +313,10 @@ class Node:
             "upcoming": self.upcoming(release),
         }
 
-    def upcoming(self, running: str) -> list[str]:
+    def upcoming(self, running: str) -> list[Upcoming]:
         """Return the installed kernels newer than the running one that have no module meta."""
         return [
-            release
+            {"release": release, "headers": self.exists(f"/lib/modules/{release}/build/Makefile")}
             for release in sorted(self.names("/lib/modules"), key=age)
             if age(release) > age(running)
             and self.exists(f"/boot/vmlinuz-{release}")
@@ -598,11 +605,18 @@ def builder(facts: Facts) -> Builder:
 def upcoming_warnings(facts: Facts, delivered: bool) -> list[str]:
     """Return a sentence for each kernel that the node may boot next and that has no module meta."""
     family = facts["distribution"]["family"]
-    remedy = "run the play again once the node has booted it"
+
+    def remedy(kernel: Upcoming) -> str:
+        if delivered:
+            return "run the play again once the node has booted it"
+        if not kernel["headers"]:
+            return f"{absence(family, kernel['release'], ['headers'])}, and DKMS builds it"
+        return f"run dkms autoinstall -k {kernel['release']}"
+
     return [
-        f"kernel {release} is installed without the driver meta, so Pods lack it after a reboot into that: "
-        + (remedy if delivered else f"{absence(family, release, ['headers'])}, for DKMS to build it")
-        for release in facts["kernel"]["upcoming"]
+        f"kernel {kernel['release']} is installed without the driver meta, so Pods lack it after a reboot into "
+        f"that: {remedy(kernel)}"
+        for kernel in facts["kernel"]["upcoming"]
     ]
 
 

@@ -63,7 +63,7 @@ options:
     choices: [idle, own]
     default: idle
   content:
-    description: The module as base64. Read from O(src) by the controller's part of this module, as the next two.
+    description: The module as base64. Read from O(src) by the controller's part of this module.
     type: str
   sha256:
     description: The module's SHA-256.

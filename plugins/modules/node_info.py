@@ -145,9 +145,11 @@ kernel:
     netkit: {description: "Whether the kernel makes links of the kind netkit, by its own answer.", type: bool}
     veth: {description: Whether the kernel has veth., type: bool}
     upcoming:
-      description: Installed kernels newer than the running one that have no driver meta.
+      description:
+        - Installed kernels newer than the running one that have no driver meta, each with its C(release), and
+          C(headers) that tells whether it can be built for.
       type: list
-      elements: str
+      elements: dict
 distribution:
   description: C(id), C(version), C(name), and C(family), which is V(debian), V(redhat) or empty.
   returned: always

@@ -402,13 +402,16 @@ def test_the_driver_of_this_collection_is_built(image: Image) -> None:
 
 @pytest.mark.parametrize("flavour", ["cloud", "rt"])
 def test_the_driver_is_built_for_the_flavour(image: Image, flavour: str, tmp_path: Path) -> None:
-    """Debian's flavours have headers of their own; what is built is never loaded here."""
+    """Debian's flavours have headers of their own, and DKMS builds for the kernel as they are installed."""
     settings = debian.apt_settings(run("apt-config", "dump"))
     (image.root / "etc/apt/apt.conf.d/99machine").write_text("\n".join(settings) + "\n")
     (image.root / "etc/resolv.conf").write_text(Path("/etc/resolv.conf").read_text())
+    for hook in ("initramfs-tools", "zz-update-grub"):  # They want a machine that boots.
+        (image.root / "etc/kernel/postinst.d" / hook).unlink(missing_ok=True)
     release = re.sub(r"-amd64$", f"-{flavour}-amd64", image.kernel)
     image.enter("apt-get", "-q", "update")
     image.enter("apt-get", "-q", "install", "--yes", "--no-install-recommends", f"linux-headers-{release}")
+    assert f"trivial/1.0, {release}, x86_64: installed" in image.enter("dkms", "status")
     result = image.module(
         plugin="kernel_module_build",
         name="meta",
@@ -417,5 +420,4 @@ def test_the_driver_is_built_for_the_flavour(image: Image, flavour: str, tmp_pat
         dest=str(tmp_path / "kept"),
     )
     assert result.get("path"), result
-    magic = run("modinfo", "-F", "vermagic", result["path"])
-    assert magic.startswith(f"{release} ") and ("preempt_rt" in magic) == (flavour == "rt")
+    assert run("modinfo", "-F", "vermagic", result["path"]).startswith(f"{release} ")

@@ -471,10 +471,15 @@ def test_a_kernel_that_would_boot_without_the_driver_is_told(tmp_path: Path) -> 
     for number in (55, 56, 57, 58):
         (tmp_path / f"boot/vmlinuz-6.1.0-{number}-amd64").touch()
     (tmp_path / "lib/modules/6.1.0-57-amd64/modules.dep").write_text("updates/dkms/meta.ko.xz:\n")
-    assert _node.Node(str(tmp_path)).upcoming("6.1.0-56-amd64") == ["6.1.0-58-amd64"]
-    (text,) = _node.upcoming_warnings(node(kernel__upcoming=["6.1.0-58-amd64"]), delivered=False)
+    assert _node.Node(str(tmp_path)).upcoming("6.1.0-56-amd64") == [
+        {"release": "6.1.0-58-amd64", "headers": False}
+    ]
+    found = {"release": "6.1.0-58-amd64", "headers": False}
+    (text,) = _node.upcoming_warnings(node(kernel__upcoming=[{**found, "headers": True}]), delivered=False)
+    assert "dkms autoinstall -k 6.1.0-58-amd64" in text
+    (text,) = _node.upcoming_warnings(node(kernel__upcoming=[found]), delivered=False)
     assert "6.1.0-58-amd64" in text and "apt-get install linux-headers-6.1.0-58-amd64" in text
-    (text,) = _node.upcoming_warnings(node(kernel__upcoming=["6.1.0-58-amd64"]), delivered=True)
+    (text,) = _node.upcoming_warnings(node(kernel__upcoming=[found]), delivered=True)
     assert "run the play again" in text
 
 
