@@ -614,8 +614,8 @@ def upcoming_warnings(facts: Facts, delivered: bool) -> list[str]:
         return f"run dkms autoinstall -k {kernel['release']}"
 
     return [
-        f"kernel {kernel['release']} is installed without the driver meta, so Pods lack it after a reboot into "
-        f"that: {remedy(kernel)}"
+        f"kernel {kernel['release']} is installed without the driver meta, so Pods lack it after a reboot: "
+        f"{remedy(kernel)}"
         for kernel in facts["kernel"]["upcoming"]
     ]
 
