@@ -439,8 +439,7 @@ class Driver(_kmod.Kmod):
         if lacking:
             raise ModuleError(lacking)
         if planned.wants("deploy", "load", "reload") and desired.kernel == current.running:
-            certificate = desired.signing.certificate if desired.signing else None
-            refusal = _node.signature_refusal(self.node.security(certificate))
+            refusal = _node.signature_refusal(self.node.security(self.certificate))
             if refusal:
                 raise ModuleError(refusal)
         # Beside the sources, so that they come in by a rename.
@@ -568,6 +567,7 @@ def present(driver: Driver, desired: Desired, check_mode: bool) -> dict[str, Any
     wrong = mistakes(desired)
     if wrong:
         raise ModuleError("; ".join(wrong))
+    driver.certificate = desired.signing.certificate if desired.signing else None
     current = driver.read(desired.version, desired.kernel)
     planned = plan(current, desired)
     if planned.changes and check_mode:

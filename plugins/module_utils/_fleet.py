@@ -255,6 +255,7 @@ def deliver(node: Installer, desired: Desired, check_mode: bool) -> dict[str, An
     srcversion = fields.get("srcversion", "")
     current = after = node.current(desired.kernel)
     planned = plan(current, desired, srcversion)
+    node.certificate = "the controller's" if desired.serial else ""
     refusal = ""
     if planned.wants("load", "reload"):
         # Whether the kernel knows the key of a signed one is seen when it is loaded.

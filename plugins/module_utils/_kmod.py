@@ -221,6 +221,8 @@ class Kmod:
         self.node = _node.Node()
         self.running = os.uname().release
         self.warnings: list[str] = []
+        # What the module is signed for, as Node.security() takes it: by default the certificate of DKMS.
+        self.certificate: str | None = None
 
     def run(self, *command: str) -> tuple[int, str]:
         """Run a command in the C locale; return its exit status and everything it said."""
@@ -272,7 +274,7 @@ class Kmod:
         """Load the installed module."""
         status, said = self.run("modprobe", self.name)
         if status:
-            raise ModuleError(explain_refusal(self.name, said, self.node.security()), said)
+            raise ModuleError(explain_refusal(self.name, said, self.node.security(self.certificate)), said)
 
     def unload(self) -> None:
         """Unload the module; the caller has seen that nothing uses it."""
