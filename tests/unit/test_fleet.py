@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +167,41 @@ def test_a_damaged_module_is_never_handed_over(tmp_path: Path) -> None:
     Path(path).write_bytes(b"modulf")
     with pytest.raises(AnsibleActionFail, match="damaged"):
         kernel_module_build.kept(str(tmp_path))
+
+
+def test_a_play_asks_one_candidate_after_the_other_and_then_says_why(tmp_path: Path) -> None:
+    """Nodes that are all this machine, with kernels that it has no headers of: every build fails."""
+    hosts = {f"n{n}": {"release": f"0.0.{n % 2}-none"} for n in range(6)}
+    hosts["n0"]["unknown"] = "yes"  # no candidate, as its headers are in no package
+    inventory = {"all": {"hosts": hosts, "vars": {"ansible_connection": "local"}}}
+    known = {
+        "driver": "meta",
+        "kernel": {"release": "{{ release }}", "architecture": "x86_64", "version": "#1"},
+        "builder": {"possible": "{{ unknown is not defined }}", "missing": [], "packages": []},
+    }
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "serial": [2, 4],
+        "vars": {"meta_driver_cache": str(tmp_path / "cache"), "preflight_driver": "auto"},
+        "pre_tasks": [{"ansible.builtin.set_fact": {"preflight_node": known}}],
+        "roles": ["podnet.datapath.meta_driver"],
+    }
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory))
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    command = ["ansible-playbook", "-i", "hosts.json", "play.yml", "-e", "ansible_become=false"]
+    command += ["-e", f"ansible_python_interpreter={sys.executable}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    # The first batch has two kernels, one of them without a candidate; the second has nodes for both.
+    asked = re.findall(
+        r"^fatal: \[(\w+)(?: -> (\w+))?\]: FAILED! => .*headers of kernel (\S+?):", said, re.MULTILINE
+    )
+    built: dict[str, list[str]] = {}
+    for by, to, dummy in asked:
+        built.setdefault(by, []).append(to or by)
+    assert built == {"n1": ["n1"], "n2": ["n2", "n4"], "n3": ["n3", "n5", "n1"]}, said
+    assert "0.0.0-none (none knows the package of its headers)" in said
+    assert "0.0.1-none (n3, n5, n1): missing: the headers of kernel 0.0.1-none" in said
+    assert said.count("driver veth: fallback: meta cannot be had") == len(hosts)
+    assert done.returncode == 0 and not (tmp_path / "cache").exists(), said
