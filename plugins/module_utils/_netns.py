@@ -89,6 +89,20 @@ def entered(path: str) -> Iterator[None]:
         os.close(own)
 
 
+@contextlib.contextmanager
+def fresh() -> Iterator[None]:
+    """Put the calling thread into a new network namespace, which ends with the block."""
+    own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _call("unshare", _CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            _call("setns", own, _CLONE_NEWNET)
+    finally:
+        os.close(own)
+
+
 def _share_folder() -> None:
     """Make /run/netns a shared mount, so that what is mounted in it shows in other mount namespaces too."""
     os.makedirs(FOLDER, mode=0o755, exist_ok=True)

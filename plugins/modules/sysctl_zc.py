@@ -16,6 +16,10 @@ description:
   - Solves C(net.ipv4.tcp_rmem) and C(net.ipv4.tcp_wmem) for a wanted TCP window scale.
   - Unknown and read-only keys are refused before the first change. Where the kernel refuses a value midway,
     or makes it another one, everything written before has its former value again, and the module fails.
+  - Does the same in the network namespaces of Pods that already run, if O(pods) is given. Such a namespace
+    took its values when it was made, so what is set on the node later does not reach it.
+  - Which keys a network namespace has for itself, and what it begins with, is looked up in the running
+    kernel.
   - Writes below C(/proc/sys) as this process sees it. Keys that each network namespace has for itself are
     those of the namespace that the module runs in.
 attributes:
@@ -50,6 +54,43 @@ options:
         alone gives a larger scale, the module fails unless O(sysctls) sets it.
       - Keys given in O(sysctls) are used as they are; the module fails where they give another scale.
     type: int
+  pods:
+    description:
+      - Has the network namespaces of running Pods tuned as well, by O(window_scale) and O(pods.sysctls).
+      - Namespaces are found by their names in C(/run/netns) and C(/run/docker/netns), and by the processes in
+        them.
+      - Nothing of this is kept for the next boot, after which no Pod runs. RV(new_pods) tells which values a
+        Pod that is made later will not have by itself.
+    type: dict
+    suboptions:
+      select:
+        description:
+          - V(own) are the namespaces that M(podnet.datapath.meta_device) made.
+          - V(all) are those that have an interface besides the loopback and belong to the node's user
+            namespace. Neither a service with C(PrivateNetwork=) nor a rootless container is meant.
+          - V(named) are those in O(pods.names).
+        type: str
+        choices: [own, all, named]
+        default: own
+      names:
+        description: Names in C(/run/netns), or paths of network namespaces, for O(pods.select=named).
+        type: list
+        elements: str
+        default: []
+      except:
+        description:
+          - Names or paths that are left alone, such as those of Pods that set the same keys in their
+            specification. One that does not exist does not matter.
+        type: list
+        elements: str
+        default: []
+      sysctls:
+        description:
+          - Values by key, for each of these namespaces. A key that holds for the whole node in this kernel
+            must have the same value in O(sysctls); so C(net.core.optmem_max), which each namespace has
+            for itself in Linux 6.12 but not in 6.1, may be given in both.
+        type: dict
+        default: {}
   file:
     description:
       - Where the values are kept for the next boot. It holds exactly the keys of this call, those for
@@ -80,6 +121,18 @@ EXAMPLES = r"""
       net.ipv6.conf.all.forwarding: 1
       net.core.optmem_max: 1048576
     window_scale: 12
+  become: true
+
+- name: Reach the Pods that run, too
+  podnet.datapath.sysctl_zc:
+    sysctls:
+      net.core.optmem_max: 1048576
+    window_scale: 12
+    pods:
+      select: all
+      except: [cni-1f6e3a52-6d0c-4b0e-9b7d-0d6f6f3f5a11]
+      sysctls:
+        net.core.optmem_max: 1048576
   become: true
 
 - name: The talk's values in full; 64 MiB for every new socket is much on a node with many of them
@@ -120,38 +173,80 @@ values:
   returned: success
   type: dict
   sample: {net.ipv4.tcp_rmem: 4096 131072 134217728}
-other_writers:
-  description:
-    - Assignments of other values to the same keys, in the folders that are read at boot and in
-      C(/etc/sysctl.conf).
-    - One that is read after O(file), and so undoes it, is a warning as well.
+pods:
+  description: What was, or in check mode would be, done to each Pod's network namespace.
   returned: success
   type: list
   elements: dict
   contains:
-    file: {description: The other file., type: str}
+    netns: {description: "Its name, its path, or a process in it.", type: str}
+    changes: {description: As RV(changes)., type: list, elements: dict}
+    values: {description: As RV(values)., type: dict}
+pods_left_out:
+  description: Namespaces that O(pods.select) would mean, each with the reason why it was left alone.
+  returned: success
+  type: dict
+  sample: {process 812 (chronyd): has no interface but the loopback}
+new_pods:
+  description:
+    - Keys of RV(pods) that a network namespace made now would begin with other values of, which are given.
+      Pods made later need this module again, or a CNI plugin that sets them.
+  returned: success
+  type: dict
+  sample: {net.core.optmem_max: "131072"}
+connections:
+  description:
+    - TCP connections that announce another scale than O(window_scale). A connection keeps the scale that it
+      began with, so these have it until they are made anew. A socket with a receive buffer of its own has a
+      smaller one.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    netns: {description: "As RV(pods[].netns), empty for the node.", type: str}
+    scale: {description: "The scale, 0 where the ends agreed on none.", type: int}
+    count: {description: How many there are., type: int}
+    examples: {description: "Local and remote end of some.", type: list, elements: str}
+other_writers:
+  description:
+    - Who else sets the same keys to other values. These are files that are read at boot and
+      C(/etc/sysctl.conf), TuneD's active profile, and cilium-agent where Cilium runs.
+    - One that comes after O(file), and so undoes it, is a warning as well.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    by: {description: "V(sysctl.d), V(Cilium), V(cilium-agent), or TuneD's profile.", type: str}
+    file: {description: "The other file, if it is one.", type: str}
     key: {description: The key., type: str}
     value: {description: The value there., type: str}
-    wins: {description: "Whether it is read after O(file), or O(file) is empty.", type: bool}
+    wins: {description: "Whether it comes after O(file), or O(file) is empty.", type: bool}
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _plan, _sysctl
+from ansible_collections.podnet.datapath.plugins.module_utils import _plan, _sysctl_zc
 
 
 def main() -> None:
+    pods = {
+        "select": {"type": "str", "choices": ["own", "all", "named"], "default": "own"},
+        "names": {"type": "list", "elements": "str", "default": []},
+        "except": {"type": "list", "elements": "str", "default": []},
+        "sysctls": {"type": "dict", "default": {}},
+    }
     module = AnsibleModule(
         argument_spec={
             "sysctls": {"type": "dict", "default": {}},
             "window_scale": {"type": "int"},
+            "pods": {"type": "dict", "options": pods},
             "file": {"type": "str", "default": "/etc/sysctl.d/zz-podnet.conf"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
     )
     try:
-        outcome = _sysctl.run(module.params, module.check_mode)
+        outcome = _sysctl_zc.run(module.params, module.check_mode)
     except _plan.Problem as problem:
         module.fail_json(msg=str(problem))
     for warning in outcome.warnings:

@@ -11,10 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _sysctl
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _sysctl,
+    _sysctl_writers,
+    _sysctl_zc,
+    _window,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem
 
-RMEM, WMEM, RMEM_MAX = _sysctl.TCP_RMEM, _sysctl.TCP_WMEM, _sysctl.RMEM_MAX
+RMEM, WMEM, RMEM_MAX = _window.TCP_RMEM, _window.TCP_WMEM, _window.RMEM_MAX
 INT_MAX = 2**31 - 1
 
 part = st.text("abcxyz019_-.", min_size=1, max_size=8).filter(lambda s: s not in (".", ".."))
@@ -124,7 +129,7 @@ def kernel_scale(tcp_rmem_max: int, rmem_max: int) -> int:
 @settings(deadline=None)
 @given(sizes, sizes)
 def test_scale_is_the_kernel_s(tcp_rmem_max: int, rmem_max: int) -> None:
-    assert _sysctl.window_scale(tcp_rmem_max, rmem_max) == kernel_scale(tcp_rmem_max, rmem_max)
+    assert _window.window_scale(tcp_rmem_max, rmem_max) == kernel_scale(tcp_rmem_max, rmem_max)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_scale_is_the_kernel_s(tcp_rmem_max: int, rmem_max: int) -> None:
      (268435455, 12), (256 << 20, 13), (512 << 20, 14), (INT_MAX, 14), (65535, 0)],
 )  # fmt: skip
 def test_known_sizes(size: int, scale: int) -> None:
-    assert _sysctl.window_scale(size, 1) == scale
+    assert _window.window_scale(size, 1) == scale
 
 
 @settings(deadline=None)
@@ -141,24 +146,24 @@ def test_known_sizes(size: int, scale: int) -> None:
 def test_any_node_gets_the_wanted_scale_or_a_reason(
     scale: int, rmem: str, wmem: str, rmem_max: int | None
 ) -> None:
-    low, high = _sysctl.window_bounds(scale)
-    current = {RMEM: rmem, WMEM: wmem, _sysctl.WINDOW_SCALING: "0"}
+    low, high = _window.window_bounds(scale)
+    current = {RMEM: rmem, WMEM: wmem, _window.WINDOW_SCALING: "0"}
     if rmem_max is not None:
         current[RMEM_MAX] = str(rmem_max)
     if (rmem_max or 0) > high:
         with pytest.raises(Problem, match=r"rmem_max.*ask for window_scale \d+"):
-            _sysctl.solve_window(scale, {}, current)
+            _window.solve_window(scale, {}, current)
         return
-    solved = _sysctl.solve_window(scale, {}, current)
+    solved = _window.solve_window(scale, {}, current)
     after = {**current, **solved}
     assert kernel_scale(last(after[RMEM]), rmem_max or 0) == scale
-    assert after[_sysctl.WINDOW_SCALING] == "1"
+    assert after[_window.WINDOW_SCALING] == "1"
     assert sorted(map(int, after[RMEM].split())) == list(map(int, after[RMEM].split()))
     assert last(after[WMEM]) >= last(after[RMEM])
     assert last(after[WMEM]) >= last(wmem)  # Never lowered.
     if low <= last(rmem) <= high:
         assert after[RMEM] == rmem
-    assert _sysctl.plan(after, _sysctl.solve_window(scale, {}, after)) == []
+    assert _sysctl.plan(after, _window.solve_window(scale, {}, after)) == []
 
 
 @settings(deadline=None)
@@ -167,16 +172,16 @@ def test_given_values_are_kept_or_contradict(scale: int, rmem: str, rmem_max: in
     current = {RMEM: "4096 131072 6291456", WMEM: "4096 16384 4194304", RMEM_MAX: "2147483647"}
     desired = {RMEM: rmem, RMEM_MAX: str(rmem_max)}
     if kernel_scale(last(rmem), rmem_max) == scale:
-        assert not set(_sysctl.solve_window(scale, desired, current)) & set(desired)
+        assert not set(_window.solve_window(scale, desired, current)) & set(desired)
     else:
         with pytest.raises(Problem, match=r"^window_scale: net\.(core\.rmem_max|ipv4\.tcp_rmem)"):
-            _sysctl.solve_window(scale, desired, current)
+            _window.solve_window(scale, desired, current)
 
 
 def test_the_talk_s_value_is_the_smallest_for_12() -> None:
     current = {RMEM: "4096 131072 6291456", WMEM: "4096 16384 4194304", RMEM_MAX: "212992"}
-    assert _sysctl.solve_window(12, {}, current) == {
-        _sysctl.WINDOW_SCALING: "1",
+    assert _window.solve_window(12, {}, current) == {
+        _window.WINDOW_SCALING: "1",
         RMEM: "4096 131072 134217728",
         WMEM: "4096 16384 134217728",
     }
@@ -187,7 +192,7 @@ def test_the_talk_s_value_is_the_smallest_for_12() -> None:
     [
         (15, {}, "window_scale: 15 is not between 0 and 14"),
         (-1, {}, "window_scale: -1 is not between 0 and 14"),
-        (12, {_sysctl.WINDOW_SCALING: "0"}, "needs net.ipv4.tcp_window_scaling 1"),
+        (12, {_window.WINDOW_SCALING: "0"}, "needs net.ipv4.tcp_window_scaling 1"),
         (12, {RMEM: "a b c"}, "net.ipv4.tcp_rmem: 'a b c' is not 3 number"),
         (12, {RMEM: "4096 1 6291456"}, "gives 7, not 12: leave it out, or make its last number 134217728"),
         (12, {RMEM_MAX: "268435456"}, "gives 13: ask for window_scale 13, or set net.core.rmem_max"),
@@ -196,7 +201,7 @@ def test_the_talk_s_value_is_the_smallest_for_12() -> None:
 def test_contradictions_name_the_remedy(scale: int, desired: dict[str, str], words: str) -> None:
     current = {RMEM: "4096 131072 6291456", WMEM: "4096 16384 4194304", RMEM_MAX: "212992"}
     with pytest.raises(Problem) as raised:
-        _sysctl.solve_window(scale, desired, current)
+        _window.solve_window(scale, desired, current)
     assert words in str(raised.value)
 
 
@@ -206,10 +211,10 @@ def test_contradictions_name_the_remedy(scale: int, desired: dict[str, str], wor
 @settings(deadline=None)
 @given(st.dictionaries(paths, values, min_size=1))
 def test_the_drop_in_is_read_as_it_was_written(desired: dict[str, str]) -> None:
-    text = _sysctl.render(desired)
-    assert text.startswith(_sysctl.MARKER + "\n")
-    assert dict(_sysctl.assignments(text)) == desired
-    assert text == _sysctl.render(dict(reversed(desired.items())))
+    text = _sysctl_writers.render(desired)
+    assert text.startswith(_sysctl_writers.MARKER + "\n")
+    assert dict(_sysctl_writers.assignments(text)) == desired
+    assert text == _sysctl_writers.render(dict(reversed(desired.items())))
 
 
 @pytest.fixture
@@ -232,7 +237,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_other_writers_are_found_by_the_order_of_reading(root: Path) -> None:
     own = str(root / "etc/sysctl.d/zz-podnet.conf")
-    Path(own).write_text(f"{_sysctl.MARKER}\nnet.ipv4.tcp_sack = 9\n")
+    Path(own).write_text(f"{_sysctl_writers.MARKER}\nnet.ipv4.tcp_sack = 9\n")
     wanted = {
         "net/ipv4/tcp_sack": "1",
         "net/ipv4/conf/eth0/rp_filter": "0",
@@ -240,14 +245,14 @@ def test_other_writers_are_found_by_the_order_of_reading(root: Path) -> None:
         _sysctl.IP_FORWARD: "1",
         "net/core/x": "1",
     }
-    found = _sysctl.writers(wanted, own, str(root))
+    found = _sysctl_writers.writers(wanted, own, str(root))
     assert [(w.file, _sysctl.name_of(w.path), w.value, w.wins) for w in found] == [
         ("/usr/lib/sysctl.d/50-default.conf", "net.ipv4.conf.eth0.rp_filter", "2", False),
         ("/etc/sysctl.d/99-site.conf", "net.ipv4.tcp_sack", "0", False),
         ("/etc/sysctl.d/zzz.conf", "net.ipv4.tcp_rmem", "4096 131072 1", True),
         ("/etc/sysctl.conf", "net.ipv4.ip_forward", "0", True),
     ]
-    assert _sysctl.writer_warnings(found, own) == [
+    assert _sysctl_writers.writer_warnings(found, own) == [
         f"/etc/sysctl.d/zzz.conf sets net.ipv4.tcp_rmem = 4096 131072 1 and is read after {own} at boot:"
         " remove it there",
         f"/etc/sysctl.conf sets net.ipv4.ip_forward = 0 and is read after {own} by `sysctl --system`:"
@@ -256,8 +261,8 @@ def test_other_writers_are_found_by_the_order_of_reading(root: Path) -> None:
 
 
 def test_same_values_elsewhere_are_no_news(root: Path) -> None:
-    assert _sysctl.writers({"net/core/x": "1"}, "", str(root)) == []
-    assert [w.wins for w in _sysctl.writers({"net/core/x": "2"}, "", str(root))] == [True]
+    assert _sysctl_writers.writers({"net/core/x": "1"}, "", str(root)) == []
+    assert [w.wins for w in _sysctl_writers.writers({"net/core/x": "2"}, "", str(root))] == [True]
 
 
 def test_routers_learned_by_the_kernel() -> None:
@@ -268,4 +273,4 @@ def test_routers_learned_by_the_kernel() -> None:
         f"{zero} 00 {zero} 00 {gateway} 00000400 00000001 00000000 00000003     eth1",
         f"fe80{zero[4:]} 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth2",
     ]
-    assert _sysctl.learned_routers("\n".join(lines)) == {"eth0"}
+    assert _sysctl_zc.learned_routers("\n".join(lines)) == {"eth0"}
