@@ -24,7 +24,7 @@ from typing import Union
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _netlink
 
-Setting = Union[int, bool]
+Setting = Union[int, bool, str]
 
 _NETLINK_GENERIC, _SOL_NETLINK = 16, 270
 _CAP_ACK, _EXT_ACK = 10, 11  # socket options: refusals do not echo the request, and say why
@@ -49,11 +49,15 @@ _SIOCETHTOOL, _GDRVINFO = 0x8946, 3
 
 @dataclass(frozen=True)
 class Field:
-    """A number that ethtool sets: its attribute, that of its maximum (0: none), and whether it is a flag."""
+    """A number that ethtool sets: its attribute, that of its maximum (0: none), and whether it is a flag.
+
+    ``words`` are the numbers that a flag has for off and on.
+    """
 
     attribute: int
     maximum: int = 0
     flag: bool = False
+    words: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,20 @@ GROUPS = {
     ),
     "rings": Group(
         15,
-        {"rx": Field(6, 2), "rx-mini": Field(7, 3), "rx-jumbo": Field(8, 4), "tx": Field(9, 5)},
+        {
+            "rx": Field(6, 2),
+            "rx-mini": Field(7, 3),
+            "rx-jumbo": Field(8, 4),
+            "tx": Field(9, 5),
+            "rx-buf-len": Field(10),
+            # ETHTOOL_TCP_DATA_SPLIT_DISABLED and _ENABLED; a driver without it leaves it out.
+            "tcp-data-split": Field(11, flag=True, words=(1, 2)),
+            "cqe-size": Field(12),
+            "tx-push": Field(13, flag=True),
+            "rx-push": Field(14, flag=True),
+            "tx-push-buf-len": Field(15, 16),
+            "hds-thresh": Field(17, 18),
+        },
     ),
     "coalesce": Group(
         19,
@@ -106,6 +123,7 @@ GROUPS = {
 
 # IFLA_*. do_setlink() takes the IPv4 sizes after the others, so one message may carry them all.
 _MTU, _MIN_MTU, _MAX_MTU, _TSO_MAX_SIZE = 4, 50, 51, 59
+_XDP, _XDP_ATTACHED = 43, 2
 SIZES = {"gso_max_size": 41, "gro_max_size": 58, "gso_ipv4_max_size": 63, "gro_ipv4_max_size": 64}
 # GSO_MAX_SIZE and GRO_MAX_SIZE of linux/netdevice.h, 8 * 65535: no device takes more.
 _LARGEST_SIZE = 524280
@@ -132,6 +150,7 @@ class Nic:
     maximum: Mapping[str, int]
     fixed: frozenset[str]
     wanted: Mapping[str, bool]
+    xdp: bool = False  # whether a program is attached
 
 
 def _each(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -241,16 +260,17 @@ class Ethtool:
             raise
         return answer
 
-    def _driver(self, name: str) -> str:
-        """Return the name of a NIC's driver, empty where it has none; netlink does not tell it."""
+    def driver(self, name: str) -> tuple[str, str]:
+        """Return a NIC's driver and place on its bus, empty where it has none; netlink does not tell them."""
         buffer = ctypes.create_string_buffer(struct.pack("=I", _GDRVINFO), 196)
         request = struct.pack("16sP16x", name.encode(), ctypes.addressof(buffer))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             try:
                 fcntl.ioctl(sock, _SIOCETHTOOL, request)
             except OSError:
-                return ""
-        return buffer.raw[4:36].partition(b"\0")[0].decode()
+                return "", ""
+        words = [buffer.raw[at : at + 32].partition(b"\0")[0].decode() for at in (4, 100)]
+        return words[0], words[1]
 
     def read(self, name: str) -> Nic:
         """Return everything about the NIC ``name``; raises ``OSError`` where there is none."""
@@ -260,6 +280,7 @@ class Ethtool:
         maximum: dict[str, int] = {}
 
         answer = self._route.request(_netlink.RTM_GETLINK, _IFINFO.pack(0, 0, index, 0, 0))[0]
+        attached = dict(_each(dict(_each(answer[_IFINFO.size :])).get(_XDP, b""))).get(_XDP_ATTACHED, b"\0")
         link = {kind: _number(data) for kind, data in _each(answer[_IFINFO.size :]) if len(data) == 4}
         values["mtu"] = link[_MTU]
         minimum["mtu"] = link.get(_MIN_MTU, 0)
@@ -277,7 +298,7 @@ class Ethtool:
             for word, field in group.fields.items():
                 if field.attribute in attributes:
                     number = _number(attributes[field.attribute])
-                    values[f"{prefix}.{word}"] = bool(number) if field.flag else number
+                    values[f"{prefix}.{word}"] = number == field.words[1] if field.flag else number
                 if field.maximum in attributes:
                     maximum[f"{prefix}.{word}"] = _number(attributes[field.maximum])
 
@@ -295,7 +316,7 @@ class Ethtool:
         return Nic(
             name=name,
             index=index,
-            driver=self._driver(name),
+            driver=self.driver(name)[0],
             values=values,
             minimum=minimum,
             maximum=maximum,
@@ -303,6 +324,7 @@ class Ethtool:
                 f"features.{word}" for word in names if not changeable.get(word) or never.get(word)
             ),
             wanted={f"features.{word}": wanted.get(word, False) for word in names},
+            xdp=attached != b"\0",
         )
 
     def write(self, index: int, group: str, values: Mapping[str, Setting]) -> None:
@@ -329,6 +351,6 @@ class Ethtool:
             payload = self._device(index)
             for word, value in values.items():
                 field = GROUPS[group].fields[word]
-                number = struct.pack("=B", value) if field.flag else _INTEGER.pack(value)
+                number = struct.pack("=B", field.words[bool(value)]) if field.flag else _INTEGER.pack(value)
                 payload += _netlink.attribute(field.attribute, number)
             self._ask(GROUPS[group].get + 1, payload)

@@ -9,15 +9,19 @@ Sources: ethtool(8) for the names of options, netif_set_gso_max_size() of net/co
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from ansible.module_utils.parsing.convert_bool import boolean
-
-from ansible_collections.podnet.datapath.plugins.module_utils import _plan
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _header_split,
+    _nic_sysfs,
+    _plan,
+    _qdisc,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._ethtool import (
     GROUPS,
     SIZES,
@@ -25,11 +29,17 @@ from ansible_collections.podnet.datapath.plugins.module_utils._ethtool import (
     Nic,
     Setting,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._nic_select import Device, select
+from ansible_collections.podnet.datapath.plugins.module_utils._nic_sysfs import Cpus
+from ansible_collections.podnet.datapath.plugins.module_utils._node import Node
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem
 
 # The order of writing: a private flag can change what features there are, a number of queues what rings and
-# coalescing are, and all of them which MTU fits.
-_ORDER = ("priv_flags", "features", "channels", "rings", "coalesce", "mtu", "sizes")
+# coalescing are, and all of them which MTU fits. A new discipline is made for the queues that there are then.
+_ORDER = (
+    "priv_flags", "features", "channels", "rings", "coalesce", "mtu", "sizes", "qdisc", "napi", "queues",
+    "irqs",
+)  # fmt: skip
 
 # What ethtool(8) calls features, by patterns over the kernel's names.
 _FEATURE_ALIASES = {
@@ -47,6 +57,7 @@ _FEATURE_ALIASES = {
 }
 _ALIASES = {alias: pattern for pattern, aliases in _FEATURE_ALIASES.items() for alias in aliases}
 
+_ONE_CPU = Cpus(frozenset({0}), frozenset({0}))
 _LEGACY_SIZE = 65536  # GSO_LEGACY_MAX_SIZE
 
 
@@ -57,6 +68,9 @@ class Wish:
     nic: str
     settings: Mapping[str, object]
     optional: tuple[str, ...] = ()
+    steering: Mapping[str, object] = field(default_factory=dict)
+    header_split: str = ""
+    limited: bool = False
 
     def is_optional(self, setting: str) -> bool:
         """Tell whether the setting, or its whole group, may be unsupported."""
@@ -71,6 +85,7 @@ class Resolved:
     settings: Mapping[str, Setting]
     skipped: Mapping[str, str]
     problems: Sequence[str]
+    limited: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,16 +95,21 @@ class Job:
     nic: Nic
     resolved: Resolved
     changes: Sequence[Change]
+    wish: Wish
 
 
 class _Unsupported(Exception):
     """A setting that driver or kernel does not have; the text ends a sentence that begins with it."""
 
 
+def _dashed(word: str) -> str:
+    return word.replace("_", "-")
+
+
 def _canonical(name: str) -> str:
     """Return a setting's name with dashes: kernel and drivers have both, people mix them up."""
     group, dot, word = name.partition(".")
-    return f"{group}.{word.replace('_', '-')}" if dot else name
+    return f"{group}.{_dashed(word)}" if dot else name
 
 
 def parse(nics: Iterable[Mapping[str, Any]]) -> list[Wish]:
@@ -103,13 +123,21 @@ def parse(nics: Iterable[Mapping[str, Any]]) -> list[Wish]:
             problems.append(f"nics: {nic} is listed twice: put all its settings into one entry")
         seen.add(nic)
         settings: dict[str, object] = {}
-        for option in ("mtu", *SIZES):
+        for option in ("mtu", *SIZES, "qdisc"):
             if entry.get(option) is not None:
                 settings[option] = entry[option]
-        for group in ("priv_flags", "features", *GROUPS):
+        for group in ("priv_flags", "features", *GROUPS, "napi"):
             for word, value in (entry.get(group) or {}).items():
                 settings[f"{group}.{word}"] = value
-        wish = Wish(nic, settings, tuple(entry.get("optional") or ()))
+        steering = {word: value for word, value in (entry.get("steering") or {}).items() if value is not None}
+        wish = Wish(
+            nic,
+            settings,
+            tuple(entry.get("optional") or ()),
+            steering,
+            entry.get("header_split") or "",
+            bool(entry.get("limit_to_maximum")),
+        )
         asked = {*map(_canonical, settings), *(setting.partition(".")[0] for setting in settings)}
         for name in wish.optional:
             if _canonical(name) not in asked:
@@ -124,10 +152,12 @@ def parse(nics: Iterable[Mapping[str, Any]]) -> list[Wish]:
 
 
 def _flag(value: object) -> bool:
-    try:
-        return bool(boolean(value))
-    except TypeError:
-        raise ValueError("is neither on nor off") from None
+    word = str(value).lower()
+    if word in ("true", "yes", "on", "1", "y", "t"):
+        return True
+    if word in ("false", "no", "off", "0", "n", "f"):
+        return False
+    raise ValueError("is neither on nor off")
 
 
 def _integer(value: object) -> int:
@@ -136,8 +166,18 @@ def _integer(value: object) -> int:
     return int(str(value))
 
 
+def _discipline(now: str, wanted: str) -> str:
+    if wanted not in _qdisc.PLAIN:
+        raise ValueError(f"is none that can be set here: give one of {_plan.listed(sorted(_qdisc.PLAIN))}")
+    if wanted != now and not {*now.split("+")} <= _qdisc.PLAIN:
+        raise ValueError(f"would replace {now}, which somebody set up: remove that first (tc qdisc del)")
+    return wanted
+
+
 def _checked(nic: Nic, setting: str, value: object) -> Setting:
     """Return the value for a setting that the NIC has; raises ``ValueError`` with what is wrong."""
+    if setting == "qdisc":
+        return _discipline(str(nic.values[setting]), str(value))
     if isinstance(nic.values[setting], bool):
         return _flag(value)
     number = _integer(value)
@@ -156,6 +196,8 @@ def _members(nic: Nic, setting: str) -> list[str]:
     Raises ``_Unsupported`` where the NIC has none, ``ValueError`` for a name that means nothing.
     """
     group, word = [*_canonical(setting).split(".", 1), ""][:2]
+    if group == "napi" and word not in map(_dashed, _nic_sysfs.NAPI):
+        raise ValueError(f"is no setting of NAPI; there are: {', '.join(_nic_sysfs.NAPI)}")
     if group in GROUPS and word not in GROUPS[group].fields:
         near = _plan.suggestion(word, GROUPS[group].fields)
         raise ValueError(
@@ -174,20 +216,50 @@ def _members(nic: Nic, setting: str) -> list[str]:
                 f"is no private flag of the driver{near or '; it has: ' + _plan.listed(words)}"
             )
         raise _Unsupported(f"is no feature that this kernel knows{near}")
+    if group == "napi":
+        raise _Unsupported("cannot be seen: /sys shows no such thing of this NIC")
+    if group == "qdisc":
+        raise _Unsupported("is not to be seen while the interface is down")
     if group in SIZES:
         raise _Unsupported("is not known to this kernel")
     raise _Unsupported("is not supported by the driver")
 
 
-def resolve(nic: Nic, wish: Wish) -> Resolved:
-    """Return a wish in the settings of a NIC; checks support, limits and fixed features."""
+def _limit(nic: Nic, setting: str, value: object) -> object:
+    """Return the NIC's maximum for a number that is above it."""
+    top = nic.maximum.get(setting)
+    return top if top is not None and str(value).isdecimal() and int(str(value)) > top else value
+
+
+def _strategy(nic: Nic, wish: Wish) -> tuple[dict[str, object], list[str]]:
+    """Return all settings of a wish, those of its header split among them."""
+    asked: dict[str, object] = {}
+    for setting, value in wish.settings.items():
+        with contextlib.suppress(_Unsupported, ValueError):
+            asked.update({member: _checked(nic, member, value) for member in _members(nic, setting)})
+    if not wish.header_split:
+        return dict(wish.settings), []
+    more, problems = _header_split.choose(wish.header_split, nic.driver, nic.values, asked, nic.xdp)
+    if problems:
+        return dict(wish.settings), [f"nics: {nic.name}: {problem}" for problem in problems]
+    return {**wish.settings, **more}, []
+
+
+def resolve(nic: Nic, wish: Wish, cpus: Cpus | None = None, balancer: bool = False) -> Resolved:
+    """Return a wish in the settings of a NIC; checks support, limits and fixed features.
+
+    ``cpus`` and ``balancer`` (irqbalance runs) are needed for steering.
+    """
     settings: dict[str, Setting] = {}
     skipped: dict[str, str] = {}
-    problems: list[str] = []
+    limited: dict[str, int] = {}
     driver = f"driver {nic.driver}" if nic.driver else "no driver"
-    for setting, value in wish.settings.items():
+    asked, problems = _strategy(nic, wish)
+    for setting, value in asked.items():
         try:
             members = _members(nic, setting)
+            if wish.limited and len(members) == 1 and value != _limit(nic, members[0], value):
+                value = limited[members[0]] = nic.maximum[members[0]]
             checked = {member: _checked(nic, member, value) for member in members}
             free = {m: v for m, v in checked.items() if m not in nic.fixed}
             stuck = [m for m in checked if m in nic.fixed and nic.values[m] != checked[m]]
@@ -211,7 +283,16 @@ def resolve(nic: Nic, wish: Wish) -> Resolved:
                 problems.append(
                     f"nics: {nic.name}: {setting} = {value} contradicts another entry for {member}"
                 )
-    return Resolved(settings, skipped, problems)
+    if wish.steering:
+        steered, wrong = _nic_sysfs.steer(nic.values, wish.steering, cpus or _ONE_CPU, balancer)
+        settings.update(steered)
+        for problem in wrong:
+            option = ".".join(problem.split(": ")[:2])
+            if wish.is_optional(option):
+                skipped[option] = problem
+            else:
+                problems.append(f"nics: {nic.name} ({driver}): {problem}")
+    return Resolved(settings, skipped, problems, limited)
 
 
 def _rank(setting: str) -> tuple[int, int, str]:
@@ -251,7 +332,10 @@ def messages(nic: Nic, changes: Iterable[Change]) -> list[tuple[str, dict[str, S
         if group == "sizes":
             for size in ("gso", "gro"):
                 ipv4 = f"{size}_ipv4_max_size"
-                if values.get(f"{size}_max_size", _LEGACY_SIZE + 1) <= _LEGACY_SIZE and ipv4 in nic.values:
+                if (
+                    cast(int, values.get(f"{size}_max_size", _LEGACY_SIZE + 1)) <= _LEGACY_SIZE
+                    and ipv4 in nic.values
+                ):
                     values.setdefault(ipv4, nic.values[ipv4])
     return found
 
@@ -283,9 +367,14 @@ def missed(nic: Nic, settings: Mapping[str, Setting]) -> list[str]:
 
 def _write(ethtool: Ethtool, nic: Nic, group: str, values: Mapping[str, Setting]) -> None:
     """Write one message; raises ``Problem`` with the kernel's words."""
-    link = group in ("mtu", "sizes")
+    link = group in ("mtu", "sizes", "qdisc")
     try:
-        ethtool.write(nic.index, "link" if link else group, values)
+        if group == "qdisc":
+            _qdisc.write(nic.index, str(values["qdisc"]))
+        elif group in _nic_sysfs.GROUPS:
+            _nic_sysfs.Sysfs().write(nic.name, {f"{group}.{word}": value for word, value in values.items()})
+        else:
+            ethtool.write(nic.index, "link" if link else group, values)
     except OSError as error:
         asked = ", ".join(f"{word} = {_plan.shown(value)}" for word, value in values.items())
         raise Problem(
@@ -297,7 +386,7 @@ def _write(ethtool: Ethtool, nic: Nic, group: str, values: Mapping[str, Setting]
 def _restore(ethtool: Ethtool, former: Nic) -> list[str]:
     """Set a NIC as it was; return what failed."""
     try:
-        now = ethtool.read(former.name)
+        now = read(ethtool, former.name)
     except OSError as error:
         return [f"{former.name}: {_plan.reason(error)}"]
     failed = []
@@ -319,6 +408,35 @@ def restore(ethtool: Ethtool, nics: Iterable[Nic]) -> str:
     return f"Not put back: {'; '.join(failed)}." if failed else "Every NIC is set as it was before."
 
 
+def read(ethtool: Ethtool, name: str) -> Nic:
+    """Return everything about a NIC: what ethtool, tc and sysfs know; raises ``OSError``."""
+    nic = ethtool.read(name)
+    values: dict[str, Setting] = {**nic.values, **_nic_sysfs.Sysfs().read(name, nic.index)}
+    discipline = _qdisc.read(nic.index)
+    if discipline:
+        values["qdisc"] = discipline
+    return replace(nic, values=values)
+
+
+def _resolved(nic: Nic, wish: Wish) -> Resolved:
+    sysfs = _nic_sysfs.Sysfs()
+    return resolve(nic, wish, sysfs.cpus(nic.name), sysfs.balancer()) if wish.steering else resolve(nic, wish)
+
+
+def _late(setting: str) -> bool:
+    """Tell whether a setting belongs to a queue or an interrupt: other settings make and unmake these."""
+    return setting.partition(".")[0] in ("queues", "irqs")
+
+
+def _steer(ethtool: Ethtool, job: Job) -> dict[str, Setting]:
+    """Set the queues and interrupts that there are now; return what they are to be."""
+    nic = read(ethtool, job.nic.name)
+    settings = {s: value for s, value in _resolved(nic, job.wish).settings.items() if _late(s)}
+    for message in messages(nic, plan(nic, settings)):
+        _write(ethtool, nic, *message)
+    return settings
+
+
 def apply(ethtool: Ethtool, jobs: Sequence[Job]) -> None:
     """Change NICs one after the other, then look whether it came true.
 
@@ -330,34 +448,41 @@ def apply(ethtool: Ethtool, jobs: Sequence[Job]) -> None:
         for job in jobs:
             if job.changes:
                 touched.append(job.nic)
-            for message in messages(job.nic, job.changes):
+            for message in messages(job.nic, [change for change in job.changes if not _late(change.name)]):
                 _write(ethtool, job.nic, *message)
         for job in jobs:
             if job.changes:
-                wrong += missed(ethtool.read(job.nic.name), job.resolved.settings)
+                early = {s: value for s, value in job.resolved.settings.items() if not _late(s)}
+                settings = {**early, **_steer(ethtool, job)}
+                wrong += missed(read(ethtool, job.nic.name), settings)
         if wrong:
             raise Problem("\n".join(wrong))
     except (OSError, Problem) as problem:
         raise Problem(f"{problem}\n{restore(ethtool, reversed(touched))}") from None
 
 
+def devices(ethtool: Ethtool) -> list[Device]:
+    """Return the interfaces that there are, by what they can be selected by."""
+    routes = Node("/").default_routes()
+    return [
+        Device(name, *ethtool.driver(name), name in routes)
+        for name in sorted(name for dummy, name in socket.if_nameindex())
+    ]
+
+
 def run(nics: Sequence[Mapping[str, Any]], check: bool) -> dict[str, Any]:
-    """Do what the module's options say and return its result.
+    """Bring NICs to their settings; return what was done to each.
 
     Raises ``Problem``; then every NIC is set as before.
     """
-    wishes = parse(nics)
-    there = sorted(name for index, name in socket.if_nameindex())
-    unknown = [wish.nic for wish in wishes if wish.nic not in there]
-    if unknown:
-        raise Problem(f"nics: there is no {_plan.listed(unknown)} here; there are: {_plan.listed(there)}")
     ethtool = Ethtool()
     try:
+        entries = select(nics, devices(ethtool))
         jobs = []
-        for wish in wishes:
-            nic = ethtool.read(wish.nic)
-            resolved = resolve(nic, wish)
-            jobs.append(Job(nic, resolved, [] if resolved.problems else plan(nic, resolved.settings)))
+        for wish in parse(entries):
+            nic = read(ethtool, wish.nic)
+            resolved = _resolved(nic, wish)
+            jobs.append(Job(nic, resolved, [] if resolved.problems else plan(nic, resolved.settings), wish))
         problems = [problem for job in jobs for problem in job.resolved.problems]
         if problems:
             raise Problem("\n".join(problems))
@@ -367,12 +492,14 @@ def run(nics: Sequence[Mapping[str, Any]], check: bool) -> dict[str, Any]:
         ethtool.close()
     return {
         "changed": any(job.changes for job in jobs),
+        "entries": entries,
         "nics": [
             {
                 "name": job.nic.name,
                 "driver": job.nic.driver,
                 "changes": [change.as_dict() for change in job.changes],
                 "skipped": dict(job.resolved.skipped),
+                "limited": dict(job.resolved.limited),
             }
             for job in jobs
         ],

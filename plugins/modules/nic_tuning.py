@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: nic_tuning
-short_description: Set MTU, queues, coalescing, offloads and segment sizes of network interfaces
+short_description: Set MTU, queues, offloads, segment sizes, steering and more of network interfaces
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
@@ -16,8 +16,10 @@ description:
     interface. Where the kernel refuses midway, or makes a value another one, everything is set as it was
     before, and the module fails.
   - Settings that are not given stay.
-  - The settings last until the next boot or until the driver is loaded again.
+  - The settings last until the next boot or until the driver is loaded again, unless O(persist) is given.
   - Needs Linux 5.7 and no program on the node; C(ethtool) in particular need not be installed.
+  - O(nics[].napi) and O(nics[].steering) are read in C(/sys), so they are there for interfaces of the network
+    namespace that C(/sys) was mounted in.
 attributes:
   check_mode:
     description: Can run in check mode and tells what would change. What the kernel clamps, only a run shows.
@@ -36,14 +38,29 @@ options:
     required: true
     suboptions:
       name:
-        description: Name of the interface.
+        description:
+          - Name of the interface.
+          - Exactly one of O(nics[].name), O(nics[].driver), O(nics[].pci) and O(nics[].default_route) is
+            given.
         type: str
-        required: true
+      driver:
+        description: Every interface of this driver, virtual functions included, such as V(mlx5_core).
+        type: str
+      pci:
+        description: Every interface of the device at this PCI address, such as V(0000:3b:00.0) or V(3b:00.0).
+        type: str
+      default_route:
+        description: Every interface that carries a default route, of IPv4 or IPv6.
+        type: bool
+        default: false
       mtu:
         description: MTU in bytes.
         type: int
       rings:
-        description: Ring sizes in descriptors, C(rx), C(tx), C(rx-mini), C(rx-jumbo).
+        description:
+          - Ring sizes in descriptors, C(rx), C(tx), C(rx-mini), C(rx-jumbo), and what belongs to rings
+            besides, C(rx-buf-len), C(tcp-data-split), C(hds-thresh), C(cqe-size), C(tx-push), C(rx-push) and
+            C(tx-push-buf-len).
         type: dict
         default: {}
       channels:
@@ -84,6 +101,57 @@ options:
       gro_ipv4_max_size:
         description: As O(nics[].gro_max_size), for IPv4. Needs Linux 6.3.
         type: int
+      header_split:
+        description:
+          - How headers and data get into different pages, as TCP zero-copy needs it.
+          - V(striding_off) is the way of the talk, for C(mlx5_core) with the talk's patch. Striding receive
+            queues, HW-GRO and LRO are switched off.
+          - V(data_split) is upstream's way, the ring parameter C(tcp-data-split). On C(mlx5_core) it brings
+            striding receive queues and HW-GRO, without compressed completions and LRO. Refused while an XDP
+            program is attached.
+          - What contradicts it in the other options is an error that gives the reason.
+        type: str
+        choices: [striding_off, data_split]
+      napi:
+        description:
+          - C(threaded), whether NAPI runs in kernel threads, C(gro_flush_timeout) in nanoseconds, and
+            C(napi_defer_hard_irqs), how many empty polls keep interrupts masked.
+        type: dict
+        default: {}
+      steering:
+        description:
+          - Which CPUs serve the interface. CPUs are V(local), those of the interface's NUMA node, V(all),
+            V(none), or a list such as V(0-3,8).
+        type: dict
+        suboptions:
+          rps:
+            description: CPUs that every receive queue hands packets to in software; V(none) switches it off.
+            type: str
+          xps:
+            description: CPUs that the transmit queues are dealt out to.
+            type: str
+          rfs:
+            description:
+              - Flows that the receive queues remember together, so that packets go where their reader runs.
+                V(0) switches that off.
+              - C(net.core.rps_sock_flow_entries) must be at least that.
+            type: int
+          irqs:
+            description:
+              - CPUs that the interface's interrupts are dealt out to. Refused while irqbalance runs, which
+                would move them.
+            type: str
+      qdisc:
+        description:
+          - Queueing discipline without settings, such as V(fq), of the interface or of each of its queues.
+          - A present one that somebody set up is not replaced.
+        type: str
+      limit_to_maximum:
+        description:
+          - Take the driver's maximum for a number that is above it, instead of failing. RV(nics[].limited)
+            tells.
+        type: bool
+        default: false
       optional:
         description:
           - What is left out where driver or kernel does not support it, instead of failing. Options of this
@@ -93,6 +161,16 @@ options:
         type: list
         elements: str
         default: []
+  persist:
+    description:
+      - Have the same settings made again at every boot and whenever an interface appears, as after a driver's
+        reload. It keeps exactly the interfaces of this call, by name; an empty O(nics) takes all of it away.
+      - A copy of this module's code in C(/usr/local/lib/podnet) is started by a udev rule and a unit of
+        systemd.
+      - Where networkd, NetworkManager, ifupdown or a C(.link) file give such an interface another MTU, that
+        is a warning.
+    type: bool
+    default: false
 seealso:
   - name: Tuning
     description: What is tuned, to which values, and why.
@@ -112,13 +190,21 @@ EXAMPLES = r"""
         gro_max_size: 185000
   become: true
 
-- name: Header and data split as in the talk, where the driver knows the flag
+- name: Header and data split as in the talk, on every NIC of the driver
   podnet.datapath.nic_tuning:
     nics:
-      - name: ens1f0np0
-        priv_flags: {rx_striding_rq: false}
-        features: {rx-gro-hw: false}
-        optional: [priv_flags.rx_striding_rq, features.rx-gro-hw]
+      - driver: mlx5_core
+        header_split: striding_off
+  become: true
+
+- name: The NIC that carries the default route, served by the CPUs next to it, at the next boot as well
+  podnet.datapath.nic_tuning:
+    nics:
+      - default_route: true
+        steering: {xps: local, irqs: local}
+        napi: {threaded: true, gro_flush_timeout: 20000, napi_defer_hard_irqs: 2}
+        qdisc: fq
+    persist: true
   become: true
 """
 
@@ -136,37 +222,59 @@ nics:
       type: list
       elements: dict
     skipped: {description: "What O(nics[].optional) left out, with the reason.", type: dict}
+    limited: {description: "What O(nics[].limit_to_maximum) lowered, and to what.", type: dict}
   sample:
     - name: ens1f0np0
       driver: mlx5_core
       changes:
         - {name: mtu, before: 1500, after: 8264}
       skipped: {features.rx-gro-hw: is fixed off, so it cannot be on}
+      limited: {}
+files:
+  description: Files of O(persist) that were, or in check mode would be, written or removed.
+  returned: success
+  type: list
+  elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _nic, _plan
+from ansible_collections.podnet.datapath.plugins.module_utils import _nic_tuning, _plan
 
 
 def main() -> None:
-    groups = ("rings", "channels", "coalesce", "features", "priv_flags")
+    groups = ("rings", "channels", "coalesce", "features", "priv_flags", "napi")
     sizes = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
     nic = {
-        "name": {"type": "str", "required": True},
+        **{selector: {"type": "str"} for selector in ("name", "driver", "pci")},
+        "default_route": {"type": "bool", "default": False},
         "mtu": {"type": "int"},
         **{group: {"type": "dict", "default": {}} for group in groups},
         **{size: {"type": "int"} for size in sizes},
+        "header_split": {"type": "str", "choices": ["striding_off", "data_split"]},
+        "steering": {
+            "type": "dict",
+            "options": {**{way: {"type": "str"} for way in ("rps", "xps", "irqs")}, "rfs": {"type": "int"}},
+        },
+        "qdisc": {"type": "str"},
+        "limit_to_maximum": {"type": "bool", "default": False},
         "optional": {"type": "list", "elements": "str", "default": []},
     }
     module = AnsibleModule(
-        argument_spec={"nics": {"type": "list", "elements": "dict", "required": True, "options": nic}},
+        argument_spec={
+            "nics": {"type": "list", "elements": "dict", "required": True, "options": nic},
+            "persist": {"type": "bool", "default": False},
+        },
         supports_check_mode=True,
     )
     try:
-        result = _nic.run(module.params["nics"], module.check_mode)
+        result, warnings = _nic_tuning.run(
+            module.params["nics"], module.params["persist"], module.check_mode, module.run_command
+        )
     except _plan.Problem as problem:
         module.fail_json(msg=str(problem))
+    for warning in warnings:
+        module.warn(warning)
     module.exit_json(**result)
 
 

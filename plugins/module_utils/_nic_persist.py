@@ -1,0 +1,220 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""NIC settings that outlive a boot and a driver's reload: the same code, started by udev and systemd.
+
+Private to this collection. What owns a NIC (networkd, NetworkManager, a .link file) holds some settings and
+refuses others, and a .link file of ours would take the place of the one that names the NIC. So a copy of the
+module's own code is kept on the node, and udev has systemd start it whenever one of the NICs appears.
+
+Sources: systemd.device(5) for SYSTEMD_WANTS, systemd.network(5), systemd.link(5), udev(7),
+NetworkManager's nm-settings-keyfile(5), interfaces(5).
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
+    DropIn,
+    Problem,
+    replace_file,
+)
+
+MARKER = "# Written by podnet.datapath.nic_tuning: changes made here are lost."
+SETTINGS = "/etc/podnet/nics.json"
+PROGRAM = "/usr/local/lib/podnet/nic_tuning.pyz"
+UNIT = "/etc/systemd/system/podnet-nic@.service"
+RULES = "/etc/udev/rules.d/99-podnet-nic.rules"
+
+_PACKAGE = "ansible_collections.podnet.datapath.plugins.module_utils"
+_MODULES = (
+    "_ethtool", "_header_split", "_netlink", "_nic", "_nic_select", "_nic_sysfs", "_node", "_plan", "_qdisc",
+)  # fmt: skip
+_MAIN = f"""\
+import json, sys
+from {_PACKAGE} import _nic, _plan
+with open({SETTINGS!r}, encoding="utf-8") as file:
+    nics = [nic for nic in json.load(file) if nic["name"] == sys.argv[1]]
+try:
+    result = _nic.run(nics, check=False)
+except _plan.Problem as problem:
+    sys.exit(str(problem))
+print(json.dumps(result["nics"]))
+"""
+
+
+def program() -> bytes:
+    """Return the module's own code as a program for Python, the same bytes for the same code."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        folders = _PACKAGE.split(".")
+        files = {"/".join([*folders[: depth + 1], "__init__.py"]): b"" for depth in range(len(folders))}
+        for module in _MODULES:
+            source = inspect.getsource(importlib.import_module(f"{_PACKAGE}.{module}"))
+            files["/".join([*folders, f"{module}.py"])] = source.encode()
+        files["__main__.py"] = _MAIN.encode()
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name), files[name])
+    return buffer.getvalue()
+
+
+def unit(python: str) -> str:
+    """Return the unit that sets up the NIC of its instance's name."""
+    return (
+        f"{MARKER}\n[Unit]\nDescription=Settings of the NIC %i\n"
+        "After=systemd-networkd.service NetworkManager.service\n\n"
+        f"[Service]\nType=oneshot\nExecStart={python} {PROGRAM} %i\n"
+    )
+
+
+def rules(names: Iterable[str]) -> str:
+    """Return the udev rules that start the unit, by a NIC's name from the kernel or from udev."""
+    wants = 'TAG+="systemd", ENV{SYSTEMD_WANTS}+="podnet-nic@%s.service"'
+    lines = [
+        f'ACTION=="add", SUBSYSTEM=="net", {key}=="{name}", {wants % name}'
+        for name in sorted(names)
+        for key in ("KERNEL", "NAME")
+    ]
+    return "\n".join([MARKER, *lines, ""])
+
+
+def settings(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the settings of NICs by name, as the program reads them."""
+    kept = [
+        {key: value for key, value in entry.items() if value not in (None, {}, [], "", False)}
+        for entry in entries
+    ]
+    for entry in kept:
+        for selector in ("driver", "pci", "default_route"):  # the name is known by now
+            entry.pop(selector, None)
+    return json.dumps(kept, indent=1, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The files of a NIC's settings, as they are or are to be; ``None`` for one that is not there."""
+
+    files: Mapping[str, bytes | None]
+
+    def differing(self, other: Kept) -> list[str]:
+        """Return the files that differ."""
+        return [path for path in self.files if self.files[path] != other.files[path]]
+
+
+def wanted(entries: Sequence[Mapping[str, Any]]) -> Kept:
+    """Return the files that keep ``entries``; without entries there are none."""
+    if not entries:
+        return Kept(dict.fromkeys((SETTINGS, PROGRAM, UNIT, RULES)))
+    return Kept(
+        {
+            SETTINGS: settings(entries).encode(),
+            PROGRAM: program(),
+            UNIT: unit(sys.executable or "/usr/bin/python3").encode(),
+            RULES: rules(entry["name"] for entry in entries).encode(),
+        }
+    )
+
+
+def present(root: str = "/") -> Kept:
+    """Return the files that there are; raises ``Problem`` where one is somebody else's."""
+    found: dict[str, bytes | None] = {}
+    for path in (SETTINGS, PROGRAM, UNIT, RULES):
+        here = os.path.join(root, path.lstrip("/"))
+        if path in (UNIT, RULES):
+            DropIn(here, MARKER).read()
+        try:
+            with open(here, "rb") as file:
+                found[path] = file.read()
+        except FileNotFoundError:
+            found[path] = None
+    return Kept(found)
+
+
+def check(root: str = "/") -> None:
+    """Raise ``Problem`` where there is nothing that would start the program."""
+    if not os.path.isdir(os.path.join(root, "run/systemd/system")) or not shutil.which("udevadm"):
+        raise Problem("persist: needs systemd and udev on this node: set persist: false")
+
+
+def write(kept: Kept, root: str = "/") -> None:
+    """Bring the files to ``kept``; raises ``OSError``."""
+    for path, data in kept.files.items():
+        here = os.path.join(root, path.lstrip("/"))
+        if data is None:
+            DropIn(here, MARKER).write(None)
+            continue
+        os.makedirs(os.path.dirname(here), exist_ok=True)
+        replace_file(here, data)
+
+
+# Who else holds an MTU
+
+
+def _options(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield section, name and value in a file of systemd or NetworkManager."""
+    section = ""
+    for line in text.splitlines():
+        line = line.strip()
+        if line.startswith("[") and line.endswith("]"):
+            section = line[1:-1]
+        elif "=" in line and line[:1] not in ("#", ";"):
+            name, dummy, value = line.partition("=")
+            yield section, name.strip(), value.strip()
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def mtu_owners(name: str, index: int, root: str = "/") -> dict[str, str]:
+    """Return the files that give a NIC an MTU when it appears or is brought up, each with that MTU."""
+    found = {}
+
+    def here(path: str) -> str:
+        return os.path.join(root, path.lstrip("/"))
+
+    network = re.search(
+        r"^NETWORK_FILE=(.+)$", _text(here(f"/run/systemd/netif/links/{index}")), re.MULTILINE
+    )
+    link = re.search(r"^E:ID_NET_LINK_FILE=(.+)$", _text(here(f"/run/udev/data/n{index}")), re.MULTILINE)
+    for match in (network, link):
+        if match:
+            base = match.group(1)
+            for file in [
+                here(base),
+                *sorted(glob.glob(here(f"/etc/systemd/network/{os.path.basename(base)}.d/*.conf"))),
+            ]:
+                for section, option, value in _options(_text(file)):
+                    if (section, option) == ("Link", "MTUBytes"):
+                        found["/" + os.path.relpath(file, root)] = value
+    for file in sorted(glob.glob(here("/etc/NetworkManager/system-connections/*.nmconnection"))):
+        options = {(section, option): value for section, option, value in _options(_text(file))}
+        mtu = options.get(("ethernet", "mtu"), options.get(("802-3-ethernet", "mtu"), "0"))
+        if options.get(("connection", "interface-name")) == name and mtu != "0":
+            found["/" + os.path.relpath(file, root)] = mtu
+    for file in [here("/etc/network/interfaces"), *sorted(glob.glob(here("/etc/network/interfaces.d/*")))]:
+        stanza = ""
+        for line in _text(file).splitlines():
+            words = line.split()
+            if words[:1] == ["iface"]:
+                stanza = words[1] if len(words) > 1 else ""
+            elif words[:1] == ["mtu"] and stanza == name and len(words) > 1:
+                found["/" + os.path.relpath(file, root)] = words[1]
+    return found

@@ -1,0 +1,67 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole of nic_tuning: NICs now, and at the next boot. Private to this collection."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _nic, _nic_persist
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason
+
+RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
+
+_RELOAD = (["udevadm", "control", "--reload"], ["systemctl", "daemon-reload"])
+
+
+def _mtu_warnings(entries: Sequence[Mapping[str, Any]], root: str) -> list[str]:
+    """Return a sentence for each file by which somebody else gives a NIC another MTU."""
+    return [
+        f"nics: {entry['name']} gets MTU {mtu} from {file} when it comes up: make it {entry['mtu']} there"
+        for entry in entries
+        if entry.get("mtu")
+        for file, mtu in _nic_persist.mtu_owners(
+            entry["name"], socket.if_nametoindex(entry["name"]), root
+        ).items()
+        if mtu != str(entry["mtu"])
+    ]
+
+
+def _persist(entries: Sequence[Mapping[str, Any]], check: bool, command: RunCommand, root: str) -> list[str]:
+    """Keep ``entries`` for the next boot; return the files that changed. Raises ``Problem``."""
+    former, after = _nic_persist.present(root), _nic_persist.wanted(entries)
+    differing = after.differing(former)
+    if check or not differing:
+        return differing
+    try:
+        _nic_persist.write(after, root)
+        for words in _RELOAD:
+            code, out, err = command(words)
+            if code:
+                raise Problem(f"persist: {' '.join(words)} failed: {(out + err).strip()}")
+    except (OSError, Problem) as problem:
+        _nic_persist.write(former, root)
+        text = reason(problem) if isinstance(problem, OSError) else str(problem)
+        raise Problem(f"{text}. The files are as they were; the NICs have their new settings.") from None
+    return differing
+
+
+def run(
+    nics: Sequence[Mapping[str, Any]], persist: bool, check: bool, command: RunCommand, root: str = "/"
+) -> tuple[dict[str, Any], list[str]]:
+    """Do what the module's options say; return its result, and warnings.
+
+    Raises ``Problem``; then every NIC is set as before, unless the text says otherwise.
+    """
+    if persist:
+        if nics:
+            _nic_persist.check(root)
+        _nic_persist.present(root)  # Names a file of somebody else's before the first change.
+    result = _nic.run(nics, check)
+    entries = result.pop("entries")
+    result["files"] = _persist(entries, check, command, root) if persist else []
+    result["changed"] = result["changed"] or bool(result["files"])
+    return result, _mtu_warnings(entries, root) if persist else []
