@@ -138,12 +138,13 @@ def parse(nics: Iterable[Mapping[str, Any]]) -> list[Wish]:
             entry.get("header_split") or "",
             bool(entry.get("limit_to_maximum")),
         )
-        asked = {*map(_canonical, settings), *(setting.partition(".")[0] for setting in settings)}
+        named = [*settings, *(f"steering.{word}" for word in steering)]
+        asked = {*map(_canonical, named), *(setting.partition(".")[0] for setting in named)}
         for name in wish.optional:
             if _canonical(name) not in asked:
                 problems.append(
                     f"nics: {nic}: optional names {name}, which is not asked for"
-                    + (_plan.suggestion(name, asked) or f"; asked for: {_plan.listed(sorted(settings))}")
+                    + (_plan.suggestion(name, asked) or f"; asked for: {_plan.listed(sorted(named))}")
                 )
         wishes.append(wish)
     if problems:

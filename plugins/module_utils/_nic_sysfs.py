@@ -168,6 +168,11 @@ class Sysfs:
 
 # The plan
 
+_LACKS = {
+    "rps": "no receive queue to be seen",
+    "xps": "one transmit queue, so there is nothing to choose",
+    "irqs": "no interrupts of its own",
+}
 _PATTERNS = {"rps": r"queues\..*\.rps_cpus", "xps": r"queues\..*\.xps_cpus", "irqs": r"irqs\..*"}
 
 
@@ -213,7 +218,10 @@ def steer(
             pattern = _PATTERNS[option]
             there = _ordered(name for name in values if re.fullmatch(pattern, name))
             if not there:
-                raise ValueError(f"steering: {option}: there is nothing of it on this NIC: leave it out")
+                raise ValueError(
+                    f"steering: {option}: this NIC has {_LACKS[option]}: leave it out, or name"
+                    f" steering.{option} in optional"
+                )
             if option == "irqs" and not chosen:
                 raise ValueError("steering: irqs: an interrupt needs a CPU: choose local, all or a list")
             if option == "irqs" and balancer:

@@ -222,6 +222,16 @@ def test_steering_that_cannot_be_is_named(wish: dict[str, object], words: str) -
     assert words in problem
 
 
+def test_steering_that_a_nic_lacks_may_be_left_out() -> None:
+    one = nic("igb", {"queues.rx-0.rps_cpus": ""})
+    (problem,) = resolved(one, steering={"rps": "all", "xps": "all"}).problems
+    assert "has one transmit queue, so there is nothing to choose" in problem
+    left = resolved(one, steering={"rps": "0", "xps": "all"}, optional=["steering.xps"])
+    assert (left.settings, left.problems, list(left.skipped)) == (
+        {"queues.rx-0.rps_cpus": "0"}, [], ["steering.xps"],
+    )  # fmt: skip
+
+
 def test_the_discipline_of_the_queues_counts_below_mq() -> None:
     root, below = 0xFFFFFFFF, 0x10001
     assert _qdisc.kind_of([(0, root, "fq_codel")]) == "fq_codel"
