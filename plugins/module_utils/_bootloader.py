@@ -15,10 +15,17 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from ansible_collections.podnet.datapath.plugins.module_utils._bls import (
+    MARKER,
+    Current,
+    Entry,
+    Grubby,
+    RunCommand,
+    SystemdBoot,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._node import Node
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     Change,
@@ -29,7 +36,6 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     replace_file,
 )
 
-MARKER = "# Written by podnet.datapath.boot_args: changes made here are lost."
 DROP_IN = "/etc/default/grub.d/zz-podnet.cfg"
 # What earlier runs took away and the running kernel still has: /run is emptied when that changes.
 LEFT_OVER = "/run/podnet/boot_args"
@@ -51,24 +57,6 @@ _COSTS = {
     "init_on_alloc": ("0", _NO_INIT),
 }
 _FALSE = re.compile(r"0|n|f|off", re.IGNORECASE)  # kstrtobool()
-
-RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A kernel that can be booted, and the arguments that it gets then."""
-
-    title: str
-    tokens: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Current:
-    """What a boot loader has: the arguments that this module added, and its entries."""
-
-    own: tuple[str, ...]
-    entries: tuple[Entry, ...]
 
 
 class Bootloader(Protocol):
@@ -151,6 +139,23 @@ def foreign(current: Current) -> set[str]:
     """Return the arguments in entries that come from elsewhere than this module."""
     ours = Counter(current.own)
     return {token for entry in current.entries for token in Counter(entry.tokens) - ours}
+
+
+def iommu_users(node: Node) -> list[str]:
+    """Return what on a node does not work without an IOMMU: devices of VFIO, and virtual functions."""
+    drivers = [name for name in node.names("/sys/bus/pci/drivers") if "vfio" in name]
+    bound = [
+        f"{device} (bound to {driver})"
+        for driver in drivers
+        for device in node.names(f"/sys/bus/pci/drivers/{driver}")
+        if ":" in device
+    ]
+    virtual = [
+        f"{device} (with virtual functions)"
+        for device in node.names("/sys/bus/pci/devices")
+        if node.number(f"/sys/bus/pci/devices/{device}/sriov_numvfs", 0)
+    ]
+    return bound + virtual
 
 
 # The plan
@@ -281,16 +286,13 @@ class Grub:
             raise Problem("\n".join(problems))
 
 
-_REMEDIES = {
-    "grubby": "set them with grubby --update-kernel=ALL --args=...",
-    "systemd-boot": "set them in /etc/kernel/cmdline and run kernel-install",
-    "none": "pass them where this kernel is started, or install grub2",
-}
-
-
 def bootloader(node: Node, run: RunCommand) -> tuple[str, Bootloader | None]:
     """Return the name of a node's boot loader, and what handles it, if anything here does."""
     name = node.bootloader()
+    if name == "grubby":
+        return name, Grubby(node, run)
+    if name == "systemd-boot":
+        return name, SystemdBoot(node)
     return name, Grub(node, run) if name == "grub" else None
 
 
@@ -327,11 +329,19 @@ def run(
             )
         )
     node = Node(root)
+    without = [token for token in risky if "iommu" in token]
+    if without:
+        users = iommu_users(node)
+        if users:
+            raise Problem(
+                f"args: {' '.join(without)}: {', '.join(users)} need the IOMMU:"
+                " use iommu=pt, or take that out of use first"
+            )
     name, loader = bootloader(node, command)
     if loader is None and tokens:
         raise Problem(
-            f"args: this module writes arguments for GRUB only, but this node's boot loader is {name}:"
-            f" {_REMEDIES.get(name, 'set them with its own tools')}"
+            "args: neither GRUB nor grubby nor systemd-boot is here: pass them where this kernel is started,"
+            " or install grub2"
         )
 
     running = node.read("/proc/cmdline").split()

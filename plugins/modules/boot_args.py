@@ -13,9 +13,11 @@ author: podnet.datapath contributors (@podnet)
 description:
   - Adds arguments to every boot entry of this system's kernels, and tells whether the running kernel has
     them. Never reboots.
-  - For GRUB as Debian sets it up. The arguments are appended to C(GRUB_CMDLINE_LINUX) in
-    C(/etc/default/grub.d/zz-podnet.cfg), and C(grub.cfg) is written anew. Arguments of others stay.
-  - Fails, with both files as they were, where that program fails, or where an entry lacks an argument
+  - For GRUB as Debian sets it up, the arguments are appended to C(GRUB_CMDLINE_LINUX) in
+    C(/etc/default/grub.d/zz-podnet.cfg), and C(grub.cfg) is written anew. Where grubby is (Fedora, RHEL), it
+    changes every entry. Entries of systemd-boot are changed in their files, and C(/etc/kernel/cmdline) with
+    them where it exists. What was added stands in C(/etc/podnet/boot_args) then. Arguments of others stay.
+  - Fails, with everything as it was, where such a program fails, or where an entry lacks an argument
     afterwards or has another value after it.
 attributes:
   check_mode:
@@ -41,6 +43,8 @@ options:
     description:
       - Allows arguments that give up protection. These are C(iommu=off), C(intel_iommu=off), C(amd_iommu=off)
         and C(init_on_alloc=0). What each costs is a warning then.
+      - Without an IOMMU a device of VFIO and virtual functions do not work, so while there are any, the first
+        three are refused all the same.
     type: bool
     default: false
   state:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bootloader
-from ansible_collections.podnet.datapath.plugins.module_utils._bootloader import Current, Entry
+from ansible_collections.podnet.datapath.plugins.module_utils import _bls, _bootloader
+from ansible_collections.podnet.datapath.plugins.module_utils._bls import Current, Entry
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 
 words = st.text("abcxyz_019.,:=/@%+~-", min_size=1, max_size=8).filter(lambda w: not w.startswith("="))
@@ -273,11 +273,163 @@ def test_risks_are_taken_knowingly(system: System) -> None:
 
 def test_no_boot_loader(system: System) -> None:
     (system.root / "usr/sbin/update-grub").unlink()
-    assert "is none: pass them where this kernel is started" in system.refused(["iommu=pt"])
+    assert "neither GRUB nor grubby nor systemd-boot is here" in system.refused(["iommu=pt"])
     assert facts(system({})) == (False, False, [], [])
 
 
-def test_boot_loaders_that_are_not_handled(system: System) -> None:
-    (system.root / "usr/sbin/grubby").symlink_to("/bin/true")
-    assert "is grubby: set them with grubby --update-kernel=ALL" in system.refused(["iommu=pt"])
-    assert facts(system([])) == (False, False, [], [])
+def test_an_iommu_in_use_stays(system: System) -> None:
+    vfio = system.root / "sys/bus/pci/drivers/vfio-pci/0000:3b:00.2"
+    vfio.mkdir(parents=True)
+    function = system.root / "sys/bus/pci/devices/0000:5e:00.0"
+    function.mkdir(parents=True)
+    (function / "sriov_numvfs").write_text("4\n")
+    before = system.files()
+    with pytest.raises(Problem) as raised:
+        system(["iommu=off"], risk=True)
+    assert str(raised.value) == (
+        "args: iommu=off: 0000:3b:00.2 (bound to vfio-pci), 0000:5e:00.0 (with virtual functions) need the"
+        " IOMMU: use iommu=pt, or take that out of use first"
+    )
+    assert system.files() == before
+    assert system(["iommu=pt", "init_on_alloc=0"], risk=True)["changed"]
+
+
+@settings(deadline=None)
+@given(lines, lines, lines)
+def test_ours_come_and_go_and_others_stay(line: list[str], own: list[str], tokens: list[str]) -> None:
+    there = [*line, *own]
+    after = _bls.changed(there, own, tokens)
+    assert after == [*line, *tokens]
+    assert _bls.changed(after, tokens, own) == there
+
+
+class SystemdBoot(System):
+    """A system with entries of systemd-boot, one of which boots no kernel."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        (root / "usr/sbin/update-grub").unlink()
+        self.entries = root / "boot/efi/loader/entries"
+        self.entries.mkdir(parents=True)
+        for version in ("6.1", "6.12"):
+            (self.entries / f"m-{version}.conf").write_text(
+                f"title Debian\nversion {version}\noptions root=UUID=1 ro quiet\nlinux /m/{version}/linux\n"
+            )
+        (self.entries / "shell.conf").write_text("title Shell\nefi /shell.efi\noptions -x\n")
+        self.coming = root / "etc/kernel/cmdline"
+
+    def boot(self) -> None:
+        line = self.entries / "m-6.1.conf" if hasattr(self, "entries") else None
+        self.cmdline.write_text(" ".join(_bls.options_of(line.read_text())) if line else "quiet")
+        (self.root / "run/podnet/boot_args").unlink(missing_ok=True)
+
+
+def test_systemd_boot_entries_and_kernels_to_come(tmp_path: Path) -> None:
+    system = SystemdBoot(tmp_path)
+    system.coming.parent.mkdir()
+    system.coming.write_text("root=UUID=1 ro quiet\n")
+    untouched = system.files()
+    promised = system(["iommu=pt"], check=True)
+    assert system.files() == untouched
+    made = system(["iommu=pt"])
+    assert made == promised and made["bootloader"] == "systemd-boot" and made["reboot_required"]
+    for file in (*system.entries.glob("m-*"), system.coming):
+        assert file.read_text().count("root=UUID=1 ro quiet iommu=pt\n") == 1
+    assert "iommu" not in (system.entries / "shell.conf").read_text()
+    assert not system(["iommu=pt"])["changed"]
+    system.boot()
+    assert facts(system(["iommu=pt"])) == (False, False, [], [])
+    # A kernel that was installed meanwhile without ours.
+    (system.entries / "m-7.conf").write_text("linux /m/7/linux\noptions root=UUID=1\n")
+    assert system(["iommu=pt"])["changed"] and not system(["iommu=pt"])["changed"]
+    (system.entries / "m-7.conf").unlink()
+    assert facts(system([])) == (True, True, [], ["iommu=pt"])
+    system.boot()
+    (tmp_path / "proc/cmdline").write_bytes(untouched[str(tmp_path / "proc/cmdline")])
+    assert system.files() == untouched
+
+
+def test_a_unified_kernel_holds_its_own_arguments(tmp_path: Path) -> None:
+    system = SystemdBoot(tmp_path)
+    (tmp_path / "boot/efi/EFI/Linux").mkdir(parents=True)
+    (tmp_path / "boot/efi/EFI/Linux/debian.efi").touch()
+    assert "is a unified kernel image" in system.refused(["iommu=pt"])
+
+
+# What grubby(8) of Fedora and RHEL documents, over a file for each kernel. It is no part of Debian.
+GRUBBY = r"""#!/bin/sh
+root=${0%/usr/sbin/grubby}
+[ ! -e "$root/broken" ] || { echo "grubby: no space" >&2; exit 1; }
+remove= add=
+for word; do case $word in
+    --info=ALL)
+        index=0
+        for file in "$root"/boot/bls/*; do
+            printf 'index=%s\nkernel="/boot/vmlinuz-%s"\nargs="%s"\nroot="UUID=1"\ntitle="Fedora %s"\n' \
+                $index "${file##*/}" "$(cat "$file")" "${file##*/}"
+            index=$((index + 1))
+        done
+        printf 'index=%s\nnon linux entry\n' $index ;;
+    --remove-args=*) remove=${word#*=} ;;
+    --args=*) add=${word#*=} ;;
+    --update-kernel=ALL) ;;
+    *) exit 2 ;;
+esac; done
+[ ! -e "$root/idle" ] || exit 0
+for file in "$root"/boot/bls/*; do
+    new=
+    for token in $(cat "$file"); do
+        keep=$token
+        for gone in $remove; do [ "$token" = "$gone" ] && keep=; done
+        for other in $add; do [ "${token%%=*}" = "${other%%=*}" ] && keep=; done
+        [ -z "$keep" ] || new="$new $keep"
+    done
+    for token in $add; do new="$new $token"; done
+    echo $new >"$file"
+done
+"""
+
+
+class Fedora(System):
+    """A system whose entries are grubby's."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        (root / "usr/sbin/grubby").write_text(GRUBBY)
+        (root / "usr/sbin/grubby").chmod(0o755)
+        (root / "boot/bls").mkdir()
+        for version in ("6.1", "6.12"):
+            (root / f"boot/bls/{version}").write_text("ro rhgb quiet\n")
+
+    def lines(self) -> list[str]:
+        return [file.read_text().strip() for file in sorted((self.root / "boot/bls").iterdir())]
+
+
+def test_grubby_s_entries(tmp_path: Path) -> None:
+    system = Fedora(tmp_path)
+    untouched = system.files()
+    promised = system(["iommu=pt", "nowatchdog"], check=True)
+    assert system.files() == untouched
+    assert system(["iommu=pt", "nowatchdog"]) == promised and promised["bootloader"] == "grubby"
+    assert system.lines() == ["ro rhgb quiet iommu=pt nowatchdog"] * 2
+    assert not system(["iommu=pt", "nowatchdog"])["changed"]
+    system(["iommu=pt"])
+    assert system.lines() == ["ro rhgb quiet iommu=pt"] * 2
+    system([])
+    assert system.files() == untouched
+
+
+def test_grubby_s_status_and_deeds_are_looked_at(tmp_path: Path) -> None:
+    system = Fedora(tmp_path)
+    (tmp_path / "idle").touch()
+    message = system.refused(["iommu=pt"])
+    assert "reported success, but the entry 'Fedora 6.1' lacks iommu=pt" in message
+    (tmp_path / "idle").unlink()
+    (tmp_path / "broken").touch()
+    assert "--info=ALL failed with 1:\ngrubby: no space" in system.refused(["iommu=pt"])
+
+
+def test_a_value_that_grubby_would_lose_is_named(tmp_path: Path) -> None:
+    system = Fedora(tmp_path)
+    (tmp_path / "boot/bls/6.1").write_text("ro iommu=strict\n")
+    assert "the entry 'Fedora 6.1' has iommu=strict from elsewhere" in system.refused(["iommu=pt"])
