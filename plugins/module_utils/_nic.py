@@ -290,7 +290,7 @@ def resolve(nic: Nic, wish: Wish, cpus: Cpus | None = None, balancer: bool = Fal
         for problem in wrong:
             option = ".".join(problem.split(": ")[:2])
             if wish.is_optional(option):
-                skipped[option] = problem
+                skipped[option] = problem.split(": ")[2]
             else:
                 problems.append(f"nics: {nic.name} ({driver}): {problem}")
     return Resolved(settings, skipped, problems, limited)

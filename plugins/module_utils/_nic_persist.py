@@ -81,25 +81,29 @@ def unit(python: str) -> str:
 
 
 def rules(names: Iterable[str]) -> str:
-    """Return the udev rules that start the unit, by a NIC's name from the kernel or from udev."""
-    wants = 'TAG+="systemd", ENV{SYSTEMD_WANTS}+="podnet-nic@%s.service"'
+    """Return the udev rules that start the unit of a NIC.
+
+    A NIC that udev renames has its name from a second event, "move", on. systemd starts a unit once for
+    each time that the NIC comes, however many events there are.
+    """
     lines = [
-        f'ACTION=="add", SUBSYSTEM=="net", {key}=="{name}", {wants % name}'
+        f'ACTION!="remove", SUBSYSTEM=="net", KERNEL=="{name}", TAG+="systemd",'
+        f' ENV{{SYSTEMD_WANTS}}+="podnet-nic@{name}.service"'
         for name in sorted(names)
-        for key in ("KERNEL", "NAME")
     ]
     return "\n".join([MARKER, *lines, ""])
 
 
 def settings(entries: Sequence[Mapping[str, Any]]) -> str:
     """Return the settings of NICs by name, as the program reads them."""
-    kept = [
-        {key: value for key, value in entry.items() if value not in (None, {}, [], "", False)}
-        for entry in entries
-    ]
-    for entry in kept:
+    kept = []
+    for entry in entries:
+        given = {key: value for key, value in entry.items() if value not in (None, {}, [], "", False)}
         for selector in ("driver", "pci", "default_route"):  # the name is known by now
-            entry.pop(selector, None)
+            given.pop(selector, None)
+        if "steering" in given:
+            given["steering"] = {way: cpus for way, cpus in given["steering"].items() if cpus is not None}
+        kept.append(given)
     return json.dumps(kept, indent=1, sort_keys=True) + "\n"
 
 
