@@ -147,6 +147,16 @@ def present(root: str = "/") -> Kept:
     return Kept(found)
 
 
+def kept_names(root: str = "/") -> list[str]:
+    """Return the NICs whose settings are kept."""
+    try:
+        return [
+            entry["name"] for entry in json.loads(_text(os.path.join(root, SETTINGS.lstrip("/"))) or "[]")
+        ]
+    except (ValueError, TypeError, KeyError):
+        return []
+
+
 def check(root: str = "/") -> None:
     """Raise ``Problem`` where there is nothing that would start the program."""
     if not os.path.isdir(os.path.join(root, "run/systemd/system")) or not shutil.which("udevadm"):

@@ -27,13 +27,13 @@ _MESSAGE = struct.Struct("=BBBB2s2s16s16s")  # inet_diag_msg up to its addresses
 _MESSAGE_SIZE = 72
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Connection:
-    """A connection by its ends, and the scale of the windows that this end announces (0: none agreed)."""
+    """A connection by its ends, and the window scale that this end announces, none if not agreed on."""
 
     local: str
     remote: str
-    scale: int
+    scale: int | None
 
 
 def _end(family: int, address: bytes, port: bytes) -> str:
@@ -51,7 +51,7 @@ def parse(payload: bytes) -> Connection | None:
         return None
     # Bytes 5 and 6 of tcp_info: the options agreed on; the scale of the other end, and above it of this one.
     little = struct.pack("=H", 1)[0]
-    scale = (info[6] >> 4 if little else info[6] & 15) if info[5] & _OPT_WSCALE else 0
+    scale = (info[6] >> 4 if little else info[6] & 15) if info[5] & _OPT_WSCALE else None
     return Connection(_end(family, local, local_port), _end(family, remote, remote_port), scale)
 
 
@@ -77,14 +77,19 @@ def connections() -> list[Connection]:
     Raises ``OSError`` where the kernel cannot list them (no CONFIG_INET_TCP_DIAG).
     """
     found = [parse(body) for family in (socket.AF_INET, socket.AF_INET6) for body in _dump(family)]
-    return sorted(connection for connection in found if connection)
+    return sorted(filter(None, found), key=lambda one: (one.local, one.remote))
 
 
-def by_scale(found: Iterable[Connection], wanted: int, examples: int = 5) -> list[dict[str, object]]:
-    """Return how many connections announce each other scale than ``wanted``, with some of their ends."""
-    others: dict[int, list[Connection]] = {}
+def by_scale(
+    found: Iterable[Connection], wanted: int | None = None, examples: int = 5
+) -> list[dict[str, object]]:
+    """Return how many connections announce each scale but ``wanted``, with some of their ends.
+
+    Those that agreed on none, which is for the other end to change, count only without ``wanted``.
+    """
+    others: dict[int | None, list[Connection]] = {}
     for connection in found:
-        if connection.scale != wanted:
+        if wanted is None or connection.scale not in (None, wanted):
             others.setdefault(connection.scale, []).append(connection)
     return [
         {
@@ -92,5 +97,5 @@ def by_scale(found: Iterable[Connection], wanted: int, examples: int = 5) -> lis
             "count": len(those),
             "examples": [f"{one.local} {one.remote}" for one in those[:examples]],
         }
-        for scale, those in sorted(others.items())
+        for scale, those in sorted(others.items(), key=lambda item: item[0] or 0)
     ]

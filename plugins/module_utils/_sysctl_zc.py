@@ -225,14 +225,14 @@ def _plan_pods(
 
 
 @contextlib.contextmanager
-def _places(pods: Mapping[str, Any] | None) -> Iterator[tuple[list[Place], dict[str, str]]]:
+def places(pods: Mapping[str, Any] | None) -> Iterator[tuple[list[Place], dict[str, str]]]:
     """Yield the Pods that are meant, kept open so that they cannot end meanwhile, and why not the others."""
     if pods is None:
         yield [], {}
         return
     meant, left = _pod_netns.choose(_pod_netns.found(), pods["select"], pods["names"], pods["except"])
     with contextlib.ExitStack() as stack:
-        places = []
+        found = []
         for one in meant:
             try:
                 descriptor = os.open(one.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -240,8 +240,8 @@ def _places(pods: Mapping[str, Any] | None) -> Iterator[tuple[list[Place], dict[
                 left[one.name] = "ended meanwhile"
                 continue
             stack.callback(os.close, descriptor)
-            places.append(Place(one.name, f"/proc/self/fd/{descriptor}"))
-        yield places, left
+            found.append(Place(one.name, f"/proc/self/fd/{descriptor}"))
+        yield found, left
 
 
 # Deeds
@@ -345,10 +345,10 @@ def run(params: Mapping[str, Any], check: bool, root: str = "/") -> Outcome:
         outcome = Outcome(_result(Job(Place()), []), [])
         _settle(tree, DropIn(own, MARKER), [], outcome, check)
         return outcome
-    with _places(params["pods"]) as (places, left):
+    with places(params["pods"]) as (meant, left):
         host, warnings = _plan_host(tree, parse(params["sysctls"]), scale)
         asked = parse(params["pods"]["sysctls"], "pods: sysctls") if params["pods"] else {}
-        jobs = [host, *_plan_pods(tree, asked, scale, host, places)]
+        jobs = [host, *_plan_pods(tree, asked, scale, host, meant)]
         others = writers(host.desired, own, root)
         warnings += writer_warnings(others, own)
         if scale is not None and RMEM_MAX not in host.desired:
@@ -360,7 +360,7 @@ def run(params: Mapping[str, Any], check: bool, root: str = "/") -> Outcome:
         if scale is not None:
             outcome.result["connections"], more = _connections((job.place for job in jobs), scale)
             warnings += more
-        outcome.result["new_pods"] = _new_pods(tree, jobs[1:]) if places else {}
+        outcome.result["new_pods"] = _new_pods(tree, jobs[1:]) if meant else {}
     return outcome
 
 

@@ -204,7 +204,7 @@ connections:
   elements: dict
   contains:
     netns: {description: "As RV(pods[].netns), empty for the node.", type: str}
-    scale: {description: "The scale, 0 where the ends agreed on none.", type: int}
+    scale: {description: "The scale.", type: int}
     count: {description: How many there are., type: int}
     examples: {description: "Local and remote end of some.", type: list, elements: str}
 other_writers:

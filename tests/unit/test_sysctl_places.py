@@ -90,8 +90,8 @@ def answer(family: int, ends: list[tuple[str, int]], options: int, scales: int) 
     return head.ljust(72, b"\0") + _netlink.attribute(2, info)
 
 
-@pytest.mark.parametrize(("options", "scales", "scale"), [(4, 0xC7, 12), (5, 0x7C, 7), (1, 0xC7, 0)])
-def test_a_connection_tells_the_scale_that_it_announces(options: int, scales: int, scale: int) -> None:
+@pytest.mark.parametrize(("options", "scales", "scale"), [(4, 0xC7, 12), (5, 0x7C, 7), (1, 0xC7, None)])
+def test_a_connection_tells_the_scale_that_it_announces(options: int, scales: int, scale: int | None) -> None:
     one = _sock_diag.parse(answer(socket.AF_INET6, [("fd31::1", 22), ("fd31::2", 40000)], options, scales))
     assert one == _sock_diag.Connection("[fd31::1]:22", "[fd31::2]:40000", scale)
     two = _sock_diag.parse(answer(socket.AF_INET, [("10.0.0.1", 22), ("10.0.0.2", 40000)], options, scales))
@@ -100,11 +100,12 @@ def test_a_connection_tells_the_scale_that_it_announces(options: int, scales: in
 
 
 def test_connections_are_counted_by_the_scale_that_is_not_wanted() -> None:
-    found = [_sock_diag.Connection("a", str(n), scale) for n, scale in enumerate([12, 7, 7, 0, 7])]
+    found = [_sock_diag.Connection("a", str(n), scale) for n, scale in enumerate([12, 7, 7, None, 0, 7])]
     assert _sock_diag.by_scale(found, 12, examples=2) == [
-        {"scale": 0, "count": 1, "examples": ["a 3"]},
+        {"scale": 0, "count": 1, "examples": ["a 4"]},
         {"scale": 7, "count": 3, "examples": ["a 1", "a 2"]},
     ]
+    assert [one["count"] for one in _sock_diag.by_scale(found)] == [1, 1, 3, 1]
 
 
 @pytest.fixture
