@@ -139,6 +139,7 @@ def parse(nics: Iterable[Mapping[str, Any]]) -> list[Wish]:
             bool(entry.get("limit_to_maximum")),
         )
         named = [*settings, *(f"steering.{word}" for word in steering)]
+        named += ["header_split"] if wish.header_split else []
         asked = {*map(_canonical, named), *(setting.partition(".")[0] for setting in named)}
         for name in wish.optional:
             if _canonical(name) not in asked:
@@ -232,8 +233,8 @@ def _limit(nic: Nic, setting: str, value: object) -> object:
     return top if top is not None and str(value).isdecimal() and int(str(value)) > top else value
 
 
-def _strategy(nic: Nic, wish: Wish) -> tuple[dict[str, object], list[str]]:
-    """Return all settings of a wish, those of its header split among them."""
+def _strategy(nic: Nic, wish: Wish, skipped: dict[str, str]) -> tuple[dict[str, object], list[str]]:
+    """Return all settings of a wish, those of its header split among them, and what is wrong with it."""
     asked: dict[str, object] = {}
     for setting, value in wish.settings.items():
         with contextlib.suppress(_Unsupported, ValueError):
@@ -241,6 +242,9 @@ def _strategy(nic: Nic, wish: Wish) -> tuple[dict[str, object], list[str]]:
     if not wish.header_split:
         return dict(wish.settings), []
     more, problems = _header_split.choose(wish.header_split, nic.driver, nic.values, asked, nic.xdp)
+    if problems and not more and wish.is_optional("header_split"):
+        skipped["header_split"] = problems[0].partition(": ")[2]
+        return dict(wish.settings), []
     if problems:
         return dict(wish.settings), [f"nics: {nic.name}: {problem}" for problem in problems]
     return {**wish.settings, **more}, []
@@ -255,7 +259,7 @@ def resolve(nic: Nic, wish: Wish, cpus: Cpus | None = None, balancer: bool = Fal
     skipped: dict[str, str] = {}
     limited: dict[str, int] = {}
     driver = f"driver {nic.driver}" if nic.driver else "no driver"
-    asked, problems = _strategy(nic, wish)
+    asked, problems = _strategy(nic, wish, skipped)
     for setting, value in asked.items():
         try:
             members = _members(nic, setting)

@@ -155,8 +155,8 @@ options:
       optional:
         description:
           - What is left out where driver or kernel does not support it, instead of failing. Options of this
-            interface (C(coalesce), C(gso_ipv4_max_size)) or one setting (C(features.rx-gro-hw),
-            C(rings.tx)).
+            interface (C(coalesce), C(gso_ipv4_max_size), C(header_split)) or one setting
+            (C(features.rx-gro-hw), C(rings.tx)).
           - RV(nics[].skipped) tells what was left out. Values above a maximum are an error all the same.
         type: list
         elements: str

@@ -133,6 +133,14 @@ def test_what_excludes_a_header_split_is_named(
     assert len(problems) == 1 and words in problems[0]
 
 
+def test_a_header_split_may_be_left_out_but_not_contradicted() -> None:
+    left = resolved(nic("igb", OTHER), header_split="data_split", optional=["header_split"])
+    assert (left.settings, left.problems) == ({}, [])
+    assert left.skipped["header_split"].startswith("data_split needs a driver that reports tcp-data-split")
+    options = {"header_split": "data_split", "features": {"lro": True}, "optional": ["header_split"]}
+    assert len(resolved(nic("mlx5_core", MLX5), **options).problems) == 1
+
+
 def test_xdp_excludes_data_split() -> None:
     (problem,) = resolved(nic("mlx5_core", MLX5, xdp=True), header_split="data_split").problems
     assert "XDP program exclude each other" in problem
