@@ -26,7 +26,7 @@ attributes:
     description: Running it twice changes nothing.
     support: full
 options:
-  keys:
+  sysctls:
     description: Keys, written as for M(podnet.datapath.sysctl_zc).
     type: list
     elements: str
@@ -109,7 +109,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import _plan, _tun
 
 
 def main() -> None:
-    keys = ["net.core.rmem_max", "net.core.optmem_max", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"]
+    sysctls = ["net.core.rmem_max", "net.core.optmem_max", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"]
     pods = {
         "select": {"type": "str", "choices": ["own", "all", "named"], "default": "all"},
         "names": {"type": "list", "elements": "str", "default": []},
@@ -117,13 +117,13 @@ def main() -> None:
     }
     module = AnsibleModule(
         argument_spec={
-            "keys": {"type": "list", "elements": "str", "default": keys},
+            "sysctls": {"type": "list", "elements": "str", "default": sysctls},
             "pods": {"type": "dict", "options": pods},
         },
         supports_check_mode=True,
     )
     try:
-        facts = _tuning_info.sysctls(module.params["keys"], module.params["pods"])
+        facts = _tuning_info.sysctls(module.params["sysctls"], module.params["pods"])
     except _plan.Problem as problem:
         module.fail_json(msg=str(problem))
     module.exit_json(changed=False, **facts)

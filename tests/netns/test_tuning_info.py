@@ -20,7 +20,7 @@ def test_sysctls_scopes_and_windows(namespaces: Namespaces, run_module: RunModul
     with namespaces.inside(pod), socket.create_server(("127.0.0.1", 0)) as server:
         ends = [socket.create_connection(server.getsockname()), server.accept()[0]]
     keys = ["net.ipv4.tcp_rmem", "net.ipv4.tcp_sack", "kernel.panic"]
-    facts = run_module("sysctl_info", {"keys": keys, "pods": {"select": "named", "names": [pod]}}, node)
+    facts = run_module("sysctl_info", {"sysctls": keys, "pods": {"select": "named", "names": [pod]}}, node)
     rmem, sack, panic = facts["sysctls"]
     assert (rmem["scope"], rmem["value"], rmem["pods"]) == (
         "namespace", "4096 131072 134217728", {pod: "4096 131072 6291456"},
@@ -46,7 +46,7 @@ def test_the_scale_told_is_the_scale_that_connections_get(
             client = socket.create_connection(server.getsockname())
         scale = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[6] >> 4
         client.close()
-        facts = run_module("sysctl_info", {"keys": ["net.ipv4.tcp_rmem"]}, node)
+        facts = run_module("sysctl_info", {"sysctls": ["net.ipv4.tcp_rmem"]}, node)
         assert [window["window_scale"] for window in facts["windows"]] == [scale]
 
 
