@@ -175,12 +175,17 @@ def new_namespace(tree: Tree, paths: Iterable[str]) -> dict[str, str]:
 
     Of the keys below net, it does not show those of the whole node, or not as writable.
     """
-    with _netns.fresh():
-        return {
-            path: tree.read(path)
-            for path in paths
-            if path.startswith("net/") and tree.exists(path) and tree.writable(path)
-        }
+    asked = [path for path in paths if path.startswith("net/")]
+    if not asked:
+        return {}
+    try:
+        with _netns.fresh():
+            return {path: tree.read(path) for path in asked if tree.exists(path) and tree.writable(path)}
+    except OSError as error:
+        raise Problem(
+            "pods: no network namespace can be made here to look which keys a Pod has for itself"
+            f" ({reason(error)}): run as root (become), outside of a container"
+        ) from None
 
 
 def split(
