@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What was decided for a flow a moment ago, so that a look-up of routes and neighbours is not made
- * for each packet. An answer lives for CACHE_JIFFIES, then the host's tables are asked again, and the
- * packet that asks goes by bpf_redirect_neigh, which keeps the neighbour's state alive: what changes
- * in the host's routes, rules and neighbours is seen within that time. Endpoints change at once, by
+ * What was decided for a flow a moment ago, so that routes and neighbours are not looked up for
+ * each packet. An answer lives for CACHE_JIFFIES, then the host's tables are asked again, and the
+ * packet that asks goes by bpf_redirect_neigh, which keeps the neighbour's state alive: a change of
+ * the host's routes, rules and neighbours is seen within that time. Endpoints change at once, by
  * `generation`. Only what went past the stack is kept.
  */
 #ifndef PODNET_CACHE_H
@@ -56,7 +56,6 @@ static __always_inline __u32 current_generation(void)
 /* The place of a flow, whatever is there now. */
 static __always_inline struct decision *decision_of(const struct flow *flow)
 {
-	const __u64 *words = (const __u64 *)flow;
 	__u64 hash = 0;
 	__u32 slot;
 
@@ -64,7 +63,7 @@ static __always_inline struct decision *decision_of(const struct flow *flow)
 	for (int i = 0; i < FLOW6_WORDS; i++) {
 		if (i == FLOW4_WORDS && flow->family == AF_INET)
 			break;
-		hash = (hash ^ words[i]) * 0x9e3779b97f4a7c15ULL;
+		hash = (hash ^ flow->words[i]) * 0x9e3779b97f4a7c15ULL;
 	}
 	slot = (hash >> 32) & (CACHE_SLOTS - 1);
 	return bpf_map_lookup_elem(&decisions, &slot);
@@ -72,13 +71,11 @@ static __always_inline struct decision *decision_of(const struct flow *flow)
 
 static __always_inline bool same_flow(const struct flow *a, const struct flow *b)
 {
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
-
 	#pragma unroll
 	for (int i = 0; i < FLOW6_WORDS; i++) {
 		if (i == FLOW4_WORDS && a->family == AF_INET)
 			break;
-		if (x[i] != y[i])
+		if (a->words[i] != b->words[i])
 			return false;
 	}
 	return true;

@@ -31,33 +31,36 @@
 #define NDP_FIRST 133
 #define NDP_LAST 137
 
-/*
- * All that the host's routes, rules and multipath hashes may ask of a packet. IPv4 fills the first
- * three words of 64 bits, IPv6 all six; there is no padding.
- */
-struct flow {
-	__u32 ifindex;		/* where it came in */
-	__be32 flowinfo;	/* IPv6: traffic class and flow label */
-	__be16 sport;		/* 0 where there is none, or it is in another fragment */
-	__be16 dport;
-	__u8 family;
-	__u8 tos;		/* IPv4 */
-	__u8 proto;
-	__u8 inbound;		/* 1: from the wire, 0: from a Pod */
-	union {
-		struct {
-			__be32 src4;
-			__be32 dst4;
-		};
-		struct {
-			__be32 src6[4];
-			__be32 dst6[4];
-		};
-	};
-} __attribute__((aligned(8)));
-
+/* 64-bit words of struct flow that a family fills */
 #define FLOW4_WORDS 3
 #define FLOW6_WORDS 6
+
+/* All that the host's routes, rules and multipath hashes may ask of a packet. */
+struct flow {
+	union {
+		struct {
+			__u32 ifindex;		/* where it came in */
+			__be32 flowinfo;	/* IPv6: traffic class and flow label */
+			__be16 sport;		/* 0: there is none, or it is in another fragment */
+			__be16 dport;
+			__u8 family;
+			__u8 tos;		/* IPv4 */
+			__u8 proto;
+			__u8 inbound;		/* 1: from the wire, 0: from a Pod */
+			union {
+				struct {
+					__be32 src4;
+					__be32 dst4;
+				};
+				struct {
+					__be32 src6[4];
+					__be32 dst6[4];
+				};
+			};
+		};
+		__u64 words[FLOW6_WORDS];
+	};
+};
 
 struct packet {
 	struct flow flow;
@@ -121,6 +124,7 @@ static __always_inline void parse_transport(struct __sk_buff *skb, struct packet
 	    load(skb, l4 + TCP_DATA_OFFSET, &words, sizeof(words)))
 		p->wire_len = l3_len + (words >> 4) * 4 + skb->gso_size;
 }
+
 static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct packet *p)
 {
 	struct iphdr *ip;
