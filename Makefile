@@ -22,13 +22,15 @@ export PYTHONPATH := $(TREE)
 
 LAB ?= lab
 KERNEL ?= 6.1
+MINUTES ?= 10
+SEED ?=
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-nodes bench-icount packages:
-	@sudo --preserve-env=KERNEL,LAB,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-debug-kernel test-nodes bench-icount packages:
+	@sudo --preserve-env=KERNEL,LAB,MINUTES,SEED,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -70,6 +72,10 @@ test-netns: tools  ## The modules, in network namespaces of the running kernel
 test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
 	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
 	PODNET_KERNEL=$(KERNEL) pytest -q tests/kernel
+
+test-debug-kernel: tools  ## The driver under KASAN, lockdep, kmemleak (KERNEL=6.1, 6.12 or 7.3; MINUTES=10; SEED=)
+	$(call say,Driver in a debug kernel of $(KERNEL); build 10 min once; checks 5 min; then MINUTES=$(MINUTES) at random)
+	PODNET_KERNEL=$(KERNEL) PODNET_MINUTES=$(MINUTES) PODNET_SEED=$(SEED) pytest -q -s tests/debug_kernel
 
 test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence, verify
 	$(call say,Molecule: the whole on two nodes, about 12 min)
@@ -121,5 +127,5 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver test-nodes bench-icount \
-	lint sanity packages clean help
+.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver \
+	test-debug-kernel test-nodes bench-icount lint sanity packages clean help

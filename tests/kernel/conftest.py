@@ -16,20 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driver_lab import DRIVER, HERE, Build, Node, find_node, run
+from driver_lab import DRIVER, HERE, Build, Node, build_modules, compile_programs, copied, find_node, run
 
 
 @pytest.fixture(scope="session")
 def node() -> Node:
     return find_node(os.environ.get("PODNET_KERNEL", "6.1"))
-
-
-def copied(node: Node, source: Path, name: str) -> Build:
-    """Return a fresh copy of a module's source."""
-    made = Build(node, f"/tmp/podnet-{name}-{os.getpid()}")
-    shutil.rmtree(made.path, ignore_errors=True)
-    shutil.copytree(source, made.path)
-    return made
 
 
 @pytest.fixture
@@ -44,13 +36,7 @@ def build(node: Node) -> Iterator[Build]:
 def module(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """meta.ko for the node, built without a warning; inject.ko, for checks, lies beside it."""
     folder = tmp_path_factory.mktemp("module")
-    for source, name in ((DRIVER, "meta"), (HERE / "inject", "inject")):
-        made = copied(node, source, name)
-        done = made.make("W=1") if source == DRIVER else made.kbuild("W=1")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "warning:" not in done.stderr, done.stderr
-        shutil.copy(made.path / f"{name}.ko", folder)
-        shutil.rmtree(made.path)
+    build_modules(node, folder, {"meta": DRIVER, "inject": HERE / "inject"})
     return folder / "meta.ko"
 
 
@@ -61,9 +47,7 @@ def results(node: Node, module: Path, tmp_path_factory: pytest.TempPathFactory) 
     inject = module.with_name("inject.ko")
     for file in (module, inject, *HERE.glob("driver_*.py")):
         shutil.copy(file, folder)
-    headers = "/usr/include/" + run("gcc", "-print-multiarch").strip()
-    target = ("-c", str(HERE / "driver.bpf.c"), "-o", str(folder / "driver.bpf.o"))
-    run("clang", "-target", "bpf", "-O2", "-g", "-Wall", "-Werror", f"-I{headers}", *target)
+    compile_programs(folder)
     archive = tmp_path_factory.mktemp("archive") / "checks.tar"
     run("tar", "-C", str(folder), "-cf", str(archive), ".")
     command = "mkdir -p checks && cd checks && tar -x && exec python3 driver_checks.py meta.ko driver.bpf.o"

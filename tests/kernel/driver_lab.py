@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -77,6 +78,32 @@ class Build:
             enter = f"mount --bind {shlex.quote(str(instead[1]))} {shlex.quote(str(instead[0]))} && {enter}"
         shell = ["unshare", "--mount", "sh", "-c", enter, str(self.node.root)]
         return subprocess.run([*shell, *command], capture_output=True, text=True, check=False)
+
+
+def copied(node: Node, source: Path, name: str) -> Build:
+    """Return a fresh copy of a module's source."""
+    made = Build(node, f"/tmp/podnet-{name}-{os.getpid()}")
+    shutil.rmtree(made.path, ignore_errors=True)
+    shutil.copytree(source, made.path)
+    return made
+
+
+def build_modules(node: Node, folder: Path, sources: dict[str, Path], *arguments: str) -> None:
+    """Build modules without a warning and put them into a folder."""
+    for name, source in sources.items():
+        made = copied(node, source, name)
+        build = made.make if source == DRIVER else made.kbuild
+        done = build("W=1", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "warning:" not in done.stderr, done.stderr
+        shutil.copy(made.path / f"{name}.ko", folder)
+        shutil.rmtree(made.path)
+
+
+def compile_programs(folder: Path) -> None:
+    headers = "/usr/include/" + run("gcc", "-print-multiarch").strip()
+    target = ("-c", str(HERE / "driver.bpf.c"), "-o", str(folder / "driver.bpf.o"))
+    run("clang", "-target", "bpf", "-O2", "-g", "-Wall", "-Werror", f"-I{headers}", *target)
 
 
 def find_node(kernel: str) -> Node:

@@ -316,6 +316,11 @@ class Programs:
         value = struct.pack("=III16s", how, argument & 0xFFFFFFFF, family, address)
         self._update(f"{program}_actions", ifindex, value)
 
+    def untell(self, program: str, ifindex: int) -> None:
+        """Forget what was told of ``ifindex``."""
+        key = ctypes.byref(ctypes.c_uint32(ifindex))
+        assert _libbpf.bpf_map_delete_elem(self._map(f"{program}_actions"), key) == 0
+
     def note(self, program: int) -> dict[str, int]:
         """Return what a program was shown: of the last packet, and how many there were."""
         value = ctypes.create_string_buffer(48)

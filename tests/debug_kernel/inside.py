@@ -1,0 +1,147 @@
+#!/usr/bin/python3
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The init of the debug kernel. /mnt/arguments, a word a line, says what to do: ``detectors`` plants bugs,
+``driver SEED MINUTES CHECK...`` tests the driver.
+
+What it says goes to the kernel's log, so that it stands there in order with the kernel's reports. The folder
+of the host is written at /run/host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+MOUNTS = (
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", ""),
+    ("tmpfs", "/run", ""),
+    ("tmpfs", "/tmp", ""),
+    ("debugfs", "/sys/kernel/debug", ""),
+    ("tracefs", "/sys/kernel/tracing", ""),
+    ("bpf", "/sys/fs/bpf", ""),
+    ("hostfs", "/run/host", "/mnt"),
+)
+KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
+YOUNG = 6  # seconds for which kmemleak takes no object for a leak, and one more
+SHOWN = 10  # leaks to show
+POWER_OFF = 0x4321FEDC  # linux/reboot.h
+RNDADDENTROPY = 0x40085203  # linux/random.h
+BUGS = ("leak", "rcu-usage", "refcount", "lock-order", "use-after-free")  # the last two end lockdep
+
+
+def seed_random() -> None:
+    """Give the kernel randomness of the host's: it has no source of its own, and getrandom() would wait."""
+    data = Path("/mnt/randomness").read_bytes()
+    with Path("/dev/random").open("wb") as device:
+        fcntl.ioctl(device, RNDADDENTROPY, struct.pack("=ii", 8 * len(data), len(data)) + data)
+
+
+def say(**facts: str) -> None:
+    Path("/dev/kmsg").write_text("podnet: " + json.dumps(facts))
+
+
+def begin(what: str) -> None:
+    say(begin=what)
+
+
+def show_leaks() -> None:
+    """Scan twice, as an object is a leak only if no scan finds it; put what was found into the log."""
+    time.sleep(YOUNG)
+    for dummy in range(2):
+        KMEMLEAK.write_text("scan")
+    with Path("/dev/kmsg").open("w", buffering=1) as log:
+        for leak in KMEMLEAK.read_text().split("unreferenced object")[1 : SHOWN + 1]:
+            for line in ("unreferenced object" + leak).rstrip().splitlines():
+                log.write(line + "\n")
+    KMEMLEAK.write_text("clear")
+
+
+def check_lockdep() -> None:
+    """Tell whether lockdep still runs: it ends with its first report, also one that nobody saw."""
+    stats = Path("/proc/lockdep_stats").read_text()
+    say(lockdep="on" if re.search(r"debug_locks:\s+1\b", stats) else "off")
+
+
+def detectors() -> None:
+    """Traffic over what is the kernel's own, then one bug of each kind."""
+    import driver_checks  # needs what is mounted
+    import driver_node
+
+    begin("traffic without the driver")
+    programs = driver_node.Programs("/mnt/driver.bpf.o")
+    with contextlib.closing(driver_checks.World("", programs)) as world:
+        world.wire()
+        for address in (driver_checks.WIRE, driver_checks.WIRE_6):
+            world.host.ping(address)
+            driver_checks.transfer(world.far, world.host, address)
+        with driver_checks.flood(world.host, driver_checks.WIRE):
+            time.sleep(1)
+    programs.close()
+    show_leaks()
+    check_lockdep()
+    for bug in BUGS:
+        begin(f"plant {bug}")
+        subprocess.run(["insmod", "/mnt/plant.ko", f"bug={bug}"], check=True)
+        if bug == "leak":
+            show_leaks()
+        subprocess.run(["rmmod", "plant"], check=True)
+
+
+def driver(seed: str, minutes: str, *checks: str) -> None:
+    """The functional checks, then random operations under traffic, then a look for leaks."""
+    begin("checks")
+    with Path("/run/host/checks").open("w") as output:
+        command = [sys.executable, "/mnt/driver_checks.py", "/mnt/meta.ko", "/mnt/driver.bpf.o", *checks]
+        subprocess.run(command, stdout=output, check=True)
+    begin("leaks after the checks")
+    show_leaks()
+    begin("random operations")
+    with Path("/run/host/random").open("w") as output:
+        command = [sys.executable, "/mnt/random_operations.py", seed, minutes]
+        subprocess.run(command, stdout=output, check=True)
+    begin("leaks after random operations")
+    show_leaks()  # while the names of the module's functions are known
+    subprocess.run(["rmmod", "meta"], check=True)
+    show_leaks()
+    check_lockdep()
+
+
+def main() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    for kind, folder, data in MOUNTS:
+        with contextlib.suppress(FileExistsError):
+            Path(folder).mkdir()
+        if libc.mount(b"none", folder.encode(), kind.encode(), 0, data.encode()):
+            print(f"{folder}: {os.strerror(ctypes.get_errno())}", flush=True)
+    Path("/run/netns").mkdir()
+    seed_random()
+    os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.path.insert(0, "/mnt")
+    sys.dont_write_bytecode = True
+    try:
+        what, *arguments = Path("/mnt/arguments").read_text().splitlines()
+        {"detectors": detectors, "driver": driver}[what](*arguments)
+        say(end="complete")
+    except BaseException:
+        for line in traceback.format_exc().splitlines():
+            say(end=line[:700])
+    libc.reboot(POWER_OFF)
+
+
+if __name__ == "__main__":
+    main()
