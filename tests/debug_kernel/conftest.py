@@ -47,10 +47,8 @@ def folder(kernel: DebugKernel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def booted(kernel: DebugKernel, folder: Path, title: str, seconds: float, *arguments: str) -> Log:
-    """Boot, and keep the log in the cache: a failure's last words are there."""
-    logs = common.cache_dir() / "debug-kernels/logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    file = logs / f"{KERNEL}-{arguments[0]}.log"
+    """Boot, and keep the log beside what the kernel had: a failure's last words are there."""
+    file = folder / f"{arguments[0]}.log"
     with common.step(f"debug kernel {kernel.release}: {title}", seconds):
         with file.open("w", buffering=1) as copy:
             for line in kernel.boot(folder, *arguments, seconds=4 * seconds + 600):

@@ -34,6 +34,7 @@ WIRE, WIRE_6 = "10.9.1.2", "fd09:1::2"
 NO_SUCH_INDEX = 9999
 LOOPBACK = 1
 RTM_NEWADDR, RTM_NEWROUTE = 20, 24
+SET = 0x500  # NLM_F_CREATE | NLM_F_REPLACE: there may be one already
 IFF_UP, IFF_PROMISC = 0x1, 0x100
 PINNED = "/sys/fs/bpf/random_operations_ingress"
 
@@ -178,7 +179,7 @@ class Operations:
         for address in addresses(pod):
             kind, raw = family(address), socket.inet_pton(family(address), address)
             message = struct.pack("=BBBBI", kind, len(raw) * 8, 2, 0, index)  # IFA_F_NODAD
-            rtnl.request(RTM_NEWADDR, node.NLM_F_CREATE, message + attribute(2, raw) + attribute(1, raw))
+            rtnl.request(RTM_NEWADDR, SET, message + attribute(2, raw) + attribute(1, raw))
 
     def _route(self, rtnl: Rtnl, index: int, *targets: str) -> None:
         for target in targets:
@@ -187,7 +188,7 @@ class Operations:
             scope = 253 if kind == socket.AF_INET else 0  # link
             message = struct.pack("=BBBBBBBBI", kind, len(raw) * 8, 0, 0, 254, 3, scope, 1, 0)
             more = (attribute(1, raw) if raw else b"") + u32(4, index)
-            rtnl.request(RTM_NEWROUTE, node.NLM_F_CREATE, message + more)
+            rtnl.request(RTM_NEWROUTE, SET, message + more)
 
     def _set_flags(self, rtnl: Rtnl, index: int, flags: int, change: int) -> None:
         rtnl.request(node.RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, index, flags, change))
