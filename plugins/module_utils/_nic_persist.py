@@ -41,7 +41,8 @@ RULES = "/etc/udev/rules.d/99-podnet-nic.rules"
 
 _PACKAGE = "ansible_collections.podnet.datapath.plugins.module_utils"
 _MODULES = (
-    "_ethtool", "_header_split", "_netlink", "_nic", "_nic_select", "_nic_sysfs", "_node", "_plan", "_qdisc",
+    "_ethtool", "_header_split", "_link_kinds", "_netlink", "_nic", "_nic_select", "_nic_sysfs", "_node",
+    "_plan", "_qdisc", "_signing",
 )  # fmt: skip
 _MAIN = f"""\
 import json, sys

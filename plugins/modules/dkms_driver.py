@@ -93,7 +93,7 @@ EXAMPLES = r"""
     version: 0.1.0
     files: "{{ dict(names | zip(query('ansible.builtin.file', *names, rstrip=false))) }}"
   vars:
-    names: [dkms.conf, Kbuild, meta.c]
+    names: [dkms.conf, Kbuild, device.c]
   become: true
   register: driver
 
@@ -123,7 +123,7 @@ changes:
   returned: success
   type: list
   elements: str
-  sample: ["deploy: the source differs: meta.c"]
+  sample: ["deploy: the source differs: device.c"]
 version:
   description: Version of the module.
   returned: success with O(state=present)

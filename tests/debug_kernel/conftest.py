@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "kernel")]
+DRIVER_TESTS = HERE.parent / "kernel"
+sys.path[:0] = [str(HERE), str(DRIVER_TESTS)]
 
 import driver_checks  # noqa: E402
 from debug_kernel import DebugKernel, debug_kernel  # noqa: E402
@@ -36,13 +37,11 @@ def folder(kernel: DebugKernel, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """What the kernel finds at /mnt."""
     made: Path = tmp_path_factory.mktemp("mnt")
     node = Node("", kernel.root, kernel.release)
-    sources = {"meta": DRIVER, "inject": HERE.parent / "kernel/inject", "plant": HERE / "plant"}
+    sources = {"meta": DRIVER, "inject": DRIVER_TESTS / "inject", "plant": HERE / "plant"}
     build_modules(node, made, sources, "ARCH=um")
     compile_programs(made)
-    for file in ("driver_node.py", "driver_checks.py"):
-        shutil.copy(HERE.parent / "kernel" / file, made)
-    for file in ("inside.py", "random_operations.py"):
-        shutil.copy(HERE / file, made)
+    for file in (*DRIVER_TESTS.glob("driver_*.py"), HERE / "inside.py", HERE / "random_operations.py"):
+        shutil.copy(file, made)
     return made
 
 

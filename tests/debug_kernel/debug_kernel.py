@@ -48,7 +48,7 @@ class DebugKernel:
             *("con=null", "con0=null,fd:1", "kasan_multi_shot", "printk.devkmsg=on", "loglevel=7"),
             # The way with SMP needs seccomp; ptrace is the older one.
             *((f"ncpus={self.processors}", "seccomp=on") if self.processors > 1 else ()),
-            "init=/mnt/inside.py",
+            *("init=/usr/bin/python3", "--", "/mnt/inside.py"),
         ]
         # Whatever ends this process ends the kernel; it is not the first process of its namespace, which
         # signals of its own cannot end, as it wants after a panic.

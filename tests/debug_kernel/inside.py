@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -78,17 +77,17 @@ def check_lockdep() -> None:
 
 def detectors() -> None:
     """Traffic over what is the kernel's own, then one bug of each kind."""
-    import driver_checks  # needs what is mounted
-    import driver_node
+    import driver_node  # needs what is mounted
+    import driver_world
 
     begin("traffic without the driver")
     programs = driver_node.Programs("/mnt/driver.bpf.o")
-    with contextlib.closing(driver_checks.World("", programs)) as world:
+    with contextlib.closing(driver_world.World("", programs)) as world:
         world.wire()
-        for address in (driver_checks.WIRE, driver_checks.WIRE_6):
+        for address in (driver_world.WIRE, driver_world.WIRE_6):
             world.host.ping(address)
-            driver_checks.transfer(world.far, world.host, address)
-        with driver_checks.flood(world.host, driver_checks.WIRE):
+            driver_world.transfer(world.far, world.host, address)
+        with driver_world.flood(world.host, driver_world.WIRE):
             time.sleep(1)
     programs.close()
     show_leaks()
