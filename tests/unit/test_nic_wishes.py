@@ -68,8 +68,8 @@ def test_every_mistake_of_a_selection_is_named() -> None:
     ]
 
 
-# As the drivers report themselves, by their sources: mlx5 of Linux 7.2 (en_ethtool.c, en_main.c) and gve of
-# Linux 6.12 (gve_ethtool.c, gve_main.c). Neither was run on hardware.
+# What the drivers have, written by hand after their sources: mlx5 of Linux 7.2 (en_ethtool.c, en_main.c) and
+# gve of Linux 6.12 (gve_ethtool.c, gve_main.c). Neither was run on hardware.
 MLX5 = {
     "priv_flags.rx_striding_rq": True, "priv_flags.rx_cqe_compress": True, "features.rx-gro-hw": False,
     "features.rx-lro": True, "rings.tcp-data-split": False, "rings.rx": 1024,
