@@ -44,7 +44,7 @@ def test_random_operations(driver_run: Run) -> None:
     assert not facts["said"], f"seed {SEED}: {facts['said']}"
     assert facts["seconds"] >= MINUTES * 60
     assert facts["packets"] > 1000
-    never = [name for name in done if done[name] == refused.get(name, 0)]
+    never = [name for name in done if done[name] == refused.get(name, 0) and name != "ask_for_nonsense"]
     assert not never, f"seed {SEED}: never done, always refused: {never}"
 
 
