@@ -59,7 +59,8 @@ test: test-fast test-driver test-nodes  ## Every test
 	$(call say,Every test passed; the driver's node goes too)
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
-test-fast: lint test-unit test-bpf test-netns sanity  ## Everything that needs no node
+test-fast: tools  ## Everything that needs no node
+	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns sanity
 
 test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
 	$(call say,Programs on the running kernel)

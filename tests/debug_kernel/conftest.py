@@ -23,8 +23,8 @@ import driver_checks  # noqa: E402
 from debug_kernel import DebugKernel, debug_kernel  # noqa: E402
 from debug_run import KERNEL, MINUTES, SEED, UNFIT, Run  # noqa: E402
 from driver_lab import DRIVER, Node, build_modules, compile_programs  # noqa: E402
+from kernel_log import Log, parse  # noqa: E402
 from lablib import common  # noqa: E402
-from reports import Log, parse  # noqa: E402
 
 
 @pytest.fixture(scope="session")

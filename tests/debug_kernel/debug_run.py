@@ -9,7 +9,7 @@ import os
 import random
 from dataclasses import dataclass
 
-from reports import Log
+from kernel_log import Log
 
 KERNEL = os.environ.get("PODNET_KERNEL", "6.1")
 MINUTES = float(os.environ.get("PODNET_MINUTES") or 10)

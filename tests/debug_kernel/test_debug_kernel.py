@@ -8,7 +8,7 @@ from __future__ import annotations
 import driver_checks
 import pytest
 from debug_run import MINUTES, SEED, UNFIT, Run
-from reports import LEAK, Log, new_reports
+from kernel_log import LEAK, Log, new_reports
 
 # What the report of a planted bug must say.
 PLANTED = {

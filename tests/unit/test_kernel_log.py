@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "debug_kernel"))
 
-from reports import new_reports, parse
+from kernel_log import new_reports, parse
 
 # As User-Mode Linux 6.1 itself has it, at the first fork.
 OWN = """\
