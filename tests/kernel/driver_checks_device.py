@@ -94,7 +94,6 @@ def programs_are_attached_by_descriptor(world: World) -> None:
     world.quiet()  # the last packet seen is to be a ping's
     world.pod1.ping(HOST)
     world.host.ping(POD1)
-    world.quiet(False)
     for program in (Programs.FROM_POD, Programs.TO_POD):
         note = world.programs.note(program)
         assert (note["ifindex"], note["protocol"]) == (index, socket.htons(0x0800)), note
