@@ -26,15 +26,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT / "tests/kernel"), str(ROOT / "roles/lab_node/files")]
 
+import one_boot  # noqa: E402
 from driver_lab import DRIVER, Build, Node  # noqa: E402
-from lablib import image, qemu, recipe  # noqa: E402
+from lablib import image, recipe  # noqa: E402
 
 RUNGS = ("host", "veth", "veth_bpf", "netkit", "meta")
 TESTS = ("rr", "stream")
 MARK = "ICOUNT "
 TIMEOUT = 3600.0
 MODULE_UTILS = "plugins/module_utils"
-SECTOR = 512
 
 
 def build_module(root: Path, release: str, target: Path) -> None:
@@ -59,41 +59,17 @@ def write_disk(root: Path, release: str, work: Path, plan: dict[str, Any]) -> Pa
     build_module(root, release, folder / "meta.ko")
     subprocess.run(["make", "-s", "-C", str(ROOT / "roles/bpf_datapath/files"), f"OUT={folder}"], check=True)
     (folder / "plan.json").write_text(json.dumps(plan))
-    disk = work / "disk.tar"
-    subprocess.run(["tar", "-C", str(folder), "-cf", str(disk), "."], check=True)
-    with disk.open("r+b") as stream:
-        stream.truncate(-(-disk.stat().st_size // SECTOR) * SECTOR)
-    return disk
+    return one_boot.make_disk(folder, work / "disk.tar")
 
 
-def boot(base: image.Image, disk: Path, work: Path, more: list[str]) -> list[dict[str, Any]]:
+def boot(base: image.Image, disk: Path, more: list[str]) -> list[dict[str, Any]]:
     """Run the guest to its end and return what it said."""
-    emulator = qemu.ensure_emulator()
-    start = (
-        "mount -t tmpfs tmpfs /run && tar -C /run -xf /dev/vdb && mount -t bpf bpf /sys/fs/bpf && "
-        "cd /run && PYTHONPATH=/run exec python3 node.py"
-    )
-    grub = (recipe.OVERLAY / "etc/default/grub").read_text()
-    append = f'root=/dev/vda1 rw {recipe.kernel_command_line(grub)} init=/bin/sh -- -c "{start}"'
-    log = work / "console.log"
-    argv = [
-        *emulator.system,
-        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-machine", "q35", "-accel", "tcg,thread=single", "-cpu", qemu.TCG_CPU, "-smp", "1", "-m", "1024"),
+    command = "mount -t bpf bpf /sys/fs/bpf && PYTHONPATH=/run exec python3 node.py"
+    counting = [
+        *("-machine", "q35", "-accel", "tcg,thread=single", "-smp", "1"),
         *("-icount", "shift=0,sleep=off", "-rtc", "base=2024-01-01,clock=vm"),
-        *("-kernel", str(base.root / "vmlinuz"), "-initrd", str(base.root / "initrd.img"), "-append", append),
-        *("-drive", f"if=none,id=disk,file={base.disk},format=raw,snapshot=on"),
-        *("-device", "virtio-blk-pci,drive=disk"),
-        *("-drive", f"if=none,id=data,file={disk},format=raw,readonly=on"),
-        *("-device", "virtio-blk-pci,drive=data"),
-        *("-chardev", f"file,id=console,path={log}", "-serial", "chardev:console"),
-        *more,
     ]
-    try:
-        subprocess.run(argv, env={**os.environ, **dict(emulator.env)}, check=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        print(f"no end after {TIMEOUT:.0f} s", file=sys.stderr)
-    text = log.read_text(errors="replace")
+    text = one_boot.boot(base, disk, command, [*counting, *more], TIMEOUT)
     found = [json.loads(line.partition(MARK)[2]) for line in text.splitlines() if MARK in line]
     if not found or found[-1]["kind"] != "end":
         raise SystemExit("the guest did not come to its end; its console:\n" + text[-3000:])
@@ -138,7 +114,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="podnet-icount-") as folder:
         work = Path(folder)
         disk = write_disk(base.root, releases[-1], work, {"rungs": rungs, "tests": tests})
-        found = boot(base, disk, work, options.qemu)
+        found = boot(base, disk, options.qemu)
     for failure in (f for f in found if f["kind"] == "failed"):
         print(f"{failure['rung']}: {failure['error']}\n{failure['trace']}", file=sys.stderr)
     reports = ROOT / "reports/icount"

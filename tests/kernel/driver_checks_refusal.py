@@ -87,8 +87,8 @@ def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
         (errno.EINVAL, "of type sched_cls", s32(Meta.PEER_PROG_FD, world.programs.fd("not_for_meta"))),
         (errno.ERANGE, "", attribute(Meta.PEER_INFO, bytes(4))),
         (errno.EINVAL, "meta: pairing must be 0 (pair) or 1 (single)", u32(Meta.PAIRING, 2)),
-        (errno.EINVAL, "head- and tailroom must be 1024 bytes at most", u16(Meta.HEADROOM, 1025)),
-        (errno.EINVAL, "head- and tailroom must be 1024 bytes at most", u16(Meta.TAILROOM, 65535)),
+        (errno.EINVAL, "meta: headroom must be 1024 bytes at most", u16(Meta.HEADROOM, 1025)),
+        (errno.EINVAL, "meta: tailroom must be 1024 bytes at most", u16(Meta.TAILROOM, 65535)),
         *(
             (errno.EINVAL, "a single device has no peer", u32(Meta.PAIRING, Meta.SINGLE) + of_peer)
             for of_peer in (

@@ -7,114 +7,14 @@
  * what its program lets pass.
  *
  * The driver is out of tree and uses exported symbols only, so programs are
- * attached over rtnetlink (netlink.c), and redirect.c does what the core keeps
- * to itself.
+ * attached over rtnetlink (netlink.c), and transmit.c does itself what the core
+ * keeps to itself.
  */
 
 #include <linux/bpf.h>
 #include <linux/ethtool.h>
-#include <linux/percpu.h>
 
 #include "meta.h"
-
-static DEFINE_PER_CPU(unsigned int, meta_depth);
-
-/*
- * Makes a frame one that is about to enter the other end: nothing of the
- * sender's namespace is left on it, and what the program is told of it comes
- * from the frame and not from the sender, who may have had a raw socket.
- */
-static void meta_prepare(struct sk_buff *skb, const struct meta *meta,
-			 const struct net_device *dev,
-			 const struct net_device *peer)
-{
-	const struct ethhdr *eth;
-
-	skb_reset_mac_header(skb);
-	skb_scrub_packet(skb, false);
-	if (!net_eq(dev_net(dev), dev_net(peer))) {
-		skb_clear_tstamp(skb);
-		if (meta->scrub != META_SCRUB_NONE) {
-			skb->mark = 0;
-			skb->priority = 0;
-		}
-	}
-
-	eth = eth_hdr(skb);
-	skb->protocol = eth_proto_is_802_3(eth->h_proto) ? eth->h_proto :
-							   htons(ETH_P_802_2);
-	if (unlikely(skb_network_offset(skb) <= 0))
-		skb_set_network_header(skb, ETH_HLEN);
-	/* MAC addresses say nothing in L3 mode, but for groups. */
-	if (meta->mode == META_L2 || is_multicast_ether_addr(eth->h_dest))
-		eth_skb_pkt_type(skb, peer);
-}
-
-static netdev_tx_t meta_xmit(struct sk_buff *skb, struct net_device *dev)
-{
-	struct bpf_net_context net_ctx, *old_ctx;
-	struct meta *meta = netdev_priv(dev);
-	const struct bpf_prog *prog;
-	enum skb_drop_reason reason;
-	struct net_device *peer;
-	int len = skb->len;
-	int verdict, ret;
-
-	old_ctx = bpf_net_ctx_set(&net_ctx);
-	rcu_read_lock();
-
-	reason = META_REASON_RECURSION;
-	if (unlikely(this_cpu_inc_return(meta_depth) > META_MAX_DEPTH))
-		goto drop;
-	reason = SKB_DROP_REASON_DEV_READY;
-	peer = rcu_dereference(meta->peer);
-	if (unlikely(!peer || !(peer->flags & IFF_UP)))
-		goto drop;
-	reason = SKB_DROP_REASON_HDR_TRUNC;
-	if (unlikely(!pskb_may_pull(skb, ETH_HLEN)))
-		goto drop;
-	reason = SKB_DROP_REASON_SKB_UCOPY_FAULT;
-	if (unlikely(skb_orphan_frags(skb, GFP_ATOMIC)))
-		goto drop;
-
-	meta_prepare(skb, meta, dev, peer);
-
-	/* The host's end on both ways, so that its ifindexes hold. */
-	skb->dev = meta->primary ? dev : peer;
-	prog = rcu_dereference(meta->prog);
-	if (likely(prog)) {
-		bpf_compute_data_pointers(skb);
-		verdict = bpf_prog_run(prog, skb);
-		reason = SKB_DROP_REASON_TC_EGRESS;
-	} else {
-		verdict = READ_ONCE(meta->policy);
-		reason = SKB_DROP_REASON_TC_CHAIN_NOTFOUND;
-	}
-
-	switch (verdict) {
-	case META_NEXT:
-	case META_PASS:
-		ret = meta_deliver(skb, peer);
-		break;
-	case META_REDIRECT:
-		ret = meta_redirect(skb);
-		break;
-	default:
-drop:
-		ret = meta_drop(skb, reason);
-		break;
-	}
-
-	if (likely(ret == NET_XMIT_SUCCESS || ret == NET_XMIT_CN))
-		dev_sw_netstats_tx_add(dev, 1, len);
-	else
-		dev_core_stats_tx_dropped_inc(dev);
-
-	this_cpu_dec(meta_depth);
-	rcu_read_unlock();
-	bpf_net_ctx_clear(old_ctx);
-	return ret;
-}
 
 void meta_set_prog(struct net_device *dev, struct bpf_prog *prog)
 {
@@ -201,17 +101,6 @@ static int meta_get_iflink(const struct net_device *dev)
 		iflink = READ_ONCE(peer->ifindex);
 	rcu_read_unlock();
 	return iflink;
-}
-
-/*
- * Called under rcu_read_lock(), also by bpf_redirect_peer() at tc ingress. From
- * the Pod's end that would be a way to the host past the program.
- */
-struct net_device *meta_get_peer_dev(struct net_device *dev)
-{
-	struct meta *meta = netdev_priv(dev);
-
-	return meta->primary ? rcu_dereference(meta->peer) : NULL;
 }
 
 static const struct net_device_ops meta_netdev_ops = {

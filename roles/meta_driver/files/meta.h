@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Shared by device.c, netlink.c and redirect.c. */
+/* Shared by device.c, netlink.c and transmit.c. */
 #ifndef _META_H
 #define _META_H
 
@@ -30,12 +30,6 @@ struct meta {
 	int headroom;
 };
 
-/*
- * Program, redirect and the next device's transmit nest on one stack. Fewer
- * levels than the stack's own XMIT_RECURSION_LIMIT, each being larger.
- */
-#define META_MAX_DEPTH	5
-
 /* More would only make every packet's memory larger. */
 #define META_MAX_ROOM	1024
 
@@ -60,14 +54,6 @@ static inline struct bpf_redirect_info *bpf_net_ctx_get_ri(void)
 }
 #endif
 
-#ifndef META_HAVE_NEWLINK_PARAMS
-struct rtnl_newlink_params {
-	struct net *src_net;
-	struct nlattr **tb;
-	struct nlattr **data;
-};
-#endif
-
 #ifdef META_HAVE_REASON_RECURSION_LIMIT
 #define META_REASON_RECURSION	SKB_DROP_REASON_RECURSION_LIMIT
 #else
@@ -80,20 +66,11 @@ struct rtnl_newlink_params {
 #define META_REASON_NO_TARGET	SKB_DROP_REASON_DEV_READY
 #endif
 
-static inline int meta_drop(struct sk_buff *skb, enum skb_drop_reason reason)
-{
-	kfree_skb_reason(skb, reason);
-	return NET_XMIT_DROP;
-}
+netdev_tx_t meta_xmit(struct sk_buff *skb, struct net_device *dev);
+struct net_device *meta_get_peer_dev(struct net_device *dev);
 
 void meta_setup(struct net_device *dev);
 /* Takes the reference that came with the program. */
 void meta_set_prog(struct net_device *dev, struct bpf_prog *prog);
-
-/* Both consume skb and return what ndo_start_xmit may. */
-int meta_deliver(struct sk_buff *skb, struct net_device *dev);
-int meta_redirect(struct sk_buff *skb);
-
-struct net_device *meta_get_peer_dev(struct net_device *dev);
 
 #endif /* _META_H */

@@ -11,30 +11,59 @@
 
 #define META_FIXED(what) "meta: " what " cannot be changed after creation"
 
-/* What an attribute may hold, and whether it may be given again later. */
+/* The attributes that each end has for itself, seen from either. */
+static const struct meta_attrs {
+	int policy, scrub, prog_fd, prog_id, prog_tag;
+} own_attrs = {
+	IFLA_META_POLICY, IFLA_META_SCRUB, IFLA_META_PROG_FD,
+	IFLA_META_PROG_ID, IFLA_META_PROG_TAG,
+}, peer_attrs = {
+	IFLA_META_PEER_POLICY, IFLA_META_PEER_SCRUB, IFLA_META_PEER_PROG_FD,
+	IFLA_META_PEER_PROG_ID, IFLA_META_PEER_PROG_TAG,
+};
+
+static bool meta_is_policy(const struct nlattr *attr)
+{
+	return nla_get_u32(attr) == META_PASS || nla_get_u32(attr) == META_DROP;
+}
+
+/* A mode, a scrub, a pairing. */
+static bool meta_is_bool(const struct nlattr *attr)
+{
+	return nla_get_u32(attr) <= 1;
+}
+
+static bool meta_is_room(const struct nlattr *attr)
+{
+	return nla_get_u16(attr) <= META_MAX_ROOM;
+}
+
+/* Why an attribute is refused: for its value, for being given later. */
 static const struct {
 	int type;
-	u32 values;		/* a bit for each; 0: any */
-	const char *invalid;
+	bool of_peer;		/* a single device has none */
 	const char *fixed;	/* NULL: it can be changed */
+	bool (*is_valid)(const struct nlattr *attr);
+	const char *invalid;
 } meta_rules[] = {
-	{ IFLA_META_POLICY, BIT(META_PASS) | BIT(META_DROP),
+	{ IFLA_META_PEER_INFO, true, META_FIXED("peer") },
+	{ IFLA_META_POLICY, false, NULL, meta_is_policy,
 	  "meta: policy must be 0 (pass) or 2 (drop)" },
-	{ IFLA_META_PEER_POLICY, BIT(META_PASS) | BIT(META_DROP),
+	{ IFLA_META_PEER_POLICY, true, NULL, meta_is_policy,
 	  "meta: peer policy must be 0 (pass) or 2 (drop)" },
-	{ IFLA_META_MODE, BIT(META_L2) | BIT(META_L3),
-	  "meta: mode must be 0 (L2) or 1 (L3)", META_FIXED("mode") },
-	{ IFLA_META_SCRUB, BIT(META_SCRUB_NONE) | BIT(META_SCRUB_DEFAULT),
-	  "meta: scrub must be 0 (none) or 1 (default)", META_FIXED("scrub") },
-	{ IFLA_META_PEER_SCRUB, BIT(META_SCRUB_NONE) | BIT(META_SCRUB_DEFAULT),
-	  "meta: peer scrub must be 0 (none) or 1 (default)",
-	  META_FIXED("peer scrub") },
-	{ IFLA_META_PAIRING, BIT(META_PAIR) | BIT(META_SINGLE),
-	  "meta: pairing must be 0 (pair) or 1 (single)",
-	  META_FIXED("pairing") },
-	{ IFLA_META_HEADROOM, .fixed = META_FIXED("headroom") },
-	{ IFLA_META_TAILROOM, .fixed = META_FIXED("tailroom") },
-	{ IFLA_META_PEER_INFO, .fixed = META_FIXED("peer") },
+	{ IFLA_META_MODE, false, META_FIXED("mode"), meta_is_bool,
+	  "meta: mode must be 0 (L2) or 1 (L3)" },
+	{ IFLA_META_SCRUB, false, META_FIXED("scrub"), meta_is_bool,
+	  "meta: scrub must be 0 (none) or 1 (default)" },
+	{ IFLA_META_PEER_SCRUB, true, META_FIXED("peer scrub"), meta_is_bool,
+	  "meta: peer scrub must be 0 (none) or 1 (default)" },
+	{ IFLA_META_HEADROOM, false, META_FIXED("headroom"), meta_is_room,
+	  "meta: headroom must be 1024 bytes at most" },
+	{ IFLA_META_TAILROOM, false, META_FIXED("tailroom"), meta_is_room,
+	  "meta: tailroom must be 1024 bytes at most" },
+	{ IFLA_META_PAIRING, false, META_FIXED("pairing"), meta_is_bool,
+	  "meta: pairing must be 0 (pair) or 1 (single)" },
+	{ IFLA_META_PEER_PROG_FD, true },
 };
 
 static int meta_refuse(struct netlink_ext_ack *extack,
@@ -44,6 +73,31 @@ static int meta_refuse(struct netlink_ext_ack *extack,
 	if (extack)
 		extack->_msg = sentence;
 	return err;
+}
+
+/* What the rules say of a device that is to be made, or is there. */
+static int meta_check(struct nlattr *data[], bool single, bool is_there,
+		      struct netlink_ext_ack *extack)
+{
+	const struct nlattr *attr;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(meta_rules); i++) {
+		attr = data[meta_rules[i].type];
+		if (!attr)
+			continue;
+		if (is_there && meta_rules[i].fixed)
+			return meta_refuse(extack, attr, meta_rules[i].fixed,
+					   -EOPNOTSUPP);
+		if (single && meta_rules[i].of_peer)
+			return meta_refuse(extack, attr,
+					   "meta: a single device has no peer",
+					   -EINVAL);
+		if (meta_rules[i].is_valid && !meta_rules[i].is_valid(attr))
+			return meta_refuse(extack, attr, meta_rules[i].invalid,
+					   -EINVAL);
+	}
+	return 0;
 }
 
 static u32 meta_u32(const struct nlattr *attr, u32 otherwise)
@@ -56,55 +110,20 @@ static u16 meta_room(const struct nlattr *attr)
 	return attr ? nla_get_u16(attr) : 0;
 }
 
-/* Called for the primary with data, and for the peer's own attributes. */
+/* Called for the primary, and by meta_newlink() for the peer. */
 static int meta_validate(struct nlattr *tb[], struct nlattr *data[],
 			 struct netlink_ext_ack *extack)
 {
-	struct nlattr *attr = tb[IFLA_ADDRESS];
-	u32 value;
-	int i;
+	const struct nlattr *address = tb[IFLA_ADDRESS];
 
-	if (attr && nla_len(attr) != ETH_ALEN)
-		return meta_refuse(extack, attr,
+	if (address && nla_len(address) != ETH_ALEN)
+		return meta_refuse(extack, address,
 				   "meta: MAC address must have 6 bytes",
 				   -EINVAL);
-	if (attr && !is_valid_ether_addr(nla_data(attr)))
-		return meta_refuse(extack, attr,
+	if (address && !is_valid_ether_addr(nla_data(address)))
+		return meta_refuse(extack, address,
 				   "meta: MAC address must be unicast and not zero",
 				   -EADDRNOTAVAIL);
-
-	for (i = 0; data && i < ARRAY_SIZE(meta_rules); i++) {
-		attr = data[meta_rules[i].type];
-		if (!attr || !meta_rules[i].values)
-			continue;
-		value = nla_get_u32(attr);
-		if (value >= 32 || !(meta_rules[i].values & BIT(value)))
-			return meta_refuse(extack, attr, meta_rules[i].invalid,
-					   -EINVAL);
-	}
-	if (data && (meta_room(data[IFLA_META_HEADROOM]) > META_MAX_ROOM ||
-		     meta_room(data[IFLA_META_TAILROOM]) > META_MAX_ROOM)) {
-		NL_SET_ERR_MSG(extack, "meta: head- and tailroom must be 1024 bytes at most");
-		return -EINVAL;
-	}
-	return 0;
-}
-
-static int meta_validate_single(struct nlattr *data[],
-				struct netlink_ext_ack *extack)
-{
-	static const int of_peer[] = {
-		IFLA_META_PEER_INFO, IFLA_META_PEER_POLICY,
-		IFLA_META_PEER_SCRUB, IFLA_META_PEER_PROG_FD,
-	};
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(of_peer); i++) {
-		if (data[of_peer[i]])
-			return meta_refuse(extack, data[of_peer[i]],
-					   "meta: a single device has no peer",
-					   -EINVAL);
-	}
 	return 0;
 }
 
@@ -137,40 +156,31 @@ static void meta_put_prog(struct bpf_prog *prog)
 		bpf_prog_put(prog);
 }
 
-/* Takes a reference to the namespace in which the peer is to be made. */
-static struct net *meta_peer_net(struct rtnl_newlink_params *params,
-				 struct nlattr *peer_tb[],
-				 struct netlink_ext_ack *extack)
+/* Both, or none of them. */
+static int meta_get_progs(struct nlattr *data[], struct bpf_prog **prog,
+			  struct bpf_prog **peer_prog,
+			  struct netlink_ext_ack *extack)
 {
-#ifdef META_HAVE_NEWLINK_PARAMS
-	return get_net(rtnl_newlink_peer_net(params));
-#else
-	struct net *net = rtnl_link_get_net(params->src_net, peer_tb);
-
-	if (IS_ERR(net)) {
-		NL_SET_ERR_MSG(extack, "meta: no such network namespace for the peer");
-		return net;
-	}
-	if (!ns_capable(net->user_ns, CAP_NET_ADMIN)) {
-		NL_SET_ERR_MSG(extack, "meta: no permission in the peer's network namespace");
-		put_net(net);
-		return ERR_PTR(-EPERM);
-	}
-	return net;
-#endif
+	*prog = meta_get_prog(data[IFLA_META_PROG_FD], extack);
+	if (IS_ERR(*prog))
+		return PTR_ERR(*prog);
+	*peer_prog = meta_get_prog(data[IFLA_META_PEER_PROG_FD], extack);
+	if (!IS_ERR(*peer_prog))
+		return 0;
+	meta_put_prog(*prog);
+	return PTR_ERR(*peer_prog);
 }
 
 /* Fills in an end from the attributes that are its own, and registers it. */
 static int meta_register(struct net_device *dev, struct nlattr *data[],
-			 const struct nlattr *policy,
-			 const struct nlattr *scrub,
+			 const struct meta_attrs *attrs,
 			 const struct nlattr *address)
 {
 	struct meta *meta = netdev_priv(dev);
 	int err;
 
-	meta->policy = meta_u32(policy, META_DROP);
-	meta->scrub = meta_u32(scrub, META_SCRUB_DEFAULT);
+	meta->policy = meta_u32(data[attrs->policy], META_DROP);
+	meta->scrub = meta_u32(data[attrs->scrub], META_SCRUB_DEFAULT);
 	meta->mode = meta_u32(data[IFLA_META_MODE], META_L3);
 	if (meta->mode == META_L2) {
 		dev->flags &= ~IFF_NOARP;
@@ -189,10 +199,31 @@ static int meta_register(struct net_device *dev, struct nlattr *data[],
 
 static struct rtnl_link_ops meta_link_ops;
 
+/*
+ * Takes a reference to the peer's namespace. From 6.13 on the core finds it and
+ * net is that; before, net is the namespace that the request came from.
+ */
+static struct net *meta_peer_net(struct net *net, struct nlattr *peer_tb[],
+				 struct netlink_ext_ack *extack)
+{
+#ifdef META_HAVE_NEWLINK_PARAMS
+	return get_net(net);
+#else
+	net = rtnl_link_get_net(net, peer_tb);
+	if (IS_ERR(net)) {
+		NL_SET_ERR_MSG(extack, "meta: no such network namespace for the peer");
+	} else if (!ns_capable(net->user_ns, CAP_NET_ADMIN)) {
+		NL_SET_ERR_MSG(extack, "meta: no permission in the peer's network namespace");
+		put_net(net);
+		return ERR_PTR(-EPERM);
+	}
+	return net;
+#endif
+}
+
 /* Makes the other end of dev and registers it, if in another namespace, there. */
 static struct net_device *meta_new_peer(const struct net_device *dev,
-					struct rtnl_newlink_params *params,
-					struct nlattr *data[],
+					struct net *net, struct nlattr *data[],
 					struct nlattr *tb[],
 					struct netlink_ext_ack *extack)
 {
@@ -200,14 +231,13 @@ static struct net_device *meta_new_peer(const struct net_device *dev,
 	unsigned char name_type = NET_NAME_ENUM;
 	char name[IFNAMSIZ] = META_KIND "%d";
 	struct net_device *peer;
-	struct net *net;
 	int err;
 
 	if (info && tb[IFLA_IFNAME]) {
 		nla_strscpy(name, tb[IFLA_IFNAME], IFNAMSIZ);
 		name_type = NET_NAME_USER;
 	}
-	net = meta_peer_net(params, tb, extack);
+	net = meta_peer_net(net, tb, extack);
 	if (IS_ERR(net))
 		return ERR_CAST(net);
 	peer = rtnl_create_link(net, name, name_type, &meta_link_ops, tb,
@@ -218,8 +248,7 @@ static struct net_device *meta_new_peer(const struct net_device *dev,
 	if (info && dev->ifindex)
 		peer->ifindex = ((struct ifinfomsg *)nla_data(info))->ifi_index;
 
-	err = meta_register(peer, data, data[IFLA_META_PEER_POLICY],
-			    data[IFLA_META_PEER_SCRUB],
+	err = meta_register(peer, data, &peer_attrs,
 			    info ? tb[IFLA_ADDRESS] : NULL);
 	if (err) {
 		NL_SET_ERR_MSG(extack, "meta: cannot register the peer; name or index taken?");
@@ -234,58 +263,50 @@ static struct net_device *meta_new_peer(const struct net_device *dev,
 	return peer;
 }
 
-static int meta_newlink(struct net_device *dev,
-			struct rtnl_newlink_params *params,
+static int meta_newlink(struct net *net, struct net_device *dev,
+			struct nlattr *tb[], struct nlattr *data[],
 			struct netlink_ext_ack *extack)
 {
-	struct nlattr *no_data[IFLA_META_MAX + 1] = {}, *peer_attrs[IFLA_MAX + 1];
-	struct nlattr **data = params->data ?: no_data;
-	struct nlattr **tb = params->tb, **peer_tb = tb;
+	static struct nlattr *no_data[IFLA_META_MAX + 1];
+	struct nlattr *attrs_of_peer[IFLA_MAX + 1], **peer_tb = tb;
 	struct meta *meta = netdev_priv(dev), *other;
 	struct bpf_prog *prog, *peer_prog;
 	struct net_device *peer = dev;
 	bool single;
 	int err;
 
+	data = data ?: no_data;
 	single = meta_u32(data[IFLA_META_PAIRING], META_PAIR) == META_SINGLE;
-	if (single) {
-		err = meta_validate_single(data, extack);
-		if (err)
-			return err;
-	}
+	err = meta_check(data, single, false, extack);
+	if (err)
+		return err;
 	if (data[IFLA_META_PEER_INFO]) {
-		err = rtnl_nla_parse_ifinfomsg(peer_attrs,
+		err = rtnl_nla_parse_ifinfomsg(attrs_of_peer,
 					       data[IFLA_META_PEER_INFO],
 					       extack);
 		if (!err)
-			err = meta_validate(peer_attrs, NULL, extack);
+			err = meta_validate(attrs_of_peer, NULL, extack);
 		if (err)
 			return err;
-		peer_tb = peer_attrs;
+		peer_tb = attrs_of_peer;
 	}
 	if ((tb[IFLA_ADDRESS] || peer_tb[IFLA_ADDRESS]) &&
 	    meta_u32(data[IFLA_META_MODE], META_L3) != META_L2) {
 		NL_SET_ERR_MSG(extack, "meta: a MAC address can be set in L2 mode only");
 		return -EOPNOTSUPP;
 	}
+	err = meta_get_progs(data, &prog, &peer_prog, extack);
+	if (err)
+		return err;
 
-	prog = meta_get_prog(data[IFLA_META_PROG_FD], extack);
-	if (IS_ERR(prog))
-		return PTR_ERR(prog);
-	peer_prog = meta_get_prog(data[IFLA_META_PEER_PROG_FD], extack);
-	if (IS_ERR(peer_prog)) {
-		err = PTR_ERR(peer_prog);
-		goto put_prog;
-	}
 	if (!single) {
-		peer = meta_new_peer(dev, params, data, peer_tb, extack);
+		peer = meta_new_peer(dev, net, data, peer_tb, extack);
 		if (IS_ERR(peer)) {
 			err = PTR_ERR(peer);
-			goto put_peer_prog;
+			goto put_progs;
 		}
 	}
-	err = meta_register(dev, data, data[IFLA_META_POLICY],
-			    data[IFLA_META_SCRUB], tb[IFLA_ADDRESS]);
+	err = meta_register(dev, data, &own_attrs, tb[IFLA_ADDRESS]);
 	if (err) {
 		NL_SET_ERR_MSG(extack, "meta: cannot register the primary; name or index taken?");
 		goto unregister_peer;
@@ -304,70 +325,54 @@ static int meta_newlink(struct net_device *dev,
 unregister_peer:
 	if (!single)
 		unregister_netdevice(peer);
-put_peer_prog:
+put_progs:
 	meta_put_prog(peer_prog);
-put_prog:
 	meta_put_prog(prog);
 	return err;
 }
 
-#ifndef META_HAVE_NEWLINK_PARAMS
-static int meta_newlink_from_net(struct net *src_net, struct net_device *dev,
-				 struct nlattr *tb[], struct nlattr *data[],
-				 struct netlink_ext_ack *extack)
+#ifdef META_HAVE_NEWLINK_PARAMS
+static int meta_newlink_params(struct net_device *dev,
+			       struct rtnl_newlink_params *params,
+			       struct netlink_ext_ack *extack)
 {
-	struct rtnl_newlink_params params = {
-		.src_net	= src_net,
-		.tb		= tb,
-		.data		= data,
-	};
-
-	return meta_newlink(dev, &params, extack);
+	return meta_newlink(rtnl_newlink_peer_net(params), dev, params->tb,
+			    params->data, extack);
 }
 #endif
+
+static void meta_change(struct net_device *dev, struct nlattr *data[],
+			const struct meta_attrs *attrs, struct bpf_prog *prog)
+{
+	struct meta *meta = netdev_priv(dev);
+
+	WRITE_ONCE(meta->policy, meta_u32(data[attrs->policy], meta->policy));
+	if (data[attrs->prog_fd])
+		meta_set_prog(dev, prog);
+}
 
 /* Refuses first and then cannot fail: a request is done whole or not at all. */
 static int meta_changelink(struct net_device *dev, struct nlattr *tb[],
 			   struct nlattr *data[],
 			   struct netlink_ext_ack *extack)
 {
-	struct meta *meta = netdev_priv(dev), *other;
+	struct meta *meta = netdev_priv(dev);
 	struct net_device *peer = rtnl_dereference(meta->peer);
 	struct bpf_prog *prog, *peer_prog;
-	int i, err;
+	int err;
 
 	if (!meta->primary) {
 		NL_SET_ERR_MSG(extack, "meta: only the primary can change the pair");
 		return -EACCES;
 	}
-	for (i = 0; i < ARRAY_SIZE(meta_rules); i++) {
-		if (data[meta_rules[i].type] && meta_rules[i].fixed)
-			return meta_refuse(extack, data[meta_rules[i].type],
-					   meta_rules[i].fixed, -EOPNOTSUPP);
-	}
-	if (peer == dev) {
-		err = meta_validate_single(data, extack);
-		if (err)
-			return err;
-	}
-	prog = meta_get_prog(data[IFLA_META_PROG_FD], extack);
-	if (IS_ERR(prog))
-		return PTR_ERR(prog);
-	peer_prog = meta_get_prog(data[IFLA_META_PEER_PROG_FD], extack);
-	if (IS_ERR(peer_prog)) {
-		meta_put_prog(prog);
-		return PTR_ERR(peer_prog);
-	}
+	err = meta_check(data, peer == dev, true, extack);
+	if (!err)
+		err = meta_get_progs(data, &prog, &peer_prog, extack);
+	if (err)
+		return err;
 
-	other = netdev_priv(peer);
-	WRITE_ONCE(meta->policy,
-		   meta_u32(data[IFLA_META_POLICY], meta->policy));
-	WRITE_ONCE(other->policy,
-		   meta_u32(data[IFLA_META_PEER_POLICY], other->policy));
-	if (data[IFLA_META_PROG_FD])
-		meta_set_prog(dev, prog);
-	if (data[IFLA_META_PEER_PROG_FD])
-		meta_set_prog(peer, peer_prog);
+	meta_change(dev, data, &own_attrs, prog);
+	meta_change(peer, data, &peer_attrs, peer_prog);
 	return 0;
 }
 
@@ -408,23 +413,27 @@ static size_t meta_get_size(const struct net_device *dev)
 	       2 * nla_total_size(BPF_TAG_SIZE);		/* *PROG_TAG */
 }
 
-static int meta_fill_prog(struct sk_buff *skb, const struct meta *meta,
-			  int id_type, int tag_type)
+static int meta_fill_end(struct sk_buff *skb, const struct meta *end,
+			 const struct meta_attrs *attrs, bool with_prog)
 {
-	const struct bpf_prog *prog = rtnl_dereference(meta->prog);
+	const struct bpf_prog *prog = NULL;
 
-	if (!prog)
-		return 0;
-	if (nla_put_u32(skb, id_type, prog->aux->id) ||
-	    nla_put(skb, tag_type, BPF_TAG_SIZE, prog->tag))
+	if (with_prog)
+		prog = rtnl_dereference(end->prog);
+	if (nla_put_u32(skb, attrs->policy, end->policy) ||
+	    nla_put_u32(skb, attrs->scrub, end->scrub) ||
+	    (prog && nla_put_u32(skb, attrs->prog_id, prog->aux->id)) ||
+	    (prog && nla_put(skb, attrs->prog_tag, BPF_TAG_SIZE, prog->tag)))
 		return -EMSGSIZE;
 	return 0;
 }
 
 static int meta_fill_info(struct sk_buff *skb, const struct net_device *dev)
 {
-	const struct meta *meta = netdev_priv(dev), *other;
+	const struct meta *meta = netdev_priv(dev);
 	struct net_device *peer = rtnl_dereference(meta->peer);
+	/* The programs are the host's; the Pod is not told. */
+	bool with_prog = meta->primary;
 
 	if (nla_put_u8(skb, IFLA_META_PRIMARY, meta->primary) ||
 	    nla_put_u32(skb, IFLA_META_MODE, meta->mode) ||
@@ -432,23 +441,11 @@ static int meta_fill_info(struct sk_buff *skb, const struct net_device *dev)
 			peer == dev ? META_SINGLE : META_PAIR) ||
 	    nla_put_u16(skb, IFLA_META_HEADROOM, dev->needed_headroom) ||
 	    nla_put_u16(skb, IFLA_META_TAILROOM, dev->needed_tailroom) ||
-	    nla_put_u32(skb, IFLA_META_POLICY, meta->policy) ||
-	    nla_put_u32(skb, IFLA_META_SCRUB, meta->scrub))
-		return -EMSGSIZE;
-	/* The programs are the host's; the Pod is not told. */
-	if (meta->primary && meta_fill_prog(skb, meta, IFLA_META_PROG_ID,
-					    IFLA_META_PROG_TAG))
+	    meta_fill_end(skb, meta, &own_attrs, with_prog))
 		return -EMSGSIZE;
 	if (!peer || peer == dev)
 		return 0;
-
-	other = netdev_priv(peer);
-	if (nla_put_u32(skb, IFLA_META_PEER_POLICY, other->policy) ||
-	    nla_put_u32(skb, IFLA_META_PEER_SCRUB, other->scrub))
-		return -EMSGSIZE;
-	return !meta->primary ? 0 :
-	       meta_fill_prog(skb, other, IFLA_META_PEER_PROG_ID,
-			      IFLA_META_PEER_PROG_TAG);
+	return meta_fill_end(skb, netdev_priv(peer), &peer_attrs, with_prog);
 }
 
 #define META_READ_ONLY(what) \
@@ -480,9 +477,9 @@ static struct rtnl_link_ops meta_link_ops = {
 	.priv_size	= sizeof(struct meta),
 	.setup		= meta_setup,
 #ifdef META_HAVE_NEWLINK_PARAMS
-	.newlink	= meta_newlink,
+	.newlink	= meta_newlink_params,
 #else
-	.newlink	= meta_newlink_from_net,
+	.newlink	= meta_newlink,
 #endif
 #ifdef META_HAVE_PEER_TYPE
 	.peer_type	= IFLA_META_PEER_INFO,
@@ -501,13 +498,12 @@ static int __init meta_module_init(void)
 {
 	return rtnl_link_register(&meta_link_ops);
 }
+module_init(meta_module_init);
 
 static void __exit meta_module_exit(void)
 {
 	rtnl_link_unregister(&meta_link_ops);
 }
-
-module_init(meta_module_init);
 module_exit(meta_module_exit);
 
 MODULE_DESCRIPTION("Pair of network devices programmed with BPF by the host");

@@ -1,0 +1,56 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest that boots once from a node's image, runs one command as its first process, and is thrown away.
+
+What it runs comes as a disk that is a tar archive, unpacked to /run; what it says is on its console.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1] / "roles/lab_node/files"))
+
+from lablib import image, qemu, recipe  # noqa: E402
+
+SECTOR = 512
+
+
+def make_disk(folder: Path, disk: Path) -> Path:
+    """Return a disk with what is in a folder."""
+    subprocess.run(["tar", "-C", str(folder), "-cf", str(disk), "."], check=True)
+    with disk.open("r+b") as stream:
+        stream.truncate(-(-disk.stat().st_size // SECTOR) * SECTOR)
+    return disk
+
+
+def boot(base: image.Image, disk: Path, command: str, arguments: Sequence[str], seconds: float) -> str:
+    """Run a command (of one line, without double quotes) in the guest; return its console."""
+    emulator = qemu.ensure_emulator()
+    start = f"mount -t tmpfs tmpfs /run && tar -C /run -xf /dev/vdb && cd /run && {command}"
+    grub = (recipe.OVERLAY / "etc/default/grub").read_text()
+    append = f'root=/dev/vda1 rw {recipe.kernel_command_line(grub)} init=/bin/sh -- -c "{start}"'
+    log = disk.with_suffix(".log")
+    argv = [
+        *emulator.system,
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-cpu", qemu.TCG_CPU, "-m", "1024"),
+        *("-kernel", str(base.root / "vmlinuz"), "-initrd", str(base.root / "initrd.img"), "-append", append),
+        *("-drive", f"if=none,id=disk,file={base.disk},format=raw,snapshot=on"),
+        *("-device", "virtio-blk-pci,drive=disk"),
+        *("-drive", f"if=none,id=data,file={disk},format=raw,readonly=on"),
+        *("-device", "virtio-blk-pci,drive=data"),
+        *("-chardev", f"file,id=console,path={log}", "-serial", "chardev:console"),
+        *arguments,
+    ]
+    try:
+        subprocess.run(argv, env={**os.environ, **dict(emulator.env)}, check=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        print(f"no end after {seconds:.0f} s", file=sys.stderr)
+    return log.read_text(errors="replace")

@@ -1,0 +1,116 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Drivers on a kernel that Secure Boot has locked down: unsigned.ko, stranger.ko and enrolled.ko beside this.
+
+The guest's only process; prints a JSON object a check on the console: its name and what went wrong.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _fleet, _kmod, _node, _signing
+
+HERE = Path(__file__).parent
+MARK = "SECURE_BOOT "
+KERNEL = os.uname().release
+ENROLLED, STRANGER = str(HERE / "enrolled.pem"), str(HERE / "stranger.pem")
+CHECKS: dict[str, Callable[[], None]] = {}
+
+
+def check(function: Callable[[], None]) -> Callable[[], None]:
+    CHECKS[function.__name__] = function
+    return function
+
+
+def insmod(name: str) -> str:
+    done = subprocess.run(["insmod", str(HERE / name)], capture_output=True, text=True, check=False)
+    return done.stderr
+
+
+def deliver(name: str, certificate: str = "") -> str:
+    """Install a driver as the role does; return the error, or nothing."""
+    serial = _signing.serial(Path(certificate).read_bytes()) if certificate else ""
+    desired = _fleet.Desired("meta", KERNEL, (HERE / name).read_bytes(), "idle", serial)
+    try:
+        _fleet.deliver(_fleet.Installer("meta"), desired, check_mode=False)
+    except _kmod.ModuleError as error:
+        return str(error)
+    return ""
+
+
+def loaded() -> bool:
+    return Path("/sys/module/meta").exists()
+
+
+def traces() -> list[str]:
+    """What a delivery leaves in the node's files."""
+    paths = (_kmod.delivered_file("meta", KERNEL), _kmod.autoload_file("meta"))
+    return [path for path in paths if os.path.exists(path)]
+
+
+@check
+def secure_boot_locks_the_kernel_down() -> None:
+    facts = _node.Node().security("")
+    assert facts["secure_boot"] and facts["lockdown"] == "integrity" and facts["signature_required"], facts
+
+
+@check
+def preflight_knows_which_key_is_enrolled() -> None:
+    node = _node.Node()
+    need = _node.Requirements((), True, True)
+    facts = node.facts()
+    for certificate, enrolled in ((ENROLLED, True), (STRANGER, False), ("", False)):
+        security = node.security(certificate)
+        assert security["key_enrolled"] is enrolled, (certificate, security)
+        refusals = [
+            problem
+            for problem in _node.problems({**facts, "security": security}, "meta", need)
+            if "Secure Boot is on, lockdown is integrity" in problem
+        ]
+        assert bool(refusals) is not enrolled, (certificate, refusals)
+
+
+@check
+def an_unsigned_driver_is_refused() -> None:
+    assert insmod("unsigned.ko") and not loaded()
+    assert "Secure Boot is on" in deliver("unsigned.ko") and not loaded() and not traces()
+
+
+@check
+def a_driver_that_a_stranger_signed_is_refused() -> None:
+    assert insmod("stranger.ko") and not loaded()
+    assert deliver("stranger.ko", STRANGER) and not loaded() and not traces()
+
+
+@check
+def a_driver_signed_with_the_enrolled_key_is_loaded_and_works() -> None:
+    assert not deliver("enrolled.ko", ENROLLED)
+    assert loaded() and len(traces()) == 2
+    subprocess.run(["ip", "link", "add", "signed0", "type", "meta"], check=True)
+
+
+def main() -> None:
+    for name, function in CHECKS.items():
+        failure = ""
+        try:
+            function()
+        except Exception:
+            failure = traceback.format_exc()
+        print(MARK + json.dumps({"check": name, "failure": failure}), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    finally:
+        sys.stdout.flush()
+        ctypes.CDLL(None).reboot(0x4321FEDC)  # RB_POWER_OFF
