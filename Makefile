@@ -29,7 +29,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-debug-kernel test-nodes bench-icount packages:
+lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount packages:
 	@sudo --preserve-env=KERNEL,LAB,MINUTES,SEED,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
@@ -77,6 +77,11 @@ test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
 test-debug-kernel: tools  ## The driver under KASAN, lockdep, kmemleak (KERNEL=6.1, 6.12 or 7.3; MINUTES=10; SEED=)
 	$(call say,Driver in a debug kernel of $(KERNEL); build 10 min once; checks 5 min; then MINUTES=$(MINUTES) at random)
 	PODNET_KERNEL=$(KERNEL) PODNET_MINUTES=$(MINUTES) PODNET_SEED=$(SEED) pytest -q -s tests/debug_kernel
+
+test-driver-nodes: tools  ## site.yml on two nodes: one builds the driver for both, a new version replaces it
+	$(call say,Driver on two nodes of kernel $(KERNEL), about 12 min)
+	PODNET_KERNEL=$(KERNEL) pytest -q tests/driver_nodes
+	python3 roles/lab_node/files/lab.py down --name driver-nodes >/dev/null
 
 test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence, verify
 	$(call say,Molecule: the whole on two nodes, about 12 min)
@@ -129,4 +134,4 @@ help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
 .PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver \
-	test-debug-kernel test-nodes bench-icount lint sanity packages clean help
+	test-driver-nodes test-debug-kernel test-nodes bench-icount lint sanity packages clean help

@@ -1,0 +1,142 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""site.yml on two nodes: one builds the driver for both, and a new version takes the place of a loaded one.
+
+The nodes stay as they are for the next run (`lab.py down --name driver-nodes` removes them); each run begins with
+them as they were when they had booted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/kernel"))
+
+from driver_lab import DRIVER, lab  # noqa: E402
+
+LAB = "driver-nodes"
+KERNEL = os.environ.get("PODNET_KERNEL", "6.1")
+NODES = ("node1", "node2")
+PODS = {"node1": ["pod1", "pod2"], "node2": ["pod3"]}
+NEW_VERSION = "0.1.1"
+COLLECTION = ("galaxy.yml", "meta", "playbooks", "plugins", "roles")
+# Other tests have these: what they do is not needed for the driver, and one reboots the nodes.
+SKIPPED = "node_tuning"
+
+
+def ssh(node: str, command: str) -> str:
+    return lab("ssh", "--name", LAB, node, "--", command).strip()
+
+
+def version() -> str:
+    found = re.search(r'META_VERSION\s+"(.+)"', (DRIVER / "meta.h").read_text())
+    assert found
+    return found[1]
+
+
+@dataclass
+class Site:
+    """A copy of the collection, as it was installed, and what it keeps."""
+
+    folder: Path
+    cache: Path
+
+    @property
+    def collection(self) -> Path:
+        return self.folder / "ansible_collections/podnet/datapath"
+
+    def run(self, **variables: Any) -> dict[str, dict[str, int]]:
+        """Run site.yml; return the counts of each node's recap."""
+        inventory = json.loads(lab("inventory", "--name", LAB))["inventory"]
+        facts = {"pods_mtu": 1500, "meta_driver_cache": str(self.cache), **variables}
+        done = subprocess.run(
+            [
+                *("ansible-playbook", "-i", inventory, "-i", str(ROOT / "inventories/lab")),
+                *("--skip-tags", SKIPPED, "-e", json.dumps(facts)),
+                str(self.collection / "playbooks/site.yml"),
+            ],
+            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(self.folder), "PYTHONPATH": str(self.folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+        recap = re.findall(r"^(\w+)\s+: (ok=.*)$", done.stdout, re.MULTILINE)
+        return {
+            node: {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", counts)}
+            for node, counts in recap
+        }
+
+
+def kept(site: Site) -> list[Path]:
+    return sorted(site.cache.rglob("*.ko"))
+
+
+def devices(node: str) -> dict[str, int]:
+    """Return the indexes of the primaries that the Pods of a node have."""
+    links = json.loads(ssh(node, "ip -json -details link show type meta"))
+    found = {link["ifalias"]: link["ifindex"] for link in links if link.get("ifalias")}
+    assert sorted(found) == [f"podnet:site/{pod}" for pod in PODS[node]], found
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Two nodes as they booted, of which the second can build nothing."""
+    made = Site(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("cache"))
+    made.collection.mkdir(parents=True)
+    for name in COLLECTION:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, made.collection / name)
+    lab("up", "--name", LAB, "--kernel", KERNEL, "--snapshot", "booted")
+    for path in ("/usr/bin/gcc", "/usr/bin/make", "/lib/modules/$(uname -r)/build"):
+        ssh("node2", f"mv {path} {path}.away")
+    return made
+
+
+def test_one_node_builds_for_both(site: Site) -> None:
+    site.run()
+    (module,) = kept(site)
+    digests = {
+        ssh(node, "sha256sum < /lib/modules/$(uname -r)/updates/podnet/meta.ko").split()[0] for node in NODES
+    }
+    assert len(digests) == 1
+    assert {ssh(node, "cat /sys/module/meta/version") for node in NODES} == {version()}
+    assert ssh("node2", "ls /usr/bin/gcc /usr/bin/make 2>/dev/null | wc -l") == "0"
+    for node in NODES:
+        devices(node)
+    # Nothing is built, installed or made again.
+    recap = site.run()
+    assert {node: counts["changed"] for node, counts in recap.items()} == dict.fromkeys(NODES, 0), recap
+    assert kept(site) == [module]
+
+
+def test_a_new_version_is_loaded_and_the_pods_are_made_again_in_one_run(site: Site) -> None:
+    """With meta_driver_reload: own. That they reach each other then is site.yml's own last play."""
+    before = {node: devices(node) for node in NODES}
+    for name, pattern in (("meta.h", r'(META_VERSION\s+").+(")'), ("dkms.conf", r'(PACKAGE_VERSION=").+(")')):
+        file = site.collection / "roles/meta_driver/files" / name
+        file.write_text(re.sub(pattern, rf"\g<1>{NEW_VERSION}\2", file.read_text()))
+    site.run()
+    assert {ssh(node, "cat /sys/module/meta/version") for node in NODES} == {version()}
+    assert {node: devices(node) for node in NODES} == before
+    site.run(meta_driver_reload="own")
+    assert len(kept(site)) == 2
+    assert {ssh(node, "cat /sys/module/meta/version") for node in NODES} == {NEW_VERSION}
+    for node in NODES:
+        for pod, index in devices(node).items():
+            assert index != before[node][pod], (node, pod)
+    recap = site.run(meta_driver_reload="own")
+    assert {node: counts["changed"] for node, counts in recap.items()} == dict.fromkeys(NODES, 0), recap
