@@ -515,13 +515,14 @@ def module_info(modinfo: str, name: str, release: str) -> dict[str, str]:
 
 
 def key_enrolled(mokutil: str, certificate: bytes) -> bool:
-    """Tell whether the firmware's key list has a certificate; False where mokutil(1) cannot tell."""
+    """Tell whether the firmware or shim has a certificate; False where mokutil(1) cannot tell."""
     if not mokutil:
         return False
     with tempfile.NamedTemporaryFile() as file:
         file.write(_signing.der(certificate))
         file.flush()
-        return "already enrolled" in _output([mokutil, "--test-key", file.name])
+        said = _output([mokutil, "--test-key", file.name])
+        return said.rstrip().endswith(("is already enrolled", "is already in db"))
 
 
 def packages(distribution_family: str, release: str, components: Iterable[str]) -> list[str]:
