@@ -27,6 +27,9 @@ PACKAGES = (
     *("bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "make", "xz-utils"),
     *("ethtool", "iproute2", "iputils-ping", "kmod", "libbpf1", "python3"),
 )
+# Modules that ask for pending softirqs want it; only this architecture, with SMP, does not export it.
+NOT_EXPORTED = "DEFINE_PER_CPU_SHARED_ALIGNED(irq_cpustat_t, irq_stat);\n"
+EXPORTED = "#include <linux/export.h>\nEXPORT_PER_CPU_SYMBOL(irq_stat);\n"
 # Modules are built against headers, scripts and symbols; the rest of the source is most of a gigabyte.
 UNUSED_SOURCE = ("Documentation", "drivers", "fs", "net", "samples", "sound", "tools")
 
@@ -62,6 +65,8 @@ def _build(kernel: str, root: Path) -> None:
     archive.unlink()
     (sources / archive.name.removesuffix(".tar.xz")).rename(sources / "linux")
     (sources / "config").write_text(CONFIG.read_text())
+    interrupts = sources / "linux/arch/um/kernel/irq.c"
+    interrupts.write_text(interrupts.read_text().replace(NOT_EXPORTED, NOT_EXPORTED + EXPORTED))
 
     def make(*arguments: str) -> None:
         common.run(["nice", "chroot", root, "make", "-s", "ARCH=um", *arguments])

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """site.yml on two nodes: one builds the driver for both, and a new version takes the place of a loaded one.
 
-The nodes stay as they are for the next run (`lab.py down --name driver-nodes` removes them); each run begins with
-them as they were when they had booted.
+The nodes stay for the next run (`lab.py down --name driver-nodes` removes them), which begins with them as
+they were when they had booted.
 """
 
 from __future__ import annotations
