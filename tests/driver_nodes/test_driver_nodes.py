@@ -32,8 +32,9 @@ NODES = ("node1", "node2")
 PODS = {"node1": ["pod1", "pod2"], "node2": ["pod3"]}
 NEW_VERSION = "0.1.1"
 COLLECTION = ("galaxy.yml", "meta", "playbooks", "plugins", "roles")
-# Other tests have these: what they do is not needed for the driver, and one reboots the nodes.
+# Other tests have it, and it reboots the nodes; of what it does the Pods need this alone.
 SKIPPED = "node_tuning"
+FORWARDING = "sysctl -q net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
 
 
 def ssh(node: str, command: str) -> str:
@@ -101,6 +102,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, made.collection / name)
     lab("up", "--name", LAB, "--kernel", KERNEL, "--snapshot", "booted")
+    for node in NODES:
+        ssh(node, FORWARDING)
     for path in ("/usr/bin/gcc", "/usr/bin/make", "/lib/modules/$(uname -r)/build"):
         ssh("node2", f"mv {path} {path}.away")
     return made
