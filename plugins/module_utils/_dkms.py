@@ -32,6 +32,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kmod import (
 
 SOURCES = "/usr/src"
 TREE = "/var/lib/dkms"
+DESTINATION = "/updates/dkms"  # below the kernel's modules, on Debian
 SIGNING = "/etc/dkms/framework.conf.d/podnet.conf"
 
 
@@ -406,7 +407,7 @@ class Driver(_kmod.Kmod):
         for version in versions:
             conf = (
                 f'PACKAGE_NAME="{self.name}"\nPACKAGE_VERSION="{version}"\n'
-                f'BUILT_MODULE_NAME[0]="{self.name}"\nDEST_MODULE_LOCATION[0]="/updates/dkms"\n'
+                f'BUILT_MODULE_NAME[0]="{self.name}"\nDEST_MODULE_LOCATION[0]="{DESTINATION}"\n'
             )
             write_tree(source_folder(self.name, version), {"dkms.conf": conf})
 
@@ -491,6 +492,10 @@ class Driver(_kmod.Kmod):
             elif planned.wants("install"):
                 if Entry(desired.version, desired.kernel, "installed", False) in current.entries:
                     self.dkms("uninstall", desired.version, "-k", desired.kernel, "--no-depmod")
+                    # A file that is not as it was built stays, and DKMS 3.1 would keep that as an original.
+                    for path in _kmod.module_files(desired.name, [desired.kernel]):
+                        if path.startswith(f"/lib/modules/{desired.kernel}{DESTINATION}/"):
+                            remove(path)
                 self.dkms("install", desired.version, "-k", desired.kernel, "--force")
             elif current.delivered:
                 self.run("depmod", "-a", desired.kernel)

@@ -213,10 +213,13 @@ def test_missing_headers_are_named_with_their_package(image: Image) -> None:
 
 def test_what_fails_after_the_build_is_undone(image: Image) -> None:
     modules = image.root / "lib/modules" / image.kernel
-    (modules / "foreign").mkdir()
-    run("cp", *map(str, modules.glob("updates/dkms/trivial.ko*")), str(modules / "foreign"))
+    # Outside of the kernel's modules, where DKMS does not look for one to put aside.
+    foreign = image.root / "opt/foreign"
+    foreign.mkdir(parents=True)
+    run("cp", *map(str, modules.glob("updates/dkms/trivial.ko*")), str(foreign))
     (image.root / "etc/depmod.d").mkdir(exist_ok=True)
-    (image.root / "etc/depmod.d/foreign.conf").write_text("override trivial * foreign\n")
+    search = "external * /opt/foreign\nsearch external updates built-in\n"
+    (image.root / "etc/depmod.d/foreign.conf").write_text(search)
     image.enter("depmod", "-a", image.kernel)
     before = image.state()
     for version in ("1.0", "2.0"):
