@@ -119,6 +119,10 @@ GROUPS = {
             "cqe-mode-rx": Field(25, flag=True),
         },
     ),
+    "pause": Group(
+        21,
+        {"autoneg": Field(2, flag=True), "rx": Field(3, flag=True), "tx": Field(4, flag=True)},
+    ),
 }
 
 # IFLA_*. do_setlink() takes the IPv4 sizes after the others, so one message may carry them all.

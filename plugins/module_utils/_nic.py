@@ -37,8 +37,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import Chang
 # The order of writing: a private flag can change what features there are, a number of queues what rings and
 # coalescing are, and all of them which MTU fits. A new discipline is made for the queues that there are then.
 _ORDER = (
-    "priv_flags", "features", "channels", "rings", "coalesce", "mtu", "sizes", "qdisc", "napi", "queues",
-    "irqs",
+    "priv_flags", "features", "channels", "rings", "coalesce", "pause", "mtu", "sizes", "qdisc", "napi",
+    "queues", "irqs",
 )  # fmt: skip
 
 # What ethtool(8) calls features, by patterns over the kernel's names.

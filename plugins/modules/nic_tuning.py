@@ -73,6 +73,10 @@ options:
             C(adaptive-rx).
         type: dict
         default: {}
+      pause:
+        description: Flow control (pause frames), C(rx), C(tx) and C(autoneg), each on or off.
+        type: dict
+        default: {}
       features:
         description:
           - Offloads to switch on or off, by the names that C(ethtool -k) prints, by its short names (C(gro),
@@ -243,7 +247,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import _nic_tuning
 
 
 def main() -> None:
-    groups = ("rings", "channels", "coalesce", "features", "priv_flags", "napi")
+    groups = ("rings", "channels", "coalesce", "pause", "features", "priv_flags", "napi")
     sizes = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
     nic = {
         **{selector: {"type": "str"} for selector in ("name", "driver", "pci")},
