@@ -171,8 +171,9 @@ options:
         reload. It keeps exactly the interfaces of this call, by name; an empty O(nics) takes all of it away.
       - A copy of this module's code in C(/usr/local/lib/podnet) is started by a udev rule and a unit of
         systemd.
-      - Where networkd, NetworkManager, ifupdown or a C(.link) file give such an interface another MTU, that
-        is a warning.
+      - What a C(.link) file sets comes before and is overwritten. Where networkd gives such an interface
+        another MTU, it gets a drop-in; where its file serves other interfaces too, or NetworkManager or
+        ifupdown have another MTU, that is a warning.
     type: bool
     default: false
 seealso:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _nic,
+    _nic_owner,
     _nic_persist,
     _nic_select,
     _nic_sysfs,
@@ -297,26 +298,64 @@ def test_a_unit_of_somebody_s_is_left_alone(tmp_path: Path) -> None:
         _nic_persist.present(str(tmp_path))
 
 
-def test_other_owners_of_an_mtu_are_found(tmp_path: Path) -> None:
-    for name, text in {
-        "run/systemd/netif/links/7": "A=b\nNETWORK_FILE=/etc/systemd/network/10-w.network\n",
-        "run/udev/data/n7": "I:1\nE:ID_NET_LINK_FILE=/usr/lib/systemd/network/99-default.link\n",
-        "etc/systemd/network/10-w.network": "[Match]\nName=wire0\n[Link]\nMTUBytes=1500\n[X]\nMTUBytes=9\n",
-        "etc/systemd/network/10-w.network.d/a.conf": "[Link]\nMTUBytes=9000\n",
-        "usr/lib/systemd/network/99-default.link": "[Link]\nNamePolicy=keep\n",
-        "etc/NetworkManager/system-connections/w.nmconnection": (
-            "[connection]\ninterface-name=wire0\n[ethernet]\nmtu=1400\n"
-        ),
-        "etc/NetworkManager/system-connections/x.nmconnection": (
-            "[connection]\ninterface-name=x\n[ethernet]\nmtu=1\n"
-        ),
-        "etc/network/interfaces": "iface x inet dhcp\n  mtu 7\niface wire0 inet static\n  mtu 4000\n",
-    }.items():
+OTHERS = {
+    "run/systemd/netif/links/7": "A=b\nNETWORK_FILE=/etc/systemd/network/10-w.network\n",
+    "run/udev/data/n7": "I:1\nE:ID_NET_LINK_FILE=/usr/lib/systemd/network/99-default.link\n",
+    "etc/systemd/network/10-w.network": "[Match]\nName=wire0\n[Link]\nMTUBytes=1500\n[X]\nMTUBytes=9\n",
+    "etc/systemd/network/10-w.network.d/a.conf": "[Link]\nMTUBytes=9000\n",
+    "usr/lib/systemd/network/99-default.link": "[Link]\nMTUBytes=1300\n",
+    "etc/NetworkManager/system-connections/w.nmconnection": (
+        "[connection]\ninterface-name=wire0\n[ethernet]\nmtu=1400\n"
+    ),
+    "etc/NetworkManager/system-connections/x.nmconnection": (
+        "[connection]\ninterface-name=x\n[ethernet]\nmtu=1\n"
+    ),
+    "etc/network/interfaces": "iface x inet dhcp\n  mtu 7\niface wire0 inet static\n  mtu 4000\n",
+}
+DROP_IN = "/etc/systemd/network/10-w.network.d/zz-podnet.conf"
+
+
+@pytest.fixture
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A node whose wire0 has an MTU from everybody."""
+    for name, text in OTHERS.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert _nic_persist.mtu_owners("wire0", 7, str(tmp_path)) == {
-        "/etc/systemd/network/10-w.network": "1500",
+    monkeypatch.setattr("socket.if_nametoindex", {"wire0": 7, "wire1": 8}.__getitem__)
+    return str(tmp_path)
+
+
+def test_other_owners_of_an_mtu_are_found(others: str) -> None:
+    later = {
         "/etc/systemd/network/10-w.network.d/a.conf": "9000",
         "/etc/NetworkManager/system-connections/w.nmconnection": "1400",
         "/etc/network/interfaces": "4000",
     }
+    assert _nic_owner.later_mtus("wire0", 7, others) == later
+    link = {"/usr/lib/systemd/network/99-default.link": "1300"}
+    assert _nic_owner.mtus("wire0", 7, others) == {**link, **later}
+
+
+def test_networkd_gets_the_mtu_by_a_drop_in_that_goes_again(others: str) -> None:
+    drop_ins = _nic_owner.drop_ins([ENTRY], others)
+    assert list(drop_ins) == [DROP_IN] and b"[Link]\nMTUBytes=8264\n" in drop_ins[DROP_IN]
+    # Before the file is there, and after.
+    assert _nic_owner.later_mtus("wire0", 7, others, drop_ins)[DROP_IN] == "8264"
+    _nic_persist.write(_nic_persist.wanted([ENTRY], drop_ins), others)
+    assert _nic_owner.later_mtus("wire0", 7, others)[DROP_IN] == "8264"
+    assert _nic_owner.drop_ins([ENTRY], others) == drop_ins
+    now = _nic_persist.present(others)
+    # What networkd says anyway needs no file of ours.
+    assert _nic_owner.drop_ins([{**ENTRY, "mtu": 9000}], others) == {}
+    none = _nic_persist.wanted([]).after(now)
+    assert DROP_IN in none.differing(now)
+    _nic_persist.write(none, others)
+    assert not Path(others, DROP_IN[1:]).exists()
+
+
+def test_a_file_of_networkd_that_serves_others_is_left_alone(others: str) -> None:
+    Path(others, "run/systemd/netif/links/8").write_text("NETWORK_FILE=/etc/systemd/network/10-w.network\n")
+    assert _nic_owner.drop_ins([ENTRY], others) == {}
+    both = [ENTRY, {**ENTRY, "name": "wire1"}]
+    assert list(_nic_owner.drop_ins(both, others)) == [DROP_IN]
+    assert _nic_owner.drop_ins([ENTRY, {**ENTRY, "name": "wire1", "mtu": 1500}], others) == {}
