@@ -69,13 +69,6 @@ def test_every_mistake_of_a_selection_is_named() -> None:
     ]
 
 
-# What the drivers have, written by hand after their sources: mlx5 of Linux 7.2 (en_ethtool.c, en_main.c) and
-# gve of Linux 6.12 (gve_ethtool.c, gve_main.c). Neither was run on hardware.
-MLX5 = {
-    "priv_flags.rx_striding_rq": True, "priv_flags.rx_cqe_compress": True, "features.rx-gro-hw": False,
-    "features.rx-lro": True, "rings.tcp-data-split": False, "rings.rx": 1024,
-}  # fmt: skip
-GVE = {"rings.tcp-data-split": False, "features.rx-lro": True, "rings.rx": 1024, "rings.tx": 512}
 OTHER = {"rings.rx": 256, "features.rx-lro": False}
 
 
@@ -87,65 +80,6 @@ def nic(driver: str, values: dict[str, Any], xdp: bool = False, fixed: frozenset
 def resolved(nic: Nic, **options: Any) -> _nic.Resolved:
     (wish,) = _nic.parse([{"name": "eth0", **options}])
     return _nic.resolve(nic, wish)
-
-
-def test_the_two_ways_of_mlx5_are_whole_and_exclude_each_other() -> None:
-    mlx5 = nic("mlx5_core", MLX5)
-    talk = resolved(mlx5, header_split="striding_off")
-    assert talk.problems == [] and talk.settings == {
-        "priv_flags.rx_striding_rq": False, "features.rx-gro-hw": False, "features.rx-lro": False,
-    }  # fmt: skip
-    upstream = resolved(mlx5, header_split="data_split")
-    assert upstream.problems == [] and upstream.settings == {
-        "rings.tcp-data-split": True, "features.rx-lro": False, "features.rx-gro-hw": True,
-        "priv_flags.rx_striding_rq": True, "priv_flags.rx_cqe_compress": False,
-    }  # fmt: skip
-    # The flags before the feature that needs them, the feature before the ring that needs it.
-    order = [change.name for change in _nic.plan(mlx5, upstream.settings)]
-    assert order.index("priv_flags.rx_cqe_compress") < order.index("features.rx-gro-hw")
-    assert order.index("features.rx-gro-hw") < order.index("rings.tcp-data-split")
-
-
-def test_gve_splits_without_more() -> None:
-    assert resolved(nic("gve", GVE), header_split="data_split").settings == {
-        "rings.tcp-data-split": True, "features.rx-lro": False,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("driver", "values", "options", "words"),
-    [
-        ("gve", GVE, {"header_split": "striding_off"}, "gve does not have: choose data_split"),
-        ("igb", OTHER, {"header_split": "data_split"}, "igb does not: leave it out"),
-        ("mlx5_core", {k: v for k, v in MLX5.items() if "split" not in k}, {"header_split": "data_split"},
-         "mlx5_core does not: choose striding_off"),
-        ("mlx5_core", MLX5, {"header_split": "striding_off", "features": {"rx-gro-hw": True}},
-         "needs features.rx-gro-hw off, but True is asked for: HW-GRO works on striding receive queues only"),
-        ("mlx5_core", MLX5, {"header_split": "data_split", "features": {"lro": "on"}},
-         "needs features.rx-lro off, but True is asked for: LRO puts"),
-        ("mlx5_core", MLX5, {"header_split": "data_split", "priv_flags": {"rx_cqe_compress": 1}},
-         "excludes compressed completions"),
-    ],
-)  # fmt: skip
-def test_what_excludes_a_header_split_is_named(
-    driver: str, values: dict[str, Any], options: dict[str, Any], words: str
-) -> None:
-    problems = resolved(nic(driver, values), **options).problems
-    assert len(problems) == 1 and words in problems[0]
-
-
-def test_a_header_split_may_be_left_out_but_not_contradicted() -> None:
-    left = resolved(nic("igb", OTHER), header_split="data_split", optional=["header_split"])
-    assert (left.settings, left.problems) == ({}, [])
-    assert left.skipped["header_split"].startswith("data_split needs a driver that reports tcp-data-split")
-    options = {"header_split": "data_split", "features": {"lro": True}, "optional": ["header_split"]}
-    assert len(resolved(nic("mlx5_core", MLX5), **options).problems) == 1
-
-
-def test_xdp_excludes_data_split() -> None:
-    (problem,) = resolved(nic("mlx5_core", MLX5, xdp=True), header_split="data_split").problems
-    assert "XDP program exclude each other" in problem
-    assert not resolved(nic("mlx5_core", MLX5, xdp=True), header_split="striding_off").problems
 
 
 def test_a_number_may_be_limited_to_the_maximum() -> None:
