@@ -9,6 +9,7 @@ packages=(
 	libbpf1 bpftool iproute2 iputils-ping ethtool   # tests in namespaces
 	procps                                          # sysctl, which a bare Debian lacks
 	python3-venv openssh-client             # Ansible
+	libssl-dev                              # tcp_mmap
 	gcc make kmod shellcheck perl xz-utils  # the checks, checkpatch among them
 )
 mapfile -t lab < <(python3 roles/lab_node/files/lab.py packages)

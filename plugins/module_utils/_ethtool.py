@@ -119,6 +119,10 @@ GROUPS = {
             "cqe-mode-rx": Field(25, flag=True),
         },
     ),
+    "pause": Group(
+        21,
+        {"autoneg": Field(2, flag=True), "rx": Field(3, flag=True), "tx": Field(4, flag=True)},
+    ),
 }
 
 # IFLA_*. do_setlink() takes the IPv4 sizes after the others, so one message may carry them all.
@@ -195,6 +199,22 @@ def _bitset(kind: int, values: Mapping[str, Setting]) -> bytes:
         for name, value in values.items()
     ]
     return _nest(kind, _nest(_BITSET_BITS, *bits))
+
+
+def group_values(prefix: str, answer: Mapping[int, bytes]) -> tuple[dict[str, Setting], dict[str, int]]:
+    """Return the settings of a group and their maxima in an answer's attributes."""
+    values: dict[str, Setting] = {}
+    maximum: dict[str, int] = {}
+    for word, field in GROUPS[prefix].fields.items():
+        if field.attribute in answer:
+            number = _number(answer[field.attribute])
+            values[f"{prefix}.{word}"] = number == field.words[1] if field.flag else number
+        if field.maximum in answer:
+            maximum[f"{prefix}.{word}"] = _number(answer[field.maximum])
+    # A driver that tells hds-thresh can set the split; mlx5 does not tell of that before it was set.
+    if "rings.hds-thresh" in values:
+        values.setdefault("rings.tcp-data-split", False)
+    return values, maximum
 
 
 class _Socket:
@@ -294,13 +314,9 @@ class Ethtool:
                     maximum[setting] = min(_LARGEST_SIZE, link.get(_TSO_MAX_SIZE, _LARGEST_SIZE))
 
         for prefix, group in GROUPS.items():
-            attributes = self._get(group.get, index)
-            for word, field in group.fields.items():
-                if field.attribute in attributes:
-                    number = _number(attributes[field.attribute])
-                    values[f"{prefix}.{word}"] = number == field.words[1] if field.flag else number
-                if field.maximum in attributes:
-                    maximum[f"{prefix}.{word}"] = _number(attributes[field.maximum])
+            found, most = group_values(prefix, self._get(group.get, index))
+            values.update(found)
+            maximum.update(most)
 
         attributes = self._get(_PRIV_FLAGS, index)
         for word, on in _bits(attributes.get(_PRIV_FLAGS_FLAGS, b"")).items():

@@ -5,10 +5,12 @@
 
 Private to this collection. ``striding_off`` is the talk's: mlx5 without striding receive queues, for a driver
 with the talk's patch. ``data_split`` is upstream's: the ring parameter tcp-data-split. On mlx5 the second
-needs HW-GRO, which needs striding receive queues, so they exclude each other.
+needs HW-GRO, which needs striding receive queues, so they exclude each other. The order in which mlx5 takes
+the settings is that of ``_nic.plan``.
 
-Sources: mlx5e_set_ringparam() and mlx5e_fix_features() of drivers/net/ethernet/mellanox/mlx5/core
-(en_ethtool.c, en_main.c); ethnl_set_rings() of net/ethtool/rings.c.
+Sources: set_pflag_rx_striding_rq(), mlx5e_modify_rx_cqe_compression_locked() and
+mlx5e_ethtool_set_tcp_data_split() of drivers/net/ethernet/mellanox/mlx5/core/en_ethtool.c,
+mlx5e_fix_features() of en_main.c there; ethnl_set_rings() of net/ethtool/rings.c; Linux 7.3 and 6.12.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ _REASONS = {
     (_HW_GRO, True): "the driver splits only what HW-GRO receives",
     (_LRO, False): "LRO puts the data of several packets into one page",
     (_SPLIT, True): "it is what data_split asks for",
+    (_SPLIT, False): "the driver keeps HW-GRO while the split is asked for",
 }
 
 
@@ -48,7 +51,7 @@ def choose(
                 f" {driver or 'this device'} does not have"
                 + (": choose data_split" if _SPLIT in values else ": leave it out")
             ]
-        wanted = {_STRIDING: False, _HW_GRO: False, _LRO: False}
+        wanted = {_STRIDING: False, _HW_GRO: False, _LRO: False, _SPLIT: False}
     else:
         if _SPLIT not in values:
             other = ": choose striding_off" if _STRIDING in values else ": leave it out"

@@ -10,9 +10,11 @@ Sources: ethtool(8) for the names of options, netif_set_gso_max_size() of net/co
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
+import functools
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -36,9 +38,11 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import Chang
 
 # The order of writing: a private flag can change what features there are, a number of queues what rings and
 # coalescing are, and all of them which MTU fits. A new discipline is made for the queues that there are then.
+# What is switched off goes first: it may need another feature or flag that goes too.
+_SPLIT = "rings.tcp-data-split"
 _ORDER = (
-    "priv_flags", "features", "channels", "rings", "coalesce", "mtu", "sizes", "qdisc", "napi", "queues",
-    "irqs",
+    "split_off", "features_off", "priv_flags", "features", "channels", "rings", "coalesce", "pause", "mtu",
+    "sizes", "qdisc", "napi", "queues", "irqs",
 )  # fmt: skip
 
 # What ethtool(8) calls features, by patterns over the kernel's names.
@@ -57,6 +61,7 @@ _FEATURE_ALIASES = {
 }
 _ALIASES = {alias: pattern for pattern, aliases in _FEATURE_ALIASES.items() for alias in aliases}
 
+_LINK = ("mtu", "sizes", "qdisc")  # settings that have no group in their name
 _ONE_CPU = Cpus(frozenset({0}), frozenset({0}))
 _LEGACY_SIZE = 65536  # GSO_LEGACY_MAX_SIZE
 
@@ -96,6 +101,10 @@ class Job:
     resolved: Resolved
     changes: Sequence[Change]
     wish: Wish
+
+
+class NotByItself(Problem):
+    """The driver does not support the change; another one may bring it about."""
 
 
 class _Unsupported(Exception):
@@ -300,8 +309,12 @@ def resolve(nic: Nic, wish: Wish, cpus: Cpus | None = None, balancer: bool = Fal
     return Resolved(settings, skipped, problems, limited)
 
 
-def _rank(setting: str) -> tuple[int, int, str]:
+def _rank(setting: str, value: object) -> tuple[int, int, str]:
     group = "sizes" if setting in SIZES else setting.partition(".")[0]
+    if value is False and group == "features":
+        group = "features_off"
+    if value is False and setting == _SPLIT:
+        group = "split_off"
     # An IPv4 size after the size that it follows.
     return _ORDER.index(group), list(SIZES).index(setting) if setting in SIZES else 0, setting
 
@@ -313,24 +326,28 @@ def plan(nic: Nic, settings: Mapping[str, Setting]) -> list[Change]:
     """
     return [
         Change(setting, nic.values[setting], settings[setting])
-        for setting in sorted(settings, key=_rank)
+        for setting in sorted(settings, key=lambda setting: _rank(setting, settings[setting]))
         if nic.values[setting] != settings[setting]
         or nic.wanted.get(setting, settings[setting]) != settings[setting]
     ]
 
 
-def messages(nic: Nic, changes: Iterable[Change]) -> list[tuple[str, dict[str, Setting]]]:
+Message = tuple[str, dict[str, Setting]]
+
+
+def messages(nic: Nic, changes: Iterable[Change]) -> list[Message]:
     """Return the changes as messages: a group, and values by name within the group.
 
     Setting a size to 65536 or less sets the IPv4 size too; where that is not asked for, the message
     carries the present IPv4 size as well, which the kernel takes last.
     """
-    found: list[tuple[str, dict[str, Setting]]] = []
+    found: list[Message] = []
     for change in changes:
         group, word = [*change.name.split(".", 1), change.name][:2]
         if change.name in SIZES:
             group = "sizes"
-        if not found or found[-1][0] != group:
+        # A split that goes off is a message of its own, before the other rings'.
+        if not found or found[-1][0] != group or (group, {*found[-1][1]}) == ("rings", {"tcp-data-split"}):
             found.append((group, {}))
         found[-1][1][word] = cast(Setting, change.after)
     for group, values in found:
@@ -345,10 +362,13 @@ def messages(nic: Nic, changes: Iterable[Change]) -> list[tuple[str, dict[str, S
     return found
 
 
-def way_back(now: Nic, former: Nic) -> dict[str, Setting]:
-    """Return the settings in which a NIC differs from what it was, as they were."""
+def way_back(now: Nic, former: Nic, wanted: bool = True) -> dict[str, Setting]:
+    """Return the settings in which a NIC differs from what it was, as they were.
+
+    ``wanted``: features as they were asked for, otherwise as they really were.
+    """
     return {
-        setting: former.wanted.get(setting, value)
+        setting: former.wanted.get(setting, value) if wanted else value
         for setting, value in former.values.items()
         if setting in now.values
         and setting not in now.fixed
@@ -370,9 +390,10 @@ def missed(nic: Nic, settings: Mapping[str, Setting]) -> list[str]:
     return sentences
 
 
-def _write(ethtool: Ethtool, nic: Nic, group: str, values: Mapping[str, Setting]) -> None:
+def _write(ethtool: Ethtool, nic: Nic, message: Message) -> None:
     """Write one message; raises ``Problem`` with the kernel's words."""
-    link = group in ("mtu", "sizes", "qdisc")
+    group, values = message
+    link = group in _LINK
     try:
         if group == "qdisc":
             _qdisc.write(nic.index, str(values["qdisc"]))
@@ -382,24 +403,26 @@ def _write(ethtool: Ethtool, nic: Nic, group: str, values: Mapping[str, Setting]
             ethtool.write(nic.index, "link" if link else group, values)
     except OSError as error:
         asked = ", ".join(f"{word} = {_plan.shown(value)}" for word, value in values.items())
-        raise Problem(
+        kind = NotByItself if error.errno == errno.EOPNOTSUPP else Problem
+        raise kind(
             f"nics: {nic.name} (driver {nic.driver}): the kernel refuses"
             f" {asked if link else f'{group}: {asked}'}: {_plan.reason(error)}"
         ) from None
 
 
-def _restore(ethtool: Ethtool, former: Nic) -> list[str]:
+def put_back(look: Callable[[], Nic], write: Callable[[Message], None], former: Nic) -> list[str]:
     """Set a NIC as it was; return what failed."""
-    try:
-        now = read(ethtool, former.name)
-    except OSError as error:
-        return [f"{former.name}: {_plan.reason(error)}"]
-    failed = []
-    for message in messages(now, plan(now, way_back(now, former))):
-        try:
-            _write(ethtool, now, *message)
-        except Problem as problem:
-            failed.append(str(problem))
+    failed: list[str] = []
+    # First what was really on and off, then what was wanted besides: a feature that was wanted in vain has to
+    # be off again before the setting can go that it needs.
+    for wanted in (False, True):
+        now = look()
+        failed.clear()
+        for message in messages(now, plan(now, way_back(now, former, wanted))):
+            try:
+                write(message)
+            except Problem as problem:
+                failed.append(str(problem))
     return failed
 
 
@@ -407,9 +430,11 @@ def restore(ethtool: Ethtool, nics: Iterable[Nic]) -> str:
     """Set NICs as they were; return a sentence on how that went."""
     failed = []
     for former in nics:
-        _restore(ethtool, former)
-        # What can be set depends on what is set: the second look sees what the first brought back.
-        failed += _restore(ethtool, former)
+        try:
+            look = functools.partial(read, ethtool, former.name)
+            failed += put_back(look, functools.partial(_write, ethtool, former), former)
+        except OSError as error:
+            failed.append(f"{former.name}: {_plan.reason(error)}")
     return f"Not put back: {'; '.join(failed)}." if failed else "Every NIC is set as it was before."
 
 
@@ -438,8 +463,34 @@ def _steer(ethtool: Ethtool, job: Job) -> dict[str, Setting]:
     nic = read(ethtool, job.nic.name)
     settings = {s: value for s, value in _resolved(nic, job.wish).settings.items() if _late(s)}
     for message in messages(nic, plan(nic, settings)):
-        _write(ethtool, nic, *message)
+        _write(ethtool, nic, message)
     return settings
+
+
+def _named(message: Message) -> dict[str, Setting]:
+    """Return a message's values by setting."""
+    group, values = message
+    return dict(values) if group in _LINK else {f"{group}.{word}": value for word, value in values.items()}
+
+
+def carry_out(look: Callable[[], Nic], write: Callable[[Message], None], due: Iterable[Message]) -> None:
+    """Write messages one after the other, without what an earlier one has brought about.
+
+    mlx5 for one splits headers with HW-GRO, and up to Linux 6.12 refuses to be asked for it: what a driver
+    does not support by itself is tried again once all others are written.
+    """
+    waiting = [(message, False) for message in due]
+    while waiting:
+        message, again = waiting.pop(0)
+        now = look()
+        left = plan(now, _named(message))
+        for part in [message] if left and message[0] == "sizes" else messages(now, left):
+            try:
+                write(part)
+            except NotByItself:
+                if again:
+                    raise
+                waiting.append((part, True))
 
 
 def apply(ethtool: Ethtool, jobs: Sequence[Job]) -> None:
@@ -453,12 +504,16 @@ def apply(ethtool: Ethtool, jobs: Sequence[Job]) -> None:
         for job in jobs:
             if job.changes:
                 touched.append(job.nic)
-            for message in messages(job.nic, [change for change in job.changes if not _late(change.name)]):
-                _write(ethtool, job.nic, *message)
+            early = [change for change in job.changes if not _late(change.name)]
+            carry_out(
+                functools.partial(read, ethtool, job.nic.name),
+                functools.partial(_write, ethtool, job.nic),
+                messages(job.nic, early),
+            )
         for job in jobs:
             if job.changes:
-                early = {s: value for s, value in job.resolved.settings.items() if not _late(s)}
-                settings = {**early, **_steer(ethtool, job)}
+                settings = {s: value for s, value in job.resolved.settings.items() if not _late(s)}
+                settings = {**settings, **_steer(ethtool, job)}
                 wrong += missed(read(ethtool, job.nic.name), settings)
         if wrong:
             raise Problem("\n".join(wrong))

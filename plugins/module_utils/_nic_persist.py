@@ -5,35 +5,34 @@
 
 Private to this collection. What owns a NIC (networkd, NetworkManager, a .link file) holds some settings and
 refuses others, and a .link file of ours would take the place of the one that names the NIC. So a copy of the
-module's own code is kept on the node, and udev has systemd start it whenever one of the NICs appears.
+module's own code is kept on the node, and udev has systemd start it whenever one of the NICs appears, after
+the NIC's .link file was applied. What networkd does later is ``_nic_owner``'s.
 
-Sources: systemd.device(5) for SYSTEMD_WANTS, systemd.network(5), systemd.link(5), udev(7),
-NetworkManager's nm-settings-keyfile(5), interfaces(5).
+Sources: systemd.device(5) for SYSTEMD_WANTS, systemd.link(5), udev(7).
 """
 
 from __future__ import annotations
 
-import glob
 import importlib
 import inspect
 import io
 import json
 import os
-import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.module_utils import _nic_owner
+from ansible_collections.podnet.datapath.plugins.module_utils._nic_owner import MARKER
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     DropIn,
     Problem,
     replace_file,
 )
 
-MARKER = "# Written by podnet.datapath.nic_tuning: changes made here are lost."
 SETTINGS = "/etc/podnet/nics.json"
 PROGRAM = "/usr/local/lib/podnet/nic_tuning.pyz"
 UNIT = "/etc/systemd/system/podnet-nic@.service"
@@ -116,15 +115,21 @@ class Kept:
 
     def differing(self, other: Kept) -> list[str]:
         """Return the files that differ."""
-        return [path for path in self.files if self.files[path] != other.files[path]]
+        paths = sorted({*self.files, *other.files})
+        return [path for path in paths if self.files.get(path) != other.files.get(path)]
+
+    def after(self, former: Kept) -> Kept:
+        """Return these files, and those of ``former`` that are to go."""
+        return Kept({**dict.fromkeys(former.files), **self.files})
 
 
-def wanted(entries: Sequence[Mapping[str, Any]]) -> Kept:
-    """Return the files that keep ``entries``; without entries there are none."""
+def wanted(entries: Sequence[Mapping[str, Any]], drop_ins: Mapping[str, bytes] | None = None) -> Kept:
+    """Return the files that keep ``entries``, and networkd's; without entries there are none."""
     if not entries:
         return Kept(dict.fromkeys((SETTINGS, PROGRAM, UNIT, RULES)))
     return Kept(
         {
+            **(drop_ins or {}),
             SETTINGS: settings(entries).encode(),
             PROGRAM: program(),
             UNIT: unit(sys.executable or "/usr/bin/python3").encode(),
@@ -136,9 +141,9 @@ def wanted(entries: Sequence[Mapping[str, Any]]) -> Kept:
 def present(root: str = "/") -> Kept:
     """Return the files that there are; raises ``Problem`` where one is somebody else's."""
     found: dict[str, bytes | None] = {}
-    for path in (SETTINGS, PROGRAM, UNIT, RULES):
+    for path in (SETTINGS, PROGRAM, UNIT, RULES, *_nic_owner.present(root)):
         here = os.path.join(root, path.lstrip("/"))
-        if path in (UNIT, RULES):
+        if path not in (SETTINGS, PROGRAM):
             DropIn(here, MARKER).read()
         try:
             with open(here, "rb") as file:
@@ -152,7 +157,8 @@ def kept_names(root: str = "/") -> list[str]:
     """Return the NICs whose settings are kept."""
     try:
         return [
-            entry["name"] for entry in json.loads(_text(os.path.join(root, SETTINGS.lstrip("/"))) or "[]")
+            entry["name"]
+            for entry in json.loads(_nic_owner.text(os.path.join(root, SETTINGS.lstrip("/"))) or "[]")
         ]
     except (ValueError, TypeError, KeyError):
         return []
@@ -173,63 +179,3 @@ def write(kept: Kept, root: str = "/") -> None:
             continue
         os.makedirs(os.path.dirname(here), exist_ok=True)
         replace_file(here, data)
-
-
-# Who else holds an MTU
-
-
-def _options(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield section, name and value in a file of systemd or NetworkManager."""
-    section = ""
-    for line in text.splitlines():
-        line = line.strip()
-        if line.startswith("[") and line.endswith("]"):
-            section = line[1:-1]
-        elif "=" in line and line[:1] not in ("#", ";"):
-            name, dummy, value = line.partition("=")
-            yield section, name.strip(), value.strip()
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def mtu_owners(name: str, index: int, root: str = "/") -> dict[str, str]:
-    """Return the files that give a NIC an MTU when it appears or is brought up, each with that MTU."""
-    found = {}
-
-    def here(path: str) -> str:
-        return os.path.join(root, path.lstrip("/"))
-
-    network = re.search(
-        r"^NETWORK_FILE=(.+)$", _text(here(f"/run/systemd/netif/links/{index}")), re.MULTILINE
-    )
-    link = re.search(r"^E:ID_NET_LINK_FILE=(.+)$", _text(here(f"/run/udev/data/n{index}")), re.MULTILINE)
-    for match in (network, link):
-        if match:
-            base = match.group(1)
-            for file in [
-                here(base),
-                *sorted(glob.glob(here(f"/etc/systemd/network/{os.path.basename(base)}.d/*.conf"))),
-            ]:
-                for section, option, value in _options(_text(file)):
-                    if (section, option) == ("Link", "MTUBytes"):
-                        found["/" + os.path.relpath(file, root)] = value
-    for file in sorted(glob.glob(here("/etc/NetworkManager/system-connections/*.nmconnection"))):
-        options = {(section, option): value for section, option, value in _options(_text(file))}
-        mtu = options.get(("ethernet", "mtu"), options.get(("802-3-ethernet", "mtu"), "0"))
-        if options.get(("connection", "interface-name")) == name and mtu != "0":
-            found["/" + os.path.relpath(file, root)] = mtu
-    for file in [here("/etc/network/interfaces"), *sorted(glob.glob(here("/etc/network/interfaces.d/*")))]:
-        stanza = ""
-        for line in _text(file).splitlines():
-            words = line.split()
-            if words[:1] == ["iface"]:
-                stanza = words[1] if len(words) > 1 else ""
-            elif words[:1] == ["mtu"] and stanza == name and len(words) > 1:
-                found["/" + os.path.relpath(file, root)] = words[1]
-    return found

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _nic, _nic_persist
+from ansible_collections.podnet.datapath.plugins.module_utils import _nic, _nic_owner, _nic_persist
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason
 
 RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
@@ -17,22 +17,32 @@ RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
 _RELOAD = (["udevadm", "control", "--reload"], ["systemctl", "daemon-reload"])
 
 
-def _mtu_warnings(entries: Sequence[Mapping[str, Any]], root: str) -> list[str]:
+def _mtu_warnings(
+    entries: Sequence[Mapping[str, Any]], ours: Mapping[str, bytes | None], root: str
+) -> list[str]:
     """Return a sentence for each file by which somebody else gives a NIC another MTU."""
     return [
-        f"nics: {entry['name']} gets MTU {mtu} from {file} when it comes up: make it {entry['mtu']} there"
+        f"nics: {entry['name']} gets MTU {mtu} from {file} at the next boot or reconnect: make it"
+        f" {entry['mtu']} there"
         for entry in entries
         if entry.get("mtu")
-        for file, mtu in _nic_persist.mtu_owners(
-            entry["name"], socket.if_nametoindex(entry["name"]), root
+        for file, mtu in _nic_owner.later_mtus(
+            entry["name"], socket.if_nametoindex(entry["name"]), root, ours
         ).items()
         if mtu != str(entry["mtu"])
     ]
 
 
-def _persist(entries: Sequence[Mapping[str, Any]], check: bool, command: RunCommand, root: str) -> list[str]:
+def _persist(
+    entries: Sequence[Mapping[str, Any]],
+    ours: Mapping[str, bytes],
+    check: bool,
+    command: RunCommand,
+    root: str,
+) -> list[str]:
     """Keep ``entries`` for the next boot; return the files that changed. Raises ``Problem``."""
-    former, after = _nic_persist.present(root), _nic_persist.wanted(entries)
+    former = _nic_persist.present(root)
+    after = _nic_persist.wanted(entries, ours).after(former)
     differing = after.differing(former)
     if check or not differing:
         return differing
@@ -43,7 +53,7 @@ def _persist(entries: Sequence[Mapping[str, Any]], check: bool, command: RunComm
             if code:
                 raise Problem(f"persist: {' '.join(words)} failed: {(out + err).strip()}")
     except (OSError, Problem) as problem:
-        _nic_persist.write(former, root)
+        _nic_persist.write(former.after(after), root)
         text = reason(problem) if isinstance(problem, OSError) else str(problem)
         raise Problem(f"{text}. The files are as they were; the NICs have their new settings.") from None
     return differing
@@ -62,6 +72,10 @@ def run(
         _nic_persist.present(root)  # Names a file of somebody else's before the first change.
     result = _nic.run(nics, check)
     entries = result.pop("entries")
-    result["files"] = _persist(entries, check, command, root) if persist else []
+    result["files"] = []
+    if not persist:
+        return result, []
+    ours = _nic_owner.drop_ins(entries, root)
+    result["files"] = _persist(entries, ours, check, command, root)
     result["changed"] = result["changed"] or bool(result["files"])
-    return result, _mtu_warnings(entries, root) if persist else []
+    return result, _mtu_warnings(entries, {**dict.fromkeys(_nic_owner.present(root)), **ours}, root)

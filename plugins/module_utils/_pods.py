@@ -23,6 +23,8 @@ from . import _netns
 GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 DEFAULT_PRIORITIES = (0, 1024)  # of a route that names none, IPv4 and IPv6
+IPV4_TCP = 40  # bytes of an IPv4 and a TCP header without options
+SMALLEST_ADVMSS = 256  # net.ipv4.route.min_adv_mss, below which the kernel advertises that instead
 
 SIZES = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
 LARGEST_SIZE = 8 * 65535  # GSO_MAX_SIZE of linux/netdevice.h, bytes
@@ -36,14 +38,19 @@ _OWNER = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 
 
 class Route(NamedTuple):
-    """A route by its destination (CIDR), next hop and device; the latter two may be empty."""
+    """A route by its destination (CIDR), next hop and device; the latter two may be empty.
+
+    ``advmss`` is the MSS that TCP advertises over it, 0 for what follows from the MTU.
+    """
 
     to: str
     via: str = ""
     dev: str = ""
+    advmss: int = 0
 
     def __str__(self) -> str:
-        return self.to + (f" via {self.via}" if self.via else "") + (f" dev {self.dev}" if self.dev else "")
+        words = [f"{word} {value}" for word, value in self._asdict().items() if value]
+        return " ".join(words).removeprefix("to ")
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,18 @@ def _mtu_problem(mtu: int | None, addresses: Iterable[str]) -> str | None:
     return None
 
 
+def _advmss_problem(advmss: int | None, mtu: int | None) -> str | None:
+    if advmss is None:
+        return None
+    most = (mtu or LARGEST_MTU) - IPV4_TCP
+    if not SMALLEST_ADVMSS <= advmss <= most:
+        return (
+            f"ipv4_advmss: {advmss} is outside {SMALLEST_ADVMSS} to {most}, the MTU less {IPV4_TCP} bytes of"
+            " headers: give the MTU that it is meant for too"
+        )
+    return None
+
+
 def device_of(
     pod: Mapping[str, Any],
     options: Mapping[str, Any],
@@ -241,7 +260,14 @@ def device_of(
             settings={**common, "loopback": True, **({"mac": macs["pod"]} if layer2 else {})},
             addresses=frozenset(addresses),
             neighbours=frozenset((GATEWAYS[v], macs["host"]) for v in versions) if layer2 else frozenset(),
-            routes=frozenset(Route(DEFAULT_ROUTES[v], GATEWAYS[v] if layer2 else "") for v in versions),
+            routes=frozenset(
+                Route(
+                    DEFAULT_ROUTES[v],
+                    GATEWAYS[v] if layer2 else "",
+                    advmss=(options.get("ipv4_advmss") or 0) if v == 4 else 0,
+                )
+                for v in versions
+            ),
         ),
     )
 
@@ -297,6 +323,7 @@ def resolve(
             except ValueError as error:
                 found.append(f"addresses: {text!r} {error}")
         found.append(_mtu_problem(pod.get("mtu") or options.get("mtu"), addresses))
+        found.append(_advmss_problem(options.get("ipv4_advmss"), pod.get("mtu") or options.get("mtu")))
         twice = claim("name", name, who)
         found.append(twice)
         if not twice:  # the defaults of the others follow from the name

@@ -328,7 +328,9 @@ def _own_routes(messages: Iterable[Any]) -> dict[int, frozenset[Route]]:
     found: dict[int, set[Route]] = {}
     for one in messages:
         if one["proto"] == ROUTE_PROTOCOL:
-            route = Route(_destination(one), one.get_attr("RTA_GATEWAY") or "")
+            metrics = one.get_attr("RTA_METRICS")
+            advmss = (metrics.get_attr("RTAX_ADVMSS") or 0) if metrics else 0
+            route = Route(_destination(one), one.get_attr("RTA_GATEWAY") or "", advmss=advmss)
             found.setdefault(one.get_attr("RTA_OIF"), set()).add(route)
     return {index: frozenset(routes) for index, routes in found.items()}
 
@@ -733,6 +735,8 @@ class Changer:
         attributes: list[tuple[str, Any]] = [("RTA_DST", destination)] if int(length) else []
         if route.via:
             attributes.append(("RTA_GATEWAY", route.via))
+        if route.advmss:
+            attributes.append(("RTA_METRICS", {"attrs": [("RTAX_ADVMSS", route.advmss)]}))
         message["attrs"] = [*attributes, ("RTA_OIF", index)]
         return message, kind, _CREATE | _EXCL if kind == _RTM_NEWROUTE else 0
 

@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _header_split,
     _nic,
+    _nic_owner,
     _nic_persist,
     _sock_diag,
     _sysctl_zc,
@@ -101,7 +102,7 @@ def _nic_facts(ethtool: Ethtool, device: Device, kept: Sequence[str], root: str)
         "unfulfilled": sorted(name for name, on in nic.wanted.items() if on and not nic.values[name]),
         "xdp": nic.xdp,
         "header_split": _strategies(nic),
-        "mtu_owners": _nic_persist.mtu_owners(nic.name, nic.index, root),
+        "mtu_owners": _nic_owner.mtus(nic.name, nic.index, root),
         "persisted": nic.name in kept,
     }
 

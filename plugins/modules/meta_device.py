@@ -124,6 +124,12 @@ options:
   gro_ipv4_max_size:
     description: O(gro_max_size) for IPv4 (Linux 6.3).
     type: int
+  ipv4_advmss:
+    description:
+      - MSS in bytes that the Pods advertise over IPv4. If omitted, it follows from the MTU.
+      - With an MTU whose IPv6 packets carry whole pages, V(4108) for 4168 and V(8204) for 8264 has IPv4's
+        carry whole pages too, as TCP zero-copy needs it.
+    type: int
   programs:
     description:
       - Pinned BPF programs for meta devices, which get them as they are made, before a packet can pass.
@@ -289,6 +295,7 @@ def main() -> None:
             "mode": {"type": "str", "choices": ["l2", "l3"], "default": "l3"},
             "policy": {"type": "str", "choices": ["drop", "pass"], "default": "drop"},
             **{size: {"type": "int"} for size in _pods.SIZES},
+            "ipv4_advmss": {"type": "int"},
             "programs": {"type": "dict", "options": {"from_pod": {"type": "str"}, "to_pod": {"type": "str"}}},
             "host_routes": {"type": "list", "elements": "dict", "default": [], "options": routes},
         },

@@ -73,6 +73,10 @@ options:
             C(adaptive-rx).
         type: dict
         default: {}
+      pause:
+        description: Flow control (pause frames), C(rx), C(tx) and C(autoneg), each on or off.
+        type: dict
+        default: {}
       features:
         description:
           - Offloads to switch on or off, by the names that C(ethtool -k) prints, by its short names (C(gro),
@@ -167,8 +171,9 @@ options:
         reload. It keeps exactly the interfaces of this call, by name; an empty O(nics) takes all of it away.
       - A copy of this module's code in C(/usr/local/lib/podnet) is started by a udev rule and a unit of
         systemd.
-      - Where networkd, NetworkManager, ifupdown or a C(.link) file give such an interface another MTU, that
-        is a warning.
+      - What a C(.link) file sets comes before and is overwritten. Where networkd gives such an interface
+        another MTU, it gets a drop-in; where its file serves other interfaces too, or NetworkManager or
+        ifupdown have another MTU, that is a warning.
     type: bool
     default: false
 seealso:
@@ -243,7 +248,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import _nic_tuning
 
 
 def main() -> None:
-    groups = ("rings", "channels", "coalesce", "features", "priv_flags", "napi")
+    groups = ("rings", "channels", "coalesce", "pause", "features", "priv_flags", "napi")
     sizes = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
     nic = {
         **{selector: {"type": "str"} for selector in ("name", "driver", "pci")},

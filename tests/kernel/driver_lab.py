@@ -116,7 +116,8 @@ def find_node(kernel: str) -> Node:
     for image_is_newer in (False, True):
         if image_is_newer:
             lab("down", "--name", name)
-        lab("up", "--name", name, "--nodes", "1", "--kernel", kernel, "--snapshot", "booted")
+        nics = ("--nic", "e1000e", "--nic", "igb")
+        lab("up", "--name", name, "--nodes", "1", "--kernel", kernel, "--snapshot", "booted", *nics)
         node = Node(name, root, "")
         release = node.release = node.ssh("uname -r").strip()
         # A link into the image's /usr/src, which means nothing outside of it.

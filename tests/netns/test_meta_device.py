@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM, TCP_MAXSEG, socket
 from typing import Any
 
 import pytest
@@ -53,6 +54,7 @@ class Bench:
             "policy": "drop",
             "programs": None,
             "host_routes": [],
+            "ipv4_advmss": None,
             **dict.fromkeys(_pods.SIZES),
             **others,
         }
@@ -327,3 +329,33 @@ def test_a_link_kind_of_the_driver_is_encoded_by_its_numbers() -> None:
     encoded = bytes(message.data)
     for attribute in ("0800 0500 01000000", "0800 2000 ffffffff", "0800 2100 05000000"):
         assert bytes.fromhex(attribute) in encoded
+
+
+def segment_sizes(bench: Bench, source: str, target: str) -> list[int]:
+    """Return the data in each packet from one Pod to another, by IPv4 and IPv6, as TCP has it."""
+    found = []
+    for family, any_address, address in ((AF_INET, "0.0.0.0", "10.77.0.2"), (AF_INET6, "::", "fd77::2")):
+        with bench.ns.inside(bench.name(target)), socket(family, SOCK_STREAM) as server:
+            server.bind((any_address, 0))
+            server.listen()
+            with bench.ns.inside(bench.name(source)), socket(family, SOCK_STREAM) as client:
+                client.connect((address, server.getsockname()[1]))
+                found.append(client.getsockopt(IPPROTO_TCP, TCP_MAXSEG))
+    return found
+
+
+def test_both_families_carry_whole_pages(bench: Bench) -> None:
+    pods = [bench.pod("a", 1), bench.pod("b", 2)]
+    bench.module(*pods, mtu=8264)
+    assert segment_sizes(bench, "a", "b") == [8212, 8192]
+    made = bench.module(*pods, mtu=8264, ipv4_advmss=8204)
+    assert made["changed"] and "advmss 8204" in json.dumps(made["diff"]["after"])
+    assert segment_sizes(bench, "a", "b") == [8192, 8192]
+    assert not bench.module(*pods, mtu=8264, ipv4_advmss=8204)["changed"]
+    bench.module(*pods, mtu=8264)
+    assert segment_sizes(bench, "a", "b") == [8212, 8192]
+
+
+def test_an_mss_beyond_the_mtu_is_refused(bench: Bench) -> None:
+    message = bench.module(bench.pod("a", 1), mtu=1500, ipv4_advmss=8204, fails=True)["msg"]
+    assert "ipv4_advmss: 8204 is outside 256 to 1460" in message

@@ -128,8 +128,8 @@ def test_order_of_writing() -> None:
         "channels.combined": 1, "features.rx-gro": False, "priv_flags.rx_striding_rq": False, "rings.tx": 2,
     }  # fmt: skip
     assert _nic.messages(nic, _nic.plan(nic, wanted)) == [
-        ("priv_flags", {"rx_striding_rq": False}),
         ("features", {"rx-gro": False}),
+        ("priv_flags", {"rx_striding_rq": False}),
         ("channels", {"combined": 1}),
         ("rings", {"rx": 1, "tx": 2}),
         ("coalesce", {"rx-usecs": 9}),

@@ -413,13 +413,15 @@ def test_ssh_and_ansible_read_the_same_from_their_files(made: nodes.Lab) -> None
 
 def test_what_a_lab_is_made_of_does_not_change_under_way(made: nodes.Lab) -> None:
     same = {"kernel": "6.1", "count": 2, "memory": 1024, "cpus": 2}
-    for option, value in (("kernel", "7.3"), ("count", 1), ("memory", 512), ("cpus", 1)):
-        with pytest.raises(
-            LabError, match=rf"--{'nodes' if option == 'count' else option} {value}.*lab.py down"
-        ):
+    others = {"kernel": "7.3", "count": 1, "memory": 512, "cpus": 1, "nics": ["igb"]}
+    for option, value in others.items():
+        named = {"count": "nodes 1", "nics": "nic igb"}.get(option, f"{option} {value}")
+        with pytest.raises(LabError, match=rf"--{named}.*lab.py down"):
             made.up(**{**same, option: value})  # type: ignore[arg-type]
     with pytest.raises(LabError, match="--nodes 3"):
         made.up(**{**same, "count": 3})  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="--nic 'igb,mac=1'"):
+        made.up(**same, nics=["igb,mac=1"])  # type: ignore[arg-type]
     with pytest.raises(LabError, match="node1, node2 not running"):
         made.snapshot("s")
     with pytest.raises(LabError, match=r"no snapshot 's' \(it has: none\)"):

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _nic,
+    _nic_owner,
     _nic_persist,
     _nic_select,
     _nic_sysfs,
@@ -68,13 +69,6 @@ def test_every_mistake_of_a_selection_is_named() -> None:
     ]
 
 
-# What the drivers have, written by hand after their sources: mlx5 of Linux 7.2 (en_ethtool.c, en_main.c) and
-# gve of Linux 6.12 (gve_ethtool.c, gve_main.c). Neither was run on hardware.
-MLX5 = {
-    "priv_flags.rx_striding_rq": True, "priv_flags.rx_cqe_compress": True, "features.rx-gro-hw": False,
-    "features.rx-lro": True, "rings.tcp-data-split": False, "rings.rx": 1024,
-}  # fmt: skip
-GVE = {"rings.tcp-data-split": False, "features.rx-lro": True, "rings.rx": 1024, "rings.tx": 512}
 OTHER = {"rings.rx": 256, "features.rx-lro": False}
 
 
@@ -86,65 +80,6 @@ def nic(driver: str, values: dict[str, Any], xdp: bool = False, fixed: frozenset
 def resolved(nic: Nic, **options: Any) -> _nic.Resolved:
     (wish,) = _nic.parse([{"name": "eth0", **options}])
     return _nic.resolve(nic, wish)
-
-
-def test_the_two_ways_of_mlx5_are_whole_and_exclude_each_other() -> None:
-    mlx5 = nic("mlx5_core", MLX5)
-    talk = resolved(mlx5, header_split="striding_off")
-    assert talk.problems == [] and talk.settings == {
-        "priv_flags.rx_striding_rq": False, "features.rx-gro-hw": False, "features.rx-lro": False,
-    }  # fmt: skip
-    upstream = resolved(mlx5, header_split="data_split")
-    assert upstream.problems == [] and upstream.settings == {
-        "rings.tcp-data-split": True, "features.rx-lro": False, "features.rx-gro-hw": True,
-        "priv_flags.rx_striding_rq": True, "priv_flags.rx_cqe_compress": False,
-    }  # fmt: skip
-    # The flags before the feature that needs them, the feature before the ring that needs it.
-    order = [change.name for change in _nic.plan(mlx5, upstream.settings)]
-    assert order.index("priv_flags.rx_cqe_compress") < order.index("features.rx-gro-hw")
-    assert order.index("features.rx-gro-hw") < order.index("rings.tcp-data-split")
-
-
-def test_gve_splits_without_more() -> None:
-    assert resolved(nic("gve", GVE), header_split="data_split").settings == {
-        "rings.tcp-data-split": True, "features.rx-lro": False,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("driver", "values", "options", "words"),
-    [
-        ("gve", GVE, {"header_split": "striding_off"}, "gve does not have: choose data_split"),
-        ("igb", OTHER, {"header_split": "data_split"}, "igb does not: leave it out"),
-        ("mlx5_core", {k: v for k, v in MLX5.items() if "split" not in k}, {"header_split": "data_split"},
-         "mlx5_core does not: choose striding_off"),
-        ("mlx5_core", MLX5, {"header_split": "striding_off", "features": {"rx-gro-hw": True}},
-         "needs features.rx-gro-hw off, but True is asked for: HW-GRO works on striding receive queues only"),
-        ("mlx5_core", MLX5, {"header_split": "data_split", "features": {"lro": "on"}},
-         "needs features.rx-lro off, but True is asked for: LRO puts"),
-        ("mlx5_core", MLX5, {"header_split": "data_split", "priv_flags": {"rx_cqe_compress": 1}},
-         "excludes compressed completions"),
-    ],
-)  # fmt: skip
-def test_what_excludes_a_header_split_is_named(
-    driver: str, values: dict[str, Any], options: dict[str, Any], words: str
-) -> None:
-    problems = resolved(nic(driver, values), **options).problems
-    assert len(problems) == 1 and words in problems[0]
-
-
-def test_a_header_split_may_be_left_out_but_not_contradicted() -> None:
-    left = resolved(nic("igb", OTHER), header_split="data_split", optional=["header_split"])
-    assert (left.settings, left.problems) == ({}, [])
-    assert left.skipped["header_split"].startswith("data_split needs a driver that reports tcp-data-split")
-    options = {"header_split": "data_split", "features": {"lro": True}, "optional": ["header_split"]}
-    assert len(resolved(nic("mlx5_core", MLX5), **options).problems) == 1
-
-
-def test_xdp_excludes_data_split() -> None:
-    (problem,) = resolved(nic("mlx5_core", MLX5, xdp=True), header_split="data_split").problems
-    assert "XDP program exclude each other" in problem
-    assert not resolved(nic("mlx5_core", MLX5, xdp=True), header_split="striding_off").problems
 
 
 def test_a_number_may_be_limited_to_the_maximum() -> None:
@@ -297,26 +232,64 @@ def test_a_unit_of_somebody_s_is_left_alone(tmp_path: Path) -> None:
         _nic_persist.present(str(tmp_path))
 
 
-def test_other_owners_of_an_mtu_are_found(tmp_path: Path) -> None:
-    for name, text in {
-        "run/systemd/netif/links/7": "A=b\nNETWORK_FILE=/etc/systemd/network/10-w.network\n",
-        "run/udev/data/n7": "I:1\nE:ID_NET_LINK_FILE=/usr/lib/systemd/network/99-default.link\n",
-        "etc/systemd/network/10-w.network": "[Match]\nName=wire0\n[Link]\nMTUBytes=1500\n[X]\nMTUBytes=9\n",
-        "etc/systemd/network/10-w.network.d/a.conf": "[Link]\nMTUBytes=9000\n",
-        "usr/lib/systemd/network/99-default.link": "[Link]\nNamePolicy=keep\n",
-        "etc/NetworkManager/system-connections/w.nmconnection": (
-            "[connection]\ninterface-name=wire0\n[ethernet]\nmtu=1400\n"
-        ),
-        "etc/NetworkManager/system-connections/x.nmconnection": (
-            "[connection]\ninterface-name=x\n[ethernet]\nmtu=1\n"
-        ),
-        "etc/network/interfaces": "iface x inet dhcp\n  mtu 7\niface wire0 inet static\n  mtu 4000\n",
-    }.items():
+OTHERS = {
+    "run/systemd/netif/links/7": "A=b\nNETWORK_FILE=/etc/systemd/network/10-w.network\n",
+    "run/udev/data/n7": "I:1\nE:ID_NET_LINK_FILE=/usr/lib/systemd/network/99-default.link\n",
+    "etc/systemd/network/10-w.network": "[Match]\nName=wire0\n[Link]\nMTUBytes=1500\n[X]\nMTUBytes=9\n",
+    "etc/systemd/network/10-w.network.d/a.conf": "[Link]\nMTUBytes=9000\n",
+    "usr/lib/systemd/network/99-default.link": "[Link]\nMTUBytes=1300\n",
+    "etc/NetworkManager/system-connections/w.nmconnection": (
+        "[connection]\ninterface-name=wire0\n[ethernet]\nmtu=1400\n"
+    ),
+    "etc/NetworkManager/system-connections/x.nmconnection": (
+        "[connection]\ninterface-name=x\n[ethernet]\nmtu=1\n"
+    ),
+    "etc/network/interfaces": "iface x inet dhcp\n  mtu 7\niface wire0 inet static\n  mtu 4000\n",
+}
+DROP_IN = "/etc/systemd/network/10-w.network.d/zz-podnet.conf"
+
+
+@pytest.fixture
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A node whose wire0 has an MTU from everybody."""
+    for name, text in OTHERS.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert _nic_persist.mtu_owners("wire0", 7, str(tmp_path)) == {
-        "/etc/systemd/network/10-w.network": "1500",
+    monkeypatch.setattr("socket.if_nametoindex", {"wire0": 7, "wire1": 8}.__getitem__)
+    return str(tmp_path)
+
+
+def test_other_owners_of_an_mtu_are_found(others: str) -> None:
+    later = {
         "/etc/systemd/network/10-w.network.d/a.conf": "9000",
         "/etc/NetworkManager/system-connections/w.nmconnection": "1400",
         "/etc/network/interfaces": "4000",
     }
+    assert _nic_owner.later_mtus("wire0", 7, others) == later
+    link = {"/usr/lib/systemd/network/99-default.link": "1300"}
+    assert _nic_owner.mtus("wire0", 7, others) == {**link, **later}
+
+
+def test_networkd_gets_the_mtu_by_a_drop_in_that_goes_again(others: str) -> None:
+    drop_ins = _nic_owner.drop_ins([ENTRY], others)
+    assert list(drop_ins) == [DROP_IN] and b"[Link]\nMTUBytes=8264\n" in drop_ins[DROP_IN]
+    # Before the file is there, and after.
+    assert _nic_owner.later_mtus("wire0", 7, others, drop_ins)[DROP_IN] == "8264"
+    _nic_persist.write(_nic_persist.wanted([ENTRY], drop_ins), others)
+    assert _nic_owner.later_mtus("wire0", 7, others)[DROP_IN] == "8264"
+    assert _nic_owner.drop_ins([ENTRY], others) == drop_ins
+    now = _nic_persist.present(others)
+    # What networkd says anyway needs no file of ours.
+    assert _nic_owner.drop_ins([{**ENTRY, "mtu": 9000}], others) == {}
+    none = _nic_persist.wanted([]).after(now)
+    assert DROP_IN in none.differing(now)
+    _nic_persist.write(none, others)
+    assert not Path(others, DROP_IN[1:]).exists()
+
+
+def test_a_file_of_networkd_that_serves_others_is_left_alone(others: str) -> None:
+    Path(others, "run/systemd/netif/links/8").write_text("NETWORK_FILE=/etc/systemd/network/10-w.network\n")
+    assert _nic_owner.drop_ins([ENTRY], others) == {}
+    both = [ENTRY, {**ENTRY, "name": "wire1"}]
+    assert list(_nic_owner.drop_ins(both, others)) == [DROP_IN]
+    assert _nic_owner.drop_ins([ENTRY, {**ENTRY, "name": "wire1", "mtu": 1500}], others) == {}

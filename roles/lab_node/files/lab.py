@@ -44,6 +44,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     up.add_argument("--memory", type=int, default=1024, help="MiB a node (default: %(default)s)")
     up.add_argument("--cpus", type=int, default=2, help="processors a node (default: %(default)s)")
     up.add_argument("--snapshot", default="", help="restore this snapshot, or take it once made")
+    nic_help = "one more NIC a node, without a cable, as QEMU names it (e1000e, igb); may be repeated"
+    up.add_argument("--nic", action="append", default=[], metavar="MODEL", help=nic_help)
     command("down", "remove the lab with its processes, wire, disks and snapshots")
     command("status", "tell what there is")
     command("inventory", "tell where the lab's Ansible inventory is")
@@ -90,6 +92,7 @@ def act(options: argparse.Namespace) -> dict[str, object]:
                 memory=options.memory,
                 cpus=options.cpus,
                 snapshot=options.snapshot,
+                nics=options.nic,
             )
         elif options.command == "down":
             changed = lab.down()

@@ -27,6 +27,7 @@ from lablib.qmp import Qmp
 from lablib.state import Node, State, alive, choose_port, ports_of_labs, process_start
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,19}")
+MODEL = re.compile(r"[a-z0-9][a-z0-9-]*")
 MAX_NODES = 2  # the wire joins two, back to back
 BOOT_TIMEOUT = 900.0
 RESTORE_TIMEOUT = 300.0
@@ -113,7 +114,16 @@ class Lab:
 
     # -- up and down ---------------------------------------------------------------------------------
 
-    def up(self, *, kernel: str, count: int, memory: int, cpus: int, snapshot: str = "") -> bool:
+    def up(
+        self,
+        *,
+        kernel: str,
+        count: int,
+        memory: int,
+        cpus: int,
+        snapshot: str = "",
+        nics: Sequence[str] = (),
+    ) -> bool:
         """Make the lab or start what of it does not run; return whether anything changed.
 
         ``snapshot``: restored where the lab has it, else taken from the nodes when they have just been made.
@@ -122,10 +132,12 @@ class Lab:
             raise LabError(f"--nodes {count}: the wire joins one or two nodes")
         if snapshot:
             _check_snapshot_name(snapshot)
+        _check_nics(nics)
         state = self.load()
         fresh = state is None
         if state is not None:
-            self._refuse_difference(state, kernel=kernel, nodes=count, memory=memory, cpus=cpus)
+            asked = {"kernel": kernel, "nodes": count, "memory": memory, "cpus": cpus}
+            self._refuse_difference(state, **asked, nic=" ".join(nics))
             today = image.newest_image(kernel)
             if today is None or state.image != str(today.folder):
                 common.say(f"lab {self.name}: it runs an older image; a new lab takes today's")
@@ -136,7 +148,7 @@ class Lab:
                 return False
         emulator = qemu.ensure_emulator()
         if state is None:
-            state = self._make(emulator, kernel=kernel, count=count, memory=memory, cpus=cpus)
+            state = self._make(emulator, kernel=kernel, count=count, memory=memory, cpus=cpus, nics=nics)
         common.say(f"lab {self.name}: QEMU {emulator.version}, {state.accelerator} ({state.reason})")
         wire.make(self.namespace)
         usual = 45.0 if state.accelerator == "tcg" else 10.0
@@ -156,15 +168,25 @@ class Lab:
             "nodes": len(state.nodes),
             "memory": state.memory,
             "cpus": state.cpus,
+            "nic": " ".join(state.nics),
         }
         for option, value in asked.items():
             if has[option] != value:
                 raise LabError(
-                    f"--{option} {value}: lab {self.name!r} has {has[option]}; "
+                    f"--{option} {value or 'none'}: lab {self.name!r} has {has[option] or 'none'}; "
                     f"remove it first (lab.py down --name {self.name}) or take another --name"
                 )
 
-    def _make(self, emulator: qemu.Emulator, *, kernel: str, count: int, memory: int, cpus: int) -> State:
+    def _make(
+        self,
+        emulator: qemu.Emulator,
+        *,
+        kernel: str,
+        count: int,
+        memory: int,
+        cpus: int,
+        nics: Sequence[str] = (),
+    ) -> State:
         base, _built = image.ensure_image(kernel)
         accelerator = qemu.choose_accelerator(emulator, base)
         if self.folder.exists():
@@ -173,6 +195,7 @@ class Lab:
         state = State(
             kernel, str(base.folder), cpus, memory, accelerator.name, accelerator.reason, emulator.version
         )
+        state.nics = list(nics)
         access.make_key(self.folder / "ssh_key")
         login_key = (self.folder / "ssh_key.pub").read_text()
         taken = ports_of_labs(self.folder.parent)
@@ -242,6 +265,7 @@ class Lab:
             port=node.port,
             layer=node.layer,
             wire_fd=wire_fd,
+            nics=state.nics,
         )
 
     def _machine(self, emulator: qemu.Emulator, state: State) -> list[str]:
@@ -408,6 +432,12 @@ class Lab:
 def _check_snapshot_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise LabError(f"snapshot {name!r}: use 1 to 20 of a-z, 0-9 and -, no - first")
+
+
+def _check_nics(models: Sequence[str]) -> None:
+    for model in models:
+        if not MODEL.fullmatch(model):
+            raise LabError(f"--nic {model!r}: use a model as QEMU names it, such as e1000e")
 
 
 def _banner(port: int, timeout: float) -> bool:

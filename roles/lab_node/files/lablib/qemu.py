@@ -42,6 +42,7 @@ TCG_CPU = (
 # Locally administered look, QEMU's prefix; the last number is the node's.
 MGMT_MAC = "52:54:00:31:01:{:02x}"
 WIRE_MAC = "52:54:00:31:02:{:02x}"
+MORE_MAC = "52:54:00:31:{:02x}:{:02x}"  # the NIC's number, then the node's
 # What makes a machine wait for a saved state, and for the word to go on.
 INCOMING = ("-S", "-incoming", "defer")
 
@@ -172,10 +173,12 @@ def node_argv(
     port: int,
     layer: str,
     wire_fd: int,
+    nics: Sequence[str] = (),
 ) -> list[str]:
     """Return a node's command line; every path in it is relative to the node's folder.
 
-    ``memory`` is in MiB, ``port`` the one on 127.0.0.1 that leads to the node's SSH, ``layer`` its disk.
+    ``memory`` is in MiB, ``port`` the one on 127.0.0.1 that leads to the node's SSH, ``layer`` its disk,
+    ``nics`` are the models of those that have no cable.
     The same arguments and INCOMING make a machine that takes a saved state in.
     """
     machine = "q35,accel=kvm" if accelerator == "kvm" else "q35"
@@ -193,6 +196,11 @@ def node_argv(
         *("-device", f"virtio-net-pci,netdev=mgmt,romfile=,mac={MGMT_MAC.format(index)}"),
         *("-netdev", f"tap,id=wire,fd={wire_fd}"),
         *("-device", f"virtio-net-pci,netdev=wire,romfile=,mac={WIRE_MAC.format(index)}"),
+        *(
+            word
+            for number, model in enumerate(nics, 3)
+            for word in ("-device", f"{model},romfile=,mac={MORE_MAC.format(number, index)}")
+        ),
         *("-device", "virtio-rng-pci"),
         *("-chardev", "file,id=console,path=console.log,append=on", "-serial", "chardev:console"),
         *("-fw_cfg", "name=opt/podnet.datapath/identity,file=identity.tar"),

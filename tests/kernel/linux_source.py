@@ -1,0 +1,89 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Debian's kernel source has and its packages do not: netdevsim and tcp_mmap, built once.
+
+netdevsim is a NIC without hardware (rings, channels, coalescing; in newer kernels header split), tcp_mmap the
+kernel's own test of TCP zero-copy. Every change of this file, or another kernel, is another build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from driver_lab import HERE, Node, copied, run
+
+sys.path.insert(0, str(HERE.parents[1] / "roles/lab_node/files"))
+
+from lablib import common, debian, recipe
+
+NETDEVSIM, TCP_MMAP = "drivers/net/netdevsim", "tools/testing/selftests/net/tcp_mmap.c"
+TCP_MMAP_KERNEL = "6.12"  # the copy in 6.1 cannot check what it received
+# 32 GB in the source: an hour of an emulated node.
+TCP_MMAP_BYTES = 1 << 27
+
+
+@contextlib.contextmanager
+def _source(kernel: str, path: str) -> Iterator[Path]:
+    """Give a file or folder of a lab kernel's source for the length of a block."""
+    wanted = recipe.KERNELS[kernel]
+    package = "linux-source" + (f"/{wanted.suite}-backports" if wanted.backports else "")
+    with tempfile.TemporaryDirectory(dir=common.cache_dir()) as folder:
+        root = Path(folder) / "root"
+        debian.make_root(root, wanted.suite, [package], variant="extract", backports=wanted.backports)
+        (archive,) = root.glob("usr/src/linux-source-*.tar.xz")
+        top = archive.name.removesuffix(".tar.xz")
+        common.run(["tar", "-C", folder, "-xf", archive, f"{top}/{path}"])
+        yield Path(folder) / top / path
+
+
+@contextlib.contextmanager
+def _once(name: str, facts: str) -> Iterator[tuple[Path, Path | None]]:
+    """Give a folder of the cache, and where to build what shall be in it if it is not there yet."""
+    key = hashlib.sha256((Path(__file__).read_text() + facts).encode()).hexdigest()[:16]
+    folder = common.cache_dir() / f"kernel-source/{name}-{key}"
+    with common.lock(f"kernel-source-{name}"):
+        if folder.exists():
+            yield folder, None
+            return
+        with common.step(f"{name} from Debian's kernel source", 40), common.built_dir(folder) as work:
+            yield folder, work
+        for old in folder.parent.glob(f"{name}-*"):
+            if old != folder:
+                common.remove_tree(old)
+
+
+def netdevsim(node: Node, kernel: str) -> Path:
+    """Return netdevsim.ko for a node."""
+    with _once(f"netdevsim-{kernel}", node.release) as (folder, work):
+        if work:
+            with _source(kernel, NETDEVSIM) as source:
+                build = copied(node, source, "netdevsim")
+            done = build.kbuild("CONFIG_NETDEVSIM=m")
+            assert done.returncode == 0, done.stdout + done.stderr
+            shutil.copy(build.path / "netdevsim.ko", work)
+            shutil.rmtree(build.path)
+    return folder / "netdevsim.ko"
+
+
+def tcp_mmap() -> Path:
+    """Return tcp_mmap, which runs on every node, with less to send than its authors had in mind."""
+    with _once("tcp_mmap", TCP_MMAP_KERNEL) as (folder, work):
+        if work:
+            with _source(TCP_MMAP_KERNEL, TCP_MMAP) as source:
+                text = source.read_text()
+            text, found = re.subn(
+                r"^#define FILE_SZ .*$", f"#define FILE_SZ {TCP_MMAP_BYTES}ULL", text, flags=re.MULTILINE
+            )
+            assert found == 1, f"{TCP_MMAP} of Linux {TCP_MMAP_KERNEL} has another FILE_SZ"
+            (work / "tcp_mmap.c").write_text(text)
+            words = ("gcc", "-O2", "-w", "-static", str(work / "tcp_mmap.c"), "-o", str(work / "tcp_mmap"))
+            run(*words, "-lpthread", "-lcrypto")
+    return folder / "tcp_mmap"

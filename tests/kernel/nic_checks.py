@@ -1,0 +1,269 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""nic_tuning on a node, on drivers that only a node has: ``nic_checks.py netdevsim.ko``.
+
+Prints a JSON object for each check: its name and what went wrong ("" for nothing). The node's e1000e and igb
+are QEMU's, netdevsim is the kernel's NIC without hardware. The collection lies beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _ethtool, _nic, _nic_tuning, _plan
+
+CHECKS: dict[str, Callable[[], None]] = {}
+
+DRIVERS = ("netdevsim", "e1000e", "igb")
+XDP, XDP_PASS = 6, 2
+
+
+def check(function: Callable[[], None]) -> Callable[[], None]:
+    CHECKS[function.__name__] = function
+    return function
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def tune(*nics: dict[str, Any], check: bool = False) -> dict[str, Any]:
+    """Run the module without keeping anything for the next boot; return its result."""
+    result, warnings = _nic_tuning.run(nics, False, check, lambda words: (0, "", ""))
+    assert not warnings, warnings
+    return result
+
+
+def state() -> dict[str, _ethtool.Nic]:
+    """Return what the NICs of the checks are set to, by driver."""
+    ethtool = _ethtool.Ethtool()
+    try:
+        found = {one.driver: _nic.read(ethtool, one.name) for one in _nic.devices(ethtool)}
+    finally:
+        ethtool.close()
+    return {driver: found[driver] for driver in DRIVERS}
+
+
+def refused(*nics: dict[str, Any]) -> str:
+    """Run what must fail and leave everything as it is; return the message."""
+    before = state()
+    try:
+        tune(*nics)
+    except _plan.Problem as problem:
+        assert state() == before, f"{problem}\nbut now it is {state()}\nand was {before}"
+        return str(problem)
+    raise AssertionError("it was not refused")
+
+
+def promised_made_and_left_alone(nic: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Have a NIC set as a dry run says, to ``expected``, and a second run find nothing to do."""
+    before = state()
+    promised = tune(nic, check=True)
+    assert state() == before
+    made = tune(nic)
+    assert made == promised, f"{made}\n{promised}"
+    driver = made["nics"][0]["driver"]
+    now = state()[driver].values
+    assert {name: now[name] for name in expected} == expected, now
+    others = {n for n, value in before[driver].values.items() if now.get(n) != value} - {*expected}
+    assert not {n for n in others if not n.startswith(("queues.", "irqs."))}, others
+    again = tune(nic)
+    assert not again["changed"] and not again["diff"], again
+
+
+def with_xdp(then: Callable[[], None]) -> None:
+    """Do something while netdevsim has an XDP program, one that lets everything pass."""
+    # r0 = XDP_PASS; exit (linux/bpf.h)
+    code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, XDP_PASS, 0x95, 0, 0, 0)
+    instructions, licence = _bpf.ctypes.create_string_buffer(code), _bpf.ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "=IIQQ", XDP, 2, _bpf.ctypes.addressof(instructions), _bpf.ctypes.addressof(licence)
+    )
+    pin, nic = "/sys/fs/bpf/nic_checks", state()["netdevsim"].name
+    with _bpf.closing(_bpf.bpf(5, attributes.ljust(120, b"\0"))) as descriptor:
+        _bpf.obj_pin(descriptor, pin)
+    try:
+        run("ip", "link", "set", "dev", nic, "xdp", "pinned", pin)
+        then()
+    finally:
+        run("ip", "link", "set", "dev", nic, "xdp", "off")
+        Path(pin).unlink()
+
+
+# netdevsim
+
+
+@check
+def netdevsim_takes_rings_channels_coalescing_and_flow_control() -> None:
+    wish = {
+        "driver": "netdevsim", "mtu": 8264, "rings": {"rx": 1024, "tx": 2048}, "channels": {"combined": 2},
+        "coalesce": {"rx-usecs": 16, "tx_frames": 64, "adaptive-rx": "on"}, "pause": {"rx": True, "tx": True},
+    }  # fmt: skip
+    expected = {
+        "mtu": 8264, "rings.rx": 1024, "rings.tx": 2048, "channels.combined": 2, "coalesce.rx-usecs": 16,
+        "coalesce.tx-frames": 64, "coalesce.adaptive-rx": True, "pause.rx": True, "pause.tx": True,
+    }  # fmt: skip
+    promised_made_and_left_alone(wish, expected)
+
+
+@check
+def all_numbers_above_the_maxima_are_named_at_once() -> None:
+    message = refused({"driver": "netdevsim", "rings": {"rx": 5000, "tx": 9999}, "channels": {"combined": 5}})
+    assert [line.partition("): ")[2] for line in message.splitlines()] == [
+        "channels.combined = 5 is above the maximum of 4",
+        "rings.rx = 5000 is above the maximum of 4096",
+        "rings.tx = 9999 is above the maximum of 4096",
+    ], message
+
+
+@check
+def a_maximum_is_taken_where_that_is_asked_for() -> None:
+    wish = {"driver": "netdevsim", "rings": {"rx": 5000}, "limit_to_maximum": True}
+    assert tune(wish)["nics"][0]["limited"] == {"rings.rx": 4096}
+    assert state()["netdevsim"].values["rings.rx"] == 4096
+    assert not tune(wish)["changed"]
+
+
+@check
+def a_refusal_midway_puts_back_the_nics_before_it_too() -> None:
+    def then() -> None:
+        message = refused(
+            {"driver": "e1000e", "rings": {"rx": 512}, "coalesce": {"rx-usecs": 40}},
+            {"driver": "netdevsim", "rings": {"rx": 256}, "channels": {"combined": 1},
+             "coalesce": {"rx-usecs": 99}, "pause": {"rx": True}, "mtu": 8264},
+        )  # fmt: skip
+        assert "(driver netdevsim): the kernel refuses mtu = 8264: " in message, message
+        assert message.endswith("Every NIC is set as it was before."), message
+
+    tune({"driver": "netdevsim", "mtu": 1500})
+    with_xdp(then)
+
+
+@check
+def header_split_where_the_driver_has_it() -> None:
+    nic = state()["netdevsim"]
+    if "rings.tcp-data-split" not in nic.values:
+        message = refused({"driver": "netdevsim", "rings": {"tcp-data-split": "on"}})
+        assert "rings.tcp-data-split is not supported by the driver" in message, message
+        message = refused({"driver": "netdevsim", "header_split": "data_split"})
+        assert "data_split needs a driver that reports tcp-data-split" in message, message
+        return
+    promised_made_and_left_alone(
+        {"driver": "netdevsim", "rings": {"tcp-data-split": "off", "hds-thresh": 256}},
+        {"rings.tcp-data-split": False, "rings.hds-thresh": 256},
+    )
+    promised_made_and_left_alone(
+        {"driver": "netdevsim", "header_split": "data_split"},
+        {"rings.tcp-data-split": True, "features.rx-lro": False},
+    )
+    top = state()["netdevsim"].maximum["rings.hds-thresh"]
+    message = refused({"driver": "netdevsim", "rings": {"hds-thresh": top + 1}})
+    assert f"rings.hds-thresh = {top + 1} is above the maximum of {top}" in message, message
+
+
+@check
+def header_split_and_xdp_exclude_each_other() -> None:
+    if "rings.tcp-data-split" not in state()["netdevsim"].values:
+        return  # header_split_where_the_driver_has_it says what happens then
+
+    def then() -> None:
+        message = refused({"driver": "netdevsim", "header_split": "data_split"})
+        assert "data_split and an XDP program exclude each other" in message, message
+        # Asked for as a plain ring parameter it is the kernel that refuses, in words of its own.
+        message = refused({"driver": "netdevsim", "rings": {"rx": 300, "tcp-data-split": "on"}})
+        assert "tcp-data-split can not be enabled with single buffer XDP" in message, message
+
+    tune({"driver": "netdevsim", "mtu": 1500, "rings": {"tcp-data-split": "off"}})
+    with_xdp(then)
+
+
+# e1000e and igb
+
+
+@check
+def e1000e_takes_rings_coalescing_and_features() -> None:
+    promised_made_and_left_alone(
+        {"driver": "e1000e", "mtu": 4168, "rings": {"rx": 1024, "tx": 512}, "coalesce": {"rx-usecs": 50},
+         "features": {"rxhash": False, "gro": True, "tso": "off"}},
+        {"mtu": 4168, "rings.rx": 1024, "rings.tx": 512, "coalesce.rx-usecs": 50,
+         "features.rx-hashing": False, "features.rx-gro": True, "features.tx-tcp-segmentation": False,
+         "features.tx-tcp6-segmentation": False},
+    )  # fmt: skip
+
+
+@check
+def e1000e_rounds_a_ring_up_and_that_is_a_failure() -> None:
+    message = refused({"driver": "e1000e", "mtu": 8264, "rings": {"rx": 1001}, "coalesce": {"rx-usecs": 30}})
+    assert "(driver e1000e): rings.rx = 1001 was accepted, but is 1008 now" in message, message
+
+
+@check
+def what_e1000e_does_not_have_is_named_at_once() -> None:
+    message = refused(
+        {"driver": "e1000e", "channels": {"combined": 2}, "coalesce": {"tx-usecs": 5}, "features": {"lro": 1}}
+    )
+    ends = [line.partition("): ")[2].partition(":")[0] for line in message.splitlines()]
+    assert sorted(ends) == [
+        "channels.combined is not supported by the driver",
+        "coalesce.tx-usecs is not supported by the driver",
+        "features.lro is fixed off, so it cannot be on",
+    ], message
+
+
+@check
+def a_private_flag_that_the_hardware_lacks_is_named() -> None:
+    # The driver lists the flag for every device and refuses it on the 82574 that QEMU emulates.
+    message = refused({"driver": "e1000e", "priv_flags": {"s0ix-enabled": True}, "rings": {"rx": 256}})
+    assert "the kernel refuses priv_flags: s0ix-enabled = on: Invalid argument" in message, message
+
+
+@check
+def igb_takes_a_private_flag_rings_channels_and_coalescing() -> None:
+    nic = state()["igb"]
+    more = nic.values["channels.combined"] == 1 and nic.maximum["channels.combined"] > 1
+    combined = 2 if more else 1
+    promised_made_and_left_alone(
+        {"driver": "igb", "mtu": 8264, "priv_flags": {"legacy-rx": True}, "rings": {"rx": 512, "tx": 512},
+         "channels": {"combined": combined}, "coalesce": {"rx-usecs": 30}},
+        {"mtu": 8264, "priv_flags.legacy-rx": True, "rings.rx": 512, "rings.tx": 512,
+         "channels.combined": combined, "coalesce.rx-usecs": 30},
+    )  # fmt: skip
+
+
+def main() -> None:
+    module = sys.argv[1]
+    for needed in run("modinfo", "-F", "depends", module).strip().split(","):
+        run("modprobe", needed)
+    run("insmod", module)
+    Path("/sys/bus/netdevsim/new_device").write_text("1 1 4")  # number, ports, queues
+    run("udevadm", "settle")
+    for driver in DRIVERS:
+        run("ip", "link", "set", state()[driver].name, "up")
+    former = state()
+    for name, function in CHECKS.items():
+        failure = ""
+        try:
+            function()
+            ethtool = _ethtool.Ethtool()
+            words = _nic.restore(ethtool, former.values())
+            ethtool.close()
+            assert words == "Every NIC is set as it was before." and state() == former, words
+        except Exception:
+            failure = traceback.format_exc()
+        print(json.dumps({"check": name, "failure": failure}), flush=True)
+    Path("/sys/bus/netdevsim/del_device").write_text("1")
+    run("rmmod", "netdevsim")
+
+
+if __name__ == "__main__":
+    main()
