@@ -29,7 +29,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-driver test-debug-kernel test-nodes bench-icount packages:
+lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-kubernetes test-driver test-debug-kernel test-nodes bench-icount packages:
 	@sudo --preserve-env=KERNEL,LAB,MINUTES,SEED,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
@@ -73,6 +73,10 @@ test-netns: tools  ## The modules, in network namespaces of the running kernel
 test-fleet: tools  ## Gates and batches, by runs of ansible-playbook
 	$(call say,Roll-outs over many nodes)
 	pytest -q tests/fleet
+
+test-kubernetes: tools  ## Draining, against a real kube-apiserver with etcd; built once, 8 min
+	$(call say,kube_node against kube-apiserver and etcd)
+	pytest -q tests/kubernetes
 
 test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
 	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
@@ -132,5 +136,5 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-fleet test-driver \
+.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-fleet test-kubernetes test-driver \
 	test-debug-kernel test-nodes bench-icount lint sanity packages clean help

@@ -110,8 +110,8 @@ def access(kubeconfig: str | None, context: str | None = None) -> Access:
     for key in ("exec", "auth-provider"):
         if key in user:
             raise KubernetesError(
-                f"kubeconfig: {path} logs in through {key!r}, which is not supported: give one with a token, or "
-                "a client certificate (kubectl create token)"
+                f"kubeconfig: {path} logs in through {key!r}, which is not supported: give one with a "
+                "token or a client certificate (kubectl create token)"
             )
     try:
         return Access(cluster["server"].rstrip("/"), _tls(cluster, user, folder), _login(user, folder))
