@@ -20,9 +20,8 @@ options:
     elements: str
     required: true
   sizes:
-    description: Numbers of hosts, or percentages of all of them, such as V(10%).
-    type: list
-    elements: raw
+    description: Numbers of hosts, or percentages such as V(10%). In a text there are commas between them.
+    type: raw
     required: true
   cap:
     description: The largest size that a batch may have; V(0) for no cap.
@@ -63,7 +62,9 @@ def _count(size: Any, hosts: int) -> int:
 
 def batches(hosts: Sequence[str], sizes: Sequence[Any], cap: int = 0) -> list[list[str]]:
     """Return the hosts in batches."""
-    if isinstance(sizes, str) or not sizes:
+    if isinstance(sizes, str):  # from a survey, or -e
+        sizes = sizes.strip("[] ").replace('"', "").replace("'", "").split(",")
+    if not sizes:
         raise AnsibleFilterError(
             f"fleet_batches: {sizes!r} is no list of sizes: give one, such as [1, '100%']"
         )

@@ -36,7 +36,13 @@ def test_the_default_is_a_canary_a_tenth_and_the_rest() -> None:
     assert {len(batch) for batch in batches(hosts, [1, "10%", "100%"], 20)[1:-1]} == {20}
 
 
-@pytest.mark.parametrize("sizes", [[], "100%", [0], ["0%"], ["ten"], [-1], [1.5], [True]])
+@pytest.mark.parametrize("sizes", [[], "", [0], ["0%"], ["ten"], [-1], [1.5], [True]])
 def test_what_is_no_size_is_refused(sizes: list[object]) -> None:
     with pytest.raises(AnsibleFilterError, match="fleet_batches"):
         batches(["a", "b"], sizes)
+
+
+def test_a_survey_gives_a_text() -> None:
+    assert (
+        batches(["a", "b", "c"], '[1, "100%"]') == batches(["a", "b", "c"], "1,100%") == [["a"], ["b", "c"]]
+    )
