@@ -23,14 +23,15 @@ export PYTHONPATH := $(TREE)
 LAB ?= lab
 KERNEL ?= 6.1
 MINUTES ?= 10
+HOSTS ?= 1000
 SEED ?=
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-kubernetes test-driver test-debug-kernel test-nodes bench-icount packages:
-	@sudo --preserve-env=KERNEL,LAB,MINUTES,SEED,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-kubernetes test-driver test-debug-kernel test-nodes bench-icount bench-scale packages:
+	@sudo --preserve-env=HOSTS,KERNEL,LAB,MINUTES,SEED,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -94,6 +95,10 @@ bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 ha
 	$(call say,Instruction count on kernel $(KERNEL))
 	python3 tests/icount/bench.py --kernel $(KERNEL)
 
+bench-scale: tools  ## What a roll-out over HOSTS=1000 simulated hosts costs the controller, an hour
+	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)
+	python3 tests/scale/bench.py --hosts $(HOSTS)
+
 packages:
 	@tests/packages.sh
 
@@ -137,4 +142,4 @@ help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
 .PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-fleet test-kubernetes test-driver \
-	test-debug-kernel test-nodes bench-icount lint sanity packages clean help
+	test-debug-kernel test-nodes bench-icount bench-scale lint sanity packages clean help
