@@ -23,14 +23,15 @@ export PYTHONPATH := $(TREE)
 LAB ?= lab
 KERNEL ?= 6.1
 MINUTES ?= 10
+HOSTS ?= 1000
 SEED ?=
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount packages:
-	@sudo --preserve-env=KERNEL,LAB,MINUTES,SEED,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount test-fleet test-kubernetes bench-scale packages:
+	@sudo --preserve-env=HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -60,7 +61,7 @@ test: test-fast test-driver test-nodes  ## Every test
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
 test-fast: tools  ## Everything that needs no node
-	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns sanity
+	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns test-fleet sanity
 
 test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
 	$(call say,Programs on the running kernel)
@@ -69,6 +70,14 @@ test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
 test-netns: tools  ## The modules, in network namespaces of the running kernel
 	$(call say,Modules in network namespaces)
 	pytest -q tests/netns
+
+test-fleet: tools  ## Gates and batches, by runs of ansible-playbook
+	$(call say,Roll-outs over many nodes)
+	pytest -q tests/fleet
+
+test-kubernetes: tools  ## Draining, against a real kube-apiserver with etcd; built once, 8 min
+	$(call say,kube_node against kube-apiserver and etcd)
+	pytest -q tests/kubernetes
 
 test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
 	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
@@ -90,6 +99,10 @@ test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence
 bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 has netkit too), 5 min
 	$(call say,Instruction count on kernel $(KERNEL))
 	python3 tests/icount/bench.py --kernel $(KERNEL)
+
+bench-scale: tools  ## What a roll-out over HOSTS=1000 simulated hosts costs the controller, an hour
+	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)
+	python3 tests/scale/bench.py --hosts $(HOSTS)
 
 packages:
 	@tests/packages.sh
@@ -133,5 +146,4 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver \
-	test-driver-nodes test-debug-kernel test-nodes bench-icount lint sanity packages clean help
+.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount lint sanity packages clean test-fleet test-kubernetes bench-scale help

@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,28 @@ def has_link_kind(kind: str) -> bool:
     # A kind that ignores its attributes: no pair kind does, but never leave a link behind.
     exchange(RTM_DELLINK, NLM_F_ACK, link)
     return True
+
+
+def known_attributes(kind: str, names: Sequence[str]) -> list[str]:
+    """Return those of the attributes ``names`` that a link kind of the running kernel knows.
+
+    Nothing is made: the request is for a second loopback device. A kernel checks attributes before the
+    name: one that it knows is too short here (ERANGE), one that it does not know is passed over (EEXIST).
+    """
+    numbers = {name: number for name, number, dummy in _link_kinds.ATTRIBUTES[kind]}
+    known = []
+    for name in names:
+        data = attribute(IFLA_INFO_KIND, kind.encode() + b"\0")
+        data += attribute(IFLA_INFO_DATA, attribute(numbers[name], b"\xff"))
+        link = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, b"lo\0")
+        try:
+            exchange(
+                RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, link + attribute(IFLA_LINKINFO, data)
+            )
+        except KernelRefusal as refused:
+            if refused.errno == errno.ERANGE:
+                known.append(name.lower())
+    return known
 
 
 @dataclass(frozen=True)

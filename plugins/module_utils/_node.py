@@ -31,6 +31,9 @@ LIBRARIES = ("pyroute2", "libbpf")
 COMPILER = ("headers", "gcc", "make")
 BUILD_TOOLS = ("headers", "dkms", "gcc", "make", "modprobe")
 
+# What netkit learned after 6.7, its first kernel.
+NETKIT_ATTRIBUTES = ("SCRUB", "HEADROOM")
+
 SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 _PACKAGES = {
@@ -85,6 +88,7 @@ class Kernel(TypedDict):
     btf: bool
     bpf_fs: bool
     netkit: bool
+    netkit_attributes: list[str]
     veth: bool
     upcoming: list[Upcoming]
 
@@ -161,11 +165,13 @@ class Requirements:
     """What the caller needs: the named interfaces, and whether it may install packages itself.
 
     ``delivered``: the module meta is built on one node for all with its kernel.
+    ``beside_cilium``: a node whose datapath Cilium owns gets no second one, and that is no problem.
     """
 
     uplinks: tuple[str, ...] = ()
     installable: bool = False
     delivered: bool = False
+    beside_cilium: bool = False
 
 
 def flavour(release: str) -> str:
@@ -307,6 +313,7 @@ class Node:
             "btf": self.exists("/sys/kernel/btf/vmlinux"),
             "bpf_fs": any(mount[1:3] == ["/sys/fs/bpf", "bpf"] for mount in mounts),
             "netkit": netkit,
+            "netkit_attributes": _netlink.known_attributes("netkit", NETKIT_ATTRIBUTES) if netkit else [],
             "veth": self.exists("/sys/module/veth")
             or config.get("CONFIG_VETH") == "y"
             or bool(self.module_file(release, "veth")),
@@ -448,9 +455,15 @@ class Node:
         return found
 
     def cilium(self) -> list[str]:
-        """Return the traces of a running Cilium."""
+        """Return the traces of a Cilium that runs or was not removed: devices, pins, CNI, agent."""
         found = [name for name in self.names("/sys/class/net") if name.startswith("cilium_")]
         found += [name for name in ("/sys/fs/bpf/cilium", "/var/run/cilium") if self.names(name)]
+        globals_ = "/sys/fs/bpf/tc/globals"
+        found += [f"{globals_}/{name}" for name in self.names(globals_) if name.startswith("cilium_")][:1]
+        cni = "/etc/cni/net.d"
+        found += [f"{cni}/{name}" for name in self.names(cni) if "cilium-cni" in self.read(f"{cni}/{name}")]
+        agents = (pid for pid in self.names("/proc") if pid.isdigit())
+        found += [f"process {pid}" for pid in agents if self.read(f"/proc/{pid}/comm") == "cilium-agent"]
         return found
 
     def facts(self, uplinks: Sequence[str] = (), certificate: str | None = None) -> Facts:
@@ -683,6 +696,12 @@ def missing_packages(facts: Facts, wanted: str, delivered: bool = False) -> tupl
     return packages(family, release, lacking), packages(family, release, required)
 
 
+def packages_of_libraries(facts: Facts) -> list[str]:
+    """Return the packages that a node lacks for being tuned, whatever its driver."""
+    family, release = facts["distribution"]["family"], facts["kernel"]["release"]
+    return packages(family, release, missing(facts, LIBRARIES))
+
+
 def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]:
     """Return everything that stands in the way on this node, each with its remedy; empty: go."""
     found = []
@@ -694,10 +713,11 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
             f"architecture {kernel['architecture']} is not supported ({', '.join(ARCHITECTURES)} are): "
             "take the node out of the play"
         )
-    if facts["cilium"]:
+    if facts["cilium"] and not requirements.beside_cilium:
         found.append(
-            f"Cilium owns the datapath of this node ({', '.join(facts['cilium'])}), and a second must not "
-            "be installed: take the node out of the play, or remove Cilium and what it left behind first"
+            f"Cilium owns the datapath of this node ({', '.join(facts['cilium'])}), and a second must not be "
+            "installed: set preflight_cilium to tune, to have the node tuned and get Helm values that fit, "
+            "take the node out of the play, or remove Cilium and what it left behind"
         )
     names = [nic["name"] for nic in facts["nics"]]
     for uplink in requirements.uplinks:
@@ -709,6 +729,8 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
     lacking = missing(facts, LIBRARIES)
     if lacking and not (requirements.installable and _installable(facts, lacking)):
         found.append(_absence(facts, lacking))
+    if facts["cilium"] and requirements.beside_cilium:
+        return found  # No driver is wanted here.
     driver, dummy = choose_driver(facts, wanted, requirements.installable, requirements.delivered)
     if wanted == "netkit" and not kernel["netkit"]:
         found.append(

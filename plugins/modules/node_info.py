@@ -57,6 +57,13 @@ options:
     type: str
     choices: [dkms, fleet]
     default: dkms
+  cilium:
+    description:
+      - What to do about a Cilium that owns the datapath of the node. With V(refuse) it is a problem.
+      - With V(tune) it is none, and RV(driver) is V(none), as no second datapath may be installed either way.
+    type: str
+    choices: [refuse, tune]
+    default: refuse
   signing_certificate:
     description:
       - Certificate that the driver meta is signed for, as a path on the node or as PEM.
@@ -85,7 +92,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 driver:
-  description: The driver for this node's Pods.
+  description: The driver for this node's Pods; V(none) where Cilium owns the datapath.
   returned: always
   type: str
   sample: meta
@@ -143,6 +150,10 @@ kernel:
     btf: {description: Whether the kernel has BTF., type: bool}
     bpf_fs: {description: "Whether a BPF file system is mounted on /sys/fs/bpf.", type: bool}
     netkit: {description: "Whether the kernel makes links of the kind netkit, by its own answer.", type: bool}
+    netkit_attributes:
+      description: "Which of V(scrub) and V(headroom) its netkit knows, by the kernel's own answer."
+      type: list
+      elements: str
     veth: {description: Whether the kernel has veth., type: bool}
     upcoming:
       description:
@@ -210,6 +221,10 @@ nics:
     pci: {description: Its PCI address; empty where it is on no PCI bus., type: str}
     default_route: {description: "Whether a default route, IPv4 or IPv6, leaves by it.", type: bool}
     virtual_functions: {description: SR-IOV functions made of it., type: int}
+    gso_max_size: {description: Largest packet that it segments itself., type: int}
+    gso_ipv4: {description: Whether there is a limit of its own for IPv4 (BIG TCP)., type: bool}
+    header_split: {description: Ways of splitting headers that it has now., type: list, elements: str}
+    rings: {description: Largest rings that it can have; empty where it has none to set., type: dict}
 vfio:
   description: PCI addresses of the devices that VFIO has taken.
   returned: always
@@ -220,11 +235,45 @@ cilium:
   returned: always
   type: list
   elements: str
+neighbours:
+  description: Who else works on the node's network.
+  returned: always
+  type: dict
+  contains:
+    cni:
+      description: The CNI configurations, in their order, with C(file), C(name) and C(plugins).
+      type: list
+      elements: dict
+    vm_runtimes: {description: Runtimes of virtual machines., type: list, elements: str}
+    tuners: {description: Programs and files that set sysctls or NICs as well., type: list, elements: str}
 """
+
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _node
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _neighbours,
+    _node,
+    _plan,
+    _tuning_info,
+)
+
+
+def abilities(name: str) -> dict[str, Any]:
+    """Return what a NIC can do; what it does not tell is empty."""
+    try:
+        (nic,) = _tuning_info.nics([{"name": name}])
+    except _plan.Problem:
+        return {"gso_max_size": 0, "gso_ipv4": False, "header_split": [], "rings": {}}
+    return {
+        "gso_max_size": int(nic["maximum"].get("gso_max_size", 0)),
+        "gso_ipv4": "gso_ipv4_max_size" in nic["settings"],
+        "header_split": nic["header_split"],
+        "rings": {
+            key.split(".")[1]: value for key, value in nic["maximum"].items() if key.startswith("rings.")
+        },
+    }
 
 
 def main() -> None:
@@ -234,6 +283,7 @@ def main() -> None:
             "uplinks": {"type": "list", "elements": "str", "default": []},
             "installable": {"type": "bool", "default": False},
             "meta_build": {"type": "str", "choices": ["dkms", "fleet"], "default": "dkms"},
+            "cilium": {"type": "str", "choices": ["refuse", "tune"], "default": "refuse"},
             "signing_certificate": {"type": "str"},
         },
         supports_check_mode=True,
@@ -241,12 +291,19 @@ def main() -> None:
     wanted = module.params["driver"]
     delivered = module.params["meta_build"] == "fleet"
     requirements = _node.Requirements(
-        tuple(module.params["uplinks"]), module.params["installable"], delivered
+        tuple(module.params["uplinks"]),
+        module.params["installable"],
+        delivered,
+        module.params["cilium"] == "tune",
     )
     certificate = module.params["signing_certificate"] or ("" if delivered else None)
-    facts = _node.Node().facts(requirements.uplinks, certificate)
+    node = _node.Node()
+    facts = node.facts(requirements.uplinks, certificate)
     driver, reason = _node.choose_driver(facts, wanted, requirements.installable, delivered)
     lacking, required = _node.missing_packages(facts, wanted, delivered)
+    if facts["cilium"] and requirements.beside_cilium:
+        driver, reason = "none", f"Cilium owns the datapath ({', '.join(facts['cilium'])})"
+        lacking = required = _node.packages_of_libraries(facts)
     if wanted == "auto" and driver == "veth":
         module.warn(reason)
     if driver == "meta":
@@ -261,7 +318,8 @@ def main() -> None:
         required_packages=required,
         builder=_node.builder(facts),
         meta_build=module.params["meta_build"],
-        **facts,
+        neighbours=_neighbours.neighbours(node),
+        **{**facts, "nics": [{**nic, **abilities(nic["name"])} for nic in facts["nics"]]},
     )
 
 

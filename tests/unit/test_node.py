@@ -42,6 +42,7 @@ GOOD: _node.Facts = {
         "btf": True,
         "bpf_fs": True,
         "netkit": False,
+        "netkit_attributes": [],
         "veth": True,
         "upcoming": [],
     },

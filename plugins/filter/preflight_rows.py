@@ -1,0 +1,107 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: preflight_rows
+short_description: Give the rows of a node's preflight report
+version_added: 0.2.0
+author: podnet.datapath contributors (@podnet)
+description:
+  - Takes what M(podnet.datapath.node_info) returned, and tells an operator of the node in words.
+options:
+  _input:
+    description: The facts of a node.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Show the report of this node
+  ansible.builtin.debug:
+    msg: "{{ preflight_node | podnet.datapath.preflight_rows }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The rows, by their names, in their order.
+  type: dict
+  sample: {kernel: 6.1.0-56-amd64, driver: meta}
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+
+def _listed(items: Iterable[str]) -> str:
+    return ", ".join(items) or "none"
+
+
+def _nic(nic: Mapping[str, Any]) -> str:
+    """Return a NIC with what it can do, as far as it tells."""
+    parts = [nic["driver"] or "no hardware", f"MTU {nic['mtu']}"]
+    if nic["speed"] > 0:
+        parts.append(f"{nic['speed']} Mbit/s")
+    if not nic["carrier"]:
+        parts.append("no carrier")
+    if nic.get("gso_max_size"):
+        parts.append(f"packets up to {nic['gso_max_size']}")
+    if nic.get("rings"):
+        parts.append("rings up to " + "/".join(f"{value}" for value in nic["rings"].values()))
+    if nic.get("header_split"):
+        parts.append(f"header split {', '.join(nic['header_split'])}")
+    return f"{nic['name']}: {', '.join(parts)}"
+
+
+def _security(security: Mapping[str, Any]) -> str:
+    parts = [f"Secure Boot {'on' if security['secure_boot'] else 'off'}", f"lockdown {security['lockdown']}"]
+    if security["signature_required"]:
+        parts.append("modules must be signed")
+        parts.append(f"key {'enrolled' if security['key_enrolled'] else 'not enrolled'}")
+    return ", ".join(parts)
+
+
+def rows(node: Mapping[str, Any]) -> dict[str, str]:
+    """Return what there is to say of a node."""
+    kernel, beside = node["kernel"], node["neighbours"]
+    functions = [
+        f"{nic['name']} {nic['virtual_functions']}" for nic in node["nics"] if nic["virtual_functions"]
+    ]
+    netkit = f"yes ({_listed(kernel['netkit_attributes'])})" if kernel["netkit"] else "no"
+    return {
+        "kernel": f"{kernel['release']} ({node['distribution']['name'] or 'unknown distribution'})",
+        "driver": f"{node['driver']}: {node['driver_reason']}",
+        "netkit": netkit,
+        "meta": "loaded" if node["meta"]["loaded"] else "installed" if node["meta"]["available"] else "no",
+        "headers": "yes" if kernel["headers"] else "no",
+        "NICs": "; ".join(map(_nic, node["nics"])) or "none",
+        "modules": _security(node["security"]),
+        "bootloader": node["bootloader"],
+        "VFIO": _listed(node["vfio"]),
+        "SR-IOV": _listed(functions),
+        "virtual machines": _listed(beside["vm_runtimes"]),
+        "CNI": _listed(f"{cni['name']} ({', '.join(cni['plugins'])})" for cni in beside["cni"]),
+        "Cilium": _listed(node["cilium"]),
+        "other tuners": _listed(beside["tuners"]),
+        "in the way": "; ".join(node["problems"]) or "nothing",
+    }
+
+
+def preflight_rows(node: Mapping[str, Any]) -> dict[str, str]:
+    """Return the rows, or say that these are no facts."""
+    try:
+        return rows(node)
+    except (KeyError, TypeError) as error:
+        raise AnsibleFilterError(f"preflight_rows: these are no facts of node_info: {error!r}") from error
+
+
+class FilterModule:
+    """The filter for Ansible."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return it by name."""
+        return {"preflight_rows": preflight_rows}

@@ -1,0 +1,134 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What AWX is given fits the roles, and runs as AWX runs it: by ansible-runner, in its folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+AWX = yaml.safe_load((CHECKOUT / "playbooks/vars/awx.yml").read_text())
+TYPES = {"int": "integer", "bool": "multiplechoice", "list": "text", "str": "text"}
+
+
+def options() -> dict[str, dict[str, Any]]:
+    """Return the options of all roles, with the defaults that are no templates."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in CHECKOUT.glob("roles/*/meta/argument_specs.yml"):
+        defaults = yaml.safe_load((path.parents[1] / "defaults/main.yml").read_text())
+        for entry in yaml.safe_load(path.read_text())["argument_specs"].values():
+            for name, option in entry.get("options", {}).items():
+                found[name] = {"default": defaults.get(name), **option}
+    return found
+
+
+@pytest.mark.parametrize("question", AWX["awx_survey"], ids=lambda question: question["variable"])
+def test_a_question_is_an_option_of_a_role(question: dict[str, Any]) -> None:
+    option = options()[question["variable"]]
+    assert question["type"] == ("multiplechoice" if "choices" in option else TYPES[option["type"]])
+    default = option["default"]
+    if option["type"] == "bool":
+        assert question["choices"] == ["false", "true"] and question["default"] == str(default).lower()
+    elif option["type"] == "list":
+        assert question["default"] == ",".join(map(str, default))
+    elif not str(default).startswith("{{"):
+        assert question["default"] == default
+    assert question.get("choices") in (["false", "true"], option.get("choices"))
+
+
+def test_templates_name_playbooks_and_variables_that_there_are() -> None:
+    known = {*options(), "audit_strict"}
+    for template in AWX["awx_templates"]:
+        plays = yaml.safe_load((CHECKOUT / template["playbook"]).read_text())
+        assert all("hosts" in play or "ansible.builtin.import_playbook" in play for play in plays)
+        assert set(template.get("extra_vars", {})) <= known
+
+
+def test_the_workflow_asks_before_the_canary_and_before_the_rest() -> None:
+    nodes = {node["identifier"]: node for node in AWX["awx_workflow"]["nodes"]}
+    templates = {template["name"] for template in AWX["awx_templates"]}
+    order, name = [], "preflight"
+    while name:
+        node = nodes[name]["unified_job_template"]
+        assert node["type"] == "workflow_approval" or node["name"] in templates
+        order.append(name)
+        following = nodes[name].get("related", {}).get("success_nodes", [])
+        name = following[0]["identifier"] if following else ""
+    assert order == ["preflight", "approve-canary", "canary", "approve-rest", "rest", "audit"] == list(nodes)
+
+
+def test_it_runs_as_awx_runs_it(tmp_path: Path) -> None:
+    """A clone is the project, its requirements give the collection, answers are extra variables."""
+    runner = shutil.which("ansible-runner")
+    if not runner:
+        pytest.fail("ansible-runner is missing: make installs it")
+    clone = ["git", "-c", "safe.directory=*", "clone", "-q", str(CHECKOUT), str(tmp_path / "project")]
+    subprocess.run(clone, check=True)
+    collections = tmp_path / "requirements_collections"
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PYTHONPATH"))
+    }
+    subprocess.run(
+        [
+            "ansible-galaxy",
+            "collection",
+            "install",
+            "-r",
+            "collections/requirements.yml",
+            "-p",
+            str(collections),
+        ],
+        cwd=tmp_path / "project",
+        env={**environment, "ANSIBLE_COLLECTIONS_PATH": str(collections)},
+        check=True,
+        capture_output=True,
+    )
+    for name in ("inventory", "env"):
+        (tmp_path / name).mkdir()
+    hosts = {"node1": {"ansible_connection": "local", "ansible_become": False}}
+    (tmp_path / "inventory/hosts").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    answers = {question["variable"]: question["default"] for question in AWX["awx_survey"]}
+    # node1 is this machine: whatever it lacks, it is reported.
+    answers.update(preflight_driver="veth", ansible_python_interpreter=sys.executable)
+    answers["podnet_report"] = str(tmp_path / "report")
+    (tmp_path / "env/extravars").write_text(json.dumps(answers))
+    (tmp_path / "env/envvars").write_text(json.dumps({"ANSIBLE_COLLECTIONS_PATH": str(collections)}))
+    done = subprocess.run(
+        [
+            *(runner, "run", str(tmp_path), "-p", "playbooks/preflight.yml", "-i", "awx", "--json"),
+            *("--limit", "node1", "--cmdline", "--forks 5 -u root"),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    (stats,) = [event["event_data"] for event in events if event["event"] == "playbook_on_stats"]
+    summary = stats["artifact_data"]["podnet_preflight"]["node1"]
+    assert summary["driver"] == "veth" and summary["kernel"] == os.uname().release, done.stdout[-2000:]
+    assert json.loads((tmp_path / "report/preflight.json").read_text())["node1"]["driver"] == "veth"
+
+
+def test_the_execution_environment_is_one(tmp_path: Path) -> None:
+    builder = shutil.which("ansible-builder")
+    if not builder:
+        pytest.fail("ansible-builder is missing: make installs it")
+    done = subprocess.run(
+        [builder, "create", "-f", str(CHECKOUT / "execution-environment.yml"), "-c", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "clang" in (tmp_path / "_build/bindep.txt").read_text()

@@ -1,0 +1,213 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""kube_node against a real kube-apiserver with etcd.
+
+There is no kubelet and no controller, so the test does their part: it says that Pods run, ends
+those that are being deleted, and says what a disruption budget has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apiserver import running
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _kubernetes
+
+MODULE = Path(__file__).resolve().parents[2] / "plugins/modules/kube_node.py"
+OWNER = [
+    {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "1", "controller": True},
+]
+DAEMON = [{**OWNER[0], "kind": "DaemonSet"}]
+
+
+class Cluster:
+    """A cluster of nodes that only the API knows."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+        self.api = _kubernetes.Api(_kubernetes.access(str(config)))
+
+    def add_node(self, name: str) -> None:
+        self.api.request("POST", "/api/v1/nodes", {"kind": "Node", "metadata": {"name": name}})
+
+    def add_pod(self, name: str, node: str, owners: list[dict[str, Any]], **spec: Any) -> None:
+        meta = {"name": name, "labels": {"app": name.split("-")[0]}, "ownerReferences": owners}
+        body = {"nodeName": node, "containers": [{"name": "c", "image": "i"}], **spec}
+        path = "/api/v1/namespaces/default/pods"
+        made = self.api.request("POST", path, {"kind": "Pod", "metadata": meta, "spec": body})
+        # Pods that do not run yet are evicted whatever their budget says.
+        made["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        self.api.request("PUT", f"{path}/{name}/status", made)
+
+    def add_budget(self, app: str, allowed: int) -> None:
+        """Add a disruption budget and say, as its controller does, how many disruptions it allows."""
+        path = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets"
+        spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": app}}}
+        made = self.api.request(
+            "POST", path, {"kind": "PodDisruptionBudget", "metadata": {"name": app}, "spec": spec}
+        )
+        made["status"] = {
+            "disruptionsAllowed": allowed,
+            "observedGeneration": made["metadata"]["generation"],
+            "currentHealthy": 2,
+            "desiredHealthy": 1,
+            "expectedPods": 2,
+        }
+        self.api.request("PUT", f"{path}/{app}/status", made)
+
+    def allow(self, app: str) -> None:
+        path = f"/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets/{app}"
+        budget = self.api.request("GET", path)
+        budget["status"]["disruptionsAllowed"] = 1
+        self.api.request("PUT", f"{path}/status", budget)
+
+    def names(self, node: str) -> set[str]:
+        return {pod["metadata"]["name"] for pod in self.api.pods(node)}
+
+    @contextlib.contextmanager
+    def kubelet(self) -> Iterator[None]:
+        """End the Pods that are being deleted, as the nodes' kubelets would."""
+        stop = threading.Event()
+
+        def end() -> None:
+            while not stop.wait(0.3):
+                for pod in self.api.request("GET", "/api/v1/pods")["items"]:
+                    meta = pod["metadata"]
+                    if meta.get("deletionTimestamp"):
+                        with contextlib.suppress(_kubernetes.KubernetesError):
+                            self.api.request(
+                                "DELETE",
+                                f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}",
+                                {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0},
+                            )
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def run(self, name: str, state: str, check: bool = False, **options: Any) -> dict[str, Any]:
+        """Run the module as Ansible would."""
+        arguments = {"name": name, "state": state, "kubeconfig": str(self.config), **options}
+        arguments.update(_ansible_check_mode=check, _ansible_diff=True, _ansible_remote_tmp="/tmp")
+        done = subprocess.run(
+            [sys.executable, str(MODULE)],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return dict(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running(tmp_path_factory.mktemp("cluster")) as config:
+        yield Cluster(config)
+
+
+@pytest.fixture
+def node(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Give a fresh node and remove it, with its Pods, afterwards."""
+    name = request.node.name.replace("_", "-")[:60]
+    cluster.add_node(name)
+    yield name
+    for pod in cluster.api.pods(name):
+        path = f"/api/v1/namespaces/default/pods/{pod['metadata']['name']}?gracePeriodSeconds=0"
+        cluster.api.request("DELETE", path)
+    cluster.api.request("DELETE", f"/api/v1/nodes/{name}")
+
+
+def unschedulable(cluster: Cluster, node: str) -> bool:
+    return bool(cluster.api.node(node)["spec"].get("unschedulable"))
+
+
+def test_drained_and_taken_back(cluster: Cluster, node: str) -> None:
+    cluster.add_pod("web-a", node, OWNER)
+    cluster.add_pod("agent-a", node, DAEMON)
+    planned = cluster.run(node, "drained", check=True)
+    assert planned["changed"] and planned["evicted"] == ["default/web-a"]
+    assert cluster.names(node) == {"web-a", "agent-a"} and not unschedulable(cluster, node)
+    with cluster.kubelet():
+        done = cluster.run(node, "drained")
+    assert done["changed"] and done["evicted"] == ["default/web-a"], done
+    assert cluster.names(node) == {"agent-a"} and unschedulable(cluster, node)
+    assert not cluster.run(node, "drained")["changed"]
+    assert cluster.run(node, "uncordoned")["changed"] and not unschedulable(cluster, node)
+    assert _kubernetes.cordoned_by(cluster.api.node(node)) == ""
+    assert not cluster.run(node, "uncordoned")["changed"]
+
+
+def test_a_budget_without_disruptions_leaves_the_node_cordoned(cluster: Cluster, node: str) -> None:
+    cluster.add_pod("db-a", node, OWNER)
+    cluster.add_budget("db", allowed=0)
+    with cluster.kubelet():
+        refused = cluster.run(node, "drained", timeout=3)
+        assert refused["failed"] and "stays cordoned: default/db-a" in refused["msg"], refused
+        assert "disruption budget" in refused["msg"]
+        assert cluster.names(node) == {"db-a"} and unschedulable(cluster, node)
+        threading.Timer(3, cluster.allow, ["db"]).start()
+        waited = cluster.run(node, "drained", timeout=60)
+    assert waited.get("evicted") == ["default/db-a"] and cluster.names(node) == set(), waited
+
+
+def test_what_would_be_lost_is_refused_before_the_node_is_cordoned(cluster: Cluster, node: str) -> None:
+    cluster.add_pod("single", node, [])
+    cluster.add_pod("scratch-a", node, OWNER, volumes=[{"name": "v", "emptyDir": {}}])
+    refused = cluster.run(node, "drained")
+    assert "default/single has no controller" in refused["msg"]
+    assert "default/scratch-a has an emptyDir" in refused["msg"]
+    assert not unschedulable(cluster, node)
+    with cluster.kubelet():
+        forced = cluster.run(node, "drained", force=True, delete_emptydir=True)
+    assert forced["evicted"] == ["default/scratch-a", "default/single"]
+
+
+def test_who_cordoned_it_uncordons_it(cluster: Cluster, node: str) -> None:
+    version = cluster.api.node(node)["metadata"]["resourceVersion"]
+    cluster.api.patch_node(node, True, None, version)
+    done = cluster.run(node, "drained")
+    assert not done["changed"] and done["note"] == "it was cordoned before, and will stay so"
+    left = cluster.run(node, "uncordoned")
+    assert not left["changed"] and left["note"] == "it is cordoned by somebody else, and stays so"
+    assert unschedulable(cluster, node)
+
+
+def test_no_more_nodes_than_the_cap(cluster: Cluster, node: str) -> None:
+    cluster.add_node("other")
+    assert cluster.run("other", "cordoned", max_cordoned=1, owner="earlier")["changed"]
+    refused = cluster.run(node, "drained", max_cordoned=1)
+    assert "1 others are cordoned" in refused["msg"] and "other" in refused["msg"]
+    assert not unschedulable(cluster, node)
+    assert not cluster.run("other", "cordoned", max_cordoned=1)["changed"], "it counts for itself only"
+    assert cluster.run(node, "cordoned", max_cordoned=2)["changed"]
+    assert not cluster.run("other", "uncordoned")["changed"], "another owner's"
+    assert cluster.run("other", "uncordoned", owner="earlier")["changed"]
+
+
+def test_a_node_that_is_not_known_is_told(cluster: Cluster, node: str) -> None:
+    refused = cluster.run("nowhere", "drained")
+    assert "no node 'nowhere'" in refused["msg"] and node in refused["msg"]
+    assert "fleet_kubernetes_node" in refused["msg"]
+
+
+def test_a_token_that_may_not_is_told(cluster: Cluster, node: str, tmp_path: Path) -> None:
+    config = json.loads(cluster.config.read_text())
+    config["users"][0]["user"]["token"] = "wrong"
+    (tmp_path / "config").write_text(json.dumps(config))
+    assert "Unauthorized" in cluster.run(node, "cordoned", kubeconfig=str(tmp_path / "config"))["msg"]

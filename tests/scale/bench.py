@@ -1,0 +1,112 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a roll-out costs the controller: site.yml in check mode over many hosts, all of them this machine.
+
+The time has the modules in it, which elsewhere run on the nodes; a second run has as many tasks that start
+nothing, so the difference is theirs. Prints both, and writes them to reports/scale/HOSTS.json.
+
+usage: bench.py [--hosts 1000] [--forks 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def run(playbook: Path, hosts: int, forks: int, *arguments: str) -> dict[str, Any]:
+    """Run a playbook over ``hosts`` names of this machine; return what it cost, and the tasks of a host."""
+    with tempfile.TemporaryDirectory() as folder:
+        variables = {
+            "ansible_connection": "local",
+            "ansible_become": False,
+            "ansible_python_interpreter": sys.executable,
+            "preflight_install_packages": False,
+            "fleet_todo": f"{folder}/todo",
+            "pods": [{"name": "pod1", "addresses": ["10.99.0.1/32"]}],
+            "pods_mtu": 1500,
+        }
+        names = {f"node{number:04}": {} for number in range(hosts)}
+        inventory = Path(folder) / "hosts.yml"
+        inventory.write_text(yaml.safe_dump({"all": {"hosts": names, "vars": variables}}))
+        # Programs are pinned where this machine may have no file system for it.
+        command = ["unshare", "--mount", "sh", "-c", 'mount -t bpf bpf /sys/fs/bpf && exec "$@"', "sh"]
+        command += [
+            "ansible-playbook",
+            "-i",
+            str(inventory),
+            "--forks",
+            str(forks),
+            str(playbook),
+            *arguments,
+        ]
+        environment = {
+            **os.environ,
+            "ANSIBLE_CALLBACK_PLUGINS": str(HERE),
+            "ANSIBLE_CALLBACKS_ENABLED": "count_tasks",
+            "COUNT_TASKS": f"{folder}/counts",
+        }
+        begin = time.monotonic()
+        with open(f"{folder}/log", "w+") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            dummy, status, usage = os.wait4(process.pid, 0)
+            if status:
+                log.seek(0)
+                sys.exit(f"{playbook.name} failed:\n{log.read()[-3000:]}")
+        counts = json.loads(Path(f"{folder}/counts").read_text())
+    return {
+        "hosts": hosts,
+        "tasks": statistics.median_low(counts["all"].values()),
+        "remote_tasks": max(counts["remote"].values(), default=0),
+        "seconds": round(time.monotonic() - begin, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "memory_mib": round(usage.ru_maxrss / 1024),
+    }
+
+
+def empty_playbook(folder: Path, tasks: int) -> Path:
+    """Write a playbook of tasks that the controller does by itself."""
+    task = {"name": "Nothing", "ansible.builtin.debug": {"msg": "nothing", "verbosity": 4}}
+    plays = [{"name": "Empty", "hosts": "all", "gather_facts": False, "tasks": [task] * tasks}]
+    path = folder / "empty.yml"
+    path.write_text(yaml.safe_dump(plays))
+    return path
+
+
+def main() -> None:
+    """Measure, and tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--hosts", type=int, default=1000)
+    parser.add_argument("--forks", type=int, default=20)
+    given = parser.parse_args()
+    site = run(ROOT / "site.yml", given.hosts, given.forks, "--check", "-e", '{"fleet_batches": ["100%"]}')
+    with tempfile.TemporaryDirectory() as folder:
+        empty = run(empty_playbook(Path(folder), site["tasks"]), given.hosts, given.forks)
+    found = {"site": site, "empty": empty}
+    report = ROOT / f"reports/scale/{given.hosts}.json"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(json.dumps(found, indent=1) + "\n")
+    for name, one in found.items():
+        cpu = one["cpu_seconds"] / one["hosts"]
+        print(
+            f"{name}: {one['hosts']} hosts, {one['tasks']} tasks each, {one['remote_tasks']} of them remote; "
+            f"{one['seconds']} s, {cpu:.2f} CPU s a host, {one['memory_mib']} MiB"
+        )
+
+
+if __name__ == "__main__":
+    main()

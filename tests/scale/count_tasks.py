@@ -1,0 +1,54 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A callback that counts, for each host, the tasks that ran and those that went to the host."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+DOCUMENTATION = """
+name: count_tasks
+type: aggregate
+short_description: Count the tasks of each host
+description: [Writes the counts to the file that COUNT_TASKS names, as JSON.]
+requirements: []
+"""
+
+# Actions that never leave the controller.
+AT_HOME = {"assert", "debug", "fail", "include_role", "include_tasks", "pause", "set_fact", "set_stats"}
+AT_HOME |= {"validate_argument_spec", "meta", "add_host", "group_by"}
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]
+    """Counts results, whatever became of them, except those that were skipped."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "count_tasks"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: Counter[str] = Counter()
+        self.remote: Counter[str] = Counter()
+
+    def _count(self, result: Any, ignore_errors: bool = False) -> None:
+        host = result.host.get_name()
+        self.all[host] += 1
+        if result.task.action.split(".")[-1] not in AT_HOME and result.task.delegate_to != "localhost":
+            self.remote[host] += 1
+
+    v2_runner_on_ok = v2_runner_on_failed = v2_runner_on_unreachable = _count
+
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        self.all[result.host.get_name()] += 1
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        Path(os.environ["COUNT_TASKS"]).write_text(json.dumps({"all": self.all, "remote": self.remote}))

@@ -1,0 +1,48 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The batches of a roll-out: everybody once, in order, and never more than the cap."""
+
+from __future__ import annotations
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.podnet.datapath.plugins.filter.batches import batches
+
+SIZES = st.lists(
+    st.one_of(st.integers(1, 50), st.integers(1, 100).map(lambda n: f"{n}%")), min_size=1, max_size=4
+)
+
+
+@given(
+    st.lists(st.integers(), unique=True, max_size=200).map(lambda n: [f"n{x}" for x in n]),
+    SIZES,
+    st.integers(0, 30),
+)
+def test_everybody_has_a_batch_below_the_cap(hosts: list[str], sizes: list[object], cap: int) -> None:
+    found = batches(hosts, sizes, cap)
+    assert [host for batch in found for host in batch] == hosts
+    assert all(batch for batch in found)
+    assert not cap or all(len(batch) <= cap for batch in found)
+
+
+def test_the_default_is_a_canary_a_tenth_and_the_rest() -> None:
+    hosts = [f"n{n}" for n in range(1000)]
+    assert [len(batch) for batch in batches(hosts, [1, "10%", "100%"])] == [1, 100, 899]
+    assert [len(batch) for batch in batches(hosts[:2], [1, "10%", "100%"])] == [1, 1]
+    assert {len(batch) for batch in batches(hosts, [1, "10%", "100%"], 20)[1:-1]} == {20}
+
+
+@pytest.mark.parametrize("sizes", [[], "", [0], ["0%"], ["ten"], [-1], [1.5], [True]])
+def test_what_is_no_size_is_refused(sizes: list[object]) -> None:
+    with pytest.raises(AnsibleFilterError, match="fleet_batches"):
+        batches(["a", "b"], sizes)
+
+
+def test_a_survey_gives_a_text() -> None:
+    assert (
+        batches(["a", "b", "c"], '[1, "100%"]') == batches(["a", "b", "c"], "1,100%") == [["a"], ["b", "c"]]
+    )
