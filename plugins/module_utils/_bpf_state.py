@@ -26,8 +26,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfErr
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 MAPS = {4: "endpoints4", 6: "endpoints6"}
-GENERATION = "generation"
-_ENDPOINT = struct.Struct("=II")  # struct endpoint: ifindex, owner
+CONFIG = "config"
+_ENDPOINT = struct.Struct("=II16x")  # struct endpoint: ifindex, owner; no identity, no policy
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class EndpointMaps:
         """Open the maps; raise BpfError where they are not there or of another layout."""
         self._pin_path, self._files = pin_path, files
         self._fds = {version: self._open(name) for version, name in MAPS.items()}
-        self._generation = self._open(GENERATION)
+        self._config = self._open(CONFIG)
         self.capacity = {}
         for version, fd in self._fds.items():
             layout = _bpf.map_info(fd).layout
@@ -176,7 +176,7 @@ class EndpointMaps:
             _bpf.map_update(fd, entries)
         # Any number that was not used lately ends what programs decided by the entries as they were.
         now = time.monotonic_ns() >> 10 & 0xFFFFFFFF
-        _bpf.map_update(self._generation, {bytes(4): struct.pack("=I", now)})
+        _bpf.map_update(self._config, {bytes(4): struct.pack("=II", now, 0)})
 
 
 def describe(entries: Mapping[Address, Endpoint], owner: int) -> str:

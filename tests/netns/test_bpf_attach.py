@@ -174,7 +174,7 @@ def test_a_new_object_replaces_the_programs_of_all_owners(node: Node, build: Any
     first = node.attach(*wishes)
     node.attach("pod_egress right from_pod", owner="pods")
     node.module("bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11"]}])
-    other = build(("datapath.bpf.c", r"return to_stack\(REASON_HOST\)", "return to_stack(REASON_LOCAL)"))
+    other = build(("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
 
     result = node.attach(*wishes, object=other)
     assert "replace attachment pods/right-from_pod" in result["changes"]
@@ -227,7 +227,7 @@ def test_new_endpoints_end_what_was_decided_before(node: Node) -> None:
     """Programs keep what they decided for a flow for as long as the generation stays."""
 
     def generation() -> bytes:
-        with _bpf.closing(_bpf.obj_get(f"{node.pins}/maps/generation")) as fd:
+        with _bpf.closing(_bpf.obj_get(f"{node.pins}/maps/config")) as fd:
             return _bpf.map_lookup(fd, bytes(4), 4)
 
     node.attach("pod_egress left from_pod")
