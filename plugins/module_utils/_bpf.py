@@ -44,6 +44,7 @@ BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_T
 BPF_MAP_TYPE_ARRAY_OF_MAPS = 12
 
 BTF_KIND_DATASEC = 15
+BPF_NOEXIST = 1  # of an update: only where there is no such entry
 _BATCH = 4096  # entries
 ENOTSUPP = 524  # the kernel's own, leaks out of map operations that a map type does not have
 
@@ -362,10 +363,10 @@ def map_update(fd: int, items: Mapping[bytes, bytes]) -> None:
         map_update_one(fd, key, value)
 
 
-def map_update_one(fd: int, key: bytes, value: bytes) -> None:
+def map_update_one(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
     """Write one entry."""
     k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
-    bpf(BPF_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(k), _address(v), 0))
+    bpf(BPF_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(k), _address(v), flags))
 
 
 def map_delete(fd: int, keys: Sequence[bytes]) -> None:

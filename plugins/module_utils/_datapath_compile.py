@@ -95,7 +95,14 @@ def compile_image(
     problems: list[str] = []
     image = Image()
     local = here(declared.policies, declared.pods)
-    identities = classify(declared.pods, local, host_addresses, declared.masquerade.excluded)
+    masquerades = any(pod.masquerade for pod in declared.pods if pod.device in interfaces)
+    identities = classify(
+        declared.pods,
+        local,
+        # without policies and masquerading nobody asks who the node is
+        host_addresses if local or masquerades else (),
+        declared.masquerade.excluded if masquerades else (),
+    )
     resolved = resolve(local, identities)
     encoded: dict[object, bytes] = {}
     for key, ruleset in resolved.rulesets.items():
@@ -118,12 +125,10 @@ def compile_image(
                 bits |= ENFORCE[direction]
         return bits
 
-    masquerades = False
     for pod in declared.pods:
         interface = interfaces.get(pod.device)
         flags = 0
         if interface:
-            masquerades |= pod.masquerade
             flags = (
                 POD_NETKIT * (interface.kind == "netkit")
                 | POD_L2 * interface.has_arp
@@ -156,8 +161,9 @@ def compile_image(
         image.backends[digest] = weights
         front = encode_service(service.address, service.port, service.protocol)
         image.services[front] = (number_of(service.name), digest)
-    ipv4, ipv6 = declared.masquerade.ipv4, declared.masquerade.ipv6
-    image.node = encode_node(ipv4, ipv6, MASQUERADE_PORTS)
+    if masquerades:
+        ipv4, ipv6 = declared.masquerade.ipv4, declared.masquerade.ipv6
+        image.node = encode_node(ipv4, ipv6, MASQUERADE_PORTS)
     image.features = FEATURE_SERVICES * bool(image.services) | FEATURE_MASQUERADE * masquerades
     return Compiled(image, identities, resolved), problems
 

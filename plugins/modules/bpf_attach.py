@@ -49,6 +49,12 @@ options:
     description: Values for the object's read-only variables, by name. The others stay as compiled.
     type: dict
     default: {}
+  lose_connections:
+    description:
+      - Whether programs that keep connections in another form may replace those that run.
+      - Established connections to services and of masqueraded Pods break then. Without it, that is refused.
+    type: bool
+    default: false
   owner:
     description:
       - Whose attachments O(attachments) are. Attachments of this owner that are not listed are detached,
@@ -182,6 +188,7 @@ def main() -> None:
             "object": {"type": "path"},
             "pin_path": {"type": "path", "default": DEFAULT_PIN_PATH},
             "rodata": {"type": "dict", "default": {}},
+            "lose_connections": {"type": "bool", "default": False},
             "owner": {"type": "str", "default": DEFAULT_OWNER},
             "attachments": {
                 "type": "list",
@@ -205,7 +212,15 @@ def main() -> None:
         else:
             wishes = [Wish(**a) for a in p["attachments"]]
             rodata = parse_rodata(p["rodata"])
-            outcome = present(p["pin_path"], p["object"], rodata, wishes, p["owner"], module.check_mode)
+            outcome = present(
+                p["pin_path"],
+                p["object"],
+                rodata,
+                wishes,
+                p["owner"],
+                module.check_mode,
+                p["lose_connections"],
+            )
     except (BpfError, OSError) as e:
         module.fail_json(msg=str(e))
     module.exit_json(
