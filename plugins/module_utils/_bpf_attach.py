@@ -476,14 +476,16 @@ def connections_problem(current: Mapping[str, Layout], desired: Mapping[str, Lay
     has, wants = current.get(CONNECTIONS), desired.get(CONNECTIONS)
     if has is None or wants is None:
         return ""
-    layouts = [state["layout"].max_entries if "layout" in state else 0 for state in (current, desired)]
-    if (has.type, has.key_size, has.value_size) == (wants.type, wants.key_size, wants.value_size):
-        if layouts[0] == layouts[1]:
-            return ""
+
+    def form(layouts: Mapping[str, Layout], own: Layout) -> tuple[int, int, int]:
+        return layouts["layout"].max_entries if "layout" in layouts else 0, own.key_size, own.value_size
+
+    if form(current, has) == form(desired, wants):
+        return ""
     return (
-        f"object: its programs keep connections in another form (layout {layouts[1]}, {_layout_text(wants)}) than"
-        f" those that run (layout {layouts[0]}, {_layout_text(has)}), so established connections to services and"
-        " from masqueraded Pods would break; lose_connections: true replaces the programs nevertheless"
+        "object: its programs keep connections in another form (layout, key and value size"
+        f" {form(desired, wants)}) than those that run ({form(current, has)}): established connections to"
+        " services and of masqueraded Pods would break; lose_connections: true replaces them nevertheless"
     )
 
 

@@ -121,6 +121,9 @@ def refill(fds: Mapping[str, int], pin_path: str) -> None:
 # ---------------------------------------------------------------- for people
 
 
+_DEFAULTS: Mapping[str, Any] = {"labels": {}, "masquerade": False, "anti_spoof": True, "node": ""}
+
+
 def _where(ifindex: int, names: Mapping[int, str]) -> str:
     if not ifindex:
         return "another node"
@@ -137,7 +140,12 @@ def describe(image: Image, options: Mapping[str, Any], owner: str, names: Mappin
     )
     for option in ("endpoints", "remote_pods", "policies", "services"):
         for one in options.get(option) or ():
-            shown = {k: v for k, v in one.items() if k not in ("name", "device", "addresses")}
+            shown = {
+                key: value
+                for key, value in one.items()
+                if key not in ("name", "device", "addresses")
+                and (key not in _DEFAULTS or value != _DEFAULTS[key])
+            }
             if shown:
                 lines.append(
                     f"{option} {one.get('name', one.get('device'))}: {json.dumps(shown, sort_keys=True)}\n"
