@@ -75,6 +75,12 @@ def _device_problems(own: Declaration, interfaces: Mapping[str, Interface]) -> l
             f"endpoints: no such device in this network namespace: {', '.join(missing)};"
             " give the host's end of the Pod's pair"
         )
+    rated = [pod.name for pod in local if pod.rate]
+    if rated and not _datapath_node.can_pace():
+        problems.append(
+            f"endpoints ({', '.join(rated[:5])}): rate: no device of this node has the qdisc fq, which holds"
+            " packets until their time; give it to the uplink (nic_tuning: qdisc)"
+        )
     for option in ("device", "name"):
         counted = Counter(getattr(pod, option) for pod in local)
         problems += [

@@ -15,8 +15,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils import _netlink
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_compile import Interface
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_model import Address
 
-RTM_GETADDR = 22
-IFLA_ADDRESS, IFA_ADDRESS, IFA_LOCAL = 1, 1, 2
+RTM_GETADDR, RTM_GETQDISC = 22, 38
+IFLA_ADDRESS, IFA_ADDRESS, IFA_LOCAL, TCA_KIND = 1, 1, 2, 1
 IFF_NOARP = 0x80
 
 
@@ -49,3 +49,10 @@ def read_addresses() -> list[Address]:
             if not (address.is_loopback or address.is_link_local):
                 found.add(address)
     return sorted(found, key=lambda address: (address.version, address))
+
+
+def can_pace() -> bool:
+    """Tell whether some device holds packets until the time that their sender's rate gives them."""
+    request = struct.pack("=BxxxiIII", 0, 0, 0, 0, 0)  # struct tcmsg
+    answers = _netlink.exchange(RTM_GETQDISC, _netlink.NLM_F_DUMP, request)
+    return any(_netlink.text(_netlink.attributes(a[20:]).get(TCA_KIND, b"")) == "fq" for a in answers)
