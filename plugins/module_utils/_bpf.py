@@ -31,7 +31,7 @@ BPF_MAP_CREATE = 0
 BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY = 1, 2, 3, 4
 BPF_OBJ_PIN, BPF_OBJ_GET = 6, 7
 BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD = 13, 14, 15
-BPF_PROG_QUERY = 16
+BPF_PROG_QUERY, BPF_BTF_GET_FD_BY_ID = 16, 19
 BPF_MAP_LOOKUP_BATCH, BPF_MAP_UPDATE_BATCH, BPF_MAP_DELETE_BATCH = 24, 26, 27
 BPF_LINK_CREATE, BPF_LINK_UPDATE, BPF_LINK_DETACH = 28, 29, 34
 
@@ -43,7 +43,10 @@ BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_NETKIT = 11, 13
 BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_TRIE = 1, 2, 9, 11
 BPF_MAP_TYPE_ARRAY_OF_MAPS = 12
 
-BTF_KIND_DATASEC = 15
+BTF_KIND_ENUM, BTF_KIND_DATASEC = 6, 15
+# Bytes after a struct btf_type: of each kind, and of each of its members (include/uapi/linux/btf.h)
+_BTF_EXTRA = {1: 4, 3: 12, 14: 4, 17: 4}
+_BTF_MEMBER = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
 BPF_NOEXIST = 1  # of an update: only where there is no such entry
 _BATCH = 4096  # entries
 ENOTSUPP = 524  # the kernel's own, leaks out of map operations that a map type does not have
@@ -201,6 +204,38 @@ def program_info(fd: int) -> ProgramInfo:
     return ProgramInfo(number, _text(raw[64:80]), tag.hex(), tuple(ids[: min(count, len(ids))]))
 
 
+def program_enum(fd: int, name: str) -> dict[int, str]:
+    """Return the members of an enum that a loaded program was compiled with, from its BTF, by their value."""
+    number = struct.unpack_from("=I", _info(fd, ctypes.create_string_buffer(132)), 128)[0]
+    with closing(bpf(BPF_BTF_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))) as btf:
+        info = ctypes.create_string_buffer(16)  # struct bpf_btf_info: btf, btf_size, id
+        size = struct.unpack_from("=I", _info(btf, info), 8)[0]
+        raw = ctypes.create_string_buffer(size)
+        struct.pack_into("=QI", info, 0, _address(raw), size)
+        _info(btf, info)
+    return _btf_enum(raw.raw, name)
+
+
+def _btf_enum(raw: bytes, wanted: str) -> dict[int, str]:
+    # struct btf_header: magic, version, flags, hdr_len, type_off, type_len, str_off, str_len
+    header, types, size, strings = struct.unpack_from("=4xIIII", raw)
+
+    def name(offset: int) -> str:
+        start = header + strings + offset
+        return raw[start : raw.index(b"\0", start)].decode()
+
+    place = header + types
+    while place < header + types + size:
+        name_at, info, dummy = struct.unpack_from("=3I", raw, place)
+        kind, count = info >> 24 & 0x1F, info & 0xFFFF
+        place += 12
+        if kind == BTF_KIND_ENUM and name(name_at) == wanted:
+            members = struct.iter_unpack("=Ii", raw[place : place + 8 * count])
+            return {value: name(at) for at, value in members}
+        place += _BTF_EXTRA.get(kind, 0) + _BTF_MEMBER.get(kind, 0) * count
+    return {}
+
+
 def map_info(fd: int) -> MapInfo:
     """Return what the kernel says of a map."""
     raw = _info(fd, ctypes.create_string_buffer(40))
@@ -286,6 +321,12 @@ def map_read(fd: int) -> dict[bytes, bytes]:
             raise
         return _map_items(fd, layout)
     return items
+
+
+def map_count(fd: int) -> int:
+    """Return how many entries a hash map has now."""
+    layout = map_info(fd).layout
+    return sum(len(keys) for keys, dummy in _batches(fd, layout)) // layout.key_size
 
 
 def array_read(fd: int) -> bytes:

@@ -30,6 +30,7 @@ from urllib.parse import quote, unquote
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf,
     _bpf_state,
+    _datapath_command,
     _datapath_maps,
     _link_kinds,
     _netlink,
@@ -41,6 +42,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
     ProgramInfo,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import replace_file
 
 HOOKS = ("from_pod", "to_pod", "ingress", "egress")
 TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
@@ -942,3 +944,22 @@ def absent(path: str, check: bool = False) -> Outcome:
             os.rmdir(path)
         Store(path).forget()
     return Outcome(changes)
+
+
+def install_command(path: str, check: bool = False) -> list[Change]:
+    """Leave the command podnet-datapath at ``path``; with ``check`` only say whether that is a change."""
+    wanted = _datapath_command.program()
+    try:
+        with open(path, "rb") as f:
+            found = f.read()
+    except FileNotFoundError:
+        found = b""
+    if found == wanted:
+        return []
+    if found and not found.startswith(b"#!/usr/bin/python3\nPK"):
+        raise BpfError(f"command: '{path}' is not ours; move it away, or give another path")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise BpfError(f"command: there is no folder for '{path}'; make it, or give another path")
+    if not check:
+        replace_file(path, wanted, 0o755)
+    return [Change("command", path, "another version" if found else "", "this version")]

@@ -218,6 +218,15 @@ class _Services:
         return {table for table, dummy in self.entries[bank].values()}
 
 
+def services_of(snapshot: Snapshot, bank: int) -> dict[Any, tuple[int, tuple[int, ...]]]:
+    """Return number and table of one bank's services; a table has places of backends."""
+    found = {}
+    for key, (table, number) in _Services(snapshot).entries[bank].items():
+        *places, dummy = _TABLE.unpack(snapshot.element("tables", table))
+        found[key] = (number, tuple(places))
+    return found
+
+
 def held(snapshot: Snapshot, bank: int) -> Image:
     """Return what one bank says."""
     image = Image(node=snapshot.element("node", bank), features=snapshot.features)

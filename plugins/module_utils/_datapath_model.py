@@ -17,6 +17,8 @@ Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 INGRESS, EGRESS = 0, 1
+DIRECTIONS = {"ingress": INGRESS, "egress": EGRESS}
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 
 
 @dataclass(frozen=True)

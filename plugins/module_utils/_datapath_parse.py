@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_model import (
+    DIRECTIONS,
     EGRESS,
     INGRESS,
+    PROTOCOLS,
     Address,
     Backend,
     CidrSelector,
@@ -33,10 +35,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath_model im
     Service,
 )
 
-DIRECTIONS = {"ingress": INGRESS, "egress": EGRESS}
 PEERS = {"ingress": "from", "egress": "to"}
 
-PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 WITH_PORTS = (6, 17, 132)
 WITH_TYPES = (1, 58)
 SERVICE_PROTOCOLS = ("tcp", "udp")

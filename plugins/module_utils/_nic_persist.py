@@ -14,15 +14,11 @@ NetworkManager's nm-settings-keyfile(5), interfaces(5).
 from __future__ import annotations
 
 import glob
-import importlib
-import inspect
-import io
 import json
 import os
 import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +28,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     Problem,
     replace_file,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
 
 MARKER = "# Written by podnet.datapath.nic_tuning: changes made here are lost."
 SETTINGS = "/etc/podnet/nics.json"
@@ -39,14 +36,13 @@ PROGRAM = "/usr/local/lib/podnet/nic_tuning.pyz"
 UNIT = "/etc/systemd/system/podnet-nic@.service"
 RULES = "/etc/udev/rules.d/99-podnet-nic.rules"
 
-_PACKAGE = "ansible_collections.podnet.datapath.plugins.module_utils"
 _MODULES = (
     "_ethtool", "_header_split", "_link_kinds", "_netlink", "_nic", "_nic_select", "_nic_sysfs", "_node",
     "_plan", "_qdisc", "_signing",
 )  # fmt: skip
 _MAIN = f"""\
 import json, sys
-from {_PACKAGE} import _nic, _plan
+from {PACKAGE} import _nic, _plan
 with open({SETTINGS!r}, encoding="utf-8") as file:
     nics = [nic for nic in json.load(file) if nic["name"] == sys.argv[1]]
 try:
@@ -59,17 +55,7 @@ print(json.dumps(result["nics"]))
 
 def program() -> bytes:
     """Return the module's own code as a program for Python, the same bytes for the same code."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        folders = _PACKAGE.split(".")
-        files = {"/".join([*folders[: depth + 1], "__init__.py"]): b"" for depth in range(len(folders))}
-        for module in _MODULES:
-            source = inspect.getsource(importlib.import_module(f"{_PACKAGE}.{module}"))
-            files["/".join([*folders, f"{module}.py"])] = source.encode()
-        files["__main__.py"] = _MAIN.encode()
-        for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name), files[name])
-    return buffer.getvalue()
+    return archive(_MODULES, _MAIN)
 
 
 def unit(python: str) -> str:

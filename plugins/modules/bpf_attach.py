@@ -49,6 +49,11 @@ options:
     description: Values for the object's read-only variables, by name. The others stay as compiled.
     type: dict
     default: {}
+  command:
+    description:
+      - Where to leave the command C(podnet-datapath), which shows drops as they happen, counters and state.
+      - Not at all if omitted. O(state=absent) leaves it.
+    type: path
   lose_connections:
     description:
       - Whether programs that keep connections in another form may replace those that run.
@@ -176,6 +181,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import
     TYPES,
     Wish,
     absent,
+    install_command,
     parse_rodata,
     present,
 )
@@ -188,6 +194,7 @@ def main() -> None:
             "object": {"type": "path"},
             "pin_path": {"type": "path", "default": DEFAULT_PIN_PATH},
             "rodata": {"type": "dict", "default": {}},
+            "command": {"type": "path"},
             "lose_connections": {"type": "bool", "default": False},
             "owner": {"type": "str", "default": DEFAULT_OWNER},
             "attachments": {
@@ -221,6 +228,8 @@ def main() -> None:
                 module.check_mode,
                 p["lose_connections"],
             )
+            if p["command"]:
+                outcome.changes += install_command(p["command"], module.check_mode)
     except (BpfError, OSError) as e:
         module.fail_json(msg=str(e))
     module.exit_json(
