@@ -187,21 +187,29 @@ def run(
     wrong, before anything is written.
     """
     store = Store(pin_path)
+    problems: list[str] = []
     with contextlib.ExitStack() as files:
-        maps = Maps.pinned(pin_path, files)
-        files.enter_context(store.locked())
+        maps = None
+        try:
+            maps = Maps.pinned(pin_path, files)
+            files.enter_context(store.locked())
+        except BpfError as e:
+            problems.append(str(e))
         records = store.read()
         before = records.get(owner, Record())
         after = Record(stored({**others, "endpoints": endpoints}), dict(before.slots))
         records[owner] = after
         interfaces = _datapath_node.read_interfaces()
-        declared, slots, problems = merge(records, interfaces, owner)
+        declared, slots, wrong = merge(records, interfaces, owner)
+        problems += wrong
         tables, wrong = compiled(declared, interfaces, slots)
         problems += wrong
-        snapshot = maps.read()
-        changes, wrong = _datapath_maps.plan(snapshot, tables.image)
-        problems += wrong
-        if problems:
+        changes, snapshot = None, Snapshot()
+        if maps:
+            snapshot = maps.read()
+            changes, wrong = _datapath_maps.plan(snapshot, tables.image)
+            problems += wrong
+        if problems or not maps:
             raise BpfError("\n".join(dict.fromkeys(problems)))
         outcome = _outcome(snapshot, tables.image, changes, before, after, owner, interfaces)
         if not check and outcome.changed:

@@ -463,6 +463,13 @@ class TestState:
             assert not [part for part in expected if part not in message], message
         assert not node.module("bpf_state", endpoints=[])["changed"]
 
+    def test_maps_of_another_version_are_named_with_all_the_rest(self, node: Node, build: Any) -> None:
+        node.attach(object=build(("config.h", "#define LAYOUT 1", "#define LAYOUT 7")))
+        given = [{"device": "nosuch", "addresses": ["10.31.1"]}]
+        message = node.module("bpf_state", endpoints=given, fails=True)["msg"]
+        for part in ("the maps have layout 7, this version 1", "no such device", "'10.31.1' is no"):
+            assert part in message
+
     def test_programs_come_first(self, node: Node) -> None:
         message = node.module("bpf_state", endpoints=[], fails=True)["msg"]
         assert "load the programs first" in message
