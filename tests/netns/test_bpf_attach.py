@@ -463,6 +463,55 @@ class TestState:
             assert not [part for part in expected if part not in message], message
         assert not node.module("bpf_state", endpoints=[])["changed"]
 
+    def test_a_rate_needs_who_holds_packets_back(self, node: Node) -> None:
+        node.attach()
+        state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"], "rate": "10mbit"}]}
+        assert "qdisc fq" in node.module("bpf_state", **state, fails=True)["msg"]
+
+    def test_info_names_what_holds(self, node: Node) -> None:
+        node.attach()
+        node.module(
+            "bpf_state",
+            endpoints=[
+                {"name": "web", "device": "left", "addresses": ["10.31.1.11"], "labels": {"app": "web"}}
+            ],
+            remote_pods=[
+                {"name": "db", "node": "node2", "addresses": ["10.31.2.11"], "labels": {"app": "db"}}
+            ],
+            policies=[
+                {
+                    "name": "web",
+                    "pods": {"names": ["web"]},
+                    "ingress": [
+                        {"from": [{"labels": {"app": "db"}}], "ports": [{"protocol": "tcp", "port": 80}]},
+                        {"from": [{"cidr": "192.0.2.0/24"}], "ports": [{"protocol": "icmp", "type": 8}]},
+                    ],
+                }
+            ],
+            services=[
+                {
+                    "name": "front",
+                    "address": "10.96.0.1",
+                    "port": 80,
+                    "backends": [{"names": ["web"], "weight": 3}, {"names": ["db"], "port": 81}],
+                }
+            ],
+        )
+        told = node.module("datapath_info")
+        (pod,) = told["pods"]
+        assert (pod["name"], pod["device"], pod["labels"]) == ("web", "left", {"app": "web"})
+        policy = pod["policy"]["10.31.1.11"]["ingress"]
+        assert policy["default"] == "deny" and "egress" not in pod["policy"]["10.31.1.11"]
+        assert {"peers": ["Pod db at node2"], "action": "deny", "allow": ["tcp 80"]} in policy["rules"]
+        assert {"peers": ["192.0.2.0/24"], "action": "deny", "allow": ["icmp type 8"]} in policy["rules"]
+        assert {"peers": ["the node"], "action": "allow", "deny": []} in policy["rules"]
+        (service,) = told["services"]
+        shares = {(b["address"], b["port"]): b["share"] for b in service["backends"]}
+        assert shares.keys() == {("10.31.1.11", 80), ("10.31.2.11", 81)}
+        assert 70 < shares["10.31.1.11", 80] < 80 and round(sum(shares.values())) == 100
+        assert {program["name"] for program in told["programs"]} >= {"pod_egress", "host_ingress"}
+        assert told["generation"] == 1 and told["connections"]["entries"] == 0
+
     def test_maps_of_another_version_are_named_with_all_the_rest(self, node: Node, build: Any) -> None:
         node.attach(object=build(("config.h", "#define LAYOUT 1", "#define LAYOUT 7")))
         given = [{"device": "nosuch", "addresses": ["10.31.1"]}]
