@@ -24,13 +24,14 @@ LAB ?= lab
 KERNEL ?= 6.1
 MINUTES ?= 10
 SEED ?=
+SWAPS ?= 10000
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-debug-kernel test-nodes bench-icount packages:
-	@sudo --preserve-env=KERNEL,LAB,MINUTES,SEED,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-swaps test-driver test-debug-kernel test-nodes bench-icount packages:
+	@sudo --preserve-env=KERNEL,LAB,MINUTES,SEED,SWAPS,PODNET_DEBIAN_MIRROR env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -69,6 +70,10 @@ test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
 test-netns: tools  ## The modules, in network namespaces of the running kernel
 	$(call say,Modules in network namespaces)
 	pytest -q tests/netns
+
+test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times; 1 h
+	$(call say,$(SWAPS) replacements under traffic)
+	PODNET_SWAPS=$(SWAPS) pytest -q tests/netns/test_replacement.py
 
 test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
 	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
@@ -128,5 +133,5 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver \
+.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-swaps test-driver \
 	test-debug-kernel test-nodes bench-icount lint sanity packages clean help
