@@ -478,10 +478,11 @@ def wait_for_programs() -> None:
     The kernel does so before an update of a map of maps returns: maybe_wait_bpf_programs() in
     kernel/bpf/syscall.c, for this very purpose.
     """
-    with (
-        _bpf.closing(_bpf.map_create(_bpf.BPF_MAP_TYPE_ARRAY, 4, 4, 1)) as inner,
-        _bpf.closing(_bpf.map_create(_bpf.BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, inner)) as outer,
-    ):
+    with contextlib.ExitStack() as files:
+        inner = _bpf.map_create(_bpf.BPF_MAP_TYPE_ARRAY, 4, 4, 1)
+        files.callback(os.close, inner)
+        outer = _bpf.map_create(_bpf.BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, inner)
+        files.callback(os.close, outer)
         _bpf.map_update_one(outer, bytes(4), _INDEX.pack(inner))
 
 
