@@ -25,13 +25,14 @@ KERNEL ?= 6.1
 MINUTES ?= 10
 HOSTS ?= 1000
 SEED ?=
+SWAPS ?= 10000
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount test-fleet test-kubernetes bench-scale packages:
-	@sudo --preserve-env=HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount test-fleet test-kubernetes bench-scale test-swaps packages:
+	@sudo --preserve-env=HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -78,6 +79,9 @@ test-fleet: tools  ## Gates and batches, by runs of ansible-playbook
 test-kubernetes: tools  ## Draining, against a real kube-apiserver with etcd; built once, 8 min
 	$(call say,kube_node against kube-apiserver and etcd)
 	pytest -q tests/kubernetes
+test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times; 1 h
+	$(call say,$(SWAPS) replacements under traffic)
+	PODNET_SWAPS=$(SWAPS) pytest -q tests/netns/test_replacement.py
 
 test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
 	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
@@ -146,4 +150,4 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount lint sanity packages clean test-fleet test-kubernetes bench-scale help
+.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount lint sanity packages clean test-fleet test-kubernetes bench-scale test-swaps help

@@ -27,10 +27,11 @@ SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 ATTR_SIZE = 512  # bytes; more than any union bpf_attr (168 in Linux 6.18)
 
 # enum bpf_cmd
+BPF_MAP_CREATE = 0
 BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY = 1, 2, 3, 4
 BPF_OBJ_PIN, BPF_OBJ_GET = 6, 7
 BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD = 13, 14, 15
-BPF_PROG_QUERY = 16
+BPF_PROG_QUERY, BPF_BTF_GET_FD_BY_ID = 16, 19
 BPF_MAP_LOOKUP_BATCH, BPF_MAP_UPDATE_BATCH, BPF_MAP_DELETE_BATCH = 24, 26, 27
 BPF_LINK_CREATE, BPF_LINK_UPDATE, BPF_LINK_DETACH = 28, 29, 34
 
@@ -38,7 +39,16 @@ BPF_LINK_CREATE, BPF_LINK_UPDATE, BPF_LINK_DETACH = 28, 29, 34
 BPF_TCX_INGRESS, BPF_TCX_EGRESS, BPF_NETKIT_PRIMARY, BPF_NETKIT_PEER = 46, 47, 54, 55
 BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_NETKIT = 11, 13
 
-BTF_KIND_DATASEC = 15
+# enum bpf_map_type
+BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_TRIE = 1, 2, 9, 11
+BPF_MAP_TYPE_ARRAY_OF_MAPS = 12
+
+BTF_KIND_ENUM, BTF_KIND_DATASEC = 6, 15
+# Bytes after a struct btf_type: of each kind, and of each of its members (include/uapi/linux/btf.h)
+_BTF_EXTRA = {1: 4, 3: 12, 14: 4, 17: 4}
+_BTF_MEMBER = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
+BPF_NOEXIST = 1  # of an update: only where there is no such entry
+_BATCH = 4096  # entries
 ENOTSUPP = 524  # the kernel's own, leaks out of map operations that a map type does not have
 
 # Where modules look unless told otherwise, and whose what they make is
@@ -73,12 +83,12 @@ def bpf(command: int, attr: bytes | bytearray) -> int:
     # The kernel writes answers into any field of its union bpf_attr, beyond the size it was given too.
     buffer = ctypes.create_string_buffer(bytes(attr), ATTR_SIZE)
     result = int(_libc.syscall(number, command, ctypes.byref(buffer), len(attr)))
-    if result < 0:
-        code = ctypes.get_errno()
-        remedy = ": bpf(2) needs root (become: true)" if code == errno.EPERM else ""
-        raise OSError(code, os.strerror(code) + remedy)
+    code = ctypes.get_errno()
     if isinstance(attr, bytearray):
         attr[:] = buffer.raw[: len(attr)]
+    if result < 0:
+        remedy = ": bpf(2) needs root (become: true)" if code == errno.EPERM else ""
+        raise OSError(code, os.strerror(code) + remedy)
     return result
 
 
@@ -194,6 +204,38 @@ def program_info(fd: int) -> ProgramInfo:
     return ProgramInfo(number, _text(raw[64:80]), tag.hex(), tuple(ids[: min(count, len(ids))]))
 
 
+def program_enum(fd: int, name: str) -> dict[int, str]:
+    """Return the members of an enum that a loaded program was compiled with, from its BTF, by their value."""
+    number = struct.unpack_from("=I", _info(fd, ctypes.create_string_buffer(132)), 128)[0]
+    with closing(bpf(BPF_BTF_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))) as btf:
+        info = ctypes.create_string_buffer(16)  # struct bpf_btf_info: btf, btf_size, id
+        size = struct.unpack_from("=I", _info(btf, info), 8)[0]
+        raw = ctypes.create_string_buffer(size)
+        struct.pack_into("=QI", info, 0, _address(raw), size)
+        _info(btf, info)
+    return _btf_enum(raw.raw, name)
+
+
+def _btf_enum(raw: bytes, wanted: str) -> dict[int, str]:
+    # struct btf_header: magic, version, flags, hdr_len, type_off, type_len, str_off, str_len
+    header, types, size, strings = struct.unpack_from("=4xIIII", raw)
+
+    def name(offset: int) -> str:
+        start = header + strings + offset
+        return raw[start : raw.index(b"\0", start)].decode()
+
+    place = header + types
+    while place < header + types + size:
+        name_at, info, dummy = struct.unpack_from("=3I", raw, place)
+        kind, count = info >> 24 & 0x1F, info & 0xFFFF
+        place += 12
+        if kind == BTF_KIND_ENUM and name(name_at) == wanted:
+            members = struct.iter_unpack("=Ii", raw[place : place + 8 * count])
+            return {value: name(at) for at, value in members}
+        place += _BTF_EXTRA.get(kind, 0) + _BTF_MEMBER.get(kind, 0) * count
+    return {}
+
+
 def map_info(fd: int) -> MapInfo:
     """Return what the kernel says of a map."""
     raw = _info(fd, ctypes.create_string_buffer(40))
@@ -260,9 +302,68 @@ def has_hook(ifindex: int, attach_type: int) -> bool:
 # ---------------------------------------------------------------- entries of maps
 
 
-def map_items(fd: int) -> dict[bytes, bytes]:
-    """Return all entries of a hash or array map whose values are not per processor."""
+def map_create(kind: int, key_size: int, value_size: int, entries: int, inner: int = 0) -> int:
+    """Return a descriptor of a new map; ``inner`` is an example of what a map of maps holds."""
+    return bpf(BPF_MAP_CREATE, struct.pack("=IIIIII", kind, key_size, value_size, entries, 0, inner))
+
+
+def map_read(fd: int) -> dict[bytes, bytes]:
+    """Return all entries of a hash, trie or array map whose values are not per processor."""
     layout = map_info(fd).layout
+    items: dict[bytes, bytes] = {}
+    try:
+        for keys, values in _batches(fd, layout):
+            for i in range(len(keys) // layout.key_size):
+                key = keys[i * layout.key_size : (i + 1) * layout.key_size]
+                items[key] = values[i * layout.value_size : (i + 1) * layout.value_size]
+    except OSError as e:
+        if items or e.errno not in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP):
+            raise
+        return _map_items(fd, layout)
+    return items
+
+
+def map_count(fd: int) -> int:
+    """Return how many entries a hash map has now."""
+    layout = map_info(fd).layout
+    return sum(len(keys) for keys, dummy in _batches(fd, layout)) // layout.key_size
+
+
+def array_read(fd: int) -> bytes:
+    """Return all elements of an array whose values are not per processor."""
+    return b"".join(values for dummy, values in _batches(fd, map_info(fd).layout))
+
+
+def _batches(fd: int, layout: Layout) -> Iterator[tuple[bytes, bytes]]:
+    """Yield keys and values of some entries, until there are none left."""
+    count = min(layout.max_entries, _BATCH)
+    # where the next batch begins: a bucket's number for hashes, else a key
+    place = ctypes.create_string_buffer(max(layout.key_size, 4))
+    start = 0
+    while True:
+        keys = ctypes.create_string_buffer(count * layout.key_size)
+        values = ctypes.create_string_buffer(count * layout.value_size)
+        batch = (start, _address(place), _address(keys), _address(values), count, fd, 0, 0)
+        attr = bytearray(struct.pack("=QQQQIIQQ", *batch))
+        more = True
+        try:
+            bpf(BPF_MAP_LOOKUP_BATCH, attr)
+        except OSError as e:
+            if e.errno == errno.ENOSPC:  # a bucket has more entries than there is room for
+                count *= 2
+                continue
+            if e.errno != errno.ENOENT:
+                raise
+            more = False  # and the kernel has told how many there were
+        (got,) = struct.unpack_from("=I", attr, 32)
+        yield keys.raw[: got * layout.key_size], values.raw[: got * layout.value_size]
+        if not more:
+            return
+        start = _address(place)
+
+
+def _map_items(fd: int, layout: Layout) -> dict[bytes, bytes]:
+    """Return all entries of a map whose type has no batches."""
     items: dict[bytes, bytes] = {}
     key = ctypes.create_string_buffer(layout.key_size)
     value = ctypes.create_string_buffer(layout.value_size)
@@ -300,8 +401,13 @@ def map_update(fd: int, items: Mapping[bytes, bytes]) -> None:
     if _batch(BPF_MAP_UPDATE_BATCH, fd, keys, values, len(items)):
         return
     for key, value in items.items():
-        k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
-        bpf(BPF_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(k), _address(v), 0))
+        map_update_one(fd, key, value)
+
+
+def map_update_one(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Write one entry."""
+    k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
+    bpf(BPF_MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(k), _address(v), flags))
 
 
 def map_delete(fd: int, keys: Sequence[bytes]) -> None:
@@ -323,6 +429,13 @@ def _batch(command: int, fd: int, keys: bytes, values: bytes, count: int) -> boo
             return False
         raise
     return True
+
+
+def possible_cpus() -> int:
+    """Return how many values an entry of a per-CPU map has."""
+    with open("/sys/devices/system/cpu/possible", encoding="ascii") as f:
+        ranges = [part.partition("-") for part in f.read().strip().split(",")]
+    return sum(int(last or first) - int(first) + 1 for first, dummy, last in ranges)
 
 
 def rodata_of(program: ProgramInfo) -> bytes:

@@ -22,18 +22,27 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _link_kinds, _netlink
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _bpf,
+    _bpf_state,
+    _datapath_command,
+    _datapath_maps,
+    _link_kinds,
+    _netlink,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
     DEFAULT_OWNER,
     BpfError,
     Layout,
     ProgramInfo,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import replace_file
 
 HOOKS = ("from_pod", "to_pod", "ingress", "egress")
 TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
@@ -256,16 +265,17 @@ class Change:
         return "create" if not self.before else "replace" if self.after else "remove"
 
 
-def plan(current: State, desired: State, owner: str) -> list[Change]:
+def plan(current: State, desired: State, owner: str, renewed: Collection[str] = ()) -> list[Change]:
     """Return what leads from ``current`` to ``desired``.
 
     ``desired.attachments`` are all of this owner's; those of other owners stay, with new programs
-    where the programs change. Raises BpfError where another owner's attachment would lose its program.
+    where the programs change. ``renewed`` are maps that are made anew whatever their layout.
+    Raises BpfError where another owner's attachment would lose its program.
     """
     changes = []
     for name in sorted({*current.maps, *desired.maps}):
         before, after = current.maps.get(name), desired.maps.get(name)
-        if before != after:
+        if before != after or name in renewed:
             changes.append(Change("map", name, _layout_text(before), _layout_text(after)))
 
     reload = (
@@ -442,6 +452,56 @@ def _is_rodata(number: int) -> bool:
 
 def _is_our_place(f: Filter) -> bool:
     return f.priority == CLSACT_PRIORITY and f.handle == CLSACT_HANDLE
+
+
+# ---------------------------------------------------------------- maps that go on
+
+
+CONNECTIONS = "ct"  # written by programs only; what is lost of it, connections lose
+
+
+def renewed_maps(current: Mapping[str, Layout], desired: Mapping[str, Layout]) -> set[str]:
+    """Return the maps that are made anew: they are not there as they should be.
+
+    Those that are computed from declarations come as a whole, filled from the declarations.
+    """
+    changed = {name for name, layout in desired.items() if current.get(name) != layout}
+    computed = desired.keys() & _COMPUTED
+    return changed | computed if changed & computed else changed
+
+
+_COMPUTED = {*_datapath_maps.SIZES, "layout"}
+
+
+def connections_problem(current: Mapping[str, Layout], desired: Mapping[str, Layout]) -> str:
+    """Say why the connections cannot be taken over; empty where they can."""
+    has, wants = current.get(CONNECTIONS), desired.get(CONNECTIONS)
+    if has is None or wants is None:
+        return ""
+
+    def form(layouts: Mapping[str, Layout], own: Layout) -> tuple[int, int, int]:
+        return layouts["layout"].max_entries if "layout" in layouts else 0, own.key_size, own.value_size
+
+    if form(current, has) == form(desired, wants):
+        return ""
+    return (
+        "object: its programs keep connections in another form (layout, key and value size"
+        f" {form(desired, wants)}) than those that run ({form(current, has)}): established connections to"
+        " services and of masqueraded Pods would break; lose_connections: true replaces them nevertheless"
+    )
+
+
+def copy_connections(source: int, target: int, only_missing: bool = False) -> None:
+    """Copy entries from map to map; with ``only_missing`` those that the target's programs do not know."""
+    entries = _bpf.map_read(source)
+    if not only_missing:
+        _bpf.map_update(target, entries)
+        return
+    known = _bpf.map_read(target)
+    for key, value in entries.items():
+        if key not in known:
+            with contextlib.suppress(FileExistsError):
+                _bpf.map_update_one(target, key, value, _bpf.BPF_NOEXIST)
 
 
 # ---------------------------------------------------------------- what shall be
@@ -753,6 +813,7 @@ def present(
     wishes: Sequence[Wish],
     owner: str = DEFAULT_OWNER,
     check: bool = False,
+    lose_connections: bool = False,
 ) -> Outcome:
     """Load, pin and attach as declared; with ``check`` only say what would change.
 
@@ -765,20 +826,27 @@ def present(
         attachments = resolve(pins, wishes, list(obj._programs), owner)
 
         # Loading is how the wanted tags come to be known; until it is pinned it changes nothing.
-        reused = {}
-        for name, layout in obj.layouts.items():
-            if name in pins.maps and pins.maps[name].layout == layout:
-                reused[name] = _bpf.obj_get(pins.at("maps", name))
-                files.callback(os.close, reused[name])
         layouts, data = obj.layouts, obj.rodata
+        pinned_layouts = {name: info.layout for name, info in pins.maps.items()}
+        renewed = renewed_maps(pinned_layouts, layouts)
+        problem = connections_problem(pinned_layouts, layouts)
+        if problem and not lose_connections:
+            raise BpfError(problem)
+        reused = {}
+        for name in layouts.keys() - renewed:
+            reused[name] = _bpf.obj_get(pins.at("maps", name))
+            files.callback(os.close, reused[name])
         obj.load(reused)
         loaded = {name: _bpf.program_info(fd) for name, fd in obj.programs.items()}
         tags = {name: info.tag for name, info in loaded.items()}
 
         current = pins.state()
-        outcome = Outcome(plan(current, State(tags, data, layouts, attachments), owner))
+        outcome = Outcome(plan(current, State(tags, data, layouts, attachments), owner, renewed))
         if outcome.changes and not check:
-            _apply(pins, files, obj, outcome.changes, current.attachments, attachments)
+            if not pins.maps:  # what was declared for maps that are gone, is gone with them
+                Store(path).forget()
+            keep = CONNECTIONS in renewed and CONNECTIONS in pins.maps and not problem
+            _apply(pins, files, obj, outcome.changes, current.attachments, attachments, keep)
             pins = Pins(path)
             left = plan(pins.state(), State(tags, data, layouts, attachments), owner)
             if left:
@@ -805,6 +873,7 @@ def _apply(
     changes: Sequence[Change],
     current: Mapping[str, Attachment],
     desired: Mapping[str, Attachment],
+    keep_connections: bool,
 ) -> None:
     for leftover in pins.leftovers():
         _unlink(leftover)
@@ -822,6 +891,12 @@ def _apply(
                 for name in pins.programs:
                     programs[name] = _bpf.obj_get(pins.at("progs", name))
                     files.callback(os.close, programs[name])
+            if any(c.kind == "map" and c.name in _COMPUTED and c.after for c in changes):
+                _bpf_state.refill(obj.maps, pins.path)
+            if keep_connections:
+                old = _bpf.obj_get(pins.at("maps", CONNECTIONS))
+                files.callback(os.close, old)
+                copy_connections(old, obj.maps[CONNECTIONS])
             for change in changes:
                 if change.kind == "attachment":
                     was, shall = current.get(change.name), desired.get(change.name)
@@ -836,6 +911,8 @@ def _apply(
                     applier.pin(obj.maps[change.name], folder, change.name)
                 else:
                     applier.pin(obj.programs[change.name], folder, change.name)
+            if keep_connections:  # those that the former programs saw since
+                copy_connections(old, obj.maps[CONNECTIONS], only_missing=True)
     except OSError as e:
         raise BpfError(
             f"{change.kind} {change.name}: cannot {change.action}: {e.strerror}; everything is as it was"
@@ -865,4 +942,24 @@ def absent(path: str, check: bool = False) -> Outcome:
                 os.rmdir(folder)
         with contextlib.suppress(OSError):  # someone else keeps pins beside ours
             os.rmdir(path)
+        Store(path).forget()
     return Outcome(changes)
+
+
+def install_command(path: str, check: bool = False) -> list[Change]:
+    """Leave the command podnet-datapath at ``path``; with ``check`` only say whether that is a change."""
+    wanted = _datapath_command.program()
+    try:
+        with open(path, "rb") as f:
+            found = f.read()
+    except FileNotFoundError:
+        found = b""
+    if found == wanted:
+        return []
+    if found and not found.startswith(b"#!/usr/bin/python3\nPK"):
+        raise BpfError(f"command: '{path}' is not ours; move it away, or give another path")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise BpfError(f"command: there is no folder for '{path}'; make it, or give another path")
+    if not check:
+        replace_file(path, wanted, 0o755)
+    return [Change("command", path, "another version" if found else "", "this version")]

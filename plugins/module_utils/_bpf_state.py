@@ -1,223 +1,266 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Entries of the programs' maps as declared. Private to this collection.
+"""The programs' maps brought to what is declared. Private to this collection.
 
-Every entry names its owner, so several can share the maps: each brings its own entries to its declared
-state and leaves the others' alone. Source: roles/bpf_datapath/files/endpoints.h.
+Several owners share the maps. Each brings its own declaration; the maps are computed from all of them, so
+that policies reach everybody's Pods, and an owner changes nothing but its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import os
-import socket
-import struct
 import time
-import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _datapath_compile,
+    _datapath_maps,
+    _datapath_node,
+    _datapath_parse,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError
-
-Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
-
-MAPS = {4: "endpoints4", 6: "endpoints6"}
-GENERATION = "generation"
-_ENDPOINT = struct.Struct("=II")  # struct endpoint: ifindex, owner
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where an address lives: the host's side of the Pod's device, and whose entry it is."""
-
-    ifindex: int
-    owner: int
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_compile import Compiled, Interface
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import (
+    Image,
+    Maps,
+    Plan,
+    Snapshot,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_model import Address, Declaration
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Record, Store, stored
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What to write and what to delete."""
+def merge(
+    records: Mapping[str, Record], interfaces: Mapping[str, Interface], owner: str | None = None
+) -> tuple[Declaration, dict[tuple[str, str], int], list[str]]:
+    """Return what all owners declare, the Pods' places in the counters, and what is wrong with ``owner``'s.
 
-    update: Mapping[Address, Endpoint] = field(default_factory=dict)
-    delete: Sequence[Address] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.update or self.delete)
-
-
-def owner_id(name: str) -> int:
-    """Return the number that stands for an owner in the maps."""
-    return zlib.crc32(name.encode())
-
-
-def parse_endpoints(endpoints: Sequence[Mapping[str, Any]]) -> dict[Address, str]:
-    """Return the device of each address; a prefix length, as interfaces have it, is ignored.
-
-    Raises BpfError naming every address that is none, and every one that two devices have.
+    ``records[owner].slots`` is brought up to date.
     """
-    found: dict[Address, str] = {}
-    wrong = []
-    for endpoint in endpoints:
-        device = endpoint["device"]
-        for text in endpoint["addresses"]:
-            try:
-                address = ipaddress.ip_interface(text).ip
-            except ValueError:
-                wrong.append(f"'{text}' of device {device} is no IPv4 or IPv6 address")
-                continue
-            if address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local:
-                wrong.append(f"'{text}' of device {device} is no address that packets are routed to")
-            if found.setdefault(address, device) != device:
-                wrong.append(f"{address} is given to both {found[address]} and {device}")
-    if wrong:
-        raise BpfError(f"endpoints: {'; '.join(wrong)}")
-    return found
+    problems: list[str] = []
+    own, others = Declaration(), []
+    for name, record in sorted(records.items()):
+        declaration, wrong = _datapath_parse.parse(record.options, name)
+        if name == owner:
+            own, problems = declaration, wrong
+            problems += _device_problems(own, interfaces)
+        else:
+            others.append(declaration)
+    declared, wrong = _datapath_parse.union(own, others)
+    if owner is not None:
+        _give_slots(records, owner, own)
+        slotted = records[owner].slots
+        problems += [
+            f"endpoints ({pod.name}): rate: all {_datapath_maps.POD_SLOTS - 1} places for rates are taken"
+            for pod in own.pods
+            if pod.rate and pod.device and pod.name not in slotted
+        ]
+    slots = {(name, pod): slot for name, record in records.items() for pod, slot in record.slots.items()}
+    return declared, slots, problems + wrong
 
 
-def resolve(wanted: Mapping[Address, str], owner: str) -> dict[Address, Endpoint]:
-    """Return the entries for addresses and device names; raise BpfError naming every missing device."""
-    indexes: dict[str, int] = {}
-    missing = []
-    for device in sorted(set(wanted.values())):
-        try:
-            indexes[device] = socket.if_nametoindex(device)
-        except OSError:
-            missing.append(device)
+def _device_problems(own: Declaration, interfaces: Mapping[str, Interface]) -> list[str]:
+    local = [pod for pod in own.pods if pod.device]
+    missing = sorted({pod.device for pod in local} - interfaces.keys())
+    problems = []
     if missing:
-        raise BpfError(
+        problems.append(
             f"endpoints: no such device in this network namespace: {', '.join(missing)};"
             " give the host's end of the Pod's pair"
         )
-    number = owner_id(owner)
-    return {address: Endpoint(indexes[device], number) for address, device in wanted.items()}
+    rated = [pod.name for pod in local if pod.rate]
+    if rated and not _datapath_node.can_pace():
+        problems.append(
+            f"endpoints ({', '.join(rated[:5])}): rate: no device of this node has the qdisc fq, which holds"
+            " packets until their time; give it to the uplink (nic_tuning: qdisc)"
+        )
+    for option in ("device", "name"):
+        counted = Counter(getattr(pod, option) for pod in local)
+        problems += [
+            f"endpoints: {n} Pods have the {option} {value}" for value, n in counted.items() if n > 1
+        ]
+    return problems
 
 
-def plan(
-    current: Mapping[Address, Endpoint],
-    desired: Mapping[Address, Endpoint],
-    owner: int,
-    capacity: Mapping[int, int],
-) -> Changes:
-    """Return what brings this owner's entries to ``desired``; other owners' entries stay.
+def _give_slots(records: Mapping[str, Record], owner: str, own: Declaration) -> None:
+    """Keep the places of Pods that had one, and give the lowest free ones to those that had none."""
+    names = [pod.name for pod in own.pods if pod.device]
+    before = records[owner].slots
+    slots = {name: before[name] for name in names if name in before}
+    taken = {slot for name, record in records.items() if name != owner for slot in record.slots.values()}
+    free = sorted({*range(1, _datapath_maps.POD_SLOTS)} - taken - {*slots.values()})
+    slots.update(zip((name for name in names if name not in before), free))
+    records[owner].slots = slots
 
-    ``capacity`` is the number of entries a map holds, by IP version.
-    Raises BpfError naming every address that belongs to another owner, and each map that would overflow.
-    """
-    wrong = [
-        f"{address} belongs to another owner (its number is {current[address].owner:#010x})"
-        for address in desired
-        if address in current and current[address].owner != owner
-    ]
-    delete = [a for a, entry in current.items() if entry.owner == owner and a not in desired]
-    for version, entries in capacity.items():
-        left = sum(a.version == version for a in {*current, *desired}.difference(delete))
-        if left > entries:
-            wrong.append(f"{left} IPv{version} addresses are more than {MAPS[version]} holds ({entries})")
+
+def compiled(
+    declared: Declaration, interfaces: Mapping[str, Interface], slots: Mapping[tuple[str, str], int]
+) -> tuple[Compiled, list[str]]:
+    """Return the tables for this node, with its addresses as they are now, and what does not fit."""
+    return _datapath_compile.compile_image(declared, interfaces, slots, _datapath_node.read_addresses())
+
+
+def refill(fds: Mapping[str, int], pin_path: str) -> None:
+    """Fill new, empty maps with what all owners have declared, before any program that reads them runs."""
+    records = Store(pin_path).read()
+    interfaces = _datapath_node.read_interfaces()
+    declared, slots, dummy = merge(records, interfaces)
+    tables, dummy = compiled(declared, interfaces, slots)
+    maps = Maps(fds)
+    snapshot = maps.read()
+    # no number that connections or decisions which outlive the old maps could know
+    snapshot.generation = time.monotonic_ns() >> 20 & 0xFFFFFFFE
+    changes, wrong = _datapath_maps.plan(snapshot, tables.image)
     if wrong:
-        raise BpfError(f"endpoints: {'; '.join(wrong)}")
-    return Changes({a: e for a, e in desired.items() if current.get(a) != e}, delete)
+        raise BpfError("; ".join(wrong))
+    if changes:
+        maps.apply(changes)
 
 
-class EndpointMaps:
-    """The two pinned maps of endpoints."""
+# ---------------------------------------------------------------- for people
 
-    def __init__(self, pin_path: str, files: contextlib.ExitStack) -> None:
-        """Open the maps; raise BpfError where they are not there or of another layout."""
-        self._pin_path, self._files = pin_path, files
-        self._fds = {version: self._open(name) for version, name in MAPS.items()}
-        self._generation = self._open(GENERATION)
-        self.capacity = {}
-        for version, fd in self._fds.items():
-            layout = _bpf.map_info(fd).layout
-            key = 4 if version == 4 else 16
-            if (layout.key_size, layout.value_size) != (key, _ENDPOINT.size):
-                raise BpfError(
-                    f"pin_path: '{self._path(MAPS[version])}' has keys of {layout.key_size} and values of"
-                    f" {layout.value_size} bytes, this version has {key} and {_ENDPOINT.size}: load its"
-                    " programs (bpf_attach)"
-                )
-            self.capacity[version] = layout.max_entries
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self._pin_path, "maps", name)
+_DEFAULTS: Mapping[str, Any] = {"labels": {}, "masquerade": False, "anti_spoof": True, "node": ""}
 
-    def _open(self, name: str) -> int:
-        try:
-            fd = _bpf.obj_get(self._path(name))
-        except OSError as e:
-            raise BpfError(
-                f"pin_path: there is no map at '{self._path(name)}' ({e.strerror}); load the programs first"
-                " (bpf_attach), and mind that 'ip netns exec' hides /sys/fs/bpf"
-            ) from e
-        self._files.callback(os.close, fd)
-        return fd
 
-    def read(self) -> dict[Address, Endpoint]:
-        """Return all entries, of all owners."""
-        return {
-            ipaddress.ip_address(key): Endpoint(*_ENDPOINT.unpack(value))
-            for fd in self._fds.values()
-            for key, value in _bpf.map_items(fd).items()
-        }
+def _where(ifindex: int, names: Mapping[int, str]) -> str:
+    if not ifindex:
+        return "another node"
+    return names.get(ifindex, f"a device that is gone (index {ifindex})")
 
-    def apply(self, changes: Changes) -> None:
-        """Delete, which makes room, then write."""
-        for version, fd in self._fds.items():
-            entries = {
-                a.packed: _ENDPOINT.pack(e.ifindex, e.owner)
-                for a, e in changes.update.items()
-                if a.version == version
+
+def describe(image: Image, options: Mapping[str, Any], owner: str, names: Mapping[int, str]) -> str:
+    """Return what one owner has in the maps, and declares beyond, as text for the diff, one thing a line."""
+    number = _datapath_maps.number_of(owner)
+    lines = sorted(
+        f"{ipaddress.ip_address(key)} at {_where(e.ifindex, names)}\n"
+        for key, e in image.endpoints.items()
+        if e.owner == number
+    )
+    for option in ("endpoints", "remote_pods", "policies", "services"):
+        for one in options.get(option) or ():
+            shown = {
+                key: value
+                for key, value in one.items()
+                if key not in ("name", "device", "addresses")
+                and (key not in _DEFAULTS or value != _DEFAULTS[key])
             }
-            _bpf.map_delete(fd, [a.packed for a in changes.delete if a.version == version])
-            _bpf.map_update(fd, entries)
-        # Any number that was not used lately ends what programs decided by the entries as they were.
-        now = time.monotonic_ns() >> 10 & 0xFFFFFFFF
-        _bpf.map_update(self._generation, {bytes(4): struct.pack("=I", now)})
-
-
-def describe(entries: Mapping[Address, Endpoint], owner: int) -> str:
-    """Return this owner's entries as text for the diff, one a line."""
-
-    def device(ifindex: int) -> str:
-        try:
-            return socket.if_indextoname(ifindex)
-        except OSError:
-            return f"a device that is gone (index {ifindex})"
-
-    lines = sorted(f"{a} at {device(e.ifindex)}\n" for a, e in entries.items() if e.owner == owner)
+            if shown:
+                lines.append(
+                    f"{option} {one.get('name', one.get('device'))}: {json.dumps(shown, sort_keys=True)}\n"
+                )
+    if options.get("masquerade"):
+        lines.append(f"masquerade: {json.dumps(options['masquerade'], sort_keys=True)}\n")
     return "".join(lines)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What changed, or would, and this owner's entries before and after."""
+    """What changed, or would: addresses, how many entries of each kind, and text for the diff."""
 
-    changes: Changes
-    before: str
-    after: str
+    updated: Sequence[Address] = ()
+    deleted: Sequence[Address] = ()
+    differences: Mapping[str, int] = field(default_factory=dict)
+    declaration_changed: bool = False
+    before: str = ""
+    after: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether anything changed, or would."""
+        return bool(self.differences) or self.declaration_changed
 
 
-def run(pin_path: str, owner: str, endpoints: Sequence[Mapping[str, Any]], check: bool = False) -> Outcome:
-    """Bring this owner's endpoints to the declared state; with ``check`` only say what would change.
+def run(
+    pin_path: str, owner: str, endpoints: Sequence[Mapping[str, Any]], check: bool = False, **others: Any
+) -> Outcome:
+    """Bring the maps to what this owner and those before it declare; ``check``: only say what would change.
 
-    Raises BpfError before anything is written where something is wrong with what was declared.
+    ``others`` are remote_pods, policies, services, masquerade and node. Raises BpfError, naming all that is
+    wrong, before anything is written.
     """
-    number = owner_id(owner)
-    desired = resolve(parse_endpoints(endpoints), owner)
+    store = Store(pin_path)
+    problems: list[str] = []
     with contextlib.ExitStack() as files:
-        maps = EndpointMaps(pin_path, files)
-        current = maps.read()
-        changes = plan(current, desired, number, maps.capacity)
-        if changes and not check:
-            maps.apply(changes)
-            left = plan(maps.read(), desired, number, maps.capacity)
-            if left:
-                raise BpfError(
-                    "endpoints: written, yet not as declared (does something else write this owner's"
-                    f" entries?): {', '.join(str(a) for a in [*left.update, *left.delete])}"
-                )
-    return Outcome(changes, describe(current, number), describe(desired, number))
+        maps = None
+        try:
+            maps = Maps.pinned(pin_path, files)
+            files.enter_context(store.locked())
+        except BpfError as e:
+            problems.append(str(e))
+        records = store.read()
+        before = records.get(owner, Record())
+        after = Record(stored({**others, "endpoints": endpoints}), dict(before.slots))
+        records[owner] = after
+        interfaces = _datapath_node.read_interfaces()
+        declared, slots, wrong = merge(records, interfaces, owner)
+        problems += wrong
+        tables, wrong = compiled(declared, interfaces, slots)
+        problems += wrong
+        changes, snapshot = None, Snapshot()
+        if maps:
+            snapshot = maps.read()
+            changes, wrong = _datapath_maps.plan(snapshot, tables.image)
+            problems += wrong
+        if problems or not maps:
+            raise BpfError("\n".join(dict.fromkeys(problems)))
+        outcome = _outcome(snapshot, tables.image, changes, before, after, owner, interfaces)
+        if not check and outcome.changed:
+            _write(store, owner, before, after, maps, changes, tables.image)
+    return outcome
+
+
+def _outcome(
+    snapshot: Snapshot,
+    wants: Image,
+    changes: Plan | None,
+    before: Record,
+    after: Record,
+    owner: str,
+    interfaces: Mapping[str, Interface],
+) -> Outcome:
+    has = _datapath_maps.held(snapshot, snapshot.bank)
+    names = {interface.ifindex: name for name, interface in interfaces.items()}
+    updated = [key for key, e in wants.endpoints.items() if has.endpoints.get(key) != e]
+    return Outcome(
+        [ipaddress.ip_address(key) for key in updated],
+        [ipaddress.ip_address(key) for key in has.endpoints if key not in wants.endpoints],
+        _datapath_maps.differences(has, wants) if changes else {},
+        before.options != after.options,
+        describe(has, before.options, owner, names),
+        describe(wants, after.options, owner, names),
+    )
+
+
+def _write(
+    store: Store,
+    owner: str,
+    before: Record,
+    after: Record,
+    maps: Maps,
+    changes: Plan | None,
+    wants: Image,
+) -> None:
+    # First the declaration: whoever comes after a run that died completes it.
+    store.write(owner, after)
+    if not changes:
+        return
+    try:
+        maps.apply(changes)
+    except OSError as e:
+        store.write(owner, before)
+        raise BpfError(
+            f"the maps cannot be written: {os.strerror(e.errno or 0)}; what held before holds"
+        ) from e
+    snapshot = maps.read()
+    left = _datapath_maps.differences(_datapath_maps.held(snapshot, snapshot.bank), wants)
+    if left:
+        entries = ", ".join(f"{count} of {kind}" for kind, count in left.items())
+        raise BpfError(f"written, yet not as declared (does something else write the maps?): {entries}")

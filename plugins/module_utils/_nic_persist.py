@@ -13,14 +13,10 @@ Sources: systemd.device(5) for SYSTEMD_WANTS, systemd.link(5), udev(7).
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import io
 import json
 import os
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,20 +28,20 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     Problem,
     replace_file,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
 
 SETTINGS = "/etc/podnet/nics.json"
 PROGRAM = "/usr/local/lib/podnet/nic_tuning.pyz"
 UNIT = "/etc/systemd/system/podnet-nic@.service"
 RULES = "/etc/udev/rules.d/99-podnet-nic.rules"
 
-_PACKAGE = "ansible_collections.podnet.datapath.plugins.module_utils"
 _MODULES = (
     "_ethtool", "_header_split", "_link_kinds", "_netlink", "_nic", "_nic_select", "_nic_sysfs", "_node",
     "_plan", "_qdisc", "_signing",
 )  # fmt: skip
 _MAIN = f"""\
 import json, sys
-from {_PACKAGE} import _nic, _plan
+from {PACKAGE} import _nic, _plan
 with open({SETTINGS!r}, encoding="utf-8") as file:
     nics = [nic for nic in json.load(file) if nic["name"] == sys.argv[1]]
 try:
@@ -58,17 +54,7 @@ print(json.dumps(result["nics"]))
 
 def program() -> bytes:
     """Return the module's own code as a program for Python, the same bytes for the same code."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        folders = _PACKAGE.split(".")
-        files = {"/".join([*folders[: depth + 1], "__init__.py"]): b"" for depth in range(len(folders))}
-        for module in _MODULES:
-            source = inspect.getsource(importlib.import_module(f"{_PACKAGE}.{module}"))
-            files["/".join([*folders, f"{module}.py"])] = source.encode()
-        files["__main__.py"] = _MAIN.encode()
-        for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name), files[name])
-    return buffer.getvalue()
+    return archive(_MODULES, _MAIN)
 
 
 def unit(python: str) -> str:

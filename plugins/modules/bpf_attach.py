@@ -49,6 +49,17 @@ options:
     description: Values for the object's read-only variables, by name. The others stay as compiled.
     type: dict
     default: {}
+  command:
+    description:
+      - Where to leave the command C(podnet-datapath), which shows drops as they happen, counters and state.
+      - Not at all if omitted. O(state=absent) leaves it.
+    type: path
+  lose_connections:
+    description:
+      - Whether programs that keep connections in another form may replace those that run.
+      - Established connections to services and of masqueraded Pods break then. Without it, that is refused.
+    type: bool
+    default: false
   owner:
     description:
       - Whose attachments O(attachments) are. Attachments of this owner that are not listed are detached,
@@ -170,6 +181,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import
     TYPES,
     Wish,
     absent,
+    install_command,
     parse_rodata,
     present,
 )
@@ -182,6 +194,8 @@ def main() -> None:
             "object": {"type": "path"},
             "pin_path": {"type": "path", "default": DEFAULT_PIN_PATH},
             "rodata": {"type": "dict", "default": {}},
+            "command": {"type": "path"},
+            "lose_connections": {"type": "bool", "default": False},
             "owner": {"type": "str", "default": DEFAULT_OWNER},
             "attachments": {
                 "type": "list",
@@ -205,7 +219,17 @@ def main() -> None:
         else:
             wishes = [Wish(**a) for a in p["attachments"]]
             rodata = parse_rodata(p["rodata"])
-            outcome = present(p["pin_path"], p["object"], rodata, wishes, p["owner"], module.check_mode)
+            outcome = present(
+                p["pin_path"],
+                p["object"],
+                rodata,
+                wishes,
+                p["owner"],
+                module.check_mode,
+                p["lose_connections"],
+            )
+            if p["command"]:
+                outcome.changes += install_command(p["command"], module.check_mode)
     except (BpfError, OSError) as e:
         module.fail_json(msg=str(e))
     module.exit_json(

@@ -27,6 +27,8 @@ BPF_PROG_TEST_RUN = 10
 # struct __sk_buff (include/uapi/linux/bpf.h): its size and the offsets that a test may set
 SKB_SIZE, SKB_IFINDEX, SKB_GSO_SIZE = 192, 40, 176
 
+REASONS = 64  # reasons.h: counters of a Pod
+
 PASS, REDIRECT = -1, 7  # TC_ACT_UNSPEC, TC_ACT_REDIRECT
 
 # Every device that packets come in through has this address, or the kernel calls them another host's.
@@ -116,7 +118,7 @@ class Datapath:
         with self.inside():
             for number, device in ENDPOINTS.items():
                 ifindex = self.ifindex(device) if device else GONE
-                value = struct.pack("=II", ifindex, 1)
+                value = struct.pack("=II16x", ifindex, 1)
                 v4 = bytes([10, 31, 1, number])
                 v6 = bytes.fromhex(f"fd310001{'0' * 20}{int(str(number), 16):04x}")
                 _bpf.map_update(self.object.maps["endpoints4"], {v4: value})
@@ -131,12 +133,9 @@ class Datapath:
         return socket.if_nametoindex(device)
 
     def counters(self) -> list[int]:
-        size = 8 * possible_cpus()
-        found = []
-        for number in range(len(self.names)):
-            raw = _bpf.map_lookup(self.object.maps["metrics"], struct.pack("=I", number), size)
-            found.append(sum(struct.unpack(f"={len(raw) // 8}Q", raw)))
-        return found
+        raw = _bpf.map_lookup(self.object.maps["metrics"], bytes(4), 8 * REASONS * possible_cpus())
+        values = struct.unpack(f"={len(raw) // 8}Q", raw)
+        return [sum(values[number::REASONS]) for number in range(len(self.names))]
 
     def test_run(self, program: str, packet: bytes, device: str, gso_size: int = 0) -> tuple[int, bytes]:
         """Run a program over a packet that came in through ``device``."""
@@ -162,7 +161,7 @@ class Datapath:
     def forget(self) -> None:
         """End what was decided for flows, as whoever changes the endpoints does."""
         self.generation += 1
-        _bpf.map_update(self.object.maps["generation"], {bytes(4): struct.pack("=I", self.generation)})
+        _bpf.map_update(self.object.maps["config"], {bytes(4): struct.pack("=II", self.generation, 0)})
 
     def run(
         self, program: str, packet: bytes, device: str = "", gso_size: int = 0, remembering: bool = False

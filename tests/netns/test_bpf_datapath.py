@@ -14,18 +14,14 @@ import os
 import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils import _datapath_info
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-REASONS = re.findall(
-    r"^\tREASON_(\w+)[,\s]", (CHECKOUT / "roles/bpf_datapath/files/reasons.h").read_text(), re.MULTILINE
-)
 PODS = {
     "pod1": ("node1", "10.31.1.11", "fd31:1::11"),
     "pod2": ("node1", "10.31.1.12", "fd31:1::12"),
@@ -154,16 +150,11 @@ class Lab:
         assert received == PAYLOAD
 
     def metrics(self, node: str) -> dict[str, int]:
-        """Packets by reason; what is 0 is left out."""
-        found = {}
-        with _bpf.closing(_bpf.obj_get(f"{self.pins[node]}/maps/metrics")) as fd:
-            processors = len(_possible_cpus())
-            for number, name in enumerate(REASONS[:-1]):
-                raw = _bpf.map_lookup(fd, number.to_bytes(4, "little"), 8 * processors)
-                total = sum(int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw), 8))
-                if total:
-                    found[name] = total
-        return found
+        """Packets by reason, of all Pods; what is 0 is left out."""
+        found: Counter[str] = Counter()
+        for counted in _datapath_info.counters(self.pins[node]).values():
+            found.update(counted)
+        return dict(found)
 
     def forwarded(self, node: str) -> int:
         """Packets that the node's upper stack routed."""
@@ -173,14 +164,6 @@ class Lab:
         match = re.search(r"Ip6OutForwDatagrams\s+(\d+)", v6)
         assert match
         return int(values[names.index("ForwDatagrams")]) + int(match[1])
-
-
-def _possible_cpus() -> list[int]:
-    cpus: list[int] = []
-    for part in Path("/sys/devices/system/cpu/possible").read_text().strip().split(","):
-        first, dummy, last = part.partition("-")
-        cpus.extend(range(int(first), int(last or first) + 1))
-    return cpus
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What bpf_attach and bpf_state decide, without a kernel."""
+"""What bpf_attach decides, without a kernel."""
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf_attach, _bpf_state
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf_attach
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError, Layout
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import (
     Attachment,
@@ -26,7 +25,6 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import
     plan,
     split_pin_name,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf_state import Endpoint
 
 PROGRAMS = ("pod_egress", "pod_ingress", "host_ingress")
 OWNERS = ("site", "pods")
@@ -164,39 +162,27 @@ def test_rodata_comes_as_templates_give_it() -> None:
             parse_rodata({"a": value})
 
 
-class TestEndpoints:
-    """bpf_state."""
+def test_maps_of_one_computation_come_together() -> None:
+    layouts = {name: Layout(1, 4, 8, 16, 0) for name in ("config", "endpoints4", "policy", "metrics", "ct")}
+    assert _bpf_attach.renewed_maps(layouts, layouts) == set()
+    assert _bpf_attach.renewed_maps({}, layouts) == set(layouts)
+    grown = {**layouts, "policy": Layout(1, 4, 8, 32, 0)}
+    assert _bpf_attach.renewed_maps(layouts, grown) == {"config", "endpoints4", "policy"}
+    grown = {**layouts, "metrics": Layout(1, 4, 8, 32, 0)}
+    assert _bpf_attach.renewed_maps(layouts, grown) == {"metrics"}
 
-    addresses = st.sampled_from(
-        [ipaddress.ip_address(a) for a in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::2")]
-    )
-    ample = {4: 16, 6: 16}
 
-    @given(
-        st.dictionaries(addresses, st.builds(Endpoint, st.integers(1, 3), st.sampled_from([1, 2]))),
-        st.dictionaries(addresses, st.builds(Endpoint, st.integers(1, 3), st.just(1))),
-    )
-    def test_own_entries_become_those_declared(self, current: Any, desired: Any) -> None:
-        theirs = {a: e for a, e in current.items() if e.owner != 1}
-        if set(theirs) & set(desired):
-            with pytest.raises(BpfError, match="another owner") as error:
-                _bpf_state.plan(current, desired, 1, self.ample)
-            assert all(str(a) in str(error.value) for a in set(theirs) & set(desired))
-            return
-        changes = _bpf_state.plan(current, desired, 1, self.ample)
-        after = {a: e for a, e in {**current, **changes.update}.items() if a not in changes.delete}
-        assert after == {**theirs, **desired}
-        assert not _bpf_state.plan(after, desired, 1, self.ample)
-        assert all(current.get(a) != e for a, e in changes.update.items())
-
-    def test_full_maps_are_told_together(self) -> None:
-        desired = {ipaddress.ip_address(a): Endpoint(2, 1) for a in ("10.0.0.1", "10.0.0.2", "fd00::1")}
-        with pytest.raises(BpfError, match=r"2 IPv4 addresses .*\(1\); 1 IPv6 addresses .*\(0\)"):
-            _bpf_state.plan({}, desired, 1, {4: 1, 6: 0})
-        # room is made first: what is deleted does not count
-        old = {ipaddress.ip_address("10.0.0.9"): Endpoint(2, 1)}
-        new = {ipaddress.ip_address("10.0.0.1"): Endpoint(2, 1)}
-        assert _bpf_state.plan(old, new, 1, {4: 1, 6: 0}).delete == [ipaddress.ip_address("10.0.0.9")]
-
-    def test_owners_have_numbers(self) -> None:
-        assert _bpf_state.owner_id("site") != _bpf_state.owner_id("cni")
+@pytest.mark.parametrize(
+    ("ct", "number", "lost"),
+    [
+        (Layout(9, 40, 52, 1024, 0), 1, False),
+        (Layout(9, 40, 52, 2048, 0), 1, False),
+        (Layout(9, 40, 56, 1024, 0), 1, True),
+        (Layout(9, 40, 52, 1024, 0), 2, True),
+    ],
+)
+def test_connections_are_not_lost_silently(ct: Layout, number: int, lost: bool) -> None:
+    running = {"ct": Layout(9, 40, 52, 1024, 0), "layout": Layout(2, 4, 4, 1, 0)}
+    wanted = {"ct": ct, "layout": Layout(2, 4, 4, number, 0)}
+    assert bool(_bpf_attach.connections_problem(running, wanted)) == lost
+    assert not _bpf_attach.connections_problem({}, wanted)

@@ -3,8 +3,8 @@
  * What was decided for a flow a moment ago, so that routes and neighbours are not looked up for
  * each packet. An answer lives for CACHE_JIFFIES, then the host's tables are asked again, and the
  * packet that asks goes by bpf_redirect_neigh, which keeps the neighbour's state alive: a change of
- * the host's routes, rules and neighbours is seen within that time. Endpoints change at once, by
- * `generation`. Only what went past the stack is kept.
+ * the host's routes, rules and neighbours is seen within that time. What is declared changes at
+ * once, by `config`. Only what went past the stack is kept.
  */
 #ifndef PODNET_CACHE_H
 #define PODNET_CACHE_H
@@ -13,6 +13,7 @@
 #include <linux/if_ether.h>
 #include <bpf/bpf_helpers.h>
 
+#include "config.h"
 #include "parse.h"
 #include "reasons.h"
 
@@ -22,20 +23,13 @@
 struct decision {
 	struct flow flow;
 	__u64 expires;		/* jiffies */
-	__u32 generation;	/* of the endpoints that it was made with */
+	__u32 generation;	/* of the state that it was made with */
 	__u32 ifindex;		/* where to; for a Pod the host's side of its device */
 	__u16 mtu;
+	__u16 slot;		/* where it counts */
 	__u16 reason;		/* enum reason: LOCAL or INBOUND to a Pod, REMOTE to the wire */
 	__u8 macs[2 * ETH_ALEN];	/* REMOTE: target and source */
 };
-
-/* Whoever changes the endpoints adds one afterwards. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} generation SEC(".maps");
 
 /* A processor's own, so that no program reads what another one is writing. */
 struct {
@@ -44,14 +38,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct decision);
 } decisions SEC(".maps");
-
-/* To be read before the endpoints are. */
-static __always_inline __u32 current_generation(void)
-{
-	__u32 key = 0, *current = bpf_map_lookup_elem(&generation, &key);
-
-	return current ? *(volatile __u32 *)current : 0;
-}
 
 /* The place of a flow, whatever is there now. */
 static __always_inline struct decision *decision_of(const struct flow *flow)
@@ -82,21 +68,23 @@ static __always_inline bool same_flow(const struct flow *a, const struct flow *b
 }
 
 /* Whether a decision holds for the packet. */
-static __always_inline bool holds(const struct decision *d, const struct packet *p, __u32 now)
+static __always_inline bool holds(const struct decision *d, const struct packet *p,
+				  struct config now)
 {
-	return same_flow(&d->flow, &p->flow) && d->generation == now && p->ttl > 1 &&
+	return same_flow(&d->flow, &p->flow) && d->generation == now.generation && p->ttl > 1 &&
 	       p->wire_len && p->wire_len <= d->mtu && d->expires > bpf_jiffies64();
 }
 
 /* Keep a decision in its place; the caller of REMOTE adds the MAC addresses. */
-static __always_inline void remember(struct decision *d, const struct packet *p, __u32 now,
+static __always_inline void remember(struct decision *d, const struct packet *p, struct config now,
 				     __u32 ifindex, __u32 mtu, enum reason reason)
 {
 	d->flow = p->flow;
 	d->expires = bpf_jiffies64() + CACHE_JIFFIES;
-	d->generation = now;
+	d->generation = now.generation;
 	d->ifindex = ifindex;
 	d->mtu = mtu < 0xffff ? mtu : 0xffff;
+	d->slot = 0;
 	d->reason = reason;
 }
 

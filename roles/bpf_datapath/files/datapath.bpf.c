@@ -8,10 +8,19 @@
 #include <bpf/bpf_helpers.h>
 
 #include "cache.h"
+#include "config.h"
+#include "ct.h"
+#include "drops.h"
 #include "endpoints.h"
 #include "fib.h"
+#include "fragments.h"
+#include "identity.h"
+#include "masquerade.h"
+#include "pacing.h"
 #include "parse.h"
+#include "policy.h"
 #include "reasons.h"
+#include "services.h"
 
 /* 1: pod_egress runs on netkit. Set at load time. */
 const volatile __u8 netkit_source;
@@ -23,14 +32,14 @@ static __always_inline int follow(struct __sk_buff *skb, const struct packet *p,
 	__u8 *macs;
 
 	if (!decrease_ttl(skb, p))
-		return to_stack(REASON_STACK_MALFORMED);
-	count(d->reason);
+		return to_stack(0, REASON_STACK_MALFORMED);
+	count(d->slot, d->reason);
 	if (d->reason != REASON_REMOTE)
 		return into_pod(d->ifindex, plain);
 
 	macs = (void *)(long)skb->data;
 	if (macs + sizeof(d->macs) > (__u8 *)(long)skb->data_end)
-		return to_stack(REASON_STACK_MALFORMED);
+		return to_stack(0, REASON_STACK_MALFORMED);
 	__builtin_memcpy(macs, d->macs, sizeof(d->macs));
 	return bpf_redirect(d->ifindex, 0);
 }
@@ -43,11 +52,11 @@ int pod_egress(struct __sk_buff *skb)
 	enum reason reason = parse(skb, &p);
 	struct decision *d;
 	struct endpoint *ep;
-	__u32 now;
+	struct config now;
 
 	if (reason != REASON_NONE)
-		return to_stack(reason);
-	now = current_generation();
+		return to_stack(0, reason);
+	now = current_config();
 	d = decision_of(&p.flow);
 	if (d && holds(d, &p, now))
 		return follow(skb, &p, d, netkit_source);
@@ -61,7 +70,7 @@ int pod_egress(struct __sk_buff *skb)
 SEC("tc")
 int pod_ingress(struct __sk_buff *skb)
 {
-	return to_stack(REASON_HOST);
+	return to_stack(0, REASON_HOST);
 }
 
 /* The wire to the host: tc ingress of a NIC. */
@@ -72,20 +81,20 @@ int host_ingress(struct __sk_buff *skb)
 	struct decision *d;
 	struct endpoint *ep;
 	enum reason reason;
-	__u32 now;
+	struct config now;
 
 	if (skb->pkt_type != PACKET_HOST)
-		return to_stack(REASON_STACK_OTHERHOST);
+		return to_stack(0, REASON_STACK_OTHERHOST);
 	reason = parse(skb, &p);
 	if (reason != REASON_NONE)
-		return to_stack(reason);
-	now = current_generation();
+		return to_stack(0, reason);
+	now = current_config();
 	d = decision_of(&p.flow);
 	if (d && holds(d, &p, now))
 		return follow(skb, &p, d, false);
 	ep = endpoint_of(&p);
 	if (!ep)
-		return to_stack(REASON_STACK_NOT_POD);
+		return to_stack(0, REASON_STACK_NOT_POD);
 	return deliver(skb, &p, ep, false, REASON_INBOUND, d, now);
 }
 

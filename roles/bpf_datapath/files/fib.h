@@ -35,7 +35,7 @@ static __always_inline enum reason fib_refusal(long result)
  * where it is resolved, the flow's next packets get its MAC address from the decision.
  */
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *p,
-				   struct decision *d, __u32 now)
+				   struct decision *d, struct config now)
 {
 	struct bpf_fib_lookup fib = {
 		.family = p->flow.family,
@@ -50,7 +50,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	long result;
 
 	if (p->ttl <= 1)
-		return to_stack(REASON_STACK_TTL);
+		return to_stack(0, REASON_STACK_TTL);
 
 	if (p->flow.family == AF_INET) {
 		fib.tos = p->flow.tos;
@@ -63,7 +63,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	}
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return to_stack(fib_refusal(result));
+		return to_stack(0, fib_refusal(result));
 
 	mtu = fib.mtu_result;
 	/* Without a length the look-up saw no MTU. */
@@ -71,11 +71,11 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 		enum reason refusal = check_mtu(skb, p, fib.ifindex, &mtu);
 
 		if (refusal != REASON_NONE)
-			return to_stack(refusal);
+			return to_stack(0, refusal);
 	}
 	if (!decrease_ttl(skb, p))
-		return to_stack(REASON_STACK_MALFORMED);
-	count(REASON_REMOTE);
+		return to_stack(0, REASON_STACK_MALFORMED);
+	count(0, REASON_REMOTE);
 	if (d && result == BPF_FIB_LKUP_RET_SUCCESS) {
 		remember(d, p, now, fib.ifindex, mtu, REASON_REMOTE);
 		__builtin_memcpy(d->macs, fib.dmac, ETH_ALEN);

@@ -1,0 +1,91 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command podnet-datapath, which bpf_attach leaves on the node. Private to this collection."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _datapath_info,
+    _datapath_node,
+    _drops,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf import DEFAULT_PIN_PATH, BpfError
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
+from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
+
+_MODULES = (
+    "_bpf", "_bpf_state", "_datapath_command", "_datapath_compile", "_datapath_identity", "_datapath_info",
+    "_datapath_maps", "_datapath_model", "_datapath_node", "_datapath_parse", "_datapath_policy",
+    "_datapath_store", "_drops", "_link_kinds", "_maglev", "_netlink", "_plan", "_program",
+)  # fmt: skip
+
+
+def program() -> bytes:
+    """Return the command as a file that runs."""
+    return b"#!/usr/bin/python3\n" + archive(
+        _MODULES, f"from {PACKAGE}._datapath_command import main\n\nmain()\n"
+    )
+
+
+class _Names:
+    """Names of Pods by their place in the counters, and of devices; asked anew once a second at most."""
+
+    def __init__(self, pin_path: str) -> None:
+        self._store = Store(pin_path)
+        self._until = 0.0
+        self.pods: dict[int, str] = {}
+        self.devices: dict[int, str] = {}
+
+    def refresh(self) -> None:
+        if time.monotonic() < self._until:
+            return
+        self._until = time.monotonic() + 1
+        self.pods = {s: name for record in self._store.read().values() for name, s in record.slots.items()}
+        self.devices = {one.ifindex: name for name, one in _datapath_node.read_interfaces().items()}
+
+
+def _follow_drops(pin_path: str, wait: float | None) -> None:
+    """Print a line for each dropped packet, until ``wait`` seconds pass without one."""
+    reasons = _datapath_info.reasons(pin_path)
+    names = _Names(pin_path)
+    with contextlib.closing(_drops.Ring(pin_path)) as ring:
+        while True:
+            for drop in ring.read():
+                names.refresh()
+                print(_drops.line(drop, reasons, names.pods, names.devices), flush=True)
+            if not ring.wait(wait):
+                return
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="podnet-datapath", description="What the BPF programs do on this node."
+    )
+    parser.add_argument("--pin-path", default=DEFAULT_PIN_PATH, help="where their maps are (%(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    drops = commands.add_parser("drops", help="a line for each packet that is dropped, as it happens")
+    drops.add_argument("--wait", type=float, help="end after so many seconds without one")
+    commands.add_parser("info", help="programs, Pods, policy, services and counters, as JSON")
+    commands.add_parser("prometheus", help="counters for node_exporter's textfile collector")
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "drops":
+            _follow_drops(given.pin_path, given.wait)
+        elif given.command == "info":
+            print(json.dumps(_datapath_info.gather(given.pin_path), indent=1))
+        else:
+            print(_datapath_info.prometheus(_datapath_info.gather(given.pin_path)), end="")
+    except (BpfError, OSError) as error:
+        sys.exit(f"podnet-datapath: {error}")
+    except (KeyboardInterrupt, BrokenPipeError):
+        os._exit(0)  # whoever read has gone: nothing is left to flush to

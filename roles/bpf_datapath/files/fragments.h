@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Ports of fragmented datagrams, which only their first fragment tells. */
+#ifndef PODNET_FRAGMENTS_H
+#define PODNET_FRAGMENTS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#define FRAGMENTS_MAX 4096
+
+struct fragment_key {
+	__be32 src[4];
+	__be32 dst[4];
+	__be32 id;
+	__u8 proto;
+	__u8 family;
+	__u16 pad;
+};
+
+struct fragment {
+	__u32 seen;		/* seconds since boot */
+	__be16 sport;
+	__be16 dport;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENTS_MAX);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
+#endif

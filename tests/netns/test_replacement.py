@@ -1,0 +1,77 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Programs replaced under traffic: PODNET_SWAPS times (`make test-swaps`), a few times otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from policy_lab import ALLOWED_WITHIN, TCP, Check, Lab, address_of
+
+SWAPS = int(os.environ.get("PODNET_SWAPS", "20"))
+
+
+@pytest.fixture
+def lab(namespaces: Any, bpffs: str, datapath_object: str) -> Iterator[Lab]:
+    made = Lab(namespaces, bpffs, datapath_object)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def flood(lab: Lab, target: str) -> Iterator[None]:
+    """Ping a thousand times a second meanwhile; nothing may be lost."""
+    words = ("ping", "-q", "-n", "-i", "0.001", "-W", str(ALLOWED_WITHIN), target)
+    inside = ("nsenter", f"--net=/run/netns/{lab.names['front']}")
+    with subprocess.Popen([*inside, *words], stdout=subprocess.PIPE, text=True) as ping:
+        try:
+            yield
+        finally:
+            ping.send_signal(signal.SIGINT)
+            output = ping.communicate()[0]
+    match = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+    assert match, output
+    sent, received = int(match[1]), int(match[2])
+    # the last one may be on its way as ping is told to end
+    assert sent > SWAPS and sent - received <= 1, output
+
+
+def test_nothing_is_lost_and_connections_stay(lab: Lab) -> None:
+    services = [
+        {
+            "name": f"s{version}",
+            "address": address_of("vip", version),
+            "port": 8000,
+            "backends": [{"address": address_of(name, version), "port": 80} for name in ("web", "remote")],
+        }
+        for version in (4, 6)
+    ]
+    policies = [{"name": "front", "pods": {"names": ["front"]}, "egress": [{"to": [{"labels": {}}]}]}]
+    lab.declare(policies, services)
+    with contextlib.ExitStack() as open_:
+        connections: list[tuple[socket.socket, bytes]] = []
+        for version in (4, 6):
+            for dummy in range(8):
+                check = Check("front", "vip", TCP, 8000, version, True)
+                client = open_.enter_context(lab.start(check))
+                client.settimeout(ALLOWED_WITHIN)
+                connections.append((client, client.recv(64)))
+        assert {name for dummy, name in connections} == {b"web", b"remote"}
+        for target in (address_of("remote", 4), address_of("web", 6)):
+            open_.enter_context(flood(lab, target))
+        for swap in range(SWAPS):
+            changes = lab.attach("node1", {"reason_max": swap % 2 + 1})
+            assert "replace program pod_egress" in changes
+            assert not [change for change in changes if " map " in change]
+            for client, name in connections:
+                client.sendall(b"?")
+                assert client.recv(64) == name
