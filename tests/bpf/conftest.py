@@ -9,13 +9,17 @@ BPF_PROG_TEST_RUN never shows where a redirect leads; tests/netns do that.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import re
+import socket
 import struct
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +31,10 @@ BPF_PROG_TEST_RUN = 10
 # struct __sk_buff (include/uapi/linux/bpf.h): its size and the offsets that a test may set
 SKB_SIZE, SKB_IFINDEX, SKB_GSO_SIZE = 192, 40, 176
 
+SLOTS = (0, 1, 2)  # of no Pod, of pod1 and pod2 where a test gives them one
 REASONS = 64  # reasons.h: counters of a Pod
+
+DROP = struct.Struct("=Q16s16sHHBBHIIIHBB")  # drops.h: struct drop
 
 PASS, REDIRECT = -1, 7  # TC_ACT_UNSPEC, TC_ACT_REDIRECT
 
@@ -77,8 +84,9 @@ route add 10.31.10.0/24 via 172.31.0.2 mtu lock 1300
 route add fd31:10::/64 via fd31::2 mtu lock 1300
 """
 
-# Pods by the last part of their addresses: pod2, one with a small MTU, one whose device is gone.
-ENDPOINTS = {12: "pod2", 13: "small", 14: None}
+# Pods by the last part of their addresses: one with a small MTU, one whose device is gone, one whose
+# packets are not forwarded, and a second address of pod1.
+ENDPOINTS = {11: "pod1", 12: "pod2", 13: "small", 14: None, 15: "closed", 16: "pod1"}
 GONE = 0x7FFFFFFF
 
 
@@ -86,6 +94,13 @@ def reason_names() -> list[str]:
     """The names in the order of the enum."""
     text = (SOURCES / "reasons.h").read_text()
     return re.findall(r"^\tREASON_(\w+),", text, re.MULTILINE)[:-1]
+
+
+def address(number: int, family: int, node: int = 1) -> bytes:
+    """The address written ``<node>.<number>`` in tests, as maps have it."""
+    if family == 4:
+        return bytes([10, 31, node, number])
+    return bytes.fromhex(f"fd31{node:04x}{'0' * 20}{int(str(number), 16):04x}")
 
 
 def possible_cpus() -> int:
@@ -112,28 +127,40 @@ class Datapath:
     def __init__(self, path: str, netns: str, reached: set[str], **rodata: int) -> None:
         self.netns, self.reached = netns, reached
         self.generation = 0
+        self.features = 0
         self.object = _bpf.BpfObject(path, rodata)
         self.object.load()
         self.names = reason_names()
         with self.inside():
             for number, device in ENDPOINTS.items():
-                ifindex = self.ifindex(device) if device else GONE
-                value = struct.pack("=II16x", ifindex, 1)
-                v4 = bytes([10, 31, 1, number])
-                v6 = bytes.fromhex(f"fd310001{'0' * 20}{int(str(number), 16):04x}")
-                _bpf.map_update(self.object.maps["endpoints4"], {v4: value})
-                _bpf.map_update(self.object.maps["endpoints6"], {v6: value})
+                self.endpoint(number, self.ifindex(device) if device else GONE)
+
+    def endpoint(
+        self,
+        number: int,
+        ifindex: int,
+        identity: int = 0,
+        enforce: int = 0,
+        slot: int = 0,
+        flags: int = 0,
+        node: int = 1,
+    ) -> None:
+        """Write the entries of a Pod's two addresses, the same in both banks."""
+        banks = (identity, identity, enforce, enforce)
+        value = struct.pack("=IIIIHHHH", ifindex, 1, *banks, slot, flags)
+        for family in (4, 6):
+            _bpf.map_update(self.object.maps[f"endpoints{family}"], {address(number, family, node): value})
 
     def inside(self) -> Entered:
         return Entered(self.netns)
 
     def ifindex(self, device: str) -> int:
-        import socket
-
         return socket.if_nametoindex(device)
 
-    def counters(self) -> list[int]:
-        raw = _bpf.map_lookup(self.object.maps["metrics"], bytes(4), 8 * REASONS * possible_cpus())
+    def counters(self, slot: int = 0) -> list[int]:
+        """Packets of the slot's Pod by reason; slot 0 is for all that has none."""
+        key = struct.pack("=I", slot)
+        raw = _bpf.map_lookup(self.object.maps["metrics"], key, 8 * REASONS * possible_cpus())
         values = struct.unpack(f"={len(raw) // 8}Q", raw)
         return [sum(values[number::REASONS]) for number in range(len(self.names))]
 
@@ -158,10 +185,45 @@ class Datapath:
         verdict, dummy, size = struct.unpack_from("=iII", attr, 4)
         return verdict, out.raw[:size]
 
+    def drops(self) -> list[dict[str, Any]]:
+        """Take every record out of the ring that a consumer of the kernel's own would get."""
+        page = mmap.PAGESIZE
+        fd = self.object.maps["drops"]
+        size = _bpf.map_info(fd).layout.max_entries
+        found = []
+        with (
+            mmap.mmap(fd, page) as consumer,
+            mmap.mmap(fd, page + 2 * size, prot=mmap.PROT_READ, offset=page) as ring,
+        ):
+            at = struct.unpack_from("=Q", consumer)[0]
+            end = struct.unpack_from("=Q", ring)[0]
+            while at < end:
+                place = page + at % size
+                length = struct.unpack_from("=I", ring, place)[0] & 0x3FFFFFFF
+                found.append(DROP.unpack_from(ring, place + 8))
+                at += 8 + (length + 7) // 8 * 8
+            struct.pack_into("=Q", consumer, 0, at)
+        fields = (
+            *("time", "src", "dst", "sport", "dport", "proto", "family", "kind"),
+            *("ifindex", "len", "peer", "slot", "reason", "direction"),
+        )
+        records = [dict(zip(fields, record)) for record in found]
+        for record in records:
+            record["sport"], record["dport"] = (socket.ntohs(record[end]) for end in ("sport", "dport"))
+        return records
+
     def forget(self) -> None:
         """End what was decided for flows, as whoever changes the endpoints does."""
         self.generation += 1
-        _bpf.map_update(self.object.maps["config"], {bytes(4): struct.pack("=II", self.generation, 0)})
+        _bpf.map_update(
+            self.object.maps["config"], {bytes(4): struct.pack("=II", self.generation, self.features)}
+        )
+
+    def all_counters(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for slot in SLOTS:
+            found.update(dict(zip(self.names, self.counters(slot))))
+        return found
 
     def run(
         self, program: str, packet: bytes, device: str = "", gso_size: int = 0, remembering: bool = False
@@ -169,11 +231,19 @@ class Datapath:
         """Run a program over one packet and say what was counted; its flow is new, unless ``remembering``."""
         if not remembering:
             self.forget()
+        return self.run_after(None, program, packet, device, gso_size)
+
+    def run_after(
+        self, first: bytes | None, program: str, packet: bytes, device: str = "", gso_size: int = 0
+    ) -> Result:
+        """Run a program over a packet right after another one, whose own count is left out."""
         device = device or ("wire0" if program == "host_ingress" else "pod1")
-        before = self.counters()
+        alone = Counter(self.run(program, first, device).counted) if first else Counter()
+        before = self.all_counters()
+        if first:
+            self.test_run(program, first, device)
         verdict, out = self.test_run(program, packet, device, gso_size)
-        after = self.counters()
-        counted = {name: a - b for name, a, b in zip(self.names, after, before) if a != b}
+        counted = dict(self.all_counters() - before - alone)
         self.reached.update(counted)
         return Result(verdict, out, counted)
 
@@ -245,3 +315,12 @@ def netkit_datapath(datapath_object: str, netns: str, reached: set[str]) -> Iter
     loaded = Datapath(datapath_object, netns, reached, netkit_source=1)
     yield loaded
     loaded.object.close()
+
+
+@pytest.fixture
+def one_processor() -> Iterator[None]:
+    """Decisions are kept for each processor."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)

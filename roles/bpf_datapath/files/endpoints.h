@@ -72,13 +72,6 @@ struct {
 	__type(value, struct pod);
 } pods SEC(".maps");
 
-static __always_inline struct endpoint *endpoint_of(struct packet *p)
-{
-	if (p->flow.family == AF_INET)
-		return bpf_map_lookup_elem(&endpoints4, &p->flow.dst4);
-	return bpf_map_lookup_elem(&endpoints6, &p->flow.dst6);
-}
-
 /*
  * Put the packet into a Pod of this node, by the host's side of its device. redirect_peer does so
  * without a second queue; from netkit's xmit the kernel refuses that (it is not tc ingress), so
@@ -87,27 +80,6 @@ static __always_inline struct endpoint *endpoint_of(struct packet *p)
 static __always_inline int into_pod(__u32 ifindex, bool plain)
 {
 	return plain ? bpf_redirect(ifindex, 0) : bpf_redirect_peer(ifindex, 0);
-}
-
-/* Decide on a packet to a Pod of this node. */
-static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p,
-				   const struct endpoint *ep, bool plain, enum reason reason,
-				   struct decision *d, struct config now)
-{
-	__u32 ifindex = ep->ifindex, mtu;
-	enum reason refusal;
-
-	if (p->ttl <= 1)
-		return to_stack(0, REASON_STACK_TTL);
-	refusal = check_mtu(skb, p, ifindex, &mtu);
-	if (refusal != REASON_NONE)
-		return to_stack(0, refusal);
-	if (!decrease_ttl(skb, p))
-		return to_stack(0, REASON_STACK_MALFORMED);
-	if (d)
-		remember(d, p, now, ifindex, mtu, reason);
-	count(0, reason);
-	return into_pod(ifindex, plain);
 }
 
 #endif

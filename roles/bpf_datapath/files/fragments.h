@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define FRAGMENTS_MAX 4096
+#define FRAGMENT_SECONDS 30	/* as long as Linux waits for the others */
 
 struct fragment_key {
 	__be32 src[4];
@@ -21,6 +22,8 @@ struct fragment {
 	__u32 seen;		/* seconds since boot */
 	__be16 sport;
 	__be16 dport;
+	__be16 asked;
+	__u16 pad;
 };
 
 struct {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* From bytes to the few fields that decide where a packet goes, and the one that routing changes */
+/*
+ * From bytes to the few fields that decide where a packet goes, and the one that routing changes
+ */
 #ifndef PODNET_PARSE_H
 #define PODNET_PARSE_H
 
@@ -31,6 +33,10 @@
 #define NDP_FIRST 133
 #define NDP_LAST 137
 
+#define FROM_POD 0
+#define FROM_WIRE 1
+#define FROM_HOST 2
+
 /* 64-bit words of struct flow that a family fills */
 #define FLOW4_WORDS 3
 #define FLOW6_WORDS 6
@@ -42,11 +48,11 @@ struct flow {
 			__u32 ifindex;		/* where it came in */
 			__be32 flowinfo;	/* IPv6: traffic class and flow label */
 			__be16 sport;		/* 0: there is none, or it is in another fragment */
-			__be16 dport;
+			__be16 dport;		/* ICMP: type and code */
 			__u8 family;
 			__u8 tos;		/* IPv4 */
 			__u8 proto;
-			__u8 inbound;		/* 1: from the wire, 0: from a Pod */
+			__u8 origin;		/* FROM_POD, ... */
 			union {
 				struct {
 					__be32 src4;
@@ -64,8 +70,10 @@ struct flow {
 
 struct packet {
 	struct flow flow;
+	__u16 l4;		/* offset of what follows the IP header */
 	__u16 wire_len;		/* of the biggest IP packet it becomes; 0: ask the kernel */
 	__u8 ttl;		/* or hop limit */
+	__u8 pad[3];
 };
 
 /*
@@ -112,14 +120,21 @@ static __always_inline void parse_transport(struct __sk_buff *skb, struct packet
 	} ports;
 	__u8 words;
 
-	if (p->flow.proto != IPPROTO_TCP && p->flow.proto != IPPROTO_UDP)
+	p->l4 = l4;
+	if (p->flow.proto != IPPROTO_TCP && p->flow.proto != IPPROTO_UDP &&
+	    p->flow.proto != IPPROTO_SCTP) {
+		if (p->flow.proto == IPPROTO_ICMP || p->flow.proto == IPPROTO_ICMPV6)
+			load(skb, l4, &p->flow.dport, sizeof(p->flow.dport));
 		return;
+	}
 	if (!load(skb, l4, &ports, sizeof(ports)))
 		return;
 	p->flow.sport = ports.source;
 	p->flow.dport = ports.dest;
 
-	/* Each segment repeats the headers. Of other GSO kinds only the kernel knows the length. */
+	/*
+	 * Each segment repeats the headers. Of other GSO kinds only the kernel knows the length.
+	 */
 	if (skb->gso_size && p->flow.proto == IPPROTO_TCP &&
 	    load(skb, l4 + TCP_DATA_OFFSET, &words, sizeof(words)))
 		p->wire_len = l3_len + (words >> 4) * 4 + skb->gso_size;
@@ -136,6 +151,9 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return REASON_STACK_MALFORMED;
 
+	p->flow.family = AF_INET;
+	p->flow.src4 = ip->saddr;
+	p->flow.dst4 = ip->daddr;
 	if (*(__u8 *)ip != IPV4_NO_OPTIONS)
 		return ip->version == 4 && ip->ihl > 5 ? REASON_STACK_OPTIONS :
 							 REASON_STACK_MALFORMED;
@@ -145,9 +163,6 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 	if (tot_len < sizeof(*ip) ? tot_len || !skb->gso_size : tot_len > skb->len - L3_OFFSET)
 		return REASON_STACK_MALFORMED;
 
-	p->flow.family = AF_INET;
-	p->flow.src4 = ip->saddr;
-	p->flow.dst4 = ip->daddr;
 	p->flow.tos = ip->tos;
 	p->flow.proto = ip->protocol;
 	p->ttl = ip->ttl;
@@ -175,14 +190,14 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return REASON_STACK_MALFORMED;
 
+	p->flow.family = AF_INET6;
+	__builtin_memcpy(p->flow.src6, &ip->saddr, sizeof(p->flow.src6));
+	__builtin_memcpy(p->flow.dst6, &ip->daddr, sizeof(p->flow.dst6));
+
 	/* BIG TCP: payload_len is 0, with the jumbo option or (Linux 7.0) without */
 	payload_len = bpf_ntohs(ip->payload_len);
 	if (ip->version != 6 || payload_len > skb->len - l4)
 		return REASON_STACK_MALFORMED;
-
-	p->flow.family = AF_INET6;
-	__builtin_memcpy(p->flow.src6, &ip->saddr, sizeof(p->flow.src6));
-	__builtin_memcpy(p->flow.dst6, &ip->daddr, sizeof(p->flow.dst6));
 	if (link_scope6(p->flow.dst6) || link_scope6(p->flow.src6))
 		return REASON_STACK_LINK;
 	p->flow.flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);

@@ -6,6 +6,11 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "config.h"
+#include "endpoints.h"
+#include "identity.h"
+#include "reasons.h"
+
 #define POLICY_MAX 65536
 #define RULESETS_MAX 4096
 #define RANGES 16
@@ -53,5 +58,58 @@ struct {
 	__type(key, __u32);
 	__type(value, struct ruleset);
 } rulesets SEC(".maps");
+
+static __always_inline bool fits(const struct range *range, __u8 proto, __u16 port)
+{
+	return (!range->proto || range->proto == proto) && port >= range->first &&
+	       port <= range->last;
+}
+
+/* Whether one Pod's policy lets the packet pass in one direction. */
+static __noinline bool allowed(struct policy_key *key, bool deny, __u8 proto, __u16 port)
+{
+	__u32 verdict = VERDICT_DEFAULT, *index = bpf_map_lookup_elem(&policy, key);
+	struct ruleset *rules = index ? bpf_map_lookup_elem(&rulesets, index) : NULL;
+
+	if (rules) {
+		verdict = rules->verdict;
+		for (int i = 0; i < RANGES; i++) {
+			if (i >= rules->ranges)
+				break;
+			if (fits(&rules->range[i], proto, port)) {
+				verdict = rules->range[i].verdict;
+				break;
+			}
+		}
+	}
+	return verdict == VERDICT_DEFAULT ? !deny : verdict == VERDICT_ALLOW;
+}
+
+/* The policies of both ends, of which only Pods of this node have one here. */
+__noinline enum reason judge(const struct side *from, const struct side *to, __u8 proto,
+			     __be16 asked, const struct config *now)
+{
+	struct policy_key key = {};
+	__u16 port = bpf_ntohs(asked);
+
+	if (!from || !to || !now)
+		return REASON_DROP_UNKNOWN;
+	key.bank = bank_of(*now);
+	if (from->enforce & ENFORCE_EGRESS) {
+		key.subject = from->identity;
+		key.peer = to->identity;
+		key.direction = EGRESS;
+		if (!allowed(&key, from->enforce & DENY_EGRESS, proto, port))
+			return REASON_DROP_POLICY_EGRESS;
+	}
+	if (to->enforce & ENFORCE_INGRESS) {
+		key.subject = to->identity;
+		key.peer = from->identity;
+		key.direction = INGRESS;
+		if (!allowed(&key, to->enforce & DENY_INGRESS, proto, port))
+			return REASON_DROP_POLICY_INGRESS;
+	}
+	return REASON_NONE;
+}
 
 #endif

@@ -49,7 +49,9 @@ enum reason {
 	REASON_MAX,
 };
 
-/* Never read: it puts the enum into the object's BTF, where readers of `metrics` find the names. */
+/*
+ * Never read: it puts the enum into the object's BTF, where readers of `metrics` find the names.
+ */
 const volatile enum reason reason_max = REASON_MAX;
 
 #define REASONS 64	/* room for the enum; a power of two */

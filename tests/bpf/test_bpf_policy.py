@@ -1,0 +1,687 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What policy, services, masquerade, rates and L2 mode do with single packets; both families."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, IPOption_NOP, TCPerror, UDPerror
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptSrcLLAddr,
+    ICMPv6PacketTooBig,
+    IPerror6,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrRouting,
+    PadN,
+)
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet, Raw
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+
+MAC = "02:00:00:00:00:01"
+SENDER = "02:00:00:00:00:02"
+PASS, DROP, REDIRECT = -1, 2, 7
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+# endpoints.h, policy.h, config.h, ct.h
+ENFORCE_INGRESS, ENFORCE_EGRESS, DENY_INGRESS, DENY_EGRESS = 1, 2, 4, 8
+POD_L2, POD_MASQUERADE, POD_ANY_SOURCE = 2, 4, 8
+INGRESS, EGRESS = 0, 1
+DEFAULT, ALLOW, DENY = 0, 1, 2
+SERVICES, MASQUERADE = 1, 2
+MAGLEV_SIZE, RANGES = 251, 16
+
+HOST, POD1, POD2, REMOTE = 1, 11, 12, 13  # identities
+TCP_, UDP_, ICMP_ = 6, 17, 1
+
+
+def text(where: str, family: int) -> str:
+    return f"10.31.{where}" if family == 4 else f"fd31:{where.replace('.', '::')}"
+
+
+def packed(where: str, family: int) -> bytes:
+    """An address as maps of both families have it."""
+    return ipaddress.ip_address(text(where, family)).packed.ljust(16, b"\0")
+
+
+def frame(src: str, dst: str, payload: Packet, family: int, **fields: Any) -> bytes:
+    kind = IP if family == 4 else IPv6
+    header = kind(src=text(src, family), dst=text(dst, family), **fields)
+    return bytes(Ether(dst=MAC, src=SENDER) / header / payload)
+
+
+def valid(packet: bytes) -> Packet:
+    """Parse a packet and assert that every sum in it is right."""
+    again = Ether(packet)
+    for layer in again.layers():
+        if layer in (IP, TCP, UDP, ICMP):
+            del again[layer].chksum
+        elif "cksum" in {f.name for f in layer.fields_desc}:
+            del again[layer].cksum
+    assert bytes(again) == packet
+    return Ether(packet)
+
+
+class State:
+    """Entries of the maps, and what they are made of."""
+
+    def __init__(self, datapath: Any) -> None:
+        self.datapath, self.maps = datapath, datapath.object.maps
+        self.written: list[tuple[str, bytes]] = []
+        self.rulesets = 0
+        with datapath.inside():
+            self.pod1, self.pod2 = (datapath.ifindex(name) for name in ("pod1", "pod2"))
+
+    def put(self, name: str, key: bytes, value: bytes) -> None:
+        _bpf.map_update(self.maps[name], {key: value})
+        self.written.append((name, key))
+
+    def pods(self, enforce1: int = 0, enforce2: int = 0, flags: int = 0) -> None:
+        self.datapath.endpoint(11, self.pod1, POD1, enforce1, 1, flags)
+        self.datapath.endpoint(12, self.pod2, POD2, enforce2, 2)
+        self.datapath.endpoint(11, 0, REMOTE, node=2)
+
+    def device(self, flags: int = 0, enforce: int = 0, rate: int = 0) -> None:
+        """What the programs know of pod1's device."""
+        mac = bytes.fromhex(MAC.replace(":", ""))
+        value = struct.pack("=IHHIIHH6s6xQ", 1, 1, flags, POD1, POD1, enforce, enforce, mac, rate)
+        self.put("pods", struct.pack("=I", self.pod1), value)
+
+    def rule(
+        self,
+        subject: int,
+        peer: int,
+        direction: int,
+        *ranges: tuple[int, int, int, int],
+        verdict: int = DEFAULT,
+    ) -> None:
+        """``ranges``: protocol, verdict, first, last."""
+        self.rulesets += 1
+        body = b"".join(struct.pack("=BBHH", *r) for r in ranges).ljust(6 * RANGES, b"\0")
+        value = struct.pack("=BBxx", verdict, len(ranges)) + body
+        _bpf.map_update(self.maps["rulesets"], {struct.pack("=I", self.rulesets): value})
+        for bank in (0, 1):
+            key = struct.pack("=IIBBxx", subject, peer, bank, direction)
+            self.put("policy", key, struct.pack("=I", self.rulesets))
+
+    def cidr(self, prefix: str, identity: int, flags: int = 0) -> None:
+        network = ipaddress.ip_network(prefix)
+        for bank in (0, 1):
+            key = struct.pack("=II", 32 + network.prefixlen, bank) + network.network_address.packed
+            self.put(f"cidrs{network.version}", key, struct.pack("=II", identity, flags))
+
+    def service(
+        self, where: str, port: int, proto: int, backends: list[tuple[str, int]], family: int
+    ) -> None:
+        self.datapath.features |= SERVICES
+        for index, (address, at) in enumerate(backends, 1):
+            value = packed(address, family) + struct.pack("!Hxx", at)
+            _bpf.map_update(self.maps["backends"], {struct.pack("=I", index): value})
+        slots = [1 + i % len(backends) if backends else 0 for i in range(MAGLEV_SIZE)]
+        table = struct.pack(f"={MAGLEV_SIZE}I8x", *slots)
+        _bpf.map_update(self.maps["tables"], {struct.pack("=I", 1): table})
+        for bank in (0, 1):
+            number = 2 if family == 4 else 10
+            key = packed(where, family) + struct.pack("!HBB", port, proto, number) + struct.pack("=I", bank)
+            self.put("services", key, struct.pack("=II", 1, 1))
+
+    def masquerade(self, first: int = 61000, last: int = 65535) -> None:
+        self.datapath.features |= MASQUERADE
+        v4, v6 = (ipaddress.ip_address(a).packed for a in ("172.31.0.1", "fd31::1"))
+        for bank in (0, 1):
+            value = v4 + struct.pack("=HH", first, last) + v6
+            _bpf.map_update(self.maps["node"], {struct.pack("=I", bank): value})
+
+    def clear(self) -> None:
+        self.datapath.features = 0
+        self.datapath.endpoint(11, self.pod1)
+        self.datapath.endpoint(12, self.pod2)
+        for family in (4, 6):
+            remote = ipaddress.ip_address(text("2.11", family)).packed
+            _bpf.map_delete(self.maps[f"endpoints{family}"], [remote])
+        for name, key in dict.fromkeys(self.written):
+            _bpf.map_delete(self.maps[name], [key])
+        for name in ("ct", "fragments"):
+            keys = list(_bpf.map_items(self.maps[name]))
+            _bpf.map_delete(self.maps[name], keys)
+
+
+@pytest.fixture
+def state(datapath: Any) -> Iterator[State]:
+    made = State(datapath)
+    made.pods()
+    yield made
+    made.clear()
+
+
+def sent(state: State, src: str, dst: str, payload: Packet, family: int, **fields: Any) -> Any:
+    """What a Pod's packet becomes; pod1 is 1.11, pod2 is 1.12."""
+    return state.datapath.run(
+        "pod_egress", frame(src, dst, payload, family, **fields), "pod1" if src == "1.11" else "pod2"
+    )
+
+
+def came(state: State, src: str, dst: str, payload: Packet, family: int, **fields: Any) -> Any:
+    """What a packet from the wire becomes."""
+    return state.datapath.run("host_ingress", frame(src, dst, payload, family, **fields))
+
+
+def made_by_host(state: State, src: str, dst: str, payload: Packet, family: int) -> Any:
+    return state.datapath.run("pod_ingress", frame(src, dst, payload, family), "pod1")
+
+
+def syn(dport: int = 80, sport: int = 1234) -> Packet:
+    return TCP(sport=sport, dport=dport, flags="S")
+
+
+def echo(family: int, reply: bool = False, number: int = 7) -> Packet:
+    if family == 4:
+        return ICMP(type=0 if reply else 8, id=number)
+    return ICMPv6EchoReply(id=number) if reply else ICMPv6EchoRequest(id=number)
+
+
+class TestSource:
+    @FAMILIES
+    @pytest.mark.parametrize("src", ["1.12", "2.11", "1.99"], ids=["pod", "remote pod", "nobody"])
+    def test_others_addresses(self, state: State, family: int, src: str) -> None:
+        packet = frame(src, "1.12", UDP(), family)
+        result = state.datapath.run("pod_egress", packet, "pod1")
+        assert (result.verdict, result.counted, result.packet) == (DROP, {"DROP_SPOOF": 1}, packet)
+
+    @FAMILIES
+    @pytest.mark.parametrize("src", ["1.12", "2.11", "1.99"], ids=["pod", "remote pod", "nobody"])
+    def test_a_router_may_send_from_addresses_of_nobody(self, state: State, family: int, src: str) -> None:
+        state.device(POD_ANY_SOURCE)
+        result = state.datapath.run("pod_egress", frame(src, "1.12", UDP(), family), "pod1")
+        assert result.counted == ({"LOCAL": 1} if src == "1.99" else {"DROP_SPOOF": 1})
+
+    def test_not_in_what_the_stack_routes_either(self, state: State) -> None:
+        result = sent(state, "1.11", "1.12", UDP(), 4, options=[IPOption_NOP()])
+        assert result.counted == {"STACK_OPTIONS": 1}
+        packet = frame("1.99", "1.12", UDP(), 4, options=[IPOption_NOP()])
+        assert state.datapath.run("pod_egress", packet, "pod1").counted == {"DROP_SPOOF": 1}
+
+
+class TestPolicy:
+    @FAMILIES
+    def test_ports_and_directions(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS, ENFORCE_INGRESS | DENY_INGRESS)
+        assert sent(state, "1.11", "1.12", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
+        state.rule(POD1, POD2, EGRESS, (TCP_, ALLOW, 80, 90))
+        assert sent(state, "1.11", "1.12", syn(), family).counted == {"DROP_POLICY_INGRESS": 1}
+        state.rule(POD2, POD1, INGRESS, (TCP_, DENY, 81, 81), (TCP_, ALLOW, 80, 85))
+        for port, counted in (
+            (79, "DROP_POLICY_EGRESS"),
+            (80, "LOCAL"),
+            (81, "DROP_POLICY_INGRESS"),
+            (85, "LOCAL"),
+            (86, "DROP_POLICY_INGRESS"),
+            (91, "DROP_POLICY_EGRESS"),
+        ):
+            assert sent(state, "1.11", "1.12", syn(port, 1000 + port), family).counted == {counted: 1}, port
+        assert sent(state, "1.11", "1.12", UDP(dport=80), family).counted == {"DROP_POLICY_EGRESS": 1}
+
+    @FAMILIES
+    def test_default_allow_with_a_deny(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS)
+        state.rule(POD1, REMOTE, EGRESS, verdict=DENY)
+        assert sent(state, "1.11", "2.11", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
+        assert sent(state, "1.11", "1.12", syn(), family).counted == {"LOCAL": 1}
+
+    @FAMILIES
+    def test_replies_pass_and_only_they(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
+        state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
+        reply = TCP(sport=80, dport=1234, flags="SA")
+        assert came(state, "2.11", "1.11", reply, family).counted == {"DROP_POLICY_INGRESS": 1}
+        assert sent(state, "1.11", "2.11", syn(), family).counted == {"REMOTE": 1}
+        assert came(state, "2.11", "1.11", reply, family).counted == {"INBOUND": 1}
+        other = TCP(sport=80, dport=1235, flags="SA")
+        assert came(state, "2.11", "1.11", other, family).counted == {"DROP_POLICY_INGRESS": 1}
+        # a new state judges anew, by the direction of the first packet
+        state.rule(POD1, REMOTE, EGRESS, verdict=DENY)
+        assert came(state, "2.11", "1.11", reply, family).counted == {"DROP_POLICY_EGRESS": 1}
+        assert sent(state, "1.11", "2.11", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
+
+    @FAMILIES
+    def test_echo(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
+        request = (8 if family == 4 else 128) << 8
+        state.rule(POD1, REMOTE, EGRESS, (1 if family == 4 else 58, ALLOW, request, request + 255))
+        assert sent(state, "1.11", "2.11", echo(family, reply=True), family).counted == {
+            "DROP_POLICY_EGRESS": 1
+        }
+        assert sent(state, "1.11", "2.11", echo(family), family).counted == {"REMOTE": 1}
+        assert came(state, "2.11", "1.11", echo(family, True), family).counted == {"INBOUND": 1}
+        assert came(state, "2.11", "1.11", echo(family, True, 8), family).counted == {
+            "DROP_POLICY_INGRESS": 1
+        }
+
+    @FAMILIES
+    def test_cidrs_and_the_host(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_INGRESS | DENY_INGRESS)
+        state.cidr("10.31.8.0/24" if family == 4 else "fd31:8::/64", 20)
+        state.cidr("10.31.8.9/32" if family == 4 else "fd31:8::9/128", HOST)
+        state.rule(POD1, 20, INGRESS, verdict=ALLOW)
+        state.rule(POD1, HOST, INGRESS, verdict=ALLOW)
+        assert came(state, "8.1", "1.11", syn(), family).counted == {"INBOUND": 1}
+        assert came(state, "7.1", "1.11", syn(), family).counted == {"DROP_POLICY_INGRESS": 1}
+        assert made_by_host(state, "8.9", "1.11", syn(), family).counted == {"HOST": 1}
+        assert made_by_host(state, "7.1", "1.11", syn(), family).counted == {"DROP_POLICY_INGRESS": 1}
+        # neither the host's nor a local Pod's address comes by the wire
+        assert came(state, "8.9", "1.11", syn(81), family).counted == {"DROP_POLICY_INGRESS": 1}
+        state.rule(POD1, POD2, INGRESS, verdict=ALLOW)
+        assert came(state, "1.12", "1.11", syn(81), family).counted == {"DROP_POLICY_INGRESS": 1}
+
+    @FAMILIES
+    def test_errors_about_an_allowed_flow(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
+        state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
+
+        def error(dport: int) -> Packet:
+            inner = TCPerror(sport=1234, dport=dport)
+            if family == 4:
+                about = IPerror(src=text("1.11", 4), dst=text("2.11", 4)) / inner
+                return ICMP(type=3, code=4, nexthopmtu=1300) / about
+            return ICMPv6PacketTooBig(mtu=1300) / IPerror6(src=text("1.11", 6), dst=text("2.11", 6)) / inner
+
+        assert came(state, "3.1", "1.11", error(80), family).counted == {"DROP_POLICY_INGRESS": 1}
+        sent(state, "1.11", "2.11", syn(), family)
+        remember = {"remembering": True}
+        packet = frame("3.1", "1.11", error(80), family)
+        assert state.datapath.run("host_ingress", packet, **remember).counted == {"INBOUND": 1}
+        assert state.datapath.run(
+            "pod_ingress", frame("8.9", "1.11", error(80), family), "pod1", **remember
+        ).counted == {"HOST": 1}
+        packet = frame("3.1", "1.11", error(81), family)
+        assert state.datapath.run("host_ingress", packet, **remember).counted == {"DROP_POLICY_INGRESS": 1}
+
+    def test_fragments_v4(self, state: State) -> None:
+        state.pods(0, ENFORCE_INGRESS | DENY_INGRESS)
+        state.rule(POD2, POD1, INGRESS, (UDP_, ALLOW, 53, 53))
+        later = {"frag": 10, "proto": UDP_, "id": 5}
+        assert sent(state, "1.11", "1.12", Raw(bytes(64)), 4, **later).counted == {"DROP_FRAGMENT": 1}
+        for port, first, then in (
+            (54, "DROP_POLICY_INGRESS", "DROP_POLICY_INGRESS"),
+            (53, "LOCAL", "LOCAL"),
+        ):
+            number = {"id": port}
+            payload = UDP(dport=port, len=200) / Raw(bytes(72))
+            assert sent(state, "1.11", "1.12", payload, 4, flags="MF", **number).counted == {first: 1}
+            assert sent(state, "1.11", "1.12", Raw(bytes(64)), 4, **{**later, **number}).counted == {then: 1}
+        tiny = sent(state, "1.11", "1.12", Raw(b"\0\0"), 4, flags="MF", proto=UDP_, id=9)
+        assert tiny.counted == {"DROP_FRAGMENT": 1}
+
+    def test_fragments_v6(self, state: State) -> None:
+        state.pods(0, ENFORCE_INGRESS | DENY_INGRESS)
+        state.rule(POD2, POD1, INGRESS, (UDP_, ALLOW, 53, 53))
+
+        def fragment(number: int, offset: int, more: int) -> Packet:
+            return IPv6ExtHdrFragment(nh=UDP_, id=number, offset=offset, m=more)
+
+        def send(packet: Packet) -> Any:
+            return sent(state, "1.11", "1.12", packet, 6).counted
+
+        assert send(fragment(1, 10, 0) / Raw(bytes(64))) == {"DROP_FRAGMENT": 1}
+        assert send(fragment(2, 0, 1) / UDP(dport=53) / Raw(bytes(64))) == {"LOCAL": 1}
+        assert send(fragment(2, 9, 0) / Raw(bytes(64))) == {"LOCAL": 1}
+        assert send(fragment(3, 0, 1) / UDP(dport=54)) == {"DROP_POLICY_INGRESS": 1}
+        assert send(fragment(4, 0, 0) / UDP(dport=53)) == {"LOCAL": 1}
+        assert send(IPv6ExtHdrFragment(nh=44) / fragment(5, 0, 0) / UDP(dport=53)) == {"DROP_UNKNOWN": 1}
+
+    def test_extension_headers(self, state: State) -> None:
+        state.pods(0, ENFORCE_INGRESS | DENY_INGRESS)
+        state.rule(POD2, POD1, INGRESS, (UDP_, ALLOW, 53, 53))
+        options = IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 4)])
+        routing = IPv6ExtHdrRouting(addresses=["fd31:2::1"])
+        for payload, counted in (
+            (options / UDP(dport=53), "LOCAL"),
+            (options / UDP(dport=54), "DROP_POLICY_INGRESS"),
+            (options / options / options / UDP(dport=53), "LOCAL"),
+            (options / options / options / options / options / options / UDP(dport=53), "DROP_UNKNOWN"),
+            (routing / UDP(dport=53), "DROP_UNKNOWN"),
+        ):
+            result = sent(state, "1.11", "1.12", payload, 6)
+            assert result.counted == {counted: 1}, payload.summary()
+
+    @pytest.mark.usefixtures("one_processor")
+    @FAMILIES
+    def test_what_was_decided_for_one_packet_holds_for_no_other(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        state.rule(POD1, POD2, EGRESS, (UDP_, ALLOW, 53, 53))
+        for repeat in range(2):
+            for port, counted in ((53, "LOCAL"), (54, "DROP_POLICY_EGRESS")):
+                packet = frame("1.11", "1.12", UDP(sport=9, dport=port), family)
+                options = {"remembering": repeat == 1}
+                assert state.datapath.run("pod_egress", packet, "pod1", **options).counted == {counted: 1}
+
+    def test_closed_to_what_is_not_understood(self, state: State) -> None:
+        both = ENFORCE_EGRESS | ENFORCE_INGRESS
+        state.pods(both)
+        state.device(enforce=both)
+        options = {"options": [IPOption_NOP()]}
+        assert sent(state, "1.11", "1.12", UDP(), 4, **options).counted == {"DROP_UNKNOWN": 1}
+        assert came(state, "2.11", "1.11", UDP(), 4, **options).counted == {"DROP_UNKNOWN": 1}
+        packet = frame("2.11", "1.11", UDP(), 4, **options)
+        assert state.datapath.run("pod_ingress", packet, "pod1").counted == {"DROP_UNKNOWN": 1}
+        for payload, counted in (
+            (ARP(pdst="10.31.1.12"), "STACK_PROTOCOL"),
+            (IPv6(src="fe80::2", dst="fe80::1", hlim=255) / ICMPv6ND_NS(tgt="fe80::1"), "STACK_LINK"),
+            (IPv6(src="fe80::2", dst="fe80::1") / UDP(), "DROP_UNKNOWN"),
+        ):
+            packet = bytes(Ether(dst=MAC, src=SENDER) / payload)
+            assert state.datapath.run("pod_egress", packet, "pod1").counted == {counted: 1}
+
+    def test_drops_are_reported(self, state: State) -> None:
+        state.datapath.drops()
+        sent(state, "1.12", "1.11", UDP(), 4)
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        sent(state, "1.11", "2.11", TCP(sport=5, dport=6), 6)
+        (drop,) = state.datapath.drops()
+        assert drop["reason"] == state.datapath.names.index("DROP_POLICY_EGRESS")
+        assert (drop["slot"], drop["peer"], drop["direction"]) == (1, REMOTE, EGRESS)
+        assert (drop["src"], drop["dst"]) == (packed("1.11", 6), packed("2.11", 6))
+        assert (drop["sport"], drop["dport"], drop["proto"], drop["family"]) == (5, 6, TCP_, 10)
+        assert drop["ifindex"] == state.pod1
+
+    def test_a_full_ring_never_holds_up(self, state: State) -> None:
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        packet = frame("1.11", "1.12", UDP(), 4)
+        for dummy in range(256 * 1024 // 64):
+            state.datapath.test_run("pod_egress", packet, "pod1")
+        result = state.datapath.run("pod_egress", packet, "pod1")
+        assert result.counted == {"DROP_POLICY_EGRESS": 1, "NOT_REPORTED": 1}
+        state.datapath.drops()
+
+
+class TestServices:
+    @FAMILIES
+    @pytest.mark.parametrize("proto", [TCP_, UDP_])
+    def test_there_and_back(self, state: State, family: int, proto: int) -> None:
+        state.service("9.10", 80, proto, [("2.11", 8080)], family)
+        transport = TCP if proto == TCP_ else UDP
+        result = sent(state, "1.11", "9.10", transport(sport=1234, dport=80) / Raw(b"hello"), family)
+        assert result.counted == {"REMOTE": 1}
+        there = valid(result.packet)
+        assert (there[1].dst, there[2].dport) == (text("2.11", family), 8080)
+        result = came(state, "2.11", "1.11", transport(sport=8080, dport=1234) / Raw(b"hello!"), family)
+        back = valid(result.packet)
+        assert (back[1].src, back[2].sport) == (text("9.10", family), 80)
+        assert result.counted == {"INBOUND": 1}
+
+    @FAMILIES
+    def test_a_local_backend(self, state: State, family: int) -> None:
+        state.service("9.10", 80, UDP_, [("1.12", 53)], family)
+        result = sent(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
+        assert result.counted == {"LOCAL": 1}
+        assert valid(result.packet)[UDP].dport == 53
+        result = sent(state, "1.12", "1.11", UDP(sport=53, dport=1234), family)
+        assert valid(result.packet)[1].src == text("9.10", family)
+
+    @FAMILIES
+    def test_a_backend_on_the_host(self, state: State, family: int) -> None:
+        state.service("9.10", 80, UDP_, [("8.9", 53)], family)
+        sent(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
+        result = made_by_host(state, "8.9", "1.11", UDP(sport=53, dport=1234), family)
+        assert result.counted == {"HOST": 1}
+        assert valid(result.packet)[1].src == text("9.10", family)
+        # on netkit a delivered packet passes here once more, from the service's address
+        state.pods(ENFORCE_INGRESS | DENY_INGRESS)
+        again = made_by_host(state, "9.10", "1.11", UDP(sport=80, dport=1234), family)
+        assert again.counted == {"HOST": 1}
+
+    @FAMILIES
+    def test_policy_sees_the_backend(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        state.service("9.10", 80, TCP_, [("2.11", 8080)], family)
+        assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
+        state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 8080, 8080))
+        assert sent(state, "1.11", "9.10", syn(), family).counted == {"REMOTE": 1}
+
+    @FAMILIES
+    def test_affinity_and_drain(self, state: State, family: int) -> None:
+        state.service("9.10", 80, TCP_, [("2.11", 8080), ("2.12", 8080)], family)
+
+        def backend(sport: int, flags: str) -> str:
+            result = sent(state, "1.11", "9.10", TCP(sport=sport, dport=80, flags=flags), family)
+            return str(valid(result.packet)[1].dst)
+
+        chosen = {port: backend(port, "S") for port in range(2000, 2032)}
+        assert set(chosen.values()) == {text("2.11", family), text("2.12", family)}
+        state.service("9.10", 80, TCP_, [("2.13", 8080)], family)
+        assert {port: backend(port, "A") for port in chosen} == chosen
+        port = next(iter(chosen))
+        backend(port, "FA")
+        # the port's next connection is a new one
+        assert backend(port, "S") == text("2.13", family)
+
+    @FAMILIES
+    def test_no_backend_and_oneself(self, state: State, family: int) -> None:
+        state.service("9.10", 80, TCP_, [], family)
+        assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}
+        state.service("9.10", 80, TCP_, [("1.11", 80)], family)
+        assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_HAIRPIN": 1}
+
+    @FAMILIES
+    def test_errors_are_led_back(self, state: State, family: int) -> None:
+        """A router's or the backend's error is about the packet that the client knows."""
+        state.service("9.10", 80, UDP_, [("2.11", 53)], family)
+        sent(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
+        inner = UDPerror(sport=1234, dport=53)
+        for source, seen in (("3.1", "3.1"), ("2.11", "9.10")):
+            if family == 4:
+                about = IPerror(src=text("1.11", 4), dst=text("2.11", 4)) / inner
+                packet = frame(source, "1.11", ICMP(type=3, code=4, nexthopmtu=1300) / about, 4)
+            else:
+                about = IPerror6(src=text("1.11", 6), dst=text("2.11", 6)) / inner
+                packet = frame(source, "1.11", ICMPv6PacketTooBig(mtu=1300) / about, 6)
+            for program in ("host_ingress", "pod_ingress"):
+                device = "pod1" if program == "pod_ingress" else ""
+                result = state.datapath.run(program, packet, device, remembering=True)
+                back = Ether(result.packet)
+                about_now = back[IPerror if family == 4 else IPerror6]
+                assert about_now.dst == text("9.10", family)
+                assert back[UDPerror].dport == 80
+                assert back[1].src == text(seen, family)
+                assert_icmp_sum(result.packet, family)
+
+    @FAMILIES
+    def test_too_big_after_translation(self, state: State, family: int) -> None:
+        """The stack gets the packet as it is on its way, so its error is about that one."""
+        state.service("9.10", 80, UDP_, [("8.11", 53)], family)
+        result = sent(state, "1.11", "9.10", UDP(sport=1234, dport=80) / Raw(bytes(1400)), family)
+        assert (result.verdict, result.counted) == (PASS, {"STACK_MTU": 1})
+        assert valid(result.packet)[1].dst == text("8.11", family)
+
+    def test_fragments(self, state: State) -> None:
+        state.service("9.10", 80, UDP_, [("2.11", 53)], 4)
+        state.pods(ENFORCE_EGRESS)
+        first = sent(state, "1.11", "9.10", UDP(dport=80, len=200) / Raw(bytes(72)), 4, flags="MF", id=3)
+        later = sent(state, "1.11", "9.10", Raw(bytes(64)), 4, frag=10, proto=UDP_, id=3)
+        for result in (first, later):
+            assert result.counted == {"REMOTE": 1}
+            assert Ether(result.packet)[IP].dst == text("2.11", 4)
+
+
+def assert_icmp_sum(packet: bytes, family: int) -> None:
+    """Add up all words of the message, and IPv6's pseudo header: nothing is left."""
+    data = packet[34:] if family == 4 else packet[54:]
+    if family == 6:
+        data = packet[22:54] + struct.pack("!II", len(data), 58) + data
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    assert total == 0xFFFF
+
+
+class TestMasquerade:
+    OUTSIDE = {4: "172.31.0.1", 6: "fd31::1"}
+
+    @FAMILIES
+    @pytest.mark.parametrize("kind", ["tcp", "udp", "echo"])
+    def test_there_and_back(self, state: State, family: int, kind: str) -> None:
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+
+        def payload(port: int, back: bool) -> Packet:
+            if kind == "echo":
+                return echo(family, back, port)
+            transport = TCP if kind == "tcp" else UDP
+            return transport(sport=53, dport=port) if back else transport(sport=port, dport=53)
+
+        result = sent(state, "1.11", "8.1", payload(1234, False), family)
+        assert result.counted == {"REMOTE": 1}
+        there = valid(result.packet)
+        port = there[2].id if kind == "echo" else there[2].sport
+        assert there[1].src == self.OUTSIDE[family] and 61000 <= port <= 65535
+        again = valid(sent(state, "1.11", "8.1", payload(1234, False), family).packet)
+        assert again[1].src == there[1].src and bytes(again[2]) == bytes(there[2])
+
+        reply = (IP if family == 4 else IPv6)(src=text("8.1", family), dst=self.OUTSIDE[family])
+        packet = bytes(Ether(dst=MAC, src=SENDER) / reply / payload(port, True))
+        result = state.datapath.run("host_ingress", packet)
+        assert result.counted == {"INBOUND": 1}
+        back = valid(result.packet)
+        assert back[1].dst == text("1.11", family)
+        assert (back[2].id if kind == "echo" else back[2].dport) == 1234
+        packet = bytes(Ether(dst=MAC, src=SENDER) / reply / payload(port - 1, True))
+        assert state.datapath.run("host_ingress", packet).counted == {"STACK_NOT_POD": 1}
+
+    @FAMILIES
+    def test_errors_come_back(self, state: State, family: int) -> None:
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        there = Ether(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
+        inner = UDPerror(sport=there[UDP].sport, dport=53)
+        outside = self.OUTSIDE[family]
+        if family == 4:
+            error = (
+                IP(src=text("3.1", 4), dst=outside)
+                / ICMP(type=3, code=1)
+                / IPerror(src=outside, dst=text("8.1", 4))
+            )
+        else:
+            error = (
+                IPv6(src=text("3.1", 6), dst=outside)
+                / ICMPv6DestUnreach()
+                / IPerror6(src=outside, dst=text("8.1", 6))
+            )
+        packet = bytes(Ether(dst=MAC, src=SENDER) / error / inner)
+        result = state.datapath.run("host_ingress", packet, remembering=True)
+        assert result.counted == {"INBOUND": 1}
+        back = Ether(result.packet)
+        assert back[1].dst == back[IPerror if family == 4 else IPerror6].src == text("1.11", family)
+        assert back[UDPerror].sport == 1234
+        assert_icmp_sum(result.packet, family)
+
+    @FAMILIES
+    def test_who_keeps_his_address(self, state: State, family: int) -> None:
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        state.cidr("10.31.8.0/24" if family == 4 else "fd31:8::/64", 0, 1)
+        for target in ("2.11", "8.1"):
+            result = sent(state, "1.11", target, UDP(sport=1234, dport=53), family)
+            assert Ether(result.packet)[1].src == text("1.11", family)
+
+    @FAMILIES
+    def test_ports_run_out(self, state: State, family: int) -> None:
+        state.masquerade(61000, 61001)
+        state.pods(flags=POD_MASQUERADE)
+        found = [
+            sent(state, "1.11", "8.1", UDP(sport=port, dport=53), family).counted for port in range(1, 8)
+        ]
+        assert found[-1] == {"DROP_NO_PORT": 1}
+        assert found.count({"REMOTE": 1}) == 2
+
+    @FAMILIES
+    def test_what_has_no_port(self, state: State, family: int) -> None:
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        fields = {"proto": 47} if family == 4 else {"nh": 47}
+        result = sent(state, "1.11", "8.1", Raw(bytes(8)), family, **fields)
+        assert result.counted == {"DROP_REWRITE": 1}
+
+
+class TestL2:
+    @pytest.mark.parametrize(
+        ("target", "sender", "answered"),
+        [("1.12", "1.11", True), ("9.9", "1.11", True), ("1.11", "1.11", False), ("1.12", "", False)],
+        ids=["pod", "anybody", "its own", "probe"],
+    )
+    def test_arp(self, state: State, target: str, sender: str, answered: bool) -> None:
+        state.device(POD_L2)
+        request = ARP(hwsrc=SENDER, psrc=text(sender, 4) if sender else "0.0.0.0", pdst=text(target, 4), op=1)
+        packet = bytes(Ether(dst="ff:ff:ff:ff:ff:ff", src=SENDER) / request)
+        result = state.datapath.run("pod_egress", packet)
+        if not answered:
+            assert (result.verdict, result.counted) == (PASS, {"STACK_PROTOCOL": 1})
+            return
+        assert (result.verdict, result.counted) == (REDIRECT, {"ANSWERED_ARP": 1})
+        answer = Ether(result.packet)
+        assert (answer.dst, answer.src, answer[ARP].op) == (SENDER, MAC, 2)
+        assert (answer[ARP].hwsrc, answer[ARP].psrc) == (MAC, text(target, 4))
+        assert (answer[ARP].hwdst, answer[ARP].pdst) == (SENDER, text("1.11", 4))
+
+    @pytest.mark.parametrize(
+        ("target", "src", "answered"),
+        [
+            ("fd31:1::12", "fd31:1::11", True),
+            ("fe80::1", "fe80::2", True),
+            ("fd31:1::11", "fd31:1::11", False),
+            ("fd31:1::12", "::", False),
+        ],
+        ids=["pod", "link-local", "its own", "probe"],
+    )
+    def test_ndp(self, state: State, target: str, src: str, answered: bool) -> None:
+        state.device(POD_L2)
+        option = ICMPv6NDOptSrcLLAddr(lladdr=SENDER) if src != "::" else Raw(b"")
+        request = IPv6(src=src, dst="ff02::1:ff00:12", hlim=255) / ICMPv6ND_NS(tgt=target) / option
+        packet = bytes(Ether(dst="33:33:ff:00:00:12", src=SENDER) / request)
+        result = state.datapath.run("pod_egress", packet)
+        if not answered:
+            assert (result.verdict, result.counted) == (PASS, {"STACK_LINK": 1})
+            return
+        assert (result.verdict, result.counted) == (REDIRECT, {"ANSWERED_NDP": 1})
+        answer = valid(result.packet)
+        assert (answer.dst, answer.src) == (SENDER, MAC)
+        assert (answer[IPv6].src, answer[IPv6].dst, answer[IPv6].hlim) == (target, src, 255)
+        assert (answer[ICMPv6ND_NA].R, answer[ICMPv6ND_NA].S, answer[ICMPv6ND_NA].O) == (1, 1, 1)
+        assert answer[ICMPv6ND_NA].tgt == target
+        assert answer[ICMPv6NDOptDstLLAddr].lladdr == MAC
+
+
+@pytest.mark.usefixtures("one_processor")
+class TestRate:
+    @FAMILIES
+    def test_too_far_ahead(self, state: State, family: int) -> None:
+        """At 1000 bytes a second a third packet of 1000 bytes would wait longer than two seconds."""
+        state.device(rate=1000)
+        packet = frame("1.11", "2.11", UDP() / Raw(bytes(1400)), family)
+        found = [state.datapath.run("pod_egress", packet, remembering=i > 0).counted for i in range(4)]
+        assert found[0] == {"REMOTE": 1}
+        assert found[-1] == {"DROP_RATE": 1}
+        key = struct.pack("=I", 1)
+        _bpf.map_update(state.maps["pacing"], {key: bytes(8)})
+
+    @FAMILIES
+    def test_a_pod_of_this_node_is_reached_at_any_rate(self, state: State, family: int) -> None:
+        state.device(rate=1)
+        packet = frame("1.11", "1.12", UDP() / Raw(bytes(1400)), family)
+        for dummy in range(3):
+            assert state.datapath.run("pod_egress", packet).counted == {"LOCAL": 1}
