@@ -124,3 +124,21 @@ def find_node(kernel: str) -> Node:
         if (root / "lib/modules" / release / "build").is_symlink():
             return node
     raise RuntimeError(f"the image {root} has no headers for the node's kernel {release}")
+
+
+def bring(node: Node, folder: Path, script: str, *files: Path) -> str:
+    """Bring a script and files to the node, the collection beside them; return the folder there.
+
+    ``folder`` is one for a temporary file here.
+    """
+    utils, place = "plugins/module_utils", "ansible_collections/podnet/datapath"
+    archive, there = folder / "checks.tar", script.removesuffix(".py")
+    run(
+        *("tar", "-cf", str(archive), "--exclude=__pycache__"),
+        *(f"--transform=s,^{utils},{place}/{utils},", "-C", str(HERE.parents[1]), utils),
+        *("-C", str(HERE), script),
+        *(word for file in files for word in ("-C", str(file.parent), file.name)),
+    )
+    with archive.open("rb") as data:
+        node.ssh(f"mkdir -p {there} && cd {there} && tar -x", stdin=data, timeout=120)
+    return there

@@ -13,33 +13,18 @@ import time
 from pathlib import Path
 
 import pytest
-from driver_lab import HERE, Node, lab, run
+from driver_lab import HERE, Node, bring, lab
 from linux_source import netdevsim
 
 CHECKS = re.findall(r"^@check\ndef (\w+)", (HERE / "nic_checks.py").read_text(), re.MULTILINE)
-UTILS = "plugins/module_utils"
-
-
-def bring(node: Node, folder: Path, script: str, *files: Path) -> None:
-    """Bring a script and files to the node, with the collection beside them."""
-    place = "ansible_collections/podnet/datapath"
-    archive = folder / "checks.tar"
-    run(
-        *("tar", "-cf", str(archive), "--exclude=__pycache__"),
-        *(f"--transform=s,^{UTILS},{place}/{UTILS},", "-C", str(HERE.parents[1]), UTILS),
-        *("-C", str(HERE), script),
-        *(word for file in files for word in ("-C", str(file.parent), file.name)),
-    )
-    with archive.open("rb") as data:
-        node.ssh("mkdir -p nics && cd nics && tar -x", stdin=data, timeout=120)
 
 
 @pytest.fixture(scope="module")
 def outcomes(node: Node, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What went wrong on the node by check, "" where nothing did; all checks are one process there."""
     module = netdevsim(node, os.environ.get("PODNET_KERNEL", "6.1"))
-    bring(node, tmp_path_factory.mktemp("archive"), "nic_checks.py", module)
-    output = node.ssh(f"cd nics && exec python3 nic_checks.py {module.name}", timeout=1200)
+    folder = bring(node, tmp_path_factory.mktemp("archive"), "nic_checks.py", module)
+    output = node.ssh(f"cd {folder} && exec python3 nic_checks.py {module.name}", timeout=1200)
     return {one["check"]: one["failure"] for one in map(json.loads, output.splitlines())}
 
 
@@ -66,12 +51,12 @@ def reboot(node: Node) -> None:
 
 def test_settings_outlive_a_driver_s_reload_and_a_boot(node: Node, tmp_path: Path) -> None:
     """As nic_boot_checks.py says, with owners that want something else."""
-    bring(node, tmp_path, "nic_boot_checks.py")
+    folder = bring(node, tmp_path, "nic_boot_checks.py")
     try:
         for step in ("keep", "reload"):
-            node.ssh(f"cd nics && exec python3 nic_boot_checks.py {step}", timeout=300)
+            node.ssh(f"cd {folder} && exec python3 nic_boot_checks.py {step}", timeout=300)
         reboot(node)
-        node.ssh("cd nics && exec python3 nic_boot_checks.py look", timeout=300)
+        node.ssh(f"cd {folder} && exec python3 nic_boot_checks.py look", timeout=300)
     finally:
         # The node is others' too.
         lab("restore", "--name", node.lab, "booted")

@@ -44,7 +44,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     up.add_argument("--memory", type=int, default=1024, help="MiB a node (default: %(default)s)")
     up.add_argument("--cpus", type=int, default=2, help="processors a node (default: %(default)s)")
     up.add_argument("--snapshot", default="", help="restore this snapshot, or take it once made")
-    nic_help = "one more NIC a node, without a cable, as QEMU names it (e1000e, igb); may be repeated"
+    nic_help = "one more NIC a node, as QEMU names it (e1000e, igb), joined with the node's others of these"
     up.add_argument("--nic", action="append", default=[], metavar="MODEL", help=nic_help)
     command("down", "remove the lab with its processes, wire, disks and snapshots")
     command("status", "tell what there is")

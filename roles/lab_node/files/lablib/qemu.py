@@ -178,7 +178,7 @@ def node_argv(
     """Return a node's command line; every path in it is relative to the node's folder.
 
     ``memory`` is in MiB, ``port`` the one on 127.0.0.1 that leads to the node's SSH, ``layer`` its disk,
-    ``nics`` are the models of those that have no cable.
+    ``nics`` are the models of those that a hub joins with each other alone.
     The same arguments and INCOMING make a machine that takes a saved state in.
     """
     machine = "q35,accel=kvm" if accelerator == "kvm" else "q35"
@@ -199,7 +199,10 @@ def node_argv(
         *(
             word
             for number, model in enumerate(nics, 3)
-            for word in ("-device", f"{model},romfile=,mac={MORE_MAC.format(number, index)}")
+            for word in (
+                *("-netdev", f"hubport,id=more{number},hubid=1", "-device"),
+                f"{model},netdev=more{number},romfile=,mac={MORE_MAC.format(number, index)}",
+            )
         ),
         *("-device", "virtio-rng-pci"),
         *("-chardev", "file,id=console,path=console.log,append=on", "-serial", "chardev:console"),

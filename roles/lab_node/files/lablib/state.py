@@ -47,7 +47,7 @@ class State:
     emulator: str
     machine: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
-    nics: list[str] = field(default_factory=list)  # models of those without a cable
+    nics: list[str] = field(default_factory=list)  # models of those that only a hub joins
 
     @classmethod
     def from_json(cls, text: str) -> State:
