@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: batches
 short_description: Split the nodes of a roll-out into batches, none larger than the cap
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Takes sizes as C(serial) of a play does, and gives the batches that they mean, as lists of hosts.

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: cilium_values
 short_description: Give the Helm values of Cilium that fit what the nodes can do
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Takes what M(podnet.datapath.node_info) returned for each node of a cluster.

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: preflight_rows
 short_description: Give the rows of a node's preflight report
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Takes what M(podnet.datapath.node_info) returned, and tells an operator of the node in words.

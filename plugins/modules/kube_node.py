@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: kube_node
 short_description: Cordon, drain and uncordon a Kubernetes node
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Speaks to the Kubernetes API itself and needs no Kubernetes client. Run it on the controller.
