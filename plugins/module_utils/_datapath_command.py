@@ -61,7 +61,8 @@ def _follow_drops(pin_path: str, wait: float | None) -> None:
         while True:
             for drop in ring.read():
                 names.refresh()
-                print(_drops.line(drop, reasons, names.pods, names.devices), flush=True)
+                sys.stdout.write(_drops.line(drop, reasons, names.pods, names.devices) + "\n")
+                sys.stdout.flush()
             if not ring.wait(wait):
                 return
 
@@ -82,10 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.command == "drops":
             _follow_drops(given.pin_path, given.wait)
         elif given.command == "info":
-            print(json.dumps(_datapath_info.gather(given.pin_path), indent=1))
+            sys.stdout.write(json.dumps(_datapath_info.gather(given.pin_path), indent=1) + "\n")
         else:
-            print(_datapath_info.prometheus(_datapath_info.gather(given.pin_path)), end="")
-    except (BpfError, OSError) as error:
-        sys.exit(f"podnet-datapath: {error}")
+            sys.stdout.write(_datapath_info.prometheus(_datapath_info.gather(given.pin_path)))
     except (KeyboardInterrupt, BrokenPipeError):
         os._exit(0)  # whoever read has gone: nothing is left to flush to
+    except (BpfError, OSError) as error:
+        raise SystemExit(f"podnet-datapath: {error}") from None
