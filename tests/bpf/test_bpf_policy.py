@@ -157,7 +157,7 @@ class State:
         for name, key in dict.fromkeys(self.written):
             _bpf.map_delete(self.maps[name], [key])
         for name in ("ct", "fragments"):
-            keys = list(_bpf.map_items(self.maps[name]))
+            keys = list(_bpf.map_read(self.maps[name]))
             _bpf.map_delete(self.maps[name], keys)
 
 
