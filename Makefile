@@ -25,14 +25,15 @@ KERNEL ?= 6.1
 MINUTES ?= 10
 HOSTS ?= 1000
 SEED ?=
+COUNT ?= 1000000
 SWAPS ?= 10000
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount test-fleet test-kubernetes bench-scale test-swaps packages:
-	@sudo --preserve-env=HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+lab lab-site lab-benchmark lab-down test test-fast test-bpf fuzz-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount test-fleet test-kubernetes bench-scale test-swaps packages:
+	@sudo --preserve-env=COUNT,HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -62,11 +63,15 @@ test: test-fast test-driver test-nodes  ## Every test
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
 test-fast: tools  ## Everything that needs no node
-	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns test-fleet sanity
+	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf fuzz-bpf test-netns test-fleet sanity
 
 test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
 	$(call say,Programs on the running kernel)
 	pytest -q tests/bpf
+
+fuzz-bpf: tools  ## COUNT mutated packets through each program, against a model of the policy
+	$(call say,Fuzzing the programs with $(COUNT) packets each)
+	PODNET_FUZZ=$(COUNT) pytest -q tests/bpf/test_bpf_fuzz.py
 
 test-netns: tools  ## The modules, in network namespaces of the running kernel
 	$(call say,Modules in network namespaces)
@@ -150,4 +155,4 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount lint sanity packages clean test-fleet test-kubernetes bench-scale test-swaps help
+.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf fuzz-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount lint sanity packages clean test-fleet test-kubernetes bench-scale test-swaps help

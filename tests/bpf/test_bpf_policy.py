@@ -157,7 +157,7 @@ class State:
         for name, key in dict.fromkeys(self.written):
             _bpf.map_delete(self.maps[name], [key])
         for name in ("ct", "fragments"):
-            keys = list(_bpf.map_items(self.maps[name]))
+            keys = list(_bpf.map_read(self.maps[name]))
             _bpf.map_delete(self.maps[name], keys)
 
 
@@ -358,6 +358,15 @@ class TestPolicy:
         ):
             result = sent(state, "1.11", "1.12", payload, 6)
             assert result.counted == {counted: 1}, payload.summary()
+
+    @pytest.mark.usefixtures("one_processor")
+    def test_nothing_is_decided_by_a_fragment(self, state: State) -> None:
+        """All fragments of two Pods are one flow to routing."""
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        state.rule(POD1, POD2, EGRESS, (UDP_, ALLOW, 53, 53))
+        first = frame("1.11", "1.12", UDP(dport=53) / Raw(bytes(64)), 4, flags="MF", id=1)
+        later = frame("1.11", "1.12", Raw(bytes(64)), 4, frag=9, proto=UDP_, id=2)
+        assert state.datapath.run_after(first, "pod_egress", later).counted == {"DROP_FRAGMENT": 1}
 
     @pytest.mark.usefixtures("one_processor")
     @FAMILIES

@@ -72,8 +72,8 @@ static __always_inline __u32 life_of(const struct connection *c, const struct tu
 	return replied ? LIFE_ESTABLISHED : LIFE_OPENING;
 }
 
-/* The live entry of a tuple. */
-static __noinline struct connection *find(const struct tuple *t)
+/* The live entry of a tuple; for functions that are too deep in the stack to call another one. */
+static __always_inline struct connection *find_here(const struct tuple *t)
 {
 	struct connection *c = bpf_map_lookup_elem(&ct, t);
 
@@ -81,6 +81,11 @@ static __noinline struct connection *find(const struct tuple *t)
 	if (c && (__s32)(seconds() - c->seen) > (__s32)life_of(c, t))
 		return NULL;
 	return c;
+}
+
+static __noinline struct connection *find(const struct tuple *t)
+{
+	return find_here(t);
 }
 
 static __always_inline void turn(const struct tuple *t, struct tuple *turned, enum ct_kind kind)

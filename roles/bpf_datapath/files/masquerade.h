@@ -65,11 +65,11 @@ static __noinline bool keeps_port(const struct tuple *t, const struct place *out
 
 /* Take a port that nobody uses towards this target. */
 static __noinline bool take_port(const struct tuple *t, const struct node *n,
-				 struct place *outside)
+				 struct place *outside, __u32 from)
 {
 	struct tuple back = {};
 	struct connection made = { .seen = seconds() };
-	__u32 ports = n->last_port - n->first_port + 1, from = hash_of(t);
+	__u32 ports = n->last_port - n->first_port + 1;
 
 	__builtin_memcpy(made.outside.address, t->src, sizeof(t->src));
 	made.outside.port = t->sport;
@@ -86,7 +86,7 @@ static __noinline bool take_port(const struct tuple *t, const struct node *n,
 			return false;
 		outside->port = bpf_htons(n->first_port + offset % ports);
 		back.dport = outside->port;
-		if (find(&back))
+		if (find_here(&back))
 			continue;
 		bpf_map_delete_elem(&ct, &back); /* may have ended its life */
 		if (!bpf_map_update_elem(&ct, &back, &made, BPF_NOEXIST))
@@ -117,7 +117,7 @@ __noinline enum reason reserve(const struct segment *s, struct tracked *known,
 	/* an echo's identifier stands for the port, other ICMP queries have none */
 	if (!t->sport)
 		return REASON_DROP_REWRITE;
-	if (!take_port(t, n, &known->other))
+	if (!take_port(t, n, &known->other, hash_of(t)))
 		return REASON_DROP_NO_PORT;
 	c = find(t);
 	if (!c)

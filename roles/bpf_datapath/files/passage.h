@@ -120,7 +120,7 @@ __noinline enum reason pass(struct __sk_buff *skb, struct packet *p, struct pass
 		if (s->served.port)
 			redirected(p, w);
 	}
-	w->exact = s->l4 && (p->flow.proto == IPPROTO_TCP || p->flow.proto == IPPROTO_UDP) &&
+	w->exact = s->whole && (p->flow.proto == IPPROTO_TCP || p->flow.proto == IPPROTO_UDP) &&
 		   !s->served.port && !w->masquerade;
 	if (w->from.enforce || w->to.enforce || w->masquerade || s->served.port)
 		reason = track(s, &w->from, &w->to, &w->now, &w->known);

@@ -49,7 +49,8 @@ struct segment {
 	__u16 l4;		/* 0: the transport header is in another fragment */
 	__u8 tcp_flags;
 	__u8 error;		/* an ICMP error: it is judged by the packet it is about */
-	__u16 pad;
+	__u8 whole;		/* no fragment */
+	__u8 pad;
 	struct place served;	/* what was asked for before translation; port 0: no service */
 };
 
@@ -239,6 +240,7 @@ __noinline enum reason resolve(struct __sk_buff *skb, const struct packet *p, st
 	if (!load_ports(skb, l4, t, &s->asked))
 		return REASON_DROP_UNKNOWN;
 	s->l4 = l4;
+	s->whole = 1;
 	s->error = is_error(t->proto, bpf_ntohs(s->asked) >> 8);
 	if (t->proto == IPPROTO_TCP &&
 	    bpf_skb_load_bytes(skb, l4 + TCP_FLAGS, &s->tcp_flags, sizeof(s->tcp_flags)))
