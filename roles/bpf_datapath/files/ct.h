@@ -148,9 +148,9 @@ static __noinline struct connection *begin(const struct segment *s, const struct
  * Let a packet pass that belongs to a connection, or that policy allows to begin one. After a
  * change of the state each connection is judged anew, by its first packet's direction.
  */
-__noinline enum reason track(const struct segment *s, const struct side *from,
-			     const struct side *to, const struct config *now,
-			     struct tracked *result)
+static __noinline enum reason track(const struct segment *s, const struct side *from,
+				    const struct side *to, const struct config *now,
+				    struct tracked *result)
 {
 	struct tuple turned = {};
 	const struct tuple *t;
@@ -158,8 +158,6 @@ __noinline enum reason track(const struct segment *s, const struct side *from,
 	bool reply = false;
 	enum reason reason;
 
-	if (!s || !from || !to || !now || !result)
-		return REASON_DROP_UNKNOWN;
 	t = &s->tuple;
 	c = find(t);
 	if (c && c->flags & CT_CLOSING && opens(s->tcp_flags))

@@ -96,16 +96,14 @@ static __noinline bool take_port(const struct tuple *t, const struct node *n,
 }
 
 /* Find the place under which a connection's packets leave; `known->other.port` 0: their own. */
-__noinline enum reason reserve(const struct segment *s, struct tracked *known,
-			       const struct config *now)
+static __noinline enum reason reserve(const struct segment *s, struct tracked *known,
+				      const struct config *now)
 {
 	const struct tuple *t;
 	struct connection *c;
 	struct node *n;
 	__u32 bank;
 
-	if (!s || !known || !now)
-		return REASON_DROP_UNKNOWN;
 	t = &s->tuple;
 	bank = bank_of(*now);
 	if (known->flags & CT_MASQUERADED && keeps_port(t, &known->other))

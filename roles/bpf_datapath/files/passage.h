@@ -91,13 +91,11 @@ static __noinline void watch(struct passage *w)
 }
 
 /* Judge a packet and lead it to where it belongs; anything but REASON_NONE ends its way. */
-__noinline enum reason pass(struct __sk_buff *skb, struct packet *p, struct passage *w)
+static __noinline enum reason pass(struct __sk_buff *skb, struct packet *p, struct passage *w)
 {
 	struct segment *s;
 	enum reason reason;
 
-	if (!p || !w)
-		return REASON_DROP_UNKNOWN;
 	s = &w->segment;
 	reason = resolve(skb, p, s);
 	if (reason != REASON_NONE)
@@ -134,12 +132,10 @@ __noinline enum reason pass(struct __sk_buff *skb, struct packet *p, struct pass
 }
 
 /* Lead an answer to a masqueraded Pod there. An error is led there by what it is about. */
-__noinline bool back_inside(struct __sk_buff *skb, struct packet *p, struct passage *w)
+static __noinline bool back_inside(struct __sk_buff *skb, struct packet *p, struct passage *w)
 {
 	struct segment *s;
 
-	if (!p || !w)
-		return false;
 	s = &w->segment;
 	if (resolve(skb, p, s) != REASON_NONE ||
 	    !to_outside(s->tuple.family, s->tuple.dst, &w->now))

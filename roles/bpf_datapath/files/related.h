@@ -80,14 +80,13 @@ static __always_inline bool same_address(const __be32 *a, const __be32 *b)
 }
 
 /* REASON_NONE: it passes. REASON_MAX: it is about nothing that is known here. */
-__noinline enum reason relate(struct __sk_buff *skb, struct segment *s, const struct config *now)
+static __noinline enum reason relate(struct __sk_buff *skb, struct segment *s,
+				     const struct config *now)
 {
 	struct tuple about = {};
 	struct relation r = {};
 	bool outer;
 
-	if (!s || !now)
-		return REASON_DROP_UNKNOWN;
 	about.family = s->tuple.family;
 	if (!resolve_inner(skb, s->l4 + ICMP_HEADER, &about) || !related(&about, now, &r))
 		return REASON_MAX;

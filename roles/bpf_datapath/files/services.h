@@ -127,15 +127,14 @@ static __noinline enum reason choose(const struct tuple *t, const struct config 
 }
 
 /* Lead a packet to a service to its backend; what was asked for stays in `served`. */
-__noinline enum reason serve(struct __sk_buff *skb, struct segment *s, const struct config *now)
+static __noinline enum reason serve(struct __sk_buff *skb, struct segment *s,
+				    const struct config *now)
 {
 	struct place to = {};
 	struct connection *c;
 	enum reason reason;
 	struct tuple *t;
 
-	if (!s || !now)
-		return REASON_DROP_UNKNOWN;
 	t = &s->tuple;
 	if (t->proto != IPPROTO_TCP && t->proto != IPPROTO_UDP)
 		return REASON_NONE;
