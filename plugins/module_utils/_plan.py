@@ -120,6 +120,7 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            file.flush()  # or fsync would have nothing to bring to the disk
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         os.replace(temporary, path)

@@ -25,6 +25,7 @@ agent=$!
 "$2" "$3" <<< "$4"
 status=$?
 kill $agent
+wait $agent
 exit $status
 """
 
