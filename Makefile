@@ -31,9 +31,13 @@ COUNT ?= 1
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
-# Network namespaces, taps and image roots need root: run the same target again through sudo.
+# Network namespaces, taps and image roots need root: such a target is run again through sudo.
+AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-kubernetes \
+	test-driver test-driver-nodes test-debug-kernel test-nodes test-faults test-swaps fuzz-bpf \
+	bench-icount bench-scale packages
+
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf fuzz-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount test-fleet test-kubernetes bench-scale test-swaps test-faults packages:
+$(AS_ROOT):
 	@sudo --preserve-env=COUNT,HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
@@ -85,6 +89,7 @@ test-fleet: tools  ## Gates and batches, by runs of ansible-playbook
 test-kubernetes: tools  ## Draining, against a real kube-apiserver with etcd; built once, 8 min
 	$(call say,kube_node against kube-apiserver and etcd)
 	pytest -q tests/kubernetes
+
 test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times; 1 h
 	$(call say,$(SWAPS) replacements under traffic)
 	PODNET_SWAPS=$(SWAPS) pytest -q tests/netns/test_replacement.py
@@ -160,4 +165,4 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf fuzz-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount lint sanity packages clean test-fleet test-kubernetes bench-scale test-swaps test-faults help
+.PHONY: $(AS_ROOT) lab-up test-unit lint sanity clean help
