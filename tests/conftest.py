@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -32,3 +34,11 @@ def _collection_tree() -> Path:
 
 
 sys.path.insert(0, str(_collection_tree()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _journal_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what modules journal in tests away from this machine's own journal."""
+    from ansible_collections.podnet.datapath.plugins.module_utils import _journal
+
+    _journal.FOLDER = str(tmp_path_factory.mktemp("journal"))

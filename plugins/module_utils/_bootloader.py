@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal
 from ansible_collections.podnet.datapath.plugins.module_utils._bls import (
     MARKER,
     Current,
@@ -350,7 +351,9 @@ def run(
     former = [*_recall(node.path(LEFT_OVER)), *current.own]
     left = left_over(former, {*tokens, *foreign(current)}, running)
     if changes and loader and not check:
-        loader.write(tokens)
+        ours = Change(loader.file, " ".join(current.own) or None, " ".join(tokens) or None)
+        with _journal.entered(_journal.Entry("boot_args", [("", ours)])):
+            loader.write(tokens)
         if left:
             _remember(node.path(LEFT_OVER), left)
     missing = list(lacking(tokens, running))

@@ -521,6 +521,21 @@ def apply(ethtool: Ethtool, jobs: Sequence[Job]) -> None:
         raise Problem(f"{problem}\n{restore(ethtool, reversed(touched))}") from None
 
 
+def differing(nics: Iterable[Nic]) -> list[tuple[str, Change]]:
+    """Return, by NIC, what is not as it was: more than was asked for where settings hang together."""
+    ethtool = Ethtool()
+    try:
+        pairs = [(former, read(ethtool, former.name)) for former in nics]
+    finally:
+        ethtool.close()
+    return [
+        (now.name, Change(setting, value, now.values[setting]))
+        for former, now in pairs
+        for setting, value in former.values.items()
+        if setting in now.values and now.values[setting] != value
+    ]
+
+
 def devices(ethtool: Ethtool) -> list[Device]:
     """Return the interfaces that there are, by what they can be selected by."""
     routes = Node("/").default_routes()
@@ -530,8 +545,11 @@ def devices(ethtool: Ethtool) -> list[Device]:
     ]
 
 
-def run(nics: Sequence[Mapping[str, Any]], check: bool) -> dict[str, Any]:
-    """Bring NICs to their settings; return what was done to each.
+Guard = Callable[[Sequence[Job]], "contextlib.AbstractContextManager[None]"]
+
+
+def run(nics: Sequence[Mapping[str, Any]], check: bool, guard: Guard | None = None) -> dict[str, Any]:
+    """Bring NICs to their settings, inside of ``guard``; return what was done to each.
 
     Raises ``Problem``; then every NIC is set as before.
     """
@@ -547,7 +565,8 @@ def run(nics: Sequence[Mapping[str, Any]], check: bool) -> dict[str, Any]:
         if problems:
             raise Problem("\n".join(problems))
         if not check:
-            apply(ethtool, jobs)
+            with guard(jobs) if guard else contextlib.nullcontext():
+                apply(ethtool, jobs)
     finally:
         ethtool.close()
     return {

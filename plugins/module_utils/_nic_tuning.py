@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _nic, _nic_owner, _nic_persist
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _nic, _nic_owner, _nic_persist
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason
 
 RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
@@ -46,17 +47,38 @@ def _persist(
     differing = after.differing(former)
     if check or not differing:
         return differing
-    try:
-        _nic_persist.write(after, root)
-        for words in _RELOAD:
-            code, out, err = command(words)
-            if code:
-                raise Problem(f"persist: {' '.join(words)} failed: {(out + err).strip()}")
-    except (OSError, Problem) as problem:
-        _nic_persist.write(former.after(after), root)
-        text = reason(problem) if isinstance(problem, OSError) else str(problem)
-        raise Problem(f"{text}. The files are as they were; the NICs have their new settings.") from None
+    with _journal.entered(_files_entry(former, after, root)):
+        try:
+            _nic_persist.write(after, root)
+            for words in _RELOAD:
+                code, out, err = command(words)
+                if code:
+                    raise Problem(f"persist: {' '.join(words)} failed: {(out + err).strip()}")
+        except (OSError, Problem) as problem:
+            _nic_persist.write(former.after(after), root)
+            text = reason(problem) if isinstance(problem, OSError) else str(problem)
+            raise Problem(f"{text}. The files are as they were; the NICs have their new settings.") from None
     return differing
+
+
+def _files_entry(former: _nic_persist.Kept, after: _nic_persist.Kept, root: str) -> _journal.Entry:
+    """Return what the journal is to know before files are written."""
+    text = _journal.text_of
+    return _journal.Entry(
+        "nics",
+        files={
+            os.path.join(root, path.lstrip("/")): (text(former.files.get(path)), text(after.files.get(path)))
+            for path in after.differing(former)
+        },
+    )
+
+
+def _nics_entry(jobs: Sequence[_nic.Job]) -> _journal.Entry:
+    """Return what the journal is to know before NICs are set."""
+    changes = [(job.nic.name, change) for job in jobs for change in job.changes]
+    return _journal.Entry(
+        "nics", changes, looked=lambda: _nic.differing(job.nic for job in jobs if job.changes)
+    )
 
 
 def run(
@@ -70,7 +92,7 @@ def run(
         if nics:
             _nic_persist.check(root)
         _nic_persist.present(root)  # Names a file of somebody else's before the first change.
-    result = _nic.run(nics, check)
+    result = _nic.run(nics, check, lambda jobs: _journal.entered(_nics_entry(jobs)))
     entries = result.pop("entries")
     result["files"] = []
     if not persist:

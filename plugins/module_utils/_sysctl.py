@@ -197,6 +197,14 @@ class Tree:
             raise Problem("\n".join(problems))
         return values
 
+    def touched(self, changes: Iterable[Change], desired: Mapping[str, str]) -> dict[str, str]:
+        """Return the values of what ``apply`` writes, and of what the kernel changes along with it."""
+        written = steps(changes, desired)
+        reached = [
+            path for one in written for pattern in _REACH.get(one, ()) for path in self.matching(pattern)
+        ]
+        return {path: self.read(path) for path in sorted({*written, *reached})}
+
     def apply(self, changes: Iterable[Change], desired: Mapping[str, str]) -> dict[str, str]:
         """Write the changes, read them back, and return what everything touched was before.
 
@@ -204,11 +212,7 @@ class Tree:
         and what that changed besides, has its former value then.
         """
         written = steps(changes, desired)
-        touched = set(written)
-        for path in written:
-            for pattern in _REACH.get(path, ()):
-                touched.update(self.matching(pattern))
-        former = {path: self.read(path) for path in touched}
+        former = self.touched(changes, desired)
         path = ""
         try:
             for path in written:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _netns, _pod_netns, _sock_diag
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _netns, _pod_netns, _sock_diag
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     Change,
     DropIn,
@@ -326,6 +326,30 @@ def _diffs(jobs: Iterable[Job]) -> list[dict[str, str]]:
     ]
 
 
+# The journal
+
+
+def _entry(
+    tree: Tree, jobs: Sequence[Job], files: Mapping[str, tuple[str | None, str | None]]
+) -> _journal.Entry:
+    """Return what the journal is to know before the sysctls are written."""
+    former = []
+    for job in jobs:
+        with job.place.entered():
+            former.append((job.place, tree.touched(job.changes, job.desired)))
+
+    def looked() -> list[tuple[str, Change]]:
+        found = []
+        for place, values in former:
+            with place.entered():
+                now = {path: tree.read(path) for path in values if tree.exists(path)}
+            found += [(place.name, Change(name_of(p), values[p], now[p])) for p in now if now[p] != values[p]]
+        return found
+
+    changes = [(job.place.name, change) for job in jobs for change in job.changes]
+    return _journal.Entry("sysctls", changes, files, looked)
+
+
 # The whole
 
 
@@ -401,11 +425,13 @@ def _settle(tree: Tree, drop_in: DropIn | None, jobs: Sequence[Job], outcome: Ou
         outcome.result["diff"].append({**headers, "before": before or "", "after": after or ""})
     if check:
         return
-    done = _apply(tree, jobs)
-    if drop_in and before != after:
-        try:
-            drop_in.write(after)
-        except OSError as error:
-            raise Problem(
-                f"{drop_in.path} cannot be written: {reason(error)}. {_restore(tree, done)}"
-            ) from None
+    files = {drop_in.path: (before, after)} if drop_in and before != after else {}
+    with _journal.entered(_entry(tree, jobs, files)):
+        done = _apply(tree, jobs)
+        if drop_in and files:
+            try:
+                drop_in.write(after)
+            except OSError as error:
+                raise Problem(
+                    f"{drop_in.path} cannot be written: {reason(error)}. {_restore(tree, done)}"
+                ) from None

@@ -1,0 +1,329 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was changed on a node, and what it was before: a file that only grows, written before each change.
+
+Private to this collection. A change is two lines of JSON: what is about to happen, on disk before it does,
+and how it ended. Whatever cuts a run short, the first line tells what may have been touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, Value, reason
+
+FOLDER = "/var/lib/podnet-datapath"
+FILE = "journal.jsonl"
+_WAIT = 30.0  # seconds for another module on this node to end
+
+Record = Mapping[str, Any]
+
+
+# What a journal says
+
+
+@dataclass(frozen=True)
+class Key:
+    """One thing of the node: ``place`` is a NIC, the namespace of a Pod, or empty for the node itself."""
+
+    concern: str
+    place: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a thing was before our first change, and after our last."""
+
+    before: Value
+    after: Value
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Everything that a journal says is not as it was before us. A file's ``after`` is a digest."""
+
+    things: Mapping[Key, Span]
+    files: Mapping[str, Span]
+
+    def __bool__(self) -> bool:
+        return bool(self.things or self.files)
+
+
+def _lay(
+    spans: dict[Any, Span], key: object, before: Value, after: Value, same: Callable[[Any], Any]
+) -> None:
+    """Add a change to what is known of a thing; ``same`` makes a former value comparable with a later one."""
+    first = spans[key].before if key in spans else before
+    if same(first) == after:
+        spans.pop(key, None)
+    else:
+        spans[key] = Span(first, after)
+
+
+def fold(records: Iterable[Record]) -> Folded:
+    """Return what differs from before the first record.
+
+    What was put back counts no more, so that a later change begins with what the thing was then. A change
+    whose end is not told may or may not have happened: it stands as it was planned.
+    """
+    records = list(records)
+    ends = {record["run"]: record for record in records if "end" in record}
+    things: dict[Key, Span] = {}
+    files: dict[str, Span] = {}
+    for record in records:
+        if "changes" not in record or "end" in record:
+            continue
+        end = ends.get(record["run"], {})
+        for change in end.get("changes", record["changes"]):
+            key = Key(record["concern"], change["place"], change["name"])
+            _lay(things, key, change["before"], change["after"], lambda value: value)
+        for path, file in record["files"].items():
+            if path in end.get("files_kept", ()):
+                continue
+            _lay(files, path, file["before"], file["after"], digest)
+    return Folded(things, files)
+
+
+def digest(text: str | None) -> str | None:
+    """Return what stands for a file's content; ``None`` is no file."""
+    return None if text is None else hashlib.sha256(bytes_of(text)).hexdigest()
+
+
+def text_of(data: bytes | None) -> str | None:
+    """Return a file's content as a journal keeps it; every byte comes back from it."""
+    return None if data is None else data.decode("utf-8", "surrogateescape")
+
+
+def read_file(path: str) -> str | None:
+    """Return a file's content, ``None`` where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return text_of(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def bytes_of(text: str) -> bytes:
+    """Return the bytes of a file's content as a journal keeps it."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+# The file
+
+
+def boot_id() -> str:
+    """Return the kernel's identifier of this boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def now() -> str:
+    """Return the time, as the journal has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def requester() -> str:
+    """Return from where this process was started: the controller's address, as sshd tells it."""
+    return (os.environ.get("SSH_CLIENT") or os.environ.get("SSH_CONNECTION") or "this node").split()[0]
+
+
+def path() -> str:
+    """Return the journal's path."""
+    return os.path.join(FOLDER, FILE)
+
+
+def read() -> list[dict[str, Any]]:
+    """Return the records; raises ``Problem``.
+
+    A last line without its end was being written when the node stopped: what it announces did not begin.
+    """
+    text = ""
+    with contextlib.suppress(FileNotFoundError), open(path(), encoding="utf-8") as file:
+        text = file.read()
+    records = []
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise Problem(f"{path()}: line {number} is no JSON: look what happened to the file") from None
+    return records
+
+
+def append(record: Record) -> None:
+    """Write a record, and return only once it is on disk; raises ``OSError``, the file is as before then."""
+    os.makedirs(FOLDER, mode=0o700, exist_ok=True)
+    descriptor = os.open(path(), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        with open(path(), "rb") as file:
+            end = file.read().rfind(b"\n") + 1
+        os.ftruncate(descriptor, end)
+        line = json.dumps(record, sort_keys=True).encode() + b"\n"
+        try:
+            written = os.write(descriptor, line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, end)
+            raise
+    finally:
+        os.close(descriptor)
+    folder = os.open(FOLDER, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Have the journal, and with it the right to change the node, to oneself; raises ``Problem``."""
+    name = os.path.join(FOLDER, "lock")
+    try:
+        os.makedirs(FOLDER, mode=0o700, exist_ok=True)
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Problem(f"{_refusal(error)}") from None
+    try:
+        deadline = time.monotonic() + _WAIT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+                    raise Problem(
+                        f"another run is changing this node ({holder}): run this again when it is done"
+                    ) from None
+            time.sleep(0.2)
+        with contextlib.suppress(OSError):  # Only for the text above.
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"from {requester()}, process {os.getpid()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(error: OSError) -> str:
+    return (
+        f"{path()} cannot be written ({reason(error)}), so nothing was changed:"
+        " run as root (become), and have room on a writable file system"
+    )
+
+
+# Changes under the journal's eyes
+
+
+@dataclass
+class Entry:
+    """A change that is to be journalled. ``looked`` returns what really differs from before it."""
+
+    concern: str
+    changes: Sequence[tuple[str, Change]] = ()
+    files: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
+    looked: Callable[[], Sequence[tuple[str, Change]]] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.files)
+
+
+def _listed(changes: Iterable[tuple[str, Change]]) -> list[dict[str, Value]]:
+    return [{"place": place, **change.as_dict()} for place, change in changes]
+
+
+def pending(records: Iterable[Record]) -> Record | None:
+    """Return the checkpoint that is neither confirmed nor reverted."""
+    open_ones: dict[str, Record] = {}
+    for record in records:
+        if record.get("checkpoint_state") == "armed":
+            open_ones[record["checkpoint"]] = record
+        elif "checkpoint_state" in record:
+            open_ones.pop(record["checkpoint"], None)
+    return next(iter(open_ones.values()), None)
+
+
+@contextlib.contextmanager
+def entered(entry: Entry, checkpoint: str = "") -> Iterator[None]:
+    """Journal what the block changes.
+
+    Raises ``Problem`` before the block where the journal cannot be written, or where somebody else's change
+    still waits for its confirmation.
+    """
+    if not entry:
+        yield
+        return
+    with locked():
+        _refuse_other(pending(read()), checkpoint)
+        run = uuid.uuid4().hex[:12]
+        begin = {
+            "time": now(),
+            "boot_id": boot_id(),
+            "run": run,
+            "by": requester(),
+            "concern": entry.concern,
+            "changes": _listed(entry.changes),
+            "files": {
+                name: {"before": before, "after": digest(after)}
+                for name, (before, after) in entry.files.items()
+            },
+            **({"checkpoint": checkpoint} if checkpoint else {}),
+        }
+        try:
+            append(begin)
+        except OSError as error:
+            raise Problem(_refusal(error)) from None
+        try:
+            yield
+        except BaseException:
+            _close(run, entry, failed=True)
+            raise
+        _close(run, entry, failed=False)
+
+
+def _close(run: str, entry: Entry, failed: bool) -> None:
+    """Write how it ended. Where that cannot be written, the change stands as it was planned."""
+    kept = [name for name, (before, dummy) in entry.files.items() if read_file(name) == before]
+    record: dict[str, Any] = {"time": now(), "run": run, "end": "failed" if failed else "done"}
+    with contextlib.suppress(Problem, OSError):
+        if entry.looked:
+            record["changes"] = _listed(entry.looked())
+        elif not failed:
+            record["changes"] = _listed(entry.changes)
+    if failed and record.get("changes") == [] and len(kept) == len(entry.files):
+        record["end"] = "put back"
+    if kept:
+        record["files_kept"] = kept
+    with contextlib.suppress(OSError):
+        append(record)
+
+
+def _refuse_other(armed: Record | None, checkpoint: str) -> None:
+    if armed is None or armed["checkpoint"] == checkpoint:
+        return
+    raise Problem(
+        f"a change from {armed['by']} of {armed['time']} waits for its confirmation (checkpoint"
+        f" {armed['checkpoint']}, {armed['timeout']} s): run this again when it is confirmed or reverted, or"
+        " have it reverted now by checkpoint with state: reverted"
+    )
+
+
+def archive() -> str:
+    """Put a journal away in which nothing is left to revert; return its new name."""
+    name = os.path.join(FOLDER, f"journal-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.jsonl")
+    os.rename(path(), name)
+    return name

@@ -1,0 +1,158 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The journal: what it says together, and that nothing is changed which it does not know of."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal
+from ansible_collections.podnet.datapath.plugins.module_utils._journal import Entry, Folded, Key, Span
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem
+
+MTU = Key("nics", "eth0", "mtu")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path / "journal"))
+    monkeypatch.setattr(_journal, "_WAIT", 0.5)
+
+
+def mtu(before: int, after: int, **more: Any) -> Entry:
+    return Entry("nics", [("eth0", Change("mtu", before, after))], **more)
+
+
+def done(*entries: Entry) -> Folded:
+    for entry in entries:
+        with _journal.entered(entry):
+            pass
+    return _journal.fold(_journal.read())
+
+
+def test_first_before_and_last_after_count() -> None:
+    assert done(mtu(1500, 4000), mtu(4000, 8264)).things == {MTU: Span(1500, 8264)}
+
+
+def test_what_was_put_back_begins_anew() -> None:
+    assert not done(mtu(1500, 4000), mtu(4000, 1500))
+    assert done(mtu(1600, 9000)).things == {MTU: Span(1600, 9000)}
+
+
+def test_places_and_concerns_are_kept_apart() -> None:
+    sysctl = [("", Change("net.core.a", "1", "2")), ("pod", Change("net.core.a", "3", "2"))]
+    assert done(Entry("sysctls", sysctl), Entry("x", sysctl[:1])).things == {
+        Key("sysctls", "", "net.core.a"): Span("1", "2"),
+        Key("sysctls", "pod", "net.core.a"): Span("3", "2"),
+        Key("x", "", "net.core.a"): Span("1", "2"),
+    }
+
+
+def test_what_really_became_of_it_counts() -> None:
+    changed = [("eth0", Change("mtu", 1500, 9000)), ("eth0", Change("features.rx-lro", True, False))]
+    assert done(mtu(1500, 9000, looked=lambda: changed)).things == {
+        MTU: Span(1500, 9000),
+        Key("nics", "eth0", "features.rx-lro"): Span(True, False),
+    }
+
+
+def test_a_failed_change_that_was_put_back_counts_for_nothing() -> None:
+    with pytest.raises(KeyError), _journal.entered(mtu(1500, 9000, looked=list)):
+        raise KeyError
+    assert _journal.read()[-1]["end"] == "put back" and not _journal.fold(_journal.read())
+
+
+def test_a_failed_change_that_nobody_looked_at_may_have_happened() -> None:
+    with pytest.raises(KeyError), _journal.entered(mtu(1500, 9000)):
+        raise KeyError
+    assert _journal.fold(_journal.read()).things == {MTU: Span(1500, 9000)}
+
+
+def test_a_change_is_known_before_it_begins_and_a_cut_one_stands_as_planned() -> None:
+    child = os.fork()
+    if not child:
+        with _journal.entered(mtu(1500, 9000)):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (begin,) = _journal.read()
+    assert "end" not in begin and begin["boot_id"] == _journal.boot_id()
+    assert _journal.fold([begin]).things == {MTU: Span(1500, 9000)}
+
+
+def test_files_come_back_byte_for_byte(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(range(256)))
+    before = _journal.read_file(str(file))
+    with _journal.entered(
+        Entry("nics", files={str(file): (before, "new"), str(tmp_path / "other"): (None, "x")})
+    ):
+        file.write_text("new")
+    folded = _journal.fold(_journal.read())
+    (span,) = folded.files.values()  # the other one was not written
+    assert span.after == _journal.digest("new") and _journal.bytes_of(str(span.before)) == bytes(range(256))
+
+
+def test_a_torn_last_line_did_not_begin_and_is_written_over() -> None:
+    done(mtu(1500, 4000))
+    with open(_journal.path(), "a") as file:
+        file.write('{"run": "cut')
+    assert done(mtu(4000, 8264)).things == {MTU: Span(1500, 8264)}
+    assert all(json.loads(line) for line in Path(_journal.path()).read_text().splitlines())
+
+
+def test_a_broken_line_is_no_empty_journal() -> None:
+    done(mtu(1500, 4000))
+    with open(_journal.path(), "a") as file:
+        file.write("nonsense\n")
+    with pytest.raises(Problem, match=r"line 3 is no JSON"):
+        _journal.read()
+
+
+def test_where_nothing_can_be_written_nothing_is_changed() -> None:
+    done(mtu(1500, 4000))
+    before = Path(_journal.path()).read_bytes()
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, len(before) + 40))
+        try:
+            with _journal.entered(mtu(4000, 9000)):
+                os._exit(1)
+        except Problem as problem:
+            os._exit(0 if "so nothing was changed" in str(problem) else 2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert Path(_journal.path()).read_bytes() == before
+
+
+def test_one_run_at_a_time() -> None:
+    with (
+        _journal.locked(),
+        pytest.raises(Problem, match=f"process {os.getpid()}"),
+        _journal.entered(mtu(1, 2)),
+    ):
+        pytest.fail("entered")
+
+
+def test_another_change_waits_for_the_confirmation_of_the_first() -> None:
+    armed = {"checkpoint_state": "armed", "checkpoint": "c1", "by": "192.0.2.1", "time": "t", "timeout": 120}
+    os.makedirs(_journal.FOLDER)
+    _journal.append(armed)
+    with pytest.raises(Problem, match=r"192\.0\.2\.1 of t waits"), _journal.entered(mtu(1, 2)):
+        pytest.fail("entered")
+    with _journal.entered(mtu(1500, 4000), "c1"):
+        pass
+    _journal.append({"checkpoint_state": "confirmed", "checkpoint": "c1"})
+    assert done(mtu(4000, 9000)).things == {MTU: Span(1500, 9000)}
+
+
+def test_no_change_no_journal() -> None:
+    done(Entry("nics"))
+    assert not os.path.exists(_journal.FOLDER)
