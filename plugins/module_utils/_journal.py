@@ -35,7 +35,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Key:
-    """One thing of the node: ``place`` is a NIC, the namespace of a Pod, or empty for the node itself."""
+    """A thing of the node, files by path; ``place``: a NIC, a Pod's namespace, or empty for the node."""
 
     concern: str
     place: str
@@ -55,7 +55,7 @@ class Folded:
     """Everything that a journal says is not as it was before us. A file's ``after`` is a digest."""
 
     things: Mapping[Key, Span]
-    files: Mapping[str, Span]
+    files: Mapping[Key, Span]
 
     def __bool__(self) -> bool:
         return bool(self.things or self.files)
@@ -81,7 +81,7 @@ def fold(records: Iterable[Record]) -> Folded:
     records = list(records)
     ends = {record["run"]: record for record in records if "end" in record}
     things: dict[Key, Span] = {}
-    files: dict[str, Span] = {}
+    files: dict[Key, Span] = {}
     for record in records:
         if "changes" not in record or "end" in record:
             continue
@@ -92,7 +92,7 @@ def fold(records: Iterable[Record]) -> Folded:
         for path, file in record["files"].items():
             if path in end.get("files_kept", ()):
                 continue
-            _lay(files, path, file["before"], file["after"], digest)
+            _lay(files, Key(record["concern"], "", path), file["before"], file["after"], digest)
     return Folded(things, files)
 
 
@@ -136,7 +136,7 @@ def now() -> str:
 
 def requester() -> str:
     """Return from where this process was started: the controller's address, as sshd tells it."""
-    return (os.environ.get("SSH_CLIENT") or os.environ.get("SSH_CONNECTION") or "this node").split()[0]
+    return os.environ.get("SSH_CLIENT", "").partition(" ")[0] or "this node"
 
 
 def path() -> str:
@@ -297,7 +297,7 @@ def entered(entry: Entry, checkpoint: str = "") -> Iterator[None]:
 
 def _close(run: str, entry: Entry, failed: bool) -> None:
     """Write how it ended. Where that cannot be written, the change stands as it was planned."""
-    kept = [name for name, (before, dummy) in entry.files.items() if read_file(name) == before]
+    kept = [name for name, (old, new) in entry.files.items() if old != new and read_file(name) == old]
     record: dict[str, Any] = {"time": now(), "run": run, "end": "failed" if failed else "done"}
     with contextlib.suppress(Problem, OSError):
         if entry.looked:

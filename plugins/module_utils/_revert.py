@@ -1,0 +1,223 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way back: what the journal says was changed, as it was before. Private to this collection.
+
+What is neither as we left it nor as it was before us has been changed by somebody else, and is left to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Union
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _nic
+from ansible_collections.podnet.datapath.plugins.module_utils._ethtool import Ethtool, Nic
+from ansible_collections.podnet.datapath.plugins.module_utils._journal import Folded, Key, Span
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
+    Change,
+    Problem,
+    Value,
+    reason,
+    replace_file,
+)
+
+RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
+
+_RELOADED = {
+    "/etc/systemd/": ["systemctl", "daemon-reload"],
+    "/etc/udev/": ["udevadm", "control", "--reload"],
+}
+
+
+class Gone:
+    """Stands for the value of a thing that is no longer there: its NIC, its namespace, its key."""
+
+
+GONE = Gone()
+Now = Union[Value, Gone]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A thing that somebody else changed after us."""
+
+    key: Key
+    now: Value
+    span: Span
+
+    def as_dict(self) -> dict[str, Value]:
+        """Return it as the module returns it; of a file, only digests."""
+        found = {"concern": self.key.concern, "place": self.key.place, "name": self.key.name}
+        return {**found, "now": self.now, "ours": self.span.after, "former": self.span.before}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be put back, what is as it was already, and what is not ours any more."""
+
+    back: Mapping[Key, Change]
+    settled: Mapping[Key, Span]
+    drift: Sequence[Drift]
+
+
+def plan(spans: Mapping[Key, Span], now: Mapping[Key, Now], force: bool) -> Plan:
+    """Compare what is with what we left; ``force`` puts back what somebody else changed, too."""
+    back: dict[Key, Change] = {}
+    settled: dict[Key, Span] = {}
+    drift = []
+    for key, span in spans.items():
+        value = now[key]
+        if isinstance(value, Gone) or value == span.before:
+            settled[key] = span
+        elif force or value == span.after:
+            back[key] = Change(key.name, value, span.before)
+        else:
+            drift.append(Drift(key, value, span))
+    return Plan(back, settled, drift)
+
+
+# Concerns
+
+
+class Concern(Protocol):
+    """How the things of one concern are read and written."""
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
+        """Return what is, ``GONE`` for what is no longer there."""
+
+    def write(self, wished: Mapping[Key, Value]) -> None:
+        """Bring things to their former values; raises ``Problem``."""
+
+
+class Nics:
+    """Settings of NICs."""
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
+        """Return what is."""
+        ethtool = Ethtool()
+        known: dict[str, Nic] = {}
+        found: dict[Key, Now] = {}
+        try:
+            for key in keys:
+                with contextlib.suppress(OSError):
+                    known.setdefault(key.place, known.get(key.place) or _nic.read(ethtool, key.place))
+                nic = known.get(key.place)
+                found[key] = nic.values.get(key.name, GONE) if nic else GONE
+        finally:
+            ethtool.close()
+        return found
+
+    def write(self, wished: Mapping[Key, Value]) -> None:
+        """Set NICs to former values; raises ``Problem``."""
+        ethtool = Ethtool()
+        try:
+            for place in sorted({key.place for key in wished}):
+                now = _nic.read(ethtool, place)
+                former: dict[str, Any] = {key.name: v for key, v in wished.items() if key.place == place}
+                wanted = {name: value for name, value in former.items() if name in now.wanted}
+                as_it_was = replace(now, values={**now.values, **former}, wanted={**now.wanted, **wanted})
+                said = _nic.restore(ethtool, [as_it_was])
+                missed = _nic.missed(_nic.read(ethtool, place), former)
+                if missed:
+                    raise Problem("\n".join([*missed, said]))
+        finally:
+            ethtool.close()
+
+
+class Files:
+    """Files that modules wrote."""
+
+    def __init__(self, command: RunCommand) -> None:
+        self._command = command
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
+        """Return what is."""
+        return {key: _journal.read_file(key.name) for key in keys}
+
+    def write(self, wished: Mapping[str, str | None]) -> None:
+        """Give files their former content, or take them away; raises ``Problem``."""
+        try:
+            for path, text in wished.items():
+                if text is not None:
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    replace_file(path, _journal.bytes_of(text))
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                if os.path.basename(os.path.dirname(path)).startswith("podnet"):
+                    with contextlib.suppress(OSError):  # Other files are still there.
+                        os.rmdir(os.path.dirname(path))
+        except OSError as error:
+            raise Problem(f"{error.filename} cannot be put back: {reason(error)}") from None
+        for prefix, words in _RELOADED.items():
+            if any(path.startswith(prefix) for path in wished):
+                code, out, err = self._command(words)
+                if code:
+                    raise Problem(f"{' '.join(words)} failed: {(out + err).strip()}")
+
+
+def file_plan(spans: Mapping[Key, Span], now: Mapping[Key, Now], force: bool) -> Plan:
+    """As ``plan``, for files, which are compared by digest; changes have texts."""
+    former = {key: Span(_journal.digest(_text(span.before)), span.after) for key, span in spans.items()}
+    found = plan(former, {key: _journal.digest(_text(value)) for key, value in now.items()}, force)
+    back = {key: Change(key.name, _text(now[key]), spans[key].before) for key in found.back}
+    return Plan(back, {key: spans[key] for key in found.settled}, found.drift)
+
+
+def _text(value: Now) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+# The whole
+
+
+@dataclass
+class Outcome:
+    """What was, or would be, put back, and what was left alone."""
+
+    back: dict[Key, Change]
+    drift: list[Drift]
+
+
+def run(
+    folded: Folded,
+    concerns: Mapping[str, Concern],
+    command: RunCommand,
+    *,
+    force: bool = False,
+    check: bool = False,
+    checkpoint: str = "",
+) -> Outcome:
+    """Put back what ``folded`` says, a concern after the other, each journalled; raises ``Problem``."""
+    files = Files(command)
+    outcome = Outcome({}, [])
+    for name, concern in concerns.items():
+        things = {key: span for key, span in folded.things.items() if key.concern == name}
+        its_files = {key: span for key, span in folded.files.items() if key.concern == name}
+        planned = plan(things, concern.read(things), force)
+        with_files = file_plan(its_files, files.read(its_files), force)
+        outcome.back.update({**planned.back, **with_files.back})
+        outcome.drift += [*planned.drift, *with_files.drift]
+        if check:
+            continue
+        _carry_out(name, concern, files, planned, with_files, checkpoint)
+    return outcome
+
+
+def _carry_out(
+    name: str, concern: Concern, files: Files, planned: Plan, with_files: Plan, checkpoint: str
+) -> None:
+    """Put one concern back, and journal that: what was found as it was before us, is so again."""
+    settled = [(key.place, Change(key.name, s.after, s.before)) for key, s in planned.settled.items()]
+    changes = [(key.place, change) for key, change in planned.back.items()]
+    texts = {key.name: (_text(c.before), _text(c.after)) for key, c in with_files.back.items()}
+    same = {key.name: (_text(s.before), _text(s.before)) for key, s in with_files.settled.items()}
+    entry = _journal.Entry(name, [*settled, *changes], {**texts, **same})
+    with _journal.entered(entry, checkpoint):
+        if planned.back:
+            concern.write({key: change.after for key, change in planned.back.items()})
+        files.write({path: after for path, (dummy, after) in texts.items()})

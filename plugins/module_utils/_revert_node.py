@@ -1,0 +1,146 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole of the module revert: every concern that is journalled. Private to this collection."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _bootloader,
+    _journal,
+    _netns,
+    _plan,
+    _pod_netns,
+    _revert,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._journal import Key
+from ansible_collections.podnet.datapath.plugins.module_utils._node import Node
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Value
+from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Concern, Now, RunCommand
+from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import Tree, path_of
+
+CONCERNS = ("nics", "boot_args", "sysctls")  # in the order of the way back
+
+
+class Sysctls:
+    """Sysctls of the node, and of Pods that still run."""
+
+    def __init__(self) -> None:
+        self._tree = Tree()
+        self._paths: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def _entered(self, place: str) -> Iterator[None]:
+        if place and not self._paths:
+            self._paths = {namespace.name: namespace.path for namespace in _pod_netns.found()}
+        if place and place not in self._paths:
+            raise ProcessLookupError(place)
+        with _netns.entered(self._paths[place]) if place else contextlib.nullcontext():
+            yield
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
+        """Return what is."""
+        found: dict[Key, Now] = {}
+        for place, names in _by_place(keys).items():
+            found.update(dict.fromkeys(names, GONE))
+            with contextlib.suppress(OSError), self._entered(place):
+                for key in names:
+                    if self._tree.exists(path_of(key.name)):
+                        found[key] = self._tree.read(path_of(key.name))
+        return found
+
+    def write(self, wished: Mapping[Key, Value]) -> None:
+        """Set them; raises ``Problem``."""
+        for place, keys in _by_place(wished).items():
+            with self._entered(place):
+                desired = {path_of(key.name): str(wished[key]) for key in keys}
+                now = self._tree.current(desired)
+                changes = [Change(key.name, now[path_of(key.name)], wished[key]) for key in keys]
+                # What the kernel changes along with them and we never changed is to stay as it is.
+                self._tree.apply(changes, {**self._tree.touched(changes, desired), **desired})
+
+
+def _by_place(keys: Iterable[Key]) -> dict[str, list[Key]]:
+    found: dict[str, list[Key]] = {}
+    for key in keys:
+        found.setdefault(key.place, []).append(key)
+    return found
+
+
+class BootArgs:
+    """Our arguments in the boot loader's entries, all of them one thing."""
+
+    def __init__(self, command: RunCommand) -> None:
+        self._loader = _bootloader.bootloader(Node("/"), command)[1]
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
+        """Return what is."""
+        if self._loader is None:
+            return dict.fromkeys(keys, GONE)
+        return dict.fromkeys(keys, " ".join(self._loader.read().own) or None)
+
+    def write(self, wished: Mapping[Key, Value]) -> None:
+        """Write them; raises ``Problem``."""
+        for value in wished.values():
+            if self._loader:
+                self._loader.write(str(value or "").split())
+
+
+def run(
+    concerns: Sequence[str], force: bool, check: bool, command: RunCommand
+) -> tuple[dict[str, Any], list[str]]:
+    """Do what the module's options say; return its result, and warnings. Raises ``Problem``."""
+    known: dict[str, Concern] = {"nics": _revert.Nics(), "boot_args": BootArgs(command), "sysctls": Sysctls()}
+    wanted = {name: known[name] for name in CONCERNS if name in concerns}
+    folded = _journal.fold(_journal.read())
+    outcome = _revert.run(folded, wanted, command, force=force, check=check)
+    archived = ""
+    if not check and _journal.read() and not _journal.fold(_journal.read()):
+        archived = _journal.archive()
+    changes = [
+        {"concern": key.concern, "place": key.place, **_shown(key, change).as_dict()}
+        for key, change in outcome.back.items()
+    ]
+    result = {
+        "changed": bool(outcome.back),
+        "changes": changes,
+        "drift": [drift.as_dict() for drift in outcome.drift],
+        "archived": archived,
+        "diff": [_plan.diff(where, found) for where, found in _diffs(outcome.back).items()],
+    }
+    return result, [_sentence(drift) for drift in outcome.drift]
+
+
+def _is_file(key: Key) -> bool:
+    return key.name.startswith("/") and key.concern != "boot_args"
+
+
+def _shown(key: Key, change: Change) -> Change:
+    """Return a change without the contents of a file, which may be a program."""
+    if not _is_file(key):
+        return change
+    before, after = ("there" if value is not None else None for value in (change.before, change.after))
+    return Change(change.name, before, "as before" if after else None)
+
+
+def _diffs(back: Mapping[Key, Change]) -> dict[str, list[Change]]:
+    found: dict[str, list[Change]] = {}
+    for key, change in back.items():
+        found.setdefault(f"{key.concern} {key.place}".strip(), []).append(_shown(key, change))
+    return found
+
+
+def _sentence(drift: _revert.Drift) -> str:
+    key = drift.key
+    where = f"{key.concern}: {key.place}: " if key.place else f"{key.concern}: "
+    if _is_file(key):
+        return f"{where}{key.name} was changed after this collection wrote it: it is left alone (force: true)"
+    return (
+        f"{where}{key.name} is {_plan.shown(drift.now)},"
+        f" neither {_plan.shown(drift.span.after)} as this collection left it nor"
+        f" {_plan.shown(drift.span.before)} as it was before: it is left alone (force: true puts it back)"
+    )

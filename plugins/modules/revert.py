@@ -1,0 +1,114 @@
+#!/usr/bin/python
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: revert
+short_description: Put back what this collection changed on a node, as its journal has it
+version_added: 0.1.0
+author: podnet.datapath contributors (@podnet)
+description:
+  - M(podnet.datapath.sysctl_zc), M(podnet.datapath.nic_tuning) and M(podnet.datapath.boot_args) write what
+    they change, and what it was before, into C(/var/lib/podnet-datapath/journal.jsonl). This module gives
+    every sysctl, NIC setting, boot argument and file in it its former value, or takes the file away.
+  - What is as it was already is left so. What is neither as it was nor as this collection left it has been
+    changed by somebody else, is left alone, and is a warning.
+  - Pods that ended and NICs that are gone need nothing.
+  - With nothing left to put back, the journal is put away as C(journal-<time>.jsonl).
+attributes:
+  check_mode:
+    description: Can run in check mode and tells what would be put back.
+    support: full
+  diff_mode:
+    description: Shows what is put back.
+    support: full
+  idempotent:
+    description: Running it twice changes nothing the second time.
+    support: full
+options:
+  concerns:
+    description: What is put back.
+    type: list
+    elements: str
+    choices: [nics, boot_args, sysctls]
+    default: [nics, boot_args, sysctls]
+  force:
+    description: Whether what somebody else changed since is put back, too.
+    type: bool
+    default: false
+seealso:
+  - module: podnet.datapath.checkpoint
+"""
+
+EXAMPLES = r"""
+- name: Look what would be put back
+  podnet.datapath.revert:
+  become: true
+  check_mode: true
+  diff: true
+
+- name: Give NICs their former settings, now and at the next boot
+  podnet.datapath.revert:
+    concerns: [nics]
+  become: true
+"""
+
+RETURN = r"""
+changes:
+  description: What was, or in check mode would be, put back.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    concern: {description: One of O(concerns)., type: str}
+    place: {description: "The NIC, the Pod's namespace, or empty for the node.", type: str}
+    name: {description: "The setting, or the path of the file.", type: str}
+    before: {description: What it was until now., type: raw}
+    after: {description: What it is again., type: raw}
+drift:
+  description: What was left alone, as somebody else changed it.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    concern: {description: As in RV(changes)., type: str}
+    place: {description: As in RV(changes)., type: str}
+    name: {description: As in RV(changes)., type: str}
+    now: {description: "What it is; of files, the SHA-256.", type: raw}
+    ours: {description: What this collection made it., type: raw}
+    former: {description: What it was before., type: raw}
+archived:
+  description: Where the journal lies now that nothing is left to put back; empty otherwise.
+  returned: success
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _plan, _revert_node
+
+
+def main() -> None:
+    concerns = list(_revert_node.CONCERNS)
+    module = AnsibleModule(
+        argument_spec={
+            "concerns": {"type": "list", "elements": "str", "choices": concerns, "default": concerns},
+            "force": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    p = module.params
+    try:
+        result, warnings = _revert_node.run(p["concerns"], p["force"], module.check_mode, module.run_command)
+    except (_plan.Problem, OSError) as problem:
+        module.fail_json(msg=str(problem))
+    for warning in warnings:
+        module.warn(warning)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

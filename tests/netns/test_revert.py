@@ -1,0 +1,116 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tuned, then reverted: everything is as it was, and what somebody else changed is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal
+
+Namespaces = Any  # conftest.Namespaces
+RunModule = Callable[..., dict[str, Any]]
+
+
+class Node:
+    """A node's namespace with a NIC, and a Pod; the modules run on the node, with a journal of their own."""
+
+    def __init__(self, namespaces: Namespaces, run: RunModule, folder: Path) -> None:
+        self.namespaces, self._run, self.file = namespaces, run, folder / "zz-podnet.conf"
+        self.host, self.pod = namespaces("node"), namespaces("pod")
+        namespaces.ip(
+            self.host, f"link add nic0 type veth peer name peer0 netns {self.pod}", "link set nic0 up"
+        )
+        namespaces.sysctl(self.host, ipv4__conf__nic0__forwarding=1, ipv4__conf__all__accept_redirects=1)
+
+    def run(self, name: str, **args: Any) -> dict[str, Any]:
+        more = {key: args.pop(key) for key in ("check", "fails") if key in args}
+        return self._run(name, args, self.host, **more)
+
+    def tune(self) -> None:
+        pods = {"select": "named", "names": [self.pod], "sysctls": {"net.ipv4.tcp_sack": 0}}
+        sysctls = {"net.ipv4.ip_forward": 1, "net.ipv4.tcp_sack": 0}
+        self.run("sysctl_zc", sysctls=sysctls, pods=pods, file=str(self.file))
+        self.run("nic_tuning", nics=[{"name": "nic0", "mtu": 9000, "features": {"tso": False, "gro": True}}])
+        self.run("nic_tuning", nics=[{"name": "nic0", "mtu": 4000, "gso_max_size": 30000}])
+
+    def state(self) -> list[str]:
+        read = self.namespaces.run
+        return [
+            read(self.host, "sysctl", "-ar", "net.ipv4.(conf|ip_f|tcp_sack)"),
+            read(self.pod, "sysctl", "-ar", "net.ipv4.(conf|ip_f|tcp_sack)"),
+            read(self.host, "ip", "-d", "link", "show", "nic0"),
+            read(self.host, "ethtool", "-k", "nic0"),
+            str(self.file.exists()),
+        ]
+
+
+@pytest.fixture
+def node(
+    namespaces: Namespaces, run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Node:
+    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path / "journal"))
+    return Node(namespaces, run_module, tmp_path)
+
+
+def test_all_is_as_it_was_and_twice_is_once(node: Node) -> None:
+    before = node.state()
+    node.tune()
+    tuned = node.state()
+    assert tuned != before
+    promised = node.run("revert", check=True)
+    assert promised["changed"] and node.state() == tuned
+
+    made = node.run("revert")
+    assert (made["changes"], made["diff"], made["drift"]) == (promised["changes"], promised["diff"], [])
+    assert node.state() == before
+    assert Path(made["archived"]).is_file() and not Path(_journal.path()).exists()
+    assert not node.run("revert")["changed"]
+
+
+def test_a_part_is_put_back_and_the_rest_later(node: Node) -> None:
+    before = node.state()
+    node.tune()
+    made = node.run("revert", concerns=["nics"])
+    assert {change["concern"] for change in made["changes"]} == {"nics"} and not made["archived"]
+    assert node.state()[2:4] == before[2:4] and node.state()[0] != before[0]
+    assert not node.run("revert", concerns=["nics"])["changed"]
+    assert node.run("revert")["archived"] and node.state() == before
+
+
+def test_what_somebody_else_changed_is_told_and_left(node: Node) -> None:
+    node.tune()
+    node.namespaces.ip(node.host, "link set nic0 mtu 2000")
+    node.file.write_text(node.file.read_text() + "# and this\n")
+    made = node.run("revert")
+    assert [(drift["name"], drift["concern"]) for drift in made["drift"]] == [
+        ("mtu", "nics"),
+        (str(node.file), "sysctls"),
+    ]
+    assert made["drift"][0]["now"] == 2000 and not made["archived"]
+    assert "mtu is 2000, neither 4000" in str(made["warnings"])
+    assert "mtu 2000" in node.state()[2] and node.file.exists()
+    assert not node.run("revert")["changed"]
+    made = node.run("revert", force=True)
+    assert made["archived"] and "mtu 1500" in node.state()[2] and not node.file.exists()
+
+
+def test_what_is_gone_needs_nothing(node: Node) -> None:
+    node.tune()
+    node.namespaces.ip(node.host, "link delete nic0")
+    made = node.run("revert")
+    assert made["archived"] and not made["drift"]
+
+
+def test_a_change_after_a_revert_begins_with_what_was_there_then(node: Node) -> None:
+    node.tune()
+    node.run("revert", concerns=["nics"])
+    node.namespaces.ip(node.host, "link set nic0 mtu 1700")
+    node.run("nic_tuning", nics=[{"name": "nic0", "mtu": 9000}])
+    node.run("revert")
+    assert "mtu 1700" in node.state()[2]
