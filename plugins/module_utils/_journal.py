@@ -250,25 +250,26 @@ def pending(records: Iterable[Record]) -> Record | None:
     """Return the checkpoint that is neither confirmed nor reverted."""
     open_ones: dict[str, Record] = {}
     for record in records:
-        if record.get("checkpoint_state") == "armed":
+        state = record.get("checkpoint_state")
+        if state == "armed":
             open_ones[record["checkpoint"]] = record
-        elif "checkpoint_state" in record:
+        elif state and state != "reverting":
             open_ones.pop(record["checkpoint"], None)
     return next(iter(open_ones.values()), None)
 
 
 @contextlib.contextmanager
-def entered(entry: Entry, checkpoint: str = "") -> Iterator[None]:
+def entered(entry: Entry, checkpoint: str = "", unjournalled: bool = False) -> Iterator[None]:
     """Journal what the block changes.
 
     Raises ``Problem`` before the block where the journal cannot be written, or where somebody else's change
-    still waits for its confirmation.
+    still waits for its confirmation. ``unjournalled``: goes on where the journal cannot be written.
     """
     if not entry:
         yield
         return
     with locked():
-        _refuse_other(pending(read()), checkpoint)
+        refuse_other(pending(read()), checkpoint)
         run = uuid.uuid4().hex[:12]
         begin = {
             "time": now(),
@@ -286,7 +287,8 @@ def entered(entry: Entry, checkpoint: str = "") -> Iterator[None]:
         try:
             append(begin)
         except OSError as error:
-            raise Problem(_refusal(error)) from None
+            if not unjournalled:
+                raise Problem(_refusal(error)) from None
         try:
             yield
         except BaseException:
@@ -312,7 +314,8 @@ def _close(run: str, entry: Entry, failed: bool) -> None:
         append(record)
 
 
-def _refuse_other(armed: Record | None, checkpoint: str) -> None:
+def refuse_other(armed: Record | None, checkpoint: str = "") -> None:
+    """Raise ``Problem`` where a change waits for its confirmation, other than that of ``checkpoint``."""
     if armed is None or armed["checkpoint"] == checkpoint:
         return
     raise Problem(

@@ -35,7 +35,7 @@ PROGRAM = "/usr/local/lib/podnet/nic_tuning.pyz"
 UNIT = "/etc/systemd/system/podnet-nic@.service"
 RULES = "/etc/udev/rules.d/99-podnet-nic.rules"
 
-_MODULES = (
+MODULES = (
     "_ethtool", "_header_split", "_link_kinds", "_netlink", "_nic", "_nic_select", "_nic_sysfs", "_node",
     "_plan", "_qdisc", "_signing",
 )  # fmt: skip
@@ -54,7 +54,7 @@ print(json.dumps(result["nics"]))
 
 def program() -> bytes:
     """Return the module's own code as a program for Python, the same bytes for the same code."""
-    return archive(_MODULES, _MAIN)
+    return archive(MODULES, _MAIN)
 
 
 def unit(python: str) -> str:

@@ -10,7 +10,13 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _nic, _nic_owner, _nic_persist
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _checkpoint_arm,
+    _journal,
+    _nic,
+    _nic_owner,
+    _nic_persist,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason
 
 RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
@@ -39,6 +45,7 @@ def _persist(
     ours: Mapping[str, bytes],
     check: bool,
     command: RunCommand,
+    checkpoint: _checkpoint_arm.Checkpoint,
     root: str,
 ) -> list[str]:
     """Keep ``entries`` for the next boot; return the files that changed. Raises ``Problem``."""
@@ -47,7 +54,7 @@ def _persist(
     differing = after.differing(former)
     if check or not differing:
         return differing
-    with _journal.entered(_files_entry(former, after, root)):
+    with checkpoint.entered(_files_entry(former, after, root)):
         try:
             _nic_persist.write(after, root)
             for words in _RELOAD:
@@ -82,7 +89,12 @@ def _nics_entry(jobs: Sequence[_nic.Job]) -> _journal.Entry:
 
 
 def run(
-    nics: Sequence[Mapping[str, Any]], persist: bool, check: bool, command: RunCommand, root: str = "/"
+    nics: Sequence[Mapping[str, Any]],
+    persist: bool,
+    check: bool,
+    command: RunCommand,
+    root: str = "/",
+    confirm_timeout: int = 0,
 ) -> tuple[dict[str, Any], list[str]]:
     """Do what the module's options say; return its result, and warnings.
 
@@ -92,12 +104,17 @@ def run(
         if nics:
             _nic_persist.check(root)
         _nic_persist.present(root)  # Names a file of somebody else's before the first change.
-    result = _nic.run(nics, check, lambda jobs: _journal.entered(_nics_entry(jobs)))
-    entries = result.pop("entries")
-    result["files"] = []
+    checkpoint = _checkpoint_arm.Checkpoint(confirm_timeout, command)
+    ours: Mapping[str, bytes] = {}
+    with checkpoint.taken_back():
+        result = _nic.run(nics, check, lambda jobs: checkpoint.entered(_nics_entry(jobs)))
+        entries = result.pop("entries")
+        result["files"] = []
+        if persist:
+            ours = _nic_owner.drop_ins(entries, root)
+            result["files"] = _persist(entries, ours, check, command, checkpoint, root)
+    result["checkpoint"] = checkpoint.name
     if not persist:
         return result, []
-    ours = _nic_owner.drop_ins(entries, root)
-    result["files"] = _persist(entries, ours, check, command, root)
     result["changed"] = result["changed"] or bool(result["files"])
     return result, _mtu_warnings(entries, {**dict.fromkeys(_nic_owner.present(root)), **ours}, root)

@@ -154,7 +154,8 @@ class Files:
         except OSError as error:
             raise Problem(f"{error.filename} cannot be put back: {reason(error)}") from None
         for prefix, words in _RELOADED.items():
-            if any(path.startswith(prefix) for path in wished):
+            running = prefix != "/etc/udev/" or os.path.exists("/run/udev/control")
+            if running and any(path.startswith(prefix) for path in wished):
                 code, out, err = self._command(words)
                 if code:
                     raise Problem(f"{' '.join(words)} failed: {(out + err).strip()}")
@@ -191,6 +192,7 @@ def run(
     force: bool = False,
     check: bool = False,
     checkpoint: str = "",
+    unjournalled: bool = False,
 ) -> Outcome:
     """Put back what ``folded`` says, a concern after the other, each journalled; raises ``Problem``."""
     files = Files(command)
@@ -204,20 +206,26 @@ def run(
         outcome.drift += [*planned.drift, *with_files.drift]
         if check:
             continue
-        _carry_out(name, concern, files, planned, with_files, checkpoint)
+        _carry_out(name, concern, files, planned, with_files, checkpoint, unjournalled)
     return outcome
 
 
 def _carry_out(
-    name: str, concern: Concern, files: Files, planned: Plan, with_files: Plan, checkpoint: str
+    name: str,
+    concern: Concern,
+    files: Files,
+    planned: Plan,
+    with_files: Plan,
+    checkpoint: str,
+    unjournalled: bool,
 ) -> None:
-    """Put one concern back, and journal that: what was found as it was before us, is so again."""
+    """Put one concern back, and journal that: what was found as it was before us is settled, too."""
     settled = [(key.place, Change(key.name, s.after, s.before)) for key, s in planned.settled.items()]
     changes = [(key.place, change) for key, change in planned.back.items()]
     texts = {key.name: (_text(c.before), _text(c.after)) for key, c in with_files.back.items()}
     same = {key.name: (_text(s.before), _text(s.before)) for key, s in with_files.settled.items()}
     entry = _journal.Entry(name, [*settled, *changes], {**texts, **same})
-    with _journal.entered(entry, checkpoint):
+    with _journal.entered(entry, checkpoint, unjournalled):
         if planned.back:
             concern.write({key: change.after for key, change in planned.back.items()})
         files.write({path: after for path, (dummy, after) in texts.items()})

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bootloader,
+    _checkpoint_arm,
     _journal,
     _netns,
     _plan,
@@ -101,6 +102,7 @@ def run(
     archived = ""
     if not check and _journal.read() and not _journal.fold(_journal.read()):
         archived = _journal.archive()
+        _checkpoint_arm.remove(command)
     changes = [
         {"concern": key.concern, "place": key.place, **_shown(key, change).as_dict()}
         for key, change in outcome.back.items()

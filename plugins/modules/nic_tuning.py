@@ -176,7 +176,17 @@ options:
         ifupdown have another MTU, that is a warning.
     type: bool
     default: false
+  confirm_timeout:
+    description:
+      - Seconds within which M(podnet.datapath.checkpoint) has to confirm the changes. Otherwise the node
+        takes them back by itself, those to files of O(persist) included. Where it is booted before that, it
+        takes them back at boot. V(0) needs no confirmation.
+      - Counts where there is something to change; RV(checkpoint) is what to confirm then.
+      - While it waits, whoever else wants to change this node is refused.
+    type: int
+    default: 0
 seealso:
+  - module: podnet.datapath.checkpoint
   - name: Tuning
     description: What is tuned, to which values, and why.
     link: https://github.com/podnet/datapath/tree/main/docs/tuning.md
@@ -235,6 +245,10 @@ nics:
         - {name: mtu, before: 1500, after: 8264}
       skipped: {features.rx-gro-hw: is fixed off, so it cannot be on}
       limited: {}
+checkpoint:
+  description: The name of what is to be confirmed, empty where nothing is.
+  returned: success
+  type: str
 files:
   description: Files of O(persist) that were, or in check mode would be, written or removed.
   returned: success
@@ -269,12 +283,17 @@ def main() -> None:
         argument_spec={
             "nics": {"type": "list", "elements": "dict", "required": True, "options": nic},
             "persist": {"type": "bool", "default": False},
+            "confirm_timeout": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
     try:
         result, warnings = _nic_tuning.run(
-            module.params["nics"], module.params["persist"], module.check_mode, module.run_command
+            module.params["nics"],
+            module.params["persist"],
+            module.check_mode,
+            module.run_command,
+            confirm_timeout=module.params["confirm_timeout"],
         )
     except _plan.Problem as problem:
         module.fail_json(msg=str(problem))

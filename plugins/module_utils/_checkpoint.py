@@ -1,0 +1,154 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A change that takes itself back unless it is confirmed in time. Private to this collection.
+
+The node does that alone: a timer of systemd starts a program with a copy of this code, and so does the next
+boot. Controller and network are not needed. The journal has all of its state: what is armed, what was
+changed since, and how it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _revert
+from ansible_collections.podnet.datapath.plugins.module_utils._journal import Record
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, shown
+
+RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
+
+# A timer of this boot only: the next one starts the service itself.
+TIMER = "/run/systemd/system/podnet-checkpoint.timer"
+# There while something is armed, and as large as the way back may need on a full disk.
+ARMED = f"{_journal.FOLDER}/armed"
+
+
+# What the journal says
+
+
+def status(records: Iterable[Record], name: str = "") -> dict[str, Any]:
+    """Return how a checkpoint stands, the last one where no name is given; empty without any."""
+    found: dict[str, Any] = {}
+    for record in records:
+        if "checkpoint_state" not in record or name not in ("", record["checkpoint"]):
+            continue
+        if record["checkpoint_state"] == "armed":
+            found = dict(record)
+        elif found.get("checkpoint") == record["checkpoint"]:
+            found = {**found, **record, "time": found["time"], "ended": record["time"]}
+    return found
+
+
+# Deeds
+
+
+def end(name: str, state: str, command: RunCommand, why: str = "", **more: Any) -> None:
+    """Write how a checkpoint ended, and stop its timer. Raises ``OSError``."""
+    record = {"checkpoint": name, "checkpoint_state": state, "time": _journal.now(), "why": why, **more}
+    _make_room()
+    _journal.append(record)
+    _disarm()
+    command(["systemctl", "stop", os.path.basename(TIMER)])
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(TIMER)
+
+
+def run(name: str, state: str, why: str, check: bool, command: RunCommand) -> dict[str, Any]:
+    """Do what the module's options say; return its result. Raises ``Problem``."""
+    found = status(_journal.read(), name)
+    armed = found.get("checkpoint_state") in ("armed", "reverting")
+    changed = state == "confirmed" or (state == "reverted" and armed)
+    if state == "confirmed":
+        found = _confirm(name, check, command)
+    elif changed and not check:
+        found = revert(found["checkpoint"], why, command)
+    return {
+        "changed": changed,
+        "name": found.get("checkpoint", ""),
+        "status": found.get("checkpoint_state", "none"),
+        **{key: found.get(key, "") for key in ("by", "time", "why")},
+        "timeout": found.get("timeout", 0),
+        "reverted": found.get("reverted", []),
+    }
+
+
+def _confirm(name: str, check: bool, command: RunCommand) -> dict[str, Any]:
+    """Keep the changes; raises ``Problem`` where it is too late."""
+    with _journal.locked():
+        found = status(_journal.read(), name)
+        if found.get("checkpoint_state") != "armed":
+            raise Problem(_too_late(name, found))
+        if not check:
+            end(found["checkpoint"], "confirmed", command)
+        return status(_journal.read(), name)
+
+
+def _too_late(name: str, found: Mapping[str, Any]) -> str:
+    if not found:
+        return f"checkpoint: the journal knows none{f' of the name {name}' if name else ''}: nothing is armed"
+    if found["checkpoint_state"] == "reverted":
+        back = ", ".join(found.get("reverted", ())) or "nothing had been changed yet"
+        return f"checkpoint {found['checkpoint']} was reverted at {found['ended']} ({found['why']}): {back}"
+    return f"checkpoint {found['checkpoint']} is {found['checkpoint_state']} already"
+
+
+def expire(command: RunCommand) -> str:
+    """Be what timer and boot start: revert what is armed; return a sentence."""
+    armed = _journal.pending(_journal.read())
+    if not armed:
+        _disarm()
+        return "Nothing waits for a confirmation."
+    booted = armed["boot_id"] != _journal.boot_id()
+    why = "the node booted before the confirmation" if booted else f"not confirmed in {armed['timeout']} s"
+    return _sentence(revert(str(armed["checkpoint"]), why, command))
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    return f"Reverted, as {found['why']}: {', '.join(found['reverted']) or 'nothing had been changed yet'}"
+
+
+def revert(name: str, why: str, command: RunCommand) -> dict[str, Any]:
+    """Take back everything that was changed under a checkpoint; raises ``Problem``."""
+    _make_room()
+    _mark_reverting(name)
+    folded = _journal.fold(record for record in _journal.read() if _belongs(record, name))
+    concerns = {"nics": _revert.Nics()}
+    # Whatever it is now: this is the way back from a node that cannot be reached.
+    outcome = _revert.run(folded, concerns, command, force=True, checkpoint=name, unjournalled=True)
+    reverted = [
+        f"{key.place}: {change.name} = {shown(change.after)}" if key.place else change.name
+        for key, change in outcome.back.items()
+    ]
+    with _journal.locked():
+        end(name, "reverted", command, why, reverted=reverted)
+    return status(_journal.read(), name)
+
+
+def _make_room() -> None:
+    with contextlib.suppress(OSError):
+        os.truncate(ARMED, 0)
+
+
+def _disarm() -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(ARMED)
+
+
+def _mark_reverting(name: str) -> None:
+    """From now on it is too late to confirm. Raises ``Problem`` where it was confirmed meanwhile."""
+    with _journal.locked():
+        found = status(_journal.read(), name)
+        if found.get("checkpoint_state") not in ("armed", "reverting"):
+            raise Problem(_too_late(name, found))
+        with contextlib.suppress(OSError):
+            _journal.append(
+                {"checkpoint": found["checkpoint"], "checkpoint_state": "reverting", "time": _journal.now()}
+            )
+
+
+def _belongs(record: Record, name: str) -> bool:
+    return "end" in record or ("changes" in record and record.get("checkpoint") == name)

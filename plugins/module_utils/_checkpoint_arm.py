@@ -1,0 +1,180 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a node is made to take a change back by itself: a program, a timer, a unit for the next boot.
+
+Private to this collection. The units stay, and do nothing while nothing is armed.
+
+Sources: systemd.timer(5), systemd.special(7), bootup(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _journal, _nic_persist
+from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint import ARMED, TIMER, RunCommand
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason, replace_file
+from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
+
+MARKER = "# Written by podnet.datapath: changes made here are lost."
+PROGRAM = "/usr/local/lib/podnet/checkpoint.pyz"
+SERVICE = "/etc/systemd/system/podnet-checkpoint.service"
+AT_BOOT = "/etc/systemd/system/sysinit.target.wants/podnet-checkpoint.service"
+FILES = (PROGRAM, SERVICE, AT_BOOT)
+
+_ROOM = 1 << 20  # bytes that the way back may need on a full disk
+
+_MODULES = (*_nic_persist.MODULES, "_checkpoint", "_journal", "_revert")
+_MAIN = f"""\
+import subprocess, sys
+from {PACKAGE} import _checkpoint, _plan
+def command(words):
+    done = subprocess.run(words, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+try:
+    print(_checkpoint.expire(command))
+except (_plan.Problem, OSError) as problem:
+    sys.exit(str(problem))
+"""
+
+
+def service(python: str) -> str:
+    """Return the unit that reverts what is not confirmed, at boot before there is a network."""
+    return (
+        f"{MARKER}\n[Unit]\nDescription=Take back changes of the network that nobody confirmed\n"
+        "DefaultDependencies=no\n"
+        f"ConditionPathExists={ARMED}\n"
+        f"RequiresMountsFor={_journal.FOLDER} {PROGRAM}\n"
+        "After=local-fs.target systemd-remount-fs.service\n"
+        "Before=network-pre.target sysinit.target shutdown.target\nWants=network-pre.target\n"
+        "Conflicts=shutdown.target\nStartLimitIntervalSec=600\nStartLimitBurst=5\n\n"
+        f"[Service]\nType=oneshot\nExecStart={python} {PROGRAM}\n"
+        "TimeoutStartSec=120\nRestart=on-failure\nRestartSec=5\n"
+    )
+
+
+def timer(seconds: int) -> str:
+    """Return the unit that starts it in ``seconds``.
+
+    It counts from boot: what counts from the timer's start begins anew whenever systemd reloads its units.
+    """
+    at = int(time.clock_gettime(time.CLOCK_MONOTONIC)) + seconds
+    return (
+        f"{MARKER}\n[Unit]\nDescription=Time to confirm a change of the network\n"
+        "DefaultDependencies=no\n\n"
+        f"[Timer]\nOnBootSec={at}\nAccuracySec=100ms\n"
+    )
+
+
+def arm(seconds: int, command: RunCommand) -> str:
+    """Have everything changed from now on taken back after ``seconds``; return the checkpoint's name.
+
+    Raises ``Problem``; nothing is armed then.
+    """
+    if not os.path.isdir("/run/systemd/system"):
+        raise Problem("confirm_timeout: needs systemd on this node: set confirm_timeout: 0")
+    with _journal.locked():
+        _journal.refuse_other(_journal.pending(_journal.read()))
+        name = uuid.uuid4().hex[:12]
+        try:
+            _reserve()
+            for path, data in _files(seconds).items():
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                replace_file(path, data)
+            with contextlib.suppress(FileExistsError):
+                os.makedirs(os.path.dirname(AT_BOOT), exist_ok=True)
+                os.symlink(SERVICE, AT_BOOT)
+            _journal.append(
+                {
+                    "checkpoint": name,
+                    "checkpoint_state": "armed",
+                    "time": _journal.now(),
+                    "boot_id": _journal.boot_id(),
+                    "by": _journal.requester(),
+                    "timeout": seconds,
+                }
+            )
+        except OSError as error:
+            raise Problem(
+                f"confirm_timeout: cannot be armed ({reason(error)}), so nothing was changed: run as root"
+                " (become), and have room on a writable file system"
+            ) from None
+        try:
+            _systemctl(command, "daemon-reload")
+            _systemctl(command, "restart", os.path.basename(TIMER))
+        except Problem:
+            _checkpoint.end(name, "disarmed", command)
+            raise
+    return name
+
+
+def _reserve() -> None:
+    """Keep room on the disk for the way back; raises ``OSError``."""
+    descriptor = os.open(ARMED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, _ROOM)
+    except OSError:
+        os.unlink(ARMED)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _files(seconds: int) -> dict[str, bytes]:
+    return {
+        PROGRAM: archive(_MODULES, _MAIN),
+        SERVICE: service(sys.executable or "/usr/bin/python3").encode(),
+        TIMER: timer(seconds).encode(),
+    }
+
+
+def _systemctl(command: RunCommand, *words: str) -> None:
+    code, out, err = command(["systemctl", *words])
+    if code:
+        said = (out + err).strip()
+        raise Problem(f"confirm_timeout: systemctl {' '.join(words)} failed, so nothing was changed: {said}")
+
+
+class Checkpoint:
+    """The checkpoint of one call of a module: armed before its first change, for ``seconds``; 0 is never."""
+
+    def __init__(self, seconds: int, command: RunCommand) -> None:
+        self.name = ""
+        self._seconds, self._command = seconds, command
+
+    @contextlib.contextmanager
+    def entered(self, entry: _journal.Entry) -> Iterator[None]:
+        """Journal what the block changes, as part of this checkpoint."""
+        if entry and self._seconds and not self.name:
+            self.name = arm(self._seconds, self._command)
+        with _journal.entered(entry, self.name):
+            yield
+
+    @contextlib.contextmanager
+    def taken_back(self) -> Iterator[None]:
+        """Take back at once what the block changed if it fails: nobody would confirm it."""
+        try:
+            yield
+        except Problem as problem:
+            if self.name:
+                _checkpoint.revert(self.name, f"the module failed: {problem}", self._command)
+            raise
+
+
+def remove(command: RunCommand) -> list[str]:
+    """Take away what ``arm`` installed; return the files that there were."""
+    present = [path for path in FILES if os.path.lexists(path)]
+    for path in present:
+        os.unlink(path)
+        if os.path.dirname(path) == os.path.dirname(PROGRAM):
+            with contextlib.suppress(OSError):  # Another program of ours is still there.
+                os.rmdir(os.path.dirname(path))
+    if present:
+        command(["systemctl", "daemon-reload"])
+    return present

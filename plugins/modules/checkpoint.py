@@ -1,0 +1,122 @@
+#!/usr/bin/python
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: checkpoint
+short_description: Confirm changes that the node would take back by itself, or have them taken back
+version_added: 0.1.0
+author: podnet.datapath contributors (@podnet)
+description:
+  - Changes that may cut a node off are made with O(podnet.datapath.nic_tuning#module:confirm_timeout). This
+    module confirms them, over a connection that proves that the node is still there.
+  - A confirmation that comes too late fails, and tells what was taken back.
+attributes:
+  check_mode:
+    description: Can run in check mode, and fails where a run would.
+    support: full
+  diff_mode:
+    description: There is no diff.
+    support: none
+  idempotent:
+    description:
+      - A checkpoint can be confirmed once; O(state=reverted) of one that was reverted changes nothing.
+    support: partial
+options:
+  name:
+    description: The checkpoint, as the module that armed it returned it; the last one if left out.
+    type: str
+    default: ""
+  state:
+    description:
+      - V(confirmed) keeps the changes.
+      - V(reverted) takes them back now.
+      - V(status) looks only.
+    type: str
+    choices: [confirmed, reverted, status]
+    required: true
+  why:
+    description: The reason for O(state=reverted), for the journal.
+    type: str
+    default: asked for
+seealso:
+  - module: podnet.datapath.nic_tuning
+  - module: podnet.datapath.revert
+"""
+
+EXAMPLES = r"""
+- name: Change the MTU for two minutes
+  podnet.datapath.nic_tuning:
+    nics:
+      - {name: ens1f0np0, mtu: 9000}
+    confirm_timeout: 120
+  become: true
+  register: tuned
+
+- name: Keep it
+  podnet.datapath.checkpoint:
+    name: "{{ tuned.checkpoint }}"
+    state: confirmed
+  become: true
+  when: tuned is changed
+"""
+
+RETURN = r"""
+name:
+  description: The checkpoint; empty where there never was one.
+  returned: success
+  type: str
+status:
+  description: V(armed), V(reverting), V(confirmed), V(reverted), V(disarmed), or V(none).
+  returned: success
+  type: str
+by:
+  description: From where it was armed.
+  returned: success
+  type: str
+time:
+  description: When it was armed.
+  returned: success
+  type: str
+timeout:
+  description: The seconds it waits.
+  returned: success
+  type: int
+reverted:
+  description: What was taken back.
+  returned: success
+  type: list
+  elements: str
+why:
+  description: Why it was taken back.
+  returned: success
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _plan
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "default": ""},
+            "state": {"type": "str", "choices": ["confirmed", "reverted", "status"], "required": True},
+            "why": {"type": "str", "default": "asked for"},
+        },
+        supports_check_mode=True,
+    )
+    p = module.params
+    try:
+        result = _checkpoint.run(p["name"], p["state"], p["why"], module.check_mode, module.run_command)
+    except (_plan.Problem, OSError) as problem:
+        module.fail_json(msg=str(problem))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checkpoints: what the journal says of them, and the program that stays on the node."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _checkpoint,
+    _checkpoint_arm,
+    _journal,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._journal import Entry
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+
+COMMANDS: list[Sequence[str]] = []
+
+
+def command(words: Sequence[str]) -> tuple[int, str, str]:
+    COMMANDS.append(words)
+    return 0, "", ""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(_checkpoint, "TIMER", str(tmp_path / "timer"))
+    monkeypatch.setattr(_checkpoint, "ARMED", str(tmp_path / "armed"))
+
+
+def armed(name: str = "one", boot_id: str = "") -> None:
+    more = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": boot_id or _journal.boot_id()}
+    _journal.append({"checkpoint": name, "checkpoint_state": "armed", **more})
+
+
+def write(path: Path, text: str, checkpoint: str) -> None:
+    before = _journal.read_file(str(path))
+    with _journal.entered(Entry("nics", files={str(path): (before, text)}), checkpoint):
+        path.write_text(text)
+
+
+def test_confirmed_once_and_kept(tmp_path: Path) -> None:
+    armed()
+    write(tmp_path / "file", "new", "one")
+    result = _checkpoint.run("one", "confirmed", "", False, command)
+    assert result["changed"] and result["status"] == "confirmed" and (tmp_path / "file").read_text() == "new"
+    with pytest.raises(Problem, match="one is confirmed already"):
+        _checkpoint.run("one", "confirmed", "", False, command)
+    assert "Nothing waits" in _checkpoint.expire(command)
+
+
+def test_not_confirmed_everything_of_it_is_as_it_was_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "earlier", "kept", "")
+    armed()
+    for text in ("new", "newer"):
+        write(tmp_path / "file", text, "one")
+    assert "not confirmed in 120 s" in _checkpoint.expire(command)
+    assert not (tmp_path / "file").exists() and (tmp_path / "earlier").read_text() == "kept"
+    with pytest.raises(Problem, match=r"one was reverted at .*not confirmed in 120 s.*file"):
+        _checkpoint.run("one", "confirmed", "", False, command)
+    assert [key.name for key in _journal.fold(_journal.read()).files] == [str(tmp_path / "earlier")]
+    assert not _checkpoint.run("one", "reverted", "", False, command)["changed"]
+
+
+def test_a_boot_in_between_is_told(tmp_path: Path) -> None:
+    armed(boot_id="another")
+    assert "booted before the confirmation" in _checkpoint.expire(command)
+
+
+def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Path) -> None:
+    armed()
+    write(tmp_path / "file", "new", "one")
+    _journal.append({"checkpoint": "one", "checkpoint_state": "reverting", "time": "t"})
+    with pytest.raises(Problem, match="reverting"):
+        _checkpoint.run("one", "confirmed", "", False, command)
+    _checkpoint.expire(command)
+    assert not (tmp_path / "file").exists()
+    assert _checkpoint.status(_journal.read())["checkpoint_state"] == "reverted"
+
+
+def test_a_full_disk_does_not_bar_the_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    armed()
+    write(tmp_path / "file", "new", "one")
+
+    def full(record: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_journal, "append", full)
+    with pytest.raises(OSError, match="No space"):  # systemd tries again
+        _checkpoint.expire(command)
+    assert not (tmp_path / "file").exists()
+
+
+def test_dry_runs_change_nothing() -> None:
+    armed()
+    for state in ("confirmed", "reverted"):
+        assert _checkpoint.run("", state, "", True, command)["changed"]
+    assert _checkpoint.run("", "status", "", False, command)["status"] == "armed"
+    assert _checkpoint.run("other", "status", "", False, command)["status"] == "none"
+
+
+def test_the_program_has_all_that_it_needs(tmp_path: Path) -> None:
+    program = tmp_path / "checkpoint.pyz"
+    program.write_bytes(_checkpoint_arm.archive(_checkpoint_arm._MODULES, _checkpoint_arm._MAIN))
+    with zipfile.ZipFile(program) as packed:
+        main = packed.read("__main__.py").decode()
+    # Every import, in an interpreter without this collection; the journal is that of this machine.
+    imports = "\n".join(line for line in main.splitlines() if "import" in line)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(program)!r})\n{imports}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_timer_counts_from_boot_and_the_service_runs_before_the_network() -> None:
+    text = _checkpoint_arm.timer(120)
+    at = int(text.partition("OnBootSec=")[2].splitlines()[0])
+    with open("/proc/uptime") as file:
+        assert abs(at - 120 - float(file.read().split()[0])) < 60
+    assert "Before=network-pre.target" in _checkpoint_arm.service(sys.executable)
