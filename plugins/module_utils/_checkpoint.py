@@ -57,13 +57,54 @@ def end(name: str, state: str, command: RunCommand, why: str = "", **more: Any) 
         os.unlink(TIMER)
 
 
-def run(name: str, state: str, why: str, check: bool, command: RunCommand) -> dict[str, Any]:
+def errors(nic: str) -> int | None:
+    """Return how many bad frames a NIC counted, ``None`` for one without carrier."""
+    folder = f"/sys/class/net/{nic}"
+    try:
+        with open(f"{folder}/carrier", encoding="ascii") as file:
+            if file.read().strip() != "1":
+                return None
+        total = 0
+        for counter in ("rx_errors", "rx_crc_errors", "tx_errors", "tx_carrier_errors"):
+            with open(f"{folder}/statistics/{counter}", encoding="ascii") as file:
+                total += int(file.read())
+    except OSError:
+        return None
+    return total
+
+
+def sick(nics: Iterable[str], before: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with NICs: no carrier, or more errors than ``before``, which may lack some."""
+    found = []
+    for nic in sorted(nics):
+        count = errors(nic)
+        if count is None:
+            found.append(f"{nic} has no carrier")
+        elif nic in before and count > int(before[nic] or 0):
+            found.append(f"{nic} counted {count - int(before[nic] or 0)} errors since the change")
+    return found
+
+
+def _nics(records: Iterable[Record], name: str) -> list[str]:
+    """Return the NICs that were changed under a checkpoint and that there are."""
+    changed = {
+        change["place"]
+        for record in records
+        if "end" not in record and record.get("checkpoint") == name and record.get("concern") == "nics"
+        for change in record.get("changes", ())
+    }
+    return sorted(nic for nic in changed if os.path.isdir(f"/sys/class/net/{nic}"))
+
+
+def run(
+    name: str, state: str, why: str, before: Mapping[str, Any], check: bool, command: RunCommand
+) -> dict[str, Any]:
     """Do what the module's options say; return its result. Raises ``Problem``."""
     found = status(_journal.read(), name)
     armed = found.get("checkpoint_state") in ("armed", "reverting")
     changed = state == "confirmed" or (state == "reverted" and armed)
     if state == "confirmed":
-        found = _confirm(name, check, command)
+        found = _confirm(name, before, check, command)
     elif changed and not check:
         found = revert(found["checkpoint"], why, command)
     return {
@@ -73,15 +114,19 @@ def run(name: str, state: str, why: str, check: bool, command: RunCommand) -> di
         **{key: found.get(key, "") for key in ("by", "time", "why")},
         "timeout": found.get("timeout", 0),
         "reverted": found.get("reverted", []),
+        "errors": {nic: errors(nic) for nic in _nics(_journal.read(), found.get("checkpoint", ""))},
     }
 
 
-def _confirm(name: str, check: bool, command: RunCommand) -> dict[str, Any]:
+def _confirm(name: str, before: Mapping[str, Any], check: bool, command: RunCommand) -> dict[str, Any]:
     """Keep the changes; raises ``Problem`` where it is too late."""
     with _journal.locked():
         found = status(_journal.read(), name)
         if found.get("checkpoint_state") != "armed":
             raise Problem(_too_late(name, found))
+        wrong = sick(_nics(_journal.read(), found["checkpoint"]), before)
+        if wrong:
+            raise Problem(f"checkpoint {found['checkpoint']} is not confirmed: {'; '.join(wrong)}")
         if not check:
             end(found["checkpoint"], "confirmed", command)
         return status(_journal.read(), name)

@@ -42,6 +42,12 @@ options:
     description: The reason for O(state=reverted), for the journal.
     type: str
     default: asked for
+  errors:
+    description:
+      - RV(errors) of an earlier V(status). O(state=confirmed) fails where a NIC has counted more since.
+      - It also fails where a NIC that was changed has no carrier.
+    type: dict
+    default: {}
 seealso:
   - module: podnet.datapath.nic_tuning
   - module: podnet.datapath.revert
@@ -90,6 +96,11 @@ reverted:
   returned: success
   type: list
   elements: str
+errors:
+  description: Bad frames that each changed NIC counted so far; none without a carrier.
+  returned: success
+  type: dict
+  sample: {ens1f0np0: 0}
 why:
   description: Why it was taken back.
   returned: success
@@ -107,12 +118,15 @@ def main() -> None:
             "name": {"type": "str", "default": ""},
             "state": {"type": "str", "choices": ["confirmed", "reverted", "status"], "required": True},
             "why": {"type": "str", "default": "asked for"},
+            "errors": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
     p = module.params
     try:
-        result = _checkpoint.run(p["name"], p["state"], p["why"], module.check_mode, module.run_command)
+        result = _checkpoint.run(
+            p["name"], p["state"], p["why"], p["errors"], module.check_mode, module.run_command
+        )
     except (_plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
     module.exit_json(**result)

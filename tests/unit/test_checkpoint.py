@@ -50,10 +50,10 @@ def write(path: Path, text: str, checkpoint: str) -> None:
 def test_confirmed_once_and_kept(tmp_path: Path) -> None:
     armed()
     write(tmp_path / "file", "new", "one")
-    result = _checkpoint.run("one", "confirmed", "", False, command)
+    result = _checkpoint.run("one", "confirmed", "", {}, False, command)
     assert result["changed"] and result["status"] == "confirmed" and (tmp_path / "file").read_text() == "new"
     with pytest.raises(Problem, match="one is confirmed already"):
-        _checkpoint.run("one", "confirmed", "", False, command)
+        _checkpoint.run("one", "confirmed", "", {}, False, command)
     assert "Nothing waits" in _checkpoint.expire(command)
 
 
@@ -65,9 +65,9 @@ def test_not_confirmed_everything_of_it_is_as_it_was_and_nothing_else(tmp_path: 
     assert "not confirmed in 120 s" in _checkpoint.expire(command)
     assert not (tmp_path / "file").exists() and (tmp_path / "earlier").read_text() == "kept"
     with pytest.raises(Problem, match=r"one was reverted at .*not confirmed in 120 s.*file"):
-        _checkpoint.run("one", "confirmed", "", False, command)
+        _checkpoint.run("one", "confirmed", "", {}, False, command)
     assert [key.name for key in _journal.fold(_journal.read()).files] == [str(tmp_path / "earlier")]
-    assert not _checkpoint.run("one", "reverted", "", False, command)["changed"]
+    assert not _checkpoint.run("one", "reverted", "", {}, False, command)["changed"]
 
 
 def test_a_boot_in_between_is_told(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Pat
     write(tmp_path / "file", "new", "one")
     _journal.append({"checkpoint": "one", "checkpoint_state": "reverting", "time": "t"})
     with pytest.raises(Problem, match="reverting"):
-        _checkpoint.run("one", "confirmed", "", False, command)
+        _checkpoint.run("one", "confirmed", "", {}, False, command)
     _checkpoint.expire(command)
     assert not (tmp_path / "file").exists()
     assert _checkpoint.status(_journal.read())["checkpoint_state"] == "reverted"
@@ -102,9 +102,9 @@ def test_a_full_disk_does_not_bar_the_way_back(tmp_path: Path, monkeypatch: pyte
 def test_dry_runs_change_nothing() -> None:
     armed()
     for state in ("confirmed", "reverted"):
-        assert _checkpoint.run("", state, "", True, command)["changed"]
-    assert _checkpoint.run("", "status", "", False, command)["status"] == "armed"
-    assert _checkpoint.run("other", "status", "", False, command)["status"] == "none"
+        assert _checkpoint.run("", state, "", {}, True, command)["changed"]
+    assert _checkpoint.run("", "status", "", {}, False, command)["status"] == "armed"
+    assert _checkpoint.run("other", "status", "", {}, False, command)["status"] == "none"
 
 
 def test_the_program_has_all_that_it_needs(tmp_path: Path) -> None:
@@ -129,3 +129,11 @@ def test_the_timer_counts_from_boot_and_the_service_runs_before_the_network() ->
     with open("/proc/uptime") as file:
         assert abs(at - 120 - float(file.read().split()[0])) < 60
     assert "Before=network-pre.target" in _checkpoint_arm.service(sys.executable)
+
+
+def test_a_nic_without_carrier_is_not_confirmed() -> None:
+    armed()
+    # The loopback has a carrier; nothing here has counted minus one errors.
+    assert _checkpoint.sick(["lo"], {"lo": 0}) == [] == _checkpoint.sick(["lo"], {})
+    assert _checkpoint.sick(["lo"], {"lo": -1}) == ["lo counted 1 errors since the change"]
+    assert _checkpoint.sick(["none0"], {}) == ["none0 has no carrier"]
