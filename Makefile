@@ -27,13 +27,14 @@ HOSTS ?= 1000
 SEED ?=
 COUNT ?= 1000000
 SWAPS ?= 10000
+FAULTS ?= 1
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: run the same target again through sudo.
 ifneq ($(shell id -u),0)
-lab lab-site lab-benchmark lab-down test test-fast test-bpf fuzz-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount test-fleet test-kubernetes bench-scale test-swaps packages:
-	@sudo --preserve-env=COUNT,HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+lab lab-site lab-benchmark lab-down test test-fast test-bpf fuzz-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-faults test-nodes bench-icount test-fleet test-kubernetes bench-scale test-swaps packages:
+	@sudo --preserve-env=COUNT,FAULTS,HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -105,6 +106,10 @@ test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence
 	$(call say,Molecule: the whole on two nodes, about 12 min)
 	molecule test
 
+test-faults: tools  ## Changes of NICs cut off on a node (FAULTS=1 a kind, SEED=)
+	$(call say,Faults on a node on kernel $(KERNEL); $(FAULTS) at random of each kind)
+	PODNET_KERNEL=$(KERNEL) PODNET_COUNT=$(FAULTS) PODNET_SEED=$(SEED) pytest -q -s tests/faults
+
 bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 has netkit too), 5 min
 	$(call say,Instruction count on kernel $(KERNEL))
 	python3 tests/icount/bench.py --kernel $(KERNEL)
@@ -155,4 +160,4 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf fuzz-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-nodes bench-icount lint sanity packages clean test-fleet test-kubernetes bench-scale test-swaps help
+.PHONY: lab lab-up lab-site lab-benchmark lab-down test test-fast test-unit test-bpf fuzz-bpf test-netns test-driver test-driver-nodes test-debug-kernel test-faults test-nodes bench-icount lint sanity packages clean test-fleet test-kubernetes bench-scale test-swaps help
