@@ -11,6 +11,7 @@ changed since, and how it ended.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -163,13 +164,9 @@ def revert(name: str, why: str, command: RunCommand) -> dict[str, Any]:
     folded = _journal.fold(record for record in _journal.read() if _belongs(record, name))
     concerns = {"nics": _revert.Nics()}
     # Whatever it is now: this is the way back from a node that cannot be reached.
-    outcome = _revert.run(folded, concerns, command, force=True, checkpoint=name, unjournalled=True)
-    reverted = [
-        f"{key.place}: {change.name} = {shown(change.after)}" if key.place else change.name
-        for key, change in outcome.back.items()
-    ]
+    _revert.run(folded, concerns, command, force=True, checkpoint=name, unjournalled=True)
     with _journal.locked():
-        end(name, "reverted", command, why, reverted=reverted)
+        end(name, "reverted", command, why, reverted=_former(_journal.read(), name))
     return status(_journal.read(), name)
 
 
@@ -193,6 +190,18 @@ def _mark_reverting(name: str) -> None:
             _journal.append(
                 {"checkpoint": found["checkpoint"], "checkpoint_state": "reverting", "time": _journal.now()}
             )
+
+
+def _former(records: Iterable[Record], name: str) -> list[str]:
+    """Return what a checkpoint had changed, as it was: however often the way back had to be begun."""
+    until = itertools.takewhile(
+        lambda r: (r.get("checkpoint"), r.get("checkpoint_state")) != (name, "reverting"), records
+    )
+    folded = _journal.fold(record for record in until if _belongs(record, name))
+    return [
+        *(f"{key.place}: {key.name} = {shown(span.before)}" for key, span in folded.things.items()),
+        *(key.name for key in folded.files),
+    ]
 
 
 def _belongs(record: Record, name: str) -> bool:

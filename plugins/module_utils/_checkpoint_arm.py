@@ -55,7 +55,7 @@ def service(python: str) -> str:
         "Before=network-pre.target sysinit.target shutdown.target\nWants=network-pre.target\n"
         "Conflicts=shutdown.target\nStartLimitIntervalSec=600\nStartLimitBurst=5\n\n"
         f"[Service]\nType=oneshot\nExecStart={python} {PROGRAM}\n"
-        "TimeoutStartSec=120\nRestart=on-failure\nRestartSec=5\n"
+        "TimeoutStartSec=600\nRestart=on-failure\nRestartSec=5\n"
     )
 
 

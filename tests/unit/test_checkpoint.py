@@ -83,7 +83,8 @@ def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Pat
         _checkpoint.run("one", "confirmed", "", {}, False, command)
     _checkpoint.expire(command)
     assert not (tmp_path / "file").exists()
-    assert _checkpoint.status(_journal.read())["checkpoint_state"] == "reverted"
+    ended = _checkpoint.status(_journal.read())
+    assert (ended["checkpoint_state"], ended["reverted"]) == ("reverted", [str(tmp_path / "file")])
 
 
 def test_a_full_disk_does_not_bar_the_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
