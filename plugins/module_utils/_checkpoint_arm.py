@@ -145,6 +145,10 @@ class Checkpoint:
     """The checkpoint of one call of a module: armed before its first change, for ``seconds``; 0 is never."""
 
     def __init__(self, seconds: int, command: RunCommand) -> None:
+        if seconds < 0:
+            raise Problem(
+                f"confirm_timeout: {seconds} is no time: give seconds, or 0 to go without confirmation"
+            )
         self.name = ""
         self._seconds, self._command = seconds, command
 

@@ -148,7 +148,8 @@ class Files:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-                if os.path.basename(os.path.dirname(path)).startswith("podnet"):
+                folder = os.path.basename(os.path.dirname(path))
+                if folder.startswith("podnet") or folder.endswith(".network.d"):
                     with contextlib.suppress(OSError):  # Other files are still there.
                         os.rmdir(os.path.dirname(path))
         except OSError as error:

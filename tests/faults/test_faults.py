@@ -33,7 +33,7 @@ class Node:
     """The node, reached as a controller would: each command is a connection of its own."""
 
     def __init__(self) -> None:
-        self.name = os.environ.get("PODNET_FAULTS_LAB") or "faults"
+        self.name = "faults"
         self._lab(
             "up", "--name", self.name, "--nodes", "1", "--kernel", os.environ.get("PODNET_KERNEL", "6.1")
         )
