@@ -27,7 +27,7 @@ HOSTS ?= 1000
 SEED ?=
 COUNT ?= 1000000
 SWAPS ?= 10000
-COUNT ?= 1
+FAULTS ?= 1
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
@@ -38,7 +38,7 @@ AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netn
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
-	@sudo --preserve-env=COUNT,HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+	@sudo --preserve-env=COUNT,FAULTS,HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -111,9 +111,9 @@ test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence
 	$(call say,Molecule: the whole on two nodes, about 12 min)
 	molecule test
 
-test-faults: tools  ## Changes of NICs cut off on a node (COUNT=1 a kind, SEED=)
-	$(call say,Faults on a node on kernel $(KERNEL); $(COUNT) at random of each kind)
-	PODNET_KERNEL=$(KERNEL) PODNET_COUNT=$(COUNT) PODNET_SEED=$(SEED) pytest -q -s tests/faults
+test-faults: tools  ## Changes of NICs cut off on a node (FAULTS=1 a kind, SEED=)
+	$(call say,Faults on a node on kernel $(KERNEL); $(FAULTS) at random of each kind)
+	PODNET_KERNEL=$(KERNEL) PODNET_COUNT=$(FAULTS) PODNET_SEED=$(SEED) pytest -q -s tests/faults
 
 bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 has netkit too), 5 min
 	$(call say,Instruction count on kernel $(KERNEL))
