@@ -68,13 +68,13 @@ test: test-fast test-driver test-nodes  ## Every test
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
 test-fast: tools  ## Everything that needs no node
-	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf fuzz-bpf test-netns test-fleet sanity
+	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns test-fleet sanity
 
 test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
 	$(call say,Programs on the running kernel)
 	pytest -q tests/bpf
 
-fuzz-bpf: tools  ## COUNT mutated packets through each program, against a model of the policy
+fuzz-bpf: tools  ## COUNT mutated packets through each program, against a model of the policy; 10 min
 	$(call say,Fuzzing the programs with $(COUNT) packets each)
 	PODNET_FUZZ=$(COUNT) pytest -q tests/bpf/test_bpf_fuzz.py
 

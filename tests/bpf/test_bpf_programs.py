@@ -205,6 +205,7 @@ STACK: list[tuple[str, Packet, str]] = [
     ("v6 solicitation", ip(6, "1.12", ttl=255) / ICMPv6ND_NS(tgt="fd31:1::12"), "STACK_LINK"),
     ("v6 advertisement", ip(6, "1.12", ttl=255) / ICMPv6ND_NA(tgt="fd31:1::12"), "STACK_LINK"),
     ("v6 redirect", ip(6, "1.12", ttl=255) / ICMPv6ND_Redirect(), "STACK_LINK"),
+    ("v6 redirect from further away", ip(6, "1.12", ttl=254) / ICMPv6ND_Redirect(), "LOCAL"),
     ("v6 icmp cut off", ip(6, "1.12", nh=58), "STACK_MALFORMED"),
     (
         "v6 router alert",

@@ -29,9 +29,13 @@
 #define TCP_DATA_OFFSET 12	/* byte whose upper half counts the header's words */
 #define IPV4_FRAGMENT 0x3fff	/* more-fragments flag and offset */
 
-/* Neighbour discovery, RFC 4861: router solicitation (133) to redirect (137). */
+/*
+ * Neighbour discovery, RFC 4861: router solicitation (133) to redirect (137). A hop limit that no
+ * router has lowered tells it from what only looks like it, and would be a way past policy.
+ */
 #define NDP_FIRST 133
 #define NDP_LAST 137
+#define NDP_HOP_LIMIT 255
 
 #define FROM_POD 0
 #define FROM_WIRE 1
@@ -221,7 +225,7 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 
 		if (!load(skb, l4, &type, sizeof(type)))
 			return REASON_STACK_MALFORMED;
-		if (type >= NDP_FIRST && type <= NDP_LAST)
+		if (type >= NDP_FIRST && type <= NDP_LAST && p->ttl == NDP_HOP_LIMIT)
 			return REASON_STACK_LINK;
 	}
 	parse_transport(skb, p, l4, sizeof(struct ipv6hdr));
