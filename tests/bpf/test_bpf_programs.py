@@ -205,7 +205,6 @@ STACK: list[tuple[str, Packet, str]] = [
     ("v6 solicitation", ip(6, "1.12", ttl=255) / ICMPv6ND_NS(tgt="fd31:1::12"), "STACK_LINK"),
     ("v6 advertisement", ip(6, "1.12", ttl=255) / ICMPv6ND_NA(tgt="fd31:1::12"), "STACK_LINK"),
     ("v6 redirect", ip(6, "1.12", ttl=255) / ICMPv6ND_Redirect(), "STACK_LINK"),
-    ("v6 redirect from further away", ip(6, "1.12", ttl=254) / ICMPv6ND_Redirect(), "LOCAL"),
     ("v6 icmp cut off", ip(6, "1.12", nh=58), "STACK_MALFORMED"),
     (
         "v6 router alert",
@@ -232,6 +231,12 @@ def test_left_to_the_stack(datapath: Any, program: str, packet: Packet, reason: 
     sent = frame(packet)
     result = datapath.run(program, sent)
     assert (result.verdict, result.counted, result.packet) == (PASS, {reason: 1}, sent)
+
+
+def test_discovery_is_known_by_its_hop_limit(datapath: Any) -> None:
+    """What a router has passed on is none (RFC 4861, 7.1), and not let past policy."""
+    result = datapath.run("host_ingress", frame(ip(6, "1.12", ttl=254) / ICMPv6ND_Redirect()))
+    assert (result.verdict, result.counted) == (REDIRECT, {"INBOUND": 1})
 
 
 ROUTED: list[tuple[str, Packet, int]] = [
