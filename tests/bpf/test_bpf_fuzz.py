@@ -128,6 +128,9 @@ class Model:
         proto, data, fragment = ip[6], ip[40:], (0, False, b"")
         if self.program == "host_ingress" and ip[24:40] != self.pod2[6]:
             return True
+        # The stack, which gets it, sends on nothing of a source of link scope (RFC 4291, 2.5.6 and 2.7).
+        if self.program == "host_ingress" and (ip[8] == 0xFF or (ip[8] == 0xFE and ip[9] & 0xC0 == 0x80)):
+            return True
         # Discovery is between the Pod and its node; what the stack sends on has a lower hop limit.
         if proto == 58 and ip[7] == 255 and data[:1] and 133 <= data[0] <= self.last_discovery:
             return True
