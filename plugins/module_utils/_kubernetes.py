@@ -162,6 +162,8 @@ class Api:
 
     def __init__(self, by: Access) -> None:
         self.access = by
+        # Ansible's open_url takes no context, and so no authority or certificate out of a kubeconfig.
+        self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=by.context))
 
     def request(
         self, method: str, path: str, body: Json | None = None, kind: str = "application/json"
@@ -174,9 +176,7 @@ class Api:
             method=method,
         )
         try:
-            with urllib.request.urlopen(
-                request, timeout=REQUEST_TIMEOUT, context=self.access.context
-            ) as answer:
+            with self._opener.open(request, timeout=REQUEST_TIMEOUT) as answer:
                 return dict(json.loads(answer.read() or b"{}"))
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
