@@ -49,7 +49,10 @@ def wrong() -> dict[str, dict[str, Any]]:
     try:
         for device in _nic.devices(ethtool):
             for key in {device.name, device.driver} & {*EXPECTED}:
-                now = _nic.read(ethtool, device.name).values
+                try:
+                    now = _nic.read(ethtool, device.name).values
+                except OSError:  # udev has just given it its name
+                    continue
                 found[key] = {s: now.get(s) for s, value in EXPECTED[key].items() if now.get(s) != value}
     finally:
         ethtool.close()
