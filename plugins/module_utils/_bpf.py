@@ -514,19 +514,19 @@ class _Libbpf:
 
     def __init__(self) -> None:
         try:
-            self.library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+            self.cdll = ctypes.CDLL("libbpf.so.1", use_errno=True)
         except OSError as e:
             raise BpfError(
                 f"libbpf.so.1 cannot be loaded ({e}): install libbpf 1.x (Debian: apt install libbpf1)"
             ) from e
         for name in _POINTERS:
-            getattr(self.library, name).restype = ctypes.c_void_p
+            getattr(self.cdll, name).restype = ctypes.c_void_p
         for name in _STRINGS:
-            getattr(self.library, name).restype = ctypes.c_char_p
+            getattr(self.cdll, name).restype = ctypes.c_char_p
         self.messages: list[str] = []
         # Kept for as long as libbpf may call it.
         self._printer = _PRINTER(self._print)
-        self.library.libbpf_set_print(self._printer)
+        self.cdll.libbpf_set_print(self._printer)
 
     def _print(self, level: int, template: bytes, arguments: int) -> int:
         # A va_list reaches a function as a pointer on both architectures.
@@ -558,7 +558,7 @@ class BpfObject:
         """
         self.path = path
         self._bpf = _libbpf()
-        self._lib = self._bpf.library
+        self._lib = self._bpf.cdll
         self._log = ctypes.create_string_buffer(LOG_SIZE)
         options = _OpenOptions(
             sz=ctypes.sizeof(_OpenOptions),
@@ -712,7 +712,7 @@ def _tc_check(result: int) -> None:
 def clsact_create(ifindex: int) -> bool:
     """Give a device the clsact qdisc; return False where it has it already."""
     bpf_ = _libbpf()
-    result = bpf_.library.bpf_tc_hook_create(ctypes.byref(_tc_hook(ifindex, TC_INGRESS | TC_EGRESS)))
+    result = bpf_.cdll.bpf_tc_hook_create(ctypes.byref(_tc_hook(ifindex, TC_INGRESS | TC_EGRESS)))
     if result != -errno.EEXIST:
         _tc_check(result)
     return bool(result == 0)
@@ -720,7 +720,7 @@ def clsact_create(ifindex: int) -> bool:
 
 def clsact_destroy(ifindex: int) -> None:
     """Take the clsact qdisc from a device, with all filters in it."""
-    _tc_check(_libbpf().library.bpf_tc_hook_destroy(ctypes.byref(_tc_hook(ifindex, TC_INGRESS | TC_EGRESS))))
+    _tc_check(_libbpf().cdll.bpf_tc_hook_destroy(ctypes.byref(_tc_hook(ifindex, TC_INGRESS | TC_EGRESS))))
 
 
 def clsact_attach(
@@ -734,10 +734,10 @@ def clsact_attach(
         handle=handle,
         priority=priority,
     )
-    _tc_check(_libbpf().library.bpf_tc_attach(ctypes.byref(_tc_hook(ifindex, point)), ctypes.byref(options)))
+    _tc_check(_libbpf().cdll.bpf_tc_attach(ctypes.byref(_tc_hook(ifindex, point)), ctypes.byref(options)))
 
 
 def clsact_detach(ifindex: int, point: int, priority: int, handle: int) -> None:
     """Remove the filter at this place."""
     options = _TcOptions(sz=ctypes.sizeof(_TcOptions), handle=handle, priority=priority)
-    _tc_check(_libbpf().library.bpf_tc_detach(ctypes.byref(_tc_hook(ifindex, point)), ctypes.byref(options)))
+    _tc_check(_libbpf().cdll.bpf_tc_detach(ctypes.byref(_tc_hook(ifindex, point)), ctypes.byref(options)))
