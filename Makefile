@@ -15,8 +15,8 @@ TREE := $(PODNET_CACHE)/trees/$(shell pwd -P | sha256sum | cut -c1-12)
 
 export ANSIBLE_COLLECTIONS_PATH := $(TREE)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-# Molecule leaves a copy of the collection in Ansible's home, which hides the tree from the next run.
-export ANSIBLE_HOME := $(TREE)/.ansible
+# A collection in the user's own Ansible home would come before the tree.
+export ANSIBLE_HOME := $(TREE)/ansible-home
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(TREE)
 
