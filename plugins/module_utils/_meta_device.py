@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The work of the module meta_device: check everything, then change, or go back. Private to this collection.
 
-_pods decides, _rtnl reads and changes, and here they are put together.
+_pods decides, _pods_read reads, _pods_change changes, and here they are put together.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ from typing import Any
 
 from . import _bpf, _netlink, _pods
 from ._pods import Change, State
-from ._rtnl import (
-    ApplyError,
-    Changer,
-    Snapshot,
-    locked,
-    read,
-)
+from ._pods_change import ApplyError, Changer
+from ._pods_read import Snapshot, read
+from ._pods_record import locked
 
 
 class OptionError(Exception):

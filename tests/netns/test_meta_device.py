@@ -321,9 +321,9 @@ def test_many_pods_in_one_call(bench: Bench) -> None:
 
 
 def test_a_link_kind_of_the_driver_is_encoded_by_its_numbers() -> None:
-    message = _rtnl._messages().link()
-    data = _rtnl._nested(("IFLA_META_MODE", 1), ("IFLA_META_PROG_FD", -1), ("IFLA_META_PEER_PROG_FD", 5))
-    info = _rtnl._nested(("IFLA_INFO_KIND", "meta"), ("IFLA_INFO_DATA", data))
+    message = _rtnl.message_types().link()
+    data = _rtnl.nested(("IFLA_META_MODE", 1), ("IFLA_META_PROG_FD", -1), ("IFLA_META_PEER_PROG_FD", 5))
+    info = _rtnl.nested(("IFLA_INFO_KIND", "meta"), ("IFLA_INFO_DATA", data))
     message["attrs"] = [("IFLA_LINKINFO", info)]
     message.encode()
     encoded = bytes(message.data)

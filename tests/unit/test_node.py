@@ -21,7 +21,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _netlink,
     _node,
     _pods,
-    _rtnl,
+    _pods_change,
 )
 
 RELEASE = "6.1.0-56-amd64"
@@ -419,8 +419,8 @@ def test_the_kernels_own_words_reach_the_caller() -> None:
     ],
 )
 def test_a_device_that_is_refused_names_the_option(words: str, option: str) -> None:
-    assert _rtnl.option_of_refusal(_pods.Change("make_device", "driver"), words) == option
-    assert _rtnl.option_of_refusal(_pods.Change("set", "addresses"), words) == "addresses"
+    assert _pods_change.option_of_refusal(_pods.Change("make_device", "driver"), words) == option
+    assert _pods_change.option_of_refusal(_pods.Change("set", "addresses"), words) == "addresses"
 
 
 def test_one_table_has_the_numbers_of_the_drivers_header() -> None:
