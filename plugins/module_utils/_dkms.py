@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _kmod, _node, _signing
+from ansible_collections.podnet.datapath.plugins.module_utils import _kmod, _node_plan, _signing
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod import (
     LOG_LINES,
     Change,
@@ -367,7 +367,7 @@ class Driver(_kmod.Kmod):
         lacking = [tool for tool in tools if not self.node.tool(tool)]
         if build and not self.node.exists(f"/lib/modules/{kernel}/build/Makefile"):
             lacking.insert(0, "headers")
-        return _node.absence(self.node.distribution()["family"], kernel, lacking) if lacking else ""
+        return _node_plan.absence(self.node.distribution()["family"], kernel, lacking) if lacking else ""
 
     def build(self, stage: str, desired: Desired, kernel: str) -> str:
         """Build the staged source for a kernel, inside the stage; return the module's srcversion."""
@@ -440,7 +440,7 @@ class Driver(_kmod.Kmod):
         if lacking:
             raise ModuleError(lacking)
         if planned.wants("deploy", "load", "reload") and desired.kernel == current.running:
-            refusal = _node.signature_refusal(self.node.security(self.certificate))
+            refusal = _node_plan.signature_refusal(self.node.security(self.certificate))
             if refusal:
                 raise ModuleError(refusal)
         # Beside the sources, so that they come in by a rename.
@@ -554,7 +554,7 @@ class Driver(_kmod.Kmod):
                 "delete the Pods' devices first"
             )
         if os.path.isdir(f"{TREE}/{self.name}") and not self.node.tool("dkms"):
-            raise ModuleError(_node.absence(self.node.distribution()["family"], self.running, ["dkms"]))
+            raise ModuleError(_node_plan.absence(self.node.distribution()["family"], self.running, ["dkms"]))
         with self.locked():
             if planned.wants("unload"):
                 self.unload()

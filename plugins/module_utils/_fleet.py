@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _kmod, _node, _signing
+from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _kmod, _node_plan, _signing
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod import (
     LOG_LINES,
     Change,
@@ -73,7 +73,7 @@ def build(node: _kmod.Kmod, kernel: str, files: Mapping[str, str]) -> bytes:
     folder = f"/lib/modules/{kernel}/build"
     lacking = tools if node.node.exists(f"{folder}/Makefile") else ["headers", *tools]
     if lacking:
-        raise ModuleError(_node.absence(node.node.distribution()["family"], kernel, lacking))
+        raise ModuleError(_node_plan.absence(node.node.distribution()["family"], kernel, lacking))
     with tempfile.TemporaryDirectory(prefix="podnet-build-") as stage:
         _dkms.write_tree(stage, files)
         jobs = f"-j{os.cpu_count() or 1}"
@@ -197,7 +197,9 @@ class Installer(_dkms.Driver):
     def fields(self, desired: Desired) -> dict[str, str]:
         """Return what modinfo says of the wanted module; refuse one that is not this node's."""
         if not self.node.tool("modprobe"):
-            raise ModuleError(_node.absence(self.node.distribution()["family"], desired.kernel, ["modprobe"]))
+            raise ModuleError(
+                _node_plan.absence(self.node.distribution()["family"], desired.kernel, ["modprobe"])
+            )
         with tempfile.TemporaryDirectory(prefix="podnet-module-") as folder:
             path = f"{folder}/{desired.name}.ko"
             with open(path, "wb") as file:
@@ -259,7 +261,9 @@ def deliver(node: Installer, desired: Desired, check_mode: bool) -> dict[str, An
     refusal = ""
     if planned.wants("load", "reload"):
         # Whether the kernel knows the key of a signed one is seen when it is loaded.
-        refusal = "" if desired.serial else _node.signature_refusal(node.node.security(""), delivered=True)
+        refusal = (
+            "" if desired.serial else _node_plan.signature_refusal(node.node.security(""), delivered=True)
+        )
     if refusal and not check_mode:
         raise ModuleError(refusal)
     if planned.changes and not check_mode:

@@ -20,7 +20,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _link_kinds, _netlink, _netns, _node
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _link_kinds,
+    _netlink,
+    _netns,
+    _node,
+    _node_plan,
+)
 
 AUTOLOAD = "/etc/modules-load.d"
 LOCKS = "/run"
@@ -121,7 +127,7 @@ def autoload_text(name: str) -> str:
 
 def explain_refusal(name: str, said: str, security: _node.Security) -> str:
     """Return why modprobe(8) could not load a module, with the remedy where one is known."""
-    refusal = _node.signature_refusal(security)
+    refusal = _node_plan.signature_refusal(security)
     # EKEYREJECTED, ENOKEY; lockdown answers EPERM.
     if re.search(r"Key was rejected|Required key not available", said) or (
         "Operation not permitted" in said and refusal

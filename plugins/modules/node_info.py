@@ -255,6 +255,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _neighbours,
     _node,
+    _node_plan,
     _plan,
     _tuning_info,
 )
@@ -290,7 +291,7 @@ def main() -> None:
     )
     wanted = module.params["driver"]
     delivered = module.params["meta_build"] == "fleet"
-    requirements = _node.Requirements(
+    requirements = _node_plan.Requirements(
         tuple(module.params["uplinks"]),
         module.params["installable"],
         delivered,
@@ -299,24 +300,24 @@ def main() -> None:
     certificate = module.params["signing_certificate"] or ("" if delivered else None)
     node = _node.Node()
     facts = node.facts(requirements.uplinks, certificate)
-    driver, reason = _node.choose_driver(facts, wanted, requirements.installable, delivered)
-    lacking, required = _node.missing_packages(facts, wanted, delivered)
+    driver, reason = _node_plan.choose_driver(facts, wanted, requirements.installable, delivered)
+    lacking, required = _node_plan.missing_packages(facts, wanted, delivered)
     if facts["cilium"] and requirements.beside_cilium:
         driver, reason = "none", f"Cilium owns the datapath ({', '.join(facts['cilium'])})"
-        lacking = required = _node.packages_of_libraries(facts)
+        lacking = required = _node_plan.packages_of_libraries(facts)
     if wanted == "auto" and driver == "veth":
         module.warn(reason)
     if driver == "meta":
-        for warning in _node.upcoming_warnings(facts, delivered):
+        for warning in _node_plan.upcoming_warnings(facts, delivered):
             module.warn(warning)
     module.exit_json(
         changed=False,
         driver=driver,
         driver_reason=reason,
-        problems=_node.problems(facts, wanted, requirements),
+        problems=_node_plan.problems(facts, wanted, requirements),
         missing_packages=lacking,
         required_packages=required,
-        builder=_node.builder(facts),
+        builder=_node_plan.builder(facts),
         meta_build=module.params["meta_build"],
         neighbours=_neighbours.neighbours(node),
         **{**facts, "nics": [{**nic, **abilities(nic["name"])} for nic in facts["nics"]]},

@@ -17,7 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _fleet, _kmod, _netlink, _node
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _dkms,
+    _fleet,
+    _kmod,
+    _netlink,
+    _node,
+    _node_plan,
+)
 
 KERNEL = os.uname().release
 INSTALLED = Path(_kmod.delivered_file("meta", KERNEL))
@@ -140,12 +147,12 @@ def dkms_module_absent_takes_all_back() -> None:
 def a_kernel_that_takes_signed_modules_only_is_told_apart() -> None:
     """The last one: what is enforced stays so until the next boot."""
     node = _node.Node()
-    assert not _node.signature_refusal(node.security(""), delivered=True)
+    assert not _node_plan.signature_refusal(node.security(""), delivered=True)
     ENFORCE.write_text("1")
     facts = node.facts()
     assert facts["security"]["signature_required"]
-    (problem,) = _node.problems(
-        {**facts, "security": node.security("")}, "meta", _node.Requirements((), True, True)
+    (problem,) = _node_plan.problems(
+        {**facts, "security": node.security("")}, "meta", _node_plan.Requirements((), True, True)
     )
     assert "signatures are enforced" in problem and "meta_driver_signing_key" in problem, problem
     message = refused("old.ko")

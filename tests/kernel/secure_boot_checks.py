@@ -17,7 +17,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _fleet, _kmod, _node, _signing
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _fleet,
+    _kmod,
+    _node,
+    _node_plan,
+    _signing,
+)
 
 HERE = Path(__file__).parent
 MARK = "SECURE_BOOT "
@@ -66,14 +72,14 @@ def secure_boot_locks_the_kernel_down() -> None:
 @check
 def preflight_knows_which_key_is_enrolled() -> None:
     node = _node.Node()
-    need = _node.Requirements((), True, True)
+    need = _node_plan.Requirements((), True, True)
     facts = node.facts()
     for certificate, enrolled in ((ENROLLED, True), (STRANGER, False), ("", False)):
         security = node.security(certificate)
         assert security["key_enrolled"] is enrolled, (certificate, security)
         refusals = [
             problem
-            for problem in _node.problems({**facts, "security": security}, "meta", need)
+            for problem in _node_plan.problems({**facts, "security": security}, "meta", need)
             if "Secure Boot is on, lockdown is integrity" in problem
         ]
         assert bool(refusals) is not enrolled, (certificate, refusals)

@@ -20,6 +20,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _link_kinds,
     _netlink,
     _node,
+    _node_plan,
     _pods,
     _pods_change,
 )
@@ -120,7 +121,7 @@ NO_HEADERS = {"kernel__headers": False}
 def test_auto_takes_the_best_driver_and_says_why(
     changes: dict[str, Any], installable: bool, driver: str, reason: str
 ) -> None:
-    chosen, why = _node.choose_driver(node(**changes), "auto", installable)
+    chosen, why = _node_plan.choose_driver(node(**changes), "auto", installable)
     assert chosen == driver
     assert reason in why
     assert why.startswith("fallback") == (driver == "veth")
@@ -150,7 +151,7 @@ def test_auto_takes_the_best_driver_and_says_why(
 def test_a_problem_names_option_value_and_remedy(
     changes: dict[str, Any], wanted: str, words: list[str]
 ) -> None:
-    found = _node.problems(node(**changes), wanted, _node.Requirements(("wire0",)))
+    found = _node_plan.problems(node(**changes), wanted, _node_plan.Requirements(("wire0",)))
     assert len(found) == 1
     for word in words:
         assert word in found[0]
@@ -158,12 +159,12 @@ def test_a_problem_names_option_value_and_remedy(
 
 def test_a_good_node_has_no_problem() -> None:
     for wanted in ("auto", "meta", "veth"):
-        assert _node.problems(node(), wanted, _node.Requirements(("wire0",))) == []
+        assert _node_plan.problems(node(), wanted, _node_plan.Requirements(("wire0",))) == []
 
 
 def test_all_problems_are_told_at_once() -> None:
     facts = node(cilium=["cilium_net"], libraries__pyroute2="", **NO_HEADERS)
-    assert len(_node.problems(facts, "meta", _node.Requirements(("eth9",)))) == 4
+    assert len(_node_plan.problems(facts, "meta", _node_plan.Requirements(("eth9",)))) == 4
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_all_problems_are_told_at_once() -> None:
 def test_packages_are_those_that_help(
     changes: dict[str, Any], wanted: str, lacking: list[str], required: list[str]
 ) -> None:
-    assert _node.missing_packages(node(**changes), wanted) == (lacking, required)
+    assert _node_plan.missing_packages(node(**changes), wanted) == (lacking, required)
 
 
 ANY_FACTS = st.builds(
@@ -210,27 +211,27 @@ ANY_FACTS = st.builds(
 )
 
 
-@given(ANY_FACTS, st.sampled_from(["auto", *_node.DRIVERS]), st.booleans())
+@given(ANY_FACTS, st.sampled_from(["auto", *_node_plan.DRIVERS]), st.booleans())
 def test_no_driver_is_chosen_that_the_node_cannot_have(
     facts: _node.Facts, wanted: str, installable: bool
 ) -> None:
-    driver, reason = _node.choose_driver(facts, wanted, installable)
-    found = _node.problems(facts, wanted, _node.Requirements((), installable))
-    assert reason and driver in _node.DRIVERS
+    driver, reason = _node_plan.choose_driver(facts, wanted, installable)
+    found = _node_plan.problems(facts, wanted, _node_plan.Requirements((), installable))
+    assert reason and driver in _node_plan.DRIVERS
     if wanted != "auto":
         assert driver == wanted
     if not found:
         possible = {
             "netkit": facts["kernel"]["netkit"],
-            "meta": not _node.meta_obstacles(facts, installable),
+            "meta": not _node_plan.meta_obstacles(facts, installable),
             "veth": facts["kernel"]["veth"],
         }
         assert possible[driver]
         # What is still missing can be installed, and the caller said that it will be.
-        assert not _node.missing_packages(facts, driver)[1] or installable
+        assert not _node_plan.missing_packages(facts, driver)[1] or installable
     # Installing packages never takes a better driver away, nor makes a new problem.
-    better = _node.problems(facts, wanted, _node.Requirements((), True))
-    assert len(better) <= len(_node.problems(facts, wanted, _node.Requirements((), False)))
+    better = _node_plan.problems(facts, wanted, _node_plan.Requirements((), True))
+    assert len(better) <= len(_node_plan.problems(facts, wanted, _node_plan.Requirements((), False)))
 
 
 @pytest.mark.parametrize(
@@ -476,27 +477,29 @@ def test_a_kernel_that_would_boot_without_the_driver_is_told(tmp_path: Path) -> 
         {"release": "6.1.0-58-amd64", "headers": False}
     ]
     found = {"release": "6.1.0-58-amd64", "headers": False}
-    (text,) = _node.upcoming_warnings(node(kernel__upcoming=[{**found, "headers": True}]), delivered=False)
+    (text,) = _node_plan.upcoming_warnings(
+        node(kernel__upcoming=[{**found, "headers": True}]), delivered=False
+    )
     assert "dkms autoinstall -k 6.1.0-58-amd64" in text
-    (text,) = _node.upcoming_warnings(node(kernel__upcoming=[found]), delivered=False)
+    (text,) = _node_plan.upcoming_warnings(node(kernel__upcoming=[found]), delivered=False)
     assert "6.1.0-58-amd64" in text and "apt-get install linux-headers-6.1.0-58-amd64" in text
-    (text,) = _node.upcoming_warnings(node(kernel__upcoming=[found]), delivered=True)
+    (text,) = _node_plan.upcoming_warnings(node(kernel__upcoming=[found]), delivered=True)
     assert "run the play again" in text
 
 
 def test_a_node_of_a_fleet_needs_no_compiler() -> None:
     bare = node(**NO_HEADERS, tools__gcc="", tools__make="", tools__dkms="")
-    assert _node.choose_driver(bare, "auto", False, delivered=True)[0] == "meta"
-    assert _node.missing_packages(bare, "meta", delivered=True) == ([], [])
-    assert _node.problems(bare, "meta", _node.Requirements(delivered=True)) == []
-    made = _node.builder(bare)
+    assert _node_plan.choose_driver(bare, "auto", False, delivered=True)[0] == "meta"
+    assert _node_plan.missing_packages(bare, "meta", delivered=True) == ([], [])
+    assert _node_plan.problems(bare, "meta", _node_plan.Requirements(delivered=True)) == []
+    made = _node_plan.builder(bare)
     assert made["possible"] and made["missing"] == ["headers", "gcc", "make"]
     assert made["packages"] == [f"linux-headers-{RELEASE}", "gcc", "make"]
-    assert not _node.builder(node(**NO_HEADERS, distribution__family=""))["possible"]
+    assert not _node_plan.builder(node(**NO_HEADERS, distribution__family=""))["possible"]
 
 
 def test_a_fleet_without_a_key_is_refused_where_signatures_are_asked_for() -> None:
-    (text,) = _node.problems(
-        node(**{**LOCKED, "security__certificate": ""}), "meta", _node.Requirements(delivered=True)
+    (text,) = _node_plan.problems(
+        node(**{**LOCKED, "security__certificate": ""}), "meta", _node_plan.Requirements(delivered=True)
     )
     assert "Secure Boot" in text and "meta_driver_signing_key" in text
