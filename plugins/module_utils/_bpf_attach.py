@@ -32,6 +32,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf_state,
     _datapath_command,
     _datapath_maps,
+    _libbpf,
     _link_kinds,
     _netlink,
 )
@@ -120,7 +121,7 @@ def read_devices() -> dict[str, Device]:
 
 def read_filters(ifindex: int, hook: str) -> list[Filter]:
     """Return the filters at one clsact hook of a device; none where it has no clsact qdisc."""
-    minor = TC_H_MIN_INGRESS if _clsact_point(hook) == _bpf.TC_INGRESS else TC_H_MIN_EGRESS
+    minor = TC_H_MIN_INGRESS if _clsact_point(hook) == _libbpf.TC_INGRESS else TC_H_MIN_EGRESS
     # struct tcmsg: family, index, handle, parent, info
     request = struct.pack("=BxxxiIII", 0, ifindex, 0, TC_H_CLSACT | minor, 0)
     try:
@@ -180,7 +181,7 @@ def _is_inward(hook: str) -> bool:
 
 
 def _clsact_point(hook: str) -> int:
-    return _bpf.TC_INGRESS if _is_inward(hook) else _bpf.TC_EGRESS
+    return _libbpf.TC_INGRESS if _is_inward(hook) else _libbpf.TC_EGRESS
 
 
 def _link_attach_type(kind: str, hook: str) -> int:
@@ -690,16 +691,16 @@ class Applier:
             before = self._keep(_bpf.prog_get_fd_by_id(old)) if old else -1
             self.transaction.on_failure(lambda: set_meta_program(device, a.hook, before))
         else:
-            if _bpf.clsact_create(a.ifindex):
-                self.transaction.on_failure(lambda: _bpf.clsact_destroy(a.ifindex))
+            if _libbpf.clsact_create(a.ifindex):
+                self.transaction.on_failure(lambda: _libbpf.clsact_destroy(a.ifindex))
                 if a.ifindex not in self.pins.qdiscs:
                     self.pin(program, "links", a.owner, pin_name(a.device, f"qdisc{a.ifindex}"))
             # A filter of ours may be there without its pin: resolve() lets nobody else's through.
             there = any(_is_our_place(f) for f in read_filters(a.ifindex, a.hook))
             point = _clsact_point(a.hook)
-            _bpf.clsact_attach(a.ifindex, point, program, CLSACT_PRIORITY, CLSACT_HANDLE, replace=there)
+            _libbpf.clsact_attach(a.ifindex, point, program, CLSACT_PRIORITY, CLSACT_HANDLE, replace=there)
             self.transaction.on_failure(
-                lambda: _bpf.clsact_detach(a.ifindex, point, CLSACT_PRIORITY, CLSACT_HANDLE)
+                lambda: _libbpf.clsact_detach(a.ifindex, point, CLSACT_PRIORITY, CLSACT_HANDLE)
             )
         self.pin(program, "links", *a.key.split("/"))
 
@@ -719,9 +720,9 @@ class Applier:
         else:
             point = _clsact_point(shall.hook)
             place = (CLSACT_PRIORITY, CLSACT_HANDLE)
-            _bpf.clsact_attach(shall.ifindex, point, program, *place, replace=True)
+            _libbpf.clsact_attach(shall.ifindex, point, program, *place, replace=True)
             self.transaction.on_failure(
-                lambda: _bpf.clsact_attach(shall.ifindex, point, old, *place, replace=True)
+                lambda: _libbpf.clsact_attach(shall.ifindex, point, old, *place, replace=True)
             )
         self.pin(program, "links", *shall.key.split("/"))
 
@@ -737,7 +738,7 @@ class Applier:
             later(lambda: set_meta_program(device, a.hook, -1))
         elif attached:
             point = _clsact_point(a.hook)
-            later(lambda: _bpf.clsact_detach(a.ifindex, point, CLSACT_PRIORITY, CLSACT_HANDLE))
+            later(lambda: _libbpf.clsact_detach(a.ifindex, point, CLSACT_PRIORITY, CLSACT_HANDLE))
             later(lambda: self._drop_qdisc(a.ifindex))
         if unpin and a.owner:
             self.unpin("links", *a.key.split("/"))
@@ -746,7 +747,7 @@ class Applier:
         """Take away a clsact qdisc that we made, once nobody uses it."""
         record = self.pins.qdiscs.get(ifindex)
         if record and not read_filters(ifindex, "ingress") and not read_filters(ifindex, "egress"):
-            _bpf.clsact_destroy(ifindex)
+            _libbpf.clsact_destroy(ifindex)
             _unlink(record)
 
 
@@ -821,7 +822,7 @@ def present(
     """
     check_pin_path(path)
     with contextlib.ExitStack() as files:
-        obj = files.enter_context(_bpf.BpfObject(object_path, rodata))
+        obj = files.enter_context(_libbpf.BpfObject(object_path, rodata))
         pins = Pins(path)
         attachments = resolve(pins, wishes, list(obj._programs), owner)
 
@@ -869,7 +870,7 @@ def present(
 def _apply(
     pins: Pins,
     files: contextlib.ExitStack,
-    obj: _bpf.BpfObject,
+    obj: _libbpf.BpfObject,
     changes: Sequence[Change],
     current: Mapping[str, Attachment],
     desired: Mapping[str, Attachment],

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _libbpf
 
 SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
 
@@ -128,7 +128,7 @@ class Datapath:
         self.netns, self.reached = netns, reached
         self.generation = 0
         self.features = 0
-        self.object = _bpf.BpfObject(path, rodata)
+        self.object = _libbpf.BpfObject(path, rodata)
         self.object.load()
         self.names = reason_names()
         with self.inside():

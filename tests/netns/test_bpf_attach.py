@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _libbpf
 
 SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
 
@@ -286,7 +286,7 @@ def test_a_killed_run_is_mended_by_the_next(node: Node, build: Any) -> None:
     """What a run leaves when it dies between attaching and renaming its pins."""
     node.attach("host_ingress left ingress tcx")
     other = build(("datapath.bpf.c", r"REASON_STACK_NOT_POD\)", "REASON_STACK_LINK)"))
-    with _bpf.BpfObject(other) as half:
+    with _libbpf.BpfObject(other) as half:
         half.load()
         _bpf.obj_pin(half.programs["host_ingress"], f"{node.pins}/progs/host_ingress~")
         with _bpf.closing(_bpf.obj_get(f"{node.pins}/links/site/left-ingress")) as link:
