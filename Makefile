@@ -34,7 +34,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 # Network namespaces, taps and image roots need root: such a target is run again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-kubernetes \
 	test-driver test-driver-nodes test-debug-kernel test-nodes test-faults test-swaps fuzz-bpf \
-	bench-icount bench-scale packages
+	bench-icount bench-scale bench-tuning packages
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
@@ -122,6 +122,10 @@ bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 ha
 bench-scale: tools  ## What a roll-out over HOSTS=1000 simulated hosts costs the controller, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)
 	python3 tests/scale/bench.py --hosts $(HOSTS)
+
+bench-tuning: tools  ## The role node_tuning against loops over ansible.posix.sysctl and ethtool, on one node, 4 min
+	$(call say,Tuning a tuned node: the role against loops)
+	python3 tests/tuning/bench.py
 
 packages:
 	@tests/packages.sh
