@@ -90,7 +90,7 @@ test-kubernetes: tools  ## Draining, against a real kube-apiserver with etcd; bu
 	$(call say,kube_node against kube-apiserver and etcd)
 	pytest -q tests/kubernetes
 
-test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times; hours
+test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times
 	$(call say,$(SWAPS) replacements under traffic)
 	PODNET_SWAPS=$(SWAPS) pytest -q tests/netns/test_replacement.py
 

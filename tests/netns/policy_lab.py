@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _libbpf,
     _bpf_attach,
     _bpf_state,
     _datapath_info,
@@ -150,8 +151,12 @@ class Lab:
 
     def attach(self, node: str, rodata: dict[str, int]) -> list[str]:
         """Load the programs and attach them everywhere; return what changed."""
+        with _libbpf.BpfObject(self.object, rodata) as programs:
+            return self.install(node, programs)
+
+    def install(self, node: str, programs: _libbpf.BpfObject) -> list[str]:
         with self.ns.inside(self.names[node]):
-            outcome = _bpf_attach.present(self.pins[node], self.object, rodata, list(self._wishes(node)))
+            outcome = _bpf_attach.install(self.pins[node], programs, list(self._wishes(node)))
         return [f"{change.action} {change.kind} {change.name}" for change in outcome.changes]
 
     def _wishes(self, node: str) -> Iterator[_bpf_attach.Wish]:
