@@ -80,7 +80,7 @@ def test_nothing_is_lost_and_connections_stay(lab: Lab) -> None:
         ]
         for swap in range(SWAPS):
             if swap < LOADED:
-                changes = lab.attach("node1", {"reason_max": swap % 2 + 1})
+                changes = lab.attach("node1", reason_max=swap % 2 + 1)
             else:
                 changes = lab.install("node1", versions[swap % 2])
             assert "replace program pod_egress" in changes
