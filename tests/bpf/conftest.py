@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
+import coverage
 import pytest
 from programs import POD_NETKIT, SOURCES, TOPOLOGY, Datapath
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
 
 
 @pytest.fixture(scope="session")
@@ -40,18 +44,22 @@ def netns() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The compiled programs."""
-    out = tmp_path_factory.mktemp("object")
-    subprocess.run(["make", "-s", "-C", str(SOURCES), f"OUT={out}"], check=True)
-    return str(out / "datapath.o")
-
-
-@pytest.fixture(scope="session")
-def datapath(datapath_object: str, netns: str, reached: set[str]) -> Iterator[Datapath]:
-    """The programs, and Pods on meta or veth."""
-    loaded = Datapath(datapath_object, netns, reached)
+def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, reached: set[str]) -> Iterator[Datapath]:
+    """The programs, and Pods on meta or veth. PODNET_COVERAGE is a folder for what they ran through."""
+    folder = tmp_path_factory.mktemp("object")
+    functions = {}
+    if wanted := os.environ.get("PODNET_COVERAGE"):
+        folder = Path(wanted)
+        folder.mkdir(parents=True, exist_ok=True)
+        path, functions = coverage.build(SOURCES, folder)
+    else:
+        subprocess.run(["make", "-s", "-C", str(SOURCES), f"OUT={folder}"], check=True)
+        path = folder / "datapath.o"
+    loaded = Datapath(str(path), netns, reached)
     yield loaded
+    if functions:
+        counters = _bpf.array_read(loaded.object.maps[coverage.SECTION])
+        (folder / "report.txt").write_text(coverage.report(path, functions, counters))
     loaded.object.close()
 
 
