@@ -27,10 +27,10 @@ from typing import Any
 from nodes import NODES, Nodes, Pod
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _libbpf,
     _bpf_attach,
     _bpf_state,
     _datapath_info,
+    _libbpf,
 )
 
 PODS = {
