@@ -33,8 +33,8 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: such a target is run again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-kubernetes \
-	test-driver test-driver-nodes test-debug-kernel test-nodes test-faults test-swaps fuzz-bpf \
-	bench-icount bench-scale bench-tuning packages
+	test-driver test-driver-nodes test-debug-kernel test-nodes test-faults test-swaps fuzz-bpf coverage-bpf \
+	bench-icount bench-datapath bench-scale bench-tuning packages
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
@@ -74,6 +74,11 @@ test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
 	$(call say,Programs on the running kernel)
 	pytest -q tests/bpf
 
+coverage-bpf: tools  ## Which branches of the programs test-bpf takes
+	$(call say,Programs with counters on the running kernel)
+	PODNET_COVERAGE=$(CURDIR)/reports/coverage pytest -q tests/bpf
+	@cat reports/coverage/report.txt; printf '\nLine by line: %s\n' reports/coverage/datapath.txt
+
 fuzz-bpf: tools  ## COUNT mutated packets through each program, against a model of the policy; 10 min
 	$(call say,Fuzzing the programs with $(COUNT) packets each)
 	PODNET_FUZZ=$(COUNT) pytest -q tests/bpf/test_bpf_fuzz.py
@@ -90,7 +95,7 @@ test-kubernetes: tools  ## Draining, against a real kube-apiserver with etcd; bu
 	$(call say,kube_node against kube-apiserver and etcd)
 	pytest -q tests/kubernetes
 
-test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times; hours
+test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times
 	$(call say,$(SWAPS) replacements under traffic)
 	PODNET_SWAPS=$(SWAPS) pytest -q tests/netns/test_replacement.py
 
@@ -118,6 +123,10 @@ test-faults: tools  ## Changes of NICs cut off on a node (FAULTS=1 a kind, SEED=
 bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 has netkit too), 5 min
 	$(call say,Instruction count on kernel $(KERNEL))
 	python3 tests/icount/bench.py --kernel $(KERNEL)
+
+bench-datapath: tools  ## Instructions of the programs by feature and scale, and how rates are kept (KERNEL=6.12)
+	$(call say,Costs and rates of the programs on kernel $(KERNEL))
+	python3 tests/icount/datapath.py --kernel $(KERNEL)
 
 bench-scale: tools  ## What a roll-out over HOSTS=1000 simulated hosts costs the controller, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)

@@ -821,8 +821,20 @@ def present(
     Raises BpfError with a remedy, having changed nothing.
     """
     check_pin_path(path)
+    with _libbpf.BpfObject(object_path, rodata) as obj:
+        return install(path, obj, wishes, owner, check, lose_connections)
+
+
+def install(
+    path: str,
+    obj: _libbpf.BpfObject,
+    wishes: Sequence[Wish],
+    owner: str = DEFAULT_OWNER,
+    check: bool = False,
+    lose_connections: bool = False,
+) -> Outcome:
+    """Do so with an object that is open, and loaded already where its maps are those that are pinned."""
     with contextlib.ExitStack() as files:
-        obj = files.enter_context(_libbpf.BpfObject(object_path, rodata))
         pins = Pins(path)
         attachments = resolve(pins, wishes, list(obj._programs), owner)
 
@@ -833,11 +845,12 @@ def present(
         problem = connections_problem(pinned_layouts, layouts)
         if problem and not lose_connections:
             raise BpfError(problem)
-        reused = {}
-        for name in layouts.keys() - renewed:
-            reused[name] = _bpf.obj_get(pins.at("maps", name))
-            files.callback(os.close, reused[name])
-        obj.load(reused)
+        if not obj.loaded:
+            reused = {}
+            for name in layouts.keys() - renewed:
+                reused[name] = _bpf.obj_get(pins.at("maps", name))
+                files.callback(os.close, reused[name])
+            obj.load(reused)
         loaded = {name: _bpf.program_info(fd) for name, fd in obj.programs.items()}
         tags = {name: info.tag for name, info in loaded.items()}
 

@@ -131,6 +131,7 @@ class BpfObject:
         Raises BpfError for a missing or unreadable object and for an unknown or unfitting variable.
         """
         self.path = path
+        self.loaded = False
         self._bpf = _libbpf()
         self._lib = self._bpf.cdll
         self._log = ctypes.create_string_buffer(LOG_SIZE)
@@ -247,6 +248,7 @@ class BpfObject:
         self._bpf.messages.clear()
         code = self._lib.bpf_object__load(self._handle)
         if not code:
+            self.loaded = True
             return
         said = "\n".join(self._bpf.messages)
         log = self._log.value.decode(errors="replace").strip().splitlines()

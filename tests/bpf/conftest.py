@@ -1,270 +1,20 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The programs on the running kernel: one packet in, verdict, packet and counters out. Root is needed.
-
-BPF_PROG_TEST_RUN never shows where a redirect leads; tests/netns do that.
-"""
+"""The programs loaded once, and the namespace that they look at. Root is needed."""
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
-import re
-import socket
-import struct
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import coverage
 import pytest
+from programs import POD_NETKIT, SOURCES, TOPOLOGY, Datapath
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _libbpf
-
-SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
-
-BPF_PROG_TEST_RUN = 10
-# struct __sk_buff (include/uapi/linux/bpf.h): its size and the offsets that a test may set
-SKB_SIZE, SKB_IFINDEX, SKB_GSO_SIZE = 192, 40, 176
-
-SLOTS = (0, 1, 2)  # of no Pod, of pod1 and pod2 where a test gives them one
-REASONS = 64  # reasons.h: counters of a Pod
-
-DROP = struct.Struct("=Q16s16sHHBBHIIIHBB")  # drops.h: struct drop
-
-PASS, REDIRECT = -1, 7  # TC_ACT_UNSPEC, TC_ACT_REDIRECT
-
-# Every device that packets come in through has this address, or the kernel calls them another host's.
-MAC = "02:00:00:00:00:01"
-NEIGHBOUR = "02:00:00:00:00:99"
-
-TOPOLOGY = f"""\
-link add pod1 address {MAC} type veth peer name pod1p
-link add pod2 type veth peer name pod2p
-link add small mtu 1300 type veth peer name smallp
-link add closed address {MAC} type veth peer name closedp
-link add wire0 address {MAC} type veth peer name wire0p
-link add wire1 mtu 1300 type veth peer name wire1p
-addr add 172.31.0.1/29 dev wire0
-addr add fd31::1/64 dev wire0 nodad
-addr add 172.31.0.9/29 dev wire1
-addr add fd31:0:0:1::1/64 dev wire1 nodad
-link set pod1 up
-link set pod1p up
-link set closed up
-link set closedp up
-link set wire0 up
-link set wire0p up
-link set wire1 up
-link set wire1p up
-neigh add 172.31.0.2 lladdr {NEIGHBOUR} dev wire0
-neigh add fd31::2 lladdr {NEIGHBOUR} dev wire0
-neigh add 172.31.0.10 lladdr {NEIGHBOUR} dev wire1
-neigh add fd31:0:0:1::2 lladdr {NEIGHBOUR} dev wire1
-route add 10.31.2.0/24 via 172.31.0.2
-route add fd31:2::/64 via fd31::2
-route add 10.31.3.0/24 via 172.31.0.3
-route add fd31:3::/64 via fd31::3
-route add 10.31.4.0/24 via inet6 fd31::2
-route add unreachable 10.31.5.0/24
-route add unreachable fd31:5::/64
-route add blackhole 10.31.6.0/24
-route add blackhole fd31:6::/64
-route add prohibit 10.31.7.0/24
-route add prohibit fd31:7::/64
-route add 10.31.8.0/24 via 172.31.0.10
-route add fd31:8::/64 via fd31:0:0:1::2
-route add 10.31.9.0/24 encap seg6 mode encap segs fd31::2 dev wire0
-route add fd31:9::/64 encap seg6 mode encap segs fd31::2 dev wire0
-route add 10.31.10.0/24 via 172.31.0.2 mtu lock 1300
-route add fd31:10::/64 via fd31::2 mtu lock 1300
-"""
-
-# Pods by the last part of their addresses: one with a small MTU, one whose device is gone, one whose
-# packets are not forwarded, and a second address of pod1.
-ENDPOINTS = {11: "pod1", 12: "pod2", 13: "small", 14: None, 15: "closed", 16: "pod1"}
-GONE = 0x7FFFFFFF
-
-
-def reason_names() -> list[str]:
-    """The names in the order of the enum."""
-    text = (SOURCES / "reasons.h").read_text()
-    return re.findall(r"^\tREASON_(\w+),", text, re.MULTILINE)[:-1]
-
-
-def address(number: int, family: int, node: int = 1) -> bytes:
-    """The address written ``<node>.<number>`` in tests, as maps have it."""
-    if family == 4:
-        return bytes([10, 31, node, number])
-    return bytes.fromhex(f"fd31{node:04x}{'0' * 20}{int(str(number), 16):04x}")
-
-
-def possible_cpus() -> int:
-    """Processors that a per-CPU map has a value for."""
-    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
-    return sum(
-        int(last or first) - int(first) + 1
-        for first, dummy, last in (part.partition("-") for part in text.split(","))
-    )
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a program did with a packet."""
-
-    verdict: int
-    packet: bytes
-    counted: dict[str, int]
-
-
-class Datapath:
-    """The loaded programs and a network namespace that they look at."""
-
-    def __init__(self, path: str, netns: str, reached: set[str], **rodata: int) -> None:
-        self.netns, self.reached = netns, reached
-        self.generation = 0
-        self.features = 0
-        self.object = _libbpf.BpfObject(path, rodata)
-        self.object.load()
-        self.names = reason_names()
-        with self.inside():
-            for number, device in ENDPOINTS.items():
-                self.endpoint(number, self.ifindex(device) if device else GONE)
-
-    def endpoint(
-        self,
-        number: int,
-        ifindex: int,
-        identity: int = 0,
-        enforce: int = 0,
-        slot: int = 0,
-        flags: int = 0,
-        node: int = 1,
-    ) -> None:
-        """Write the entries of a Pod's two addresses, the same in both banks."""
-        banks = (identity, identity, enforce, enforce)
-        value = struct.pack("=IIIIHHHH", ifindex, 1, *banks, slot, flags)
-        for family in (4, 6):
-            _bpf.map_update(self.object.maps[f"endpoints{family}"], {address(number, family, node): value})
-
-    def inside(self) -> Entered:
-        return Entered(self.netns)
-
-    def ifindex(self, device: str) -> int:
-        return socket.if_nametoindex(device)
-
-    def counters(self, slot: int = 0) -> list[int]:
-        """Packets of the slot's Pod by reason; slot 0 is for all that has none."""
-        key = struct.pack("=I", slot)
-        raw = _bpf.map_lookup(self.object.maps["metrics"], key, 8 * REASONS * possible_cpus())
-        values = struct.unpack(f"={len(raw) // 8}Q", raw)
-        return [sum(values[number::REASONS]) for number in range(len(self.names))]
-
-    def test_run(self, program: str, packet: bytes, device: str, gso_size: int = 0) -> tuple[int, bytes]:
-        """Run a program over a packet that came in through ``device``."""
-        context = bytearray(SKB_SIZE)
-        with self.inside():
-            struct.pack_into("=I", context, SKB_IFINDEX, self.ifindex(device))
-            struct.pack_into("=I", context, SKB_GSO_SIZE, gso_size)
-            data = ctypes.create_string_buffer(packet, len(packet))
-            out = ctypes.create_string_buffer(len(packet) + 64)
-            ctx = ctypes.create_string_buffer(bytes(context), SKB_SIZE)
-            attr = bytearray(
-                struct.pack(
-                    "=IIIIQQIIIIQQIII",
-                    *(self.object.programs[program], 0, len(packet), len(out)),
-                    *(ctypes.addressof(data), ctypes.addressof(out), 1, 0, SKB_SIZE, 0),
-                    *(ctypes.addressof(ctx), 0, 0, 0, 0),
-                )
-            )
-            _bpf.bpf(BPF_PROG_TEST_RUN, attr)
-        verdict, dummy, size = struct.unpack_from("=iII", attr, 4)
-        return verdict, out.raw[:size]
-
-    def drops(self) -> list[dict[str, Any]]:
-        """Take every record out of the ring that a consumer of the kernel's own would get."""
-        page = mmap.PAGESIZE
-        fd = self.object.maps["drops"]
-        size = _bpf.map_info(fd).layout.max_entries
-        found = []
-        with (
-            mmap.mmap(fd, page) as consumer,
-            mmap.mmap(fd, page + 2 * size, prot=mmap.PROT_READ, offset=page) as ring,
-        ):
-            at = struct.unpack_from("=Q", consumer)[0]
-            end = struct.unpack_from("=Q", ring)[0]
-            while at < end:
-                place = page + at % size
-                length = struct.unpack_from("=I", ring, place)[0] & 0x3FFFFFFF
-                found.append(DROP.unpack_from(ring, place + 8))
-                at += 8 + (length + 7) // 8 * 8
-            struct.pack_into("=Q", consumer, 0, at)
-        fields = (
-            *("time", "src", "dst", "sport", "dport", "proto", "family", "kind"),
-            *("ifindex", "len", "peer", "slot", "reason", "direction"),
-        )
-        records = [dict(zip(fields, record)) for record in found]
-        for record in records:
-            record["sport"], record["dport"] = (socket.ntohs(record[end]) for end in ("sport", "dport"))
-        return records
-
-    def forget(self) -> None:
-        """End what was decided for flows, as whoever changes the endpoints does."""
-        self.generation += 1
-        _bpf.map_update(
-            self.object.maps["config"], {bytes(4): struct.pack("=II", self.generation, self.features)}
-        )
-
-    def all_counters(self) -> Counter[str]:
-        found: Counter[str] = Counter()
-        for slot in SLOTS:
-            found.update(dict(zip(self.names, self.counters(slot))))
-        return found
-
-    def run(
-        self, program: str, packet: bytes, device: str = "", gso_size: int = 0, remembering: bool = False
-    ) -> Result:
-        """Run a program over one packet and say what was counted; its flow is new, unless ``remembering``."""
-        if not remembering:
-            self.forget()
-        return self.run_after(None, program, packet, device, gso_size)
-
-    def run_after(
-        self, first: bytes | None, program: str, packet: bytes, device: str = "", gso_size: int = 0
-    ) -> Result:
-        """Run a program over a packet right after another one, whose own count is left out."""
-        device = device or ("wire0" if program == "host_ingress" else "pod1")
-        alone = Counter(self.run(program, first, device).counted) if first else Counter()
-        before = self.all_counters()
-        if first:
-            self.test_run(program, first, device)
-        verdict, out = self.test_run(program, packet, device, gso_size)
-        counted = dict(self.all_counters() - before - alone)
-        self.reached.update(counted)
-        return Result(verdict, out, counted)
-
-
-class Entered:
-    """The calling thread in a network namespace."""
-
-    def __init__(self, name: str) -> None:
-        self.path = f"/run/netns/{name}"
-
-    def __enter__(self) -> None:
-        self.home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        self._enter(os.open(self.path, os.O_RDONLY))
-
-    def __exit__(self, *_: object) -> None:
-        self._enter(self.home)
-
-    def _enter(self, fd: int) -> None:
-        with _bpf.closing(fd):
-            if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
 
 
 @pytest.fixture(scope="session")
@@ -294,27 +44,33 @@ def netns() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The compiled programs."""
-    out = tmp_path_factory.mktemp("object")
-    subprocess.run(["make", "-s", "-C", str(SOURCES), f"OUT={out}"], check=True)
-    return str(out / "datapath.o")
-
-
-@pytest.fixture(scope="session")
-def datapath(datapath_object: str, netns: str, reached: set[str]) -> Iterator[Datapath]:
-    """The programs as they are attached to meta, tcx and clsact."""
-    loaded = Datapath(datapath_object, netns, reached)
+def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, reached: set[str]) -> Iterator[Datapath]:
+    """The programs, and Pods on meta or veth. PODNET_COVERAGE is a folder for what they ran through."""
+    folder = tmp_path_factory.mktemp("object")
+    functions = {}
+    if wanted := os.environ.get("PODNET_COVERAGE"):
+        folder = Path(wanted)
+        folder.mkdir(parents=True, exist_ok=True)
+        path, functions = coverage.build(SOURCES, folder)
+    else:
+        subprocess.run(["make", "-s", "-C", str(SOURCES), f"OUT={folder}"], check=True)
+        path = folder / "datapath.o"
+    loaded = Datapath(str(path), netns, reached)
     yield loaded
+    if functions:
+        counters = _bpf.array_read(loaded.object.maps[coverage.SECTION])
+        (folder / "report.txt").write_text(coverage.report(path, functions, counters))
     loaded.object.close()
 
 
-@pytest.fixture(scope="session")
-def netkit_datapath(datapath_object: str, netns: str, reached: set[str]) -> Iterator[Datapath]:
-    """The programs as they are attached to netkit."""
-    loaded = Datapath(datapath_object, netns, reached, netkit_source=1)
-    yield loaded
-    loaded.object.close()
+@pytest.fixture
+def netkit_datapath(datapath: Datapath) -> Iterator[Datapath]:
+    """The programs, and pod1 on netkit."""
+    with datapath.inside():
+        pod1 = datapath.ifindex("pod1")
+    datapath.endpoint(11, pod1, flags=POD_NETKIT)
+    yield datapath
+    datapath.endpoint(11, pod1)
 
 
 @pytest.fixture

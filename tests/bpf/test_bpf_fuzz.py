@@ -13,7 +13,7 @@ import random
 from typing import Any
 
 import pytest
-from conftest import GONE
+from programs import GONE
 from scapy.layers.inet import ICMP, TCP, UDP, IPerror, TCPerror
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,

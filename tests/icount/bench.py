@@ -50,21 +50,22 @@ def build_module(root: Path, release: str, target: Path) -> None:
         shutil.rmtree(build.path)
 
 
-def write_disk(root: Path, release: str, work: Path, plan: dict[str, Any]) -> Path:
+def write_disk(root: Path, release: str, work: Path, plan: dict[str, Any], *scripts: Path) -> Path:
     """Return a disk that is a tar archive of what the guest runs."""
     folder = work / "guest"
     utils = folder / "ansible_collections/podnet/datapath" / MODULE_UTILS
     shutil.copytree(ROOT / MODULE_UTILS, utils, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(HERE / "node.py", folder)
+    for script in scripts:
+        shutil.copy(script, folder)
     build_module(root, release, folder / "meta.ko")
     subprocess.run(["make", "-s", "-C", str(ROOT / "roles/bpf_datapath/files"), f"OUT={folder}"], check=True)
     (folder / "plan.json").write_text(json.dumps(plan))
     return one_boot.make_disk(folder, work / "disk.tar")
 
 
-def boot(base: image.Image, disk: Path, more: list[str]) -> list[dict[str, Any]]:
-    """Run the guest to its end and return what it said."""
-    command = "mount -t bpf bpf /sys/fs/bpf && PYTHONPATH=/run exec python3 node.py"
+def boot(base: image.Image, disk: Path, script: str, more: list[str]) -> list[dict[str, Any]]:
+    """Run a script in the guest to its end and return what it said."""
+    command = f"mount -t bpf bpf /sys/fs/bpf && PYTHONPATH=/run exec python3 {script}"
     counting = [
         *("-machine", "q35", "-accel", "tcg,thread=single", "-smp", "1"),
         *("-icount", "shift=0,sleep=off", "-rtc", "base=2024-01-01,clock=vm"),
@@ -113,8 +114,8 @@ def main() -> None:
     releases = sorted(path.name for path in (base.root / "lib/modules").iterdir())
     with tempfile.TemporaryDirectory(prefix="podnet-icount-") as folder:
         work = Path(folder)
-        disk = write_disk(base.root, releases[-1], work, {"rungs": rungs, "tests": tests})
-        found = boot(base, disk, options.qemu)
+        disk = write_disk(base.root, releases[-1], work, {"rungs": rungs, "tests": tests}, HERE / "node.py")
+        found = boot(base, disk, "node.py", options.qemu)
     for failure in (f for f in found if f["kind"] == "failed"):
         print(f"{failure['rung']}: {failure['error']}\n{failure['trace']}", file=sys.stderr)
     reports = ROOT / "reports/icount"

@@ -123,7 +123,7 @@ class Node:
                     _bpf_attach.Wish("pod_ingress", f"h{name}", "to_pod"),
                 ]
             Path(self.pins).mkdir(exist_ok=True)
-            _bpf_attach.present(self.pins, OBJECT, {"netkit_source": int(driver == "netkit")}, wishes)
+            _bpf_attach.present(self.pins, OBJECT, {}, wishes)
             endpoints = [{"addresses": [a], "device": f"h{name}"} for name, a in addresses.items()]
             _bpf_state.run(self.pins, "site", endpoints)
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import copied
-from driver_lab import DRIVER, HERE, Node, lab, run
+from driver_lab import DRIVER, HERE, Node, copied, lab, run
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _signing
 

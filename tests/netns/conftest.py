@@ -5,14 +5,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
-import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -21,10 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from namespaces import Namespaces, command, enter
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-
-CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
 RunModule = Callable[..., dict[str, Any]]
 
@@ -33,18 +28,6 @@ RunModule = Callable[..., dict[str, Any]]
 def _root() -> None:
     if os.geteuid() != 0:
         pytest.fail("tests/netns make network namespaces: run them as root (sudo make test-fast)")
-
-
-def command(*words: str, netns: str | None = None, check: bool = True) -> str:
-    """Run a program and return its output; in ``netns`` its mounts stay the machine's own.
-
-    ``ip netns exec`` would hide the BPF file system behind a new /sys.
-    """
-    inside = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
-    done = subprocess.run([*inside, *words], capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise AssertionError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
-    return done.stdout
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +82,7 @@ def _be_module(main: Callable[[], None], netns: str | None, given: int, out: int
         sys.argv = ["module"]
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         if netns:
-            _enter(f"/run/netns/{netns}")
+            enter(f"/run/netns/{netns}")
         main()
     except SystemExit:
         pass
@@ -109,66 +92,6 @@ def _be_module(main: Callable[[], None], netns: str | None, given: int, out: int
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-
-
-def _enter(path: str) -> None:
-    with open(path) as there:
-        if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-_numbers = itertools.count()
-
-
-class Namespaces:
-    """Network namespaces with names of their own for this test run."""
-
-    def __init__(self) -> None:
-        self.made: list[str] = []
-
-    def __call__(self, name: str) -> str:
-        """Make a namespace with loopback up and return its full name."""
-        full = f"t{os.getpid()}-{next(_numbers)}-{name}"
-        command("ip", "netns", "add", full)
-        self.made.append(full)
-        command("ip", "link", "set", "lo", "up", netns=full)
-        return full
-
-    def run(self, netns: str, *words: str, check: bool = True) -> str:
-        """Run a program in a namespace and return its output."""
-        return command(*words, netns=netns, check=check)
-
-    @contextlib.contextmanager
-    def inside(self, netns: str) -> Iterator[None]:
-        """Have the calling thread in a namespace; what it opens there stays there."""
-        with open("/proc/thread-self/ns/net") as home:
-            _enter(f"/run/netns/{netns}")
-            try:
-                yield
-            finally:
-                _enter(f"/proc/self/fd/{home.fileno()}")
-
-    def ip(self, netns: str, *lines: str) -> None:
-        """Run lines of ip(8) in a namespace, in one process."""
-        batch = subprocess.run(
-            ["nsenter", f"--net=/run/netns/{netns}", "ip", "-batch", "-"],
-            input="\n".join(lines) + "\n",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert batch.returncode == 0, batch.stderr
-
-    def sysctl(self, netns: str, **values: object) -> None:
-        """Set sysctls below net, with ``__`` for the dots of their names."""
-        words = [f"net.{name.replace('__', '.')}={value}" for name, value in values.items()]
-        command("sysctl", "-qw", *words, netns=netns)
-
-    def delete(self) -> None:
-        """Delete them all, and with them their devices."""
-        for name in self.made:
-            command("ip", "netns", "delete", name, check=False)
-        self.made.clear()
 
 
 @pytest.fixture

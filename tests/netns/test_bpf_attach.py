@@ -193,10 +193,10 @@ def test_a_new_object_replaces_the_programs_of_all_owners(node: Node, build: Any
 def test_read_only_data_counts_as_the_program(node: Node) -> None:
     """The kernel's tag does not cover it: two programs of one tag may route differently."""
     before = node.attach("pod_egress left from_pod")
-    result = node.attach("pod_egress left from_pod", rodata={"netkit_source": "1"})
+    result = node.attach("pod_egress left from_pod", rodata={"reason_max": "1"})
     assert result["changed"]
     assert [p["tag"] for p in before["programs"]] == [p["tag"] for p in result["programs"]]
-    assert not node.attach("pod_egress left from_pod", rodata={"netkit_source": True})["changed"]
+    assert not node.attach("pod_egress left from_pod", rodata={"reason_max": True})["changed"]
 
 
 def test_maps_of_another_layout_are_filled_before_programs_change(node: Node, build: Any) -> None:
@@ -328,9 +328,9 @@ def test_a_foreign_filter_is_not_touched(node: Node, datapath_object: str) -> No
         (["host_ingress nosuch ingress", "nosuch left ingress"], {}, ["'nosuch' in", "program 'nosuch'"]),
         ([], {"object": "/nowhere/datapath.o"}, ["no file '/nowhere/datapath.o'"]),
         ([], {"object": __file__}, [__file__, "no BPF object"]),
-        ([], {"rodata": {"nosuch": 1}}, ["'nosuch'", "netkit_source"]),
-        ([], {"rodata": {"netkit_source": 256}}, ["netkit_source=256", "1 bytes"]),
-        ([], {"rodata": {"netkit_source": "on"}}, ["netkit_source='on'", "number"]),
+        ([], {"rodata": {"nosuch": 1}}, ["'nosuch'", "reason_max"]),
+        ([], {"rodata": {"reason_max": 1 << 32}}, ["reason_max=4294967296", "4 bytes"]),
+        ([], {"rodata": {"reason_max": "on"}}, ["reason_max='on'", "number"]),
         ([], {"pin_path": "/run/podnet-test"}, ["/run/podnet-test", "mount -t bpf"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -19,95 +19,46 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from nodes import NODES, Nodes, Pod
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _datapath_info
 
 PODS = {
-    "pod1": ("node1", "10.31.1.11", "fd31:1::11"),
-    "pod2": ("node1", "10.31.1.12", "fd31:1::12"),
-    "pod3": ("node2", "10.31.2.11", "fd31:2::11"),
+    "pod1": Pod("node1", "10.31.1.11", "fd31:1::11"),
+    "pod2": Pod("node1", "10.31.1.12", "fd31:1::12"),
+    "pod3": Pod("node2", "10.31.2.11", "fd31:2::11"),
 }
 PAYLOAD = os.urandom(1 << 20)
 
 
-class Lab:
+def addresses(pod: str) -> tuple[str, str]:
+    return PODS[pod].v4, PODS[pod].v6
+
+
+class Lab(Nodes):
     """Two nodes with veth Pods, not yet any program."""
 
     def __init__(self, namespaces: Any, run_module: Any, bpffs: str, datapath_object: str) -> None:
-        self.ns, self.run_module, self.object = namespaces, run_module, datapath_object
-        self.names = {name: namespaces(name) for name in ("node1", "node2", *PODS)}
-        self.pins = {node: f"{bpffs}/{self.names[node]}" for node in ("node1", "node2")}
+        super().__init__(namespaces, PODS)
+        self.run_module, self.object = run_module, datapath_object
+        self.pins = {node: f"{bpffs}/{self.names[node]}" for node in NODES}
         self.hook_type = "auto"
-        node1, node2 = self.names["node1"], self.names["node2"]
-        for name in self.names.values():
-            # addresses are good at once: a tentative link-local one cannot ask for neighbours
-            namespaces.sysctl(name, ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
-        self.ns.ip(
-            node1,
-            f"link add wire0 type veth peer name wire0 netns {node2}",
-            "addr add 172.31.0.1/30 dev wire0",
-            "addr add fd31::1/64 dev wire0 nodad",
-            "link set wire0 up",
-            "route add 10.31.2.0/24 via 172.31.0.2",
-        )
-        self.ns.ip(
-            node2,
-            "addr add 172.31.0.2/30 dev wire0",
-            "addr add fd31::2/64 dev wire0 nodad",
-            "link set wire0 up",
-            "route add 10.31.1.0/24 via 172.31.0.1",
-            "route add fd31:1::/64 via fd31::1",
-        )
-        self.ns.ip(node1, "route add fd31:2::/64 via fd31::2")
-        for node in (node1, node2):
-            self.ns.sysctl(node, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
-        for pod in PODS:
-            self._make_pod(pod)
-
-    def _make_pod(self, pod: str) -> None:
-        node, v4, v6 = PODS[pod]
-        mac = "02:00:00:00:00:01"
-        self.ns.ip(
-            self.names[node],
-            f"link add {pod} address {mac} type veth peer name eth0 netns {self.names[pod]}",
-            f"link set {pod} up",
-            f"route add {v4}/32 dev {pod}",
-            f"route add {v6}/128 dev {pod}",
-        )
-        self.ns.ip(
-            self.names[pod],
-            f"addr add {v4}/32 dev eth0",
-            f"addr add {v6}/128 dev eth0 nodad",
-            "link set eth0 up",
-            f"neigh add 169.254.1.1 dev eth0 lladdr {mac}",
-            f"neigh add fe80::1 dev eth0 lladdr {mac}",
-            "route add default via 169.254.1.1 dev eth0 onlink",
-            "route add default via fe80::1 dev eth0",
-        )
-
-    def pods_of(self, node: str) -> list[str]:
-        return [pod for pod, (where, dummy, dummy) in PODS.items() if where == node]
 
     def attach(self, **options: Any) -> list[dict[str, Any]]:
         """Load and attach the programs on both nodes, and tell them their Pods."""
         results = []
-        for node in ("node1", "node2"):
-            attachments = [self.at("wire0", "ingress", "host_ingress")]
-            for pod in self.pods_of(node):
-                attachments += [
-                    self.at(pod, "from_pod", "pod_egress"),
-                    self.at(pod, "to_pod", "pod_ingress"),
-                ]
+        for node in NODES:
+            attachments = [
+                {"program": program, "device": device, "hook": hook, "type": self.hook_type}
+                for program, device, hook in self.attachments(node)
+            ]
             args = {"object": self.object, "pin_path": self.pins[node], "attachments": attachments, **options}
             results.append(self.run_module("bpf_attach", args, netns=self.names[node]))
             self.set_endpoints(node)
         return results
 
-    def at(self, device: str, hook: str, program: str) -> dict[str, str]:
-        return {"program": program, "device": device, "hook": hook, "type": self.hook_type}
-
     def set_endpoints(self, node: str) -> dict[str, Any]:
-        endpoints = [{"device": pod, "addresses": PODS[pod][1:]} for pod in self.pods_of(node)]
+        endpoints = [{"device": pod, "addresses": addresses(pod)} for pod in self.pods_of(node)]
         args = {"pin_path": self.pins[node], "endpoints": endpoints}
         result: dict[str, Any] = self.run_module("bpf_state", args, netns=self.names[node])
         return result
@@ -125,7 +76,7 @@ class Lab:
 
     def stream(self, pod: str, to_pod: str, family: int) -> None:
         """Send bytes over TCP and compare them."""
-        address = PODS[to_pod][1 if family == socket.AF_INET else 2]
+        address = addresses(to_pod)[family != socket.AF_INET]
         with self.ns.inside(self.names[to_pod]):
             listener = socket.create_server((address, 0), family=family)
         with self.ns.inside(self.names[pod]):
@@ -190,13 +141,13 @@ def test_pods_talk_past_the_upper_stack(lab: Lab, hook_type: str) -> None:
     assert {a["type"] for result in first for a in result["attachments"]} == {hook_type}
     assert not any(result["changed"] for result in lab.attach())
 
-    for to in (*PODS["pod2"][1:], *PODS["pod3"][1:]):
+    for to in (*addresses("pod2"), *addresses("pod3")):
         output = lab.ping("pod1", to)
         assert " 0% packet loss" in output, output
     # one hop for each node that routes: 64 less 1 locally, less 2 across the wire
-    assert "ttl=63" in lab.ping("pod1", PODS["pod2"][1])
-    assert "ttl=62" in lab.ping("pod1", PODS["pod3"][1])
-    assert "ttl=62" in lab.ping("pod1", PODS["pod3"][2])
+    assert "ttl=63" in lab.ping("pod1", PODS["pod2"].v4)
+    assert "ttl=62" in lab.ping("pod1", PODS["pod3"].v4)
+    assert "ttl=62" in lab.ping("pod1", PODS["pod3"].v6)
     for family in (socket.AF_INET, socket.AF_INET6):
         lab.stream("pod1", "pod2", family)
         lab.stream("pod1", "pod3", family)
@@ -208,7 +159,7 @@ def test_pods_talk_past_the_upper_stack(lab: Lab, hook_type: str) -> None:
 
 
 def test_host_and_pod_talk(attached: Lab) -> None:
-    for address in PODS["pod1"][1:]:
+    for address in addresses("pod1"):
         output = attached.ns.run(
             attached.names["node1"], "ping", "-n", "-c", "2", "-i", "0.02", "-W", "1", address
         )
@@ -223,32 +174,32 @@ def test_the_first_packet_resolves_the_neighbour(attached: Lab) -> None:
     forwarded = attached.forwarded("node1")
     for node in ("node1", "node2"):
         attached.ns.run(attached.names[node], "ip", "neigh", "flush", "dev", "wire0")
-    assert " 0% packet loss" in attached.ping("pod1", PODS["pod3"][1])
-    assert " 0% packet loss" in attached.ping("pod1", PODS["pod3"][2])
+    assert " 0% packet loss" in attached.ping("pod1", PODS["pod3"].v4)
+    assert " 0% packet loss" in attached.ping("pod1", PODS["pod3"].v6)
     assert attached.forwarded("node1") == forwarded
 
 
 def test_ttl_and_mtu_errors_reach_the_sender(lab: Lab) -> None:
     lab.attach()
-    assert "Time to live exceeded" in lab.ping("pod1", PODS["pod3"][1], "-t", "1")
-    assert "Time exceeded" in lab.ping("pod1", PODS["pod3"][2], "-t", "1")
-    assert "Time to live exceeded" in lab.ping("pod1", PODS["pod2"][1], "-t", "1")
+    assert "Time to live exceeded" in lab.ping("pod1", PODS["pod3"].v4, "-t", "1")
+    assert "Time exceeded" in lab.ping("pod1", PODS["pod3"].v6, "-t", "1")
+    assert "Time to live exceeded" in lab.ping("pod1", PODS["pod2"].v4, "-t", "1")
     lab.ns.ip(lab.names["node1"], "link set wire0 mtu 1400")
-    assert "(mtu = 1400)" in lab.ping("pod1", PODS["pod3"][1], "-s", "1430", "-M", "do")
-    assert "mtu=1400" in lab.ping("pod1", PODS["pod3"][2], "-s", "1430", "-M", "do")
+    assert "(mtu = 1400)" in lab.ping("pod1", PODS["pod3"].v4, "-s", "1430", "-M", "do")
+    assert "mtu=1400" in lab.ping("pod1", PODS["pod3"].v6, "-s", "1430", "-M", "do")
     # segments of TCP shrink to the same MTU: nothing too big is put on the wire
     for family in (socket.AF_INET, socket.AF_INET6):
         lab.stream("pod1", "pod3", family)
     # a Pod with a smaller MTU than its neighbour
     lab.ns.ip(lab.names["node1"], "link set pod2 mtu 1320")
-    assert "(mtu = 1320)" in lab.ping("pod1", PODS["pod2"][1], "-s", "1350", "-M", "do")
+    assert "(mtu = 1320)" in lab.ping("pod1", PODS["pod2"].v4, "-s", "1350", "-M", "do")
     metrics = lab.metrics("node1")
     assert metrics["STACK_TTL"] >= 3 and metrics["STACK_MTU"] >= 3
 
 
 def test_fragments_pass(attached: Lab) -> None:
     forwarded = attached.forwarded("node1")
-    for address in (*PODS["pod2"][1:], *PODS["pod3"][1:]):
+    for address in (*addresses("pod2"), *addresses("pod3")):
         assert " 0% packet loss" in attached.ping("pod1", address, "-s", "4000")
     assert attached.forwarded("node1") == forwarded
 
@@ -257,7 +208,7 @@ def test_an_ipv4_route_over_an_ipv6_next_hop(attached: Lab) -> None:
     forwarded = attached.forwarded("node1")
     attached.ns.ip(attached.names["node1"], "route replace 10.31.2.0/24 via inet6 fd31::2 dev wire0")
     try:
-        assert " 0% packet loss" in attached.ping("pod1", PODS["pod3"][1])
+        assert " 0% packet loss" in attached.ping("pod1", PODS["pod3"].v4)
     finally:
         attached.ns.ip(attached.names["node1"], "route replace 10.31.2.0/24 via 172.31.0.2")
     assert attached.forwarded("node1") == forwarded
@@ -271,7 +222,7 @@ def test_frames_for_others_are_left_alone(attached: Lab) -> None:
     to_node = bytes.fromhex(mac.replace(":", ""))
     source = bytes.fromhex("020000000099")
     packet = bytes.fromhex("4500001c00000000401100000a1f020b0a1f010b0035003500080000")
-    assert socket.inet_ntoa(packet[16:20]) == PODS["pod1"][1]
+    assert socket.inet_ntoa(packet[16:20]) == PODS["pod1"].v4
     before = attached.metrics("node1")
     with attached.ns.inside(attached.names["node2"]), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind(("wire0", 0))
@@ -301,7 +252,7 @@ def test_detached_the_stack_routes_again(lab: Lab) -> None:
     assert all(result["changed"] for result in lab.detach())
     assert hooks() == before
     assert not any(os.path.exists(pins) for pins in lab.pins.values())
-    assert " 0% packet loss" in lab.ping("pod1", PODS["pod3"][1])
+    assert " 0% packet loss" in lab.ping("pod1", PODS["pod3"].v4)
     assert lab.forwarded("node1") > 0
     assert not any(result["changed"] for result in lab.detach())
 
@@ -313,16 +264,15 @@ def test_programs_are_replaced_under_traffic(lab: Lab) -> None:
         target=lambda: outputs.append(
             lab.ns.run(
                 lab.names["pod1"],
-                *("ping", "-q", "-n", "-i", "0.001", "-c", "1500", "-W", "1", PODS["pod3"][1]),
+                *("ping", "-q", "-n", "-i", "0.001", "-c", "1500", "-W", "1", PODS["pod3"].v4),
                 check=False,
             )
         )
     )
     outputs: list[str] = []
     ping.start()
-    for value in (1, 0, 1, 0):
-        results = lab.attach(rodata={"netkit_source": value})
-        # netkit's own delivery works on tc ingress as well, so traffic goes on with either value
+    for value in (1, 2, 1, 2):
+        results = lab.attach(rodata={"reason_max": value})
         assert all("replace program pod_egress" in result["changes"] for result in results)
         assert not any("map" in change for result in results for change in result["changes"])
     ping.join()

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conftest import CHECKOUT
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 # A network of its own, with the sysfs and the BPF file system that belong to it.
 NODE = """

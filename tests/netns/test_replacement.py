@@ -1,7 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs replaced under traffic: PODNET_SWAPS times (`make test-swaps`), a few times otherwise."""
+"""Programs replaced under traffic: PODNET_SWAPS times (`make test-swaps`), a few times otherwise.
+
+The kernel verifies programs for most of a second, so only the first ones are loaded for their turn; then two
+versions that stay loaded take turns.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,10 @@ from typing import Any
 import pytest
 from policy_lab import ALLOWED_WITHIN, TCP, Check, Lab, address_of
 
-SWAPS = int(os.environ.get("PODNET_SWAPS", "20"))
+from ansible_collections.podnet.datapath.plugins.module_utils import _libbpf
+
+SWAPS = int(os.environ.get("PODNET_SWAPS", "100"))
+LOADED = 4  # of them with a load each
 
 
 @pytest.fixture
@@ -68,8 +75,14 @@ def test_nothing_is_lost_and_connections_stay(lab: Lab) -> None:
         assert {name for dummy, name in connections} == {b"web", b"remote"}
         for target in (address_of("remote", 4), address_of("web", 6)):
             open_.enter_context(flood(lab, target))
+        versions = [
+            open_.enter_context(_libbpf.BpfObject(lab.object, {"reason_max": number})) for number in (1, 2)
+        ]
         for swap in range(SWAPS):
-            changes = lab.attach("node1", {"reason_max": swap % 2 + 1})
+            if swap < LOADED:
+                changes = lab.attach("node1", reason_max=swap % 2 + 1)
+            else:
+                changes = lab.install("node1", versions[swap % 2])
             assert "replace program pod_egress" in changes
             assert not [change for change in changes if " map " in change]
             for client, name in connections:

@@ -20,9 +20,6 @@
 #include "passage.h"
 #include "reasons.h"
 
-/* 1: pod_egress runs on netkit. Set at load time. */
-const volatile __u8 netkit_source;
-
 /* What begins or ends a TCP connection is not answered by what was decided for its flow. */
 static __noinline bool is_turning_point(struct __sk_buff *skb, const struct packet *p)
 {
@@ -87,7 +84,7 @@ __noinline int deliver(struct __sk_buff *skb, const struct packet *p, struct pas
 	way.reason = p->flow.origin == FROM_POD ? REASON_LOCAL : REASON_INBOUND;
 	way.slot = p->flow.origin == FROM_POD ? w->from.slot : w->to.slot;
 	way.flags = w->known.known ? DECISION_TRACKED : 0;
-	if (p->flow.origin == FROM_POD && (netkit_source || w->from.flags & POD_NETKIT))
+	if (p->flow.origin == FROM_POD && w->from.flags & POD_NETKIT)
 		way.flags |= DECISION_PLAIN;
 	if (p->ttl <= 1)
 		return to_stack(way.slot, REASON_STACK_TTL);

@@ -1,13 +1,13 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two nodes with veth Pods, programs, servers everywhere, and clients that try.
+"""Nodes with programs and Pods that are declared, servers everywhere, and clients that try.
 
 ::
 
     node1: front web db other -- wire0 ======== wire0 -- remote, world :node2
 
-The Pods have veth pairs with the programs; world is a machine without.
+world is a machine without programs, which is no Pod.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nodes import NODES, Nodes, Pod
+
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf_attach,
     _bpf_state,
     _datapath_info,
+    _libbpf,
 )
 
-NODES = {"node1": ("172.31.0.1", "fd31::1"), "node2": ("172.31.0.2", "fd31::2")}
 PODS = {
-    "front": ("node1", "10.31.1.11", "fd31:1::11", {"app": "front", "ns": "shop"}),
-    "web": ("node1", "10.31.1.12", "fd31:1::12", {"app": "web", "ns": "shop"}),
-    "db": ("node1", "10.31.1.13", "fd31:1::13", {"app": "db", "ns": "shop"}),
-    "other": ("node1", "10.31.1.14", "fd31:1::14", {"app": "other", "ns": "lab", "special": "yes"}),
-    "remote": ("node2", "10.31.2.11", "fd31:2::11", {"app": "front", "ns": "shop"}),
+    "front": Pod("node1", "10.31.1.11", "fd31:1::11", {"app": "front", "ns": "shop"}),
+    "web": Pod("node1", "10.31.1.12", "fd31:1::12", {"app": "web", "ns": "shop"}),
+    "db": Pod("node1", "10.31.1.13", "fd31:1::13", {"app": "db", "ns": "shop"}),
+    "other": Pod("node1", "10.31.1.14", "fd31:1::14", {"app": "other", "ns": "lab", "special": "yes"}),
+    "remote": Pod("node2", "10.31.2.11", "fd31:2::11", {"app": "front", "ns": "shop"}),
+    "world": Pod("node2", "192.0.2.10", "2001:db8::10", programs=False),
 }
-WORLD = ("node2", "192.0.2.10", "2001:db8::10")
 VIP = ("10.96.0.10", "fd96::10")
 TCP, UDP, SCTP, ICMP = socket.SOCK_STREAM, socket.SOCK_DGRAM, "sctp", "icmp"
-LISTEN = ((TCP, (80, 81, 443)), (UDP, (53, 80)))
-PROTOCOLS = {"tcp": TCP, "udp": UDP, "icmp": ICMP}
+LISTEN = ((TCP, (80, 81, 443)), (UDP, (53, 80)), (SCTP, (80, 81)))
+PROTOCOLS = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "sctp": SCTP}
 
 FORBIDDEN_FOR = 0.4  # seconds in which nothing that is forbidden may come
 ALLOWED_WITHIN = 10.0  # on a busy machine
@@ -50,11 +52,9 @@ ALLOWED_WITHIN = 10.0  # on a busy machine
 
 def address_of(name: str, version: int) -> str:
     place = 0 if version == 4 else 1
-    if name in NODES:
-        return NODES[name][place]
-    if name == "vip":
-        return VIP[place]
-    return (WORLD if name == "world" else PODS[name])[1 + place]
+    if name in PODS:
+        return (PODS[name].v4, PODS[name].v6)[place]
+    return {**NODES, "vip": VIP}[name][place]
 
 
 @dataclass
@@ -71,12 +71,31 @@ class Check:
     refusal: str = ""
 
     def __str__(self) -> str:
-        words = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
+        words = {protocol: word for word, protocol in PROTOCOLS.items()}
         came = f"answered by {self.answer}" if self.answer else self.refusal or "no answer"
         return (
             f"{self.source} > {self.target} {words[self.protocol]}/{self.port} v{self.version}:"
             f" {'must' if self.passes else 'must not'} pass, {came}"
         )
+
+
+def has_sctp() -> bool:
+    """Tell whether the running kernel speaks SCTP."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        return False
+    return True
+
+
+def open_socket(version: int, protocol: Any) -> socket.socket:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    if protocol == SCTP:
+        return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+    if protocol == ICMP:
+        icmp = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+        return socket.socket(family, socket.SOCK_DGRAM, icmp)
+    return socket.socket(family, protocol)
 
 
 def checks_of(text: str, passes: bool) -> Iterator[Check]:
@@ -89,77 +108,33 @@ def checks_of(text: str, passes: bool) -> Iterator[Check]:
                 yield Check(source, target, PROTOCOLS[protocol], int(port or 0), version, passes)
 
 
-class Lab:
-    """Two nodes, their Pods and a machine outside, with servers everywhere."""
+class Lab(Nodes):
+    """The nodes with programs and servers."""
 
-    def __init__(self, namespaces: Any, bpffs: str, datapath_object: str) -> None:
-        self.ns, self.object = namespaces, datapath_object
-        self.names = {name: namespaces(name) for name in (*NODES, *PODS, "world")}
+    def __init__(
+        self, namespaces: Any, bpffs: str, datapath_object: str, driver: str = "veth", mode: str = "l3"
+    ) -> None:
+        super().__init__(namespaces, PODS, driver, mode)
+        self.object = datapath_object
         self.pins = {node: f"{bpffs}/policy-{self.names[node]}" for node in NODES}
         for name in self.names.values():
-            namespaces.sysctl(
-                name,
-                ipv6__conf__all__accept_dad=0,
-                ipv6__conf__default__accept_dad=0,
-                ipv4__ping_group_range="0 2147483647",
-            )
-        self._connect_nodes()
-        for pod in (*PODS, "world"):
-            self._make_pod(pod)
+            namespaces.sysctl(name, ipv4__ping_group_range="0 2147483647")
         for node in NODES:
-            self.attach(node, {})
+            self.attach(node)
         self.stop = threading.Event()
         self.server = threading.Thread(target=self._serve)
         self.server.start()
 
-    def _connect_nodes(self) -> None:
-        one, two = self.names["node1"], self.names["node2"]
-        self.ns.ip(one, f"link add wire0 type veth peer name wire0 netns {two}")
-        for number, node in enumerate((one, two), 1):
-            self.ns.ip(
-                node,
-                f"addr add 172.31.0.{number}/30 dev wire0",
-                f"addr add fd31::{number}/64 dev wire0 nodad",
-                "link set wire0 up",
-            )
-            self.ns.sysctl(node, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
-        self.ns.ip(one, *(f"route add {to} via 172.31.0.2" for to in ("10.31.2.0/24", "192.0.2.0/24")))
-        self.ns.ip(one, *(f"route add {to} via fd31::2" for to in ("fd31:2::/64", "2001:db8::/64")))
-        self.ns.ip(two, "route add 10.31.1.0/24 via 172.31.0.1", "route add fd31:1::/64 via fd31::1")
-
-    def _make_pod(self, pod: str) -> None:
-        node, v4, v6 = (WORLD if pod == "world" else PODS[pod])[:3]
-        mac = "02:00:00:00:00:01"
-        self.ns.ip(
-            self.names[node],
-            f"link add {pod} address {mac} type veth peer name eth0 netns {self.names[pod]}",
-            f"link set {pod} up",
-            f"route add {v4}/32 dev {pod}",
-            f"route add {v6}/128 dev {pod}",
-        )
-        self.ns.ip(
-            self.names[pod],
-            f"addr add {v4}/32 dev eth0",
-            f"addr add {v6}/128 dev eth0 nodad",
-            "link set eth0 up",
-            f"neigh add 169.254.1.1 dev eth0 lladdr {mac}",
-            f"neigh add fe80::1 dev eth0 lladdr {mac}",
-            "route add default via 169.254.1.1 dev eth0 onlink",
-            "route add default via fe80::1 dev eth0",
-        )
-
-    def attach(self, node: str, rodata: dict[str, int]) -> list[str]:
+    def attach(self, node: str, **rodata: int) -> list[str]:
         """Load the programs and attach them everywhere; return what changed."""
-        with self.ns.inside(self.names[node]):
-            outcome = _bpf_attach.present(self.pins[node], self.object, rodata, list(self._wishes(node)))
-        return [f"{change.action} {change.kind} {change.name}" for change in outcome.changes]
+        with _libbpf.BpfObject(self.object, rodata) as programs:
+            return self.install(node, programs)
 
-    def _wishes(self, node: str) -> Iterator[_bpf_attach.Wish]:
-        yield _bpf_attach.Wish("host_ingress", "wire0", "ingress")
-        for pod, (where, *dummy) in PODS.items():
-            if where == node:
-                yield _bpf_attach.Wish("pod_egress", pod, "from_pod")
-                yield _bpf_attach.Wish("pod_ingress", pod, "to_pod")
+    def install(self, node: str, programs: _libbpf.BpfObject) -> list[str]:
+        wishes = [_bpf_attach.Wish(*words) for words in self.attachments(node)]
+        with self.ns.inside(self.names[node]):
+            outcome = _bpf_attach.install(self.pins[node], programs, wishes)
+        return [f"{change.action} {change.kind} {change.name}" for change in outcome.changes]
 
     def declare(
         self,
@@ -169,8 +144,9 @@ class Lab:
     ) -> None:
         """Tell both nodes, as the role pods does."""
         raw = {
-            name: {"name": name, "node": node, "addresses": [v4, v6], "labels": labels}
-            for name, (node, v4, v6, labels) in PODS.items()
+            name: {"name": name, "node": pod.node, "addresses": [pod.v4, pod.v6], "labels": {**pod.labels}}
+            for name, pod in PODS.items()
+            if pod.programs
         }
         for node, (v4, v6) in NODES.items():
             here = [
@@ -198,21 +174,20 @@ class Lab:
 
     def _serve(self) -> None:
         """Answer everybody with the name of who was asked."""
+        listen = [(kind, port) for kind, ports in LISTEN for port in ports if kind != SCTP or has_sctp()]
         with selectors.DefaultSelector() as selector, contextlib.ExitStack() as open_:
-            for name in (*PODS, "world", "node1"):
+            for name, version, (kind, port) in itertools.product((*PODS, "node1"), (4, 6), listen):
                 with self.ns.inside(self.names[name]):
-                    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-                        for kind, port in ((kind, port) for kind, ports in LISTEN for port in ports):
-                            server = open_.enter_context(socket.socket(family, kind))
-                            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                            if version == 6:
-                                server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                            # its own address: an answer comes from where the question went
-                            server.bind((address_of(name, version), port))
-                            server.setblocking(False)
-                            if kind == TCP:
-                                server.listen(64)
-                            selector.register(server, selectors.EVENT_READ, (name, kind))
+                    server = open_.enter_context(open_socket(version, kind))
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if version == 6:
+                    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                # its own address: an answer comes from where the question went
+                server.bind((address_of(name, version), port))
+                server.setblocking(False)
+                if kind != UDP:
+                    server.listen(64)
+                selector.register(server, selectors.EVENT_READ, (name, kind))
             while not self.stop.is_set():
                 for key, dummy in selector.select(0.2):
                     name, kind = key.data
@@ -220,7 +195,7 @@ class Lab:
                         if kind == UDP:
                             dummy, client = key.fileobj.recvfrom(64)  # type: ignore[union-attr]
                             key.fileobj.sendto(name.encode(), client)  # type: ignore[union-attr]
-                        elif kind == TCP:
+                        elif kind in (TCP, SCTP):
                             connection, dummy = key.fileobj.accept()  # type: ignore[union-attr]
                             connection.sendall(name.encode())
                             connection.setblocking(False)
@@ -244,13 +219,8 @@ class Lab:
 
     def start(self, check: Check) -> socket.socket:
         """Begin to talk."""
-        family = socket.AF_INET if check.version == 4 else socket.AF_INET6
         with self.ns.inside(self.names[check.source]):
-            if check.protocol == ICMP:
-                protocol = socket.IPPROTO_ICMP if check.version == 4 else socket.IPPROTO_ICMPV6
-                client = socket.socket(family, socket.SOCK_DGRAM, protocol)
-            else:
-                client = socket.socket(family, check.protocol)
+            client = open_socket(check.version, check.protocol)
         client.setblocking(False)
         client.bind((address_of(check.source, check.version), 0))
         try:

@@ -1,0 +1,126 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the programs cost a packet by feature and scale, and how they keep rates, in one emulated guest.
+
+As in bench.py a nanosecond of the guest is an instruction, so figures are the same on every machine. Costs
+are of the programs alone, by BPF_PROG_TEST_RUN; rates are of real streams between Pods on meta. Fails where a
+cost is not flat, a rate is not kept, or a packet is lost. Writes reports/icount/datapath-<kernel>.json too.
+
+usage: datapath.py [--kernel 6.12] [--scales 2,1000] [--rates 20,100,500]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench import HERE, ROOT, boot, write_disk
+from lablib import image, recipe
+
+SHARED = ROOT / "tests/datapath"
+FLAT = 0.02  # of the cost of the smallest scale
+KEPT = 0.05  # of the rate that was asked
+
+Found = list[dict[str, Any]]
+
+
+def of_kind(found: Found, kind: str) -> Found:
+    return [one for one in found if one["kind"] == kind]
+
+
+def costs(found: Found) -> tuple[list[str], list[str]]:
+    """Return a table in Markdown, and what is wrong."""
+    by_scale: dict[tuple[str, str], Found] = {}
+    for one in of_kind(found, "cost"):
+        by_scale.setdefault((one["feature"], one["way"]), []).append(one)
+    lines = [
+        "| feature | to | Pods | policy entries | first packet | following packets, mean |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    wrong = []
+    for (feature, way), ones in by_scale.items():
+        for one in ones:
+            shares = {of: one[of] / ones[0][of] for of in ("first", "following")}
+            cells = [
+                f"{one[of]:,.0f}" + (f" ({share:.3f})" if one is not ones[0] else "")
+                for of, share in shares.items()
+            ]
+            lines.append(f"| {feature} | {way} | {one['pods']} | {one['entries']} | {' | '.join(cells)} |")
+            wrong += [
+                f"{feature}, {way}, {of}: {share:.3f} times as many instructions with {one['pods']} Pods"
+                for of, share in shares.items()
+                if share > 1 + FLAT
+            ]
+    return lines, wrong
+
+
+def rates(found: Found) -> tuple[list[str], list[str]]:
+    """Return a table in Markdown, and what is wrong."""
+    lines = [
+        "| asked, Mbit/s | stream | on the wire, Mbit/s | of what was asked | lost |",
+        "|---:|---|---:|---:|---:|",
+    ]
+    wrong = []
+    for one in of_kind(found, "rate"):
+        share = one["measured"] / one["asked"]
+        name = f"{one['protocol']} IPv{one['family']}"
+        lost = one["lost"] + one["dropped"]
+        lines.append(f"| {one['asked']} | {name} | {one['measured']:.1f} | {share:.3f} | {lost} |")
+        if abs(share - 1) > KEPT or lost:
+            wrong.append(lines[-1])
+    return lines, wrong
+
+
+def latencies(found: Found) -> tuple[list[str], list[str]]:
+    """Return a table in Markdown, and what is wrong."""
+    lines = ["| Mbit/s | by | ping beside a stream, median ms | 99th percentile ms |", "|---:|---|---:|---:|"]
+    wrong = []
+    by_rate: dict[int, Found] = {}
+    for one in of_kind(found, "latency"):
+        by_rate.setdefault(one["asked"], []).append(one)
+        lines.append(f"| {one['asked']} | {one['shaper']} | {one['median']:.2f} | {one['p99']:.2f} |")
+    for rate, (ours, bucket) in by_rate.items():
+        if ours["median"] > bucket["median"]:
+            wrong.append(f"{rate} Mbit/s: a ping takes longer than beside a token bucket")
+    return lines, wrong
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",") if word]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kernel", default="6.12", choices=recipe.KERNELS)
+    parser.add_argument("--scales", default="2,1000", type=numbers)
+    parser.add_argument("--rates", default="20,100,500", type=numbers)
+    options = parser.parse_args()
+
+    base, _built = image.ensure_image(options.kernel)
+    release = sorted(path.name for path in (base.root / "lib/modules").iterdir())[-1]
+    plan = {"scales": options.scales, "rates": options.rates}
+    scripts = (HERE / "datapath_node.py", SHARED / "namespaces.py", SHARED / "nodes.py")
+    with tempfile.TemporaryDirectory(prefix="podnet-icount-") as folder:
+        disk = write_disk(base.root, release, Path(folder), plan, *scripts)
+        found = boot(base, disk, "datapath_node.py", [])
+    reports = ROOT / "reports/icount"
+    reports.mkdir(parents=True, exist_ok=True)
+    (reports / f"datapath-{options.kernel}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(f"Kernel {release}: instructions of the programs\n")
+    wrong = [f"{one['error']}\n{one['trace']}" for one in of_kind(found, "failed")]
+    for part in (costs, rates, latencies):
+        lines, problems = part(found)
+        print("\n".join(lines) + "\n")
+        wrong += problems
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

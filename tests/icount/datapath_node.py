@@ -1,0 +1,379 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The guest's side of datapath.py: what the programs cost a packet, and how rates are kept.
+
+Runs as the guest's first process, so that nothing else takes instructions. Each result is a line of JSON on
+the console. The guest's clock counts instructions: one is one nanosecond.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import json
+import os
+import random
+import re
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from namespaces import Namespaces, command
+from nodes import NODES, Nodes, Pod
+
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _bpf,
+    _bpf_attach,
+    _bpf_state,
+    _datapath_info,
+)
+
+OBJECT = str(Path(__file__).with_name("datapath.o"))
+PINS = "/sys/fs/bpf/podnet"
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+MARK = "ICOUNT "
+
+
+def say(kind: str, **values: Any) -> None:
+    print(MARK + json.dumps({"kind": kind, **values}), flush=True)
+
+
+# What a packet costs
+
+BPF_PROG_TEST_RUN = 10
+SKB_SIZE, SKB_IFINDEX = 192, 40  # struct __sk_buff (include/uapi/linux/bpf.h)
+REDIRECT = 7  # TC_ACT_REDIRECT
+FOLLOWING = 100  # packets of a flow after its first one
+PAIRS = 200  # of Pods; a hash map's look-ups vary by the place that a key has in it
+APPS = 100  # kinds of Pods where there are many
+CIDRS = 90  # networks in each kind's policy: with a peer of its own 10,000 entries on the node
+FEATURES = ("routing", "policy", "service", "rate")
+OUTSIDE, VIP, PORT = "192.0.2.10", "10.96.0.10", 80
+
+
+def pod_address(number: int) -> str:
+    return f"10.{31 + (number >> 8)}.{number & 255}.10"
+
+
+def declaration(pods: int, feature: str) -> dict[str, Any]:
+    """What bpf_state is told of a node with so many Pods, all of which use the feature."""
+    many = pods > 2
+    apps = APPS if many else 1
+    declared: dict[str, Any] = {
+        "endpoints": [
+            {
+                "name": f"p{n}",
+                "device": f"p{n}",
+                "addresses": [pod_address(n)],
+                "labels": {"app": f"a{n % apps}"},
+                "rate": "100gbit" if feature == "rate" else None,
+            }
+            for n in range(pods)
+        ]
+    }
+    if feature == "policy":
+        peers: list[dict[str, Any]] = [{"cidr": OUTSIDE}, {"cidr": "10.0.0.0/8"}]
+        others = [{"cidr": f"198.18.{n}.0/24"} for n in range(CIDRS if many else 0)]
+        rules = {"ports": [{"protocol": "udp", "port": PORT}]}
+        declared["policies"] = [
+            {
+                "name": f"p{app}",
+                "pods": {"labels": {"app": f"a{app}"}},
+                "ingress": [{"from": peers, **rules}, {"from": others}]
+                if others
+                else [{"from": peers, **rules}],
+                "egress": [{"to": peers, **rules}],
+            }
+            for app in range(apps)
+        ]
+    if feature == "service":
+        declared["services"] = [
+            {
+                "name": f"s{n}",
+                "address": str(ipaddress.ip_address(VIP) + n),
+                "port": PORT,
+                "protocol": "udp",
+                "backends": [{"address": OUTSIDE, "port": PORT}],
+            }
+            for n in range(pods)
+        ]
+    return declared
+
+
+class Programs:
+    """The programs of a node, and what it declares."""
+
+    def __init__(self) -> None:
+        _bpf_attach.present(PINS, OBJECT, {}, [_bpf_attach.Wish("host_ingress", "wire0", "ingress")])
+        self.program = _bpf.obj_get(f"{PINS}/progs/pod_egress")
+        self.config = _bpf.obj_get(f"{PINS}/maps/config")
+        self.policy = _bpf.obj_get(f"{PINS}/maps/policy")
+
+    def declare(self, pods: int, feature: str) -> int:
+        """Declare; return how many entries the policy has."""
+        options = declaration(pods, feature)
+        _bpf_state.run(PINS, "site", options.pop("endpoints"), node="node", **options)
+        return _bpf.map_count(self.policy)
+
+    def forget(self) -> None:
+        """End all decisions, and leave everything else."""
+        generation, features = struct.unpack("=II", _bpf.map_lookup(self.config, bytes(4), 8))
+        _bpf.map_update(self.config, {bytes(4): struct.pack("=II", generation + 2, features)})
+
+    def cost(self, device: int, packet: bytes, repeat: int) -> int:
+        """Return how many instructions a run takes, of so many with one packet."""
+        context = bytearray(SKB_SIZE)
+        struct.pack_into("=I", context, SKB_IFINDEX, device)
+        data = ctypes.create_string_buffer(packet, len(packet))
+        ctx = ctypes.create_string_buffer(bytes(context), SKB_SIZE)
+        attr = bytearray(
+            struct.pack(
+                "=IIIIQQIIIIQQIII",
+                *(self.program, 0, len(packet), 0, ctypes.addressof(data), 0, repeat, 0, SKB_SIZE, 0),
+                *(ctypes.addressof(ctx), 0, 0, 0, 0),
+            )
+        )
+        _bpf.bpf(BPF_PROG_TEST_RUN, attr)
+        verdict, duration = struct.unpack_from("=i24xI", attr, 4)[0], struct.unpack_from("=I", attr, 36)[0]
+        assert verdict == REDIRECT, f"verdict {verdict}, not {REDIRECT}"
+        return int(duration)
+
+
+def datagram(mac: bytes, source: str, target: str, sport: int) -> bytes:
+    """A frame with UDP over IPv4."""
+    udp = struct.pack("!HHHH", sport, PORT, 8 + 64, 0) + bytes(64)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 255, 17, 0)
+    header += socket.inet_aton(source) + socket.inet_aton(target)
+    total = sum(struct.unpack("!10H", header))
+    total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    return mac + bytes(6) + b"\x08\0" + header[:10] + struct.pack("!H", total) + header[12:] + udp
+
+
+def costs(programs: Programs, mac: bytes, pods: int, feature: str) -> None:
+    entries = programs.declare(pods, feature)
+    index = [socket.if_nametoindex(f"p{n}") for n in range(pods)]
+    chosen = random.Random(pods)
+    for way in ("wire", "local"):
+        if way == "local" and feature in ("service", "rate"):
+            continue
+        first, following = [], []
+        for number in range(PAIRS):
+            source, other = chosen.sample(range(pods), 2)
+            target = OUTSIDE if way == "wire" else pod_address(other)
+            if feature == "service":
+                target = str(ipaddress.ip_address(VIP) + other)
+            packet = datagram(mac, pod_address(source), target, 1024 + number)
+            programs.forget()
+            first.append(programs.cost(index[source], packet, 1))
+            # the connection is there now: a decision anew, and those that go by it
+            programs.forget()
+            total = programs.cost(index[source], packet, FOLLOWING) * FOLLOWING
+            following.append(total / FOLLOWING)
+        say(
+            "cost",
+            pods=pods,
+            entries=entries,
+            feature=feature,
+            way=way,
+            first=statistics.mean(first),
+            following=statistics.mean(following),
+        )
+
+
+def measure_costs(scales: list[int]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.mkdir(PINS)
+    command("ip", "link", "add", "wire0", "type", "veth", "peer", "name", "wire1")
+    mac = bytes.fromhex(Path("/sys/class/net/wire0/address").read_text().strip().replace(":", ""))
+    lines = [
+        *("addr add 172.31.0.1/30 dev wire0", "link set wire0 up", "link set wire1 up"),
+        *("neigh add 172.31.0.2 lladdr 02:00:00:00:00:99 dev wire0", "route add 192.0.2.0/24 via 172.31.0.2"),
+        *(f"link add p{n} address {mac.hex(':')} type dummy" for n in range(max(scales))),
+        *(f"link set p{n} up" for n in range(max(scales))),
+    ]
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    programs = Programs()
+    for feature in FEATURES:
+        for pods in scales:
+            costs(programs, mac, pods, feature)
+    _bpf_attach.absent(PINS)
+
+
+# How rates are kept
+
+PACED = {
+    "fast": Pod("node1", "10.31.1.11", "fd31:1::11"),
+    "target": Pod("node2", "10.31.2.11", "fd31:2::11"),
+}
+WARM, SECONDS = 0.5, 2.0
+DATAGRAM = 1400
+
+
+class Paced(Nodes):
+    """Two nodes with meta Pods, one of which has a rate or an uplink that has one."""
+
+    def __init__(self, namespaces: Namespaces) -> None:
+        super().__init__(namespaces, PACED, "meta")
+        for node in NODES:
+            with self.ns.inside(self.names[node]):
+                _bpf_attach.present(f"{PINS}-{node}", OBJECT, {}, self.wishes(node))
+            self.declare(node, None)
+
+    def wishes(self, node: str) -> list[_bpf_attach.Wish]:
+        return [_bpf_attach.Wish(*words) for words in self.attachments(node)]
+
+    def declare(self, node: str, rate: str | None) -> None:
+        pods = [
+            {"name": name, "device": name, "addresses": [PACED[name].v4, PACED[name].v6], "rate": rate}
+            for name in self.pods_of(node)
+        ]
+        with self.ns.inside(self.names[node]):
+            _bpf_state.run(f"{PINS}-{node}", "site", pods, node=node)
+
+    def qdisc(self, *words: str) -> None:
+        command("tc", "qdisc", "replace", "dev", "wire0", "root", *words, netns=self.names["node1"])
+
+    def dropped(self) -> int:
+        """Packets that the uplink's qdisc dropped."""
+        text = command("tc", "-s", "qdisc", "show", "dev", "wire0", netns=self.names["node1"])
+        return sum(map(int, re.findall(r"dropped (\d+)", text)))
+
+    def refused(self) -> int:
+        """Packets that the programs dropped."""
+        with self.ns.inside(self.names["node1"]):
+            counted = _datapath_info.counters(f"{PINS}-node1")
+        return sum(n for of in counted.values() for name, n in of.items() if name.startswith("DROP"))
+
+    def remove(self) -> None:
+        for node in NODES:
+            with self.ns.inside(self.names[node]):
+                _bpf_attach.absent(f"{PINS}-{node}")
+        self.ns.delete()
+
+
+@contextlib.contextmanager
+def stream(lab: Paced, protocol: str, address: str) -> Iterator[Mapping[str, int]]:
+    """Send as fast as it goes, from the Pod to the target; the mapping has the bytes sent and received."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with lab.ns.inside(lab.names["target"]):
+        server = socket.socket(family, kind)
+    with lab.ns.inside(lab.names["fast"]):
+        client = socket.socket(family, kind)
+    count = {"sent": 0, "received": 0}
+    stop = threading.Event()
+    server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
+    server.bind((address, 0))
+    if protocol == "tcp":
+        server.listen()
+    client.connect(server.getsockname()[:2])
+    receiver = server.accept()[0] if protocol == "tcp" else server
+
+    def send() -> None:
+        data = bytes(1 << 16 if protocol == "tcp" else DATAGRAM)
+        while not stop.is_set():
+            count["sent"] += client.send(data)
+
+    def receive() -> None:
+        receiver.settimeout(3)
+        with contextlib.suppress(TimeoutError):
+            while got := len(receiver.recv(1 << 18)):
+                count["received"] += got
+
+    threads = [threading.Thread(target=one) for one in (send, receive)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield count
+    finally:
+        stop.set()
+        threads[0].join()
+        client.close()
+        threads[1].join()
+        server.close()
+
+
+def throughput(lab: Paced, protocol: str, address: str, rate: int) -> None:
+    """Say how fast it was, in Mbit/s of the wire, and what was lost."""
+    dropped, refused = lab.dropped(), lab.refused()
+    with stream(lab, protocol, address) as count:
+        time.sleep(WARM)
+        began, before = time.monotonic(), count["received"]
+        time.sleep(SECONDS)
+        took, got = time.monotonic() - began, count["received"] - before
+    headers = (66 if protocol == "tcp" else 42) + (20 if ":" in address else 0)
+    data = 1514 - headers if protocol == "tcp" else DATAGRAM
+    say(
+        "rate",
+        asked=rate,
+        protocol=protocol,
+        family=6 if ":" in address else 4,
+        measured=got * 8 * (data + headers) / data / took / 1e6,
+        lost=count["sent"] - count["received"],
+        dropped=lab.dropped() - dropped + lab.refused() - refused,
+    )
+
+
+def latency(lab: Paced, shaper: str, rate: int) -> None:
+    """Say how long a ping takes beside a stream, in ms."""
+    with stream(lab, "tcp", PACED["target"].v4):
+        time.sleep(WARM)
+        words = ("ping", "-n", "-c", "40", "-i", "0.05", "-W", "5", PACED["target"].v4)
+        output = command(*words, netns=lab.names["fast"])
+    times = sorted(float(value) for value in re.findall(r"time=([\d.]+) ms", output))
+    at_99 = times[len(times) * 99 // 100]
+    say("latency", shaper=shaper, asked=rate, median=statistics.median(times), p99=at_99, answers=len(times))
+
+
+def measure_rates(rates: list[int]) -> None:
+    lab = Paced(Namespaces())
+    try:
+        lab.qdisc("fq")
+        for rate in rates:
+            lab.declare("node1", f"{rate}mbit")
+            for protocol in ("tcp", "udp"):
+                for address in (PACED["target"].v4, PACED["target"].v6):
+                    throughput(lab, protocol, address, rate)
+        for rate in rates:
+            lab.qdisc("fq")
+            lab.declare("node1", f"{rate}mbit")
+            latency(lab, "programs and fq", rate)
+            lab.declare("node1", None)
+            # the burst is what a timer of 1 kHz needs at least (tc-tbf(8)); the queue is tc's usual example
+            lab.qdisc("tbf", "rate", f"{rate}mbit", "burst", str(max(rate * 125, 3200)), "latency", "50ms")
+            latency(lab, "tbf, 50 ms", rate)
+    finally:
+        lab.remove()
+
+
+def main() -> None:
+    plan = json.loads(Path(__file__).with_name("plan.json").read_text())
+    command("insmod", str(Path(__file__).with_name("meta.ko")))
+    Path("/run/netns").mkdir(exist_ok=True)
+    command("ip", "link", "set", "lo", "up")
+    say("start", kernel=os.uname().release)
+    if plan["rates"]:
+        measure_rates(plan["rates"])
+    if plan["scales"]:
+        measure_costs(plan["scales"])
+    say("end")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException as error:
+        say("failed", rung="", error=str(error), trace=traceback.format_exc())
+    sys.stdout.flush()
+    ctypes.CDLL(None).reboot(0x4321FEDC)  # RB_POWER_OFF
