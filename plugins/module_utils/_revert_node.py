@@ -17,6 +17,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _plan,
     _pod_netns,
     _revert,
+    _revert_nics,
+    _revert_programs,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Key
 from ansible_collections.podnet.datapath.plugins.module_utils._node import Node
@@ -24,7 +26,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import Chang
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Concern, Now, RunCommand
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import Tree, path_of
 
-CONCERNS = ("nics", "boot_args", "sysctls")  # in the order of the way back
+CONCERNS = ("programs", "nics", "boot_args", "sysctls")  # in the order of the way back
 
 
 class Sysctls:
@@ -95,7 +97,12 @@ def run(
     concerns: Sequence[str], force: bool, check: bool, command: RunCommand
 ) -> tuple[dict[str, Any], list[str]]:
     """Do what the module's options say; return its result, and warnings. Raises ``Problem``."""
-    known: dict[str, Concern] = {"nics": _revert.Nics(), "boot_args": BootArgs(command), "sysctls": Sysctls()}
+    known: dict[str, Concern] = {
+        "programs": _revert_programs.Programs(),
+        "nics": _revert_nics.Nics(),
+        "boot_args": BootArgs(command),
+        "sysctls": Sysctls(),
+    }
     wanted = {name: known[name] for name in CONCERNS if name in concerns}
     folded = _journal.fold(_journal.read())
     outcome = _revert.run(folded, wanted, command, force=force, check=check)
@@ -118,7 +125,7 @@ def run(
 
 
 def _is_file(key: Key) -> bool:
-    return key.name.startswith("/") and key.concern != "boot_args"
+    return key.name.startswith("/") and key.concern not in ("boot_args", "programs")
 
 
 def _shown(key: Key, change: Change) -> Change:
