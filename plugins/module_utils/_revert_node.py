@@ -107,7 +107,7 @@ def run(
     folded = _journal.fold(_journal.read())
     outcome = _revert.run(folded, wanted, command, force=force, check=check)
     archived = ""
-    if not check and _journal.read() and not _journal.fold(_journal.read()):
+    if not check and _journal.read() and _settled(_journal.fold(_journal.read())):
         archived = _journal.archive()
         _checkpoint_arm.remove(command)
     changes = [
@@ -122,6 +122,14 @@ def run(
         "diff": [_plan.diff(where, found) for where, found in _diffs(outcome.back).items()],
     }
     return result, [_sentence(drift) for drift in outcome.drift]
+
+
+def _settled(folded: _journal.Folded) -> bool:
+    """Tell whether nothing is left, but for programs that went with a boot or with a Pod's device."""
+    if folded.files or any(key.concern != "programs" for key in folded.things):
+        return False
+    now = _revert_programs.Programs().read(folded.things)
+    return not _revert.plan(folded.things, now, force=True).back
 
 
 def _is_file(key: Key) -> bool:
