@@ -26,6 +26,8 @@ from lablib.qmp import Qmp  # noqa: E402
 
 NIC = "mgmt0"  # it carries the controller's connection
 THERE = "/root/faults"
+# A module outlives the connection that started it.
+BUSY = "[ -e /var/lib/podnet-datapath/armed ] || pgrep -f 'node_side.py (nic|program)' >/dev/null"
 PATIENCE = 900  # seconds until a node that does not come back is lost
 
 
@@ -111,12 +113,12 @@ class Node:
         self.lab = lab("up", "--name", self._name, *self._up)
 
     def state(self) -> dict[str, Any]:
-        """Return how the node is once it can be reached and nothing waits for a confirmation."""
+        """Return how the node is once it can be reached, nothing runs and nothing waits for a confirmation."""
         end, why = time.monotonic() + PATIENCE, ""
         while time.monotonic() < end:
             try:
                 # Asked in one shell: to start Python again and again would take what the way back needs.
-                self.ssh("while [ -e /var/lib/podnet-datapath/armed ]; do sleep 1; done")
+                self.ssh(f"while {BUSY}; do sleep 1; done")
                 return self.do("state")
             except Unreachable as unreachable:
                 why = str(unreachable)
