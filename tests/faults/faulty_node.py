@@ -113,7 +113,7 @@ class Node:
         self.lab = lab("up", "--name", self._name, *self._up)
 
     def state(self) -> dict[str, Any]:
-        """Return how the node is once it can be reached, nothing runs and nothing waits for a confirmation."""
+        """Return how the node is once it can be reached and nothing runs or waits for a confirmation."""
         end, why = time.monotonic() + PATIENCE, ""
         while time.monotonic() < end:
             try:
