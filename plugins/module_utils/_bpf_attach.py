@@ -21,10 +21,11 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
@@ -64,6 +65,9 @@ META_PROGRAM = {"to_pod": _link_kinds.META["PROG_FD"], "from_pod": _link_kinds.M
 META_PROGRAM_ID = {"to_pod": _link_kinds.META["PROG_ID"], "from_pod": _link_kinds.META["PEER_PROG_ID"]}
 
 _PENDING = "~"
+
+# What is around the steps of a change: gets the folder of pins, and the changes.
+Guard = Callable[[str, "Sequence[Change]"], "contextlib.AbstractContextManager[None]"]
 
 
 # ---------------------------------------------------------------- devices and hooks
@@ -229,6 +233,11 @@ class Attachment:
     program: str
 
     @property
+    def on_uplink(self) -> bool:
+        """Tell whether the node's own traffic may pass here: Pods' devices have hooks of their own."""
+        return self.hook in ("ingress", "egress")
+
+    @property
     def key(self) -> str:
         """Name of the pin, below links/."""
         return f"{self.owner}/{pin_name(self.device, self.hook)}"
@@ -266,11 +275,12 @@ class Change:
         return "create" if not self.before else "replace" if self.after else "remove"
 
 
-def plan(current: State, desired: State, owner: str, renewed: Collection[str] = ()) -> list[Change]:
+def plan(current: State, desired: State, owner: str | None, renewed: Collection[str] = ()) -> list[Change]:
     """Return what leads from ``current`` to ``desired``.
 
     ``desired.attachments`` are all of this owner's; those of other owners stay, with new programs
-    where the programs change. ``renewed`` are maps that are made anew whatever their layout.
+    where the programs change. Without ``owner`` they are everybody's. ``renewed`` are maps that are made
+    anew whatever their layout.
     Raises BpfError where another owner's attachment would lose its program.
     """
     changes = []
@@ -298,7 +308,7 @@ def plan(current: State, desired: State, owner: str, renewed: Collection[str] = 
     others = {
         key: replace(a, program=a.program.rstrip(_PENDING))
         for key, a in current.attachments.items()
-        if a.owner != owner
+        if owner is not None and a.owner != owner
     }
     orphans = [str(a) for a in others.values() if a.program and a.program not in desired.programs]
     if orphans:
@@ -433,6 +443,19 @@ class Pins:
                     attachment = Attachment("", device.name, hook, "meta", device.ifindex, names[program])
                     self.attachments[attachment.key] = attachment
                     self.program_ids[attachment.key] = program
+
+    def find_strays(self, keys: Iterable[str]) -> None:
+        """Take clsact filters of ours for attachments that a killed run made and did not pin."""
+        for key in keys:
+            owner, dummy, name = key.partition("/")
+            device_name, hook = split_pin_name(name)
+            device = self.devices.get(device_name)
+            if key in self.attachments or device is None or hook not in HOOKS:
+                continue
+            for f in read_filters(device.ifindex, hook):
+                if _is_our_place(f) and f.program_id in self.ours:
+                    self.attachments[key] = Attachment(owner, device_name, hook, "clsact", device.ifindex, "")
+                    self.program_ids[key] = f.program_id
 
     def state(self) -> State:
         """Return the state that ``plan`` compares with."""
@@ -765,6 +788,70 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
+# ---------------------------------------------------------------- the way back
+
+
+def kept_at(path: str) -> str:
+    """Return the folder that has the former programs and maps while new ones wait for a confirmation."""
+    return path.rstrip("/") + _PENDING
+
+
+def keep(path: str) -> None:
+    """Pin the programs and maps that there are once more, for ``back``."""
+    kept = kept_at(path)
+    shutil.rmtree(kept, ignore_errors=True)
+    for folder in ("progs", "maps"):
+        os.makedirs(os.path.join(kept, folder), 0o700)
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(os.path.join(path, folder)):
+                if not name.endswith(_PENDING):
+                    with _bpf.closing(_bpf.obj_get(os.path.join(path, folder, name))) as fd:
+                        _bpf.obj_pin(fd, os.path.join(kept, folder, name))
+
+
+@dataclass
+class _Kept:
+    programs: Mapping[str, int]
+    maps: Mapping[str, int]
+
+
+def back(path: str, former: Mapping[str, tuple[str, str] | None]) -> None:
+    """Bring programs, maps and the attachments of these keys back to what they were at ``keep``.
+
+    ``former`` has program and type of each attachment, ``None`` for one that there was not.
+    Raises OSError and BpfError.
+    """
+    pins, kept = Pins(path), Pins(kept_at(path))
+    pins.find_strays(former)
+    if not kept.programs:
+        if any(former.values()):
+            raise BpfError(f"the former programs of '{path}' are no longer in the kernel: run site.yml")
+        _remove(pins)
+        return
+    attachments = {key: a for key, a in pins.attachments.items() if key not in former}
+    for key, there in former.items():
+        owner, dummy, name = key.partition("/")
+        device, hook = split_pin_name(name)
+        if there and device in pins.devices:  # with a device, what was attached to it has gone
+            program, kind = there
+            attachments[key] = Attachment(owner, device, hook, kind, pins.devices[device].ifindex, program)
+    current, desired = pins.state(), replace(kept.state(), attachments=attachments)
+    there_now = {name: info.id for name, info in pins.maps.items()}
+    renewed = [name for name, info in kept.maps.items() if there_now.get(name) != info.id]
+    with contextlib.ExitStack() as files:
+
+        def opened(folder: str, names: Iterable[str]) -> dict[str, int]:
+            found = {name: _bpf.obj_get(kept.at(folder, name)) for name in names}
+            for fd in found.values():
+                files.callback(os.close, fd)
+            return found
+
+        obj = _Kept(opened("progs", kept.programs), opened("maps", kept.maps))
+        changes = plan(current, desired, None, renewed)
+        if changes:
+            _apply(pins, files, obj, changes, current.attachments, attachments, False)
+
+
 # ---------------------------------------------------------------- the module
 
 
@@ -815,14 +902,16 @@ def present(
     owner: str = DEFAULT_OWNER,
     check: bool = False,
     lose_connections: bool = False,
+    guard: Guard | None = None,
 ) -> Outcome:
     """Load, pin and attach as declared; with ``check`` only say what would change.
 
+    What changes is changed inside of ``guard``, which gets all changes.
     Raises BpfError with a remedy, having changed nothing.
     """
     check_pin_path(path)
     with _libbpf.BpfObject(object_path, rodata) as obj:
-        return install(path, obj, wishes, owner, check, lose_connections)
+        return install(path, obj, wishes, owner, check, lose_connections, guard)
 
 
 def install(
@@ -832,6 +921,7 @@ def install(
     owner: str = DEFAULT_OWNER,
     check: bool = False,
     lose_connections: bool = False,
+    guard: Guard | None = None,
 ) -> Outcome:
     """Do so with an object that is open, and loaded already where its maps are those that are pinned."""
     with contextlib.ExitStack() as files:
@@ -860,7 +950,8 @@ def install(
             if not pins.maps:  # what was declared for maps that are gone, is gone with them
                 Store(path).forget()
             keep = CONNECTIONS in renewed and CONNECTIONS in pins.maps and not problem
-            _apply(pins, files, obj, outcome.changes, current.attachments, attachments, keep)
+            with guard(path, outcome.changes) if guard else contextlib.nullcontext():
+                _apply(pins, files, obj, outcome.changes, current.attachments, attachments, keep)
             pins = Pins(path)
             left = plan(pins.state(), State(tags, data, layouts, attachments), owner)
             if left:
@@ -880,10 +971,20 @@ def install(
         return outcome
 
 
+class Loaded(Protocol):
+    """Descriptors of programs and maps, by name."""
+
+    @property
+    def programs(self) -> Mapping[str, int]: ...
+
+    @property
+    def maps(self) -> Mapping[str, int]: ...
+
+
 def _apply(
     pins: Pins,
     files: contextlib.ExitStack,
-    obj: _libbpf.BpfObject,
+    obj: Loaded,
     changes: Sequence[Change],
     current: Mapping[str, Attachment],
     desired: Mapping[str, Attachment],
@@ -933,7 +1034,7 @@ def _apply(
         ) from e
 
 
-def absent(path: str, check: bool = False) -> Outcome:
+def absent(path: str, check: bool = False, guard: Guard | None = None) -> Outcome:
     """Detach and unpin everything of ours; with ``check`` only say what would change."""
     if not os.path.isdir(path):
         return Outcome()
@@ -943,21 +1044,26 @@ def absent(path: str, check: bool = False) -> Outcome:
     changes += [Change("program", n, _program_text(i.tag, pins.rodata)) for n, i in pins.programs.items()]
     changes += [Change("map", n, _layout_text(i.layout)) for n, i in pins.maps.items()]
     if not check:
-        with contextlib.ExitStack() as files:
-            applier = Applier(pins, files)
-            with applier.transaction:
-                for a in pins.attachments.values():
-                    applier.change(a, None, -1)
-        for folder, _folders, names in os.walk(path, topdown=False):
-            inside = os.path.relpath(folder, path).split(os.sep)[0]
-            if inside in ("progs", "maps", "links"):
-                for name in names:
-                    os.unlink(os.path.join(folder, name))
-                os.rmdir(folder)
-        with contextlib.suppress(OSError):  # someone else keeps pins beside ours
-            os.rmdir(path)
-        Store(path).forget()
+        with guard(path, changes) if guard else contextlib.nullcontext():
+            _remove(pins)
     return Outcome(changes)
+
+
+def _remove(pins: Pins) -> None:
+    with contextlib.ExitStack() as files:
+        applier = Applier(pins, files)
+        with applier.transaction:
+            for a in pins.attachments.values():
+                applier.change(a, None, -1)
+    for folder, _folders, names in os.walk(pins.path, topdown=False):
+        inside = os.path.relpath(folder, pins.path).split(os.sep)[0]
+        if inside in ("progs", "maps", "links"):
+            for name in names:
+                os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
+    with contextlib.suppress(OSError):  # someone else keeps pins beside ours
+        os.rmdir(pins.path)
+    Store(pins.path).forget()
 
 
 def install_command(path: str, check: bool = False) -> list[Change]:

@@ -13,14 +13,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _revert
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Record
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, shown
-
-RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
+from ansible_collections.podnet.datapath.plugins.module_utils._revert import Concern, RunCommand
 
 # A timer of this boot only: the next one starts the service itself.
 TIMER = "/run/systemd/system/podnet-checkpoint.timer"
@@ -53,6 +54,8 @@ def end(name: str, state: str, command: RunCommand, why: str = "", **more: Any) 
     _make_room()
     _journal.append(record)
     _disarm()
+    for folder in {r["kept"] for r in _journal.read() if r.get("checkpoint") == name and r.get("kept")}:
+        shutil.rmtree(folder, ignore_errors=True)
     command(["systemctl", "stop", os.path.basename(TIMER)])
     with contextlib.suppress(FileNotFoundError):
         os.unlink(TIMER)
@@ -87,18 +90,29 @@ def sick(nics: Iterable[str], before: Mapping[str, Any]) -> list[str]:
 
 
 def _nics(records: Iterable[Record], name: str) -> list[str]:
-    """Return the NICs that were changed under a checkpoint and that there are."""
-    changed = {
-        change["place"]
-        for record in records
-        if "end" not in record and record.get("checkpoint") == name and record.get("concern") == "nics"
-        for change in record.get("changes", ())
-    }
+    """Return the NICs that were changed under a checkpoint, or whose programs were, and that there are."""
+    changed = set()
+    for record in records:
+        if "end" in record or record.get("checkpoint") != name:
+            continue
+        for change in record.get("changes", ()):
+            if record["concern"] == "nics":
+                changed.add(change["place"])
+            device, dash, hook = change["name"].rpartition("/")[2].rpartition("-")
+            # A Pod's device has no carrier where the Pod has it down.
+            if record["concern"] == "programs" and dash and hook in ("ingress", "egress"):
+                changed.add(unquote(device))
     return sorted(nic for nic in changed if os.path.isdir(f"/sys/class/net/{nic}"))
 
 
 def run(
-    name: str, state: str, why: str, before: Mapping[str, Any], check: bool, command: RunCommand
+    name: str,
+    state: str,
+    why: str,
+    before: Mapping[str, Any],
+    check: bool,
+    command: RunCommand,
+    concerns: Mapping[str, Concern],
 ) -> dict[str, Any]:
     """Do what the module's options say; return its result. Raises ``Problem``."""
     found = status(_journal.read(), name)
@@ -107,7 +121,7 @@ def run(
     if state == "confirmed":
         found = _confirm(name, before, check, command)
     elif changed and not check:
-        found = revert(found["checkpoint"], why, command)
+        found = revert(found["checkpoint"], why, command, concerns)
     return {
         "changed": changed,
         "name": found.get("checkpoint", ""),
@@ -137,12 +151,12 @@ def _too_late(name: str, found: Mapping[str, Any]) -> str:
     if not found:
         return f"checkpoint: the journal knows none{f' of the name {name}' if name else ''}: nothing is armed"
     if found["checkpoint_state"] == "reverted":
-        back = ", ".join(found.get("reverted", ())) or "nothing had been changed yet"
-        return f"checkpoint {found['checkpoint']} was reverted at {found['ended']} ({found['why']}): {back}"
+        how = f"{found['ended']} ({found['why']}): {_back(found)}"
+        return f"checkpoint {found['checkpoint']} was reverted at {how}"
     return f"checkpoint {found['checkpoint']} is {found['checkpoint_state']} already"
 
 
-def expire(command: RunCommand) -> str:
+def expire(command: RunCommand, concerns: Mapping[str, Concern]) -> str:
     """Be what timer and boot start: revert what is armed; return a sentence."""
     armed = _journal.pending(_journal.read())
     if not armed:
@@ -150,23 +164,51 @@ def expire(command: RunCommand) -> str:
         return "Nothing waits for a confirmation."
     booted = armed["boot_id"] != _journal.boot_id()
     why = "the node booted before the confirmation" if booted else f"not confirmed in {armed['timeout']} s"
-    return _sentence(revert(str(armed["checkpoint"]), why, command))
+    found = revert(str(armed["checkpoint"]), why, command, concerns, by_itself=True)
+    return f"Reverted, as {why}: {_back(found)}"
 
 
-def _sentence(found: Mapping[str, Any]) -> str:
-    return f"Reverted, as {found['why']}: {', '.join(found['reverted']) or 'nothing had been changed yet'}"
+def _back(found: Mapping[str, Any]) -> str:
+    return ", ".join(found.get("reverted", ())) or "nothing had been changed yet"
 
 
-def revert(name: str, why: str, command: RunCommand) -> dict[str, Any]:
+def news() -> dict[str, str]:
+    """Return a sentence, by checkpoint, where the node took the last change back and nobody was told."""
+    try:
+        records = _journal.read()
+    except OSError:  # A dry run of somebody who may not read it.
+        return {}
+    found = status(records)
+    if found.get("checkpoint_state") != "reverted" or not found.get("by_itself"):
+        return {}
+    name = str(found["checkpoint"])
+    if any(record.get("told") == name for record in records):
+        return {}
+    return {
+        name: f"a change from {found['by']} of {found['time']} was taken back by this node at"
+        f" {found['ended']}, as {found['why']}: {_back(found)}"
+    }
+
+
+def told(names: Iterable[str]) -> None:
+    """Remember that somebody was told of these checkpoints."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            _journal.append({"told": name, "time": _journal.now()})
+
+
+def revert(
+    name: str, why: str, command: RunCommand, concerns: Mapping[str, Concern], by_itself: bool = False
+) -> dict[str, Any]:
     """Take back everything that was changed under a checkpoint; raises ``Problem``."""
     _make_room()
     _mark_reverting(name)
     folded = _journal.fold(record for record in _journal.read() if _belongs(record, name))
-    concerns = {"nics": _revert.Nics()}
     # Whatever it is now: this is the way back from a node that cannot be reached.
     _revert.run(folded, concerns, command, force=True, checkpoint=name, unjournalled=True)
     with _journal.locked():
-        end(name, "reverted", command, why, reverted=_former(_journal.read(), name))
+        more = {"by_itself": True} if by_itself else {}
+        end(name, "reverted", command, why, reverted=_former(_journal.read(), name), **more)
     return status(_journal.read(), name)
 
 

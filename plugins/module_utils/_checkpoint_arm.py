@@ -15,12 +15,14 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _journal, _nic_persist
-from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint import ARMED, TIMER, RunCommand
+from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _journal
+from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint import ARMED, TIMER
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason, replace_file
 from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
+from ansible_collections.podnet.datapath.plugins.module_utils._revert import Concern, RunCommand
 
 MARKER = "# Written by podnet.datapath: changes made here are lost."
 PROGRAM = "/usr/local/lib/podnet/checkpoint.pyz"
@@ -30,15 +32,31 @@ FILES = (PROGRAM, SERVICE, AT_BOOT)
 
 _ROOM = 1 << 20  # bytes that the way back may need on a full disk
 
-_MODULES = (*_nic_persist.MODULES, "_checkpoint", "_journal", "_revert")
-_MAIN = f"""\
+_MODULES = ("_checkpoint", "_journal", "_plan", "_revert")
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """What takes changes of one concern back: a class without arguments, and the code that it needs."""
+
+    concern: str
+    maker: type[Concern]
+    modules: Sequence[str]  # of module_utils, all of them imported by whoever arms
+
+    def program(self) -> bytes:
+        """Return it as a program of its own."""
+        home = self.maker.__module__.rpartition(".")[2]
+        return archive({*_MODULES, *self.modules, home}, self._main(home))
+
+    def _main(self, home: str) -> str:
+        return f"""\
 import subprocess, sys
-from {PACKAGE} import _checkpoint, _plan
+from {PACKAGE} import _checkpoint, _plan, {home}
 def command(words):
     done = subprocess.run(words, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 try:
-    print(_checkpoint.expire(command))
+    print(_checkpoint.expire(command, {{{self.concern!r}: {home}.{self.maker.__name__}()}}))
 except (_plan.Problem, OSError) as problem:
     sys.exit(str(problem))
 """
@@ -72,7 +90,7 @@ def timer(seconds: int) -> str:
     )
 
 
-def arm(seconds: int, command: RunCommand) -> str:
+def arm(seconds: int, way_back: WayBack, command: RunCommand) -> str:
     """Have everything changed from now on taken back after ``seconds``; return the checkpoint's name.
 
     Raises ``Problem``; nothing is armed then.
@@ -84,7 +102,7 @@ def arm(seconds: int, command: RunCommand) -> str:
         name = uuid.uuid4().hex[:12]
         try:
             _reserve()
-            for path, data in _files(seconds).items():
+            for path, data in _files(seconds, way_back).items():
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 replace_file(path, data)
             with contextlib.suppress(FileExistsError):
@@ -126,9 +144,9 @@ def _reserve() -> None:
         os.close(descriptor)
 
 
-def _files(seconds: int) -> dict[str, bytes]:
+def _files(seconds: int, way_back: WayBack) -> dict[str, bytes]:
     return {
-        PROGRAM: archive(_MODULES, _MAIN),
+        PROGRAM: way_back.program(),
         SERVICE: service(sys.executable or "/usr/bin/python3").encode(),
         TIMER: timer(seconds).encode(),
     }
@@ -144,19 +162,19 @@ def _systemctl(command: RunCommand, *words: str) -> None:
 class Checkpoint:
     """The checkpoint of one call of a module: armed before its first change, for ``seconds``; 0 is never."""
 
-    def __init__(self, seconds: int, command: RunCommand) -> None:
+    def __init__(self, seconds: int, way_back: WayBack, command: RunCommand) -> None:
         if seconds < 0:
             raise Problem(
                 f"confirm_timeout: {seconds} is no time: give seconds, or 0 to go without confirmation"
             )
         self.name = ""
-        self._seconds, self._command = seconds, command
+        self._seconds, self._way_back, self._command = seconds, way_back, command
 
     @contextlib.contextmanager
     def entered(self, entry: _journal.Entry) -> Iterator[None]:
         """Journal what the block changes, as part of this checkpoint."""
         if entry and self._seconds and not self.name:
-            self.name = arm(self._seconds, self._command)
+            self.name = arm(self._seconds, self._way_back, self._command)
         with _journal.entered(entry, self.name):
             yield
 
@@ -165,9 +183,11 @@ class Checkpoint:
         """Take back at once what the block changed if it fails: nobody would confirm it."""
         try:
             yield
-        except Problem as problem:
+        except Exception as problem:
             if self.name:
-                _checkpoint.revert(self.name, f"the module failed: {problem}", self._command)
+                why = f"the module failed: {problem}"
+                concerns = {self._way_back.concern: self._way_back.maker()}
+                _checkpoint.revert(self.name, why, self._command, concerns)
             raise
 
 

@@ -22,7 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf import DEFAUL
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
 from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
 
-_MODULES = (
+MODULES = (
     "_bpf", "_bpf_state", "_datapath_command", "_datapath_compile", "_datapath_identity", "_datapath_info",
     "_datapath_maps", "_datapath_model", "_datapath_node", "_datapath_parse", "_datapath_policy",
     "_datapath_store", "_drops", "_link_kinds", "_maglev", "_netlink", "_plan", "_program",
@@ -32,7 +32,7 @@ _MODULES = (
 def program() -> bytes:
     """Return the command as a file that runs."""
     return b"#!/usr/bin/python3\n" + archive(
-        _MODULES, f"from {PACKAGE}._datapath_command import main\n\nmain()\n"
+        MODULES, f"from {PACKAGE}._datapath_command import main\n\nmain()\n"
     )
 
 

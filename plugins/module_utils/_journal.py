@@ -231,12 +231,16 @@ def _refusal(error: OSError) -> str:
 
 @dataclass
 class Entry:
-    """A change that is to be journalled. ``looked`` returns what really differs from before it."""
+    """A change that is to be journalled. ``looked`` returns what really differs from before it.
+
+    ``kept``: a folder with what the way back needs, to be removed once the checkpoint has ended.
+    """
 
     concern: str
     changes: Sequence[tuple[str, Change]] = ()
     files: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
     looked: Callable[[], Sequence[tuple[str, Change]]] | None = None
+    kept: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.changes or self.files)
@@ -283,6 +287,7 @@ def entered(entry: Entry, checkpoint: str = "", unjournalled: bool = False) -> I
                 for name, (before, after) in entry.files.items()
             },
             **({"checkpoint": checkpoint} if checkpoint else {}),
+            **({"kept": entry.kept} if checkpoint and entry.kept else {}),
         }
         try:
             append(begin)

@@ -61,7 +61,7 @@ def unit(python: str) -> str:
     """Return the unit that sets up the NIC of its instance's name."""
     return (
         f"{MARKER}\n[Unit]\nDescription=Settings of the NIC %i\n"
-        "After=systemd-networkd.service NetworkManager.service\n\n"
+        "After=systemd-networkd.service NetworkManager.service podnet-checkpoint.service\n\n"
         f"[Service]\nType=oneshot\nExecStart={python} {PROGRAM} %i\n"
     )
 

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _checkpoint,
     _checkpoint_arm,
     _journal,
     _nic,
     _nic_owner,
     _nic_persist,
+    _revert_nics,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason
+from ansible_collections.podnet.datapath.plugins.module_utils._revert import RunCommand
 
-RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
+_WAY_BACK = _checkpoint_arm.WayBack("nics", _revert_nics.Nics, _nic_persist.MODULES)
 
 _RELOAD = (["udevadm", "control", "--reload"], ["systemctl", "daemon-reload"])
 
@@ -104,8 +107,9 @@ def run(
         if nics:
             _nic_persist.check(root)
         _nic_persist.present(root)  # Names a file of somebody else's before the first change.
-    checkpoint = _checkpoint_arm.Checkpoint(confirm_timeout, command)
+    checkpoint = _checkpoint_arm.Checkpoint(confirm_timeout, _WAY_BACK, command)
     ours: Mapping[str, bytes] = {}
+    news = _checkpoint.news()
     with checkpoint.taken_back():
         result = _nic.run(nics, check, lambda jobs: checkpoint.entered(_nics_entry(jobs)))
         entries = result.pop("entries")
@@ -113,8 +117,11 @@ def run(
         if persist:
             ours = _nic_owner.drop_ins(entries, root)
             result["files"] = _persist(entries, ours, check, command, checkpoint, root)
-    result["checkpoint"] = checkpoint.name
+    if not check:
+        _checkpoint.told(news)
+    result["checkpoint"], result["taken_back"] = checkpoint.name, " ".join(news.values())
     if not persist:
-        return result, []
+        return result, [*news.values()]
     result["changed"] = result["changed"] or bool(result["files"])
-    return result, _mtu_warnings(entries, {**dict.fromkeys(_nic_owner.present(root)), **ours}, root)
+    here = {**dict.fromkeys(_nic_owner.present(root)), **ours}
+    return result, [*news.values(), *_mtu_warnings(entries, here, root)]

@@ -17,6 +17,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _plan,
     _pod_netns,
     _revert,
+    _revert_nics,
+    _revert_programs,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Key
 from ansible_collections.podnet.datapath.plugins.module_utils._node import Node
@@ -24,7 +26,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import Chang
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Concern, Now, RunCommand
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import Tree, path_of
 
-CONCERNS = ("nics", "boot_args", "sysctls")  # in the order of the way back
+CONCERNS = ("programs", "nics", "boot_args", "sysctls")  # in the order of the way back
 
 
 class Sysctls:
@@ -95,12 +97,17 @@ def run(
     concerns: Sequence[str], force: bool, check: bool, command: RunCommand
 ) -> tuple[dict[str, Any], list[str]]:
     """Do what the module's options say; return its result, and warnings. Raises ``Problem``."""
-    known: dict[str, Concern] = {"nics": _revert.Nics(), "boot_args": BootArgs(command), "sysctls": Sysctls()}
+    known: dict[str, Concern] = {
+        "programs": _revert_programs.Programs(),
+        "nics": _revert_nics.Nics(),
+        "boot_args": BootArgs(command),
+        "sysctls": Sysctls(),
+    }
     wanted = {name: known[name] for name in CONCERNS if name in concerns}
     folded = _journal.fold(_journal.read())
     outcome = _revert.run(folded, wanted, command, force=force, check=check)
     archived = ""
-    if not check and _journal.read() and not _journal.fold(_journal.read()):
+    if not check and _journal.read() and _settled(_journal.fold(_journal.read())):
         archived = _journal.archive()
         _checkpoint_arm.remove(command)
     changes = [
@@ -117,8 +124,16 @@ def run(
     return result, [_sentence(drift) for drift in outcome.drift]
 
 
+def _settled(folded: _journal.Folded) -> bool:
+    """Tell whether nothing is left, but for programs that went with a boot or with a Pod's device."""
+    if folded.files or any(key.concern != "programs" for key in folded.things):
+        return False
+    now = _revert_programs.Programs().read(folded.things)
+    return not _revert.plan(folded.things, now, force=True).back
+
+
 def _is_file(key: Key) -> bool:
-    return key.name.startswith("/") and key.concern != "boot_args"
+    return key.name.startswith("/") and key.concern not in ("boot_args", "programs")
 
 
 def _shown(key: Key, change: Change) -> Change:

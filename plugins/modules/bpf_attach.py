@@ -60,6 +60,15 @@ options:
       - Established connections to services and of masqueraded Pods break then. Without it, that is refused.
     type: bool
     default: false
+  confirm_timeout:
+    description:
+      - Seconds after which the node takes the change back by itself, controller and network or not, unless
+        M(podnet.datapath.checkpoint) confirms it. V(0) goes without.
+      - Used where programs at hooks C(ingress) and C(egress) change, those of uplinks; Pods' devices carry
+        nothing of the node's own. With O(state=absent) too.
+      - Former programs and maps stay in the kernel until then.
+    type: int
+    default: 0
   owner:
     description:
       - Whose attachments O(attachments) are. Attachments of this owner that are not listed are detached,
@@ -161,6 +170,10 @@ attachments:
       type: str
   sample:
     - {program: host_ingress, device: wire0, hook: ingress, type: tcx}
+checkpoint:
+  description: The name of what is to be confirmed, empty where nothing is.
+  returned: success
+  type: str
 changes:
   description: What was, or would be, changed.
   returned: success
@@ -185,6 +198,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import
     parse_rodata,
     present,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._revert_programs import Journalled
 
 
 def main() -> None:
@@ -196,6 +211,7 @@ def main() -> None:
             "rodata": {"type": "dict", "default": {}},
             "command": {"type": "path"},
             "lose_connections": {"type": "bool", "default": False},
+            "confirm_timeout": {"type": "int", "default": 0},
             "owner": {"type": "str", "default": DEFAULT_OWNER},
             "attachments": {
                 "type": "list",
@@ -214,8 +230,9 @@ def main() -> None:
     )
     p = module.params
     try:
+        journalled = Journalled(p["confirm_timeout"], module.run_command)
         if p["state"] == "absent":
-            outcome = absent(p["pin_path"], module.check_mode)
+            outcome = absent(p["pin_path"], module.check_mode, journalled.guard)
         else:
             wishes = [Wish(**a) for a in p["attachments"]]
             rodata = parse_rodata(p["rodata"])
@@ -227,16 +244,18 @@ def main() -> None:
                 p["owner"],
                 module.check_mode,
                 p["lose_connections"],
+                journalled.guard,
             )
             if p["command"]:
                 outcome.changes += install_command(p["command"], module.check_mode)
-    except (BpfError, OSError) as e:
+    except (BpfError, Problem, OSError) as e:
         module.fail_json(msg=str(e))
     module.exit_json(
         changed=bool(outcome.changes),
         changes=[f"{c.action} {c.kind} {c.name}" for c in outcome.changes],
         programs=outcome.programs,
         attachments=outcome.attachments,
+        checkpoint=journalled.checkpoint,
         diff=outcome.diff,
     )
 

@@ -11,8 +11,9 @@ short_description: Confirm changes that the node would take back by itself, or h
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Changes that may cut a node off are made with O(podnet.datapath.nic_tuning#module:confirm_timeout). This
-    module confirms them, over a connection that proves that the node is still there.
+  - Changes that may cut a node off are made with O(podnet.datapath.nic_tuning#module:confirm_timeout) or
+    O(podnet.datapath.bpf_attach#module:confirm_timeout). This module confirms them, over a connection that
+    proves that the node is still there.
   - A confirmation that comes too late fails, and tells what was taken back.
 attributes:
   check_mode:
@@ -45,11 +46,12 @@ options:
   errors:
     description:
       - RV(errors) of an earlier V(status). O(state=confirmed) fails where a NIC has counted more since.
-      - It also fails where a NIC that was changed has no carrier.
+      - It also fails where a NIC that was changed, or whose programs were, has no carrier.
     type: dict
     default: {}
 seealso:
   - module: podnet.datapath.nic_tuning
+  - module: podnet.datapath.bpf_attach
   - module: podnet.datapath.revert
 """
 
@@ -110,6 +112,8 @@ why:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _plan
+from ansible_collections.podnet.datapath.plugins.module_utils._revert_nics import Nics
+from ansible_collections.podnet.datapath.plugins.module_utils._revert_programs import Programs
 
 
 def main() -> None:
@@ -125,7 +129,13 @@ def main() -> None:
     p = module.params
     try:
         result = _checkpoint.run(
-            p["name"], p["state"], p["why"], p["errors"], module.check_mode, module.run_command
+            p["name"],
+            p["state"],
+            p["why"],
+            p["errors"],
+            module.check_mode,
+            module.run_command,
+            {"nics": Nics(), "programs": Programs()},
         )
     except (_plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))

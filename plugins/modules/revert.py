@@ -11,9 +11,10 @@ short_description: Put back what this collection changed on a node, as its journ
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - M(podnet.datapath.sysctl_zc), M(podnet.datapath.nic_tuning) and M(podnet.datapath.boot_args) write what
-    they change, and what it was before, into C(/var/lib/podnet-datapath/journal.jsonl). This module gives
-    every sysctl, NIC setting, boot argument and file in it its former value, or takes the file away.
+  - M(podnet.datapath.sysctl_zc), M(podnet.datapath.nic_tuning), M(podnet.datapath.boot_args) and
+    M(podnet.datapath.bpf_attach) write what they change, and what it was before, into
+    C(/var/lib/podnet-datapath/journal.jsonl). This module gives every sysctl, NIC setting, boot argument and
+    file in it its former value, or takes the file away, and programs with their pins, too.
   - What is as it was already is left so. What is neither as it was nor as this collection left it has been
     changed by somebody else, is left alone, and is a warning.
   - Pods that ended and NICs that are gone need nothing.
@@ -33,8 +34,8 @@ options:
     description: What is put back.
     type: list
     elements: str
-    choices: [nics, boot_args, sysctls]
-    default: [nics, boot_args, sysctls]
+    choices: [programs, nics, boot_args, sysctls]
+    default: [programs, nics, boot_args, sysctls]
   force:
     description: Whether what somebody else changed since is put back, too.
     type: bool
@@ -64,7 +65,9 @@ changes:
   elements: dict
   contains:
     concern: {description: One of O(concerns)., type: str}
-    place: {description: "The NIC, the Pod's namespace, or empty for the node.", type: str}
+    place:
+      description: The NIC, the Pod's namespace, the folder of pins, or empty for the node.
+      type: str
     name: {description: "The setting, or the path of the file.", type: str}
     before: {description: What it was until now., type: raw}
     after: {description: What it is again., type: raw}

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What runs on the node: the modules' own code, and how the node is now. Prints JSON.
 
-node_side.py change MTU SECONDS | checkpoint STATE NAME | revert | state
+node_side.py nic '{"name": ...}' SECONDS | program OBJECT DEVICE SECONDS
+node_side.py checkpoint STATE NAME | revert | state
 """
 
 from __future__ import annotations
@@ -17,15 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _bpf,
+    _bpf_attach,
     _checkpoint,
+    _ethtool,
     _journal,
+    _nic,
     _nic_persist,
     _nic_tuning,
     _plan,
+    _revert_nics,
     _revert_node,
+    _revert_programs,
 )
 
-NIC = "wire0"
+NICS = ("mgmt0", "wire0")
+FILES = (_nic_persist.SETTINGS, _nic_persist.PROGRAM, _nic_persist.UNIT, _nic_persist.RULES)
 
 
 def command(words: Sequence[str]) -> tuple[int, str, str]:
@@ -38,23 +46,41 @@ def digest(path: str) -> str | None:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.exists() else None
 
 
+def programs(nic: str) -> list[int]:
+    """Return the numbers of the programs at a NIC."""
+    index = _bpf_attach.read_devices()[nic].ifindex
+    return [f.program_id for hook in ("ingress", "egress") for f in _bpf_attach.read_filters(index, hook)]
+
+
 def state() -> dict[str, Any]:
-    """Return what a change of a NIC may touch, and what the journal says of the last one."""
-    files = (_nic_persist.SETTINGS, _nic_persist.PROGRAM, _nic_persist.UNIT, _nic_persist.RULES)
+    """Return what a change may touch, and what the journal says of the last one."""
+    ethtool = _ethtool.Ethtool()
     return {
-        "mtu": int(Path(f"/sys/class/net/{NIC}/mtu").read_text()),
-        "files": {path: digest(path) for path in files},
+        "nics": {nic: _nic.read(ethtool, nic).values for nic in NICS},
+        "programs": {nic: programs(nic) for nic in NICS},
+        "pins": sorted(str(path) for path in Path("/sys/fs/bpf").rglob("*")),
+        "files": {path: digest(path) for path in FILES},
         "checkpoint": _checkpoint.status(_journal.read()),
         "boot": _journal.boot_id(),
     }
 
 
+def attach(path: str, device: str, seconds: str) -> dict[str, Any]:
+    journalled = _revert_programs.Journalled(int(seconds), command)
+    wish = _bpf_attach.Wish("drop_all", device, "ingress")
+    _bpf_attach.present(_bpf.DEFAULT_PIN_PATH, path, {}, [wish], guard=journalled.guard)
+    return {"checkpoint": journalled.checkpoint}
+
+
 def do(words: Sequence[str]) -> dict[str, Any]:
-    if words[0] == "change":
-        nics = [{"name": NIC, "mtu": int(words[1])}]
+    if words[0] == "nic":
+        nics = [json.loads(words[1])]
         return _nic_tuning.run(nics, True, False, command, confirm_timeout=int(words[2]))[0]
+    if words[0] == "program":
+        return attach(*words[1:])
     if words[0] == "checkpoint":
-        return _checkpoint.run(words[2], words[1], "the test asked", {}, False, command)
+        concerns = {"nics": _revert_nics.Nics(), "programs": _revert_programs.Programs()}
+        return _checkpoint.run(words[2], words[1], "the test asked", {}, False, command, concerns)
     if words[0] == "revert":
         return _revert_node.run(_revert_node.CONCERNS, False, False, command)[0]
     return state()
@@ -63,7 +89,7 @@ def do(words: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     try:
         print(json.dumps(do(sys.argv[1:])))
-    except _plan.Problem as problem:
+    except (_plan.Problem, _bpf.BpfError) as problem:
         print(json.dumps({"problem": str(problem)}))
 
 

@@ -17,10 +17,14 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _checkpoint,
     _checkpoint_arm,
     _journal,
+    _nic_tuning,
+    _revert_programs,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Entry
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._revert_nics import Nics
 
+CONCERNS = {"nics": Nics()}
 COMMANDS: list[Sequence[str]] = []
 
 
@@ -50,11 +54,11 @@ def write(path: Path, text: str, checkpoint: str) -> None:
 def test_confirmed_once_and_kept(tmp_path: Path) -> None:
     armed()
     write(tmp_path / "file", "new", "one")
-    result = _checkpoint.run("one", "confirmed", "", {}, False, command)
+    result = _checkpoint.run("one", "confirmed", "", {}, False, command, CONCERNS)
     assert result["changed"] and result["status"] == "confirmed" and (tmp_path / "file").read_text() == "new"
     with pytest.raises(Problem, match="one is confirmed already"):
-        _checkpoint.run("one", "confirmed", "", {}, False, command)
-    assert "Nothing waits" in _checkpoint.expire(command)
+        _checkpoint.run("one", "confirmed", "", {}, False, command, CONCERNS)
+    assert "Nothing waits" in _checkpoint.expire(command, CONCERNS)
 
 
 def test_not_confirmed_everything_of_it_is_as_it_was_and_nothing_else(tmp_path: Path) -> None:
@@ -62,17 +66,17 @@ def test_not_confirmed_everything_of_it_is_as_it_was_and_nothing_else(tmp_path: 
     armed()
     for text in ("new", "newer"):
         write(tmp_path / "file", text, "one")
-    assert "not confirmed in 120 s" in _checkpoint.expire(command)
+    assert "not confirmed in 120 s" in _checkpoint.expire(command, CONCERNS)
     assert not (tmp_path / "file").exists() and (tmp_path / "earlier").read_text() == "kept"
     with pytest.raises(Problem, match=r"one was reverted at .*not confirmed in 120 s.*file"):
-        _checkpoint.run("one", "confirmed", "", {}, False, command)
+        _checkpoint.run("one", "confirmed", "", {}, False, command, CONCERNS)
     assert [key.name for key in _journal.fold(_journal.read()).files] == [str(tmp_path / "earlier")]
-    assert not _checkpoint.run("one", "reverted", "", {}, False, command)["changed"]
+    assert not _checkpoint.run("one", "reverted", "", {}, False, command, CONCERNS)["changed"]
 
 
 def test_a_boot_in_between_is_told(tmp_path: Path) -> None:
     armed(boot_id="another")
-    assert "booted before the confirmation" in _checkpoint.expire(command)
+    assert "booted before the confirmation" in _checkpoint.expire(command, CONCERNS)
 
 
 def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Path) -> None:
@@ -80,8 +84,8 @@ def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Pat
     write(tmp_path / "file", "new", "one")
     _journal.append({"checkpoint": "one", "checkpoint_state": "reverting", "time": "t"})
     with pytest.raises(Problem, match="reverting"):
-        _checkpoint.run("one", "confirmed", "", {}, False, command)
-    _checkpoint.expire(command)
+        _checkpoint.run("one", "confirmed", "", {}, False, command, CONCERNS)
+    _checkpoint.expire(command, CONCERNS)
     assert not (tmp_path / "file").exists()
     ended = _checkpoint.status(_journal.read())
     assert (ended["checkpoint_state"], ended["reverted"]) == ("reverted", [str(tmp_path / "file")])
@@ -96,21 +100,45 @@ def test_a_full_disk_does_not_bar_the_way_back(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(_journal, "append", full)
     with pytest.raises(OSError, match="No space"):  # systemd tries again
-        _checkpoint.expire(command)
+        _checkpoint.expire(command, CONCERNS)
     assert not (tmp_path / "file").exists()
 
 
 def test_dry_runs_change_nothing() -> None:
     armed()
     for state in ("confirmed", "reverted"):
-        assert _checkpoint.run("", state, "", {}, True, command)["changed"]
-    assert _checkpoint.run("", "status", "", {}, False, command)["status"] == "armed"
-    assert _checkpoint.run("other", "status", "", {}, False, command)["status"] == "none"
+        assert _checkpoint.run("", state, "", {}, True, command, CONCERNS)["changed"]
+    assert _checkpoint.run("", "status", "", {}, False, command, CONCERNS)["status"] == "armed"
+    assert _checkpoint.run("other", "status", "", {}, False, command, CONCERNS)["status"] == "none"
 
 
-def test_the_program_has_all_that_it_needs(tmp_path: Path) -> None:
+def test_what_the_node_did_by_itself_is_told_once() -> None:
+    armed()
+    _checkpoint.run("one", "reverted", "asked for", {}, False, command, CONCERNS)
+    assert not _checkpoint.news()
+    armed("two")
+    _checkpoint.expire(command, CONCERNS)
+    news = _checkpoint.news()
+    assert [*news] == ["two"] and "not confirmed in 120 s" in news["two"]
+    _checkpoint.told(news)
+    assert not _checkpoint.news()
+
+
+def test_what_was_kept_for_the_way_back_goes_with_the_checkpoint(tmp_path: Path) -> None:
+    for state in ("confirmed", "reverted"):
+        armed(state)
+        kept = tmp_path / "kept"
+        kept.mkdir()
+        with _journal.entered(Entry("nics", files={"/none": (None, "x")}, kept=str(kept)), state):
+            pass
+        _checkpoint.run(state, state, "", {}, False, command, CONCERNS)
+        assert not kept.exists()
+
+
+@pytest.mark.parametrize("way_back", [_nic_tuning._WAY_BACK, _revert_programs.WAY_BACK])
+def test_the_program_has_all_that_it_needs(tmp_path: Path, way_back: _checkpoint_arm.WayBack) -> None:
     program = tmp_path / "checkpoint.pyz"
-    program.write_bytes(_checkpoint_arm.archive(_checkpoint_arm._MODULES, _checkpoint_arm._MAIN))
+    program.write_bytes(way_back.program())
     with zipfile.ZipFile(program) as packed:
         main = packed.read("__main__.py").decode()
     # Every import, in an interpreter without this collection; the journal is that of this machine.

@@ -46,6 +46,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     up.add_argument("--snapshot", default="", help="restore this snapshot, or take it once made")
     nic_help = "one more NIC a node, as QEMU names it (e1000e, igb), joined with the node's others of these"
     up.add_argument("--nic", action="append", default=[], metavar="MODEL", help=nic_help)
+    durable_help = "what a node has flushed outlives its QEMU, for tests that kill it"
+    up.add_argument("--durable", action="store_true", help=durable_help)
     command("down", "remove the lab with its processes, wire, disks and snapshots")
     command("status", "tell what there is")
     command("inventory", "tell where the lab's Ansible inventory is")
@@ -93,6 +95,7 @@ def act(options: argparse.Namespace) -> dict[str, object]:
                 cpus=options.cpus,
                 snapshot=options.snapshot,
                 nics=options.nic,
+                durable=options.durable,
             )
         elif options.command == "down":
             changed = lab.down()

@@ -123,6 +123,7 @@ class Lab:
         cpus: int,
         snapshot: str = "",
         nics: Sequence[str] = (),
+        durable: bool = False,
     ) -> bool:
         """Make the lab or start what of it does not run; return whether anything changed.
 
@@ -136,7 +137,7 @@ class Lab:
         state = self.load()
         fresh = state is None
         if state is not None:
-            asked = {"kernel": kernel, "nodes": count, "memory": memory, "cpus": cpus}
+            asked = {"kernel": kernel, "nodes": count, "memory": memory, "cpus": cpus, "durable": durable}
             self._refuse_difference(state, **asked, nic=" ".join(nics))
             today = image.newest_image(kernel)
             if today is None or state.image != str(today.folder):
@@ -149,6 +150,7 @@ class Lab:
         emulator = qemu.ensure_emulator()
         if state is None:
             state = self._make(emulator, kernel=kernel, count=count, memory=memory, cpus=cpus, nics=nics)
+            state.durable = durable
         common.say(f"lab {self.name}: QEMU {emulator.version}, {state.accelerator} ({state.reason})")
         wire.make(self.namespace)
         usual = 45.0 if state.accelerator == "tcg" else 10.0
@@ -169,6 +171,7 @@ class Lab:
             "memory": state.memory,
             "cpus": state.cpus,
             "nic": " ".join(state.nics),
+            "durable": state.durable,
         }
         for option, value in asked.items():
             if has[option] != value:
@@ -266,6 +269,7 @@ class Lab:
             layer=node.layer,
             wire_fd=wire_fd,
             nics=state.nics,
+            durable=state.durable,
         )
 
     def _machine(self, emulator: qemu.Emulator, state: State) -> list[str]:

@@ -162,6 +162,13 @@ def _kvm_trial(emulator: Emulator, image: Image) -> str:
                 process.wait()
 
 
+def _cached(layer: str, durable: bool) -> str:
+    if durable:
+        options = "file.driver=file,file.cache.no-flush=on,format=qcow2,cache=writeback"
+        return f"file.filename={layer},{options}"
+    return f"file={layer},format=qcow2,cache=unsafe"
+
+
 def node_argv(
     emulator: Emulator,
     accelerator: str,
@@ -174,11 +181,13 @@ def node_argv(
     layer: str,
     wire_fd: int,
     nics: Sequence[str] = (),
+    durable: bool = False,
 ) -> list[str]:
     """Return a node's command line; every path in it is relative to the node's folder.
 
     ``memory`` is in MiB, ``port`` the one on 127.0.0.1 that leads to the node's SSH, ``layer`` its disk,
-    ``nics`` are the models of those that a hub joins with each other alone.
+    ``nics`` are the models of those that a hub joins with each other alone. ``durable``: what the node has
+    flushed is in the layer, not in QEMU's memory.
     The same arguments and INCOMING make a machine that takes a saved state in.
     """
     machine = "q35,accel=kvm" if accelerator == "kvm" else "q35"
@@ -190,7 +199,7 @@ def node_argv(
         *("-name", title, "-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", machine, *processor, "-smp", str(cpus), "-m", str(memory)),
         # The disk is thrown away with the lab: nothing needs to reach the machine's own.
-        *("-drive", f"if=none,id=disk,file={layer},format=qcow2,cache=unsafe,discard=unmap"),
+        *("-drive", f"if=none,id=disk,{_cached(layer, durable)},discard=unmap"),
         *("-device", "virtio-blk-pci,drive=disk"),
         *("-netdev", f"user,id=mgmt,ipv6=off,hostfwd=tcp:127.0.0.1:{port}-:22"),
         *("-device", f"virtio-net-pci,netdev=mgmt,romfile=,mac={MGMT_MAC.format(index)}"),

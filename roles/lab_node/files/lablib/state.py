@@ -48,6 +48,7 @@ class State:
     machine: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     nics: list[str] = field(default_factory=list)  # models of those that only a hub joins
+    durable: bool = False  # what a node has flushed outlives its QEMU
 
     @classmethod
     def from_json(cls, text: str) -> State:

@@ -1,0 +1,128 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs of ansible-playbook that are cut off: each says what the node took back, or the next one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_node import HERE, NIC, PATIENCE, THERE, Node, same
+from test_faults import LATE, SOON, pass_the_time
+
+
+class Run:
+    """A run of a playbook in a process group of its own, as a controller that can be killed."""
+
+    def __init__(self, node: Node, log: Path, playbook: str, **variables: Any) -> None:
+        self._log = log
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                [
+                    *("ansible-playbook", "-i", node.lab["inventory"], "-e", json.dumps(variables)),
+                    str(HERE / playbook),
+                ],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                # Lines of their own length, so that what is told can be found.
+                env={**os.environ, "COLUMNS": "2000", "ANSIBLE_SSH_CONTROL_PATH_DIR": str(log.parent)},
+            )
+
+    @property
+    def said(self) -> str:
+        return " ".join(self._log.read_text().split())
+
+    def reach(self, text: str) -> None:
+        """Wait until the run says this."""
+        end = time.monotonic() + PATIENCE
+        while text not in self.said:
+            assert self._process.poll() is None and time.monotonic() < end, self.said
+            time.sleep(0.2)
+
+    def end(self) -> int:
+        return self._process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture
+def far(node: Node) -> Iterator[str]:
+    """A peer behind a switch whose MTU is 1500."""
+    inside = ["ip", "-n", node.lab["namespace"]]
+    for words in (
+        "link add far mtu 1500 type veth peer name port mtu 1500",
+        "link set port master wire up",
+        "addr add 172.31.0.2/30 dev far",
+        "link set far up",
+    ):
+        subprocess.run([*inside, *words.split()], check=True)
+    yield "172.31.0.2"
+    subprocess.run([*inside, "link", "del", "far"], check=True)
+
+
+def change(node: Node, log: Path, mtu: int, seconds: int, **variables: Any) -> Run:
+    nics = [{"name": "wire0", "mtu": mtu}]
+    wishes = {"node_tuning_nics": nics, "node_tuning_confirm_timeout": seconds}
+    return Run(node, log, "change.yml", **wishes, **variables)
+
+
+def test_an_mtu_that_the_path_does_not_bear(
+    node: Node, former: dict[str, Any], far: str, tmp_path: Path
+) -> None:
+    """The node can be reached, over another NIC: the packets of full size tell."""
+    run = change(node, tmp_path / "log", 4000, LATE, node_tuning_path=[{"to": far, "size": 4000}])
+    assert run.end() != 0
+    assert "% lost" in run.said and "The node took back ['wire0: mtu = 1500'" in run.said, run.said
+    assert same(node.state(), former)
+
+
+def test_a_program_that_cuts_the_run_off(node: Node, former: dict[str, Any], tmp_path: Path) -> None:
+    drop = {"object": f"{THERE}/drop.bpf.o", "device": NIC, "seconds": SOON}
+    run = Run(node, tmp_path / "log", "program.yml", **drop)
+    assert run.end() != 0
+    assert f"site/{NIC}-ingress = None" in run.said and f"not confirmed in {SOON} s" in run.said, run.said
+    assert same(node.state(), former)
+
+
+def test_the_path_is_lost_while_the_run_changes_the_nic(
+    node: Node, former: dict[str, Any], tmp_path: Path
+) -> None:
+    run = change(node, tmp_path / "log", 4000, SOON)
+    run.reach("Set up NICs]")
+    time.sleep(5)
+    node.link("mgmt", False)
+    time.sleep(SOON + 30)
+    node.link("mgmt", True)
+    assert run.end() != 0
+    assert same(node.state(), former), run.said
+    assert "reverted" in run.said or "took back" in run.said or "UNREACHABLE" in run.said, run.said
+
+
+def test_the_controller_is_killed_and_the_next_one_is_told(
+    node: Node, former: dict[str, Any], tmp_path: Path
+) -> None:
+    run = change(node, tmp_path / "first", 4000, LATE)
+    run.reach("rollout : Close the connection]")
+    run.kill()
+    second = change(node, tmp_path / "second", 3000, LATE)
+    assert second.end() != 0 and "waits for its confirmation" in second.said, second.said
+    pass_the_time(node)
+    assert same(node.state(), former)
+
+    third = change(node, tmp_path / "third", 3000, LATE)
+    assert third.end() == 0, third.said
+    assert "was taken back by this node" in third.said and f"not confirmed in {LATE} s" in third.said
+    assert node.state()["nics"]["wire0"]["mtu"] == 3000
+    node.do("revert")
+    assert same(node.state(), former)

@@ -1,0 +1,101 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Programs that nobody confirmed: the very programs, maps and attachments of before are there again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from test_bpf_attach import Node, build, node  # noqa: F401
+
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _bpf_attach,
+    _journal,
+    _revert,
+    _revert_programs,
+)
+
+OTHER = ("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
+SMALLER = ("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2")
+
+
+@pytest.fixture
+def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:  # noqa: F811
+    """Attach as a checkpoint would have it, go back, and return what the journal says was changed."""
+    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
+
+    def run(*attachments: str, break_it: Callable[[], object] = lambda: None, **args: Any) -> list[str]:
+        number = len(_journal.read())
+        with node.ns.inside(node.name):
+            _bpf_attach.keep(node.pins)
+        node.attach(*attachments, **args)
+        break_it()
+        folded = _journal.fold(_journal.read()[number:])
+        with node.ns.inside(node.name):
+            _revert.run(
+                folded, {"programs": _revert_programs.Programs()}, lambda words: (0, "", ""), force=True
+            )
+        return sorted(key.name for key in folded.things)
+
+    return run
+
+
+def test_the_first_attachment(node: Node, unconfirmed: Any) -> None:  # noqa: F811
+    before = node.everything()
+    assert unconfirmed("host_ingress left ingress clsact") == ["progs", "site/left-ingress"]
+    assert node.everything() == before and not os.path.exists(node.pins)
+
+
+@pytest.mark.parametrize(("kind", "edit"), [("clsact", OTHER), ("tcx", OTHER), ("clsact", SMALLER)])
+def test_another_program_in_its_place(
+    node: Node,  # noqa: F811
+    unconfirmed: Any,
+    build: Any,  # noqa: F811
+    kind: str,
+    edit: tuple[str, str, str],
+) -> None:
+    """With maps of another layout, too, and those who have attached the same programs elsewhere."""
+    state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}]}
+    node.attach(f"host_ingress left ingress {kind}")
+    node.attach("pod_egress right from_pod", owner="pods")
+    node.module("bpf_state", **state)
+    before = node.everything()
+    changed = unconfirmed(f"host_ingress left ingress {kind}", object=build(edit))
+    assert changed == ["pods/right-from_pod", "progs", "site/left-ingress"]
+    assert node.everything() == before
+    assert not node.module("bpf_state", **state)["changed"]
+
+
+def test_one_more_and_one_less(node: Node, unconfirmed: Any) -> None:  # noqa: F811
+    node.attach("host_ingress left ingress clsact")
+    before = node.everything()
+    unconfirmed("host_ingress right ingress clsact", "pod_ingress left egress clsact")
+    after = node.everything()
+    assert "host_ingress" in node.filters("left", "ingress") and after[1:5] == before[1:5]
+    assert not node.attach("host_ingress left ingress clsact")["changed"]
+
+
+def test_a_run_that_was_killed_before_it_pinned(node: Node, unconfirmed: Any) -> None:  # noqa: F811
+    def killed() -> None:
+        os.unlink(f"{node.pins}/links/site/left-ingress")
+
+    before = node.everything()
+    unconfirmed("host_ingress left ingress clsact", break_it=killed)
+    assert node.everything() == before
+
+
+def test_confirmed_and_reverted_later(node: Node, unconfirmed: Any) -> None:  # noqa: F811
+    """By the module revert, with nothing kept."""
+    before = node.everything()
+    node.attach("host_ingress left ingress clsact")
+    made = node._run_module("revert", {}, netns=node.name)
+    assert {change["concern"] for change in made["changes"]} == {"programs"} and made["archived"]
+    assert node.everything() == before
+    # Taken away by others' hands: nothing is left to put back, and the journal goes.
+    node.attach("host_ingress left ingress clsact")
+    node.attach(state="absent")
+    assert node._run_module("revert", {"concerns": ["nics"]}, netns=node.name)["archived"]
