@@ -80,7 +80,7 @@ class Programs:
 
 
 WAY_BACK = _checkpoint_arm.WayBack(
-    "programs", Programs, (*_datapath_command.MODULES, "_bpf_attach", "_checkpoint_arm")
+    "programs", Programs, (*_datapath_command.MODULES, "_bpf_attach", "_checkpoint_arm", "_libbpf")
 )
 
 
