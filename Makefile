@@ -33,8 +33,8 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: such a target is run again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-kubernetes \
-	test-driver test-driver-nodes test-debug-kernel test-nodes test-faults test-swaps fuzz-bpf coverage-bpf \
-	bench-icount bench-datapath bench-scale bench-tuning packages
+	test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-faults test-swaps \
+	fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-scale bench-tuning packages
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
@@ -79,6 +79,10 @@ coverage-bpf: tools  ## Which branches of the programs test-bpf takes
 	PODNET_COVERAGE=$(CURDIR)/reports/coverage pytest -q tests/bpf
 	@cat reports/coverage/report.txt; printf '\nLine by line: %s\n' reports/coverage/datapath.txt
 
+verified-bpf: tools  ## Instructions that each kernel's verifier looks at, in guests of 6.1, 6.12, 7.3 and here
+	$(call say,Verified instructions)
+	python3 tests/bpf/verified.py
+
 fuzz-bpf: tools  ## COUNT mutated packets through each program, against a model of the policy; 10 min
 	$(call say,Fuzzing the programs with $(COUNT) packets each)
 	PODNET_FUZZ=$(COUNT) pytest -q tests/bpf/test_bpf_fuzz.py
@@ -102,6 +106,10 @@ test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times
 test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
 	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
 	PODNET_KERNEL=$(KERNEL) pytest -q tests/kernel
+
+test-datapath: tools  ## All checks of policy and services on meta, and netkit where KERNEL has it
+	$(call say,Policy and services on the devices of kernel $(KERNEL), 3 min a kind)
+	PODNET_CASES=all PODNET_KERNEL=$(KERNEL) pytest -q tests/kernel/test_datapath.py
 
 test-debug-kernel: tools  ## The driver under KASAN, lockdep, kmemleak (KERNEL=6.1, 6.12 or 7.3; MINUTES=10; SEED=)
 	$(call say,Driver in a debug kernel of $(KERNEL); build 10 min once; checks 5 min; then MINUTES=$(MINUTES) at random)

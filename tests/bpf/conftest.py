@@ -64,6 +64,17 @@ def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, reached: set[
 
 
 @pytest.fixture
+def full_datapath(datapath: Datapath) -> Iterator[Datapath]:
+    """The programs with a table of connections that is full."""
+    layout = _bpf.map_info(datapath.object.maps["ct"]).layout
+    with _bpf.closing(_bpf.map_create(_bpf.BPF_MAP_TYPE_HASH, layout.key_size, layout.value_size, 1)) as full:
+        _bpf.map_update(full, {bytes(layout.key_size): bytes(layout.value_size)})
+        loaded = Datapath(datapath.object.path, datapath.netns, datapath.reached, {"ct": full})
+        yield loaded
+        loaded.object.close()
+
+
+@pytest.fixture
 def netkit_datapath(datapath: Datapath) -> Iterator[Datapath]:
     """The programs, and pod1 on netkit."""
     with datapath.inside():

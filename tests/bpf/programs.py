@@ -15,6 +15,7 @@ import re
 import socket
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,14 @@ class Result:
 class Datapath:
     """The loaded programs and a network namespace that they look at."""
 
-    def __init__(self, path: str, netns: str, reached: set[str]) -> None:
+    def __init__(
+        self, path: str, netns: str, reached: set[str], maps: Mapping[str, int] | None = None
+    ) -> None:
         self.netns, self.reached = netns, reached
         self.generation = 0
         self.features = 0
         self.object = _libbpf.BpfObject(path)
-        self.object.load()
+        self.object.load(maps)
         self.names = reason_names()
         with self.inside():
             for number, device in ENDPOINTS.items():

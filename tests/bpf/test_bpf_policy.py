@@ -418,6 +418,22 @@ class TestPolicy:
         state.datapath.drops()
 
 
+@FAMILIES
+def test_no_memory_for_a_connection(full_datapath: Any, family: int) -> None:
+    """A table of connections that takes no more stands for a kernel that has no memory for an entry."""
+    state = State(full_datapath)
+    state.pods(enforce1=ENFORCE_EGRESS)
+    try:
+        result = sent(state, "1.11", "1.12", syn(), family)
+        assert (result.verdict, result.counted) == (DROP, {"DROP_NO_STATE": 1})
+        state.pods(flags=POD_MASQUERADE)
+        state.masquerade()
+        result = sent(state, "1.11", "2.99", syn(), family)
+        assert (result.verdict, result.counted) == (DROP, {"DROP_NO_STATE": 1})
+    finally:
+        state.clear()
+
+
 class TestServices:
     @FAMILIES
     @pytest.mark.parametrize("proto", [TCP_, UDP_])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import subprocess
 import time
 from typing import Any
@@ -29,7 +30,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _libbpf
 
 MAC = "02:00:00:00:00:01"
 # What the wire's first hop is reached by: its address, and that of the device.
@@ -382,6 +383,26 @@ class TestDecisions:
             assert datapath.run("pod_egress", packet, remembering=True).counted == {"LOCAL": 1}
         finally:
             _bpf.map_delete(endpoints, [bytes([10, 31, 2, 99])])
+
+    def test_a_tagged_frame_is_left_to_its_device(self, datapath: Any) -> None:
+        """Over a real device: a test run has no tags."""
+        tagged = bytes(Ether(dst=MAC, src=MAC) / Dot1Q(vlan=100) / ip(4, "1.12") / UDP())
+        with datapath.inside(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as pod:
+            ifindex = datapath.ifindex("pod1")
+            _libbpf.clsact_create(ifindex)
+            try:
+                program = datapath.object.programs["pod_egress"]
+                _libbpf.clsact_attach(ifindex, _libbpf.TC_INGRESS, program, 1, 1)
+                before = datapath.all_counters()
+                pod.bind(("pod1p", 0))
+                pod.send(tagged)
+                counted = dict(datapath.all_counters() - before)
+            finally:
+                _libbpf.clsact_destroy(ifindex)
+        # the device's own discovery of neighbours may come in between
+        counted.pop("STACK_LINK", None)
+        assert counted == {"STACK_VLAN": 1}
+        datapath.reached.update(counted)
 
 
 class TestHostIngress:
