@@ -29,6 +29,7 @@ from scapy.layers.inet6 import (
     PadN,
 )
 from scapy.layers.l2 import ARP, Ether
+from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
@@ -47,7 +48,7 @@ SERVICES, MASQUERADE = 1, 2
 MAGLEV_SIZE, RANGES = 251, 16
 
 HOST, POD1, POD2, REMOTE = 1, 11, 12, 13  # identities
-TCP_, UDP_, ICMP_ = 6, 17, 1
+TCP_, UDP_, ICMP_, SCTP_ = 6, 17, 1, 132
 
 
 def text(where: str, family: int) -> str:
@@ -235,6 +236,15 @@ class TestPolicy:
         ):
             assert sent(state, "1.11", "1.12", syn(port, 1000 + port), family).counted == {counted: 1}, port
         assert sent(state, "1.11", "1.12", UDP(dport=80), family).counted == {"DROP_POLICY_EGRESS": 1}
+
+    @FAMILIES
+    def test_sctp(self, state: State, family: int) -> None:
+        state.pods(enforce2=ENFORCE_INGRESS | DENY_INGRESS)
+        state.rule(POD2, POD1, INGRESS, (SCTP_, ALLOW, 80, 80))
+        for port, verdict in ((80, REDIRECT), (81, DROP)):
+            payload = SCTP(sport=1234, dport=port) / SCTPChunkInit()
+            assert sent(state, "1.11", "1.12", payload, family).verdict == verdict
+        assert sent(state, "1.11", "1.12", syn(80), family).verdict == DROP
 
     @FAMILIES
     def test_default_allow_with_a_deny(self, state: State, family: int) -> None:
