@@ -12,7 +12,7 @@ int drop_all(struct __sk_buff *skb)
 	return TC_ACT_SHOT;
 }
 
-SEC("switch")
+SEC("classifier")
 int drop_large(struct __sk_buff *skb)
 {
 	return skb->len > 1514 ? TC_ACT_SHOT : TC_ACT_OK;

@@ -67,7 +67,7 @@ def far(node: Node, tmp_path: Path) -> Iterator[str]:
         "ip addr add 172.31.0.2/30 dev far",
         "ip link set far up",
         "tc qdisc add dev far clsact",
-        f"tc filter add dev far ingress bpf da obj {switch} sec switch",
+        f"tc filter add dev far ingress bpf da obj {switch} sec classifier",
     ):
         subprocess.run([*inside, *words.split()], check=True)
     yield "172.31.0.2"
