@@ -124,9 +124,10 @@ test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence
 	$(call say,Molecule: the whole on two nodes, about 12 min)
 	molecule test
 
-test-faults: tools  ## Changes of NICs cut off on a node (FAULTS=1 a kind, SEED=)
+test-faults: tools  ## Changes cut off on a node, by cable, power, program, controller (FAULTS=1 at random of each kind, SEED=)
 	$(call say,Faults on a node on kernel $(KERNEL); $(FAULTS) at random of each kind)
 	PODNET_KERNEL=$(KERNEL) PODNET_COUNT=$(FAULTS) PODNET_SEED=$(SEED) pytest -q -s tests/faults
+	PODNET_COUNT=$(FAULTS) PODNET_SEED=$(SEED) pytest -q -s tests/netns/test_killed.py
 
 bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 has netkit too), 5 min
 	$(call say,Instruction count on kernel $(KERNEL))

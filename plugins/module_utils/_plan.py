@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Union
@@ -114,18 +113,26 @@ class DropIn:
         replace_file(self.path, text.encode())
 
 
+def temporary(path: str) -> str:
+    """Return the name that a file has until it takes the place of ``path``; a killed run may leave it."""
+    return os.path.join(os.path.dirname(path), f".podnet-{os.path.basename(path)}")
+
+
 def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
     """Replace a file at once: whoever reads it, now or after a crash, sees the old one or the new one."""
-    descriptor, temporary = tempfile.mkstemp(prefix=".podnet-", dir=os.path.dirname(path))
+    new = temporary(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()  # or fsync would have nothing to bring to the disk
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-        os.replace(temporary, path)
+        os.replace(new, path)
     except BaseException:
-        os.unlink(temporary)
+        os.unlink(new)
         raise
 
 

@@ -22,6 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     Value,
     reason,
     replace_file,
+    temporary,
 )
 
 RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
@@ -112,10 +113,6 @@ class Files:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-                folder = os.path.basename(os.path.dirname(path))
-                if folder.startswith("podnet") or folder.endswith(".network.d"):
-                    with contextlib.suppress(OSError):  # Other files are still there.
-                        os.rmdir(os.path.dirname(path))
         except OSError as error:
             raise Problem(f"{error.filename} cannot be put back: {reason(error)}") from None
         for prefix, words in _RELOADED.items():
@@ -124,6 +121,17 @@ class Files:
                 code, out, err = self._command(words)
                 if code:
                     raise Problem(f"{' '.join(words)} failed: {(out + err).strip()}")
+
+    @staticmethod
+    def tidy(paths: Iterable[str]) -> None:
+        """Take away what a killed run left beside files, and folders of ours that have none any more."""
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary(path))
+            folder = os.path.dirname(path)
+            if os.path.basename(folder).startswith("podnet") or folder.endswith(".network.d"):
+                with contextlib.suppress(OSError):  # Other files are still there.
+                    os.rmdir(folder)
 
 
 def file_plan(spans: Mapping[Key, Span], now: Mapping[Key, Now], force: bool) -> Plan:
@@ -194,3 +202,4 @@ def _carry_out(
         if planned.back:
             concern.write({key: change.after for key, change in planned.back.items()})
         files.write({path: after for path, (dummy, after) in texts.items()})
+        files.tidy([*texts, *same])

@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* What a node must survive: nothing comes in any more. */
+/* What a node must survive: nothing comes in any more, or a switch that drops what is large. */
 
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
-__attribute__((section("tc"), used))
+#include <bpf/bpf_helpers.h>
+
+SEC("tc")
 int drop_all(struct __sk_buff *skb)
 {
 	return TC_ACT_SHOT;
 }
 
-char _license[] __attribute__((section("license"), used)) = "GPL";
+SEC("classifier")
+int drop_large(struct __sk_buff *skb)
+{
+	return skb->len > 1514 ? TC_ACT_SHOT : TC_ACT_OK;
+}
+
+char _license[] SEC("license") = "GPL";

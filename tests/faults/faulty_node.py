@@ -44,6 +44,15 @@ class Unreachable(Exception):
     """The connection ended, or none came about."""
 
 
+def programs() -> bytes:
+    """Return drop.bpf.c, compiled."""
+    headers = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True, check=True)
+    include = f"-I/usr/include/{headers.stdout.strip()}"
+    clang = ["clang", "-target", "bpf", "-O2", "-g", "-Wall", "-Werror", include]
+    done = subprocess.run([*clang, "-c", HERE / "drop.bpf.c", "-o", "-"], capture_output=True, check=True)
+    return done.stdout
+
+
 class Node:
     """The node, reached as a controller would: each command is a connection of its own."""
 
@@ -51,14 +60,7 @@ class Node:
         """Take the lab of this name; ``up`` is how to make it."""
         self._name, self._up = name, up
         self.lab = lab("up", "--name", name, *up)
-        program = HERE / "drop.bpf.c"
-        headers = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True, check=True)
-        include = f"-I/usr/include/{headers.stdout.strip()}"
-        built = subprocess.run(
-            ["clang", "-target", "bpf", "-O2", "-g", "-Wall", "-Werror", include, "-c", program, "-o", "-"],
-            capture_output=True,
-            check=True,
-        ).stdout
+        built = programs()
         utils, place = "plugins/module_utils", "ansible_collections/podnet/datapath"
         tar = ["tar", "-cf", "-", "--exclude=__pycache__", f"--transform=s,^{utils},{place}/{utils},"]
         archive = subprocess.run(

@@ -173,9 +173,11 @@ def test_the_power_fails_after_the_confirmation(node: Node, former: dict[str, An
 
 def test_a_full_disk(node: Node, former: dict[str, Any]) -> None:
     """Full before: refused, nothing changed. Full after the arming: the way back has its room."""
-    fill = "dd if=/dev/zero of=/var/lib/podnet-datapath/fill bs=64k 2>/dev/null; sync"
-    free = "rm -f /var/lib/podnet-datapath/fill"
-    node.ssh("mkdir -p /var/lib/podnet-datapath")
+    folder = "/var/lib/podnet-datapath"
+    most = f"fallocate -l $(($(stat -f -c '%f * %S' {folder}) - 16 * 1024 * 1024)) {folder}/most"
+    fill = f"{most}; dd if=/dev/zero of={folder}/rest bs=64k 2>/dev/null; sync"
+    free = f"rm -f {folder}/most {folder}/rest"
+    node.ssh(f"mkdir -p {folder}")
     try:
         node.ssh(fill)
         for change in (nic("mtu", LATE), (*DROP, str(LATE))):

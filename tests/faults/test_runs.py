@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_node import HERE, NIC, PATIENCE, THERE, Node, same
+from faulty_node import HERE, NIC, PATIENCE, THERE, Node, programs, same
 from test_faults import LATE, SOON, pass_the_time
 
 
@@ -57,18 +57,21 @@ class Run:
 
 
 @pytest.fixture
-def far(node: Node) -> Iterator[str]:
+def far(node: Node, tmp_path: Path) -> Iterator[str]:
     """A peer behind a switch whose MTU is 1500."""
-    inside = ["ip", "-n", node.lab["namespace"]]
+    inside, switch = ["ip", "netns", "exec", node.lab["namespace"]], tmp_path / "switch.o"
+    switch.write_bytes(programs())
     for words in (
-        "link add far mtu 1500 type veth peer name port mtu 1500",
-        "link set port master wire up",
-        "addr add 172.31.0.2/30 dev far",
-        "link set far up",
+        "ip link add far mtu 9000 type veth peer name port mtu 9000",
+        "ip link set port master wire up",
+        "ip addr add 172.31.0.2/30 dev far",
+        "ip link set far up",
+        "tc qdisc add dev far clsact",
+        f"tc filter add dev far ingress bpf da obj {switch} sec classifier",
     ):
         subprocess.run([*inside, *words.split()], check=True)
     yield "172.31.0.2"
-    subprocess.run([*inside, "link", "del", "far"], check=True)
+    subprocess.run([*inside, "ip", "link", "del", "far"], check=True)
 
 
 def change(node: Node, log: Path, mtu: int, seconds: int, **variables: Any) -> Run:

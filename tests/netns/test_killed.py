@@ -1,0 +1,117 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Changes whose process is killed at a random moment, and taken back: everything is as it was.
+
+PODNET_COUNT (10) is how often, PODNET_SEED with which numbers. What systemd does, the timer and the boot,
+is the part of tests/faults; here the way back is called.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_bpf_attach import Node, build, node  # noqa: F401
+
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _bpf_attach,
+    _checkpoint,
+    _checkpoint_arm,
+    _ethtool,
+    _journal,
+    _nic,
+    _nic_tuning,
+    _revert_nics,
+    _revert_programs,
+)
+
+COUNT = int(os.environ.get("PODNET_COUNT") or 10)
+CONCERNS = {"nics": _revert_nics.Nics(), "programs": _revert_programs.Programs()}
+
+
+def command(words: Sequence[str]) -> tuple[int, str, str]:
+    """Be udevadm and systemctl, which are nothing for a namespace."""
+    return 0, "", ""
+
+
+def arm(seconds: int, way_back: object, command: object) -> str:
+    """Write what arming writes into the journal; timer and units need a node."""
+    name = f"{time.monotonic_ns()}"
+    about = {"by": "here", "time": "now", "timeout": seconds, "boot_id": _journal.boot_id()}
+    _journal.append({"checkpoint": name, "checkpoint_state": "armed", **about})
+    return name
+
+
+@pytest.fixture
+def place(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:  # noqa: F811
+    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path / "journal"))
+    monkeypatch.setattr(_checkpoint, "TIMER", str(tmp_path / "timer"))
+    monkeypatch.setattr(_checkpoint, "ARMED", str(tmp_path / "armed"))
+    monkeypatch.setattr(_checkpoint_arm, "arm", arm)
+    (tmp_path / "root/run/systemd/system").mkdir(parents=True)
+    return node
+
+
+def state(place: Node, root: Path) -> list[Any]:
+    with place.ns.inside(place.name):
+        nic = _nic.read(_ethtool.Ethtool(), "left").values
+    files = {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return [place.everything(), nic, files]
+
+
+def killed_after(seconds: float, place: Node, change: Callable[[], object]) -> bool:
+    """Make a change in a process of its own, and kill it; tell whether it was done before."""
+    child = os.fork()
+    if not child:
+        with place.ns.inside(place.name):
+            change()
+            os._exit(0)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+@pytest.mark.parametrize("kind", ["nic", "first program", "another program"])
+def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind: str) -> None:  # noqa: F811
+    root, numbers = tmp_path / "root", random.Random(os.environ.get("PODNET_SEED"))
+    wish = _bpf_attach.Wish("host_ingress", "left", "ingress", "clsact")
+    wire = [{"name": "left", "mtu": 4000, "features": {"tso": False}, "gso_max_size": 30000}]
+    other = build(("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
+    if kind == "another program":
+        place.attach("host_ingress left ingress clsact")
+
+    def change() -> None:
+        if kind == "nic":
+            _nic_tuning.run(wire, True, False, command, str(root), 30)
+            return
+        guard = _revert_programs.Journalled(30, command).guard
+        _bpf_attach.present(place.pins, other, {}, [wish], guard=guard)
+
+    former = state(place, root)
+    begun = time.monotonic()
+    assert killed_after(60, place, change), "the change alone failed"
+    long = time.monotonic() - begun
+    assert state(place, root) != former
+    ended = 0
+    for number in range(COUNT):
+        with place.ns.inside(place.name):
+            _checkpoint.expire(command, CONCERNS)
+        assert state(place, root) == former, f"{kind}, {number}, of {long:.3f} s"
+        assert not _journal.fold(_journal.read()).things or kind == "another program"
+        ended += killed_after(numbers.uniform(0, 1.2 * long), place, change)
+    with place.ns.inside(place.name):
+        _checkpoint.expire(command, CONCERNS)
+    assert state(place, root) == former
+    print(f"{kind}: {COUNT} of {COUNT} as before, {ended} of them had been done in time")
