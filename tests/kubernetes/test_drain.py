@@ -9,7 +9,6 @@ not tuned; the API server is a real one.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -25,32 +24,11 @@ from apiserver import running
 from cluster import OWNER, Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/fleet"))
+
+from local_node import SKIPPED, node  # noqa: E402
+
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
-PREPARE = """
-mount -t sysfs sysfs /sys; mount -t bpf bpf /sys/fs/bpf; mount -t tmpfs tmpfs /run/netns; mkdir -p /run/podnet
-mount -t tmpfs tmpfs /run/podnet; ip link set lo up
-sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-echo ready; exec sleep infinity
-"""
-
-
-@contextlib.contextmanager
-def node(folder: Path) -> Iterator[Path]:
-    """Give the path of a Python that runs in namespaces of its own."""
-    os.makedirs("/run/netns", exist_ok=True)
-    process = subprocess.Popen(
-        ["unshare", "--mount", "--net", "sh", "-c", PREPARE], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout and process.stdout.readline() == "ready\n"
-        python = folder / "python3"
-        enter = f"nsenter --target {process.pid} --mount --net {sys.executable}"
-        python.write_text(f'#!/bin/sh\nexec {enter} "$@"\n')
-        python.chmod(0o755)
-        yield python
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +44,7 @@ def roll_out(cluster: Cluster, folder: Path, **facts: Any) -> int:
     inventory = {"all": {"hosts": {"node1": None}, "vars": facts}}
     (folder / "inventory").write_text(yaml.safe_dump(inventory))
     done = subprocess.run(
-        [*shlex.split(found[1]), "--skip-tags", "node_tuning"],
+        [*shlex.split(found[1]), SKIPPED],
         cwd=folder,
         env={**os.environ, "KUBECONFIG": str(cluster.config)},
         capture_output=True,
@@ -80,23 +58,7 @@ def roll_out(cluster: Cluster, folder: Path, **facts: Any) -> int:
 
 def test_a_node_is_drained_for_what_disturbs_its_pods_alone(cluster: Cluster, tmp_path: Path) -> None:
     cluster.add_node("node1")
-    with node(tmp_path) as python, cluster.kubelet():
-        facts = {
-            "ansible_connection": "local",
-            "ansible_pipelining": True,
-            "ansible_become": False,
-            "ansible_python_interpreter": str(python),
-            "preflight_driver": "veth",
-            "preflight_install_packages": False,
-            "bpf_datapath_object": str(tmp_path / "datapath.o"),
-            "bpf_datapath_command": "",
-            "fleet_todo": str(tmp_path / "todo"),
-            "pods": [
-                {"name": "pod1", "addresses": ["10.99.0.1/32"]},
-                {"name": "pod2", "addresses": ["10.99.0.2/32"], "labels": {"app": "web"}},
-            ],
-            "pods_mtu": 1500,
-        }
+    with node(tmp_path) as facts, cluster.kubelet():
 
         def drained(**more: Any) -> tuple[bool, int]:
             """Say whether a roll-out moved the node's Pod away, and how many changes it made."""
