@@ -42,6 +42,7 @@ def run(playbook: Path, hosts: int, forks: int, *arguments: str) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         variables = {
             "ansible_connection": "local",
+            "ansible_pipelining": True,  # as ansible.cfg has it for SSH
             "ansible_become": False,
             "ansible_python_interpreter": f"{folder}/python3",
             "preflight_install_packages": False,

@@ -101,6 +101,8 @@ class Operator:
         self.wanted = yaml.safe_load((ROOT / "inventories/lab/group_vars/lab.yml").read_text())
         # netkit of a newer kernel would leave nothing for the driver to do.
         self.wanted["preflight_driver"] = "meta"
+        # An emulated node may take long to boot.
+        self.wanted["node_tuning_reboot_timeout"] = 1800
         del self.wanted["fleet_batches"]
         self.environment = {
             **{
