@@ -80,7 +80,9 @@ def _build(root: Path, target: Path) -> None:
             "KUBE_GIT_MINOR": "20",
         },
     )
-    shutil.copy2(source / "_output/bin/kube-apiserver", target)
+    # Not _output/bin, a link that holds in the root alone.
+    (server,) = source.glob("_output/local/bin/linux/*/kube-apiserver")
+    shutil.copy2(server, target)
     shutil.copy2(root / "usr/bin/etcd", target)
 
 
