@@ -116,8 +116,8 @@ test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence
 	$(call say,Molecule: the whole on two nodes, about 12 min)
 	molecule test
 
-test-week: tools  ## The operator's week of docs/operations.md on two nodes of kernel 6.1, and AWX's jobs; an hour
-	$(call say,The commands of docs/operations.md on two nodes, about an hour)
+test-week: tools  ## The operator's week of docs/operations.md on two nodes of kernel 6.1, and AWX's jobs; long
+	$(call say,The commands of docs/operations.md on two nodes)
 	pytest -q -x tests/week
 	python3 roles/lab_node/files/lab.py down --name week >/dev/null
 
