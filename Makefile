@@ -33,8 +33,8 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: such a target is run again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-kubernetes \
-	test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-faults test-swaps \
-	fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-scale bench-tuning packages
+	test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-week test-faults \
+	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-scale bench-tuning packages
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
@@ -115,7 +115,7 @@ test-debug-kernel: tools  ## The driver under KASAN, lockdep, kmemleak (KERNEL=6
 	$(call say,Driver in a debug kernel of $(KERNEL); build 10 min once; checks 5 min; then MINUTES=$(MINUTES) at random)
 	PODNET_KERNEL=$(KERNEL) PODNET_MINUTES=$(MINUTES) PODNET_SEED=$(SEED) pytest -q -s tests/debug_kernel
 
-test-driver-nodes: tools  ## site.yml on two nodes: one builds the driver for both, a new version replaces it
+test-driver-nodes: tools  ## One node builds the driver for all of its kernel: twenty hosts, and site.yml on two nodes
 	$(call say,Driver on two nodes of kernel $(KERNEL), about 12 min)
 	PODNET_KERNEL=$(KERNEL) pytest -q tests/driver_nodes
 	python3 roles/lab_node/files/lab.py down --name driver-nodes >/dev/null
@@ -123,6 +123,11 @@ test-driver-nodes: tools  ## site.yml on two nodes: one builds the driver for bo
 test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence, verify
 	$(call say,Molecule: the whole on two nodes, about 12 min)
 	molecule test
+
+test-week: tools  ## The operator's week of docs/operations.md on two nodes of kernel 6.1, and AWX's jobs; long
+	$(call say,The commands of docs/operations.md on two nodes)
+	pytest -q -x tests/week
+	python3 roles/lab_node/files/lab.py down --name week >/dev/null
 
 test-faults: tools  ## Changes cut off on a node, by cable, power, program, controller (FAULTS=1 at random of each kind, SEED=)
 	$(call say,Faults on a node on kernel $(KERNEL); $(FAULTS) at random of each kind)

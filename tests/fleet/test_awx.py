@@ -9,12 +9,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from local_node import SKIPPED, node
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 AWX = yaml.safe_load((CHECKOUT / "playbooks/vars/awx.yml").read_text())
@@ -95,29 +95,42 @@ def test_it_runs_as_awx_runs_it(tmp_path: Path) -> None:
     )
     for name in ("inventory", "env"):
         (tmp_path / name).mkdir()
-    hosts = {"node1": {"ansible_connection": "local", "ansible_become": False}}
-    (tmp_path / "inventory/hosts").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     answers = {question["variable"]: question["default"] for question in AWX["awx_survey"]}
-    # node1 is this machine: whatever it lacks, it is reported.
-    answers.update(preflight_driver="veth", ansible_python_interpreter=sys.executable)
-    answers["podnet_report"] = str(tmp_path / "report")
+    answers.update(preflight_driver="veth", podnet_report=str(tmp_path / "report"))
     (tmp_path / "env/extravars").write_text(json.dumps(answers))
     (tmp_path / "env/envvars").write_text(json.dumps({"ANSIBLE_COLLECTIONS_PATH": str(collections)}))
-    done = subprocess.run(
-        [
-            *(runner, "run", str(tmp_path), "-p", "playbooks/preflight.yml", "-i", "awx", "--json"),
-            *("--limit", "node1", "--cmdline", "--forks 5 -u root"),
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    (stats,) = [event["event_data"] for event in events if event["event"] == "playbook_on_stats"]
-    summary = stats["artifact_data"]["podnet_preflight"]["node1"]
-    assert summary["driver"] == "veth" and summary["kernel"] == os.uname().release, done.stdout[-2000:]
-    assert json.loads((tmp_path / "report/preflight.json").read_text())["node1"]["driver"] == "veth"
+
+    def launch(name: str, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Run the job of a template; return its statistics and its artifacts."""
+        (template,) = (one for one in AWX["awx_templates"] if one["name"] == name)
+        check = ["--check"] if template.get("job_type") == "check" else []
+        done = subprocess.run(
+            [
+                *(runner, "run", str(tmp_path), "-p", template["playbook"], "-i", name.split()[-1], "--json"),
+                *("--limit", "node1", "--cmdline", " ".join(["--forks 5", *check, *arguments])),
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+        events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        (stats,) = [event["event_data"] for event in events if event["event"] == "playbook_on_stats"]
+        return stats, stats["artifact_data"]
+
+    with node(tmp_path) as facts:
+        (tmp_path / "inventory/hosts").write_text(yaml.safe_dump({"all": {"hosts": {"node1": facts}}}))
+        _stats, found = launch("podnet preflight")
+        summary = found["podnet_preflight"]["node1"]
+        assert summary["driver"] == "veth" and summary["kernel"] == os.uname().release
+        report = json.loads((tmp_path / "report/preflight.json").read_text())
+        assert report["node1"]["driver"] == "veth"
+        stats, found = launch("podnet roll-out", SKIPPED)
+        assert found["podnet_rollout"] == {"done": ["node1"], "lost": [], "left": []}
+        assert stats["changed"]["node1"] > 0
+        stats, _found = launch("podnet drift", SKIPPED)
+        assert stats["changed"] == stats["failures"] == stats["dark"] == {}, "a converged node has no drift"
 
 
 def test_the_execution_environment_is_one(tmp_path: Path) -> None:

@@ -38,9 +38,13 @@ def rollout(tmp_path: Path) -> Any:
     inventory = {"all": {"hosts": {name: {"ansible_host": "127.0.0.1", "ansible_port": 1} for name in HOSTS}}}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
 
-    def run(*arguments: str, keywords: dict[str, Any] | None = None, **variables: Any) -> Run:
+    def run(
+        *arguments: str, keywords: dict[str, Any] | None = None, gated: bool = True, **variables: Any
+    ) -> Run:
         plays = yaml.safe_load((HERE / "rollout.yml").read_text())
         plays[1].update(keywords or {})
+        if not gated:
+            plays[1]["tasks"] = plays[1]["tasks"][1:-1]
         (tmp_path / "rollout.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
         worked = tmp_path / "worked"
         worked.write_text("")
@@ -90,6 +94,24 @@ def test_it_stops_where_a_node_became_unreachable(
     assert run.status != 0
     assert len(run.worked) == worked, run.said
     assert set(HOSTS) - set(run.worked) <= set(run.todo), "what is not done is left"
+    assert "rescued=1" not in run.said, "no rescue ever runs on a node that became unreachable"
+
+
+@pytest.mark.parametrize(
+    ("batches", "keywords", "cut", "worked"),
+    [
+        pytest.param([1], {"any_errors_fatal": True}, "node1", HOSTS[1:], id="any_errors_fatal"),
+        pytest.param(
+            [2], {"max_fail_percentage": 0}, "node2", ["node1", *HOSTS[2:]], id="max_fail_percentage 0"
+        ),
+        pytest.param([1], {}, "node1", [], id="no keyword"),
+    ],
+)
+def test_without_the_gate_it_would_go_on(
+    rollout: Any, batches: list[int], keywords: dict[str, Any], cut: str, worked: list[str]
+) -> None:
+    """What the gate is for. Where this fails, Ansible has changed, and so may the gate."""
+    assert rollout(fleet_batches=batches, keywords=keywords, cut=[cut], gated=False).worked == worked
 
 
 def test_it_stops_where_a_node_failed_and_goes_on_where_it_stopped(rollout: Any, tmp_path: Path) -> None:

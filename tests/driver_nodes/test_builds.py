@@ -1,0 +1,71 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Twenty nodes with two kernels: two builds. The nodes are names, each with the root of a real image.
+
+A node's Python runs in that root, so compiler and headers are those of the kernel; what node_info would have
+told of it is given.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/kernel"))
+
+from driver_lab import lab  # noqa: E402
+
+KERNELS = ("6.1", "6.12")
+NODES = 20
+
+
+def test_twenty_nodes_on_two_kernels_have_two_builds(tmp_path: Path) -> None:
+    hosts, releases = {}, []
+    for number, kernel in enumerate(KERNELS):
+        root = Path(lab("root", "--kernel", kernel).strip())
+        (build,) = (root / "lib/modules").glob("*/build")
+        releases.append(build.parent.name)
+        python = tmp_path / f"python-{kernel}"
+        python.write_text(f'#!/bin/sh\nexec chroot {root} /usr/bin/python3 "$@"\n')
+        python.chmod(0o755)
+        facts = {
+            "kernel": {"release": releases[-1], "architecture": "x86_64", "version": f"of {kernel}"},
+            "driver": "meta",
+            "builder": {"possible": True, "missing": [], "packages": []},
+        }
+        # One kernel for every other node, as in a fleet that is being upgraded.
+        for node in range(number, NODES, len(KERNELS)):
+            hosts[f"node{node:02}"] = {"facts": facts, "ansible_python_interpreter": str(python)}
+    variables = {
+        "ansible_connection": "local",
+        "ansible_pipelining": True,
+        "ansible_become": False,
+        "preflight_node": "{{ facts }}",
+        "meta_driver_build": "fleet",
+        "meta_driver_cache": str(tmp_path / "cache"),
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": variables}}))
+    role = {"name": "podnet.datapath.meta_driver", "tasks_from": "prepare"}
+    tasks = [{"name": "Have the builds", "ansible.builtin.import_role": role}]
+    play = {"name": "Build", "hosts": "all", "gather_facts": False, "tasks": tasks}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(tmp_path / "hosts.yml"), "--forks", "4", str(tmp_path / "play.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    sections = re.split(r"^TASK ", done.stdout, flags=re.MULTILINE)
+    said = "".join(section for section in sections if section.split("]")[0].endswith(": Build the driver"))
+    builds = re.findall(r"^(?:changed|ok): .*", said, re.MULTILINE)
+    assert len(builds) == len(KERNELS), done.stdout
+    kept = list((tmp_path / "cache").rglob("*.ko"))
+    magic = [subprocess.check_output(["modinfo", "-F", "vermagic", path], text=True) for path in kept]
+    assert sorted(line.split()[0] for line in magic) == sorted(releases)

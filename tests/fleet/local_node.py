@@ -1,0 +1,57 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A node that is this machine, seen from namespaces of its own: it can have Pods, and must not be tuned."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# What a run for such a node leaves out.
+SKIPPED = "--skip-tags=node_tuning"
+PREPARE = """
+mount -t sysfs sysfs /sys; mount -t bpf bpf /sys/fs/bpf; mount -t tmpfs tmpfs /run/netns; mkdir -p /run/podnet
+mount -t tmpfs tmpfs /run/podnet; ip link set lo up
+sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+echo ready; exec sleep infinity
+"""
+
+
+@contextlib.contextmanager
+def node(folder: Path) -> Iterator[dict[str, Any]]:
+    """Make the namespaces; give the variables of a node in them, whose files are in a folder."""
+    os.makedirs("/run/netns", exist_ok=True)
+    process = subprocess.Popen(
+        ["unshare", "--mount", "--net", "sh", "-c", PREPARE], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        python = folder / "python3"
+        enter = f"nsenter --target {process.pid} --mount --net {sys.executable}"
+        python.write_text(f'#!/bin/sh\nexec {enter} "$@"\n')
+        python.chmod(0o755)
+        yield {
+            "ansible_connection": "local",
+            "ansible_pipelining": True,
+            "ansible_become": False,
+            "ansible_python_interpreter": str(python),
+            "preflight_driver": "veth",
+            "preflight_install_packages": False,
+            "bpf_datapath_object": str(folder / "datapath.o"),
+            "bpf_datapath_command": "",
+            "fleet_todo": str(folder / "todo"),
+            "pods": [
+                {"name": "pod1", "addresses": ["10.99.0.1/32"]},
+                {"name": "pod2", "addresses": ["10.99.0.2/32"], "labels": {"app": "web"}},
+            ],
+            "pods_mtu": 1500,
+        }
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,108 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A cluster that only the API knows: what kubelet and controllers would do, the test does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _kubernetes
+
+MODULE = Path(__file__).resolve().parents[2] / "plugins/modules/kube_node.py"
+OWNER = [
+    {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "1", "controller": True},
+]
+DAEMON = [{**OWNER[0], "kind": "DaemonSet"}]
+
+
+class Cluster:
+    """A cluster of nodes that only the API knows."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+        self.api = _kubernetes.Api(_kubernetes.access(str(config)))
+
+    def add_node(self, name: str) -> None:
+        self.api.request("POST", "/api/v1/nodes", {"kind": "Node", "metadata": {"name": name}})
+
+    def add_pod(self, name: str, node: str, owners: list[dict[str, Any]], **spec: Any) -> None:
+        meta = {"name": name, "labels": {"app": name.split("-")[0]}, "ownerReferences": owners}
+        body = {"nodeName": node, "containers": [{"name": "c", "image": "i"}], **spec}
+        path = "/api/v1/namespaces/default/pods"
+        made = self.api.request("POST", path, {"kind": "Pod", "metadata": meta, "spec": body})
+        # Pods that do not run yet are evicted whatever their budget says.
+        made["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        self.api.request("PUT", f"{path}/{name}/status", made)
+
+    def add_budget(self, app: str, allowed: int) -> None:
+        """Add a disruption budget and say, as its controller does, how many disruptions it allows."""
+        path = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets"
+        spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": app}}}
+        made = self.api.request(
+            "POST", path, {"kind": "PodDisruptionBudget", "metadata": {"name": app}, "spec": spec}
+        )
+        made["status"] = {
+            "disruptionsAllowed": allowed,
+            "observedGeneration": made["metadata"]["generation"],
+            "currentHealthy": 2,
+            "desiredHealthy": 1,
+            "expectedPods": 2,
+        }
+        self.api.request("PUT", f"{path}/{app}/status", made)
+
+    def allow(self, app: str) -> None:
+        path = f"/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets/{app}"
+        budget = self.api.request("GET", path)
+        budget["status"]["disruptionsAllowed"] = 1
+        self.api.request("PUT", f"{path}/status", budget)
+
+    def names(self, node: str) -> set[str]:
+        return {pod["metadata"]["name"] for pod in self.api.pods(node)}
+
+    @contextlib.contextmanager
+    def kubelet(self) -> Iterator[None]:
+        """End the Pods that are being deleted, as the nodes' kubelets would."""
+        stop = threading.Event()
+
+        def end() -> None:
+            while not stop.wait(0.3):
+                for pod in self.api.request("GET", "/api/v1/pods")["items"]:
+                    meta = pod["metadata"]
+                    if meta.get("deletionTimestamp"):
+                        with contextlib.suppress(_kubernetes.KubernetesError):
+                            self.api.request(
+                                "DELETE",
+                                f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}",
+                                {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0},
+                            )
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def run(self, name: str, state: str, check: bool = False, **options: Any) -> dict[str, Any]:
+        """Run the module as Ansible would."""
+        arguments = {"name": name, "state": state, "kubeconfig": str(self.config), **options}
+        arguments.update(_ansible_check_mode=check, _ansible_diff=True, _ansible_remote_tmp="/tmp")
+        done = subprocess.run(
+            [sys.executable, str(MODULE)],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return dict(json.loads(done.stdout))

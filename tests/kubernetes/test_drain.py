@@ -1,0 +1,86 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""site.yml drains a node for what its Pods would notice, and for nothing else.
+
+The command is that of docs/operations.md. The node is this machine, seen from namespaces of its own, so it is
+not tuned; the API server is a real one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from apiserver import running
+from cluster import OWNER, Cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/fleet"))
+
+from local_node import SKIPPED, node  # noqa: E402
+
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running(tmp_path_factory.mktemp("cluster")) as config:
+        yield Cluster(config)
+
+
+def roll_out(cluster: Cluster, folder: Path, **facts: Any) -> int:
+    """Run the documented command; return how many changes it made."""
+    found = re.search(r"^    (ansible-playbook .* -e fleet_kubernetes=true .*)$", OPERATIONS, re.MULTILINE)
+    assert found
+    inventory = {"all": {"hosts": {"node1": None}, "vars": facts}}
+    (folder / "inventory").write_text(yaml.safe_dump(inventory))
+    done = subprocess.run(
+        [*shlex.split(found[1]), SKIPPED],
+        cwd=folder,
+        env={**os.environ, "KUBECONFIG": str(cluster.config)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    (recap,) = re.findall(r"^node1 .* changed=(\d+)", done.stdout, re.MULTILINE)
+    return int(recap)
+
+
+def test_a_node_is_drained_for_what_disturbs_its_pods_alone(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node("node1")
+    with node(tmp_path) as facts, cluster.kubelet():
+
+        def drained(**more: Any) -> tuple[bool, int]:
+            """Say whether a roll-out moved the node's Pod away, and how many changes it made."""
+            if not cluster.names("node1"):
+                cluster.add_pod("web-a", "node1", OWNER)
+            before = cluster.api.node("node1")["metadata"]["resourceVersion"]
+            changes = roll_out(cluster, tmp_path, **{**facts, **more})
+            there = cluster.api.node("node1")
+            assert not there["spec"].get("unschedulable")
+            touched = there["metadata"]["resourceVersion"] != before
+            assert touched == (cluster.names("node1") == set())
+            return touched, changes
+
+        touched, changes = drained()
+        assert touched and changes > 0
+        assert drained() == (False, 0), "a node that is as it is to be is left alone"
+        # What the programs know is changed between two packets.
+        touched, changes = drained(
+            services=[
+                {"name": "web", "address": "10.98.0.1", "port": 80, "backends": [{"labels": {"app": "web"}}]}
+            ]
+        )
+        assert not touched and changes > 0
+        touched, changes = drained(pods_mtu=1400)
+        assert touched and changes > 0

@@ -1,0 +1,338 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An operator's week on two nodes, by the very commands of docs/operations.md, and AWX's way to run jobs.
+
+The tests are one story, in the order of this file, and stop at the first that fails. The nodes stay for the
+next run (`lab.py down --name week` removes them), which begins with them as they were when they had booted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("kernel", "scale")]
+
+from count_tasks import AT_HOME  # noqa: E402
+from driver_lab import lab  # noqa: E402
+
+LAB = "week"
+UPSTREAM = "https://github.com/podnet/datapath"
+NEW_VERSION = "0.1.1"
+# What an operator wants to know of a node before it is touched.
+REPORTED = {
+    "kernel",
+    "driver",
+    "netkit",
+    "meta",
+    "headers",
+    "NICs",
+    "modules",
+    "bootloader",
+    "VFIO",
+    "SR-IOV",
+}
+REPORTED |= {"virtual machines", "CNI", "Cilium", "other tuners", "in the way"}
+OPTMEM = "net.core.optmem_max"
+
+
+def commands() -> dict[str, list[str]]:
+    """Return the commands of each heading of docs/operations.md."""
+    found: dict[str, list[str]] = {}
+    heading = ""
+    for line in (ROOT / "docs/operations.md").read_text().splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif re.match(r"    (ansible|rm)", line):
+            found.setdefault(heading, []).append(re.sub(r"\s+#.*", "", line.strip()))
+    return found
+
+
+COMMANDS = commands()
+
+
+def ssh(node: str, command: str) -> str:
+    return lab("ssh", "--name", LAB, node, "--", command).strip()
+
+
+@dataclass
+class Run:
+    """What a command came to: its status, what it said, and the counts of each node's recap."""
+
+    status: int
+    said: str
+
+    @property
+    def recap(self) -> dict[str, dict[str, int]]:
+        lines = re.findall(r"^(node\d)\s+: (ok=.*?)\s*$", self.said, re.MULTILINE)
+        return {
+            node: {key: int(count) for key, count in re.findall(r"(\w+)=(\d+)", counts)}
+            for node, counts in lines
+        }
+
+    def changed(self) -> dict[str, int]:
+        return {node: counts["changed"] for node, counts in self.recap.items()}
+
+
+class Operator:
+    """A person with a folder: an inventory, a home, and the collection as it was installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.upstream = folder / "upstream"
+        (folder / "home").mkdir()
+        reached = yaml.safe_load(Path(json.loads(lab("inventory", "--name", LAB))["inventory"]).read_text())
+        self.reached = reached["lab"]
+        self.wanted = yaml.safe_load((ROOT / "inventories/lab/group_vars/lab.yml").read_text())
+        # netkit of a newer kernel would leave nothing for the driver to do.
+        self.wanted["preflight_driver"] = "meta"
+        # An emulated node may take long to boot.
+        self.wanted["node_tuning_reboot_timeout"] = 1800
+        del self.wanted["fleet_batches"]
+        self.environment = {
+            **{
+                key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PODNET_"))
+            },
+            "HOME": str(folder / "home"),
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_HOME": str(folder / "home/.ansible"),
+            "ANSIBLE_COLLECTIONS_PATH": str(folder / "home/.ansible/collections"),
+            "ANSIBLE_NOCOLOR": "1",
+            # The collection comes from where it is published; here, from a clone of this checkout.
+            "GIT_CONFIG_COUNT": "2",
+            "GIT_CONFIG_KEY_0": f"url.{self.upstream}.insteadOf",
+            "GIT_CONFIG_VALUE_0": UPSTREAM,
+            "GIT_CONFIG_KEY_1": "safe.directory",
+            "GIT_CONFIG_VALUE_1": "*",
+        }
+        self.environment.pop("PYTHONPATH", None)
+
+    def write_inventory(self, folder: Path, *nodes: str) -> None:
+        """Write an inventory of these nodes, with routes to the Pods of those that it has."""
+        hosts = {node: self.reached["hosts"][node] for node in nodes}
+        (folder / "host_vars").mkdir(parents=True, exist_ok=True)
+        (folder / "group_vars").mkdir(exist_ok=True)
+        everything = {"all": {"hosts": hosts, "vars": self.reached["vars"]}}
+        (folder / "hosts.yml").write_text(yaml.safe_dump(everything))
+        (folder / "group_vars/all.yml").write_text(yaml.safe_dump(self.wanted))
+        for node in nodes:
+            facts = yaml.safe_load((ROOT / f"inventories/lab/host_vars/{node}.yml").read_text())
+            if len(nodes) == 1:
+                del facts["pods_host_routes"]
+            (folder / f"host_vars/{node}.yml").write_text(yaml.safe_dump(facts))
+
+    def run(self, command: str, answer: str = "yes", good: bool = True, **environment: str) -> Run:
+        """Run a command as it stands, at a terminal where somebody answers."""
+        print(f"\n$ {command}", flush=True)
+        said, status = pexpect.run(
+            f"bash -c {json.dumps(command)}",
+            events={"Type yes to go on.*:": f"{answer}\r"},
+            withexitstatus=True,
+            timeout=None,
+            logfile=sys.stdout.buffer,
+            cwd=str(self.folder),
+            env={**self.environment, **environment},
+        )
+        text = said.decode(errors="replace").replace("\r\n", "\n")
+        assert (status == 0) is good, f"{command}: status {status}\n{text[-4000:]}"
+        return Run(status, text)
+
+    def do(self, heading: str, **names: str) -> Iterator[Run]:
+        """Run the commands of a heading, one after another, with names for NODE and NEW."""
+        for command in COMMANDS[heading]:
+            yield self.run(filled(command, names))
+
+
+def filled(command: str, names: dict[str, str]) -> str:
+    for name, value in names.items():
+        command = re.sub(rf"\b{name}\b", value, command)
+    return command
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    """Two nodes as they booted; an inventory that has the first alone; the collection installed."""
+    lab("up", "--name", LAB, "--kernel", "6.1", "--snapshot", "booted")
+    person = Operator(tmp_path_factory.mktemp("week"))
+    person.write_inventory(person.folder / "inventory", "node1")
+    clone = ["git", "clone", "-q", str(ROOT), str(person.upstream)]
+    subprocess.run(clone, env=person.environment, check=True)
+    person.run(COMMANDS["5. Upgrade the collection"][0])
+    return person
+
+
+def test_every_task_has_commands() -> None:
+    tasks = [heading for heading in COMMANDS if re.match(r"\d\. ", heading)]
+    assert [task[0] for task in tasks] == list("12345678")
+
+
+def test_1_the_first_roll_out(operator: Operator) -> None:
+    look, dry, *_more = list(map(operator.run, COMMANDS["1. The first roll-out"][:3]))
+    assert look.changed() == {"node1": 0} and dry.changed()["node1"] > 0
+    report = operator.folder / "reports/preflight"
+    rows = re.findall(r"^\| ([^|]+) \|", (report / "preflight.md").read_text(), re.MULTILINE)
+    assert set(rows) >= REPORTED
+    assert json.loads((report / "preflight.json").read_text())["node1"]["driver"] == "meta"
+    assert ssh("node1", "cat /sys/module/meta/version") == version(operator.upstream)
+    assert ssh("node1", "ip netns exec pod1 cat /sys/class/net/eth0/mtu") == str(operator.wanted["pods_mtu"])
+
+
+def test_2_change_one_value(operator: Operator) -> None:
+    forwarding = {f"net.ipv{family}.conf.all.forwarding": 1 for family in (4, 6)}
+    operator.wanted["node_tuning_sysctls"] = {**forwarding, OPTMEM: 2097152}
+    operator.write_inventory(operator.folder / "inventory", "node1")
+    before = ssh("node1", f"sysctl -n {OPTMEM}")
+    dry, done = operator.do("2. Change one value")
+    assert before != "2097152" == ssh("node1", f"sysctl -n {OPTMEM}")
+    assert OPTMEM in dry.said and done.changed()["node1"] > 0
+
+
+def test_3_add_a_node(operator: Operator) -> None:
+    operator.write_inventory(operator.folder / "inventory", "node1", "node2")
+    new, others = operator.do("3. Add a node", NEW="node2")
+    assert set(new.recap) == {"node2"} and others.changed()["node2"] == 0
+    assert ssh("node1", "ip netns exec pod1 ping -c1 -W9 10.31.2.11 >/dev/null && echo reached") == "reached"
+
+
+def test_4_upgrade_the_kernel(operator: Operator) -> None:
+    """To that of the backports, which takes the place of a newer one of the distribution itself."""
+    before = ssh("node1", "uname -r")
+    # In the words of the node's own sources; backports come by themselves only if told so.
+    ssh(
+        "node1",
+        "sed -n 's/ bookworm main.*/ bookworm-backports main/p' /etc/apt/sources.list"
+        " > /etc/apt/sources.list.d/backports.list && printf"
+        " 'Package: linux-*\\nPin: release n=bookworm-backports\\nPin-Priority: 500\\n'"
+        " > /etc/apt/preferences.d/backports",
+    )
+    list(operator.do("4. Upgrade the kernel", NODE="node1"))
+    after = ssh("node1", "uname -r")
+    assert after != before
+    assert ssh("node1", "cat /sys/module/meta/version") == version(operator.upstream)
+    assert ssh("node1", "ip netns exec pod1 ping -c1 -W9 10.31.2.11 >/dev/null && echo reached") == "reached"
+
+
+def test_5_upgrade_the_collection(operator: Operator) -> None:
+    """Refused at the second batch, and then gone on with, as the first task has it for a run that stopped."""
+    raise_version(operator)
+    install, dry, roll_out = COMMANDS["5. Upgrade the collection"]
+    operator.run(install)
+    assert NEW_VERSION in operator.run("ansible-galaxy collection list podnet.datapath").said
+    assert operator.run(dry).changed()["node1"] > 0
+    stopped = operator.run(roll_out, answer="no", good=False)
+    assert "not approved; 1 nodes were not touched" in " ".join(stopped.said.split())
+    rest = operator.run(COMMANDS["1. The first roll-out"][3])
+    assert set(rest.recap) - {"localhost"} == {"node2"}
+    assert "a new version of it waits for the next boot" in stopped.said + rest.said
+    operator.run(f"{roll_out} -e meta_driver_reload=own")
+    assert {ssh(node, "cat /sys/module/meta/version") for node in ("node1", "node2")} == {NEW_VERSION}
+
+
+def test_6_find_drift(operator: Operator) -> None:
+    audit, dry = operator.do("6. Find drift")
+    assert audit.changed() == dry.changed() == {"node1": 0, "node2": 0}
+    ssh("node2", f"sysctl -qw {OPTMEM}=65536")
+    found = operator.run(COMMANDS["6. Find drift"][0], good=False)
+    assert OPTMEM in found.said and found.recap["node1"]["failed"] == 0 < found.recap["node2"]["failed"]
+    assert operator.run(COMMANDS["6. Find drift"][1]).changed()["node2"] > 0
+
+
+def test_awx_runs_the_same(operator: Operator) -> None:
+    """ansible-runner in AWX's folders: answers are extra variables, results are artifacts."""
+    folder = operator.folder / "awx"
+    operator.write_inventory(folder / "inventory", "node1", "node2")
+    (folder / "env").mkdir()
+    survey = yaml.safe_load((ROOT / "playbooks/vars/awx.yml").read_text())
+    answers = {question["variable"]: question["default"] for question in survey["awx_survey"]}
+    answers |= {"preflight_driver": "meta", "podnet_report": str(folder / "report")}
+    (folder / "env/extravars").write_text(json.dumps(answers))
+    clone = ["git", "clone", "-q", str(operator.upstream), str(folder / "project")]
+    subprocess.run(clone, env=operator.environment, check=True)
+
+    numbers = itertools.count(1)
+
+    def launch(name: str) -> tuple[dict[str, Any], dict[str, Any], Counter[str]]:
+        """Run a template's job; return its statistics, its artifacts, and the tasks that each node ran."""
+        (template,) = (one for one in survey["awx_templates"] if one["name"] == name)
+        (folder / "env/cmdline").write_text("--forks 5" + " --check" * (template.get("job_type") == "check"))
+        ident = str(next(numbers))
+        operator.run(f"ansible-runner run {folder} -p {template['playbook']} -i {ident}")
+        files = (folder / f"artifacts/{ident}/job_events").glob("*.json")
+        events = [json.loads(path.read_text()) for path in files]
+        (stats,) = (event["event_data"] for event in events if event["event"] == "playbook_on_stats")
+        ran = [event["event_data"] for event in events if event["event"] == "runner_on_ok"]
+        tasks = Counter(one["host"] for one in ran if one["task_action"].split(".")[-1] not in AT_HOME)
+        return stats, stats.get("artifact_data", {}), tasks
+
+    _stats, found, _tasks = launch("podnet preflight")
+    assert {node["driver"] for node in found["podnet_preflight"].values()} == {"meta"}
+    _stats, found, _tasks = launch("podnet roll-out")
+    assert found["podnet_rollout"] == {"done": ["node1", "node2"], "lost": [], "left": []}
+    _stats, _found, tasks = launch("podnet roll-out")
+    assert set(tasks) == {"node1", "node2"} and max(tasks.values()) <= 25, tasks
+    stats, _found, _tasks = launch("podnet drift")
+    assert stats["changed"] == {} == stats["failures"] == stats["dark"]
+    _stats, found, _tasks = launch("podnet audit")
+    assert found["podnet_drift"] == {"node1": [], "node2": []}
+
+
+def test_7_roll_back(operator: Operator) -> None:
+    (done,) = operator.do("7. Roll back", NODE="node1")
+    assert set(done.recap) == {"node1"}
+    assert_bare("node1")
+    assert ssh("node2", "cat /sys/module/meta/version") == NEW_VERSION
+
+
+def test_8_leave_for_good(operator: Operator) -> None:
+    done, _removed = operator.do("8. Leave for good")
+    assert not list((operator.folder / "home/.ansible/collections").glob("*/podnet/datapath"))
+    assert done.changed()["node1"] == 0, "it was rolled back before"
+    assert_bare("node2")
+
+
+def assert_bare(node: str) -> None:
+    """Nothing is left on a node that this collection brought there."""
+    left = ssh(
+        node,
+        "ls -d /sys/module/meta /sys/fs/bpf/podnet /etc/sysctl.d/*podnet* /usr/local/sbin/podnet-datapath"
+        " /lib/modules/*/updates/*/meta.ko* /etc/modules-load.d/*meta* 2>/dev/null; ip -br netns;"
+        f" sysctl -n {OPTMEM} | grep -x 2097152; cat /sys/class/net/wire0/mtu | grep -x 8264; true",
+    )
+    assert left == ""
+
+
+def version(collection: Path) -> str:
+    """Return the version of a collection's driver."""
+    found = re.search(r'META_VERSION\s+"(.+)"', (collection / "roles/meta_driver/files/meta.h").read_text())
+    assert found
+    return found[1]
+
+
+def raise_version(operator: Operator) -> None:
+    """Publish a newer collection with a newer driver."""
+    changes = {
+        "galaxy.yml": r"(version: ).+()",
+        "roles/meta_driver/files/meta.h": r'(META_VERSION\s+").+(")',
+        "roles/meta_driver/files/dkms.conf": r'(PACKAGE_VERSION=").+(")',
+    }
+    for name, pattern in changes.items():
+        file = operator.upstream / name
+        file.write_text(re.sub(pattern, rf"\g<1>{NEW_VERSION}\2", file.read_text()))
+    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    commit = ["git", *author, "-C", str(operator.upstream), "commit", "-qam", "A newer version"]
+    subprocess.run(commit, env=operator.environment, check=True)
