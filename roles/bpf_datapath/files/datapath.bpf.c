@@ -66,7 +66,8 @@ static __always_inline int follow(struct __sk_buff *skb, const struct packet *p,
 	macs = (void *)(long)skb->data;
 	if (macs + sizeof(way->macs) > (__u8 *)(long)skb->data_end)
 		return to_stack(way->slot, REASON_STACK_MALFORMED);
-	__builtin_memcpy(macs, way->macs, sizeof(way->macs));
+	/* NET_IP_ALIGN leaves the MAC header at an even address */
+	__builtin_memcpy(__builtin_assume_aligned(macs, 2), way->macs, sizeof(way->macs));
 	return bpf_redirect(way->ifindex, 0);
 }
 
