@@ -16,7 +16,6 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/netfilter_netdev.h>
-#include <linux/percpu.h>
 
 #include <net/dst.h>
 #include <net/ip.h>
@@ -35,14 +34,6 @@
 #define REDIRECT_NEIGH		BIT(16)
 #define REDIRECT_PEER		BIT(17)
 #define REDIRECT_NEXTHOP	BIT(18)
-
-/*
- * Program, redirect and the next device's transmit nest on one stack. Fewer
- * levels than the stack's own XMIT_RECURSION_LIMIT, each being larger.
- */
-#define META_MAX_DEPTH		5
-
-static DEFINE_PER_CPU(unsigned int, meta_depth);
 
 static int drop(struct sk_buff *skb, enum skb_drop_reason reason)
 {
@@ -363,8 +354,13 @@ netdev_tx_t meta_xmit(struct sk_buff *skb, struct net_device *dev)
 	old_ctx = bpf_net_ctx_set(&net_ctx);
 	rcu_read_lock();
 
+	/*
+	 * Program, redirect and the next device's transmit nest on one stack,
+	 * of which this takes a level more than dev_queue_xmit() has counted.
+	 */
+	dev_xmit_recursion_inc();
 	reason = META_REASON_RECURSION;
-	if (unlikely(this_cpu_inc_return(meta_depth) > META_MAX_DEPTH))
+	if (unlikely(dev_xmit_recursion()))
 		goto drop;
 	reason = SKB_DROP_REASON_DEV_READY;
 	peer = rcu_dereference(meta->peer);
@@ -410,7 +406,7 @@ drop:
 	else
 		dev_core_stats_tx_dropped_inc(dev);
 
-	this_cpu_dec(meta_depth);
+	dev_xmit_recursion_dec();
 	rcu_read_unlock();
 	bpf_net_ctx_clear(old_ctx);
 	return ret;
