@@ -122,8 +122,7 @@ class Programs:
 
     def declare(self, pods: int, feature: str) -> int:
         """Declare; return how many entries the policy has."""
-        options = declaration(pods, feature)
-        _bpf_state.run(PINS, "site", options.pop("endpoints"), node="node", **options)
+        _bpf_state.run(PINS, "site", node="node", **declaration(pods, feature))
         bank = struct.unpack_from("=I", _bpf.map_lookup(self.config, bytes(4), 8))[0] % 2
         return sum(key[POLICY_BANK] == bank for key in _bpf.map_read(self.policy))
 
