@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from bpf_node import Node, compiled
 from namespaces import Namespaces, command, enter
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -125,3 +126,17 @@ def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("object")
     command("make", "-s", "-C", str(CHECKOUT / "roles/bpf_datapath/files"), f"OUT={out}")
     return str(out / "datapath.o")
+
+
+@pytest.fixture
+def node(namespaces: Any, run_module: RunModule, bpffs: str, datapath_object: str) -> Iterator[Node]:
+    """A node for bpf_attach; all that it attached is gone afterwards."""
+    made = Node(namespaces, run_module, bpffs, datapath_object)
+    yield made
+    made.attach(state="absent")
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Compile the programs with edits, as ``bpf_node.compiled`` takes them."""
+    return lambda *edits: compiled(tmp_path_factory.mktemp("build"), *edits)

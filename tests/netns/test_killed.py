@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_bpf_attach import Node, build, node  # noqa: F401
+from bpf_node import Node
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf_attach,
@@ -50,7 +50,7 @@ def arm(seconds: int, way_back: object, command: object) -> str:
 
 
 @pytest.fixture
-def place(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:  # noqa: F811
+def place(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(_journal, "FOLDER", str(tmp_path / "journal"))
     monkeypatch.setattr(_checkpoint, "TIMER", str(tmp_path / "timer"))
     monkeypatch.setattr(_checkpoint, "ARMED", str(tmp_path / "armed"))
@@ -84,7 +84,7 @@ def killed_after(seconds: float, place: Node, change: Callable[[], object]) -> b
 
 
 @pytest.mark.parametrize("kind", ["nic", "first program", "another program"])
-def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind: str) -> None:
     root, numbers = tmp_path / "root", random.Random(os.environ.get("PODNET_SEED"))
     wish = _bpf_attach.Wish("host_ingress", "left", "ingress", "clsact")
     wire = [{"name": "left", "mtu": 4000, "features": {"tso": False}, "gso_max_size": 30000}]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_bpf_attach import Node, build, node  # noqa: F401
+from bpf_node import Node
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf_attach,
@@ -24,7 +24,7 @@ SMALLER = ("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2")
 
 
 @pytest.fixture
-def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:  # noqa: F811
+def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Attach as a checkpoint would have it, go back, and return what the journal says was changed."""
     monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
 
@@ -44,7 +44,7 @@ def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> C
     return run
 
 
-def test_the_first_attachment(node: Node, unconfirmed: Any) -> None:  # noqa: F811
+def test_the_first_attachment(node: Node, unconfirmed: Any) -> None:
     before = node.everything()
     assert unconfirmed("host_ingress left ingress clsact") == ["progs", "site/left-ingress"]
     assert node.everything() == before and not os.path.exists(node.pins)
@@ -52,9 +52,9 @@ def test_the_first_attachment(node: Node, unconfirmed: Any) -> None:  # noqa: F8
 
 @pytest.mark.parametrize(("kind", "edit"), [("clsact", OTHER), ("tcx", OTHER), ("clsact", SMALLER)])
 def test_another_program_in_its_place(
-    node: Node,  # noqa: F811
+    node: Node,
     unconfirmed: Any,
-    build: Any,  # noqa: F811
+    build: Any,
     kind: str,
     edit: tuple[str, str, str],
 ) -> None:
@@ -70,7 +70,7 @@ def test_another_program_in_its_place(
     assert not node.module("bpf_state", **state)["changed"]
 
 
-def test_one_more_and_one_less(node: Node, unconfirmed: Any) -> None:  # noqa: F811
+def test_one_more_and_one_less(node: Node, unconfirmed: Any) -> None:
     node.attach("host_ingress left ingress clsact")
     before = node.everything()
     unconfirmed("host_ingress right ingress clsact", "pod_ingress left egress clsact")
@@ -79,7 +79,7 @@ def test_one_more_and_one_less(node: Node, unconfirmed: Any) -> None:  # noqa: F
     assert not node.attach("host_ingress left ingress clsact")["changed"]
 
 
-def test_a_run_that_was_killed_before_it_pinned(node: Node, unconfirmed: Any) -> None:  # noqa: F811
+def test_a_run_that_was_killed_before_it_pinned(node: Node, unconfirmed: Any) -> None:
     def killed() -> None:
         os.unlink(f"{node.pins}/links/site/left-ingress")
 
@@ -88,7 +88,7 @@ def test_a_run_that_was_killed_before_it_pinned(node: Node, unconfirmed: Any) ->
     assert node.everything() == before
 
 
-def test_confirmed_and_reverted_later(node: Node, unconfirmed: Any) -> None:  # noqa: F811
+def test_confirmed_and_reverted_later(node: Node, unconfirmed: Any) -> None:
     """By the module revert, with nothing kept."""
     before = node.everything()
     node.attach("host_ingress left ingress clsact")
