@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,8 @@ import pytest
 
 Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
+
+MODULE = Path(__file__).resolve().parents[2] / "plugins/modules/sysctl_zc.py"
 
 RMEM, WMEM = "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"
 
@@ -167,6 +172,23 @@ def test_unknown_and_read_only_keys_are_all_named_first(node: Node) -> None:
         node, {"net.ipv4.tcp_sack": 0, "net.ipv4.tcp_available_congestion_control": "cubic"}
     )
     assert "net.ipv4.route.flush cannot be read" in refused(node, {"net.ipv4.route.flush": 1})
+
+
+def test_a_container_where_proc_sys_is_read_only_is_told_so(node: Node) -> None:
+    script = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
+    given = {"sysctls": {"net.ipv4.tcp_sack": 0, "net.ipv4.tcp_window_scaling": 0}, "file": str(node.file)}
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "sh", "-c", script, "sh", sys.executable, str(MODULE)],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": {**given, "_ansible_remote_tmp": "/tmp"}}),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    message = json.loads(done.stdout)["msg"]
+    for key in given["sysctls"]:
+        assert f"{key} is read-only here (it is 1)" in message
+    assert "outside of a container" in message and not node.file.exists()
 
 
 def test_files_of_others_are_left_alone(node: Node) -> None:
