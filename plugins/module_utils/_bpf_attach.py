@@ -18,15 +18,12 @@ A name that ends in ``~`` is a replacement under way; a run that was killed leav
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shutil
-import struct
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
-from urllib.parse import quote, unquote
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf,
@@ -34,448 +31,35 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _datapath_command,
     _datapath_maps,
     _libbpf,
-    _link_kinds,
-    _netlink,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
-    DEFAULT_OWNER,
-    BpfError,
-    Layout,
-    ProgramInfo,
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf import DEFAULT_OWNER, BpfError, Layout
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_change import Applier, unlink
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_hooks import (
+    CLSACT_PRIORITY,
+    Device,
+    choose_type,
+    is_inward,
+    is_our_place,
+    link_attach_type,
+    read_clsact_kind,
+    read_filters,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_pins import Pins
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_plan import (
+    PENDING,
+    Attachment,
+    Change,
+    State,
+    _layout_text,
+    _program_text,
+    plan,
+    split_pin_name,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import replace_file
 
-HOOKS = ("from_pod", "to_pod", "ingress", "egress")
-TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
-
-# Our place among a device's clsact filters: after those that classify early, before catch-alls.
-CLSACT_PRIORITY, CLSACT_HANDLE = 100, 1
-
-# linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
-IFLA_LINK = 5
-RTM_GETQDISC, RTM_GETTFILTER = 38, 46
-TC_H_CLSACT, TC_H_INGRESS = 0xFFFF0000, 0xFFFFFFF1
-TC_H_MIN_INGRESS, TC_H_MIN_EGRESS = 0xFFF2, 0xFFF3
-TCA_KIND, TCA_OPTIONS = 1, 2
-TCA_BPF_NAME, TCA_BPF_ID = 7, 11
-
-# The attributes of a meta device for the program at each hook.
-META_PROGRAM = {"to_pod": _link_kinds.META["PROG_FD"], "from_pod": _link_kinds.META["PEER_PROG_FD"]}
-META_PROGRAM_ID = {"to_pod": _link_kinds.META["PROG_ID"], "from_pod": _link_kinds.META["PEER_PROG_ID"]}
-
-_PENDING = "~"
-
 # What is around the steps of a change: gets the folder of pins, and the changes.
 Guard = Callable[[str, "Sequence[Change]"], "contextlib.AbstractContextManager[None]"]
-
-
-# ---------------------------------------------------------------- devices and hooks
-
-
-@dataclass(frozen=True)
-class Device:
-    """A network device of this namespace. ``primary`` is of the kinds meta and netkit: the host's end.
-
-    ``peer`` is the index of a pair's other end, in that end's namespace; ``program_ids`` are meta's, by hook.
-    """
-
-    name: str
-    ifindex: int
-    kind: str = ""
-    primary: bool = True
-    peer: int = 0
-    program_ids: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A clsact filter."""
-
-    priority: int
-    handle: int
-    kind: str
-    program_id: int = 0
-    name: str = ""
-
-
-def read_devices() -> dict[str, Device]:
-    """Return all devices of this network namespace by name."""
-    request = _netlink.IFINFO.pack(0, 0, 0, 0, 0)
-    devices = {}
-    for answer in _netlink.exchange(_netlink.RTM_GETLINK, _netlink.NLM_F_DUMP, request):
-        ifindex = _netlink.IFINFO.unpack_from(answer)[2]
-        found = _netlink.attributes(answer[_netlink.IFINFO.size :])
-        name = _netlink.text(found[_netlink.IFLA_IFNAME])
-        info = _netlink.attributes(found.get(_netlink.IFLA_LINKINFO, b""))
-        data = _netlink.attributes(info.get(_netlink.IFLA_INFO_DATA, b""))
-        kind = _netlink.text(info.get(_netlink.IFLA_INFO_KIND, b""))
-        is_pair = kind in ("meta", "netkit")
-        programs = META_PROGRAM_ID if kind == "meta" else {}
-        devices[name] = Device(
-            name,
-            ifindex,
-            kind,
-            data.get(_link_kinds.PRIMARY, b"\1")[0] != 0 if is_pair else True,
-            _number(found.get(IFLA_LINK, b"")),
-            {hook: _number(data.get(number, b"")) for hook, number in programs.items()},
-        )
-    return devices
-
-
-def read_filters(ifindex: int, hook: str) -> list[Filter]:
-    """Return the filters at one clsact hook of a device; none where it has no clsact qdisc."""
-    minor = TC_H_MIN_INGRESS if _clsact_point(hook) == _libbpf.TC_INGRESS else TC_H_MIN_EGRESS
-    # struct tcmsg: family, index, handle, parent, info
-    request = struct.pack("=BxxxiIII", 0, ifindex, 0, TC_H_CLSACT | minor, 0)
-    try:
-        answers = _netlink.exchange(RTM_GETTFILTER, _netlink.NLM_F_DUMP, request)
-    except _netlink.KernelRefusal as refusal:
-        if refusal.errno != errno.EINVAL:
-            raise
-        return []  # the device has no such qdisc
-    filters = []
-    for answer in answers:
-        handle, _parent, info = struct.unpack_from("=III", answer, 8)
-        found = _netlink.attributes(answer[20:])
-        options = _netlink.attributes(found.get(TCA_OPTIONS, b""))
-        if handle:  # the kernel also lists each priority by itself, without a handle
-            filters.append(
-                Filter(
-                    info >> 16,
-                    handle,
-                    _netlink.text(found.get(TCA_KIND, b"")),
-                    _number(options.get(TCA_BPF_ID, b"")),
-                    _netlink.text(options.get(TCA_BPF_NAME, b"")),
-                )
-            )
-    return filters
-
-
-def read_clsact_kind(ifindex: int) -> str:
-    """Return the kind of the qdisc that holds a device's filters: clsact, ingress, or none."""
-    request = struct.pack("=BxxxiIII", 0, ifindex, 0, 0, 0)
-    for answer in _netlink.exchange(RTM_GETQDISC, _netlink.NLM_F_DUMP, request):
-        index, _handle, parent = struct.unpack_from("=iII", answer, 4)
-        if index == ifindex and parent == TC_H_INGRESS:
-            return _netlink.text(_netlink.attributes(answer[20:]).get(TCA_KIND, b""))
-    return ""
-
-
-def set_meta_program(device: Device, hook: str, program: int) -> None:
-    """Give a meta device's side a program (by descriptor; -1 for none), replacing the one it has."""
-    data = _netlink.attribute(META_PROGRAM[hook], struct.pack("=i", program))
-    info = _netlink.attribute(_netlink.IFLA_INFO_KIND, b"meta\0")
-    info += _netlink.attribute(_netlink.IFLA_INFO_DATA, data)
-    request = _netlink.IFINFO.pack(0, 0, device.ifindex, 0, 0)
-    request += _netlink.attribute(_netlink.IFLA_LINKINFO, info)
-    try:
-        _netlink.exchange(_netlink.RTM_NEWLINK, _netlink.NLM_F_ACK, request)
-    except _netlink.KernelRefusal as refusal:
-        raise OSError(refusal.errno, f"meta refuses the program: {refusal.strerror}") from refusal
-
-
-def _number(raw: bytes) -> int:
-    return int(struct.unpack("=I", raw)[0]) if raw else 0
-
-
-def _is_inward(hook: str) -> bool:
-    """Tell whether packets at this hook come into the host through the device."""
-    return hook in ("from_pod", "ingress")
-
-
-def _clsact_point(hook: str) -> int:
-    return _libbpf.TC_INGRESS if _is_inward(hook) else _libbpf.TC_EGRESS
-
-
-def _link_attach_type(kind: str, hook: str) -> int:
-    if kind == "netkit":
-        return _bpf.BPF_NETKIT_PEER if _is_inward(hook) else _bpf.BPF_NETKIT_PRIMARY
-    return _bpf.BPF_TCX_INGRESS if _is_inward(hook) else _bpf.BPF_TCX_EGRESS
-
-
-def choose_type(device: Device, hook: str, wanted: str, has_tcx: bool) -> str:
-    """Return how a program is attached here; raise BpfError where the hook and the device do not fit."""
-    where = f"attachments: {device.name}, hook {hook}"
-    if wanted in ("meta", "netkit"):
-        if device.kind != wanted:
-            raise BpfError(
-                f"{where}: type {wanted} needs a device of that kind, this is"
-                f" {device.kind or 'a physical device'}; use type auto"
-            )
-        if hook not in ("from_pod", "to_pod"):
-            raise BpfError(f"{where}: {wanted} has the hooks from_pod and to_pod only")
-    if wanted == "auto" and device.kind in ("meta", "netkit") and hook in ("from_pod", "to_pod"):
-        wanted = device.kind
-    if wanted in ("meta", "netkit") and not device.primary:
-        raise BpfError(
-            f"{where}: this is the Pod's end of the pair; programs are attached through the host's end"
-        )
-    if wanted == "tcx" and not has_tcx:
-        raise BpfError(f"{where}: this kernel has no tcx (Linux 6.6 has); use type auto or clsact")
-    if wanted == "auto":
-        return "tcx" if has_tcx else "clsact"
-    return wanted
-
-
-# ---------------------------------------------------------------- state and plan
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """A program at a hook of a device."""
-
-    owner: str
-    device: str
-    hook: str
-    type: str
-    ifindex: int
-    program: str
-
-    @property
-    def on_uplink(self) -> bool:
-        """Tell whether the node's own traffic may pass here: Pods' devices have hooks of their own."""
-        return self.hook in ("ingress", "egress")
-
-    @property
-    def key(self) -> str:
-        """Name of the pin, below links/."""
-        return f"{self.owner}/{pin_name(self.device, self.hook)}"
-
-    def __str__(self) -> str:
-        return f"{self.program} at {self.device} {self.hook} ({self.type})"
-
-
-@dataclass(frozen=True)
-class State:
-    """What is, or shall be, pinned and attached.
-
-    An attachment's ``program`` ends in ``~`` where a killed run left its replacement, and is empty
-    where what runs is not pinned at all.
-    """
-
-    programs: Mapping[str, str] = field(default_factory=dict)  # name: tag
-    rodata: bytes = b""
-    maps: Mapping[str, Layout] = field(default_factory=dict)
-    attachments: Mapping[str, Attachment] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing to do. ``before`` and ``after`` are what the diff shows; empty: it is not there."""
-
-    kind: str  # map, program, attachment
-    name: str
-    before: str = ""
-    after: str = ""
-
-    @property
-    def action(self) -> str:
-        """Return create, replace or remove."""
-        return "create" if not self.before else "replace" if self.after else "remove"
-
-
-def plan(current: State, desired: State, owner: str | None, renewed: Collection[str] = ()) -> list[Change]:
-    """Return what leads from ``current`` to ``desired``.
-
-    ``desired.attachments`` are all of this owner's; those of other owners stay, with new programs
-    where the programs change. Without ``owner`` they are everybody's. ``renewed`` are maps that are made
-    anew whatever their layout.
-    Raises BpfError where another owner's attachment would lose its program.
-    """
-    changes = []
-    for name in sorted({*current.maps, *desired.maps}):
-        before, after = current.maps.get(name), desired.maps.get(name)
-        if before != after or name in renewed:
-            changes.append(Change("map", name, _layout_text(before), _layout_text(after)))
-
-    reload = (
-        current.programs != desired.programs
-        or current.rodata != desired.rodata
-        or any(change.after for change in changes)
-    )
-    for name in sorted({*current.programs, *desired.programs}):
-        if reload:
-            changes.append(
-                Change(
-                    "program",
-                    name,
-                    _program_text(current.programs.get(name), current.rodata),
-                    _program_text(desired.programs.get(name), desired.rodata),
-                )
-            )
-
-    others = {
-        key: replace(a, program=a.program.rstrip(_PENDING))
-        for key, a in current.attachments.items()
-        if owner is not None and a.owner != owner
-    }
-    orphans = [str(a) for a in others.values() if a.program and a.program not in desired.programs]
-    if orphans:
-        raise BpfError(
-            f"object: it lacks programs that others have attached: {', '.join(orphans)}; detach those first"
-        )
-    wanted = {**others, **desired.attachments}
-    for key in sorted({*current.attachments, *wanted}):
-        was, shall = current.attachments.get(key), wanted.get(key)
-        if was != shall or (reload and shall and shall.program):
-            changes.append(Change("attachment", key, str(was or ""), str(shall or "")))
-    return changes
-
-
-def _layout_text(layout: Layout | None) -> str:
-    if layout is None:
-        return ""
-    return (
-        f"type {layout.type}, key {layout.key_size} B, value {layout.value_size} B,"
-        f" {layout.max_entries} entries, flags {layout.flags:#x}"
-    )
-
-
-def _program_text(tag: str | None, rodata: bytes) -> str:
-    return "" if tag is None else f"tag {tag or 'of other maps'}, rodata {rodata.hex()}"
-
-
-def pin_name(device: str, hook: str) -> str:
-    """Return an attachment's file name. The BPF file system knows no names with dots."""
-    return f"{quote(device, safe='').replace('.', '%2E')}-{hook}"
-
-
-def split_pin_name(name: str) -> tuple[str, str]:
-    """Return device and hook of an attachment's file name."""
-    device, _dash, hook = name.rpartition("-")
-    return unquote(device), hook
-
-
-# ---------------------------------------------------------------- reading what is
-
-
-class Pins:
-    """The folder of pins, and what the kernel says of them and of the devices."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.devices = read_devices()
-        self.programs: dict[str, ProgramInfo] = {}
-        self.maps: dict[str, _bpf.MapInfo] = {}
-        self.rodata = b""
-        self.attachments: dict[str, Attachment] = {}
-        self.program_ids: dict[str, int] = {}  # by key of attachment: what runs there
-        self.qdiscs: dict[int, str] = {}  # ifindex: pin that says the qdisc is ours
-        self.ours: set[int] = set()  # ids of all programs that are pinned here
-        self._read()
-
-    def at(self, *names: str) -> str:
-        """Return the path of a pin."""
-        return os.path.join(self.path, *names)
-
-    def _names(self, *names: str) -> list[str]:
-        try:
-            return sorted(os.listdir(self.at(*names)))
-        except FileNotFoundError:
-            return []
-
-    def leftovers(self) -> list[str]:
-        """Return the paths of pins that a killed run left behind."""
-        folders = [("progs",), ("maps",), *(("links", owner) for owner in self._names("links"))]
-        return [self.at(*f, n) for f in folders for n in self._names(*f) if n.endswith(_PENDING)]
-
-    def _read(self) -> None:
-        names: dict[int, str] = {}
-        for name in self._names("progs"):
-            with _bpf.closing(_bpf.obj_get(self.at("progs", name))) as fd:
-                info = _bpf.program_info(fd)
-            self.ours.add(info.id)
-            names[info.id] = name
-            if not name.endswith(_PENDING):
-                self.programs[name] = info
-        for name in self._names("maps"):
-            if name.endswith(_PENDING):
-                continue
-            with _bpf.closing(_bpf.obj_get(self.at("maps", name))) as fd:
-                self.maps[name] = _bpf.map_info(fd)
-        for program in self.programs.values():
-            self.rodata = _bpf.rodata_of(program)
-            break
-        for owner in self._names("links"):
-            for name in self._names("links", owner):
-                self._read_attachment(owner, name, names)
-        self._read_meta(names)
-
-    def _read_attachment(self, owner: str, name: str, names: Mapping[int, str]) -> None:
-        device_name, hook = split_pin_name(name)
-        with _bpf.closing(_bpf.obj_get(self.at("links", owner, name))) as fd:
-            if _bpf.is_link(fd):
-                link = _bpf.link_info(fd)
-                kind = "netkit" if link.type == _bpf.BPF_LINK_TYPE_NETKIT else "tcx"
-                ifindex, program = link.ifindex, link.program_id
-                if link.attach_type == _bpf.BPF_NETKIT_PEER:
-                    # The link names the Pod's end; we name devices by the host's.
-                    device = self.devices.get(device_name)
-                    ifindex = device.ifindex if device and device.peer == ifindex else 0
-            else:
-                program = _bpf.program_info(fd).id
-                self.ours.add(program)
-                device = self.devices.get(device_name)
-                ifindex = device.ifindex if device else 0
-                kind = "meta" if device and device.kind == "meta" else "clsact"
-                if hook.startswith("qdisc"):
-                    self.qdiscs[int(hook[len("qdisc") :])] = self.at("links", owner, name)
-                    return
-        if name.endswith(_PENDING):
-            return
-        # What runs there is asked of the device: a pin alone attaches nothing to clsact or meta.
-        if kind == "clsact" and ifindex:
-            found = [f for f in read_filters(ifindex, hook) if _is_our_place(f)]
-            program = found[0].program_id if found else 0
-        elif kind == "meta":
-            program = self.devices[device_name].program_ids[hook]
-        attachment = Attachment(owner, device_name, hook, kind, ifindex, names.get(program, ""))
-        self.attachments[attachment.key] = attachment
-        self.program_ids[attachment.key] = program
-
-    def _read_meta(self, names: Mapping[int, str]) -> None:
-        """Find meta devices that were made with our programs and have no pin of their own."""
-        known = {(a.device, a.hook) for a in self.attachments.values() if a.type == "meta"}
-        for device in self.devices.values():
-            for hook, program in device.program_ids.items():
-                if program in names and (device.name, hook) not in known:
-                    attachment = Attachment("", device.name, hook, "meta", device.ifindex, names[program])
-                    self.attachments[attachment.key] = attachment
-                    self.program_ids[attachment.key] = program
-
-    def find_strays(self, keys: Iterable[str]) -> None:
-        """Take clsact filters of ours for attachments that a killed run made and did not pin."""
-        for key in keys:
-            owner, dummy, name = key.partition("/")
-            device_name, hook = split_pin_name(name)
-            device = self.devices.get(device_name)
-            if key in self.attachments or device is None or hook not in HOOKS:
-                continue
-            for f in read_filters(device.ifindex, hook):
-                if _is_our_place(f) and f.program_id in self.ours:
-                    self.attachments[key] = Attachment(owner, device_name, hook, "clsact", device.ifindex, "")
-                    self.program_ids[key] = f.program_id
-
-    def state(self) -> State:
-        """Return the state that ``plan`` compares with."""
-        pinned = {info.id for info in self.maps.values()}
-        tags = {}
-        for name, info in self.programs.items():
-            # A program that uses a map that is no longer the pinned one is not what it shall be.
-            foreign = [i for i in info.map_ids if i not in pinned and not _is_rodata(i)]
-            tags[name] = "" if foreign else info.tag
-        layouts = {name: info.layout for name, info in self.maps.items()}
-        return State(tags, self.rodata, layouts, dict(self.attachments))
-
-
-def _is_rodata(number: int) -> bool:
-    with _bpf.closing(_bpf.map_get_fd_by_id(number)) as fd:
-        return _bpf.map_info(fd).name == _bpf.RODATA_MAP
-
-
-def _is_our_place(f: Filter) -> bool:
-    return f.priority == CLSACT_PRIORITY and f.handle == CLSACT_HANDLE
 
 
 # ---------------------------------------------------------------- maps that go on
@@ -561,7 +145,7 @@ def resolve(pins: Pins, wishes: Sequence[Wish], programs: Iterable[str], owner: 
             wrong.append(f"attachments: there is no device '{wish.device}' in this network namespace")
             continue
         try:
-            has_tcx = _bpf.has_hook(device.ifindex, _link_attach_type("tcx", wish.hook))
+            has_tcx = _bpf.has_hook(device.ifindex, link_attach_type("tcx", wish.hook))
             kind = choose_type(device, wish.hook, wish.type, has_tcx)
         except BpfError as e:
             wrong.append(str(e))
@@ -578,7 +162,7 @@ def resolve(pins: Pins, wishes: Sequence[Wish], programs: Iterable[str], owner: 
 
 
 def _place(a: Attachment) -> tuple[str, bool]:
-    return a.device, _is_inward(a.hook)
+    return a.device, is_inward(a.hook)
 
 
 def _foreign(pins: Pins, device: Device, a: Attachment) -> list[str]:
@@ -593,13 +177,13 @@ def _foreign(pins: Pins, device: Device, a: Attachment) -> list[str]:
             return [f"{where}: {_bpf.describe_program(program)} is attached and not ours; detach it first"]
     if a.type == "clsact":
         # Its filters are one list, and the kernel takes egress filters into it without a word.
-        if not _is_inward(a.hook) and read_clsact_kind(device.ifindex) == "ingress":
+        if not is_inward(a.hook) and read_clsact_kind(device.ifindex) == "ingress":
             return [
                 f"{where}: the device has an ingress qdisc, which has no egress; use type tcx, or remove it"
                 f" (tc qdisc del dev {a.device} ingress)"
             ]
         for f in read_filters(device.ifindex, a.hook):
-            if f.priority == CLSACT_PRIORITY and not (_is_our_place(f) and f.program_id in pins.ours):
+            if f.priority == CLSACT_PRIORITY and not (is_our_place(f) and f.program_id in pins.ours):
                 who = _bpf.describe_program(f.program_id) if f.program_id else f"a filter of kind {f.kind}"
                 return [
                     f"{where}: {who} has clsact priority {f.priority}, handle {f.handle:#x}, and is not ours;"
@@ -608,192 +192,12 @@ def _foreign(pins: Pins, device: Device, a: Attachment) -> list[str]:
     return []
 
 
-# ---------------------------------------------------------------- changing
-
-
-class Transaction:
-    """A block of steps that are taken back where one fails, then those that tidy up."""
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], object]] = []
-        self._finish: list[Callable[[], object]] = []
-
-    def on_failure(self, step: Callable[[], object]) -> None:
-        """Take ``step`` if a later one fails; the last one registered comes first."""
-        self._undo.append(step)
-
-    def on_success(self, step: Callable[[], object]) -> None:
-        """Take ``step`` once everything has succeeded."""
-        self._finish.append(step)
-
-    def __enter__(self) -> Transaction:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            try:
-                for step in self._finish:
-                    _unless_gone(step)
-            except OSError as e:
-                raise BpfError(f"attached as declared, but what was before is still there: {e}") from e
-            return
-        for step in reversed(self._undo):
-            with contextlib.suppress(OSError):
-                step()
-
-
-class Applier:
-    """Brings pins and attachments to a plan's end; on any failure the old state stands."""
-
-    def __init__(self, pins: Pins, files: contextlib.ExitStack) -> None:
-        self.pins = pins
-        self.transaction = Transaction()
-        self._files = files
-
-    def _keep(self, fd: int) -> int:
-        self._files.callback(os.close, fd)
-        return fd
-
-    def folder(self, *names: str) -> None:
-        """Make a folder of pins; take it back on failure."""
-        path = self.pins.path
-        for name in ("", *names):
-            path = os.path.join(path, name) if name else path
-            with contextlib.suppress(FileExistsError):
-                os.makedirs(path, 0o700)
-                self.transaction.on_failure(lambda path=path: os.rmdir(path))  # type: ignore[misc]
-
-    def pin(self, fd: int, *names: str) -> None:
-        """Pin under this name; what has it keeps it until everything has succeeded."""
-        path = self.pins.at(*names)
-        if os.path.lexists(path):
-            _bpf.obj_pin(fd, path + _PENDING)
-            self.transaction.on_failure(lambda: os.unlink(path + _PENDING))
-            self.transaction.on_success(lambda: os.rename(path + _PENDING, path))
-        else:
-            _bpf.obj_pin(fd, path)
-            self.transaction.on_failure(lambda: os.unlink(path))
-
-    def unpin(self, *names: str) -> None:
-        """Remove a pin once everything has succeeded."""
-        path = self.pins.at(*names)
-        self.transaction.on_success(lambda: _unlink(path))
-
-    # Attachments
-
-    def change(self, was: Attachment | None, shall: Attachment | None, program: int) -> None:
-        """Attach, replace or detach; ``program`` is the descriptor of what shall run."""
-        same_place = (
-            was is not None
-            and shall is not None
-            and was.ifindex == shall.ifindex
-            and was.type == shall.type
-            and self.pins.program_ids.get(was.key, 0) != 0
-        )
-        if shall is not None and was is not None and same_place:
-            self._update(was, shall, program)
-            return
-        if shall is not None:
-            self._attach(shall, program)
-        if was is not None:
-            # Where a new attachment takes the name, only the old one's effect is to go.
-            self._detach(was, unpin=shall is None)
-
-    def _attach(self, a: Attachment, program: int) -> None:
-        device = self.pins.devices[a.device]
-        self.folder("links", a.owner)
-        if a.type in ("tcx", "netkit"):
-            link = _bpf.link_create(program, a.ifindex, _link_attach_type(a.type, a.hook))
-            self._keep(link)
-            self.transaction.on_failure(lambda: _bpf.link_detach(link))
-            self.pin(link, "links", *a.key.split("/"))
-            return
-        if a.type == "meta":
-            old = device.program_ids.get(a.hook, 0)
-            set_meta_program(device, a.hook, program)
-            before = self._keep(_bpf.prog_get_fd_by_id(old)) if old else -1
-            self.transaction.on_failure(lambda: set_meta_program(device, a.hook, before))
-        else:
-            if _libbpf.clsact_create(a.ifindex):
-                self.transaction.on_failure(lambda: _libbpf.clsact_destroy(a.ifindex))
-                if a.ifindex not in self.pins.qdiscs:
-                    self.pin(program, "links", a.owner, pin_name(a.device, f"qdisc{a.ifindex}"))
-            # A filter of ours may be there without its pin: resolve() lets nobody else's through.
-            there = any(_is_our_place(f) for f in read_filters(a.ifindex, a.hook))
-            point = _clsact_point(a.hook)
-            _libbpf.clsact_attach(a.ifindex, point, program, CLSACT_PRIORITY, CLSACT_HANDLE, replace=there)
-            self.transaction.on_failure(
-                lambda: _libbpf.clsact_detach(a.ifindex, point, CLSACT_PRIORITY, CLSACT_HANDLE)
-            )
-        self.pin(program, "links", *a.key.split("/"))
-
-    def _update(self, was: Attachment, shall: Attachment, program: int) -> None:
-        old = self._keep(_bpf.prog_get_fd_by_id(self.pins.program_ids[was.key]))
-        if was.type in ("tcx", "netkit"):
-            link = self._keep(_bpf.obj_get(self.pins.at("links", *was.key.split("/"))))
-            _bpf.link_update(link, program)
-            self.transaction.on_failure(lambda: _bpf.link_update(link, old))
-            return
-        if was.type == "meta":
-            device = self.pins.devices[shall.device]
-            set_meta_program(device, shall.hook, program)
-            self.transaction.on_failure(lambda: set_meta_program(device, shall.hook, old))
-            if not was.owner:  # made with the device, and pinned by nobody
-                return
-        else:
-            point = _clsact_point(shall.hook)
-            place = (CLSACT_PRIORITY, CLSACT_HANDLE)
-            _libbpf.clsact_attach(shall.ifindex, point, program, *place, replace=True)
-            self.transaction.on_failure(
-                lambda: _libbpf.clsact_attach(shall.ifindex, point, old, *place, replace=True)
-            )
-        self.pin(program, "links", *shall.key.split("/"))
-
-    def _detach(self, a: Attachment, unpin: bool) -> None:
-        """Detach once everything has succeeded."""
-        later = self.transaction.on_success
-        attached = a.ifindex and self.pins.program_ids.get(a.key, 0) in self.pins.ours
-        if a.type in ("tcx", "netkit") and a.ifindex:
-            link = self._keep(_bpf.obj_get(self.pins.at("links", *a.key.split("/"))))
-            later(lambda: _bpf.link_detach(link))
-        elif attached and a.type == "meta":
-            device = self.pins.devices[a.device]
-            later(lambda: set_meta_program(device, a.hook, -1))
-        elif attached:
-            point = _clsact_point(a.hook)
-            later(lambda: _libbpf.clsact_detach(a.ifindex, point, CLSACT_PRIORITY, CLSACT_HANDLE))
-            later(lambda: self._drop_qdisc(a.ifindex))
-        if unpin and a.owner:
-            self.unpin("links", *a.key.split("/"))
-
-    def _drop_qdisc(self, ifindex: int) -> None:
-        """Take away a clsact qdisc that we made, once nobody uses it."""
-        record = self.pins.qdiscs.get(ifindex)
-        if record and not read_filters(ifindex, "ingress") and not read_filters(ifindex, "egress"):
-            _libbpf.clsact_destroy(ifindex)
-            _unlink(record)
-
-
-def _unless_gone(step: Callable[[], object]) -> None:
-    """Take a step that tidies up; a device or pin that went away meanwhile needs none."""
-    try:
-        step()
-    except OSError as e:
-        if e.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-            raise
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
 # ---------------------------------------------------------------- the way back
 
 
 def kept_at(path: str) -> str:
     """Return the folder that has the former programs and maps while new ones wait for a confirmation."""
-    return path.rstrip("/") + _PENDING
+    return path.rstrip("/") + PENDING
 
 
 def keep(path: str) -> None:
@@ -804,7 +208,7 @@ def keep(path: str) -> None:
         os.makedirs(os.path.join(kept, folder), 0o700)
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(os.path.join(path, folder)):
-                if not name.endswith(_PENDING):
+                if not name.endswith(PENDING):
                     with _bpf.closing(_bpf.obj_get(os.path.join(path, folder, name))) as fd:
                         _bpf.obj_pin(fd, os.path.join(kept, folder, name))
 
@@ -991,7 +395,7 @@ def _apply(
     keep_connections: bool,
 ) -> None:
     for leftover in pins.leftovers():
-        _unlink(leftover)
+        unlink(leftover)
     reload = any(change.kind == "program" for change in changes)
     applier = Applier(pins, files)
     change = changes[0]
@@ -1016,7 +420,7 @@ def _apply(
                 if change.kind == "attachment":
                     was, shall = current.get(change.name), desired.get(change.name)
                     if was and change.after and not shall:  # another owner's keeps its place
-                        shall = replace(was, program=was.program.rstrip(_PENDING))
+                        shall = replace(was, program=was.program.rstrip(PENDING))
                     applier.change(was, shall, programs[shall.program] if shall else -1)
                     continue
                 folder = change.kind[:4] + "s"  # maps, progs

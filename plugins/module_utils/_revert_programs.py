@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf_attach,
+    _bpf_plan,
     _checkpoint_arm,
     _datapath_command,
     _journal,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import Attachment, Pins
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_pins import Pins
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_plan import Attachment
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Key
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, Value, reason
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Now, RunCommand
@@ -79,9 +81,10 @@ class Programs:
                 raise Problem(f"programs of {place} cannot be put back: {reason(error)}") from None
 
 
-WAY_BACK = _checkpoint_arm.WayBack(
-    "programs", Programs, (*_datapath_command.MODULES, "_bpf_attach", "_checkpoint_arm", "_libbpf")
-)
+_MODULES = (
+    "_bpf_attach", "_bpf_change", "_bpf_hooks", "_bpf_pins", "_bpf_plan", "_checkpoint_arm", "_libbpf",
+)  # fmt: skip
+WAY_BACK = _checkpoint_arm.WayBack("programs", Programs, (*_datapath_command.MODULES, *_MODULES))
 
 
 class Journalled:
@@ -97,7 +100,7 @@ class Journalled:
         return self._armed.name
 
     @contextlib.contextmanager
-    def guard(self, path: str, changes: Sequence[_bpf_attach.Change]) -> Iterator[None]:
+    def guard(self, path: str, changes: Sequence[_bpf_plan.Change]) -> Iterator[None]:
         """Journal what the block changes of the pins at ``path``."""
         before = _values(path)
 

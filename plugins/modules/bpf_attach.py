@@ -190,14 +190,13 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
     BpfError,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import (
-    HOOKS,
-    TYPES,
     Wish,
     absent,
     install_command,
     parse_rodata,
     present,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_hooks import HOOKS, TYPES
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._revert_programs import Journalled
 

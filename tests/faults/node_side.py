@@ -20,6 +20,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf,
     _bpf_attach,
+    _bpf_hooks,
     _checkpoint,
     _ethtool,
     _journal,
@@ -48,8 +49,8 @@ def digest(path: str) -> str | None:
 
 def programs(nic: str) -> list[int]:
     """Return the numbers of the programs at a NIC."""
-    index = _bpf_attach.read_devices()[nic].ifindex
-    return [f.program_id for hook in ("ingress", "egress") for f in _bpf_attach.read_filters(index, hook)]
+    index = _bpf_hooks.read_devices()[nic].ifindex
+    return [f.program_id for hook in ("ingress", "egress") for f in _bpf_hooks.read_filters(index, hook)]
 
 
 def state() -> dict[str, Any]:

@@ -12,15 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf_attach
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError, Layout
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import (
+    connections_problem,
+    parse_rodata,
+    renewed_maps,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_hooks import HOOKS, Device, choose_type
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_plan import (
     Attachment,
     Change,
-    Device,
     State,
-    choose_type,
-    parse_rodata,
     pin_name,
     plan,
     split_pin_name,
@@ -40,7 +42,7 @@ def attachments(owners: tuple[str, ...], programs: tuple[str, ...]) -> Any:
         Attachment,
         st.sampled_from(owners),
         st.sampled_from(["eth0", "eth1.5"]),
-        st.sampled_from(_bpf_attach.HOOKS),
+        st.sampled_from(HOOKS),
         st.sampled_from(["tcx", "clsact"]),
         st.integers(1, 3),
         st.sampled_from(programs),
@@ -164,12 +166,12 @@ def test_rodata_comes_as_templates_give_it() -> None:
 
 def test_maps_of_one_computation_come_together() -> None:
     layouts = {name: Layout(1, 4, 8, 16, 0) for name in ("config", "endpoints4", "policy", "metrics", "ct")}
-    assert _bpf_attach.renewed_maps(layouts, layouts) == set()
-    assert _bpf_attach.renewed_maps({}, layouts) == set(layouts)
+    assert renewed_maps(layouts, layouts) == set()
+    assert renewed_maps({}, layouts) == set(layouts)
     grown = {**layouts, "policy": Layout(1, 4, 8, 32, 0)}
-    assert _bpf_attach.renewed_maps(layouts, grown) == {"config", "endpoints4", "policy"}
+    assert renewed_maps(layouts, grown) == {"config", "endpoints4", "policy"}
     grown = {**layouts, "metrics": Layout(1, 4, 8, 32, 0)}
-    assert _bpf_attach.renewed_maps(layouts, grown) == {"metrics"}
+    assert renewed_maps(layouts, grown) == {"metrics"}
 
 
 @pytest.mark.parametrize(
@@ -184,5 +186,5 @@ def test_maps_of_one_computation_come_together() -> None:
 def test_connections_are_not_lost_silently(ct: Layout, number: int, lost: bool) -> None:
     running = {"ct": Layout(9, 40, 52, 1024, 0), "layout": Layout(2, 4, 4, 1, 0)}
     wanted = {"ct": ct, "layout": Layout(2, 4, 4, number, 0)}
-    assert bool(_bpf_attach.connections_problem(running, wanted)) == lost
-    assert not _bpf_attach.connections_problem({}, wanted)
+    assert bool(connections_problem(running, wanted)) == lost
+    assert not connections_problem({}, wanted)
