@@ -187,7 +187,7 @@ $(TREE)/ansible_collections/podnet/datapath:
 	@mkdir -p $(@D) && ln -sfn "$(CURDIR)" $@
 
 clean: lab-down  ## Remove the lab and everything built from the cache
-	rm -rf $(PODNET_CACHE)
+	rm -rf --one-file-system $(PODNET_CACHE)
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18

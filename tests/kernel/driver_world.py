@@ -91,6 +91,7 @@ class World:
                 f"route add default {via} dev eth0",
                 f"route add ::/0 {via_6} dev eth0",
             )
+            self.running(name)
         return indexes[0], indexes[1]
 
     def wire(self) -> int:
@@ -124,6 +125,10 @@ class World:
             fcntl.ioctl(tun, tunsetiff, struct.pack("16sH22x", b"tun0", iff_tun | iff_no_pi))
         self.ip(self.host, "link set tun0 up", "address add 10.9.9.1/24 dev tun0")
         return tun, self.rtnl.get("tun0").index
+
+    def running(self, name: str) -> None:
+        """Wait until a device of the host runs: before, it drops without a word what is sent."""
+        node.eventually(lambda: self.rtnl.get(name).flags & node.IFF_RUNNING, f"{name} runs")
 
     def quiet(self, quiet: bool = True) -> None:
         """End what IPv6 says by itself, for checks that count packets."""
