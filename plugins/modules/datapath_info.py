@@ -13,16 +13,7 @@ author: podnet.datapath contributors (@podnet)
 description:
   - Returns the programs, the Pods with their counters and the policy as it was resolved for each address,
     the services with their backends, and how full the maps are. Reads the maps themselves.
-attributes:
-  check_mode:
-    description: The module only reads.
-    support: full
-  diff_mode:
-    description: There is nothing to compare.
-    support: none
-  idempotent:
-    description: The module only reads.
-    support: full
+extends_documentation_fragment: [podnet.datapath.attributes.info]
 options:
   pin_path:
     description: Folder in the BPF file system where M(podnet.datapath.bpf_attach) pinned the programs' maps.

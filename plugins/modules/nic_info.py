@@ -14,16 +14,7 @@ description:
   - Reads everything that M(podnet.datapath.nic_tuning) sets, by the same names, with the limits of the
     driver.
   - Never changes the node.
-attributes:
-  check_mode:
-    description: Can run in check mode and returns what it would return without it.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is nothing to show.
-    support: none
-  idempotent:
-    description: Running it twice changes nothing.
-    support: full
+extends_documentation_fragment: [podnet.datapath.attributes.info]
 options:
   nics:
     description: Which interfaces; all of them if left out.

@@ -16,16 +16,7 @@ description:
   - Chooses the driver for the node's Pods and says why. Lists everything that stands in the way, with its
     remedy.
   - Never changes the node. Kernel features are asked for with requests that the kernel refuses either way.
-attributes:
-  check_mode:
-    description: Can run in check mode and returns what it would return without it.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is nothing to show.
-    support: none
-  idempotent:
-    description: Running it twice changes nothing.
-    support: full
+extends_documentation_fragment: [podnet.datapath.attributes.info]
 options:
   driver:
     description:

@@ -16,16 +16,7 @@ description:
   - Reads the IP counters of the host before and after. Where Pods use BPF host routing, the upper stack
     forwards none of their packets.
   - Never changes the node.
-attributes:
-  check_mode:
-    description: Can run in check mode and returns what it would return without it.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is nothing to show.
-    support: none
-  idempotent:
-    description: Running it twice changes nothing.
-    support: full
+extends_documentation_fragment: [podnet.datapath.attributes.info]
 options:
   probes:
     description: Bursts of echo requests, sent one burst after the other.

@@ -15,16 +15,7 @@ description:
     for itself, what a new one begins with, and who sets them.
   - Tells which TCP window scale the kernel picks there for new connections, and what open ones announce.
   - Never changes the node.
-attributes:
-  check_mode:
-    description: Can run in check mode and returns what it would return without it.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is nothing to show.
-    support: none
-  idempotent:
-    description: Running it twice changes nothing.
-    support: full
+extends_documentation_fragment: [podnet.datapath.attributes.info]
 options:
   sysctls:
     description: Keys, written as for M(podnet.datapath.sysctl_zc).
