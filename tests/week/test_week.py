@@ -49,6 +49,15 @@ REPORTED = {
 }
 REPORTED |= {"virtual machines", "CNI", "Cilium", "other tuners", "in the way"}
 OPTMEM = "net.core.optmem_max"
+REACH = "ip netns exec pod1 ping -c1 -W9 10.31.2.11 >/dev/null && echo reached"
+# The kernel of the backports, in the words of the node's own sources; it comes by itself only if told so.
+BACKPORTS = (
+    "sed -n 's/ bookworm main.*/ bookworm-backports main/p' /etc/apt/sources.list"
+    " > /etc/apt/sources.list.d/backports.list && printf"
+    " 'Package: linux-*\\nPin: release n=bookworm-backports\\nPin-Priority: 500\\n'"
+    " > /etc/apt/preferences.d/backports"
+)
+BOOT = 1800  # seconds that an emulated node may take to boot
 
 
 def commands() -> dict[str, list[str]]:
@@ -78,6 +87,11 @@ class Run:
     said: str
 
     @property
+    def words(self) -> str:
+        """What was said, however its lines were broken."""
+        return " ".join(self.said.split())
+
+    @property
     def recap(self) -> dict[str, dict[str, int]]:
         lines = re.findall(r"^(node\d)\s+: (ok=.*?)\s*$", self.said, re.MULTILINE)
         return {
@@ -101,8 +115,7 @@ class Operator:
         self.wanted = yaml.safe_load((ROOT / "inventories/lab/group_vars/lab.yml").read_text())
         # netkit of a newer kernel would leave nothing for the driver to do.
         self.wanted["preflight_driver"] = "meta"
-        # An emulated node may take long to boot.
-        self.wanted["node_tuning_reboot_timeout"] = 1800
+        self.wanted["node_tuning_reboot_timeout"] = BOOT
         del self.wanted["fleet_batches"]
         self.environment = {
             **{
@@ -155,7 +168,8 @@ class Operator:
     def do(self, heading: str, **names: str) -> Iterator[Run]:
         """Run the commands of a heading, one after another, with names for NODE and NEW."""
         for command in COMMANDS[heading]:
-            yield self.run(filled(command, names))
+            patience = f" -a reboot_timeout={BOOT}" if command.endswith(".reboot") else ""
+            yield self.run(filled(command, names) + patience)
 
 
 def filled(command: str, names: dict[str, str]) -> str:
@@ -206,25 +220,38 @@ def test_3_add_a_node(operator: Operator) -> None:
     operator.write_inventory(operator.folder / "inventory", "node1", "node2")
     new, others = operator.do("3. Add a node", NEW="node2")
     assert set(new.recap) == {"node2"} and others.changed()["node2"] == 0
-    assert ssh("node1", "ip netns exec pod1 ping -c1 -W9 10.31.2.11 >/dev/null && echo reached") == "reached"
+    assert ssh("node1", REACH) == "reached"
 
 
 def test_4_upgrade_the_kernel(operator: Operator) -> None:
     """To that of the backports, which takes the place of a newer one of the distribution itself."""
     before = ssh("node1", "uname -r")
-    # In the words of the node's own sources; backports come by themselves only if told so.
-    ssh(
-        "node1",
-        "sed -n 's/ bookworm main.*/ bookworm-backports main/p' /etc/apt/sources.list"
-        " > /etc/apt/sources.list.d/backports.list && printf"
-        " 'Package: linux-*\\nPin: release n=bookworm-backports\\nPin-Priority: 500\\n'"
-        " > /etc/apt/preferences.d/backports",
-    )
+    ssh("node1", BACKPORTS)
     list(operator.do("4. Upgrade the kernel", NODE="node1"))
-    after = ssh("node1", "uname -r")
-    assert after != before
+    assert ssh("node1", "uname -r") != before
     assert ssh("node1", "cat /sys/module/meta/version") == version(operator.upstream)
-    assert ssh("node1", "ip netns exec pod1 ping -c1 -W9 10.31.2.11 >/dev/null && echo reached") == "reached"
+    assert ssh("node1", REACH) == "reached"
+
+
+def test_4_upgrade_it_without_headers(operator: Operator) -> None:
+    """What DKMS cannot build is told before the boot and refused after it; the network stays the node's."""
+    network = "ip -brief address show wire0; ip route show default; cat /sys/class/net/wire0/mtu"
+    ssh("node2", f"{BACKPORTS} && apt-get -qq update && apt-get -qqy install linux-image-amd64 2>&1")
+    *_install, look, boot, roll_out = [
+        filled(c, {"NODE": "node2"}) for c in COMMANDS["4. Upgrade the kernel"]
+    ]
+    dkms = "-e meta_driver_build=dkms -e preflight_install_packages=false"
+    release = ssh("node1", "uname -r")
+    assert f"linux-headers-{release}, and DKMS builds it" in operator.run(f"{look} {dkms}").words
+    before = ssh("node2", network)
+    operator.run(f"{boot} -a reboot_timeout={BOOT}")
+    assert ssh("node2", f"uname -r; ls /lib/modules/{release}/build 2>/dev/null; true") == release
+    refused = operator.run(f"{roll_out} {dkms}", good=False)
+    assert f"missing: the headers of kernel {release}" in refused.words and refused.changed() == {"node2": 0}
+    assert ssh("node2", network) == before
+    # What another node built for this kernel needs no headers.
+    operator.run(roll_out)
+    assert ssh("node1", REACH) == "reached"
 
 
 def test_5_upgrade_the_collection(operator: Operator) -> None:
@@ -235,7 +262,7 @@ def test_5_upgrade_the_collection(operator: Operator) -> None:
     assert NEW_VERSION in operator.run("ansible-galaxy collection list podnet.datapath").said
     assert operator.run(dry).changed()["node1"] > 0
     stopped = operator.run(roll_out, answer="no", good=False)
-    assert "not approved; 1 nodes were not touched" in " ".join(stopped.said.split())
+    assert "not approved; 1 nodes were not touched" in stopped.words
     rest = operator.run(COMMANDS["1. The first roll-out"][3])
     assert set(rest.recap) - {"localhost"} == {"node2"}
     assert "a new version of it waits for the next boot" in stopped.said + rest.said
