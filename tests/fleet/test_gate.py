@@ -50,7 +50,7 @@ def rollout(tmp_path: Path) -> Any:
         worked.write_text("")
         extra = {
             "worked": str(worked),
-            "fleet_todo": str(tmp_path / "todo"),
+            "fleet_todo": str(tmp_path / "kept/todo"),
             "absent": [],
             "cut": [],
             "failing": "nobody",
@@ -69,7 +69,7 @@ def rollout(tmp_path: Path) -> Any:
             text=True,
             check=False,
         )
-        todo = tmp_path / "todo"
+        todo = tmp_path / "kept/todo"
         left = todo.read_text().split() if todo.exists() else []
         return Run(done.returncode, " ".join(done.stdout.split()), sorted(worked.read_text().split()), left)
 
@@ -119,7 +119,7 @@ def test_it_stops_where_a_node_failed_and_goes_on_where_it_stopped(rollout: Any,
     assert run.status != 0 and run.worked == ["node1", "node2", "node3"]
     assert "Stopped, as 1 of 7 nodes failed or became unreachable: node3." in run.said
     assert run.todo == ["node3", "node4", "node5", "node6", "node7"]
-    again = rollout("--limit", f"@{tmp_path}/todo", fleet_batches=[1, 2])
+    again = rollout("--limit", f"@{tmp_path}/kept/todo", fleet_batches=[1, 2])
     assert again.status == 0, again.said
     assert again.worked == ["node3", "node4", "node5", "node6", "node7"] and again.todo == []
 
