@@ -327,7 +327,10 @@ def test_7_roll_back(operator: Operator) -> None:
 
 def test_8_leave_for_good(operator: Operator) -> None:
     done, _removed = operator.do("8. Leave for good")
-    assert not list((operator.folder / "home/.ansible/collections").glob("*/podnet/datapath"))
+    home = operator.folder / "home"
+    assert not list(home.glob(".ansible/collections/*/podnet/datapath")) and not list(
+        home.glob(".cache/podnet*")
+    )
     assert done.changed()["node1"] == 0, "it was rolled back before"
     assert_bare("node2")
 
