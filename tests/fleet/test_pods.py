@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Nodes under policies learn of each other's Pods, at a cost in proportion to their number."""
+"""Nodes under policies learn of each other's Pods, whose variables are read once a run."""
 
 from __future__ import annotations
 
