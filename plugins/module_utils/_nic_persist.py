@@ -23,6 +23,7 @@ from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _nic_owner
 from ansible_collections.podnet.datapath.plugins.module_utils._nic_owner import MARKER
+from ansible_collections.podnet.datapath.plugins.module_utils._node import Node
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     DropIn,
     Problem,
@@ -142,10 +143,7 @@ def present(root: str = "/") -> Kept:
 def kept_names(root: str = "/") -> list[str]:
     """Return the NICs whose settings are kept."""
     try:
-        return [
-            entry["name"]
-            for entry in json.loads(_nic_owner.text(os.path.join(root, SETTINGS.lstrip("/"))) or "[]")
-        ]
+        return [entry["name"] for entry in json.loads(Node(root).read(SETTINGS) or "[]")]
     except (ValueError, TypeError, KeyError):
         return []
 

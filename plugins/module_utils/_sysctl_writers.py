@@ -10,11 +10,11 @@ pkg/datapath/loader/base.go of Cilium.
 from __future__ import annotations
 
 import fnmatch
-import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ansible_collections.podnet.datapath.plugins.module_utils._drop_ins import in_order, options
 from ansible_collections.podnet.datapath.plugins.module_utils._node import Node
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import name_of, normal, order
 
@@ -78,78 +78,56 @@ def assignments(text: str) -> Iterator[tuple[str, str]]:
         yield (key if first == "/" else key.translate(str.maketrans("./", "/."))), normal(value)
 
 
-def files(root: str = "/") -> list[str]:
+def files(node: Node) -> list[str]:
     """Return the files that set sysctls, in the order of reading."""
-    found: dict[str, str] = {}
-    for folder in FOLDERS:
-        for path in glob.glob(os.path.join(root, folder.lstrip("/"), "*.conf")):
-            found.setdefault(os.path.basename(path), path)
-    last = os.path.join(root, LAST_FILE.lstrip("/"))
-    ordered = [
-        found[name] for name in sorted(found) if os.path.realpath(found[name]) != os.path.realpath(last)
-    ]
-    return ordered + ([last] if os.path.exists(last) else [])
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as opened:
-            return opened.read()
-    except OSError:
-        return ""
+    last = os.path.realpath(node.path(LAST_FILE))
+    found = [path for path in in_order(node, FOLDERS) if os.path.realpath(node.path(path)) != last]
+    return found + [LAST_FILE] * node.exists(LAST_FILE)
 
 
 def _in_sysctl_d(wanted: Mapping[str, str], own: str, root: str) -> Iterator[Writer]:
-    for file in files(root):
-        if os.path.realpath(file) == os.path.realpath(own):
+    node = Node(root)
+    for file in files(node):
+        if os.path.realpath(node.path(file)) == os.path.realpath(own):
             continue
-        shown = "/" + os.path.relpath(file, root)
         by = "Cilium" if "cilium" in os.path.basename(file) else "sysctl.d"
-        wins = not own or shown == LAST_FILE or os.path.basename(file) > os.path.basename(own)
-        for pattern, value in assignments(_text(file)):
+        wins = not own or file == LAST_FILE or os.path.basename(file) > os.path.basename(own)
+        for pattern, value in assignments(node.read(file)):
             for path in fnmatch.filter(wanted, pattern):
                 if value != wanted[path]:
-                    yield Writer(by, shown, path, value, wins)
+                    yield Writer(by, file, path, value, wins)
 
 
 # TuneD
 
 
-def _sections(text: str) -> dict[str, dict[str, str]]:
-    """Return the options of a TuneD profile by section."""
-    found: dict[str, dict[str, str]] = {}
-    section = ""
-    for line in text.splitlines():
-        line = line.strip()
-        if line.startswith("[") and line.endswith("]"):
-            section = line[1:-1]
-        elif "=" in line and line[:1] not in ("#", ";"):
-            name, dummy, value = line.partition("=")
-            found.setdefault(section, {})[name.strip()] = value.strip()
-    return found
+def _section(node: Node, file: str, section: str) -> dict[str, str]:
+    """Return the settings of a section of a file of TuneD."""
+    return {name: value for where, name, value in options(node.read(file)) if where == section}
 
 
-def _profiles(names: str, root: str, seen: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
+def _profiles(node: Node, names: str, seen: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
     """Yield name and file of TuneD profiles, those that they include before them."""
     for name in names.replace(",", " ").replace(";", " ").split():
         paths = [f"{folder}/{name}/tuned.conf" for folder in TUNED_FOLDERS]
-        file = next((path for path in paths if os.path.exists(os.path.join(root, path.lstrip("/")))), None)
+        file = next(filter(node.exists, paths), None)
         if file and name not in seen:
-            main = _sections(_text(os.path.join(root, file.lstrip("/")))).get("main", {})
-            yield from _profiles(main.get("include", ""), root, seen | {name})
+            included = _section(node, file, "main").get("include", "")
+            yield from _profiles(node, included, seen | {name})
             yield name, file
 
 
 def _in_tuned(wanted: Mapping[str, str], own: str, root: str) -> Iterator[Writer]:
     """Yield what TuneD's active profile sets, the last assignment to each key."""
-    active = _text(os.path.join(root, "etc/tuned/active_profile"))
-    main = _sections(_text(os.path.join(root, "etc/tuned/tuned-main.conf"))).get("", {})
+    node = Node(root)
+    active = node.read("/etc/tuned/active_profile")
+    main = _section(node, "/etc/tuned/tuned-main.conf", "")
     # TuneD reads /etc/sysctl.d and /run/sysctl.d again after its own values, unless told not to.
     again = main.get("reapply_sysctl", "1").lower() in ("1", "true", "yes", "on")
     wins = not (again and os.path.dirname(own) in ("/etc/sysctl.d", "/run/sysctl.d"))
     last: dict[str, Writer] = {}
-    for name, file in _profiles(active, root):
-        for key, text in _sections(_text(os.path.join(root, file.lstrip("/")))).get("sysctl", {}).items():
+    for name, file in _profiles(node, active):
+        for key, text in _section(node, file, "sysctl").items():
             dummy, value = next(assignments(f"{key}={text}"), ("", ""))
             path = key.translate(str.maketrans("./", "/."))
             if path in wanted:

@@ -237,6 +237,9 @@ OTHERS = {
     "run/udev/data/n7": "I:1\nE:ID_NET_LINK_FILE=/usr/lib/systemd/network/99-default.link\n",
     "etc/systemd/network/10-w.network": "[Match]\nName=wire0\n[Link]\nMTUBytes=1500\n[X]\nMTUBytes=9\n",
     "etc/systemd/network/10-w.network.d/a.conf": "[Link]\nMTUBytes=9000\n",
+    # Hidden by the file of that name in /etc, and of no effect for its name.
+    "run/systemd/network/10-w.network.d/a.conf": "[Link]\nMTUBytes=2000\n",
+    "run/systemd/network/10-w.network.d/z.conf.bak": "[Link]\nMTUBytes=2000\n",
     "usr/lib/systemd/network/99-default.link": "[Link]\nMTUBytes=1300\n",
     "etc/NetworkManager/system-connections/w.nmconnection": (
         "[connection]\ninterface-name=wire0\n[ethernet]\nmtu=1400\n"
@@ -268,6 +271,12 @@ def test_other_owners_of_an_mtu_are_found(others: str) -> None:
     assert _nic_owner.later_mtus("wire0", 7, others) == later
     link = {"/usr/lib/systemd/network/99-default.link": "1300"}
     assert _nic_owner.mtus("wire0", 7, others) == {**link, **later}
+
+
+def test_a_drop_in_of_any_folder_counts(others: str) -> None:
+    late = "/run/systemd/network/10-w.network.d/b.conf"
+    Path(others, late[1:]).write_text("[Link]\nMTUBytes=2000\n")
+    assert _nic_owner.later_mtus("wire0", 7, others)[late] == "2000"
 
 
 def test_networkd_gets_the_mtu_by_a_drop_in_that_goes_again(others: str) -> None:
