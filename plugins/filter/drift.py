@@ -14,11 +14,12 @@ short_description: List in what a node differs from what is wanted
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Turns what M(podnet.datapath.sysctl_zc), M(podnet.datapath.boot_args) and M(podnet.datapath.nic_tuning)
-    returned in check mode into one list.
+  - Turns what M(podnet.datapath.sysctl_zc), M(podnet.datapath.boot_args), M(podnet.datapath.nic_tuning) and
+    M(podnet.datapath.meta_device) returned in check mode into one list.
 options:
   _input:
-    description: Results, by the names C(sysctls), C(boot_args) and C(nics). One may be missing, or a failure.
+    description:
+      - Results, by the names C(sysctls), C(boot_args), C(nics) and C(pods). One may be missing, or a failure.
     type: dict
     required: true
 """
@@ -32,8 +33,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - A dictionary for each difference, with C(where) (V(node), a Pod's network namespace, a NIC or V(boot)),
-      C(what), C(now), C(wanted), and C(others), those who set it too.
+    - A dictionary for each difference, with C(where) (V(node), a Pod's network namespace, a NIC,
+      V(Pods), V(boot) or V(warning)), C(what), C(now), C(wanted), and C(others), those who set it too.
     - What could not be looked at is a row as well, with the reason in C(what).
   type: list
   elements: dict
@@ -81,17 +82,21 @@ def _nics(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows + [_row("boot", f"{file} is not what it is to be") for file in result.get("files", [])]
 
 
+def _pods(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [_row("Pods", change) for change in result.get("changes", [])]
+
+
 def drift(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the differences in the results of a check."""
     rows = []
-    readers = {"sysctls": _sysctls, "boot_args": _boot_args, "nics": _nics}
+    readers = {"sysctls": _sysctls, "boot_args": _boot_args, "nics": _nics, "pods": _pods}
     for name, read in readers.items():
         result = results.get(name, {})
         if result.get("failed") or ("msg" in result and "changed" not in result):
             rows.append(_row(name, f"cannot be: {result.get('msg', '')}"))
         else:
             rows += read(result)
-        if name == "sysctls":
+        if name in ("sysctls", "pods"):
             rows += [_row("warning", text) for text in result.get("warnings", [])]
     return rows
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import _bpf, _netlink, _pods
 from ._pods import Change, State
+from ._pods_agree import disagreements
 from ._pods_change import ApplyError, Changer
 from ._pods_read import Snapshot, read
 from ._pods_record import locked
@@ -214,5 +215,6 @@ def run(options: Mapping[str, Any], check: bool, load_meta: Callable[[], str]) -
         target = _pods.settle(desired, before.node, owner, before.recorded)
         changes = _pods.plan(before.state, target)
         after = before if check else bring(owner, before, target, namespaces)
+    warnings += disagreements(desired.state, after.state, after.node)
     diff = {"before": _pods.describe(before.state, changes), "after": _pods.describe(target, changes)}
     return Outcome(_described(desired.state, after), reason, changes, diff, warnings)

@@ -367,10 +367,14 @@ class Interface:
 
 
 class NodeRoute(NamedTuple):
-    """A route of a main table with its priority, which is part of what makes two routes collide."""
+    """A route of a main table with its priority, which is part of what makes two routes collide.
+
+    ``mtu`` is the one that the route has for itself, 0 where it has none.
+    """
 
     route: Route
     priority: int
+    mtu: int = 0
 
 
 @dataclass(frozen=True)
@@ -384,7 +388,10 @@ class Namespace:
 
 @dataclass(frozen=True)
 class Node:
-    """Everything on the node that a desired state could collide with."""
+    """Everything on the node that a desired state could collide with.
+
+    ``sizes`` are MTU and SIZES of the interfaces that are no end of a pair made here.
+    """
 
     interfaces: Mapping[str, Interface]
     addresses: frozenset[str]
@@ -392,6 +399,7 @@ class Node:
     namespaces: Mapping[str, Namespace]
     made_namespaces: Mapping[str, str]  # path to owner
     supported_sizes: frozenset[str]
+    sizes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 def _device_conflicts(

@@ -82,11 +82,17 @@ def _destination(message: Any) -> str:
     return f"{message.get_attr('RTA_DST') or any_address}/{message['dst_len']}"
 
 
+def _metric(message: Any, name: str) -> int:
+    metrics = message.get_attr("RTA_METRICS")
+    return (metrics.get_attr(f"RTAX_{name}") or 0) if metrics else 0
+
+
 def _node_routes(messages: Iterable[Any], names: Mapping[int, str]) -> tuple[NodeRoute, ...]:
     return tuple(
         NodeRoute(
             Route(_destination(m), m.get_attr("RTA_GATEWAY") or "", names.get(m.get_attr("RTA_OIF"), "")),
             m.get_attr("RTA_PRIORITY") or 0,
+            _metric(m, "MTU"),
         )
         for m in messages
     )
@@ -97,9 +103,8 @@ def _own_routes(messages: Iterable[Any]) -> dict[int, frozenset[Route]]:
     found: dict[int, set[Route]] = {}
     for one in messages:
         if one["proto"] == ROUTE_PROTOCOL:
-            metrics = one.get_attr("RTA_METRICS")
-            advmss = (metrics.get_attr("RTAX_ADVMSS") or 0) if metrics else 0
-            route = Route(_destination(one), one.get_attr("RTA_GATEWAY") or "", advmss=advmss)
+            gateway = one.get_attr("RTA_GATEWAY") or ""
+            route = Route(_destination(one), gateway, advmss=_metric(one, "ADVMSS"))
             found.setdefault(one.get_attr("RTA_OIF"), set()).add(route)
     return {index: frozenset(routes) for index, routes in found.items()}
 
@@ -256,6 +261,7 @@ def read(owner: str, namespaces: Iterable[str], known: Mapping[str, _Inside] | N
         supported_sizes=frozenset(
             size for size in SIZES if any(link.get_attr(f"IFLA_{size.upper()}") is not None for link in links)
         ),
+        sizes={names[link["index"]]: _settings(link, False) for link in links if not _interface(link).owner},
     )
     recorded = recorded_routes(owner)
     present = {one.route for one in node.routes}

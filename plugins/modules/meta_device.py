@@ -18,6 +18,10 @@ description:
     routes lead through the device. On the host, it lets a route lead to each address.
   - Everything is checked before the first change, and all problems are reported together. If a change fails,
     the former state is restored.
+  - Warns where Pods do not agree with the way out of the node on the size of packets. The way out is the
+    interfaces of O(host_routes), without any those of the default routes. They disagree where Pods have a
+    larger MTU than these, or than a default route has for itself, or where BIG TCP is in use and its sizes
+    differ.
   - Devices that this module did not make are never touched. It knows its own by the alias of the host's end,
     C(podnet:<owner>/<name>).
 requirements:

@@ -118,6 +118,24 @@ def test_the_module_from_nothing_to_pods_and_back(bench: Bench) -> None:
     assert not bench.module()["changed"]
 
 
+def test_sizes_that_the_way_out_does_not_share_are_warnings(bench: Bench) -> None:
+    bench.ns.ip(
+        bench.node, "link add wire0 type veth peer name wire1", "link set wire0 up", "link set wire1 up"
+    )
+    ways = [{"to": "10.78.0.0/16", "dev": "wire0"}]
+    sizes = {"mtu": 8264, "gso_max_size": 185000}
+    planned = bench.apply(bench.pod("a", 1), host_routes=ways, **sizes, check=True)
+    made = bench.apply(bench.pod("a", 1), host_routes=ways, **sizes)
+    assert made.warnings == planned.warnings
+    assert [text.partition(" in ")[0] for text in made.warnings] == ["mtu: 8264", "gso_max_size: 185000"]
+    # A run that asks for nothing finds the same, and nothing once both agree.
+    assert bench.apply(bench.pod("a", 1), host_routes=ways).warnings == made.warnings
+    bench.ns.ip(bench.node, "link set wire0 mtu 8264 gso_max_size 185000")
+    assert bench.apply(bench.pod("a", 1), host_routes=ways).warnings == []
+    bench.ns.ip(bench.node, "route add default dev wire0 mtu 1400")
+    assert [text.partition(":")[0] for text in bench.apply(bench.pod("a", 1), **sizes).warnings] == ["mtu"]
+
+
 def test_an_error_names_everything_and_changes_nothing(bench: Bench) -> None:
     bench.ns.ip(bench.node, "link add taken type veth peer name other")
     result = bench.module(

@@ -39,7 +39,12 @@ def test_every_difference_is_a_row_with_those_who_cause_it() -> None:
         "nics": [{"name": "eth0", "changes": [change("mtu", 1500, 8264)]}],
         "files": ["/f"],
     }
-    rows = drift({"sysctls": sysctls, "boot_args": boot, "nics": nics})
+    pods = {
+        "changed": True,
+        "changes": ["pod1: make device"],
+        "warnings": ["mtu: they differ"],
+    }
+    rows = drift({"sysctls": sysctls, "boot_args": boot, "nics": nics, "pods": pods})
     assert [(row["where"], row["what"], row["now"], row["wanted"], row["others"]) for row in rows] == [
         ("node", "net.ipv4.tcp_rmem", "1 2 3", "1 2 4", ["TuneD profile x /y: 1 2 3"]),
         ("pod1", "net.core.optmem_max", "1", "2", []),
@@ -50,6 +55,8 @@ def test_every_difference_is_a_row_with_those_who_cause_it() -> None:
         ("boot", "running kernel", "quiet", None, []),
         ("eth0", "mtu", 1500, 8264, []),
         ("boot", "/f is not what it is to be", None, None, []),
+        ("Pods", "pod1: make device", None, None, []),
+        ("warning", "mtu: they differ", None, None, []),
     ]
 
 

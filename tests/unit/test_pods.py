@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _netns, _pods
+from ansible_collections.podnet.datapath.plugins.module_utils import _netns, _pods, _pods_agree
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import (
     Change,
     Device,
@@ -285,6 +285,62 @@ def test_host_routes_collide_with_others_but_not_with_our_former_ones() -> None:
     assert "there is another route" in _pods.conflicts(desired, there, "site", frozenset())[0]
     assert _pods.conflicts(desired, there, "site", frozenset({other})) == []
     assert "there is no interface eth0" in _pods.conflicts(desired, node(), "site", frozenset())[0]
+
+
+def told(wanted: dict[str, Any], wire: dict[str, Any], *routes: NodeRoute) -> list[str]:
+    """Return what is told of a Pod on a node whose wire0 has other sizes."""
+    desired = resolved({**POD, "mtu": wanted.pop("mtu", None)}, **wanted)
+    there = node(sizes={"wire0": wire, "other": {"mtu": 68}}, routes=routes)
+    return _pods_agree.disagreements(desired.state, State(), there)
+
+
+DEFAULT = NodeRoute(Route("0.0.0.0/0", "10.9.9.9", "wire0"), 0)
+
+
+@pytest.mark.parametrize(
+    ("pod", "wire", "part"),
+    [
+        ({"mtu": 8264}, {"mtu": 1500}, "mtu: 8264 in a, 1500 at wire0: "),
+        ({"gso_max_size": 185000}, {"gso_max_size": 65536}, "gso_max_size: 185000 in a, 65536 at wire0: "),
+        ({"gro_max_size": 65536}, {"gro_max_size": 185000}, "gro_max_size: 65536 in a, 185000 at wire0: "),
+        (
+            {"gso_ipv4_max_size": 9},
+            {"gso_ipv4_max_size": 70000},
+            "gso_ipv4_max_size: 9 in a, 70000 at wire0: ",
+        ),
+    ],
+)
+def test_sizes_that_differ_from_those_of_the_way_out_are_told(
+    pod: dict[str, Any], wire: dict[str, Any], part: str
+) -> None:
+    way = {"host_routes": [{"to": "10.78.0.0/16", "dev": "wire0"}]}
+    (sentence,) = told({**pod, **way}, wire)
+    assert sentence.startswith(part)
+    # The default route's interface counts where there are no host routes.
+    assert told(dict(pod), wire, DEFAULT) == [sentence]
+    assert told(dict(pod), wire) == []
+    assert told({**pod, "host_routes": [{"to": "10.78.0.0/16", "dev": "x"}]}, wire, DEFAULT) == []
+
+
+@pytest.mark.parametrize(
+    ("pod", "wire"),
+    [
+        ({"mtu": 1500}, {"mtu": 8264}),
+        ({"mtu": 1500}, {"mtu": 1500}),
+        ({}, {"mtu": 1500}),
+        ({"gso_max_size": 60000}, {"gso_max_size": 65536}),
+        ({"gso_max_size": 185000}, {"gso_max_size": 185000}),
+        ({"gso_max_size": 185000}, {}),
+    ],
+)
+def test_what_does_no_harm_is_not_told(pod: dict[str, Any], wire: dict[str, Any]) -> None:
+    assert told(dict(pod), wire, DEFAULT) == []
+
+
+def test_a_route_with_an_mtu_of_its_own_is_told() -> None:
+    (sentence,) = told({"mtu": 8264}, {"mtu": 8264}, DEFAULT._replace(mtu=1400))
+    assert sentence.startswith("mtu: 8264 in a, 1400 on the route 0.0.0.0/0 via 10.9.9.9 dev wire0: ")
+    assert told({"mtu": 1400}, {"mtu": 8264}, DEFAULT._replace(mtu=1400)) == []
 
 
 def test_what_others_made_is_used_and_not_taken_over() -> None:
