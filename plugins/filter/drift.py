@@ -62,8 +62,6 @@ def _sysctls(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for one in result.get("connections", []):
         what = f"{one['count']} connections announce another window scale: {', '.join(one['examples'])}"
         rows.append(_row(one["netns"] or "node", what, one["scale"]))
-    for key, value in result.get("new_pods", {}).items():
-        rows.append(_row("the next Pod", key, value))
     return rows
 
 
