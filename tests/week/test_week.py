@@ -319,9 +319,14 @@ def test_awx_runs_the_same(operator: Operator) -> None:
 
 
 def test_7_roll_back(operator: Operator) -> None:
+    """The next boot is without our arguments, too."""
+    assert "iommu=pt" in ssh("node1", "cat /proc/cmdline").split()
     (done,) = operator.do("7. Roll back", NODE="node1")
     assert set(done.recap) == {"node1"}
     assert_bare("node1")
+    (reboot,) = (command for command in COMMANDS["4. Upgrade the kernel"] if "builtin.reboot" in command)
+    operator.run(filled(reboot, {"NODE": "node1"}))
+    assert "iommu" not in ssh("node1", "cat /proc/cmdline")
     assert ssh("node2", "cat /sys/module/meta/version") == NEW_VERSION
 
 
