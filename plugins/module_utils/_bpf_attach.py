@@ -29,7 +29,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf,
     _bpf_state,
     _datapath_command,
-    _datapath_maps,
+    _datapath_layout,
     _libbpf,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import DEFAULT_OWNER, BpfError, Layout
@@ -78,7 +78,7 @@ def renewed_maps(current: Mapping[str, Layout], desired: Mapping[str, Layout]) -
     return changed | computed if changed & computed else changed
 
 
-_COMPUTED = {*_datapath_maps.SIZES, "layout"}
+_COMPUTED = {*_datapath_layout.SIZES, "layout"}
 
 
 def connections_problem(current: Mapping[str, Layout], desired: Mapping[str, Layout]) -> str:

@@ -21,19 +21,20 @@ from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _datapath_compile,
-    _datapath_maps,
+    _datapath_layout,
     _datapath_node,
     _datapath_parse,
+    _datapath_plan,
+    _datapath_snapshot,
+    _datapath_union,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_compile import Compiled, Interface
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import (
-    Image,
-    Maps,
-    Plan,
-    Snapshot,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_layout import Image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import Maps
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_model import Address, Declaration
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_plan import Plan
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_snapshot import Snapshot
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Record, Store, stored
 
 
@@ -53,12 +54,12 @@ def merge(
             problems += _device_problems(own, interfaces)
         else:
             others.append(declaration)
-    declared, wrong = _datapath_parse.union(own, others)
+    declared, wrong = _datapath_union.union(own, others)
     if owner is not None:
         _give_slots(records, owner, own)
         slotted = records[owner].slots
         problems += [
-            f"endpoints ({pod.name}): rate: all {_datapath_maps.POD_SLOTS - 1} places for rates are taken"
+            f"endpoints ({pod.name}): rate: all {_datapath_layout.POD_SLOTS - 1} places for rates are taken"
             for pod in own.pods
             if pod.rate and pod.device and pod.name not in slotted
         ]
@@ -95,7 +96,7 @@ def _give_slots(records: Mapping[str, Record], owner: str, own: Declaration) -> 
     before = records[owner].slots
     slots = {name: before[name] for name in names if name in before}
     taken = {slot for name, record in records.items() if name != owner for slot in record.slots.values()}
-    free = sorted({*range(1, _datapath_maps.POD_SLOTS)} - taken - {*slots.values()})
+    free = sorted({*range(1, _datapath_layout.POD_SLOTS)} - taken - {*slots.values()})
     slots.update(zip((name for name in names if name not in before), free))
     records[owner].slots = slots
 
@@ -117,7 +118,7 @@ def refill(fds: Mapping[str, int], pin_path: str) -> None:
     snapshot = maps.read()
     # no number that connections or decisions which outlive the old maps could know
     snapshot.generation = time.monotonic_ns() >> 20 & 0xFFFFFFFE
-    changes, wrong = _datapath_maps.plan(snapshot, tables.image)
+    changes, wrong = _datapath_plan.plan(snapshot, tables.image)
     if wrong:
         raise BpfError("; ".join(wrong))
     if changes:
@@ -138,7 +139,7 @@ def _where(ifindex: int, names: Mapping[int, str]) -> str:
 
 def describe(image: Image, options: Mapping[str, Any], owner: str, names: Mapping[int, str]) -> str:
     """Return what one owner has in the maps, and declares beyond, as text for the diff, one thing a line."""
-    number = _datapath_maps.number_of(owner)
+    number = _datapath_layout.number_of(owner)
     lines = sorted(
         f"{ipaddress.ip_address(key)} at {_where(e.ifindex, names)}\n"
         for key, e in image.endpoints.items()
@@ -207,7 +208,7 @@ def run(
         changes, snapshot = None, Snapshot()
         if maps:
             snapshot = maps.read()
-            changes, wrong = _datapath_maps.plan(snapshot, tables.image)
+            changes, wrong = _datapath_plan.plan(snapshot, tables.image)
             problems += wrong
         if problems or not maps:
             raise BpfError("\n".join(dict.fromkeys(problems)))
@@ -226,13 +227,13 @@ def _outcome(
     owner: str,
     interfaces: Mapping[str, Interface],
 ) -> Outcome:
-    has = _datapath_maps.held(snapshot, snapshot.bank)
+    has = _datapath_snapshot.held(snapshot, snapshot.bank)
     names = {interface.ifindex: name for name, interface in interfaces.items()}
     updated = [key for key, e in wants.endpoints.items() if has.endpoints.get(key) != e]
     return Outcome(
         [ipaddress.ip_address(key) for key in updated],
         [ipaddress.ip_address(key) for key in has.endpoints if key not in wants.endpoints],
-        _datapath_maps.differences(has, wants) if changes else {},
+        _datapath_snapshot.differences(has, wants) if changes else {},
         before.options != after.options,
         describe(has, before.options, owner, names),
         describe(wants, after.options, owner, names),
@@ -260,7 +261,7 @@ def _write(
             f"the maps cannot be written: {os.strerror(e.errno or 0)}; what held before holds"
         ) from e
     snapshot = maps.read()
-    left = _datapath_maps.differences(_datapath_maps.held(snapshot, snapshot.bank), wants)
+    left = _datapath_snapshot.differences(_datapath_snapshot.held(snapshot, snapshot.bank), wants)
     if left:
         entries = ", ".join(f"{count} of {kind}" for kind, count in left.items())
         raise BpfError(f"written, yet not as declared (does something else write the maps?): {entries}")

@@ -13,7 +13,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath_identity
     Identities,
     classify,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import (
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_layout import (
     CIDR_NO_MASQUERADE,
     DENY,
     ENFORCE,

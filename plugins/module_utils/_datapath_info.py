@@ -19,22 +19,25 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf,
     _bpf_state,
-    _datapath_maps,
+    _datapath_layout,
     _datapath_node,
+    _datapath_snapshot,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import Image, Maps, Snapshot
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_layout import Image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import Maps
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_model import (
     DIRECTIONS,
     PROTOCOLS,
     Pod,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_policy import Ruleset
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_snapshot import Snapshot
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
 
 PREFIX = "REASON_"
 INTO_POD = ("INBOUND", "HOST", "DROP_POLICY_INGRESS")
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
-_TABLE_SIZE = _datapath_maps.MAGLEV_SIZE
+_TABLE_SIZE = _datapath_layout.MAGLEV_SIZE
 
 
 def reasons(pin_path: str) -> dict[int, str]:
@@ -50,7 +53,7 @@ def reasons(pin_path: str) -> dict[int, str]:
 def counters(pin_path: str) -> dict[int, dict[str, int]]:
     """Return packets by the Pod's place in the counters and by reason; what is 0 is left out."""
     names = reasons(pin_path)
-    size = _datapath_maps.REASONS
+    size = _datapath_layout.REASONS
     found: dict[int, dict[str, int]] = {}
     processors = _bpf.possible_cpus()
     with _bpf.closing(_bpf.obj_get(os.path.join(pin_path, "maps", "metrics"))) as fd:
@@ -113,15 +116,15 @@ def _policy(image: Image, identity: int, enforce: int, who: _Who) -> dict[str, A
     """Return what holds for one identity, by direction: the default, and who differs."""
     found: dict[str, Any] = {}
     for word, direction in DIRECTIONS.items():
-        if not enforce & _datapath_maps.ENFORCE[direction]:
+        if not enforce & _datapath_layout.ENFORCE[direction]:
             continue
         peers = []
         for (subject, peer, of), raw in sorted(image.policy.items()):
             if subject == identity and of == direction:
-                ruleset = _datapath_maps.decode_ruleset(raw)
+                ruleset = _datapath_layout.decode_ruleset(raw)
                 action, other = ("allow", "deny") if ruleset.allow else ("deny", "allow")
                 peers.append({"peers": who.names(peer), "action": action, other: ports_text(ruleset)})
-        denied = enforce & _datapath_maps.DENY[direction]
+        denied = enforce & _datapath_layout.DENY[direction]
         found[word] = {"default": "deny" if denied else "allow", "rules": peers}
     return found
 
@@ -129,13 +132,15 @@ def _policy(image: Image, identity: int, enforce: int, who: _Who) -> dict[str, A
 def _services(snapshot: Snapshot, names: Mapping[int, str]) -> list[dict[str, Any]]:
     """Return the services, each backend with its share of new connections in percent."""
     found = []
-    image_services = _datapath_maps.services_of(snapshot, snapshot.bank)
+    image_services = _datapath_snapshot.services_of(snapshot, snapshot.bank)
     for (address, port, protocol, family), (number, places) in sorted(image_services.items()):
         version = 4 if family == 2 else 6
         shares = Counter(places)
         backends = []
         for place, count in shares.items():
-            packed, backend_port = _datapath_maps.decode_backend(snapshot.element("backends", place), version)
+            packed, backend_port = _datapath_layout.decode_backend(
+                snapshot.element("backends", place), version
+            )
             backends.append(
                 {
                     "address": str(ipaddress.ip_address(packed)),
@@ -182,7 +187,7 @@ def gather(pin_path: str) -> dict[str, Any]:
     records = Store(pin_path).read()
     interfaces = _datapath_node.read_interfaces()
     declared, slots, dummy = _bpf_state.merge(records, interfaces)
-    image = _datapath_maps.held(snapshot, snapshot.bank)
+    image = _datapath_snapshot.held(snapshot, snapshot.bank)
     by_address = {address.packed: pod for pod in declared.pods for address in pod.addresses}
     who = _Who(image, by_address)
     counted = counters(pin_path)
@@ -208,9 +213,9 @@ def gather(pin_path: str) -> dict[str, Any]:
                 },
             }
         )
-    names = {_datapath_maps.number_of(service.name): service.name for service in declared.services}
+    names = {_datapath_layout.number_of(service.name): service.name for service in declared.services}
     return {
-        "layout": _datapath_maps.LAYOUT,
+        "layout": _datapath_layout.LAYOUT,
         "generation": snapshot.generation,
         "programs": _programs(pin_path),
         "pods": pods,

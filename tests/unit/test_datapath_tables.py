@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _datapath_compile,
-    _datapath_maps,
+    _datapath_layout,
     _datapath_parse,
+    _datapath_plan,
     _datapath_policy,
+    _datapath_snapshot,
+    _datapath_union,
     _maglev,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_compile import Interface
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import Image, Plan, Snapshot
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_layout import Image
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_model import (
     CidrSelector,
     Declaration,
@@ -31,6 +34,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath_model im
     Policy,
     Ports,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_plan import Plan
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_snapshot import Snapshot
 
 HOST = "172.31.0.1"
 PODS = ("10.0.0.1", "10.0.0.2", "10.0.1.3", "10.0.1.4")
@@ -38,7 +43,7 @@ OTHERS = (HOST, "10.0.1.200", "10.1.2.3", "192.0.2.1", "fd00::1", "fd00:1::1")
 PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1}
 
 SIZES = {
-    **dict.fromkeys(_datapath_maps.SIZES, 1024),
+    **dict.fromkeys(_datapath_layout.SIZES, 1024),
     "rulesets": 128,
     "tables": 16,
     "backends": 64,
@@ -110,7 +115,7 @@ def declare(pod_labels: list[dict[str, str]], raw_policies: list[dict[str, Any]]
     own, problems = _datapath_parse.parse(
         {"endpoints": raw[:2], "remote_pods": raw[2:], "policies": raw_policies}, "site"
     )
-    declared, more = _datapath_parse.union(own, [])
+    declared, more = _datapath_union.union(own, [])
     assert not problems and not more, problems + more
     return declared
 
@@ -144,12 +149,12 @@ class Programs:
 
     def allows(self, pod: str, peer: str, direction: int, protocol: int, port: int) -> bool:
         me = self.image.endpoints[ipaddress.ip_address(pod).packed]
-        if not me.enforce & _datapath_maps.ENFORCE[direction]:
+        if not me.enforce & _datapath_layout.ENFORCE[direction]:
             return True
         raw = self.image.policy.get((me.identity, self.identity(peer), direction))
         if raw is None:
-            return not me.enforce & _datapath_maps.DENY[direction]
-        return _datapath_maps.decode_ruleset(raw).allows(protocol, port)
+            return not me.enforce & _datapath_layout.DENY[direction]
+        return _datapath_layout.decode_ruleset(raw).allows(protocol, port)
 
 
 def naive(declared: Declaration, pod: str, peer: str, direction: int, protocol: int, port: int) -> bool:
@@ -220,7 +225,7 @@ def test_rulesets_keep_every_port(allowed: list[Ports], denied: list[Ports], def
             expected = (default or inside(allowed, protocol, port)) and not inside(denied, protocol, port)
             assert found.allows(protocol, port) == expected
     assert list(found.ranges) == _datapath_policy.merge(found.ranges)
-    assert _datapath_maps.decode_ruleset(_datapath_maps.encode_ruleset(found)) == found
+    assert _datapath_layout.decode_ruleset(_datapath_layout.encode_ruleset(found)) == found
 
 
 # ---------------------------------------------------------------- maps
@@ -238,7 +243,7 @@ def written(snapshot: Snapshot, plan: Plan) -> Snapshot:
         for key in plan.delete.get(name, []):
             del after.hashes[name][key]
         after.hashes[name].update(plan.update.get(name, {}))
-    for name, size in ((name, _datapath_maps.SIZES[name][1]) for name in _datapath_maps.ARRAYS):
+    for name, size in ((name, _datapath_layout.SIZES[name][1]) for name in _datapath_layout.ARRAYS):
         raw = bytearray(after.arrays[name])
         for key, value in plan.update.get(name, {}).items():
             (index,) = struct.unpack("=I", key)
@@ -256,7 +261,7 @@ def removed(snapshot: Snapshot, plan: Plan) -> Snapshot:
 
 
 def empty() -> Snapshot:
-    arrays = {name: bytes(SIZES[name] * _datapath_maps.SIZES[name][1]) for name in _datapath_maps.ARRAYS}
+    arrays = {name: bytes(SIZES[name] * _datapath_layout.SIZES[name][1]) for name in _datapath_layout.ARRAYS}
     return Snapshot(arrays=arrays, sizes=SIZES, generation=8)
 
 
@@ -297,16 +302,16 @@ def test_banks_turn_over_and_nothing_in_use_is_written(states: Any) -> None:
     snapshot = empty()
     for world in states:
         wants = world_image(world)
-        plan, problems = _datapath_maps.plan(snapshot, wants)
+        plan, problems = _datapath_plan.plan(snapshot, wants)
         assert not problems
-        before = _datapath_maps.held(snapshot, snapshot.bank)
+        before = _datapath_snapshot.held(snapshot, snapshot.bank)
         if plan is None:
-            assert not _datapath_maps.differences(before, wants)
+            assert not _datapath_snapshot.differences(before, wants)
             continue
         after = written(snapshot, plan)
         assert after.bank != snapshot.bank
         # until the turn, packets find what held
-        old = _datapath_maps.held(after, snapshot.bank)
+        old = _datapath_snapshot.held(after, snapshot.bank)
         for kind in ("cidrs", "policy", "services", "backends"):
             assert getattr(old, kind) == getattr(before, kind), kind
         for key, entry in before.endpoints.items():
@@ -315,30 +320,30 @@ def test_banks_turn_over_and_nothing_in_use_is_written(states: Any) -> None:
         # who was not there is nobody, and under policy closed
         for key in old.endpoints.keys() - before.endpoints.keys():
             new, coming = old.endpoints[key], wants.endpoints[key]
-            assert new.identity == _datapath_maps.NOBODY
-            for on, deny in zip(_datapath_maps.ENFORCE, _datapath_maps.DENY):
+            assert new.identity == _datapath_layout.NOBODY
+            for on, deny in zip(_datapath_layout.ENFORCE, _datapath_layout.DENY):
                 assert bool(new.enforce & deny) == bool(coming.enforce & on)
         # who goes is nobody from the turn on
-        now = _datapath_maps.held(after, after.bank)
+        now = _datapath_snapshot.held(after, after.bank)
         for key in now.endpoints.keys() - wants.endpoints.keys():
-            assert now.endpoints[key].identity == _datapath_maps.NOBODY
+            assert now.endpoints[key].identity == _datapath_layout.NOBODY
         snapshot = removed(after, plan)
-        assert not _datapath_maps.differences(_datapath_maps.held(snapshot, snapshot.bank), wants)
-        assert _datapath_maps.plan(snapshot, wants) == (None, [])
+        assert not _datapath_snapshot.differences(_datapath_snapshot.held(snapshot, snapshot.bank), wants)
+        assert _datapath_plan.plan(snapshot, wants) == (None, [])
 
 
 def test_a_table_that_somebody_spoiled_is_written_anew() -> None:
     wants = world_image(([{"app": "web", "tier": "a"}] * 4, [], {"10.96.0.1": {1: 1, 2: 1}}, 4))
-    plan, dummy = _datapath_maps.plan(empty(), wants)
+    plan, dummy = _datapath_plan.plan(empty(), wants)
     assert plan
     snapshot = written(empty(), plan)
     spoiled = bytearray(snapshot.arrays["backends"])
     spoiled[0] ^= 1
     snapshot.arrays["backends"] = bytes(spoiled)
-    again, dummy = _datapath_maps.plan(snapshot, wants)
+    again, dummy = _datapath_plan.plan(snapshot, wants)
     assert again
     snapshot = written(snapshot, again)
-    assert _datapath_maps.plan(snapshot, wants) == (None, [])
+    assert _datapath_plan.plan(snapshot, wants) == (None, [])
 
 
 def test_full_maps_are_told_together() -> None:
@@ -346,7 +351,7 @@ def test_full_maps_are_told_together() -> None:
     wants = world_image(world)
     snapshot = empty()
     snapshot.sizes = {**SIZES, "endpoints4": 3, "pods": 1, "services": 1, "tables": 1, "backends": 1}
-    dummy, problems = _datapath_maps.plan(snapshot, wants)
+    dummy, problems = _datapath_plan.plan(snapshot, wants)
     told = "\n".join(problems)
     for name in ("endpoints4", "pods", "services", "tables", "backends"):
         assert f"the map {name} " in told, name
@@ -396,7 +401,7 @@ def test_a_backend_that_leaves_moves_its_own_flows(count: int) -> None:
 
 def refused(options: dict[str, Any]) -> list[str]:
     own, problems = _datapath_parse.parse(options, "site")
-    dummy, more = _datapath_parse.union(own, [])
+    dummy, more = _datapath_union.union(own, [])
     return problems + more
 
 
@@ -510,7 +515,7 @@ def test_services_take_pods_by_their_labels() -> None:
         },
         "site",
     )
-    declared, more = _datapath_parse.union(own, [])
+    declared, more = _datapath_union.union(own, [])
     assert not problems + more
     (backend,) = declared.services[0].backends
     assert (str(backend.address), backend.port, backend.weight) == ("fd00::1", 8, 1)
