@@ -13,6 +13,7 @@ from pathlib import Path
 import coverage
 import pytest
 from programs import POD_NETKIT, SOURCES, TOPOLOGY, Datapath
+from state import State
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
 
@@ -82,6 +83,15 @@ def netkit_datapath(datapath: Datapath) -> Iterator[Datapath]:
     datapath.endpoint(11, pod1, flags=POD_NETKIT)
     yield datapath
     datapath.endpoint(11, pod1)
+
+
+@pytest.fixture
+def state(datapath: Datapath) -> Iterator[State]:
+    """The programs, and two Pods that policy knows."""
+    made = State(datapath)
+    made.pods()
+    yield made
+    made.clear()
 
 
 @pytest.fixture
