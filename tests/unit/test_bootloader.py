@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _bls, _bootloader
@@ -65,7 +65,6 @@ def test_what_costs_nothing() -> None:
     )
 
 
-@settings(deadline=None)
 @given(lines, lines)
 def test_nothing_lacks_once_the_arguments_stand_last(tokens: list[str], line: list[str]) -> None:
     assert _bootloader.lacking(tokens, [*line, *tokens]) == {}
@@ -79,7 +78,6 @@ def test_a_later_value_undoes_an_earlier_one() -> None:
     assert _bootloader.lacking(["console=tty0"], ["console=tty0", "console=ttyS0"]) == {}
 
 
-@settings(deadline=None)
 @given(lines)
 def test_the_drop_in_is_read_as_it_was_written(tokens: list[str]) -> None:
     text = _bootloader.grub_text(tokens)
@@ -87,7 +85,6 @@ def test_the_drop_in_is_read_as_it_was_written(tokens: list[str]) -> None:
     assert (text is None) == (not tokens)
 
 
-@settings(deadline=None)
 @given(lines, lines, st.lists(lines, max_size=3))
 def test_a_plan_carried_out_is_empty(own: list[str], tokens: list[str], others: list[list[str]]) -> None:
     def booted(mine: list[str]) -> Current:
@@ -294,7 +291,6 @@ def test_an_iommu_in_use_stays(system: System) -> None:
     assert system(["iommu=pt", "init_on_alloc=0"], risk=True)["changed"]
 
 
-@settings(deadline=None)
 @given(lines, lines, lines)
 def test_ours_come_and_go_and_others_stay(line: list[str], own: list[str], tokens: list[str]) -> None:
     there = [*line, *own]

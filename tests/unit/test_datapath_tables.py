@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
@@ -189,7 +189,6 @@ def naive(declared: Declaration, pod: str, peer: str, direction: int, protocol: 
     return all(policy.defaults[direction] for policy in selecting)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(labels, min_size=4, max_size=4), policies)
 def test_tables_say_what_the_policies_say(pod_labels: Any, raw_policies: Any) -> None:
     declared = declare(pod_labels, raw_policies)
@@ -212,7 +211,6 @@ ranges = st.lists(
 )
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(ranges, ranges, st.booleans())
 def test_rulesets_keep_every_port(allowed: list[Ports], denied: list[Ports], default: bool) -> None:
     found = _datapath_policy.ruleset(allowed, denied, default)
@@ -296,7 +294,6 @@ def world_image(world: Any) -> Image:
     return image_of(declared)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(worlds, min_size=2, max_size=5))
 def test_banks_turn_over_and_nothing_in_use_is_written(states: Any) -> None:
     snapshot = empty()
@@ -376,7 +373,6 @@ weights = st.dictionaries(
 )
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(weights)
 def test_every_backend_gets_its_share(found: dict[str, int]) -> None:
     table = _maglev.table(found, 251)
@@ -385,7 +381,6 @@ def test_every_backend_gets_its_share(found: dict[str, int]) -> None:
         assert abs(table.count(name) - 251 * weight / total) <= max(found.values()) / min(found.values()) + 1
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.integers(2, 30))
 def test_a_backend_that_leaves_moves_its_own_flows(count: int) -> None:
     before = _maglev.table({f"10.0.0.{n}": 1 for n in range(count)}, 251)

@@ -18,7 +18,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._ethtool import Ni
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 
 # A case draws some forty values; the machine that tests may be busy.
-some = example_settings(max_examples=50, deadline=None)
+some = example_settings(max_examples=50)
 
 FEATURES = (
     "rx-gro", "rx-gro-hw", "rx-lro", "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-udp_tnl-segmentation",

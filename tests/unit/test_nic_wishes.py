@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
@@ -103,14 +103,12 @@ def test_a_discipline_of_somebody_s_stays() -> None:
 cpu_sets = st.frozensets(st.integers(0, 130))
 
 
-@settings(deadline=None)
 @given(cpu_sets)
 def test_lists_and_masks_of_cpus_are_read_as_they_are_written(cpus: frozenset[int]) -> None:
     assert _nic_sysfs.cpus_of_list(_nic_sysfs.list_of(cpus)) == cpus
     assert _nic_sysfs.cpus_of_mask(_nic_sysfs.mask_of(cpus)) == cpus
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 40),
     st.integers(1, 40),

@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
@@ -40,7 +40,6 @@ namespaces = st.lists(
 names = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3)
 
 
-@settings(deadline=None)
 @given(namespaces, st.sampled_from(["own", "all"]), names)
 def test_a_pod_is_meant_by_the_rules_and_by_nothing_else(
     there: list[Namespace], select: str, excepted: list[str]
@@ -53,7 +52,6 @@ def test_a_pod_is_meant_by_the_rules_and_by_nothing_else(
             assert (one in meant) != (one.name in left)
 
 
-@settings(deadline=None)
 @given(namespaces, names)
 def test_named_pods_are_those_or_a_reason(there: list[Namespace], asked: list[str]) -> None:
     absent = set(asked) - {one.name for one in there}
@@ -69,7 +67,6 @@ keys = st.sampled_from(["net/ipv4/tcp_rmem", "net/core/optmem_max", "net/core/rm
 sets = st.dictionaries(keys, st.sampled_from(["1", "2"]))
 
 
-@settings(deadline=None)
 @given(sets, st.sets(keys), sets)
 def test_every_key_of_a_pod_is_written_there_or_true_on_the_node_or_named(
     asked: dict[str, str], own: set[str], host: dict[str, str]

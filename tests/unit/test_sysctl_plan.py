@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
@@ -33,7 +33,6 @@ def last(triple: str) -> int:
     return int(triple.split()[2])
 
 
-@settings(deadline=None)
 @given(paths)
 def test_a_path_and_its_name_are_the_same_key(path: str) -> None:
     assert _sysctl.path_of(_sysctl.name_of(path)) == path == _sysctl.path_of(path)
@@ -77,7 +76,6 @@ def test_one_key_spelled_twice_with_one_value_is_fine() -> None:
     assert _sysctl.parse({"net.c.d": True, "net.c.e": False}) == {"net/c/d": "1", "net/c/e": "0"}
 
 
-@settings(deadline=None)
 @given(st.dictionaries(paths, st.tuples(values, values)))
 def test_plan_leads_to_what_is_asked_and_back(states: dict[str, tuple[str, str]]) -> None:
     former = {path: before for path, (before, dummy) in states.items()}
@@ -126,7 +124,6 @@ def kernel_scale(tcp_rmem_max: int, rmem_max: int) -> int:
     return max(0, min(14, ilog2 - 15))
 
 
-@settings(deadline=None)
 @given(sizes, sizes)
 def test_scale_is_the_kernel_s(tcp_rmem_max: int, rmem_max: int) -> None:
     assert _window.window_scale(tcp_rmem_max, rmem_max) == kernel_scale(tcp_rmem_max, rmem_max)
@@ -141,7 +138,6 @@ def test_known_sizes(size: int, scale: int) -> None:
     assert _window.window_scale(size, 1) == scale
 
 
-@settings(deadline=None)
 @given(st.integers(0, 14), triples, triples, st.one_of(st.none(), sizes))
 def test_any_node_gets_the_wanted_scale_or_a_reason(
     scale: int, rmem: str, wmem: str, rmem_max: int | None
@@ -166,7 +162,6 @@ def test_any_node_gets_the_wanted_scale_or_a_reason(
     assert _sysctl.plan(after, _window.solve_window(scale, {}, after)) == []
 
 
-@settings(deadline=None)
 @given(st.integers(0, 14), triples, sizes)
 def test_given_values_are_kept_or_contradict(scale: int, rmem: str, rmem_max: int) -> None:
     current = {RMEM: "4096 131072 6291456", WMEM: "4096 16384 4194304", RMEM_MAX: "2147483647"}
@@ -208,7 +203,6 @@ def test_contradictions_name_the_remedy(scale: int, desired: dict[str, str], wor
 # Files
 
 
-@settings(deadline=None)
 @given(st.dictionaries(paths, values, min_size=1))
 def test_the_drop_in_is_read_as_it_was_written(desired: dict[str, str]) -> None:
     text = _sysctl_writers.render(desired)
