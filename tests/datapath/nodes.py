@@ -35,9 +35,15 @@ class Nodes:
     """The devices, addresses and routes; a test loads and attaches the programs."""
 
     def __init__(
-        self, namespaces: Any, pods: Mapping[str, Pod], driver: str = "veth", mode: str = "l3"
+        self,
+        namespaces: Any,
+        pods: Mapping[str, Pod],
+        driver: str = "veth",
+        mode: str = "l3",
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         self.ns, self.pods, self.driver, self.mode = namespaces, pods, driver, mode
+        self.sizes = sizes or {}
         self.names = {name: namespaces(name) for name in (*NODES, *pods)}
         for name in self.names.values():
             # addresses are good at once: a tentative link-local one cannot ask for neighbours
@@ -92,6 +98,7 @@ class Nodes:
             "programs": {},
             "host_routes": [],
             **dict.fromkeys(_pods.SIZES),
+            **self.sizes,
         }
         with self.ns.inside(self.names[node]):
             _meta_device.run(options, False, lambda: "it is not loaded")

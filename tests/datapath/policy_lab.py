@@ -20,7 +20,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,9 +112,15 @@ class Lab(Nodes):
     """The nodes with programs and servers."""
 
     def __init__(
-        self, namespaces: Any, bpffs: str, datapath_object: str, driver: str = "veth", mode: str = "l3"
+        self,
+        namespaces: Any,
+        bpffs: str,
+        datapath_object: str,
+        driver: str = "veth",
+        mode: str = "l3",
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(namespaces, PODS, driver, mode)
+        super().__init__(namespaces, PODS, driver, mode, sizes)
         self.object = datapath_object
         self.pins = {node: f"{bpffs}/policy-{self.names[node]}" for node in NODES}
         for name in self.names.values():

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from driver_lab import DRIVER, HERE, Build, Node, build_modules, compile_programs, copied, find_node, run
 
+PROGRAMS = HERE.parents[1] / "roles/bpf_datapath/files"
+
 
 @pytest.fixture(scope="session")
 def node() -> Node:
@@ -38,6 +40,14 @@ def module(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("module")
     build_modules(node, folder, {"meta": DRIVER, "inject": HERE / "inject"})
     return folder / "meta.ko"
+
+
+@pytest.fixture(scope="session")
+def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The collection's own programs."""
+    folder = tmp_path_factory.mktemp("datapath")
+    run("make", "-s", "-C", str(PROGRAMS), f"OUT={folder}")
+    return folder / "datapath.o"
 
 
 @pytest.fixture(scope="session")

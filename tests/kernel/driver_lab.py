@@ -16,6 +16,7 @@ from typing import IO
 
 HERE = Path(__file__).parent
 DRIVER = HERE.parents[1] / "roles/meta_driver/files"
+SHARED = HERE.parent / "datapath"
 LAB = HERE.parents[1] / "roles/lab_node/files/lab.py"
 
 

@@ -1,11 +1,12 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What tuning does to packets, on a node: ``effect_checks.py``, with tcp_mmap beside it.
+"""What tuning does to packets, on a node: ``effect_checks.py meta.ko datapath.o``.
 
-Prints a JSON object for each check: its name, what went wrong ("" for nothing) and what was measured. The
-node's igb sends to its e1000e, each in a namespace: QEMU's e1000e splits headers from data, as the hardware
-does, and its driver puts the data into whole pages.
+Prints a JSON object for each check: its name, what went wrong ("" for nothing) and what was measured.
+tcp_mmap and the files of tests/datapath lie beside this file. The node's igb sends to its e1000e, each in a
+namespace: QEMU's e1000e splits headers from data, as the hardware does, and its driver puts the data into
+whole pages.
 """
 
 from __future__ import annotations
@@ -16,20 +17,34 @@ import os
 import pty
 import re
 import select
+import socket
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from namespaces import Namespaces
+from policy_lab import Lab, address_of
+
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _netns,
     _nic_tuning,
+    _pods,
     _sysctl_zc,
+    _tuning_info,
 )
 
 CHECKS: dict[str, Callable[[], dict[str, Any]]] = {}
+
+LEGACY, BIG = 65536, 185000  # bytes of a packet: GSO_LEGACY_MAX_SIZE, and the profile throughput's
+SIZES = dict.fromkeys(_pods.SIZES, BIG)
+STREAM = 1 << 23
+# net.ipv4.tcp_tso_rtt_log: TCP adds to what it sends in a millisecond what halves with each 2^this us of RTT.
+# An emulated node sends little in a millisecond, and takes several for an answer.
+PATIENT = 20
 
 SENDER, RECEIVER = "ef-send", "ef-receive"
 WIRE = {SENDER: ("10.78.0.1", "fd78::1"), RECEIVER: ("10.78.0.2", "fd78::2")}
@@ -88,10 +103,14 @@ def wire() -> Iterator[None]:
             _netns.remove(f"/run/netns/{netns}")
 
 
+def set_nic(netns: str, name: str, **settings: int) -> None:
+    with _netns.entered(f"/run/netns/{netns}"):
+        _nic_tuning.run([{"name": name, **settings}], False, False, lambda words: (0, "", ""))
+
+
 def set_mtu(mtu: int) -> None:
     for netns in WIRE:
-        with _netns.entered(f"/run/netns/{netns}"):
-            _nic_tuning.run([{"name": "wire", "mtu": mtu}], False, False, lambda words: (0, "", ""))
+        set_nic(netns, "wire", mtu=mtu)
     end = time.monotonic() + 30  # a new MTU takes the link down for a while
     while time.monotonic() < end:
         words = ["nsenter", f"--net=/run/netns/{SENDER}", "ping", "-c1", "-W1", WIRE[RECEIVER][1]]
@@ -149,7 +168,100 @@ def ipv4_at_the_mtu_of_ipv6_needs_the_mss() -> dict[str, Any]:
     return measured
 
 
+# BIG TCP
+
+
+def drain(tap: socket.socket) -> Iterator[int]:
+    """Yield the lengths of the packets that a tap has seen, without their link's header."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield tap.recv_into(bytearray(1), 1, socket.MSG_TRUNC)
+
+
+def longest(sender: str, receiver: str, device: str, address: str) -> dict[str, int]:
+    """Stream from one namespace to another; return the longest packet that either end's device saw."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    taps = {}
+    with contextlib.ExitStack() as open_:
+        for name, netns in (("sent", sender), ("received", receiver)):
+            with _netns.entered(f"/run/netns/{netns}"):
+                tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))  # ETH_P_ALL
+                taps[name] = open_.enter_context(tap)
+                tap.bind((device, 3))
+                tap.setblocking(False)
+        with _netns.entered(f"/run/netns/{receiver}"):
+            server = open_.enter_context(socket.create_server((address, 0), family=family))
+        with _netns.entered(f"/run/netns/{sender}"):
+            client = open_.enter_context(socket.socket(family))
+        client.connect(server.getsockname()[:2])
+        client.setblocking(False)
+        peer = open_.enter_context(server.accept()[0])
+        peer.setblocking(False)
+        data, unsent, missing = bytes(1 << 20), STREAM, STREAM
+        found = dict.fromkeys(taps, 0)
+        end = time.monotonic() + 60
+        while missing:
+            assert time.monotonic() < end, f"{missing} of {STREAM} bytes did not come to {address}"
+            readable, writable, dummy = select.select([peer, *taps.values()], [client] * bool(unsent), [], 1)
+            if writable:
+                unsent -= client.send(data[:unsent])
+            if peer in readable:
+                missing -= len(peer.recv(1 << 22))
+            for name, tap in taps.items():
+                found[name] = max([found[name], *drain(tap)])
+    return found
+
+
+@contextlib.contextmanager
+def pods() -> Iterator[Lab]:
+    """Two nodes of namespaces, with programs and Pods on meta, and veth for a wire; all with BIG TCP."""
+    namespaces = Namespaces()
+    try:
+        lab = Lab(namespaces, "/sys/fs/bpf", sys.argv[2], "meta", sizes=SIZES)
+        try:
+            lab.declare()
+            for node in ("node1", "node2"):
+                set_nic(lab.names[node], "wire0", **SIZES)
+            yield lab
+        finally:
+            lab.close()
+    finally:
+        namespaces.delete()
+
+
+@check
+def big_tcp_between_pods() -> dict[str, Any]:
+    """On one node, and from node to node over a veth."""
+    measured = {}
+    with pods() as lab:
+        lab.ns.sysctl(lab.names["front"], ipv4__tcp_tso_rtt_log=PATIENT)
+        for target in ("web", "remote"):
+            for family in (6, 4):
+                address = address_of(target, family)
+                seen = longest(lab.names["front"], lab.names[target], "eth0", address)
+                measured[f"to {target}, IPv{family}"] = seen
+    assert min(min(seen.values()) for seen in measured.values()) > LEGACY, measured
+    return measured
+
+
+@check
+def big_tcp_at_the_receiving_nic() -> dict[str, Any]:
+    """igb takes no more than 64 KiB from TCP; GRO makes more of what e1000e receives."""
+    measured = {}
+    with wire():
+        set_mtu(8264)
+        set_nic(RECEIVER, "wire", gro_max_size=BIG, gro_ipv4_max_size=BIG)
+        for family in (6, 4):
+            measured[f"IPv{family}"] = longest(SENDER, RECEIVER, "wire", WIRE[RECEIVER][family == 6])
+        with _netns.entered(f"/run/netns/{SENDER}"):
+            (nic,) = _tuning_info.nics([{"name": "wire"}])
+    assert nic["maximum"]["gso_max_size"] == LEGACY, nic["maximum"]
+    assert all(seen["sent"] <= LEGACY < seen["received"] for seen in measured.values()), measured
+    return measured
+
+
 def main() -> None:
+    run("insmod", sys.argv[1])
     for name, function in CHECKS.items():
         failure, measured = "", {}
         try:
@@ -157,6 +269,7 @@ def main() -> None:
         except Exception:
             failure = traceback.format_exc()
         print(json.dumps({"check": name, "failure": failure, "measured": measured}), flush=True)
+    run("rmmod", "meta")
 
 
 if __name__ == "__main__":

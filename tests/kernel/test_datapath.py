@@ -15,26 +15,25 @@ from typing import Any
 
 import pytest
 import yaml
-from driver_lab import HERE, Node, bring, run
+from driver_lab import SHARED, Node, bring
 from policy_checks import CHECKS
 
-SHARED = HERE.parent / "datapath"
-PROGRAMS = HERE.parents[1] / "roles/bpf_datapath/files"
 # netkit came with 6.7
 KINDS = {"6.1": ("meta",)}.get(os.environ.get("PODNET_KERNEL", "6.1"), ("meta", "netkit"))
 EVERY = 1 if os.environ.get("PODNET_CASES") == "all" else 2
 
 
 @pytest.fixture(scope="module")
-def outcomes(node: Node, module: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def outcomes(
+    node: Node, module: Path, datapath_object: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """What went wrong on the node by check, "" where nothing did; all checks are one process there."""
     folder = tmp_path_factory.mktemp("datapath")
-    run("make", "-s", "-C", str(PROGRAMS), f"OUT={folder}")
     cases: list[Any] = yaml.safe_load((SHARED / "policy_cases.yml").read_text())
     (folder / "policy_cases.json").write_text(json.dumps(cases))
-    files = (*SHARED.glob("*.py"), folder / "policy_cases.json", folder / "datapath.o", module)
+    files = (*SHARED.glob("*.py"), folder / "policy_cases.json", datapath_object, module)
     there = bring(node, folder, "datapath_checks.py", *files)
-    words = " ".join(("python3 datapath_checks.py", module.name, "datapath.o", str(EVERY), *KINDS))
+    words = " ".join(("python3 datapath_checks.py", module.name, datapath_object.name, str(EVERY), *KINDS))
     output = node.ssh(f"cd {there} && exec {words}", timeout=1800)
     return {one["check"]: one["failure"] for one in map(json.loads, output.splitlines())}
 
