@@ -203,6 +203,8 @@ EXAMPLES = r"""
         features: {gro: true, lro: false}
         gso_max_size: 185000
         gro_max_size: 185000
+        gso_ipv4_max_size: 185000
+        gro_ipv4_max_size: 185000
   become: true
 
 - name: Header and data split as in the talk, on every NIC of the driver
