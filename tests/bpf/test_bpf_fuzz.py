@@ -25,7 +25,7 @@ from scapy.layers.inet6 import (
     PadN,
 )
 from scapy.packet import Raw
-from test_bpf_policy import (
+from state import (
     ALLOW,
     DENY_EGRESS,
     DENY_INGRESS,

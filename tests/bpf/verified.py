@@ -23,7 +23,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent / "../.."  # of the checkout; a guest has this file alone
 SOURCES = ROOT / "roles/bpf_datapath/files"
 UTILS = "plugins/module_utils"
 PLACE = "ansible_collections/podnet/datapath"
