@@ -26,7 +26,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
 
 BPF_PROG_TEST_RUN = 10
 # struct __sk_buff (include/uapi/linux/bpf.h): its size and the offsets that a test may set
-SKB_SIZE, SKB_IFINDEX, SKB_GSO_SIZE = 192, 40, 176
+SKB_SIZE, SKB_IFINDEX, SKB_GSO_SEGS, SKB_GSO_SIZE = 192, 40, 164, 176
 
 SLOTS = (0, 1, 2)  # of no Pod, of pod1 and pod2 where a test gives them one
 REASONS = 64  # reasons.h: counters of a Pod
@@ -164,12 +164,15 @@ class Datapath:
         values = struct.unpack(f"={len(raw) // 8}Q", raw)
         return [sum(values[number::REASONS]) for number in range(len(self.names))]
 
-    def test_run(self, program: str, packet: bytes, device: str, gso_size: int = 0) -> tuple[int, bytes]:
+    def test_run(
+        self, program: str, packet: bytes, device: str, gso_size: int = 0, gso_segs: int = 0
+    ) -> tuple[int, bytes]:
         """Run a program over a packet that came in through ``device``."""
         context = bytearray(SKB_SIZE)
         with self.inside():
             struct.pack_into("=I", context, SKB_IFINDEX, self.ifindex(device))
             struct.pack_into("=I", context, SKB_GSO_SIZE, gso_size)
+            struct.pack_into("=I", context, SKB_GSO_SEGS, gso_segs)
             data = ctypes.create_string_buffer(packet, len(packet))
             out = ctypes.create_string_buffer(len(packet) + 64)
             ctx = ctypes.create_string_buffer(bytes(context), SKB_SIZE)
@@ -226,15 +229,18 @@ class Datapath:
         return found
 
     def run(
-        self, program: str, packet: bytes, device: str = "", gso_size: int = 0, remembering: bool = False
+        self, program: str, packet: bytes, device: str = "", remembering: bool = False, **gso: int
     ) -> Result:
-        """Run a program over one packet and say what was counted; its flow is new, unless ``remembering``."""
+        """Run a program over one packet and say what was counted; its flow is new, unless ``remembering``.
+
+        ``gso``: gso_size and gso_segs.
+        """
         if not remembering:
             self.forget()
-        return self.run_after(None, program, packet, device, gso_size)
+        return self.run_after(None, program, packet, device, **gso)
 
     def run_after(
-        self, first: bytes | None, program: str, packet: bytes, device: str = "", gso_size: int = 0
+        self, first: bytes | None, program: str, packet: bytes, device: str = "", **gso: int
     ) -> Result:
         """Run a program over a packet right after another one, whose own count is left out."""
         device = device or ("wire0" if program == "host_ingress" else "pod1")
@@ -242,7 +248,7 @@ class Datapath:
         before = self.all_counters()
         if first:
             self.test_run(program, first, device)
-        verdict, out = self.test_run(program, packet, device, gso_size)
+        verdict, out = self.test_run(program, packet, device, **gso)
         counted = dict(self.all_counters() - before - alone)
         self.reached.update(counted)
         return Result(verdict, out, counted)

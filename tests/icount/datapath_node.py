@@ -226,6 +226,9 @@ PACED = {
     "target": Pod("node2", "10.31.2.11", "fd31:2::11"),
 }
 WARM, SECONDS = 0.5, 2.0
+STREAMS = 4
+# What TCP hands down at once: 64 KiB where the peer is near, or by its rate (net.ipv4.tcp_tso_rtt_log).
+PIECES = {"64 KiB": "9", "by rate": "0"}
 DATAGRAM = 1400
 
 
@@ -257,6 +260,12 @@ class Paced(Nodes):
         """Packets that the uplink's qdisc dropped."""
         text = command("tc", "-s", "qdisc", "show", "dev", "wire0", netns=self.names["node1"])
         return sum(map(int, re.findall(r"dropped (\d+)", text)))
+
+    def sent_again(self) -> int:
+        """Segments that the Pod's TCP sent once more."""
+        lines = command("cat", "/proc/net/snmp", netns=self.names["fast"]).splitlines()
+        names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+        return int(dict(zip(names, values))["RetransSegs"])
 
     def refused(self) -> int:
         """Packets that the programs dropped."""
@@ -334,15 +343,28 @@ def throughput(lab: Paced, protocol: str, address: str, rate: int) -> None:
     )
 
 
-def latency(lab: Paced, shaper: str, rate: int) -> None:
-    """Say how long a ping takes beside a stream, in ms."""
-    with stream(lab, "tcp", PACED["target"].v4):
+def latency(lab: Paced, shaper: str, rate: int, pieces: str) -> None:
+    """Say how long a ping takes beside streams, in ms, and what TCP had to send again."""
+    with lab.ns.inside(lab.names["fast"]):
+        Path("/proc/sys/net/ipv4/tcp_tso_rtt_log").write_text(PIECES[pieces])
+    again = lab.sent_again()
+    with contextlib.ExitStack() as streams:
+        for dummy in range(STREAMS):
+            streams.enter_context(stream(lab, "tcp", PACED["target"].v4))
         time.sleep(WARM)
         words = ("ping", "-n", "-c", "40", "-i", "0.05", "-W", "5", PACED["target"].v4)
         output = command(*words, netns=lab.names["fast"])
     times = sorted(float(value) for value in re.findall(r"time=([\d.]+) ms", output))
     at_99 = times[len(times) * 99 // 100]
-    say("latency", shaper=shaper, asked=rate, median=statistics.median(times), p99=at_99, answers=len(times))
+    say(
+        "latency",
+        shaper=shaper,
+        pieces=pieces,
+        asked=rate,
+        median=statistics.median(times),
+        p99=at_99,
+        lost=lab.sent_again() - again,
+    )
 
 
 def measure_rates(rates: list[int]) -> None:
@@ -357,11 +379,13 @@ def measure_rates(rates: list[int]) -> None:
         for rate in rates:
             lab.qdisc("fq")
             lab.declare("node1", f"{rate}mbit")
-            latency(lab, "programs and fq", rate)
+            for pieces in PIECES:
+                latency(lab, "programs and fq", rate, pieces)
             lab.declare("node1", None)
             # the burst is what a timer of 1 kHz needs at least (tc-tbf(8)); the queue is tc's usual example
             lab.qdisc("tbf", "rate", f"{rate}mbit", "burst", str(max(rate * 125, 3200)), "latency", "50ms")
-            latency(lab, "tbf, 50 ms", rate)
+            for pieces in PIECES:
+                latency(lab, "tbf, 50 ms", rate, pieces)
     finally:
         lab.remove()
 

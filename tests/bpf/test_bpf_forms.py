@@ -1,0 +1,284 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rare forms of packets: headers that are cut off or follow each other, what only looks like ARP."""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import Any
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6ND_NS,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+    PadN,
+)
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet, Raw
+from state import (
+    ALLOW,
+    DENY_EGRESS,
+    DENY_INGRESS,
+    EGRESS,
+    ENFORCE_EGRESS,
+    ENFORCE_INGRESS,
+    FAMILIES,
+    PASS,
+    POD1,
+    POD2,
+    POD_L2,
+    POD_MASQUERADE,
+    REMOTE,
+    SENDER,
+    TCP_,
+    UDP_,
+    State,
+    came,
+    echo,
+    frame,
+    sent,
+    syn,
+    text,
+)
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+
+ICMPS = {4: 1, 6: 58}
+
+
+def options(*following: Packet) -> Packet:
+    """A header of options for the target, and what follows."""
+    found: Packet = IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 4)])
+    for one in following:
+        found = found / one
+    return found
+
+
+class TestHeaders:
+    """What a Pod under policy may send behind or without the headers that tell its ports."""
+
+    @pytest.mark.parametrize(
+        ("payload", "counted"),
+        [
+            (options(syn(80)), "LOCAL"),
+            (options(syn(81)), "DROP_POLICY_EGRESS"),
+            (options(IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0" * 4)]), syn(80)), "LOCAL"),
+            (options(IPv6ExtHdrRouting(segleft=0), syn(80)), "LOCAL"),
+            (options(IPv6ExtHdrRouting(segleft=0), syn(81)), "DROP_POLICY_EGRESS"),
+            (options(IPv6ExtHdrFragment(id=1, m=0, offset=0), syn(80)), "LOCAL"),
+            (IPv6ExtHdrDestOpt(nh=51) / Raw(bytes(16)), "DROP_UNKNOWN"),
+            (IPv6ExtHdrDestOpt(nh=135) / Raw(bytes(16)), "DROP_UNKNOWN"),
+            (IPv6ExtHdrDestOpt(nh=60, len=9) / Raw(bytes(8)), "DROP_UNKNOWN"),
+            (IPv6ExtHdrDestOpt(nh=44) / Raw(bytes(4)), "DROP_UNKNOWN"),
+            (IPv6ExtHdrFragment(nh=44, id=1) / IPv6ExtHdrFragment(nh=6, id=1) / syn(80), "DROP_UNKNOWN"),
+        ],
+        ids=[
+            *(
+                "options",
+                "options, other port",
+                "hop-by-hop",
+                "routing",
+                "routing, other port",
+                "in one piece",
+            ),
+            *("AH", "mobility", "longer than the packet", "fragment cut off", "two of fragments"),
+        ],
+    )
+    def test_extensions(self, state: State, payload: Packet, counted: str) -> None:
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        state.rule(POD1, POD2, EGRESS, (TCP_, ALLOW, 80, 80))
+        assert sent(state, "1.11", "1.12", payload, 6).counted == {counted: 1}
+
+    @FAMILIES
+    @pytest.mark.parametrize("side", ["egress", "ingress"])
+    @pytest.mark.parametrize(
+        ("proto", "size"), [(TCP_, 2), (TCP_, 12), (UDP_, 3), (0, 5)], ids=["ports", "flags", "udp", "icmp"]
+    )
+    def test_cut_off(self, state: State, family: int, side: str, proto: int, size: int) -> None:
+        """All is allowed that says what it is."""
+        if side == "egress":
+            state.pods(ENFORCE_EGRESS)
+        else:
+            state.pods(0, ENFORCE_INGRESS)
+        number = proto or ICMPS[family]
+        fields = {"proto": number} if family == 4 else {"nh": number}
+        result = sent(state, "1.11", "1.12", Raw(bytes(size)), family, **fields)
+        assert result.counted == {"DROP_UNKNOWN": 1}
+
+    @FAMILIES
+    def test_cut_off_under_masquerade(self, state: State, family: int) -> None:
+        """The Pod's own address never leaves by it."""
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        fields = {"proto": UDP_} if family == 4 else {"nh": UDP_}
+        assert sent(state, "1.11", "8.1", Raw(b"123"), family, **fields).counted == {"DROP_UNKNOWN": 1}
+        # nor does it come back by it
+        assert sent(state, "1.11", "2.11", Raw(b"123"), family, **fields).counted == {"REMOTE": 1}
+
+    @FAMILIES
+    def test_all_ranges_of_a_rule(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        state.rule(POD1, POD2, EGRESS, *((TCP_, ALLOW, 10 * n, 10 * n) for n in range(1, 17)))
+        for port, counted in ((10, "LOCAL"), (160, "LOCAL"), (165, "DROP_POLICY_EGRESS")):
+            assert sent(state, "1.11", "1.12", syn(port, 1000 + port), family).counted == {counted: 1}
+
+    @FAMILIES
+    def test_any_protocol_of_a_range(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        state.rule(POD1, POD2, EGRESS, (0, ALLOW, 80, 80))
+        for payload, counted in (
+            (syn(80), "LOCAL"),
+            (UDP(dport=80), "LOCAL"),
+            (UDP(dport=81), "DROP_POLICY_EGRESS"),
+        ):
+            assert sent(state, "1.11", "1.12", payload, family).counted == {counted: 1}
+
+    @FAMILIES
+    def test_what_the_wire_brings_that_is_not_understood(self, state: State, family: int) -> None:
+        fields: dict[str, Any] = {"proto": UDP_} if family == 4 else {"nh": UDP_}
+        state.pods(ENFORCE_INGRESS)
+        assert came(state, "2.11", "1.11", Raw(b"123"), family, **fields).counted == {"DROP_UNKNOWN": 1}
+        state.pods()
+        assert came(state, "2.11", "1.11", Raw(b"123"), family, **fields).counted == {"INBOUND": 1}
+
+
+class TestErrors:
+    @pytest.mark.parametrize("kind", [3, 4, 11, 12])
+    def test_each_kind_is_judged_by_what_it_is_about(self, state: State, kind: int) -> None:
+        state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
+        state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
+        inner = bytes(IP(src=text("1.11", 4), dst=text("2.11", 4)) / TCP(sport=1234, dport=80))[:28]
+        error = frame("3.1", "1.11", ICMP(type=kind) / Raw(inner), 4)
+        assert state.datapath.run("host_ingress", error).counted == {"DROP_POLICY_INGRESS": 1}
+        sent(state, "1.11", "2.11", syn(), 4)
+        assert state.datapath.run("host_ingress", error, remembering=True).counted == {"INBOUND": 1}
+
+    @FAMILIES
+    def test_a_query_is_none(self, state: State, family: int) -> None:
+        """Whatever an echo carries."""
+        state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
+        state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
+        sent(state, "1.11", "2.11", syn(), family)
+        inner = bytes(
+            (IP if family == 4 else IPv6)(src=text("1.11", family), dst=text("2.11", family)) / syn()
+        )
+        packet = frame("2.11", "1.11", echo(family) / Raw(inner), family)
+        found = state.datapath.run("host_ingress", packet, remembering=True)
+        assert found.counted == {"DROP_POLICY_INGRESS": 1}
+
+    def test_of_no_known_kind(self, state: State) -> None:
+        """ICMPv6 types from 5 on are no errors."""
+        state.pods(ENFORCE_INGRESS | DENY_INGRESS)
+        payload = Raw(bytes([5, 0, 0, 0]) + bytes(44))
+        assert came(state, "2.11", "1.11", payload, 6, nh=58).counted == {"DROP_POLICY_INGRESS": 1}
+
+
+class TestServices:
+    @FAMILIES
+    def test_only_its_protocol_and_port(self, state: State, family: int) -> None:
+        """The rest goes to the service's address as it is, as to any other."""
+        state.service("2.99", 80, TCP_, [("1.12", 8080)], family)
+        for payload in (UDP(dport=80), syn(81), echo(family)):
+            result = sent(state, "1.11", "2.99", payload, family)
+            assert result.counted == {"REMOTE": 1}
+            assert Ether(result.packet)[1].dst == text("2.99", family)
+
+    @FAMILIES
+    def test_a_table_that_names_no_backend(self, state: State, family: int) -> None:
+        state.service("9.10", 80, TCP_, [("1.12", 8080)], family)
+        _bpf.map_update(state.maps["backends"], {struct.pack("=I", 1): bytes(20)})
+        assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}
+
+    @FAMILIES
+    def test_no_memory_for_the_choice(self, full_datapath: Any, family: int) -> None:
+        state = State(full_datapath)
+        state.pods()
+        state.service("9.10", 80, TCP_, [("1.12", 8080)], family)
+        try:
+            assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_STATE": 1}
+        finally:
+            state.clear()
+
+
+def arp(**fields: Any) -> bytes:
+    request = ARP(hwsrc=SENDER, psrc=text("1.11", 4), pdst=text("1.12", 4), op=1)
+    for name, value in fields.items():
+        setattr(request, name, value)
+    return bytes(Ether(dst="ff:ff:ff:ff:ff:ff", src=SENDER, type=0x0806) / request)
+
+
+def solicitation(
+    hlim: int = 255, code: int = 0, more: bytes = b"", option: bytes = b"", kind: int = 135
+) -> bytes:
+    body = ICMPv6ND_NS(tgt="fd31:1::12", code=code, type=kind)
+    payload = body / (Raw(option) if option else ICMPv6NDOptSrcLLAddr(lladdr=SENDER)) / Raw(more)
+    packet = IPv6(src="fd31:1::11", dst="ff02::1:ff00:12", hlim=hlim) / payload
+    return bytes(Ether(dst="33:33:ff:00:00:12", src=SENDER) / packet)
+
+
+class TestDiscovery:
+    """What is no request of the form that a Pod's stack sends is left to the host's."""
+
+    @pytest.mark.parametrize(
+        "packet",
+        [
+            *(arp(op=2), arp(hwtype=6), arp(ptype=0x86DD), arp(hwlen=8), arp(plen=16), arp()[:40]),
+            *(solicitation(code=1), solicitation(more=bytes(8)), solicitation(kind=136)),
+            *(solicitation(option=b"\x0e\x01nonce!"), solicitation(option=b"\x01\x02" + bytes(6))),
+            solicitation()[:70],
+        ],
+        ids=[
+            *("reply", "hardware", "protocol", "hardware's length", "protocol's length", "cut off"),
+            *("code", "more options", "advertisement", "nonce", "longer option", "solicitation cut off"),
+        ],
+    )
+    def test_other_forms(self, state: State, packet: bytes) -> None:
+        state.device(POD_L2)
+        result = state.datapath.run("pod_egress", packet)
+        assert (result.verdict, result.packet) == (PASS, packet)
+        (counted,) = result.counted
+        assert counted in ("STACK_PROTOCOL", "STACK_LINK", "STACK_MALFORMED")
+
+    def test_one_that_a_router_passed_on_is_no_discovery(self, state: State) -> None:
+        state.device(POD_L2, ENFORCE_EGRESS | DENY_EGRESS)
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        packet = solicitation(hlim=254)
+        result = state.datapath.run("pod_egress", packet)
+        assert (result.verdict, result.counted) == (PASS, {"STACK_LINK": 1})
+
+
+@pytest.mark.usefixtures("one_processor")
+class TestRate:
+    """What is counted against a Pod's rate, in the time at which it may send again."""
+
+    RATE = 10**6  # bytes a second
+
+    def counted_for(self, state: State, packet: bytes, **gso: int) -> int:
+        """How many bytes a packet was counted for."""
+        state.device(rate=self.RATE)
+        key = struct.pack("=I", 1)
+        soon = time.monotonic_ns() + 10**9
+        _bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", soon)})
+        try:
+            assert state.datapath.run("pod_egress", packet, **gso).counted == {"REMOTE": 1}
+            then = struct.unpack("=Q", _bpf.map_lookup(state.maps["pacing"], key, 8))[0]
+        finally:
+            _bpf.map_update(state.maps["pacing"], {key: bytes(8)})
+        return int(then - soon) * self.RATE // 10**9
+
+    @FAMILIES
+    def test_segments_have_headers_of_their_own(self, state: State, family: int) -> None:
+        packet = frame("1.11", "2.11", TCP(flags="A") / Raw(bytes(3000)), family)
+        headers = len(packet) - 3000
+        assert self.counted_for(state, packet, gso_size=1000, gso_segs=3) == 3000 + 3 * headers
+        assert self.counted_for(state, packet, gso_size=1000, gso_segs=1) == len(packet)
+        small = frame("1.11", "2.11", UDP() / Raw(bytes(100)), family)
+        assert self.counted_for(state, small) == len(small)
