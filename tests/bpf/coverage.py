@@ -36,7 +36,10 @@ class Counted:
 def build(sources: Path, folder: Path) -> tuple[Path, dict[str, Counted]]:
     """Compile the programs with counters; return the object and its functions by their counters' symbol."""
     command = subprocess.run(
-        ["make", "-s", "-n", "-B", "-C", str(sources), f"OUT={folder}"], capture_output=True, text=True, check=True
+        ["make", "-s", "-n", "-B", "-C", str(sources), f"OUT={folder}"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     compile_line = next(line for line in command.splitlines() if " -c datapath.bpf.c" in line)
     words = compile_line.replace("-target bpf", "-target bpf-unknown-linux").split()

@@ -10,10 +10,12 @@ import time
 from typing import Any
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, IPOption_NOP, UDPerror
 from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
     ICMPv6ND_NS,
     ICMPv6NDOptSrcLLAddr,
+    IPerror6,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -22,6 +24,7 @@ from scapy.layers.inet6 import (
     PadN,
 )
 from scapy.layers.l2 import ARP, Ether
+from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 from state import (
     ALLOW,
@@ -31,6 +34,7 @@ from state import (
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
     FAMILIES,
+    MAC,
     PASS,
     POD1,
     POD2,
@@ -181,6 +185,83 @@ class TestErrors:
         assert came(state, "2.11", "1.11", payload, 6, nh=58).counted == {"DROP_POLICY_INGRESS": 1}
 
 
+class TestMasquerade:
+    OUTSIDE = {4: "172.31.0.1", 6: "fd31::1"}
+
+    def from_wire(self, state: State, family: int, payload: Packet, **fields: Any) -> dict[str, int]:
+        """What is counted of a packet to the node's own address."""
+        kind = IP if family == 4 else IPv6
+        header = kind(src=text("8.1", family), dst=self.OUTSIDE[family], **fields)
+        packet = bytes(Ether(dst=MAC, src=SENDER) / header / payload)
+        counted: dict[str, int] = state.datapath.run("host_ingress", packet).counted
+        return counted
+
+    @FAMILIES
+    def test_what_is_the_nodes_own(self, state: State, family: int) -> None:
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        fields = {"proto": UDP_} if family == 4 else {"nh": UDP_}
+        assert self.from_wire(state, family, Raw(b"123"), **fields) == {"STACK_NOT_POD": 1}
+        assert self.from_wire(state, family, UDP(dport=61000)) == {"STACK_NOT_POD": 1}
+        other = came(state, "8.1", "9.99", UDP(dport=61000), family)
+        assert other.counted == {"STACK_NOT_POD": 1}
+
+    @FAMILIES
+    def test_sctp_has_no_sum_that_could_follow(self, state: State, family: int) -> None:
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        payload = SCTP(sport=1234, dport=80) / SCTPChunkInit()
+        assert sent(state, "1.11", "8.1", payload, family).counted == {"DROP_REWRITE": 1}
+
+    @FAMILIES
+    def test_an_error_of_the_pods_does_not_show_its_address(self, state: State, family: int) -> None:
+        """About an answer that came to it: outside knows the node's address and port only."""
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        there = Ether(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
+        about = UDPerror(sport=53, dport=1234)
+        ends = {"src": text("8.1", family), "dst": text("1.11", family)}
+        if family == 4:
+            error = ICMP(type=3, code=3) / IPerror(**ends) / about
+        else:
+            error = ICMPv6DestUnreach(code=4) / IPerror6(**ends) / about
+        packet = frame("1.11", "8.1", error, family)
+        result = state.datapath.run("pod_egress", packet, remembering=True)
+        assert result.counted == {"REMOTE": 1}
+        found = Ether(result.packet)
+        inner = found[IPerror if family == 4 else IPerror6]
+        assert found[1].src == inner.dst == self.OUTSIDE[family]
+        assert found[UDPerror].dport == there[UDP].sport
+
+
+class TestFromHost:
+    """What the node itself sends to a Pod, where some Pod is under policy or there are services."""
+
+    @FAMILIES
+    @pytest.mark.parametrize(
+        ("enforce", "counted"), [(0, "HOST"), (ENFORCE_INGRESS, "DROP_UNKNOWN")], ids=["free", "under policy"]
+    )
+    def test_not_understood(self, state: State, family: int, enforce: int, counted: str) -> None:
+        state.pods(enforce | ENFORCE_EGRESS)
+        if family == 4:
+            packet = frame("8.9", "1.11", UDP(), 4, options=[IPOption_NOP()])
+        else:
+            hop = IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0" * 4)])
+            packet = frame("8.9", "1.11", hop / UDP(), 6)
+        assert state.datapath.run("pod_ingress", packet, "pod1").counted == {counted: 1}
+
+    @pytest.mark.parametrize("dst", ["fe80::11", "ff02::1"])
+    def test_link_scope_is_the_nodes(self, state: State, dst: str) -> None:
+        state.pods(ENFORCE_INGRESS | DENY_INGRESS)
+        packet = bytes(Ether(dst=MAC, src=SENDER) / IPv6(src="fe80::1", dst=dst) / UDP())
+        result = state.datapath.run("pod_ingress", packet, "pod1")
+        assert (result.verdict, result.counted) == (PASS, {"HOST": 1})
+
+    def test_no_ip(self, state: State) -> None:
+        state.pods(ENFORCE_INGRESS | DENY_INGRESS)
+        assert state.datapath.run("pod_ingress", arp(), "pod1").counted == {"HOST": 1}
+
+
 class TestServices:
     @FAMILIES
     def test_only_its_protocol_and_port(self, state: State, family: int) -> None:
@@ -273,6 +354,16 @@ class TestRate:
         finally:
             _bpf.map_update(state.maps["pacing"], {key: bytes(8)})
         return int(then - soon) * self.RATE // 10**9
+
+    @FAMILIES
+    def test_a_flows_first_packet_too_may_be_too_far_ahead(self, state: State, family: int) -> None:
+        state.device(rate=self.RATE)
+        key = struct.pack("=I", 1)
+        _bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", time.monotonic_ns() + 60 * 10**9)})
+        try:
+            assert sent(state, "1.11", "2.11", UDP(), family).counted == {"DROP_RATE": 1}
+        finally:
+            _bpf.map_update(state.maps["pacing"], {key: bytes(8)})
 
     @FAMILIES
     def test_segments_have_headers_of_their_own(self, state: State, family: int) -> None:

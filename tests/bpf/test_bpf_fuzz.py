@@ -51,6 +51,8 @@ COUNT = int(os.environ.get("PODNET_FUZZ", "2000"))
 LAW = {
     "pod_egress": {("1.12", TCP_, 80, 85), ("1.12", UDP_, 53, 53), ("2.11", TCP_, 443, 443)},
     "host_ingress": {("2.11", TCP_, 8080, 8080)},
+    # on netkit what Pods of this node send passes here too
+    "pod_ingress": {("2.11", TCP_, 8080, 8080), ("1.11", TCP_, 80, 85), ("1.11", UDP_, 53, 53)},
 }
 ICMP_ERRORS = {4: {3, 4, 11, 12}, 6: {1, 2, 3, 4}}
 
@@ -59,8 +61,8 @@ class Model:
     """What the policy allows of a program's packets, from their bytes alone."""
 
     def __init__(self, program: str) -> None:
-        self.program = program
-        self.last_discovery = 136 if program == "pod_egress" else 137  # a Pod redirects nobody
+        self.outbound = program == "pod_egress"
+        self.last_discovery = 136 if self.outbound else 137  # a Pod redirects nobody
         self.own = {family: packed("1.11", family)[: 4 if family == 4 else 16] for family in (4, 6)}
         self.pod2 = {family: packed("1.12", family)[: 4 if family == 4 else 16] for family in (4, 6)}
         self.law = {
@@ -79,12 +81,12 @@ class Model:
             return self.allows_v4(body)
         if kind == b"\x86\xdd":
             return self.allows_v6(body)
-        # from the wire to the node itself
-        return self.program == "host_ingress"
+        # from the wire to the node itself, or from the node
+        return not self.outbound
 
     def lawful(self, src: bytes, dst: bytes, proto: int, ports: bytes) -> bool:
         """A connection's first direction."""
-        other = dst if self.program == "pod_egress" else src
+        other = dst if self.outbound else src
         return len(ports) >= 4 and (other, proto, int.from_bytes(ports[2:4], "big")) in self.law
 
     def about(self, src: bytes, dst: bytes, proto: int, ports: bytes) -> bool:
@@ -93,13 +95,13 @@ class Model:
         return self.lawful(src, dst, proto, ports) or self.lawful(dst, src, proto, back)
 
     def ends(self, src: bytes, dst: bytes, family: int) -> bool:
-        """Whether these ends may be a packet's; of host_ingress only what goes to pod2 is judged."""
-        return src == self.own[family] if self.program == "pod_egress" else True
+        """Whether these ends may be a packet's; of what comes in only what goes to pod2 is judged."""
+        return src == self.own[family] if self.outbound else True
 
     def judge(
         self, family: int, src: bytes, dst: bytes, proto: int, data: bytes, fragment: tuple[int, bool, bytes]
     ) -> bool:
-        if self.program == "host_ingress" and dst != self.pod2[family]:
+        if not self.outbound and dst != self.pod2[family]:
             return True
         if not self.ends(src, dst, family):
             return False
@@ -119,17 +121,17 @@ class Model:
 
     def allows_v4(self, ip: bytes) -> bool:
         if ip[0] != 0x45:
-            return self.program == "host_ingress" and ip[16:20] != self.pod2[4]
+            return not self.outbound and ip[16:20] != self.pod2[4]
         flags = int.from_bytes(ip[6:8], "big")
         fragment = (flags & 0x1FFF, bool(flags & 0x2000), ip[4:6])
         return self.judge(4, ip[12:16], ip[16:20], ip[9], ip[20:], fragment)
 
     def allows_v6(self, ip: bytes) -> bool:
         proto, data, fragment = ip[6], ip[40:], (0, False, b"")
-        if self.program == "host_ingress" and ip[24:40] != self.pod2[6]:
+        if not self.outbound and ip[24:40] != self.pod2[6]:
             return True
         # The stack, which gets it, sends on nothing of a source of link scope (RFC 4291, 2.5.6 and 2.7).
-        if self.program == "host_ingress" and (ip[8] == 0xFF or (ip[8] == 0xFE and ip[9] & 0xC0 == 0x80)):
+        if not self.outbound and (ip[8] == 0xFF or (ip[8] == 0xFE and ip[9] & 0xC0 == 0x80)):
             return True
         # Discovery is between the Pod and its node; what the stack sends on has a lower hop limit.
         if proto == 58 and ip[7] == 255 and data[:1] and 133 <= data[0] <= self.last_discovery:
@@ -153,6 +155,8 @@ def seeds(program: str) -> list[bytes]:
     found = []
     options = IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 4)])
     ways = [("1.11", "1.12"), ("1.11", "2.11")] if program == "pod_egress" else [("2.11", "1.12")]
+    if program == "pod_ingress":
+        ways.append(("1.11", "1.12"))
     for src, dst in ways:
         for family in (4, 6):
             for payload in (
@@ -192,12 +196,12 @@ def policed(datapath: Any) -> Any:
     datapath.endpoint(16, state.pod1)
 
 
-@pytest.mark.parametrize("program", ["pod_egress", "host_ingress"])
+@pytest.mark.parametrize("program", list(LAW))
 def test_nothing_passes_that_is_forbidden(datapath: Any, policed: State, program: str) -> None:
     generator = random.Random(program)
     model, originals = Model(program), seeds(program)
     datapath.forget()
-    device = "pod1" if program == "pod_egress" else "wire0"
+    device = "wire0" if program == "host_ingress" else "pod1"
     allowed = 0
     for number in range(COUNT):
         packet = bytearray(generator.choice(originals))
