@@ -29,11 +29,6 @@ class DebugKernel:
     root: Path
     release: str
 
-    @property
-    def processors(self) -> int:
-        """As many as it can have: User-Mode Linux has more than one since 6.19."""
-        return 2 if "CONFIG_SMP=y\n" in (self.root / "usr/src/build/.config").read_text() else 1
-
     def boot(self, folder: Path, *arguments: str, seconds: float) -> Iterator[str]:
         """Boot with ``folder`` at /mnt and its inside.py as init; yield the lines of the kernel's log."""
         (folder / "arguments").write_text("\n".join(arguments))
@@ -46,8 +41,6 @@ class DebugKernel:
             "/usr/src/build/linux",
             *(f"mem={MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"),
             *("con=null", "con0=null,fd:1", "kasan_multi_shot", "printk.devkmsg=on", "loglevel=7"),
-            # The way with SMP needs seccomp; ptrace is the older one.
-            *((f"ncpus={self.processors}", "seccomp=on") if self.processors > 1 else ()),
             *("init=/usr/bin/python3", "--", "/mnt/inside.py"),
         ]
         # Whatever ends this process ends the kernel; it is not the first process of its namespace, which

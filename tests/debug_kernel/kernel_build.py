@@ -27,7 +27,7 @@ PACKAGES = (
     *("bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "make", "xz-utils"),
     *("ethtool", "iproute2", "iputils-ping", "kmod", "libbpf1", "python3"),
 )
-# Modules that ask for pending softirqs want it; only this architecture, with SMP, does not export it.
+# Modules that ask for pending softirqs want it; only this architecture does not export it.
 NOT_EXPORTED = "DEFINE_PER_CPU_SHARED_ALIGNED(irq_cpustat_t, irq_stat);\n"
 EXPORTED = "#include <linux/export.h>\nEXPORT_PER_CPU_SYMBOL(irq_stat);\n"
 # Modules are built against headers, scripts and symbols; the rest of the source is most of a gigabyte.

@@ -44,7 +44,8 @@ def test_random_operations(driver_run: Run) -> None:
     assert not facts["said"], f"seed {SEED}: {facts['said']}"
     assert facts["seconds"] >= MINUTES * 60
     assert facts["packets"] > 1000
-    never = [name for name in done if done[name] == refused.get(name, 0) and name != "ask_for_nonsense"]
+    tried = [name for name in done if done[name] >= 5 and name != "ask_for_nonsense"]
+    never = [name for name in tried if done[name] == refused.get(name, 0)]
     assert not never, f"seed {SEED}: never done, always refused: {never}"
 
 
