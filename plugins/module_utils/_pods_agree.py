@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether Pods and the way out of the node agree on the sizes of packets. Private to this collection.
 
-Pure. That they differ is no error: packets pass, cut on a CPU or after a lesson in path MTU.
+Pure. That they differ is no error: packets pass, but cut by a CPU, or once the sender has learnt the MTU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from ._pods import DEFAULT_ROUTES, SIZES, Node, State
 
 _LEGACY_SIZE = 65536  # GSO_LEGACY_MAX_SIZE: what is larger is BIG TCP
 _NAMED = 3
-
 
 _Pods = Mapping[str, Mapping[str, object]]
 
@@ -45,11 +44,10 @@ def _differing(pods: _Pods, dev: str, takes: Mapping[str, object]) -> Iterator[s
             continue
         for value, who in _by_value(pods, setting).items():
             what = f"{setting}: {value} in {who}, {other} at {dev}"
-            remedy = f"Give both the same ({dev} by nic_tuning)"
             if setting == "mtu" and value > other:
-                yield f"{what}: larger packets do not leave the node. {remedy}"
+                yield f"{what}: larger packets do not leave. Make both the same ({dev} by nic_tuning)"
             if setting != "mtu" and value != other and max(value, other) > _LEGACY_SIZE:
-                yield f"{what}: larger packets end or begin there. {remedy}"
+                yield f"{what}: BIG TCP wants both the same ({dev} by nic_tuning)"
 
 
 def disagreements(wanted: State, present: State, node: Node) -> list[str]:
@@ -65,5 +63,5 @@ def disagreements(wanted: State, present: State, node: Node) -> list[str]:
         for value, who in _by_value(pods, "mtu").items():
             if one.route.dev in ways and 0 < one.mtu < value:
                 what = f"mtu: {value} in {who}, {one.mtu} on the route {one.route}"
-                found.append(f"{what}: larger packets do not take it. Give both the same")
+                found.append(f"{what}: larger packets do not take it. Make both the same")
     return found
