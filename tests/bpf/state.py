@@ -132,6 +132,7 @@ class State:
             _bpf.map_update(self.maps["node"], {struct.pack("=I", bank): value})
 
     def clear(self) -> None:
+        self.datapath.drops()  # or the ring would be full some day
         self.datapath.features = 0
         self.datapath.endpoint(11, self.pod1)
         self.datapath.endpoint(12, self.pod2)
