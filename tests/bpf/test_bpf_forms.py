@@ -207,6 +207,26 @@ class TestMasquerade:
         assert other.counted == {"STACK_NOT_POD": 1}
 
     @FAMILIES
+    @pytest.mark.parametrize("program", ["host_ingress", "pod_ingress"])
+    def test_answers_to_who_asks_the_pod_itself(self, state: State, family: int, program: str) -> None:
+        """They come from where was asked, the Pod's own address."""
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        for ask, answer in ((syn(), TCP(sport=80, dport=1234, flags="SA")), (UDP(sport=9), UDP(dport=9))):
+            asked = state.datapath.run(program, frame("8.1", "1.11", ask, family), "pod1")
+            assert asked.counted == {"INBOUND" if program == "host_ingress" else "HOST": 1}
+            result = sent(state, "1.11", "8.1", answer, family)
+            assert result.counted == {"REMOTE": 1}
+            assert Ether(result.packet)[1].src == text("1.11", family)
+
+    @FAMILIES
+    def test_other_pods_keep_theirs(self, state: State, family: int) -> None:
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        result = sent(state, "1.12", "8.1", UDP(sport=1234, dport=53), family)
+        assert Ether(result.packet)[1].src == text("1.12", family)
+
+    @FAMILIES
     def test_sctp_has_no_sum_that_could_follow(self, state: State, family: int) -> None:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
@@ -271,6 +291,20 @@ class TestServices:
             result = sent(state, "1.11", "2.99", payload, family)
             assert result.counted == {"REMOTE": 1}
             assert Ether(result.packet)[1].dst == text("2.99", family)
+
+    @FAMILIES
+    def test_what_is_not_understood_goes_as_it_is(self, state: State, family: int) -> None:
+        state.service("9.10", 80, TCP_, [("2.11", 8080)], family)
+        fields = {"proto": UDP_} if family == 4 else {"nh": UDP_}
+        assert sent(state, "1.11", "1.12", Raw(b"123"), family, **fields).counted == {"LOCAL": 1}
+
+    @FAMILIES
+    def test_a_syn_that_is_repeated_keeps_its_backend(self, state: State, family: int) -> None:
+        state.service("9.10", 80, TCP_, [("2.11", 8080)], family)
+        for dummy in range(2):
+            found = Ether(sent(state, "1.11", "9.10", syn(), family).packet)
+            assert found[1].dst == text("2.11", family)
+            state.service("9.10", 80, TCP_, [("2.12", 8080)], family)
 
     @FAMILIES
     def test_a_table_that_names_no_backend(self, state: State, family: int) -> None:

@@ -187,9 +187,12 @@ def a_masqueraded_pod_leaves_under_the_nodes_address(lab: Lab, version: int) -> 
             server.sendto(b"!", asked_by)
             assert client.recv(64) == b"!"
     # Pods of other nodes see the Pod itself
-    check = Check("front", "remote", TCP, 80, version, True)
-    lab.attempt([check])
-    assert check.answer == "remote", str(check)
+    to_pod = Check("front", "remote", TCP, 80, version, True)
+    # and who asks a Pod itself is answered by it
+    from_outside = Check("world", "front", TCP, 80, version, True)
+    lab.attempt([to_pod, from_outside])
+    for one in (to_pod, from_outside):
+        assert one.answer == one.target, str(one)
 
 
 @check

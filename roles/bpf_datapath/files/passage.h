@@ -60,11 +60,21 @@ static __always_inline void redirected(struct packet *p, struct passage *w)
 	destination(p, w);
 }
 
+/*
+ * Whether a packet's connection is kept. Where it comes to a masqueraded Pod from outside, an
+ * answer would else look like a connection of the Pod's own, and leave under the node's address.
+ */
+static __always_inline bool is_tracked(const struct passage *w)
+{
+	return w->from.enforce || w->to.enforce || w->masquerade ||
+	       (w->now.features & FEATURE_MASQUERADE && w->to.flags & POD_MASQUERADE &&
+		!w->from.pod);
+}
+
 /* Whether a connection has to be known for a packet to pass, or to be led back. */
 static __always_inline bool needs_state(const struct passage *w)
 {
-	return w->from.enforce || w->to.enforce || w->masquerade ||
-	       w->now.features & FEATURE_SERVICES;
+	return is_tracked(w) || w->now.features & FEATURE_SERVICES;
 }
 
 /* From a service's backend to its client, led back and judged by an earlier program of ours. */
@@ -120,7 +130,7 @@ static __noinline enum reason pass(struct __sk_buff *skb, struct packet *p, stru
 	}
 	w->exact = s->whole && (p->flow.proto == IPPROTO_TCP || p->flow.proto == IPPROTO_UDP) &&
 		   !s->served.port && !w->masquerade;
-	if (w->from.enforce || w->to.enforce || w->masquerade || s->served.port)
+	if (is_tracked(w) || s->served.port)
 		reason = track(s, &w->from, &w->to, &w->now, &w->known);
 	else
 		watch(w);
