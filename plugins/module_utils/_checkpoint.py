@@ -16,7 +16,6 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _revert
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Record
@@ -61,93 +60,8 @@ def end(name: str, state: str, command: RunCommand, why: str = "", **more: Any) 
         os.unlink(TIMER)
 
 
-def errors(nic: str) -> int | None:
-    """Return how many bad frames a NIC counted, ``None`` for one without carrier."""
-    folder = f"/sys/class/net/{nic}"
-    try:
-        with open(f"{folder}/carrier", encoding="ascii") as file:
-            if file.read().strip() != "1":
-                return None
-        total = 0
-        for counter in ("rx_errors", "rx_crc_errors", "tx_errors", "tx_carrier_errors"):
-            with open(f"{folder}/statistics/{counter}", encoding="ascii") as file:
-                total += int(file.read())
-    except OSError:
-        return None
-    return total
-
-
-def sick(nics: Iterable[str], before: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with NICs: no carrier, or more errors than ``before``, which may lack some."""
-    found = []
-    for nic in sorted(nics):
-        count = errors(nic)
-        if count is None:
-            found.append(f"{nic} has no carrier")
-        elif nic in before and count > int(before[nic] or 0):
-            found.append(f"{nic} counted {count - int(before[nic] or 0)} errors since the change")
-    return found
-
-
-def _nics(records: Iterable[Record], name: str) -> list[str]:
-    """Return the NICs that were changed under a checkpoint, or whose programs were, and that there are."""
-    changed = set()
-    for record in records:
-        if "end" in record or record.get("checkpoint") != name:
-            continue
-        for change in record.get("changes", ()):
-            if record["concern"] == "nics":
-                changed.add(change["place"])
-            device, dash, hook = change["name"].rpartition("/")[2].rpartition("-")
-            # A Pod's device has no carrier where the Pod has it down.
-            if record["concern"] == "programs" and dash and hook in ("ingress", "egress"):
-                changed.add(unquote(device))
-    return sorted(nic for nic in changed if os.path.isdir(f"/sys/class/net/{nic}"))
-
-
-def run(
-    name: str,
-    state: str,
-    why: str,
-    before: Mapping[str, Any],
-    check: bool,
-    command: RunCommand,
-    concerns: Mapping[str, Concern],
-) -> dict[str, Any]:
-    """Do what the module's options say; return its result. Raises ``Problem``."""
-    found = status(_journal.read(), name)
-    armed = found.get("checkpoint_state") in ("armed", "reverting")
-    changed = state == "confirmed" or (state == "reverted" and armed)
-    if state == "confirmed":
-        found = _confirm(name, before, check, command)
-    elif changed and not check:
-        found = revert(found["checkpoint"], why, command, concerns)
-    return {
-        "changed": changed,
-        "name": found.get("checkpoint", ""),
-        "status": found.get("checkpoint_state", "none"),
-        **{key: found.get(key, "") for key in ("by", "time", "why")},
-        "timeout": found.get("timeout", 0),
-        "reverted": found.get("reverted", []),
-        "errors": {nic: errors(nic) for nic in _nics(_journal.read(), found.get("checkpoint", ""))},
-    }
-
-
-def _confirm(name: str, before: Mapping[str, Any], check: bool, command: RunCommand) -> dict[str, Any]:
-    """Keep the changes; raises ``Problem`` where it is too late."""
-    with _journal.locked():
-        found = status(_journal.read(), name)
-        if found.get("checkpoint_state") != "armed":
-            raise Problem(_too_late(name, found))
-        wrong = sick(_nics(_journal.read(), found["checkpoint"]), before)
-        if wrong:
-            raise Problem(f"checkpoint {found['checkpoint']} is not confirmed: {'; '.join(wrong)}")
-        if not check:
-            end(found["checkpoint"], "confirmed", command)
-        return status(_journal.read(), name)
-
-
-def _too_late(name: str, found: Mapping[str, Any]) -> str:
+def too_late(name: str, found: Mapping[str, Any]) -> str:
+    """Return why a checkpoint that is not armed can no longer be ended."""
     if not found:
         return f"checkpoint: the journal knows none{f' of the name {name}' if name else ''}: nothing is armed"
     if found["checkpoint_state"] == "reverted":
@@ -227,7 +141,7 @@ def _mark_reverting(name: str) -> None:
     with _journal.locked():
         found = status(_journal.read(), name)
         if found.get("checkpoint_state") not in ("armed", "reverting"):
-            raise Problem(_too_late(name, found))
+            raise Problem(too_late(name, found))
         with contextlib.suppress(OSError):
             _journal.append(
                 {"checkpoint": found["checkpoint"], "checkpoint_state": "reverting", "time": _journal.now()}

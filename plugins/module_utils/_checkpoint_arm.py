@@ -15,11 +15,12 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _journal
 from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint import ARMED, TIMER
+from ansible_collections.podnet.datapath.plugins.module_utils._journal import Record
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason, replace_file
 from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import Concern, RunCommand
@@ -31,6 +32,8 @@ AT_BOOT = "/etc/systemd/system/sysinit.target.wants/podnet-checkpoint.service"
 FILES = (PROGRAM, SERVICE, AT_BOOT)
 
 _ROOM = 1 << 20  # bytes that the way back may need on a full disk
+
+Look = Callable[[], Sequence[Record]]
 
 _MODULES = ("_checkpoint", "_journal", "_plan", "_revert")
 
@@ -90,10 +93,10 @@ def timer(seconds: int) -> str:
     )
 
 
-def arm(seconds: int, way_back: WayBack, command: RunCommand) -> str:
+def arm(seconds: int, way_back: WayBack, command: RunCommand, paths: Sequence[Record] = ()) -> str:
     """Have everything changed from now on taken back after ``seconds``; return the checkpoint's name.
 
-    Raises ``Problem``; nothing is armed then.
+    ``paths`` are what has to come through before it is confirmed. Raises ``Problem``; nothing is armed then.
     """
     if not os.path.isdir("/run/systemd/system"):
         raise Problem("confirm_timeout: needs systemd on this node: set confirm_timeout: 0")
@@ -116,6 +119,7 @@ def arm(seconds: int, way_back: WayBack, command: RunCommand) -> str:
                     "boot_id": _journal.boot_id(),
                     "by": _journal.requester(),
                     "timeout": seconds,
+                    "paths": list(paths),
                 }
             )
         except OSError as error:
@@ -160,21 +164,24 @@ def _systemctl(command: RunCommand, *words: str) -> None:
 
 
 class Checkpoint:
-    """The checkpoint of one call of a module: armed before its first change, for ``seconds``; 0 is never."""
+    """The checkpoint of one call of a module: armed before its first change, for ``seconds``; 0 is never.
 
-    def __init__(self, seconds: int, way_back: WayBack, command: RunCommand) -> None:
+    ``look`` is called just before, and returns the paths that come through.
+    """
+
+    def __init__(self, seconds: int, way_back: WayBack, command: RunCommand, look: Look = list) -> None:
         if seconds < 0:
             raise Problem(
                 f"confirm_timeout: {seconds} is no time: give seconds, or 0 to go without confirmation"
             )
         self.name = ""
-        self._seconds, self._way_back, self._command = seconds, way_back, command
+        self._seconds, self._way_back, self._command, self._look = seconds, way_back, command, look
 
     @contextlib.contextmanager
     def entered(self, entry: _journal.Entry) -> Iterator[None]:
         """Journal what the block changes, as part of this checkpoint."""
         if entry and self._seconds and not self.name:
-            self.name = arm(self._seconds, self._way_back, self._command)
+            self.name = arm(self._seconds, self._way_back, self._command, self._look())
         with _journal.entered(entry, self.name):
             yield
 

@@ -98,6 +98,7 @@ def run(
     command: RunCommand,
     root: str = "/",
     confirm_timeout: int = 0,
+    look: _checkpoint_arm.Look = list,
 ) -> tuple[dict[str, Any], list[str]]:
     """Do what the module's options say; return its result, and warnings.
 
@@ -107,7 +108,7 @@ def run(
         if nics:
             _nic_persist.check(root)
         _nic_persist.present(root)  # Names a file of somebody else's before the first change.
-    checkpoint = _checkpoint_arm.Checkpoint(confirm_timeout, _WAY_BACK, command)
+    checkpoint = _checkpoint_arm.Checkpoint(confirm_timeout, _WAY_BACK, command, look)
     ours: Mapping[str, bytes] = {}
     news = _checkpoint.news()
     with checkpoint.taken_back():

@@ -183,11 +183,9 @@ class Probe:
     def __post_init__(self) -> None:
         smallest = self.overhead + 8
         if not smallest <= self.size <= 65535:
-            raise ProbeError(
-                f"probes: size {self.size} for {self.to} is outside of {smallest} to 65535 bytes"
-            )
+            raise ProbeError(f"size {self.size} for {self.to} is outside of {smallest} to 65535 bytes")
         if not 1 <= self.count <= 65535:
-            raise ProbeError(f"probes: count {self.count} for {self.to} is outside of 1 to 65535")
+            raise ProbeError(f"count {self.count} for {self.to} is outside of 1 to 65535")
 
     @property
     def overhead(self) -> int:

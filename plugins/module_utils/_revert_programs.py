@@ -90,8 +90,8 @@ WAY_BACK = _checkpoint_arm.WayBack("programs", Programs, (*_datapath_command.MOD
 class Journalled:
     """Journals one call of bpf_attach, under a checkpoint of ``seconds`` where an uplink is concerned."""
 
-    def __init__(self, seconds: int, command: RunCommand) -> None:
-        self._armed = _checkpoint_arm.Checkpoint(seconds, WAY_BACK, command)
+    def __init__(self, seconds: int, command: RunCommand, look: _checkpoint_arm.Look = list) -> None:
+        self._armed = _checkpoint_arm.Checkpoint(seconds, WAY_BACK, command, look)
         self._free = _checkpoint_arm.Checkpoint(0, WAY_BACK, command)
 
     @property

@@ -10,6 +10,7 @@ module: bpf_attach
 short_description: Load, pin and attach BPF programs, replacing them atomically
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
+extends_documentation_fragment: [podnet.datapath.confirm]
 description:
   - Brings the BPF programs of one object file, their maps and their attachments to the declared state.
   - Programs are compared by what the kernel made of them (tag, read-only data, layout of the maps). If these
@@ -184,6 +185,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint_confirm
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
@@ -211,6 +213,7 @@ def main() -> None:
             "command": {"type": "path"},
             "lose_connections": {"type": "bool", "default": False},
             "confirm_timeout": {"type": "int", "default": 0},
+            "confirm_paths": _checkpoint_confirm.ARGUMENT,
             "owner": {"type": "str", "default": DEFAULT_OWNER},
             "attachments": {
                 "type": "list",
@@ -229,7 +232,8 @@ def main() -> None:
     )
     p = module.params
     try:
-        journalled = Journalled(p["confirm_timeout"], module.run_command)
+        look = _checkpoint_confirm.look(p["confirm_paths"])
+        journalled = Journalled(p["confirm_timeout"], module.run_command, look)
         if p["state"] == "absent":
             outcome = absent(p["pin_path"], module.check_mode, journalled.guard)
         else:

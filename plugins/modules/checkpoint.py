@@ -46,7 +46,9 @@ options:
   errors:
     description:
       - RV(errors) of an earlier V(status). O(state=confirmed) fails where a NIC has counted more since.
-      - It also fails where a NIC that was changed, or whose programs were, has no carrier.
+      - It also fails where a NIC that was changed, or whose programs were, has no carrier, and where a path
+        of O(podnet.datapath.nic_tuning#module:confirm_paths) that answered before the change does not.
+        Both have 15 seconds to come back.
     type: dict
     default: {}
 seealso:
@@ -103,6 +105,12 @@ errors:
   returned: success
   type: dict
   sample: {ens1f0np0: 0}
+paths:
+  description: What came through before the change, so it has to before O(state=confirmed).
+  returned: success
+  type: list
+  elements: dict
+  sample: [{netns: pod1, to: 10.31.2.11, size: 1500}]
 why:
   description: Why it was taken back.
   returned: success
@@ -111,7 +119,7 @@ why:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _plan
+from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint_confirm, _plan
 from ansible_collections.podnet.datapath.plugins.module_utils._revert_nics import Nics
 from ansible_collections.podnet.datapath.plugins.module_utils._revert_programs import Programs
 
@@ -128,7 +136,7 @@ def main() -> None:
     )
     p = module.params
     try:
-        result = _checkpoint.run(
+        result = _checkpoint_confirm.run(
             p["name"],
             p["state"],
             p["why"],

@@ -10,6 +10,7 @@ module: nic_tuning
 short_description: Set MTU, queues, offloads, segment sizes, steering and more of network interfaces
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
+extends_documentation_fragment: [podnet.datapath.confirm]
 description:
   - Brings all given network interfaces to the given settings in one call, and reads them back.
   - What a driver does not support, and values above its maximum, are refused before the first change to any
@@ -264,7 +265,11 @@ files:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _nic_tuning, _plan
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _checkpoint_confirm,
+    _nic_tuning,
+    _plan,
+)
 
 
 def main() -> None:
@@ -290,6 +295,7 @@ def main() -> None:
             "nics": {"type": "list", "elements": "dict", "required": True, "options": nic},
             "persist": {"type": "bool", "default": False},
             "confirm_timeout": {"type": "int", "default": 0},
+            "confirm_paths": _checkpoint_confirm.ARGUMENT,
         },
         supports_check_mode=True,
     )
@@ -300,6 +306,7 @@ def main() -> None:
             module.check_mode,
             module.run_command,
             confirm_timeout=module.params["confirm_timeout"],
+            look=_checkpoint_confirm.look(module.params["confirm_paths"]),
         )
     except _plan.Problem as problem:
         module.fail_json(msg=str(problem))

@@ -22,6 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf_attach,
     _bpf_hooks,
     _checkpoint,
+    _checkpoint_confirm,
     _ethtool,
     _journal,
     _nic,
@@ -81,7 +82,7 @@ def do(words: Sequence[str]) -> dict[str, Any]:
         return attach(*words[1:])
     if words[0] == "checkpoint":
         concerns = {"nics": _revert_nics.Nics(), "programs": _revert_programs.Programs()}
-        return _checkpoint.run(words[2], words[1], "the test asked", {}, False, command, concerns)
+        return _checkpoint_confirm.run(words[2], words[1], "the test asked", {}, False, command, concerns)
     if words[0] == "revert":
         return _revert_node.run(_revert_node.CONCERNS, False, False, command)[0]
     return state()

@@ -92,6 +92,20 @@ def test_an_mtu_that_the_path_does_not_bear(
     assert same(node.state(), former)
 
 
+def test_pods_are_cut_off_and_the_node_is_not(
+    node: Node, former: dict[str, Any], far: str, tmp_path: Path
+) -> None:
+    """What answered before the change has to answer after it; what never did is not missed."""
+    paths = [{"to": far}, {"to": far, "size": 1500}, {"to": "172.31.0.77"}]
+    run = change(node, tmp_path / "log", 1300, LATE, node_tuning_confirm_paths=paths)
+    assert run.end() != 0
+    assert f"there were answers before the change, now from the host to {far}, 1500 bytes" in run.said, (
+        run.said
+    )
+    assert "172.31.0.77" not in run.said and "The node took back ['wire0: mtu = 1500'" in run.said, run.said
+    assert same(node.state(), former)
+
+
 def test_a_program_that_cuts_the_run_off(node: Node, former: dict[str, Any], tmp_path: Path) -> None:
     drop = {"object": f"{THERE}/drop.bpf.o", "device": NIC, "seconds": SOON}
     run = Run(node, tmp_path / "log", "program.yml", **drop)

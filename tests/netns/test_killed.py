@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def command(words: Sequence[str]) -> tuple[int, str, str]:
     return 0, "", ""
 
 
-def arm(seconds: int, way_back: object, command: object) -> str:
+def arm(seconds: int, way_back: object, command: object, paths: object) -> str:
     """Write what arming writes into the journal; timer and units need a node."""
     name = f"{time.monotonic_ns()}"
     about = {"by": "here", "time": "now", "timeout": seconds, "boot_id": _journal.boot_id()}
@@ -70,12 +71,18 @@ def killed_after(seconds: float, place: Node, change: Callable[[], object]) -> b
     """Make a change in a process of its own, and kill it; tell whether it was done before."""
     child = os.fork()
     if not child:
-        with place.ns.inside(place.name):
-            change()
+        try:
+            with place.ns.inside(place.name):
+                change()
             os._exit(0)
+        finally:  # Whatever happens, no second process goes on with the tests.
+            traceback.print_exc()
+            os._exit(1)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if os.waitpid(child, os.WNOHANG)[0]:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert not status, "the change failed"
             return True
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)

@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _checkpoint,
     _checkpoint_arm,
+    _checkpoint_confirm,
     _journal,
     _nic_tuning,
     _revert_programs,
@@ -54,10 +55,10 @@ def write(path: Path, text: str, checkpoint: str) -> None:
 def test_confirmed_once_and_kept(tmp_path: Path) -> None:
     armed()
     write(tmp_path / "file", "new", "one")
-    result = _checkpoint.run("one", "confirmed", "", {}, False, command, CONCERNS)
+    result = _checkpoint_confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
     assert result["changed"] and result["status"] == "confirmed" and (tmp_path / "file").read_text() == "new"
     with pytest.raises(Problem, match="one is confirmed already"):
-        _checkpoint.run("one", "confirmed", "", {}, False, command, CONCERNS)
+        _checkpoint_confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
     assert "Nothing waits" in _checkpoint.expire(command, CONCERNS)
 
 
@@ -69,9 +70,9 @@ def test_not_confirmed_everything_of_it_is_as_it_was_and_nothing_else(tmp_path: 
     assert "not confirmed in 120 s" in _checkpoint.expire(command, CONCERNS)
     assert not (tmp_path / "file").exists() and (tmp_path / "earlier").read_text() == "kept"
     with pytest.raises(Problem, match=r"one was reverted at .*not confirmed in 120 s.*file"):
-        _checkpoint.run("one", "confirmed", "", {}, False, command, CONCERNS)
+        _checkpoint_confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
     assert [key.name for key in _journal.fold(_journal.read()).files] == [str(tmp_path / "earlier")]
-    assert not _checkpoint.run("one", "reverted", "", {}, False, command, CONCERNS)["changed"]
+    assert not _checkpoint_confirm.run("one", "reverted", "", {}, False, command, CONCERNS)["changed"]
 
 
 def test_a_boot_in_between_is_told(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Pat
     write(tmp_path / "file", "new", "one")
     _journal.append({"checkpoint": "one", "checkpoint_state": "reverting", "time": "t"})
     with pytest.raises(Problem, match="reverting"):
-        _checkpoint.run("one", "confirmed", "", {}, False, command, CONCERNS)
+        _checkpoint_confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
     _checkpoint.expire(command, CONCERNS)
     assert not (tmp_path / "file").exists()
     ended = _checkpoint.status(_journal.read())
@@ -107,14 +108,14 @@ def test_a_full_disk_does_not_bar_the_way_back(tmp_path: Path, monkeypatch: pyte
 def test_dry_runs_change_nothing() -> None:
     armed()
     for state in ("confirmed", "reverted"):
-        assert _checkpoint.run("", state, "", {}, True, command, CONCERNS)["changed"]
-    assert _checkpoint.run("", "status", "", {}, False, command, CONCERNS)["status"] == "armed"
-    assert _checkpoint.run("other", "status", "", {}, False, command, CONCERNS)["status"] == "none"
+        assert _checkpoint_confirm.run("", state, "", {}, True, command, CONCERNS)["changed"]
+    assert _checkpoint_confirm.run("", "status", "", {}, False, command, CONCERNS)["status"] == "armed"
+    assert _checkpoint_confirm.run("other", "status", "", {}, False, command, CONCERNS)["status"] == "none"
 
 
 def test_what_the_node_did_by_itself_is_told_once() -> None:
     armed()
-    _checkpoint.run("one", "reverted", "asked for", {}, False, command, CONCERNS)
+    _checkpoint_confirm.run("one", "reverted", "asked for", {}, False, command, CONCERNS)
     assert not _checkpoint.news()
     armed("two")
     _checkpoint.expire(command, CONCERNS)
@@ -131,7 +132,7 @@ def test_what_was_kept_for_the_way_back_goes_with_the_checkpoint(tmp_path: Path)
         kept.mkdir()
         with _journal.entered(Entry("nics", files={"/none": (None, "x")}, kept=str(kept)), state):
             pass
-        _checkpoint.run(state, state, "", {}, False, command, CONCERNS)
+        _checkpoint_confirm.run(state, state, "", {}, False, command, CONCERNS)
         assert not kept.exists()
 
 
@@ -163,6 +164,6 @@ def test_the_timer_counts_from_boot_and_the_service_runs_before_the_network() ->
 def test_a_nic_without_carrier_is_not_confirmed() -> None:
     armed()
     # The loopback has a carrier; nothing here has counted minus one errors.
-    assert _checkpoint.sick(["lo"], {"lo": 0}) == [] == _checkpoint.sick(["lo"], {})
-    assert _checkpoint.sick(["lo"], {"lo": -1}) == ["lo counted 1 errors since the change"]
-    assert _checkpoint.sick(["none0"], {}) == ["none0 has no carrier"]
+    assert _checkpoint_confirm.sick(["lo"], {"lo": 0}) == [] == _checkpoint_confirm.sick(["lo"], {})
+    assert _checkpoint_confirm.sick(["lo"], {"lo": -1}) == ["lo counted 1 errors since the change"]
+    assert _checkpoint_confirm.sick(["none0"], {}) == ["none0 has no carrier"]

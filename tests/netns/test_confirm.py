@@ -1,0 +1,97 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A change is not confirmed while a path that answered before it is silent."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _checkpoint,
+    _checkpoint_confirm,
+    _journal,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+
+POD, PEER = "confirm-pod", "confirm-peer"
+PATHS = [
+    {"netns": POD, "to": "10.77.0.2", "size": 84},
+    {"netns": POD, "to": "10.77.0.2", "size": 1500},
+    {"netns": POD, "to": "10.77.0.2", "size": 9000},
+    {"netns": POD, "to": "10.77.0.3", "size": 84},
+    {"netns": "confirm-none", "to": "10.77.0.2", "size": 84},
+]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def mtu(value: int) -> None:
+    ip("-n", POD, "link", "set", "eth0", "mtu", str(value))
+
+
+def command(words: Sequence[str]) -> tuple[int, str, str]:
+    return 0, "", ""
+
+
+def confirm() -> dict[str, Any]:
+    return _checkpoint_confirm.run("one", "confirmed", "", {}, False, command, {})
+
+
+@pytest.fixture(autouse=True)
+def _pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(_checkpoint, "TIMER", str(tmp_path / "timer"))
+    monkeypatch.setattr(_checkpoint, "ARMED", str(tmp_path / "armed"))
+    for name in (POD, PEER):
+        ip("netns", "add", name)
+    try:
+        ip("-n", POD, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", PEER)
+        for number, name in enumerate((POD, PEER), 1):
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+        found = _checkpoint_confirm.look(PATHS)()
+        assert found == PATHS[:2]  # No other answers, or is there.
+        armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": _journal.boot_id()}
+        _journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed, "paths": found})
+        yield
+    finally:
+        for name in (POD, PEER):
+            ip("netns", "del", name)
+
+
+def test_confirmed_where_they_answer() -> None:
+    result = confirm()
+    assert result["status"] == "confirmed" and result["paths"] == PATHS[:2]
+
+
+def test_not_confirmed_where_packets_of_full_size_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_checkpoint_confirm, "PATIENCE", 0)
+    mtu(1300)
+    with pytest.raises(Problem, match=f"now from {POD} to 10.77.0.2, 1500 bytes: .*too big") as refused:
+        confirm()
+    assert "84 bytes" not in str(refused.value)
+    assert _checkpoint.status(_journal.read(), "one")["checkpoint_state"] == "armed"
+
+
+def test_a_path_has_time_to_come_back() -> None:
+    mtu(1300)
+    back = threading.Timer(3, mtu, (1500,))
+    back.start()
+    assert confirm()["status"] == "confirmed"
+    back.join()
+
+
+def test_a_path_that_is_none_is_refused() -> None:
+    with pytest.raises(Problem, match=r"confirm_paths: to: 'pod1' is no IPv4 or IPv6 address"):
+        _checkpoint_confirm.look([{"to": "pod1", "size": 84}])
+    with pytest.raises(Problem, match=r"confirm_paths: size 20 .* is outside of 36"):
+        _checkpoint_confirm.look([{"to": "192.0.2.1", "size": 20}])
