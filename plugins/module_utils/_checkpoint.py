@@ -52,9 +52,14 @@ def end(name: str, state: str, command: RunCommand, why: str = "", **more: Any) 
     record = {"checkpoint": name, "checkpoint_state": state, "time": _journal.now(), "why": why, **more}
     _make_room()
     _journal.append(record)
-    _disarm()
     for folder in {r["kept"] for r in _journal.read() if r.get("checkpoint") == name and r.get("kept")}:
         shutil.rmtree(folder, ignore_errors=True)
+    stand_down(command)
+
+
+def stand_down(command: RunCommand) -> None:
+    """Take the timer away, and what says that something is armed."""
+    _disarm()
     command(["systemctl", "stop", os.path.basename(TIMER)])
     with contextlib.suppress(FileNotFoundError):
         os.unlink(TIMER)
@@ -72,10 +77,11 @@ def too_late(name: str, found: Mapping[str, Any]) -> str:
 
 def expire(command: RunCommand, concerns: Mapping[str, Concern]) -> str:
     """Be what timer and boot start: revert what is armed; return a sentence."""
-    armed = _journal.pending(_journal.read())
-    if not armed:
-        _disarm()
-        return "Nothing waits for a confirmation."
+    with _journal.locked():  # Whoever arms has it until the journal knows.
+        armed = _journal.pending(_journal.read())
+        if not armed:
+            _disarm()
+            return "Nothing waits for a confirmation."
     booted = armed["boot_id"] != _journal.boot_id()
     why = "the node booted before the confirmation" if booted else f"not confirmed in {armed['timeout']} s"
     found = revert(str(armed["checkpoint"]), why, command, concerns, by_itself=True)

@@ -74,7 +74,7 @@ def service(python: str) -> str:
         f"RequiresMountsFor={_journal.FOLDER} {PROGRAM}\n"
         "After=local-fs.target systemd-remount-fs.service\n"
         "Before=network-pre.target sysinit.target shutdown.target\nWants=network-pre.target\n"
-        "Conflicts=shutdown.target\nStartLimitIntervalSec=600\nStartLimitBurst=5\n\n"
+        "Conflicts=shutdown.target\nStartLimitIntervalSec=3600\nStartLimitBurst=20\n\n"
         f"[Service]\nType=oneshot\nExecStart={python} {PROGRAM}\n"
         "TimeoutStartSec=600\nRestart=on-failure\nRestartSec=5\n"
     )
@@ -104,13 +104,19 @@ def arm(seconds: int, way_back: WayBack, command: RunCommand, paths: Sequence[Re
         _journal.refuse_other(_journal.pending(_journal.read()))
         name = uuid.uuid4().hex[:12]
         try:
-            _reserve()
             for path, data in _files(seconds, way_back).items():
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 replace_file(path, data)
             with contextlib.suppress(FileExistsError):
                 os.makedirs(os.path.dirname(AT_BOOT), exist_ok=True)
                 os.symlink(SERVICE, AT_BOOT)
+            # The timer comes first: a process that is killed here leaves nothing armed that nobody ends.
+            # One that expires here waits for the lock.
+            _systemctl(command, "daemon-reload")
+            # What many changes in a row have started does not count against the next way back.
+            command(["systemctl", "reset-failed", os.path.basename(SERVICE)])
+            _systemctl(command, "restart", os.path.basename(TIMER))
+            _reserve()
             _journal.append(
                 {
                     "checkpoint": name,
@@ -123,15 +129,13 @@ def arm(seconds: int, way_back: WayBack, command: RunCommand, paths: Sequence[Re
                 }
             )
         except OSError as error:
+            _checkpoint.stand_down(command)
             raise Problem(
                 f"confirm_timeout: cannot be armed ({reason(error)}), so nothing was changed: run as root"
                 " (become), and have room on a writable file system"
             ) from None
-        try:
-            _systemctl(command, "daemon-reload")
-            _systemctl(command, "restart", os.path.basename(TIMER))
         except Problem:
-            _checkpoint.end(name, "disarmed", command)
+            _checkpoint.stand_down(command)
             raise
     return name
 

@@ -80,7 +80,7 @@ name:
   returned: success
   type: str
 status:
-  description: V(armed), V(reverting), V(confirmed), V(reverted), V(disarmed), or V(none).
+  description: V(armed), V(reverting), V(confirmed), V(reverted), or V(none).
   returned: success
   type: str
 by:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,13 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import Probl
 from ansible_collections.podnet.datapath.plugins.module_utils._revert_nics import Nics
 
 CONCERNS = {"nics": Nics()}
+EXPIRE = f"""
+import sys
+from {_checkpoint.__package__} import _checkpoint, _journal
+_journal.FOLDER = sys.argv[1]
+_checkpoint.TIMER = _checkpoint.ARMED = sys.argv[1] + "/none"
+print(_checkpoint.expire(lambda words: (0, "", ""), {{}}))
+"""
 COMMANDS: list[Sequence[str]] = []
 
 
@@ -90,6 +98,53 @@ def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Pat
     assert not (tmp_path / "file").exists()
     ended = _checkpoint.status(_journal.read())
     assert (ended["checkpoint_state"], ended["reverted"]) == ("reverted", [str(tmp_path / "file")])
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize("verb", ["daemon-reload", "restart", "reserve", "append"])
+def test_killed_while_it_arms_nothing_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Or every later change would be refused until the next boot."""
+    for name in ("PROGRAM", "SERVICE", "AT_BOOT", "TIMER"):
+        monkeypatch.setattr(_checkpoint_arm, name, str(tmp_path / name.lower()))
+    monkeypatch.setattr(_checkpoint_arm, "ARMED", str(tmp_path / "armed"))
+    monkeypatch.setattr(_checkpoint_arm.os.path, "isdir", lambda path: True)
+    started: list[bool] = []
+
+    def killed(*words: object, **more: object) -> None:
+        started.append("restart" in COMMANDS[-1])
+        raise Killed
+
+    def systemctl(words: Sequence[str]) -> tuple[int, str, str]:
+        COMMANDS.append(words)
+        return killed() if verb in words else (0, "", "")
+
+    if verb == "reserve":
+        monkeypatch.setattr(_checkpoint_arm, "_reserve", killed)
+    if verb == "append":
+        monkeypatch.setattr(_journal, "append", killed)
+    with pytest.raises(Killed):
+        _checkpoint_arm.arm(120, _nic_tuning._WAY_BACK, systemctl)
+    assert not _journal.pending(_journal.read())
+    # What says that something is armed comes after the timer, which takes it away.
+    assert started == [verb in ("restart", "reserve", "append")]
+    assert (tmp_path / "armed").exists() == (verb == "append")
+    assert "Nothing waits" in _checkpoint.expire(command, CONCERNS)
+    assert not (tmp_path / "armed").exists()
+
+
+def test_a_timer_that_expires_while_it_is_armed_waits_for_the_journal(tmp_path: Path) -> None:
+    with _journal.locked():
+        expiring = subprocess.Popen(
+            [sys.executable, "-c", EXPIRE, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        time.sleep(2)
+        armed()
+    assert "Reverted, as not confirmed in 120 s" in expiring.communicate()[0]
 
 
 def test_a_full_disk_does_not_bar_the_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
