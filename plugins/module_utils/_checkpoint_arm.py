@@ -104,19 +104,19 @@ def arm(seconds: int, way_back: WayBack, command: RunCommand, paths: Sequence[Re
         _journal.refuse_other(_journal.pending(_journal.read()))
         name = uuid.uuid4().hex[:12]
         try:
+            _reserve()
             for path, data in _files(seconds, way_back).items():
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 replace_file(path, data)
             with contextlib.suppress(FileExistsError):
                 os.makedirs(os.path.dirname(AT_BOOT), exist_ok=True)
                 os.symlink(SERVICE, AT_BOOT)
-            # The timer comes first: a process that is killed here leaves nothing armed that nobody ends.
-            # One that expires here waits for the lock.
+            # Before the journal knows: a process that is killed here leaves nothing armed that nobody ends.
+            # A timer that expires here starts what waits for the lock.
             _systemctl(command, "daemon-reload")
             # What many changes in a row have started does not count against the next way back.
             command(["systemctl", "reset-failed", os.path.basename(SERVICE)])
             _systemctl(command, "restart", os.path.basename(TIMER))
-            _reserve()
             _journal.append(
                 {
                     "checkpoint": name,

@@ -266,14 +266,18 @@ def pending(records: Iterable[Record]) -> Record | None:
 def entered(entry: Entry, checkpoint: str = "", unjournalled: bool = False) -> Iterator[None]:
     """Journal what the block changes.
 
-    Raises ``Problem`` before the block where the journal cannot be written, or where somebody else's change
-    still waits for its confirmation. ``unjournalled``: goes on where the journal cannot be written.
+    Raises ``Problem`` before the block where the journal cannot be written, where somebody else's change
+    still waits for its confirmation, or where the time of ``checkpoint`` is up: nothing would take this back.
+    ``unjournalled``, for the way back itself: goes on all the same.
     """
     if not entry:
         yield
         return
     with locked():
-        refuse_other(pending(read()), checkpoint)
+        records = read()
+        refuse_other(pending(records), checkpoint)
+        if checkpoint and not unjournalled:
+            _refuse_ended(records, checkpoint)
         run = uuid.uuid4().hex[:12]
         begin = {
             "time": now(),
@@ -328,6 +332,19 @@ def refuse_other(armed: Record | None, checkpoint: str = "") -> None:
         f" {armed['checkpoint']}, {armed['timeout']} s): run this again when it is confirmed or reverted, or"
         " have it reverted now by checkpoint with state: reverted"
     )
+
+
+def _refuse_ended(records: Iterable[Record], checkpoint: str) -> None:
+    states = [
+        r["checkpoint_state"]
+        for r in records
+        if r.get("checkpoint") == checkpoint and "checkpoint_state" in r
+    ]
+    if states[-1:] != ["armed"]:
+        raise Problem(
+            f"confirm_timeout: its time was up before all was changed (checkpoint {checkpoint}), so what was"
+            " changed is taken back: give more seconds"
+        )
 
 
 def archive() -> str:

@@ -26,8 +26,11 @@ from lablib.qmp import Qmp  # noqa: E402
 
 NIC = "mgmt0"  # it carries the controller's connection
 THERE = "/root/faults"
-# A module outlives the connection that started it.
-BUSY = "[ -e /var/lib/podnet-datapath/armed ] || pgrep -f 'node_side.py (nic|program)' >/dev/null"
+# A module outlives the connection that started it, and the way back the timer.
+BUSY = (
+    "pgrep -f 'node_side.py (nic|program)' >/dev/null"
+    " || systemctl is-active podnet-checkpoint.timer podnet-checkpoint.service | grep -qE '^(de)?activ'"
+)
 PATIENCE = 900  # seconds until a node that does not come back is lost
 
 
