@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,9 +19,11 @@ import pytest
 from faulty_node import HERE, NIC, PATIENCE, THERE, Node, programs, same
 from test_faults import LATE, SOON, pass_the_time
 
+MARK = "PODNET_TESTED_RUN"  # in the environment of a run's processes, to find them by
+
 
 class Run:
-    """A run of a playbook in a process group of its own, as a controller that can be killed."""
+    """A run of a playbook, as a controller that can be killed."""
 
     def __init__(self, node: Node, log: Path, playbook: str, **variables: Any) -> None:
         self._log = log
@@ -32,9 +35,13 @@ class Run:
                 ],
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
                 # Lines of their own length, so that what is told can be found.
-                env={**os.environ, "COLUMNS": "2000", "ANSIBLE_SSH_CONTROL_PATH_DIR": str(log.parent)},
+                env={
+                    **os.environ,
+                    "COLUMNS": "2000",
+                    "ANSIBLE_SSH_CONTROL_PATH_DIR": str(log.parent),
+                    MARK: str(log),
+                },
             )
 
     @property
@@ -52,7 +59,12 @@ class Run:
         return self._process.wait(PATIENCE)
 
     def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """Kill it with its workers and their connections, which have sessions of their own."""
+        mark = f"{MARK}={self._log}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
         self._process.wait()
 
 
