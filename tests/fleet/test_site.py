@@ -1,0 +1,70 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""site.yml on a node that lacks something, or belongs to Cilium."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_node import SKIPPED, node
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    with node(tmp_path) as found:
+        yield found
+
+
+def site(folder: Path, facts: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+    inventory = folder / "hosts.json"
+    inventory.write_text(json.dumps({"all": {"hosts": {"node1": facts}}}))
+    command = ("ansible-playbook", "-i", str(inventory), str(CHECKOUT / "site.yml"), SKIPPED, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_beside_cilium_a_node_needs_no_pods(tmp_path: Path, facts: dict[str, Any]) -> None:
+    make = "import subprocess; subprocess.run('ip link add cilium_host type veth', shell=True, check=True)"
+    subprocess.run([facts["ansible_python_interpreter"], "-c", make], check=True)
+    del facts["pods"], facts["pods_mtu"]
+    done = site(tmp_path, {**facts, "preflight_cilium": "tune", "preflight_driver": "auto"})
+    assert done.returncode == 0, done.stdout
+    assert "node1: none (Cilium owns the datapath" in done.stdout and "changed=0" in done.stdout
+
+
+def test_a_node_that_does_not_know_its_pods_is_refused(tmp_path: Path, facts: dict[str, Any]) -> None:
+    del facts["pods"]
+    done = site(tmp_path, facts)
+    assert done.returncode and "pods is not defined for node1" in done.stdout, done.stdout
+    assert "changed=0" in done.stdout and "PLAY [Bring nodes" not in done.stdout
+
+
+def test_pods_need_no_mtu(tmp_path: Path, facts: dict[str, Any]) -> None:
+    del facts["pods_mtu"]
+    done = site(tmp_path, facts)
+    assert done.returncode == 0 and "changed=0" not in done.stdout, done.stdout
+
+
+def test_an_uplink_that_is_not_there_is_told_before_the_first_change(
+    tmp_path: Path, facts: dict[str, Any]
+) -> None:
+    done = site(tmp_path, {**facts, "bpf_datapath_uplinks": ["uplink7"]})
+    assert done.returncode and "this node has no interface 'uplink7'" in done.stdout, done.stdout
+    assert "changed=0" in done.stdout and "PLAY [Bring nodes" not in done.stdout
+
+
+def test_a_dry_run_ends_well_where_libraries_are_missing(tmp_path: Path, facts: dict[str, Any]) -> None:
+    """Python without its packages: pyroute2 would have to be installed."""
+    python = Path(facts["ansible_python_interpreter"])
+    python.write_text(python.read_text().replace(sys.executable, f"{sys.executable} -S"))
+    done = site(tmp_path, {**facts, "preflight_install_packages": True}, "--check")
+    assert done.returncode == 0, done.stdout
+    assert "Pods are not looked at: that needs pyroute2, which" in done.stdout
