@@ -28,7 +28,7 @@ ATTR_SIZE = 512  # bytes; more than any union bpf_attr (168 in Linux 6.18)
 # enum bpf_cmd
 BPF_MAP_CREATE = 0
 BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY = 1, 2, 3, 4
-BPF_OBJ_PIN, BPF_OBJ_GET = 6, 7
+BPF_PROG_LOAD, BPF_OBJ_PIN, BPF_OBJ_GET = 5, 6, 7
 BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD = 13, 14, 15
 BPF_PROG_QUERY, BPF_BTF_GET_FD_BY_ID = 16, 19
 BPF_MAP_LOOKUP_BATCH, BPF_MAP_UPDATE_BATCH, BPF_MAP_DELETE_BATCH = 24, 26, 27
@@ -41,6 +41,17 @@ BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_NETKIT = 11, 13
 # enum bpf_map_type
 BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_TRIE = 1, 2, 9, 11
 BPF_MAP_TYPE_ARRAY_OF_MAPS = 12
+
+BPF_PROG_TYPE_SCHED_CLS = 3
+BPF_CALL, BPF_EXIT = 0x85, 0x95  # opcodes
+# The youngest helpers that the programs call (enum bpf_func_id): Linux 5.10 to 5.18, or backported.
+HELPERS = {
+    "bpf_redirect_neigh": 152,
+    "bpf_redirect_peer": 155,
+    "bpf_ktime_get_coarse_ns": 160,
+    "bpf_check_mtu": 163,
+    "bpf_skb_set_tstamp": 192,
+}
 
 BTF_KIND_ENUM = 6
 # Bytes after a struct btf_type: of each kind, and of each of its members (include/uapi/linux/btf.h)
@@ -292,6 +303,24 @@ def has_hook(ifindex: int, attach_type: int) -> bool:
         if e.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENXIO):
             return False
         raise
+    return True
+
+
+def has_helper(number: int) -> bool:
+    """Tell whether a program at tc may call a helper, by enum bpf_func_id.
+
+    The verifier is given a call without arguments: EINVAL where it does not know the helper, else it
+    misses the arguments (kernel/bpf/verifier.c, check_helper_call()).
+    """
+    code = struct.pack("=BBhiBBhi", BPF_CALL, 0, 0, number, BPF_EXIT, 0, 0, 0)
+    buffer, licence = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
+    attr = struct.pack("=IIQQ", BPF_PROG_TYPE_SCHED_CLS, len(code) // 8, _address(buffer), _address(licence))
+    try:
+        os.close(bpf(BPF_PROG_LOAD, attr))
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.EACCES):
+            raise
+        return e.errno == errno.EACCES
     return True
 
 

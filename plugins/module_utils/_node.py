@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _netlink, _signing
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _netlink, _signing
 
 # What netkit learned after 6.7, its first kernel.
 NETKIT_ATTRIBUTES = ("SCRUB", "HEADROOM")
@@ -54,6 +54,7 @@ class Kernel(TypedDict):
     headers: bool
     headers_package: str
     btf: bool
+    bpf_helpers_missing: list[str]
     bpf_fs: bool
     netkit: bool
     netkit_attributes: list[str]
@@ -257,6 +258,7 @@ class Node:
             "headers": self.exists(f"/lib/modules/{release}/build/Makefile"),
             "headers_package": headers_package(distribution_family, release),
             "btf": self.exists("/sys/kernel/btf/vmlinux"),
+            "bpf_helpers_missing": _helpers_missing(),
             "bpf_fs": any(mount[1:3] == ["/sys/fs/bpf", "bpf"] for mount in mounts),
             "netkit": netkit,
             "netkit_attributes": _netlink.known_attributes("netkit", NETKIT_ATTRIBUTES) if netkit else [],
@@ -429,6 +431,14 @@ class Node:
             "vfio": [name for name in self.names("/sys/bus/pci/drivers/vfio-pci") if ":" in name],
             "cilium": self.cilium(),
         }
+
+
+def _helpers_missing() -> list[str]:
+    """Return the helpers that the kernel would not let the programs call; none where nobody may ask."""
+    try:
+        return [name for name, number in _bpf.HELPERS.items() if not _bpf.has_helper(number)]
+    except (OSError, _bpf.BpfError):
+        return []
 
 
 def pyroute2_version() -> str:

@@ -265,6 +265,11 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
         found.append(_absence(facts, lacking))
     if facts["cilium"] and requirements.beside_cilium:
         return found  # No driver is wanted here.
+    if kernel["bpf_helpers_missing"]:
+        found.append(
+            f"kernel {kernel['release']} does not know {', '.join(kernel['bpf_helpers_missing'])}, "
+            "which the programs call: boot a newer one (5.18 has them all), or take the node out of the play"
+        )
     driver, dummy = choose_driver(facts, wanted, requirements.installable, requirements.delivered)
     if wanted == "netkit" and not kernel["netkit"]:
         found.append(

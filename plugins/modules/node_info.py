@@ -139,6 +139,10 @@ kernel:
     headers: {description: Whether modules can be built for the running kernel., type: bool}
     headers_package: {description: The package that brings the headers; empty where unknown., type: str}
     btf: {description: Whether the kernel has BTF., type: bool}
+    bpf_helpers_missing:
+      description: Helpers that the programs call and this kernel does not have.
+      type: list
+      elements: str
     bpf_fs: {description: "Whether a BPF file system is mounted on /sys/fs/bpf.", type: bool}
     netkit: {description: "Whether the kernel makes links of the kind netkit, by its own answer.", type: bool}
     netkit_attributes:

@@ -1,0 +1,31 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether the kernel has the helpers that the programs call, asked of this machine's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _node
+
+HEADER = Path("/usr/include/linux/bpf.h")
+SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
+OLDER = 152  # bpf_redirect_neigh, of Linux 5.10
+
+
+def test_the_list_has_all_young_helpers_of_the_programs() -> None:
+    """In the kernel's header they are counted from FN(unspec) or have their numbers."""
+    names = re.findall(r"^\s+FN\((\w+)[,)]", HEADER.read_text(), re.MULTILINE)
+    numbers = {f"bpf_{name}": number for number, name in enumerate(names)}
+    assert numbers["bpf_unspec"] == 0
+    text = "".join(path.read_text() for path in SOURCES.glob("*.[ch]"))
+    called = {name for name in re.findall(r"\b(bpf_\w+)\(", text) if numbers.get(name, 0) >= OLDER}
+    assert {name: numbers[name] for name in called} == _bpf.HELPERS
+
+
+def test_a_helper_is_known_or_not() -> None:
+    assert all(_bpf.has_helper(number) for number in _bpf.HELPERS.values())
+    assert not _bpf.has_helper(100000)
+    assert _node._helpers_missing() == []
