@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""site.yml on a node that lacks something, or belongs to Cilium."""
+"""site.yml on a node that lacks something or belongs to Cilium, and revert.yml where one is lost."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from local_node import SKIPPED, node
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -25,9 +26,15 @@ def facts(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 
 def site(folder: Path, facts: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return play("site.yml", folder, {"node1": facts}, *arguments)
+
+
+def play(
+    name: str, folder: Path, hosts: dict[str, dict[str, Any]], *arguments: str
+) -> subprocess.CompletedProcess[str]:
     inventory = folder / "hosts.json"
-    inventory.write_text(json.dumps({"all": {"hosts": {"node1": facts}}}))
-    command = ("ansible-playbook", "-i", str(inventory), str(CHECKOUT / "site.yml"), SKIPPED, *arguments)
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+    command = ("ansible-playbook", "-i", str(inventory), str(CHECKOUT / name), SKIPPED, *arguments)
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -35,8 +42,11 @@ def test_beside_cilium_a_node_needs_no_pods(tmp_path: Path, facts: dict[str, Any
     make = "import subprocess; subprocess.run('ip link add cilium_host type veth', shell=True, check=True)"
     subprocess.run([facts["ansible_python_interpreter"], "-c", make], check=True)
     del facts["pods"], facts["pods_mtu"]
-    done = site(tmp_path, {**facts, "preflight_cilium": "tune", "preflight_driver": "auto"})
+    report = {"preflight_report": str(tmp_path / "report")}
+    done = site(tmp_path, {**facts, **report, "preflight_cilium": "tune", "preflight_driver": "auto"})
     assert done.returncode == 0, done.stdout
+    values = yaml.safe_load((tmp_path / "report/cilium-values.yaml").read_text())
+    assert values["bpf"]["hostLegacyRouting"] is False
     assert "node1: none (Cilium owns the datapath" in done.stdout and "changed=0" in done.stdout
 
 
@@ -68,3 +78,12 @@ def test_a_dry_run_ends_well_where_libraries_are_missing(tmp_path: Path, facts: 
     done = site(tmp_path, {**facts, "preflight_install_packages": True}, "--check")
     assert done.returncode == 0, done.stdout
     assert "Pods are not looked at: that needs pyroute2, which" in done.stdout
+
+
+def test_the_way_back_stops_where_a_node_is_lost(tmp_path: Path, facts: dict[str, Any]) -> None:
+    """Ansible by itself goes on where a part of a batch became unreachable."""
+    away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_connection": "ssh"}
+    hosts = {"node1": facts, "node2": away, "node3": facts}
+    done = play("playbooks/revert.yml", tmp_path, hosts, "-e", '{"fleet_batches": [2, 1]}', "--tags", "pods")
+    assert done.returncode and "1 of 3 nodes failed or became unreachable: node2" in done.stdout, done.stdout
+    assert "run the same again; what is back" in done.stdout and "[node3]" not in done.stdout
