@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _netlink, _signing
+from ansible_collections.podnet.datapath.plugins.module_utils import _netlink, _signing
 
 # What netkit learned after 6.7, its first kernel.
 NETKIT_ATTRIBUTES = ("SCRUB", "HEADROOM")
@@ -435,6 +435,9 @@ class Node:
 
 def _helpers_missing() -> list[str]:
     """Return the helpers that the kernel would not let the programs call; none where nobody may ask."""
+    # Here, as what sets up NICs at boot takes this file along and asks nothing of BPF.
+    from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+
     try:
         return [name for name, number in _bpf.HELPERS.items() if not _bpf.has_helper(number)]
     except (OSError, _bpf.BpfError):
