@@ -113,7 +113,7 @@ def news() -> dict[str, str]:
 def told(names: Iterable[str]) -> None:
     """Remember that somebody was told of these checkpoints."""
     for name in names:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, Problem), _journal.locked():
             _journal.append({"told": name, "time": _journal.now()})
 
 

@@ -197,9 +197,19 @@ def _carry_out(
     changes = [(key.place, change) for key, change in planned.back.items()]
     texts = {key.name: (_text(c.before), _text(c.after)) for key, c in with_files.back.items()}
     same = {key.name: (_text(s.before), _text(s.before)) for key, s in with_files.settled.items()}
-    entry = _journal.Entry(name, [*settled, *changes], {**texts, **same})
+    entry = _journal.Entry(name, [*settled, *changes], {**texts, **same}, back=True)
     with _journal.entered(entry, checkpoint, unjournalled):
+        problems = []
+        # First what the next boot would do; what cannot be put back keeps nothing else from it.
+        try:
+            files.write({path: after for path, (dummy, after) in texts.items()})
+        except Problem as problem:
+            problems.append(str(problem))
         if planned.back:
-            concern.write({key: change.after for key, change in planned.back.items()})
-        files.write({path: after for path, (dummy, after) in texts.items()})
+            try:
+                concern.write({key: change.after for key, change in planned.back.items()})
+            except Problem as problem:
+                problems.append(str(problem))
+        if problems:
+            raise Problem("\n".join(problems))
         files.tidy([*texts, *same])

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils import _nic
 from ansible_collections.podnet.datapath.plugins.module_utils._ethtool import Ethtool, Nic
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Key
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, Value
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, Value, reason
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Now
 
 
@@ -21,32 +21,56 @@ class Nics:
     """Settings of NICs."""
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
-        """Return what is."""
+        """Return what is; raises ``Problem`` where a NIC is there and cannot be read, as during its reset."""
         ethtool = Ethtool()
-        known: dict[str, Nic] = {}
+        known: dict[str, Nic | None] = {}
         found: dict[Key, Now] = {}
         try:
             for key in keys:
-                with contextlib.suppress(OSError):
-                    known.setdefault(key.place, known.get(key.place) or _nic.read(ethtool, key.place))
-                nic = known.get(key.place)
+                if key.place not in known:
+                    known[key.place] = _read(ethtool, key.place)
+                nic = known[key.place]
                 found[key] = nic.values.get(key.name, GONE) if nic else GONE
         finally:
             ethtool.close()
         return found
 
     def write(self, wished: Mapping[Key, Value]) -> None:
-        """Set NICs to former values; raises ``Problem``."""
+        """Set NICs to former values; one that cannot be keeps none of the others; raises ``Problem``."""
         ethtool = Ethtool()
+        problems = []
         try:
             for place in sorted({key.place for key in wished}):
-                now = _nic.read(ethtool, place)
                 former: dict[str, Any] = {key.name: v for key, v in wished.items() if key.place == place}
-                wanted = {name: value for name, value in former.items() if name in now.wanted}
-                as_it_was = replace(now, values={**now.values, **former}, wanted={**now.wanted, **wanted})
-                said = _nic.restore(ethtool, [as_it_was])
-                missed = _nic.missed(_nic.read(ethtool, place), former)
-                if missed:
-                    raise Problem("\n".join([*missed, said]))
+                try:
+                    _write(ethtool, place, former)
+                except Problem as problem:
+                    problems.append(str(problem))
         finally:
             ethtool.close()
+        if problems:
+            raise Problem("\n".join(problems))
+
+
+def _read(ethtool: Ethtool, place: str) -> Nic | None:
+    """Return a NIC, ``None`` where there is none of that name; raises ``Problem``."""
+    try:
+        return _nic.read(ethtool, place)
+    except OSError as error:
+        if place in (name for dummy, name in socket.if_nameindex()):
+            raise Problem(f"{place} cannot be read: {reason(error)}") from None
+        return None
+
+
+def _write(ethtool: Ethtool, place: str, former: Mapping[str, Any]) -> None:
+    """Set one NIC to former values; raises ``Problem``."""
+    now = _read(ethtool, place)
+    if now is None:
+        return
+    wanted = {name: value for name, value in former.items() if name in now.wanted}
+    as_it_was = replace(now, values={**now.values, **former}, wanted={**now.wanted, **wanted})
+    said = _nic.restore(ethtool, [as_it_was])
+    after = _read(ethtool, place)
+    missed = _nic.missed(after, former) if after else []
+    if missed:
+        raise Problem("\n".join([*missed, said]))

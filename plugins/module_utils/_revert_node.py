@@ -104,12 +104,10 @@ def run(
         "sysctls": Sysctls(),
     }
     wanted = {name: known[name] for name in CONCERNS if name in concerns}
+    _journal.refuse_other(_journal.pending(_journal.read()))
     folded = _journal.fold(_journal.read())
     outcome = _revert.run(folded, wanted, command, force=force, check=check)
-    archived = ""
-    if not check and _journal.read() and _settled(_journal.fold(_journal.read())):
-        archived = _journal.archive()
-        _checkpoint_arm.remove(command)
+    archived = "" if check else _put_away(command)
     changes = [
         {"concern": key.concern, "place": key.place, **_shown(key, change).as_dict()}
         for key, change in outcome.back.items()
@@ -122,6 +120,16 @@ def run(
         "diff": [_plan.diff(where, found) for where, found in _diffs(outcome.back).items()],
     }
     return result, [_sentence(drift) for drift in outcome.drift]
+
+
+def _put_away(command: RunCommand) -> str:
+    """Archive a journal in which nothing is left, and return its new name; else empty."""
+    with _journal.locked():
+        records = _journal.read()
+        if not records or _journal.pending(records) or not _settled(_journal.fold(records)):
+            return ""
+        _checkpoint_arm.remove(command)
+        return _journal.archive()
 
 
 def _settled(folded: _journal.Folded) -> bool:

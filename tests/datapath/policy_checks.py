@@ -200,14 +200,15 @@ def a_pod_sends_from_its_own_addresses_only(lab: Lab) -> None:
     lab.declare()
     for version in (4, 6):
         stolen = address_of("db", version)
-        lab.ns.ip(lab.names["front"], f"addr add {stolen}/{32 if version == 4 else 128} dev lo")
+        width = "/32" if version == 4 else "/128 nodad"  # or it cannot be used at once
+        lab.ns.ip(lab.names["front"], f"addr add {stolen}{width} dev lo")
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         with lab.ns.inside(lab.names["front"]):
             client = socket.socket(family, UDP)
         with client:
             client.bind((stolen, 0))
             client.sendto(b"?", (address_of("world", version), 80))
-        lab.ns.ip(lab.names["front"], f"addr del {stolen}/{32 if version == 4 else 128} dev lo")
+        lab.ns.ip(lab.names["front"], f"addr del {stolen}{width.partition(' ')[0]} dev lo")
         own = Check("front", "world", UDP, 80, version, True)
         lab.attempt([own])
         assert own.answer == "world", str(own)

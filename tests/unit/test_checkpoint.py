@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,11 +21,14 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _checkpoint_arm,
     _checkpoint_confirm,
     _journal,
+    _nic,
     _nic_tuning,
+    _revert_node,
     _revert_programs,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._journal import Entry
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._journal import Entry, Key
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, Value
+from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Now
 from ansible_collections.podnet.datapath.plugins.module_utils._revert_nics import Nics
 
 CONCERNS = {"nics": Nics()}
@@ -102,6 +107,76 @@ def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Pat
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
+
+
+class Settings:
+    """A concern of one NIC; ``failing`` is raised by the next write, half of which was done."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {"mtu": 1500, "txqlen": 1000}
+        self.failing: BaseException | None = None
+
+    def change(self, name: str, value: Value) -> None:
+        change = ("wire0", Change(name, self.values[name], value))
+        with _journal.entered(Entry("nics", [change]), "one"):
+            self.values[name] = value
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
+        return {key: self.values[key.name] for key in keys}
+
+    def write(self, wished: Mapping[Key, Value]) -> None:
+        for key, value in sorted(wished.items(), key=lambda item: item[0].name):
+            self.values[key.name] = value
+            failing, self.failing = self.failing, None
+            if failing:
+                raise failing
+
+
+@pytest.mark.parametrize("failing", [Killed(), Problem("the NIC is being reset")])
+def test_a_way_back_that_failed_is_begun_again(tmp_path: Path, failing: BaseException) -> None:
+    """Killed, or refused by the kernel once: the next attempt does all that is left, files too."""
+    nic, former = Settings(), dict(Settings().values)
+    armed()
+    nic.change("mtu", 9000)
+    nic.change("txqlen", 10)
+    write(tmp_path / "file", "for the next boot", "one")
+    nic.failing = failing
+    with pytest.raises(type(failing)):
+        _checkpoint.expire(command, {"nics": nic})
+    assert nic.values != former and _journal.pending(_journal.read())
+    said = _checkpoint.expire(command, {"nics": nic})
+    assert nic.values == former and not (tmp_path / "file").exists()
+    assert "mtu = 1500" in said and "txqlen = 1000" in said
+    assert not _journal.pending(_journal.read()) and not _journal.fold(_journal.read())
+
+
+def test_what_cannot_be_put_back_keeps_no_file_from_it(tmp_path: Path) -> None:
+    nic = Settings()
+    armed()
+    nic.change("mtu", 9000)
+    write(tmp_path / "file", "for the next boot", "one")
+    nic.failing = Problem("never")
+    with pytest.raises(Problem, match="never"):
+        _checkpoint.expire(command, {"nics": nic})
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_nic_that_cannot_be_read_is_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def detached(*words: object) -> Any:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(_nic, "read", detached)
+    with pytest.raises(Problem, match="lo cannot be read: No such device"):
+        Nics().read([Key("nics", "lo", "mtu")])
+    absent = Key("nics", "absent0", "mtu")
+    assert Nics().read([absent]) == {absent: GONE}
+
+
+def test_no_journal_is_put_away_while_a_change_waits() -> None:
+    armed()
+    with pytest.raises(Problem, match="waits for its confirmation"):
+        _revert_node.run(["nics"], False, False, lambda words: (0, "", ""))
+    assert _journal.pending(_journal.read())
 
 
 @pytest.mark.parametrize("verb", ["daemon-reload", "restart", "append"])
