@@ -104,6 +104,17 @@ def empty_playbook(folder: Path, tasks: int) -> Path:
     return path
 
 
+def tell(name: str, one: dict[str, Any]) -> None:
+    """Print what a run cost; the first is known half an hour before the second."""
+    cpu, on_node = (one[key] / one["hosts"] for key in ("cpu_seconds", "node_cpu_seconds"))
+    print(
+        f"{name}: {one['hosts']} hosts, {one['tasks']} tasks each, {one['remote_tasks']} of them remote; "
+        f"{one['seconds']} s; CPU s a host: {cpu:.2f} of the controller, {on_node:.2f} of the node; "
+        f"{one['memory_mib']} MiB",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Measure, and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -111,19 +122,14 @@ def main() -> None:
     parser.add_argument("--forks", type=int, default=20)
     given = parser.parse_args()
     site = run(ROOT / "site.yml", given.hosts, given.forks, "--check", "-e", '{"fleet_batches": ["100%"]}')
+    tell("site", site)
     with tempfile.TemporaryDirectory() as folder:
         empty = run(empty_playbook(Path(folder), site["tasks"]), given.hosts, given.forks)
+    tell("empty", empty)
     found = {"site": site, "empty": empty}
     report = ROOT / f"reports/scale/{given.hosts}.json"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps(found, indent=1) + "\n")
-    for name, one in found.items():
-        cpu, on_node = (one[key] / one["hosts"] for key in ("cpu_seconds", "node_cpu_seconds"))
-        print(
-            f"{name}: {one['hosts']} hosts, {one['tasks']} tasks each, {one['remote_tasks']} of them remote; "
-            f"{one['seconds']} s; CPU s a host: {cpu:.2f} of the controller, {on_node:.2f} of the node; "
-            f"{one['memory_mib']} MiB"
-        )
 
 
 if __name__ == "__main__":
