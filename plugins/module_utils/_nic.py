@@ -180,7 +180,7 @@ def _integer(value: object) -> int:
 def _discipline(now: str, wanted: str) -> str:
     if wanted not in _qdisc.PLAIN:
         raise ValueError(f"is none that can be set here: give one of {_plan.listed(sorted(_qdisc.PLAIN))}")
-    if wanted != now and not {*now.split("+")} <= _qdisc.PLAIN:
+    if wanted != now and not {*_qdisc.kinds(now)} <= _qdisc.PLAIN:
         raise ValueError(f"would replace {now}, which somebody set up: remove that first (tc qdisc del)")
     return wanted
 
@@ -453,9 +453,14 @@ def _resolved(nic: Nic, wish: Wish) -> Resolved:
     return resolve(nic, wish, sysfs.cpus(nic.name), sysfs.balancer()) if wish.steering else resolve(nic, wish)
 
 
+def of_queue(setting: str) -> bool:
+    """Tell whether a setting comes and goes with a queue."""
+    return setting.startswith("queues.")
+
+
 def _late(setting: str) -> bool:
     """Tell whether a setting belongs to a queue or an interrupt: other settings make and unmake these."""
-    return setting.partition(".")[0] in ("queues", "irqs")
+    return of_queue(setting) or setting.startswith("irqs.")
 
 
 def _steer(ethtool: Ethtool, job: Job) -> dict[str, Setting]:
@@ -522,17 +527,20 @@ def apply(ethtool: Ethtool, jobs: Sequence[Job]) -> None:
 
 
 def differing(nics: Iterable[Nic]) -> list[tuple[str, Change]]:
-    """Return, by NIC, what is not as it was: more than was asked for where settings hang together."""
+    """Return, by NIC, what is not as it was: more than was asked for where settings hang together.
+
+    The settings of a queue that there is no more became ``None``: they have to be set when it is there again.
+    """
     ethtool = Ethtool()
     try:
         pairs = [(former, read(ethtool, former.name)) for former in nics]
     finally:
         ethtool.close()
     return [
-        (now.name, Change(setting, value, now.values[setting]))
+        (now.name, Change(setting, value, now.values.get(setting)))
         for former, now in pairs
         for setting, value in former.values.items()
-        if setting in now.values and now.values[setting] != value
+        if (setting in now.values or of_queue(setting)) and now.values.get(setting) != value
     ]
 
 

@@ -9,6 +9,7 @@ Sources: tc(8), linux/rtnetlink.h, net/sched/sch_api.c, net/sched/sch_mq.c.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
@@ -57,10 +58,23 @@ def _present(index: int) -> list[tuple[int, int, str]]:
 
 
 def kind_of(present: list[tuple[int, int, str]]) -> str:
-    """Return the discipline: that of the root, below an mq that of the queues, ``a+b`` where they differ."""
+    """Return the discipline: that of the root, below an mq that of the queues.
+
+    Where they differ it is all of them in the order of the queues, as ``fq*4+pfifo_fast*2``: so a driver
+    leaves it that was given more queues.
+    """
     root = next((kind for dummy, parent, kind in present if parent == _ROOT), "")
-    below = sorted({kind for dummy, parent, kind in present if parent not in (_ROOT, 0)})
-    return "+".join(below) if root == "mq" and below else root
+    below = sorted((parent, kind) for dummy, parent, kind in present if parent not in (_ROOT, 0))
+    if root != "mq" or not below:
+        return root
+    runs = [(kind, len([*run])) for kind, run in itertools.groupby(kind for dummy, kind in below)]
+    return runs[0][0] if len(runs) == 1 else "+".join(f"{kind}*{count}" for kind, count in runs)
+
+
+def kinds(discipline: str) -> list[str]:
+    """Return the kinds in what ``kind_of`` returned, queue by queue; one where they are alike."""
+    parts = [part.partition("*") for part in discipline.split("+")]
+    return [one for kind, dummy, count in parts for one in [kind] * int(count or 1)]
 
 
 def read(index: int) -> str:
@@ -74,17 +88,18 @@ def _replace(index: int, handle: int, parent: int, kind: str) -> None:
         pass
 
 
-def write(index: int, kind: str) -> None:
-    """Give a NIC, or each of its queues, the discipline ``kind``; raises ``OSError``."""
+def write(index: int, discipline: str) -> None:
+    """Give a NIC, or each of its queues, a discipline, as ``read`` returns it; raises ``OSError``."""
+    wanted = kinds(discipline)
     present = _present(index)
     root = next(((handle, name) for handle, parent, name in present if parent == _ROOT), (0, ""))
     if root[1] != "mq":
-        _replace(index, 0, _ROOT, kind)
+        _replace(index, 0, _ROOT, wanted[0])
         return
     handle = root[0]
     if not handle:  # The one that the kernel made cannot be changed; the same kind of our own can.
         handle = _OURS
         _replace(index, handle, _ROOT, "mq")
-    for dummy, parent, _kind in _present(index):
-        if parent & 0xFFFF0000 == handle and parent != _ROOT:
-            _replace(index, 0, parent, kind)
+    queues = sorted(parent for dummy, parent, _kind in _present(index) if parent & 0xFFFF0000 == handle)
+    for number, parent in enumerate(queues):
+        _replace(index, 0, parent, wanted[min(number, len(wanted) - 1)])

@@ -30,7 +30,9 @@ class Nics:
                 if key.place not in known:
                     known[key.place] = _read(ethtool, key.place)
                 nic = known[key.place]
-                found[key] = nic.values.get(key.name, GONE) if nic else GONE
+                # A queue comes back with its NIC's number of queues.
+                absent = None if nic and _nic.of_queue(key.name) else GONE
+                found[key] = nic.values.get(key.name, absent) if nic else GONE
         finally:
             ethtool.close()
         return found
@@ -71,6 +73,8 @@ def _write(ethtool: Ethtool, place: str, former: Mapping[str, Any]) -> None:
     as_it_was = replace(now, values={**now.values, **former}, wanted={**now.wanted, **wanted})
     said = _nic.restore(ethtool, [as_it_was])
     after = _read(ethtool, place)
-    missed = _nic.missed(after, former) if after else []
+    # Of a queue that did not come back, as somebody else changed their number, nothing can be set.
+    there = {s: v for s, v in former.items() if after and (s in after.values or not _nic.of_queue(s))}
+    missed = _nic.missed(after, there) if after else []
     if missed:
         raise Problem("\n".join([*missed, said]))

@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal
+
 Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
 
-MODULE = "ansible_collections.podnet.datapath.plugins.modules.nic_tuning"
+MODULES = "ansible_collections.podnet.datapath.plugins.modules"
+# The journal is the test's own: only this process and its children see the mount.
+FOLDER = "/var/lib/podnet-datapath"
+WITH_JOURNAL = 'mkdir -p "$1" && mount --bind "$0" "$1" && shift && exec "$@"'
 
 
 class Node:
     """A namespace with veth0, veth1 and an ifb of four queues, with a /sys of its own."""
 
-    def __init__(self, namespaces: Namespaces) -> None:
+    def __init__(self, namespaces: Namespaces, journal: Path) -> None:
         self.namespaces = namespaces
+        self.journal = journal
         self.netns = namespaces("queues")
         namespaces.ip(
             self.netns,
@@ -38,11 +46,14 @@ class Node:
         )
 
     def __call__(self, *nics: dict[str, Any], check: bool = False, fails: bool = False) -> dict[str, Any]:
-        """Run the module where /sys shows the namespace: ``ip netns exec`` mounts such a one."""
-        request = {"nics": list(nics), "_ansible_check_mode": check, "_ansible_diff": True}
+        return self.run("nic_tuning", {"nics": list(nics), "_ansible_check_mode": check}, fails)
+
+    def run(self, module: str, options: dict[str, Any], fails: bool = False) -> dict[str, Any]:
+        """Run a module where /sys shows the namespace: ``ip netns exec`` mounts such a one."""
+        inside = ["ip", "netns", "exec", self.netns, "sh", "-c", WITH_JOURNAL, self.journal, FOLDER]
         done = subprocess.run(
-            ["ip", "netns", "exec", self.netns, sys.executable, "-m", MODULE],
-            input=json.dumps({"ANSIBLE_MODULE_ARGS": request}),
+            [*inside, sys.executable, "-m", f"{MODULES}.{module}"],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": {**options, "_ansible_diff": True}}),
             capture_output=True,
             text=True,
             check=False,
@@ -62,8 +73,8 @@ class Node:
 
 
 @pytest.fixture
-def node(namespaces: Namespaces) -> Node:
-    return Node(namespaces)
+def node(namespaces: Namespaces, tmp_path: Path) -> Node:
+    return Node(namespaces, tmp_path)
 
 
 def test_napi_and_the_cpus_of_queues(node: Node) -> None:
@@ -92,6 +103,28 @@ def test_queues_that_the_call_makes_are_served_too(node: Node) -> None:
     node({"name": "veth0", "channels": {"rx": 1}})
     node({"name": "veth0", "channels": {"rx": 4}, "steering": {"rps": "0"}})
     assert [int(node.read(f"veth0/queues/rx-{queue}/rps_cpus"), 16) for queue in range(4)] == [1] * 4
+
+
+def test_what_queues_had_that_a_change_took_away_comes_back_with_them(node: Node) -> None:
+    node({"name": "veth0", "channels": {"rx": 4}, "steering": {"rps": "0"}})
+    shutil.move(node.journal / _journal.FILE, node.journal / "what was done before us")
+    node({"name": "veth0", "channels": {"rx": 2}, "steering": {"rps": "none"}})
+    back = node.run("revert", {"concerns": ["nics"]})
+    assert back["changed"] and not back["drift"]
+    assert [int(node.read(f"veth0/queues/rx-{queue}/rps_cpus"), 16) for queue in range(4)] == [1] * 4
+    assert not (node.journal / _journal.FILE).exists(), "something is left to put back"
+
+
+def test_different_disciplines_of_queues_come_back(node: Node) -> None:
+    node({"name": "many", "qdisc": "bfifo"})
+    node.namespaces.run(node.netns, "tc", "qdisc", "replace", "dev", "many", "parent", "1:2", "pfifo")
+    former = node.disciplines("many")
+    assert sorted(former) == ["bfifo", "bfifo", "bfifo", "mq", "pfifo"]
+    shutil.move(node.journal / _journal.FILE, node.journal / "what was done before us")
+    (changed,) = node({"name": "many", "qdisc": "pfifo"})["nics"]
+    assert changed["changes"][0]["before"] == "bfifo*1+pfifo*1+bfifo*2"
+    node.run("revert", {"concerns": ["nics"]})
+    assert node.disciplines("many") == former
 
 
 def test_a_refusal_puts_napi_queues_and_disciplines_back(node: Node) -> None:

@@ -177,7 +177,8 @@ def test_the_discipline_of_the_queues_counts_below_mq() -> None:
     root, below = 0xFFFFFFFF, 0x10001
     assert _qdisc.kind_of([(0, root, "fq_codel")]) == "fq_codel"
     assert _qdisc.kind_of([(0x10000, root, "mq"), (0, below, "fq"), (0, below + 1, "fq")]) == "fq"
-    assert _qdisc.kind_of([(0x10000, root, "mq"), (0, below, "fq"), (0, below + 1, "htb")]) == "fq+htb"
+    assert _qdisc.kind_of([(0x10000, root, "mq"), (0, below, "fq"), (0, below + 1, "htb")]) == "fq*1+htb*1"
+    assert _qdisc.kinds("fq*2+pfifo*1") == ["fq", "fq", "pfifo"] and _qdisc.kinds("fq") == ["fq"]
     assert _qdisc.kind_of([]) == ""
 
 
