@@ -313,6 +313,16 @@ def _remember(path: str, tokens: Iterable[str]) -> None:
     replace_file(path, "\n".join([*tokens, ""]).encode())
 
 
+def _entry(loader: Bootloader, ours: Change) -> _journal.Entry:
+    """Return what the journal is to know before our arguments change."""
+
+    def looked() -> list[tuple[str, Change]]:
+        now = Change(ours.name, ours.before, " ".join(loader.read().own) or None)
+        return [("", now)] if now.before != now.after else []
+
+    return _journal.Entry("boot_args", [("", ours)], looked=looked)
+
+
 def run(
     params: dict[str, Any], check: bool, command: RunCommand, root: str = "/"
 ) -> tuple[dict[str, Any], list[str]]:
@@ -352,7 +362,7 @@ def run(
     left = left_over(former, {*tokens, *foreign(current)}, running)
     if changes and loader and not check:
         ours = Change(loader.file, " ".join(current.own) or None, " ".join(tokens) or None)
-        with _journal.entered(_journal.Entry("boot_args", [("", ours)])):
+        with _journal.entered(_entry(loader, ours)):
             loader.write(tokens)
         if left:
             _remember(node.path(LEFT_OVER), left)

@@ -44,10 +44,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Span:
-    """What a thing was before our first change, and after our last."""
+    """What a thing was before our first change, and after our last.
+
+    ``cut``: what it was before those of our changes whose end is not told; each may not have happened.
+    """
 
     before: Value
     after: Value
+    cut: frozenset[Value] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,21 @@ class Folded:
 
 
 def _lay(
-    spans: dict[Any, Span], key: object, before: Value, after: Value, same: Callable[[Any], Any]
+    spans: dict[Any, Span],
+    key: object,
+    before: Value,
+    after: Value,
+    told: bool,
+    same: Callable[[Any], Any],
 ) -> None:
-    """Add a change to what is known of a thing; ``same`` makes a former value comparable with a later one."""
-    first = spans[key].before if key in spans else before
-    if same(first) == after:
-        spans.pop(key, None)
-    else:
-        spans[key] = Span(first, after)
+    """Add a change to what is known of a thing, ``told``: whether its end is.
+
+    ``same`` makes a former value comparable with a later one.
+    """
+    span = spans.pop(key, Span(before, same(before)))
+    cut = frozenset() if told else (span.cut | {span.after}) - {same(span.before)}
+    if same(span.before) != after or cut:
+        spans[key] = Span(span.before, after, cut)
 
 
 def fold(records: Iterable[Record]) -> Folded:
@@ -91,11 +102,13 @@ def fold(records: Iterable[Record]) -> Folded:
             continue
         for change in end.get("changes", record["changes"]):
             key = Key(record["concern"], change["place"], change["name"])
-            _lay(things, key, change["before"], change["after"], lambda value: value)
+            told = "changes" in end
+            _lay(things, key, change["before"], change["after"], told, lambda value: value)
         for path, file in record["files"].items():
             if path in end.get("files_kept", ()):
                 continue
-            _lay(files, Key(record["concern"], "", path), file["before"], file["after"], digest)
+            key = Key(record["concern"], "", path)
+            _lay(files, key, file["before"], file["after"], bool(end), digest)
     return Folded(things, files)
 
 
@@ -272,7 +285,8 @@ def entered(entry: Entry, checkpoint: str = "", unjournalled: bool = False) -> I
     """Journal what the block changes.
 
     Raises ``Problem`` before the block where the journal cannot be written, where somebody else's change
-    still waits for its confirmation, or where the time of ``checkpoint`` is up: nothing would take this back.
+    still waits for its confirmation or was made since ``entry`` was planned, or where the time of
+    ``checkpoint`` is up: nothing would take this back.
     ``unjournalled``, for the way back itself: goes on all the same.
     """
     if not entry:
@@ -282,7 +296,9 @@ def entered(entry: Entry, checkpoint: str = "", unjournalled: bool = False) -> I
         records = read()
         refuse_other(pending(records), checkpoint)
         if checkpoint and not unjournalled:
-            _refuse_ended(records, checkpoint)
+            refuse_ended(records, checkpoint)
+        if not unjournalled:
+            _refuse_moved(entry)
         run = uuid.uuid4().hex[:12]
         begin = {
             "time": now(),
@@ -340,7 +356,27 @@ def refuse_other(armed: Record | None, checkpoint: str = "") -> None:
     )
 
 
-def _refuse_ended(records: Iterable[Record], checkpoint: str) -> None:
+def _refuse_moved(entry: Entry) -> None:
+    """Raise ``Problem`` where what is to be changed is not any more as it was when that was planned."""
+    planned = {(place, change.name) for place, change in entry.changes}
+    try:
+        looked = entry.looked() if entry.looked else ()
+        moved = [
+            f"{place}: {change.name}".lstrip(": ")
+            for place, change in looked
+            if (place, change.name) in planned
+        ]
+        moved += [name for name, (before, dummy) in entry.files.items() if read_file(name) != before]
+    except OSError as error:
+        raise Problem(f"what is to be changed cannot be read any more: {reason(error)}") from None
+    if moved:
+        raise Problem(
+            f"{', '.join(moved)}: changed by somebody else just now, so nothing was changed: run this again"
+        )
+
+
+def refuse_ended(records: Iterable[Record], checkpoint: str) -> None:
+    """Raise ``Problem`` where a checkpoint is not armed any more."""
     states = [
         r["checkpoint_state"]
         for r in records

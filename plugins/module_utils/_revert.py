@@ -73,7 +73,7 @@ def plan(spans: Mapping[Key, Span], now: Mapping[Key, Now], force: bool) -> Plan
         value = now[key]
         if isinstance(value, Gone) or value == span.before:
             settled[key] = span
-        elif force or value == span.after:
+        elif force or value in {span.after, *span.cut}:
             back[key] = Change(key.name, value, span.before)
         else:
             drift.append(Drift(key, value, span))
@@ -136,7 +136,9 @@ class Files:
 
 def file_plan(spans: Mapping[Key, Span], now: Mapping[Key, Now], force: bool) -> Plan:
     """As ``plan``, for files, which are compared by digest; changes have texts."""
-    former = {key: Span(_journal.digest(_text(span.before)), span.after) for key, span in spans.items()}
+    former = {
+        key: Span(_journal.digest(_text(span.before)), span.after, span.cut) for key, span in spans.items()
+    }
     found = plan(former, {key: _journal.digest(_text(value)) for key, value in now.items()}, force)
     back = {key: Change(key.name, _text(now[key]), spans[key].before) for key in found.back}
     return Plan(back, {key: spans[key] for key in found.settled}, found.drift)

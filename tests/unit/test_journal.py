@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _journal
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _revert
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Entry, Folded, Key, Span
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem
 
@@ -57,11 +57,61 @@ def test_places_and_concerns_are_kept_apart() -> None:
 
 
 def test_what_really_became_of_it_counts() -> None:
-    changed = [("eth0", Change("mtu", 1500, 9000)), ("eth0", Change("features.rx-lro", True, False))]
-    assert done(mtu(1500, 9000, looked=lambda: changed)).things == {
+    found: list[tuple[str, Change]] = []
+    with _journal.entered(mtu(1500, 9000, looked=lambda: found)):
+        found += [("eth0", Change("mtu", 1500, 9000)), ("eth0", Change("features.rx-lro", True, False))]
+    assert _journal.fold(_journal.read()).things == {
         MTU: Span(1500, 9000),
         Key("nics", "eth0", "features.rx-lro"): Span(True, False),
     }
+
+
+def test_what_somebody_else_changed_since_the_plan_is_not_changed(tmp_path: Path) -> None:
+    found = [("eth0", Change("mtu", 1500, 4000))]
+    with pytest.raises(Problem, match="eth0: mtu: changed by somebody else just now"):
+        done(mtu(1500, 9000, looked=lambda: found))
+    (tmp_path / "file").write_text("theirs")
+    with pytest.raises(Problem, match=f"{tmp_path}/file: changed by somebody else just now"):
+        done(Entry("nics", files={str(tmp_path / "file"): (None, "ours")}))
+    # What was not planned may move, as a setting that hangs together with another.
+    found = [("eth0", Change("coalesce.rx-usecs", 8, 9))]
+    assert done(mtu(1500, 9000, looked=lambda: found)).things
+
+
+@pytest.mark.parametrize("happened", [False, True])
+def test_a_second_change_that_was_cut_short_is_ours_whether_it_happened_or_not(happened: bool) -> None:
+    done(mtu(1500, 4000))
+    child = os.fork()
+    if not child:
+        with _journal.entered(mtu(4000, 9000)):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    folded = _journal.fold(_journal.read())
+    assert folded.things == {MTU: Span(1500, 9000, frozenset({4000}))}
+    now = 9000 if happened else 4000
+    assert _revert.plan(folded.things, {MTU: now}, False).back == {MTU: Change("mtu", now, 1500)}
+    assert _revert.plan(folded.things, {MTU: 1400}, False).drift
+    # The next one has looked; a cut way to where it began may have happened or not, too.
+    assert done(mtu(now, 8264)).things == {MTU: Span(1500, 8264)}
+
+
+def test_a_cut_change_of_a_file_and_one_back_to_the_first_value(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    begin = {"run": "1", "concern": "nics", "changes": [], "files": {path: {"before": "a", "after": "B"}}}
+    cut = {"run": "2", "concern": "nics", "changes": [], "files": {path: {"before": "b", "after": "C"}}}
+    folded = _journal.fold([begin, {"run": "1", "end": "done"}, cut])
+    assert folded.files == {Key("nics", "", path): Span("a", "C", frozenset({"B"}))}
+    records = [
+        {
+            "run": str(n),
+            "concern": "nics",
+            "files": {},
+            "changes": [{"place": "eth0", "name": "mtu", **change}],
+        }
+        for n, change in enumerate(({"before": 1500, "after": 9000}, {"before": 9000, "after": 1500}))
+    ]
+    ends = [{"run": "0", "end": "done", "changes": records[0]["changes"]}]
+    assert _journal.fold([*records, *ends]).things == {MTU: Span(1500, 1500, frozenset({9000}))}
 
 
 def test_a_failed_change_that_was_put_back_counts_for_nothing() -> None:
