@@ -7,10 +7,18 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """C(podnet.datapath.confirm): the paths that a change must not cut."""
+    """C(podnet.datapath.confirm): the name of a change, and the paths that it must not cut."""
 
     DOCUMENTATION = r"""
 options:
+  confirm_name:
+    description:
+      - The name under which M(podnet.datapath.checkpoint) confirms the change, of up to 64 letters, digits,
+        C(.), C(-) and C(_). Each change needs another. Made up if left out.
+      - Whoever gives it can confirm this change and no other even where the connection was lost before the
+        module's result came. Used with O(confirm_timeout).
+    type: str
+    default: ""
   confirm_paths:
     description:
       - Paths, those of Pods above all, that the change must not cut. Each is tried just before the change.

@@ -19,7 +19,7 @@ from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _revert
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Record
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, shown
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason, shown
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import Concern, RunCommand
 
 # A timer of this boot only: the next one starts the service itself.
@@ -35,6 +35,8 @@ def status(records: Iterable[Record], name: str = "") -> dict[str, Any]:
     """Return how a checkpoint stands, the last one where no name is given; empty without any."""
     found: dict[str, Any] = {}
     for record in records:
+        if record.get("complete") == found.get("checkpoint", ""):
+            found["complete"] = True
         if "checkpoint_state" not in record or name not in ("", record["checkpoint"]):
             continue
         if record["checkpoint_state"] == "armed":
@@ -45,6 +47,16 @@ def status(records: Iterable[Record], name: str = "") -> dict[str, Any]:
 
 
 # Deeds
+
+
+def complete(name: str) -> None:
+    """Write that everything was changed that was to be; raises ``Problem``."""
+    try:
+        with _journal.locked():
+            _journal.refuse_ended(_journal.read(), name)
+            _journal.append({"complete": name, "time": _journal.now()})
+    except OSError as error:
+        raise Problem(f"{_journal.path()} cannot be written ({reason(error)})") from None
 
 
 def end(name: str, state: str, command: RunCommand, why: str = "", **more: Any) -> None:

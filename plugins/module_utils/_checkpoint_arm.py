@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint
 from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint import ARMED, TIMER
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Record
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason, replace_file
-from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
+from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive, interpreter
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import Concern, RunCommand
 
 MARKER = "# Written by podnet.datapath: changes made here are lost."
@@ -32,10 +32,36 @@ AT_BOOT = "/etc/systemd/system/sysinit.target.wants/podnet-checkpoint.service"
 FILES = (PROGRAM, SERVICE, AT_BOOT)
 
 _ROOM = 1 << 20  # bytes that the way back may need on a full disk
+# There where systemd runs in a container (Container Interface of systemd.io).
+_CONTAINER = "/run/systemd/container"
 
 Look = Callable[[], Sequence[Record]]
 
 _MODULES = ("_checkpoint", "_journal", "_plan", "_revert")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms a change is made.
+
+    ``seconds`` to confirm it, 0 where it needs none; the ``name`` that whoever will confirm it gave, made up
+    where empty; ``look`` is called just before, and returns the paths that come through.
+    """
+
+    seconds: int = 0
+    name: str = ""
+    look: Look = list
+
+    def __post_init__(self) -> None:
+        if self.seconds < 0:
+            raise Problem(
+                f"confirm_timeout: {self.seconds} is no time: give seconds, or 0 to go without confirmation"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", self.name):
+            raise Problem(
+                f"confirm_name: {self.name!r} is no name: give up to 64 letters, digits, dots, dashes or"
+                " underscores"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,19 +119,28 @@ def timer(seconds: int) -> str:
     )
 
 
-def arm(seconds: int, way_back: WayBack, command: RunCommand, paths: Sequence[Record] = ()) -> str:
-    """Have everything changed from now on taken back after ``seconds``; return the checkpoint's name.
+def arm(terms: Terms, way_back: WayBack, command: RunCommand) -> str:
+    """Have everything changed from now on taken back unless it is confirmed; return the checkpoint's name.
 
-    ``paths`` are what has to come through before it is confirmed. Raises ``Problem``; nothing is armed then.
+    Raises ``Problem``; nothing is armed then.
     """
     if not os.path.isdir("/run/systemd/system"):
         raise Problem("confirm_timeout: needs systemd on this node: set confirm_timeout: 0")
+    if os.path.exists(_CONTAINER):
+        raise Problem(
+            "confirm_timeout: this is a container, whose systemd does not start what takes the change back"
+            " when the node boots: run it on the node, or set confirm_timeout: 0"
+        )
+    paths = list(terms.look())
     with _journal.locked():
-        _journal.refuse_other(_journal.pending(_journal.read()))
-        name = uuid.uuid4().hex[:12]
+        records = _journal.read()
+        _journal.refuse_other(_journal.pending(records))
+        if terms.name and _checkpoint.status(records, terms.name):
+            raise Problem(f"confirm_name: {terms.name} was the name of an earlier change: give another")
+        name = terms.name or uuid.uuid4().hex[:12]
         try:
             _reserve()
-            for path, data in _files(seconds, way_back).items():
+            for path, data in _files(terms.seconds, way_back).items():
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 replace_file(path, data)
             with contextlib.suppress(FileExistsError):
@@ -124,8 +159,8 @@ def arm(seconds: int, way_back: WayBack, command: RunCommand, paths: Sequence[Re
                     "time": _journal.now(),
                     "boot_id": _journal.boot_id(),
                     "by": _journal.requester(),
-                    "timeout": seconds,
-                    "paths": list(paths),
+                    "timeout": terms.seconds,
+                    "paths": paths,
                 }
             )
         except OSError as error:
@@ -155,7 +190,7 @@ def _reserve() -> None:
 def _files(seconds: int, way_back: WayBack) -> dict[str, bytes]:
     return {
         PROGRAM: way_back.program(),
-        SERVICE: service(sys.executable or "/usr/bin/python3").encode(),
+        SERVICE: service(interpreter()).encode(),
         TIMER: timer(seconds).encode(),
     }
 
@@ -168,32 +203,30 @@ def _systemctl(command: RunCommand, *words: str) -> None:
 
 
 class Checkpoint:
-    """The checkpoint of one call of a module: armed before its first change, for ``seconds``; 0 is never.
+    """The checkpoint of one call of a module, armed before its first change where ``terms`` ask for it."""
 
-    ``look`` is called just before, and returns the paths that come through.
-    """
-
-    def __init__(self, seconds: int, way_back: WayBack, command: RunCommand, look: Look = list) -> None:
-        if seconds < 0:
-            raise Problem(
-                f"confirm_timeout: {seconds} is no time: give seconds, or 0 to go without confirmation"
-            )
+    def __init__(self, terms: Terms, way_back: WayBack, command: RunCommand) -> None:
         self.name = ""
-        self._seconds, self._way_back, self._command, self._look = seconds, way_back, command, look
+        self._terms, self._way_back, self._command = terms, way_back, command
 
     @contextlib.contextmanager
     def entered(self, entry: _journal.Entry) -> Iterator[None]:
         """Journal what the block changes, as part of this checkpoint."""
-        if entry and self._seconds and not self.name:
-            self.name = arm(self._seconds, self._way_back, self._command, self._look())
+        if entry and self._terms.seconds and not self.name:
+            self.name = arm(self._terms, self._way_back, self._command)
         with _journal.entered(entry, self.name):
             yield
 
     @contextlib.contextmanager
-    def taken_back(self) -> Iterator[None]:
-        """Take back at once what the block changed if it fails: nobody would confirm it."""
+    def whole(self) -> Iterator[None]:
+        """Be the module's whole change: where the block fails, what it changed is taken back at once.
+
+        Only what has come to its end can be confirmed.
+        """
         try:
             yield
+            if self.name:
+                _checkpoint.complete(self.name)
         except Exception as problem:
             if self.name:
                 why = f"the module failed: {problem}"

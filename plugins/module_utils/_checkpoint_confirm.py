@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _journal, _probe
+from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint_arm import Terms
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Record
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import Concern, RunCommand
@@ -20,18 +21,30 @@ from ansible_collections.podnet.datapath.plugins.module_utils._revert import Con
 PATIENCE = 15
 
 
-# Paths: what came through before the change
+# The options of a module whose changes are to be confirmed
 
-ARGUMENT: dict[str, Any] = {
-    "type": "list",
-    "elements": "dict",
-    "default": [],
-    "options": {
-        "netns": {"type": "str"},
-        "to": {"type": "str", "required": True},
-        "size": {"type": "int", "default": 84},
+ARGUMENTS: dict[str, Any] = {
+    "confirm_timeout": {"type": "int", "default": 0},
+    "confirm_name": {"type": "str", "default": ""},
+    "confirm_paths": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "netns": {"type": "str"},
+            "to": {"type": "str", "required": True},
+            "size": {"type": "int", "default": 84},
+        },
     },
 }
+
+
+def terms(params: Mapping[str, Any]) -> Terms:
+    """Return what the options say; raises ``Problem``."""
+    return Terms(params["confirm_timeout"], params["confirm_name"], look(params["confirm_paths"]))
+
+
+# Paths: what came through before the change
 
 
 def probes(paths: Sequence[Mapping[str, Any]]) -> list[_probe.Probe]:
@@ -171,13 +184,18 @@ def _confirm(name: str, before: Mapping[str, Any], check: bool, command: RunComm
 
 
 def _wrong(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Return what a change has broken and what has not come back in ``PATIENCE`` seconds."""
-    nics = _nics(_journal.read(), found["checkpoint"])
+    """Return what a change has broken and what has not come back in ``PATIENCE`` seconds.
+
+    Its module may still be at it, where only the connection to it was lost.
+    """
+    name = found["checkpoint"]
     paths = probes(found.get("paths", ()))
     end = time.monotonic() + PATIENCE
     while True:
+        records = _journal.read()
+        half = [] if _checkpoint.status(records, name).get("complete") else ["only a part of it was changed"]
         silent = [f"there were answers before the change, now {text}" for text in map(_silent, paths) if text]
-        wrong = [*sick(nics, before), *silent]
+        wrong = [*half, *sick(_nics(records, name), before), *silent]
         if not wrong or time.monotonic() > end:
             return wrong
         time.sleep(0.5)

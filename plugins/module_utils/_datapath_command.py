@@ -20,7 +20,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import DEFAULT_PIN_PATH, BpfError
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
-from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
+from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive, interpreter
 
 MODULES = (
     "_bpf", "_bpf_state", "_datapath_command", "_datapath_compile", "_datapath_identity", "_datapath_info",
@@ -32,9 +32,8 @@ MODULES = (
 
 def program() -> bytes:
     """Return the command as a file that runs."""
-    return b"#!/usr/bin/python3\n" + archive(
-        MODULES, f"from {PACKAGE}._datapath_command import main\n\nmain()\n"
-    )
+    code = archive(MODULES, f"from {PACKAGE}._datapath_command import main\n\nmain()\n")
+    return f"#!{interpreter()}\n".encode() + code
 
 
 class _Names:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     Problem,
     replace_file,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive
+from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive, interpreter
 
 SETTINGS = "/etc/podnet/nics.json"
 PROGRAM = "/usr/local/lib/podnet/nic_tuning.pyz"
@@ -119,7 +118,7 @@ def wanted(entries: Sequence[Mapping[str, Any]], drop_ins: Mapping[str, bytes] |
             **(drop_ins or {}),
             SETTINGS: settings(entries).encode(),
             PROGRAM: program(),
-            UNIT: unit(sys.executable or "/usr/bin/python3").encode(),
+            UNIT: unit(interpreter()).encode(),
             RULES: rules(entry["name"] for entry in entries).encode(),
         }
     )

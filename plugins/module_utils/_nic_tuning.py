@@ -19,6 +19,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _nic_persist,
     _revert_nics,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint_arm import Terms
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import RunCommand
 
@@ -97,8 +98,7 @@ def run(
     check: bool,
     command: RunCommand,
     root: str = "/",
-    confirm_timeout: int = 0,
-    look: _checkpoint_arm.Look = list,
+    terms: Terms | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Do what the module's options say; return its result, and warnings.
 
@@ -108,10 +108,10 @@ def run(
         if nics:
             _nic_persist.check(root)
         _nic_persist.present(root)  # Names a file of somebody else's before the first change.
-    checkpoint = _checkpoint_arm.Checkpoint(confirm_timeout, _WAY_BACK, command, look)
+    checkpoint = _checkpoint_arm.Checkpoint(terms or Terms(), _WAY_BACK, command)
     ours: Mapping[str, bytes] = {}
     news = _checkpoint.news()
-    with checkpoint.taken_back():
+    with checkpoint.whole():
         result = _nic.run(nics, check, lambda jobs: checkpoint.entered(_nics_entry(jobs)))
         entries = result.pop("entries")
         result["files"] = []

@@ -8,10 +8,30 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterable
 
 PACKAGE = "ansible_collections.podnet.datapath.plugins.module_utils"
+
+_SYSTEM_PYTHON = "/usr/bin/python3"
+_OLDEST = (3, 9)  # that this code runs with; RHEL 8 has 3.6 there, and later ones besides
+
+
+def interpreter() -> str:
+    """Return the Python for what stays on the node.
+
+    The distribution's own, since that of a virtual environment goes with it; this process's where that is
+    missing or too old.
+    """
+    test = f"import sys; sys.exit(sys.version_info < {_OLDEST})"
+    if os.access(_SYSTEM_PYTHON, os.X_OK):
+        done = subprocess.run([_SYSTEM_PYTHON, "-c", test], capture_output=True, check=False)
+        if not done.returncode:
+            return _SYSTEM_PYTHON
+    return sys.executable or _SYSTEM_PYTHON
 
 
 def archive(modules: Iterable[str], main: str) -> bytes:

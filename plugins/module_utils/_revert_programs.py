@@ -23,6 +23,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf_pins import Pins
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf_plan import Attachment
+from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint_arm import Terms
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Key
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, Value, reason
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Now, RunCommand
@@ -88,11 +89,11 @@ WAY_BACK = _checkpoint_arm.WayBack("programs", Programs, (*_datapath_command.MOD
 
 
 class Journalled:
-    """Journals one call of bpf_attach, under a checkpoint of ``seconds`` where an uplink is concerned."""
+    """Journals one call of bpf_attach, under a checkpoint on ``terms`` where an uplink is concerned."""
 
-    def __init__(self, seconds: int, command: RunCommand, look: _checkpoint_arm.Look = list) -> None:
-        self._armed = _checkpoint_arm.Checkpoint(seconds, WAY_BACK, command, look)
-        self._free = _checkpoint_arm.Checkpoint(0, WAY_BACK, command)
+    def __init__(self, terms: Terms, command: RunCommand) -> None:
+        self._armed = _checkpoint_arm.Checkpoint(terms, WAY_BACK, command)
+        self._free = _checkpoint_arm.Checkpoint(Terms(), WAY_BACK, command)
 
     @property
     def checkpoint(self) -> str:
@@ -125,7 +126,7 @@ class Journalled:
         )
         uplink = any(name.endswith(("-ingress", "-egress")) for name in names)
         checkpoint = self._armed if uplink else self._free
-        with checkpoint.taken_back(), checkpoint.entered(entry):
+        with checkpoint.whole(), checkpoint.entered(entry):
             if checkpoint.name:
                 _bpf_attach.keep(path)
             yield

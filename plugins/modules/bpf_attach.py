@@ -212,8 +212,7 @@ def main() -> None:
             "rodata": {"type": "dict", "default": {}},
             "command": {"type": "path"},
             "lose_connections": {"type": "bool", "default": False},
-            "confirm_timeout": {"type": "int", "default": 0},
-            "confirm_paths": _checkpoint_confirm.ARGUMENT,
+            **_checkpoint_confirm.ARGUMENTS,
             "owner": {"type": "str", "default": DEFAULT_OWNER},
             "attachments": {
                 "type": "list",
@@ -232,8 +231,7 @@ def main() -> None:
     )
     p = module.params
     try:
-        look = _checkpoint_confirm.look(p["confirm_paths"])
-        journalled = Journalled(p["confirm_timeout"], module.run_command, look)
+        journalled = Journalled(_checkpoint_confirm.terms(p), module.run_command)
         if p["state"] == "absent":
             outcome = absent(p["pin_path"], module.check_mode, journalled.guard)
         else:

@@ -28,7 +28,9 @@ attributes:
     support: partial
 options:
   name:
-    description: The checkpoint, as the module that armed it returned it; the last one if left out.
+    description:
+      - The checkpoint, as O(podnet.datapath.nic_tuning#module:confirm_name) named it, or as the module that
+        armed it returned it. The last one if left out.
     type: str
     default: ""
   state:
@@ -46,9 +48,10 @@ options:
   errors:
     description:
       - RV(errors) of an earlier V(status). O(state=confirmed) fails where a NIC has counted more since.
-      - It also fails where a NIC that was changed, or whose programs were, has no carrier, and where a path
-        of O(podnet.datapath.nic_tuning#module:confirm_paths) that answered before the change does not.
-        Both have 15 seconds to come back.
+      - It also fails where the module that made the change has not come to its end, where a NIC that was
+        changed, or whose programs were, has no carrier, and where a path of
+        O(podnet.datapath.nic_tuning#module:confirm_paths) that answered before the change does not. All of
+        it has 15 seconds to come.
     type: dict
     default: {}
 seealso:

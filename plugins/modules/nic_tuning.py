@@ -294,8 +294,7 @@ def main() -> None:
         argument_spec={
             "nics": {"type": "list", "elements": "dict", "required": True, "options": nic},
             "persist": {"type": "bool", "default": False},
-            "confirm_timeout": {"type": "int", "default": 0},
-            "confirm_paths": _checkpoint_confirm.ARGUMENT,
+            **_checkpoint_confirm.ARGUMENTS,
         },
         supports_check_mode=True,
     )
@@ -305,8 +304,7 @@ def main() -> None:
             module.params["persist"],
             module.check_mode,
             module.run_command,
-            confirm_timeout=module.params["confirm_timeout"],
-            look=_checkpoint_confirm.look(module.params["confirm_paths"]),
+            terms=_checkpoint_confirm.terms(module.params),
         )
     except _plan.Problem as problem:
         module.fail_json(msg=str(problem))

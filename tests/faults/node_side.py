@@ -22,6 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf_attach,
     _bpf_hooks,
     _checkpoint,
+    _checkpoint_arm,
     _checkpoint_confirm,
     _ethtool,
     _journal,
@@ -68,7 +69,7 @@ def state() -> dict[str, Any]:
 
 
 def attach(path: str, device: str, seconds: str) -> dict[str, Any]:
-    journalled = _revert_programs.Journalled(int(seconds), command)
+    journalled = _revert_programs.Journalled(_checkpoint_arm.Terms(int(seconds)), command)
     wish = _bpf_attach.Wish("drop_all", device, "ingress")
     _bpf_attach.present(_bpf.DEFAULT_PIN_PATH, path, {}, [wish], guard=journalled.guard)
     return {"checkpoint": journalled.checkpoint}
@@ -77,7 +78,7 @@ def attach(path: str, device: str, seconds: str) -> dict[str, Any]:
 def do(words: Sequence[str]) -> dict[str, Any]:
     if words[0] == "nic":
         nics = [json.loads(words[1])]
-        return _nic_tuning.run(nics, True, False, command, confirm_timeout=int(words[2]))[0]
+        return _nic_tuning.run(nics, True, False, command, terms=_checkpoint_arm.Terms(int(words[2])))[0]
     if words[0] == "program":
         return attach(*words[1:])
     if words[0] == "checkpoint":

@@ -119,7 +119,8 @@ def test_pods_are_cut_off_and_the_node_is_not(
 
 
 def test_a_program_that_cuts_the_run_off(node: Node, former: dict[str, Any], tmp_path: Path) -> None:
-    drop = {"object": f"{THERE}/drop.bpf.o", "device": NIC, "seconds": SOON}
+    named = {"change": f"test-{time.monotonic_ns()}"}
+    drop = {"object": f"{THERE}/drop.bpf.o", "device": NIC, "seconds": SOON, **named}
     run = Run(node, tmp_path / "log", "program.yml", **drop)
     assert run.end() != 0
     assert f"site/{NIC}-ingress = None" in run.said and f"not confirmed in {SOON} s" in run.said, run.said

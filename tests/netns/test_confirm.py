@@ -62,6 +62,7 @@ def _pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert found == PATHS[:2]  # No other answers, or is there.
         armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": _journal.boot_id()}
         _journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed, "paths": found})
+        _checkpoint.complete("one")
         yield
     finally:
         for name in (POD, PEER):

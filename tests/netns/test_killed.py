@@ -42,10 +42,10 @@ def command(words: Sequence[str]) -> tuple[int, str, str]:
     return 0, "", ""
 
 
-def arm(seconds: int, way_back: object, command: object, paths: object) -> str:
+def arm(terms: _checkpoint_arm.Terms, way_back: object, command: object) -> str:
     """Write what arming writes into the journal; timer and units need a node."""
     name = f"{time.monotonic_ns()}"
-    about = {"by": "here", "time": "now", "timeout": seconds, "boot_id": _journal.boot_id()}
+    about = {"by": "here", "time": "now", "timeout": terms.seconds, "boot_id": _journal.boot_id()}
     _journal.append({"checkpoint": name, "checkpoint_state": "armed", **about})
     return name
 
@@ -101,9 +101,9 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
 
     def change() -> None:
         if kind == "nic":
-            _nic_tuning.run(wire, True, False, command, str(root), 30)
+            _nic_tuning.run(wire, True, False, command, str(root), _checkpoint_arm.Terms(30))
             return
-        guard = _revert_programs.Journalled(30, command).guard
+        guard = _revert_programs.Journalled(_checkpoint_arm.Terms(30), command).guard
         _bpf_attach.present(place.pins, other, {}, [wish], guard=guard)
 
     former = state(place, root)

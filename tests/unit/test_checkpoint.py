@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,6 +69,7 @@ def write(path: Path, text: str, checkpoint: str) -> None:
 def test_confirmed_once_and_kept(tmp_path: Path) -> None:
     armed()
     write(tmp_path / "file", "new", "one")
+    _checkpoint.complete("one")
     result = _checkpoint_confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
     assert result["changed"] and result["status"] == "confirmed" and (tmp_path / "file").read_text() == "new"
     with pytest.raises(Problem, match="one is confirmed already"):
@@ -179,15 +181,21 @@ def test_no_journal_is_put_away_while_a_change_waits() -> None:
     assert _journal.pending(_journal.read())
 
 
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have everything that arming writes below a folder."""
+    for name in ("PROGRAM", "SERVICE", "AT_BOOT", "TIMER"):
+        monkeypatch.setattr(_checkpoint_arm, name, str(tmp_path / name.lower()))
+    monkeypatch.setattr(_checkpoint_arm, "ARMED", str(tmp_path / "armed"))
+    monkeypatch.setattr(_checkpoint_arm, "_CONTAINER", str(tmp_path / "container"))
+    monkeypatch.setattr(_checkpoint_arm.os.path, "isdir", lambda path: True)
+
+
 @pytest.mark.parametrize("verb", ["daemon-reload", "restart", "append"])
 def test_killed_while_it_arms_nothing_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """Or every later change would be refused until the next boot."""
-    for name in ("PROGRAM", "SERVICE", "AT_BOOT", "TIMER"):
-        monkeypatch.setattr(_checkpoint_arm, name, str(tmp_path / name.lower()))
-    monkeypatch.setattr(_checkpoint_arm, "ARMED", str(tmp_path / "armed"))
-    monkeypatch.setattr(_checkpoint_arm.os.path, "isdir", lambda path: True)
+    at_home(tmp_path, monkeypatch)
     started: list[bool] = []
 
     def killed(*words: object, **more: object) -> None:
@@ -201,7 +209,7 @@ def test_killed_while_it_arms_nothing_waits(
     if verb == "append":
         monkeypatch.setattr(_journal, "append", killed)
     with pytest.raises(Killed):
-        _checkpoint_arm.arm(120, _nic_tuning._WAY_BACK, systemctl)
+        _checkpoint_arm.arm(_checkpoint_arm.Terms(120), _nic_tuning._WAY_BACK, systemctl)
     assert not _journal.pending(_journal.read())
     assert started == [verb in ("restart", "append")]
     # Without it systemd would not start what the timer is for.
@@ -247,6 +255,7 @@ def test_a_full_disk_does_not_bar_the_way_back(tmp_path: Path, monkeypatch: pyte
 
 def test_dry_runs_change_nothing() -> None:
     armed()
+    _checkpoint.complete("one")
     for state in ("confirmed", "reverted"):
         assert _checkpoint_confirm.run("", state, "", {}, True, command, CONCERNS)["changed"]
     assert _checkpoint_confirm.run("", "status", "", {}, False, command, CONCERNS)["status"] == "armed"
@@ -272,6 +281,7 @@ def test_what_was_kept_for_the_way_back_goes_with_the_checkpoint(tmp_path: Path)
         kept.mkdir()
         with _journal.entered(Entry("nics", files={"/none": (None, "x")}, kept=str(kept)), state):
             pass
+        _checkpoint.complete(state)
         _checkpoint_confirm.run(state, state, "", {}, False, command, CONCERNS)
         assert not kept.exists()
 
@@ -299,6 +309,58 @@ def test_the_timer_counts_from_boot_and_the_service_runs_before_the_network() ->
     with open("/proc/uptime") as file:
         assert abs(at - 120 - float(file.read().split()[0])) < 60
     assert "Before=network-pre.target" in _checkpoint_arm.service(sys.executable)
+
+
+def test_a_part_of_a_change_is_not_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module was killed, or is still at it after the connection was lost."""
+    monkeypatch.setattr(_checkpoint_confirm, "PATIENCE", 0)
+    armed()
+    write(tmp_path / "file", "new", "one")
+    with pytest.raises(Problem, match="one is not confirmed: only a part of it was changed"):
+        _checkpoint_confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
+    monkeypatch.setattr(_checkpoint_confirm, "PATIENCE", 15)
+    threading.Timer(1, _checkpoint.complete, ("one",)).start()
+    assert (
+        _checkpoint_confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)["status"] == "confirmed"
+    )
+
+
+def test_what_was_taken_back_meanwhile_is_not_complete() -> None:
+    armed()
+    _checkpoint.expire(command, CONCERNS)
+    with pytest.raises(Problem, match="its time was up before all was changed"):
+        _checkpoint.complete("one")
+
+
+def test_a_change_has_the_name_that_it_was_given_and_no_other_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_home(tmp_path, monkeypatch)
+    terms = _checkpoint_arm.Terms(120, "mine")
+    assert _checkpoint_arm.arm(terms, _nic_tuning._WAY_BACK, command) == "mine"
+    assert _checkpoint.status(_journal.read(), "mine")["checkpoint_state"] == "armed"
+    with pytest.raises(Problem, match="the journal knows none of the name other"):
+        _checkpoint_confirm.run("other", "confirmed", "", {}, False, command, CONCERNS)
+    _checkpoint.expire(command, CONCERNS)
+    with pytest.raises(Problem, match="confirm_name: mine was the name of an earlier change"):
+        _checkpoint_arm.arm(terms, _nic_tuning._WAY_BACK, command)
+    assert len(_checkpoint_arm.arm(_checkpoint_arm.Terms(120), _nic_tuning._WAY_BACK, command)) == 12
+
+
+def test_terms_that_are_none_are_refused() -> None:
+    with pytest.raises(Problem, match="confirm_timeout: -1 is no time"):
+        _checkpoint_arm.Terms(-1)
+    for name in ("a b", "a" * 65, "a/b", "a\n"):
+        with pytest.raises(Problem, match=r"confirm_name: .* is no name"):
+            _checkpoint_arm.Terms(120, name)
+
+
+def test_in_a_container_nothing_is_armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_home(tmp_path, monkeypatch)
+    (tmp_path / "container").write_text("lxc")
+    with pytest.raises(Problem, match="confirm_timeout: this is a container"):
+        _checkpoint_arm.arm(_checkpoint_arm.Terms(120), _nic_tuning._WAY_BACK, command)
+    assert not _journal.read() and not (tmp_path / "service").exists()
 
 
 def test_a_nic_without_carrier_is_not_confirmed() -> None:
