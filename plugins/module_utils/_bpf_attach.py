@@ -253,7 +253,8 @@ def back(path: str, former: Mapping[str, tuple[str, str] | None]) -> None:
         obj = _Kept(opened("progs", kept.programs), opened("maps", kept.maps))
         changes = plan(current, desired, None, renewed)
         if changes:
-            _apply(pins, files, obj, changes, current.attachments, attachments, False)
+            # The maps hold what they held; an older version's may have values that this code does not know.
+            _apply(pins, files, obj, changes, current.attachments, attachments)
 
 
 # ---------------------------------------------------------------- the module
@@ -355,7 +356,9 @@ def install(
                 Store(path).forget()
             keep = CONNECTIONS in renewed and CONNECTIONS in pins.maps and not problem
             with guard(path, outcome.changes) if guard else contextlib.nullcontext():
-                _apply(pins, files, obj, outcome.changes, current.attachments, attachments, keep)
+                new = {c.name for c in outcome.changes if c.kind == "map" and c.after}
+                refill = bool(new & _COMPUTED)
+                _apply(pins, files, obj, outcome.changes, current.attachments, attachments, refill, keep)
             pins = Pins(path)
             left = plan(pins.state(), State(tags, data, layouts, attachments), owner)
             if left:
@@ -392,7 +395,8 @@ def _apply(
     changes: Sequence[Change],
     current: Mapping[str, Attachment],
     desired: Mapping[str, Attachment],
-    keep_connections: bool,
+    refill: bool = False,
+    keep_connections: bool = False,
 ) -> None:
     for leftover in pins.leftovers():
         unlink(leftover)
@@ -410,7 +414,7 @@ def _apply(
                 for name in pins.programs:
                     programs[name] = _bpf.obj_get(pins.at("progs", name))
                     files.callback(os.close, programs[name])
-            if any(c.kind == "map" and c.name in _COMPUTED and c.after for c in changes):
+            if refill:
                 _bpf_state.refill(obj.maps, pins.path)
             if keep_connections:
                 old = _bpf.obj_get(pins.at("maps", CONNECTIONS))
@@ -480,7 +484,7 @@ def install_command(path: str, check: bool = False) -> list[Change]:
         found = b""
     if found == wanted:
         return []
-    if found and not found.startswith(b"#!/usr/bin/python3\nPK"):
+    if found and not re.match(rb"#!\S*python\S*\nPK", found):
         raise BpfError(f"command: '{path}' is not ours; move it away, or give another path")
     if not os.path.isdir(os.path.dirname(path)):
         raise BpfError(f"command: there is no folder for '{path}'; make it, or give another path")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _revert,
     _revert_programs,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
 
 OTHER = ("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
+OLDER = ("endpoints.h", r"__u16 slot;(?=[^}]*}[^}]*struct pod {)", "__u32 once; __u16 slot;")
 SMALLER = ("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2")
 
 
@@ -68,6 +71,24 @@ def test_another_program_in_its_place(
     assert changed == ["pods/right-from_pod", "progs", "site/left-ingress"]
     assert node.everything() == before
     assert not node.module("bpf_state", **state)["changed"]
+
+
+def test_an_older_version_whose_maps_this_code_does_not_know(
+    node: Node, unconfirmed: Any, build: Any
+) -> None:
+    """They hold what they held: nothing is computed for them."""
+    node.attach("host_ingress left ingress clsact")
+    node.module("bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11"]}])
+    (declared,) = Path(Store(node.pins).folder).glob("*.json")
+    text = declared.read_text()
+    node.attach(state="absent")
+    node.attach("host_ingress left ingress clsact", object=build(OLDER))
+    declared.parent.mkdir(exist_ok=True)
+    declared.write_text(text)  # as the older version has left it
+    dump = ("bpftool", "map", "dump", "pinned", f"{node.pins}/maps/endpoints4")
+    before = node.everything(), node.ns.run(node.name, *dump)
+    assert "progs" in unconfirmed("host_ingress left ingress clsact")
+    assert (node.everything(), node.ns.run(node.name, *dump)) == before
 
 
 def test_one_more_and_one_less(node: Node, unconfirmed: Any) -> None:
