@@ -20,7 +20,9 @@ options:
     elements: str
     required: true
   hostvars:
-    description: The variables of all hosts, of which C(pods) is read.
+    description:
+      - The variables of all hosts, of which C(pods) is read, and C(preflight_node), as a node whose driver is
+        V(none) has no Pods of ours.
     type: dict
     required: true
   node:
@@ -51,6 +53,11 @@ def _addresses(pods: Sequence[Mapping[str, Any]]) -> list[str]:
     return [str(address).partition("/")[0] for pod in pods for address in pod.get("addresses") or []]
 
 
+def _reachable(host: Mapping[str, Any]) -> bool:
+    """Tell whether a host has Pods on a datapath of ours."""
+    return bool(host.get("pods")) and (host.get("preflight_node") or {}).get("driver") != "none"
+
+
 def pod_paths(hosts: Sequence[str], hostvars: Mapping[str, Any], node: str) -> list[dict[str, str]]:
     """Return the paths; reads the variables of as few hosts as it takes to find the next one with Pods."""
     pods = hostvars[node].get("pods") or []
@@ -58,8 +65,8 @@ def pod_paths(hosts: Sequence[str], hostvars: Mapping[str, Any], node: str) -> l
         return []
     names = list(hosts)
     start = names.index(node) + 1 if node in names else 0
-    following = (hostvars[name].get("pods") for name in names[start:] + names[: max(start - 1, 0)])
-    elsewhere = next(filter(None, following), [])
+    following = (hostvars[name] for name in names[start:] + names[: max(start - 1, 0)])
+    elsewhere = next((other["pods"] for other in following if _reachable(other)), [])
     sender = pods[0].get("netns") or pods[0]["name"]
     return [{"netns": sender, "to": to} for to in _addresses([*pods[1:2], *elsewhere[:1]])]
 

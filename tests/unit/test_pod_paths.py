@@ -54,6 +54,16 @@ def test_a_node_that_is_not_in_question_itself_begins_at_the_first() -> None:
     assert paths("two", ["one"]) == [("elsewhere", "10.31.1.11"), ("elsewhere", "fd31:1::11")]
 
 
+def test_a_node_whose_datapath_is_anothers_is_no_target() -> None:
+    cilium = {**HOSTS["two"], "preflight_node": {"driver": "none"}}
+    ours = {**HOSTS["two"], "preflight_node": {"driver": "meta"}}
+    one = HOSTS["one"]
+    at_home = [{"netns": "a", "to": "10.31.1.12"}]
+    assert pod_paths(["one", "two"], {"one": one, "two": cilium}, "one") == at_home
+    hosts = {"one": one, "other": cilium, "two": ours}
+    assert pod_paths([*hosts], hosts, "one") == [*at_home, {"netns": "a", "to": "10.31.2.11"}]
+
+
 def test_no_more_hosts_are_asked_than_it_takes() -> None:
     asked = Asked()
     pod_paths(["two", "one", "bare", "empty"], asked, "two")
