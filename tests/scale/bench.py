@@ -92,6 +92,8 @@ def run(playbook: Path, hosts: int, forks: int, *arguments: str) -> dict[str, An
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime - on_nodes, 1),
         "node_cpu_seconds": round(on_nodes, 1),
         "memory_mib": round(usage.ru_maxrss / 1024),
+        # What grows faster than the number of hosts shows here.
+        "slowest": sorted(((round(s, 1), task) for task, s in counts["seconds"].items()), reverse=True)[:8],
     }
 
 
@@ -111,6 +113,8 @@ def tell(name: str, one: dict[str, Any]) -> None:
         f"{name}: {one['hosts']} hosts, {one['tasks']} tasks each, {one['remote_tasks']} of them remote; "
         f"{one['seconds']} s; CPU s a host: {cpu:.2f} of the controller, {on_node:.2f} of the node; "
         f"{one['memory_mib']} MiB",
+        *(f"{seconds:10.1f} s  {task}" for seconds, task in one["slowest"]),
+        sep="\n",
         flush=True,
     )
 

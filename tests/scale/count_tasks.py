@@ -1,12 +1,13 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A callback that counts, for each host, the tasks that ran and those that went to the host."""
+"""A callback that counts the tasks of each host, and those that went to it, and times each task."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from ansible.plugins.callback import CallbackBase
 DOCUMENTATION = """
 name: count_tasks
 type: aggregate
-short_description: Count the tasks of each host
-description: [Writes the counts to the file that COUNT_TASKS names, as JSON.]
+short_description: Count the tasks of each host, and time each task
+description: [Writes counts and seconds to the file that COUNT_TASKS names, as JSON.]
 requirements: []
 """
 
@@ -38,6 +39,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         super().__init__()
         self.all: Counter[str] = Counter()
         self.remote: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self._task, self._begun = "", time.monotonic()
 
     def _count(self, result: Any, ignore_errors: bool = False) -> None:
         host = result.host.get_name()
@@ -50,5 +53,16 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_runner_on_skipped(self, result: Any) -> None:
         self.all[result.host.get_name()] += 1
 
+    def _change_over(self, task: str) -> None:
+        now = time.monotonic()
+        if self._task:
+            self.seconds[self._task] += now - self._begun
+        self._task, self._begun = task, now
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        self._change_over(f"{task.get_name()} ({Path(str(task.get_path())).name})")
+
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        Path(os.environ["COUNT_TASKS"]).write_text(json.dumps({"all": self.all, "remote": self.remote}))
+        self._change_over("")
+        found = {"all": self.all, "remote": self.remote, "seconds": self.seconds}
+        Path(os.environ["COUNT_TASKS"]).write_text(json.dumps(found))
