@@ -76,7 +76,8 @@ def far(node: Node, tmp_path: Path) -> Iterator[str]:
     for words in (
         # Or the bridge answers for its neighbour, and gets what the switch was to drop.
         "sysctl -qw net.ipv4.conf.all.arp_ignore=1",
-        "ip link add far mtu 9000 type veth peer name port mtu 9000",
+        # The node may still know the address of the one before.
+        "ip link add far mtu 9000 address 02:00:ac:1f:00:02 type veth peer name port mtu 9000",
         "ip link set port master wire up",
         "ip addr add 172.31.0.2/30 dev far",
         "ip link set far up",
