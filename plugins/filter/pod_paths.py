@@ -39,7 +39,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The paths, each with C(netns) and C(to); none where the node has no Pods.
+  description: The paths, each with C(netns) and C(to); none where the node has no Pods on a datapath of ours.
   type: list
   elements: dict
   sample: [{netns: pod1, to: 10.31.1.12}, {netns: pod1, to: 10.31.2.11}]
@@ -60,9 +60,9 @@ def _reachable(host: Mapping[str, Any]) -> bool:
 
 def pod_paths(hosts: Sequence[str], hostvars: Mapping[str, Any], node: str) -> list[dict[str, str]]:
     """Return the paths; reads the variables of as few hosts as it takes to find the next one with Pods."""
-    pods = hostvars[node].get("pods") or []
-    if not pods:
+    if not _reachable(hostvars[node]):
         return []
+    pods = hostvars[node]["pods"]
     names = list(hosts)
     start = names.index(node) + 1 if node in names else 0
     following = (hostvars[name] for name in names[start:] + names[: max(start - 1, 0)])

@@ -311,7 +311,7 @@ def present(
 ) -> Outcome:
     """Load, pin and attach as declared; with ``check`` only say what would change.
 
-    What changes is changed inside of ``guard``, which gets all changes.
+    What changes is changed, and looked at, inside of ``guard``, which gets all changes, or none.
     Raises BpfError with a remedy, having changed nothing.
     """
     check_pin_path(path)
@@ -351,21 +351,22 @@ def install(
 
         current = pins.state()
         outcome = Outcome(plan(current, State(tags, data, layouts, attachments), owner, renewed))
-        if outcome.changes and not check:
-            if not pins.maps:  # what was declared for maps that are gone, is gone with them
-                Store(path).forget()
-            keep = CONNECTIONS in renewed and CONNECTIONS in pins.maps and not problem
+        if not check:
             with guard(path, outcome.changes) if guard else contextlib.nullcontext():
-                new = {c.name for c in outcome.changes if c.kind == "map" and c.after}
-                refill = bool(new & _COMPUTED)
-                _apply(pins, files, obj, outcome.changes, current.attachments, attachments, refill, keep)
-            pins = Pins(path)
-            left = plan(pins.state(), State(tags, data, layouts, attachments), owner)
-            if left:
-                raise BpfError(
-                    "attachments: the kernel took every step, yet these are not as declared: "
-                    + ", ".join(f"{c.kind} {c.name}" for c in left)
-                )
+                if outcome.changes:
+                    keep = CONNECTIONS in renewed and CONNECTIONS in pins.maps and not problem
+                    new = {c.name for c in outcome.changes if c.kind == "map" and c.after}
+                    if not pins.maps:  # what was declared for maps that are gone, is gone with them
+                        Store(path).forget()
+                    refill = bool(new & _COMPUTED)
+                    _apply(pins, files, obj, outcome.changes, current.attachments, attachments, refill, keep)
+                pins = Pins(path)
+                left = plan(pins.state(), State(tags, data, layouts, attachments), owner)
+                if left:
+                    raise BpfError(
+                        "attachments: the kernel took every step, yet these are not as declared: "
+                        + ", ".join(f"{c.kind} {c.name}" for c in left)
+                    )
         pinned = pins.programs
         for name, tag in sorted(tags.items()):
             known = name in pinned and (not check or not any(c.kind == "program" for c in outcome.changes))

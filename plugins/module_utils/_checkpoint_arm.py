@@ -211,7 +211,16 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def entered(self, entry: _journal.Entry) -> Iterator[None]:
-        """Journal what the block changes, as part of this checkpoint."""
+        """Journal what the block changes, as part of this checkpoint.
+
+        Raises ``Problem`` before the block where somebody else's change waits for its confirmation: even
+        what is as it is to be may be taken back then. Of our own name, it is this call, made once more.
+        """
+        if not entry and not self.name:
+            armed = _journal.pending(_journal.read())
+            if armed and armed["checkpoint"] == self._terms.name:
+                self.name = self._terms.name
+            _journal.refuse_other(armed, self.name)
         if entry and self._terms.seconds and not self.name:
             self.name = arm(self._terms, self._way_back, self._command)
         with _journal.entered(entry, self.name):

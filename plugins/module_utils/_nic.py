@@ -459,8 +459,8 @@ def of_queue(setting: str) -> bool:
 
 
 def _late(setting: str) -> bool:
-    """Tell whether a setting belongs to a queue or an interrupt: other settings make and unmake these."""
-    return of_queue(setting) or setting.startswith("irqs.")
+    """Tell whether a setting belongs to queues or an interrupt: other settings make and unmake these."""
+    return of_queue(setting) or setting.startswith("irqs.") or setting == "qdisc"
 
 
 def _steer(ethtool: Ethtool, job: Job) -> dict[str, Setting]:
@@ -517,8 +517,9 @@ def apply(ethtool: Ethtool, jobs: Sequence[Job]) -> None:
             )
         for job in jobs:
             if job.changes:
-                settings = {s: value for s, value in job.resolved.settings.items() if not _late(s)}
-                settings = {**settings, **_steer(ethtool, job)}
+                wished = job.resolved.settings.items()
+                settings = {s: value for s, value in wished if s == "qdisc" or not _late(s)}
+                settings.update(_steer(ethtool, job))
                 wrong += missed(read(ethtool, job.nic.name), settings)
         if wrong:
             raise Problem("\n".join(wrong))

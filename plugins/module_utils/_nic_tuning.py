@@ -20,7 +20,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _revert_nics,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint_arm import Terms
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, reason
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import RunCommand
 
 _WAY_BACK = _checkpoint_arm.WayBack("nics", _revert_nics.Nics, _nic_persist.MODULES)
@@ -85,8 +85,19 @@ def _files_entry(former: _nic_persist.Kept, after: _nic_persist.Kept, root: str)
 
 
 def _nics_entry(jobs: Sequence[_nic.Job]) -> _journal.Entry:
-    """Return what the journal is to know before NICs are set."""
+    """Return what the journal is to know before NICs are set.
+
+    Other channels may take queues away, with what these had: all of it, should nobody come to tell the end.
+    """
     changes = [(job.nic.name, change) for job in jobs for change in job.changes]
+    for job in jobs:
+        planned = {change.name for change in job.changes}
+        if any(name.startswith("channels.") for name in planned):
+            changes += [
+                (job.nic.name, Change(setting, value, None))
+                for setting, value in job.nic.values.items()
+                if _nic.of_queue(setting) and setting not in planned
+            ]
     return _journal.Entry(
         "nics", changes, looked=lambda: _nic.differing(job.nic for job in jobs if job.changes)
     )

@@ -38,6 +38,8 @@ class Gone:
 
 
 GONE = Gone()
+# Of what comes and goes with others, as a queue with their number: it is to come back where we took it away.
+AWAY = Gone()
 Now = Union[Value, Gone]
 
 
@@ -71,6 +73,8 @@ def plan(spans: Mapping[Key, Span], now: Mapping[Key, Now], force: bool) -> Plan
     drift = []
     for key, span in spans.items():
         value = now[key]
+        if value is AWAY and None in {span.after, *span.cut}:
+            value = None
         if isinstance(value, Gone) or value == span.before:
             settled[key] = span
         elif force or value in {span.after, *span.cut}:

@@ -14,7 +14,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import _nic
 from ansible_collections.podnet.datapath.plugins.module_utils._ethtool import Ethtool, Nic
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Key
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, Value, reason
-from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Now
+from ansible_collections.podnet.datapath.plugins.module_utils._revert import AWAY, GONE, Now
 
 
 class Nics:
@@ -30,8 +30,7 @@ class Nics:
                 if key.place not in known:
                     known[key.place] = _read(ethtool, key.place)
                 nic = known[key.place]
-                # A queue comes back with its NIC's number of queues.
-                absent = None if nic and _nic.of_queue(key.name) else GONE
+                absent = AWAY if _nic.of_queue(key.name) else GONE
                 found[key] = nic.values.get(key.name, absent) if nic else GONE
         finally:
             ethtool.close()

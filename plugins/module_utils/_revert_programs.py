@@ -125,8 +125,8 @@ class Journalled:
             kept=_bpf_attach.kept_at(path),
         )
         uplink = any(name.endswith(("-ingress", "-egress")) for name in names)
-        checkpoint = self._armed if uplink else self._free
+        checkpoint = self._armed if uplink or not entry else self._free
         with checkpoint.whole(), checkpoint.entered(entry):
-            if checkpoint.name:
+            if entry and checkpoint.name:
                 _bpf_attach.keep(path)
             yield

@@ -425,7 +425,8 @@ def _settle(tree: Tree, drop_in: DropIn | None, jobs: Sequence[Job], outcome: Ou
         outcome.result["diff"].append({**headers, "before": before or "", "after": after or ""})
     if check:
         return
-    files = {drop_in.path: (before, after)} if drop_in and before != after else {}
+    # As it is, byte for byte: what the journal has comes back.
+    files = {drop_in.path: (_journal.read_file(drop_in.path), after)} if drop_in and before != after else {}
     with _journal.entered(_entry(tree, jobs, files)):
         done = _apply(tree, jobs)
         if drop_in and files:

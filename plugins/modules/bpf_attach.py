@@ -237,6 +237,8 @@ def main() -> None:
         else:
             wishes = [Wish(**a) for a in p["attachments"]]
             rodata = parse_rodata(p["rodata"])
+            if p["command"]:  # What is wrong with it is said before the first change.
+                install_command(p["command"], check=True)
             outcome = present(
                 p["pin_path"],
                 p["object"],

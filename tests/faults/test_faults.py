@@ -56,7 +56,7 @@ def test_confirmed_it_stays_and_reverted_it_is_as_before(node: Node, former: dic
 def test_the_controller_dies_before_the_confirmation(node: Node, former: dict[str, Any]) -> None:
     """The node comes back by itself, and says why; a second controller is refused meanwhile."""
     made = node.do(*nic("mtu", LATE))
-    for change in (nic("qdisc", LATE), (*DROP, str(LATE))):
+    for change in (nic("mtu", LATE), nic("qdisc", LATE), (*DROP, str(LATE))):
         refused = node.do(*change)["problem"]
         assert made["checkpoint"] in refused and "waits for its confirmation" in refused
     pass_the_time(node)

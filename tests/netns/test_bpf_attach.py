@@ -10,12 +10,14 @@ import os
 import re
 import socket
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from bpf_node import Node
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _libbpf
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _bpf_attach, _libbpf
 
 
 def test_check_mode_changes_nothing_and_tells_all(node: Node) -> None:
@@ -274,6 +276,32 @@ def test_a_failure_midway_takes_everything_back(node: Node) -> None:
         assert "vlan%2E100-egress" in message and "as it was" in message
         assert node.everything() == before
     assert node.tcx("left") == ["host_ingress"]
+
+
+def test_what_is_wrong_with_the_command_is_said_before_the_first_change(node: Node, tmp_path: Path) -> None:
+    command = tmp_path / "podnet-datapath"
+    command.write_text("somebody else's")
+    assert f"'{command}' is not ours" in node.refuse("host_ingress left ingress", command=str(command))
+    assert not os.path.exists(node.pins)
+
+
+def test_what_was_not_reached_fails_the_change(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside of the guard, so that the change is no whole one that could be confirmed."""
+    seen: list[BaseException] = []
+
+    @contextlib.contextmanager
+    def guard(path: str, changes: object) -> Iterator[None]:
+        try:
+            yield
+        except _bpf.BpfError as problem:
+            seen.append(problem)
+            raise
+
+    monkeypatch.setattr(_bpf_attach, "_apply", lambda *args: None)
+    wish = _bpf_attach.Wish("host_ingress", "left", "ingress")
+    with node.ns.inside(node.name), pytest.raises(_bpf.BpfError, match="not as declared"):
+        _bpf_attach.present(node.pins, node.object, {}, [wish], guard=guard)
+    assert len(seen) == 1
 
 
 def test_an_ingress_qdisc_has_no_egress(node: Node) -> None:

@@ -120,6 +120,34 @@ def test_what_queues_had_that_a_change_took_away_comes_back_with_them(node: Node
     assert not (node.journal / _journal.FILE).exists(), "something is left to put back"
 
 
+def test_what_queues_had_comes_back_where_nobody_told_the_end(node: Node) -> None:
+    """The module was killed: it took queues away, and did not come to say so."""
+    node({"name": "veth0", "channels": {"rx": 4}, "steering": {"rps": "0"}})
+    shutil.move(node.journal / _journal.FILE, node.journal / "what was done before us")
+    node({"name": "veth0", "channels": {"rx": 2}})
+    journal = node.journal / _journal.FILE
+    told = [line for line in journal.read_text().splitlines(keepends=True) if '"end"' not in line]
+    journal.write_text("".join(told))
+    back = node.run("revert", {"concerns": ["nics"]})
+    assert back["changed"] and not back["drift"]
+    assert [int(node.read(f"veth0/queues/rx-{queue}/rps_cpus"), 16) for queue in range(4)] == [1] * 4
+
+
+def test_queues_that_somebody_else_took_away_are_nobodys(node: Node) -> None:
+    node({"name": "veth0", "steering": {"rps": "0"}})
+    node.namespaces.run(node.netns, "ethtool", "-L", "veth0", "rx", "2")
+    back = node.run("revert", {"concerns": ["nics"]})
+    assert back["changed"] and not back["drift"]
+    assert not (node.journal / _journal.FILE).exists(), "something is left to put back"
+
+
+def test_queues_that_a_call_makes_have_the_discipline_of_all(node: Node) -> None:
+    node.namespaces.run(node.netns, "tc", "qdisc", "replace", "dev", "veth0", "root", "handle", "1:", "mq")
+    for queues in (2, 4):
+        node({"name": "veth0", "channels": {"tx": queues}, "qdisc": "bfifo"})
+        assert node.disciplines("veth0") == ["mq", *["bfifo"] * queues]
+
+
 def test_different_disciplines_of_queues_come_back(node: Node) -> None:
     node({"name": "many", "qdisc": "bfifo"})
     node.namespaces.run(node.netns, "tc", "qdisc", "replace", "dev", "many", "parent", "1:2", "pfifo")

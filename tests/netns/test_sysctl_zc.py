@@ -199,6 +199,13 @@ def test_files_of_others_are_left_alone(node: Node) -> None:
     assert node.file.read_text() == "net.ipv4.tcp_sack = 1\n" and node.everything() == before
 
 
+def test_a_file_that_somebody_edited_is_replaced(node: Node) -> None:
+    node({"net.ipv4.tcp_sack": 0})
+    node.file.write_bytes(node.file.read_bytes().replace(b"\n", b"\r\n") + b"# caf\xe9\r\n")
+    assert node({"net.ipv4.tcp_sack": 0})["changed"]
+    assert b"\r" not in node.file.read_bytes()
+
+
 def test_files_that_would_not_be_read_are_refused(node: Node) -> None:
     assert "ends in .conf" in refused(node, {}, file="/etc/sysctl.d/podnet")
     assert "ends in .conf" in refused(node, {}, file="podnet.conf")

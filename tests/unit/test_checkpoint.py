@@ -325,6 +325,20 @@ def test_a_part_of_a_change_is_not_confirmed(tmp_path: Path, monkeypatch: pytest
     )
 
 
+def test_nothing_to_change_while_a_change_waits(tmp_path: Path) -> None:
+    """It may be taken back yet: somebody else's is refused, one's own is to be confirmed."""
+    armed("mine")
+    write(tmp_path / "file", "new", "mine")
+    for terms in (_checkpoint_arm.Terms(), _checkpoint_arm.Terms(120), _checkpoint_arm.Terms(120, "other")):
+        other = _checkpoint_arm.Checkpoint(terms, _nic_tuning._WAY_BACK, command)
+        with pytest.raises(Problem, match="checkpoint mine"), other.whole(), other.entered(Entry("nics")):
+            pytest.fail("entered")
+    again = _checkpoint_arm.Checkpoint(_checkpoint_arm.Terms(120, "mine"), _nic_tuning._WAY_BACK, command)
+    with again.whole(), again.entered(Entry("nics")):
+        assert again.name == "mine"
+    assert _checkpoint.status(_journal.read(), "mine")["complete"]
+
+
 def test_what_was_taken_back_meanwhile_is_not_complete() -> None:
     armed()
     _checkpoint.expire(command, CONCERNS)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from ansible_collections.podnet.datapath.plugins.filter.pod_paths import pod_paths
 
 HOSTS: dict[str, dict[str, Any]] = {
@@ -64,7 +66,9 @@ def test_a_node_whose_datapath_is_anothers_is_no_target() -> None:
     assert pod_paths([*hosts], hosts, "one") == [*at_home, {"netns": "a", "to": "10.31.2.11"}]
 
 
-def test_no_more_hosts_are_asked_than_it_takes() -> None:
-    asked = Asked()
-    pod_paths(["two", "one", "bare", "empty"], asked, "two")
-    assert asked.asked == ["two", "one"]
+@pytest.mark.parametrize(("driver", "asked"), [("meta", {"two", "one"}), ("none", {"two"})])
+def test_no_more_hosts_are_asked_than_it_takes(driver: str, asked: set[str]) -> None:
+    hosts = Asked()
+    hosts["two"] = {**HOSTS["two"], "preflight_node": {"driver": driver}}
+    pod_paths(["two", "one", "bare", "empty"], hosts, "two")
+    assert {*hosts.asked} == asked
