@@ -55,11 +55,12 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf_plan import (
     plan,
     split_pin_name,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import kept_at
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import replace_file
 
-# What is around the steps of a change: gets the folder of pins, and the changes.
-Guard = Callable[[str, "Sequence[Change]"], "contextlib.AbstractContextManager[None]"]
+# What is around the steps of a change: gets the pins that it was planned for, and the changes.
+Guard = Callable[[Pins, "Sequence[Change]"], "contextlib.AbstractContextManager[None]"]
 
 
 # ---------------------------------------------------------------- maps that go on
@@ -193,11 +194,6 @@ def _foreign(pins: Pins, device: Device, a: Attachment) -> list[str]:
 
 
 # ---------------------------------------------------------------- the way back
-
-
-def kept_at(path: str) -> str:
-    """Return the folder that has the former programs and maps while new ones wait for a confirmation."""
-    return path.rstrip("/") + PENDING
 
 
 def keep(path: str) -> None:
@@ -352,7 +348,7 @@ def install(
         current = pins.state()
         outcome = Outcome(plan(current, State(tags, data, layouts, attachments), owner, renewed))
         if not check:
-            with guard(path, outcome.changes) if guard else contextlib.nullcontext():
+            with guard(pins, outcome.changes) if guard else contextlib.nullcontext():
                 if outcome.changes:
                     keep = CONNECTIONS in renewed and CONNECTIONS in pins.maps and not problem
                     new = {c.name for c in outcome.changes if c.kind == "map" and c.after}
@@ -453,7 +449,7 @@ def absent(path: str, check: bool = False, guard: Guard | None = None) -> Outcom
     changes += [Change("program", n, _program_text(i.tag, pins.rodata)) for n, i in pins.programs.items()]
     changes += [Change("map", n, _layout_text(i.layout)) for n, i in pins.maps.items()]
     if not check:
-        with guard(path, changes) if guard else contextlib.nullcontext():
+        with guard(pins, changes) if guard else contextlib.nullcontext():
             _remove(pins)
     return Outcome(changes)
 

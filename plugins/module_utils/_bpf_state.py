@@ -31,7 +31,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_compile import Compiled, Interface
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_layout import Image
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import Maps
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import Maps, refuse_unconfirmed
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_model import Address, Declaration
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_plan import Plan
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_snapshot import Snapshot
@@ -214,6 +214,7 @@ def run(
             raise BpfError("\n".join(dict.fromkeys(problems)))
         outcome = _outcome(snapshot, tables.image, changes, before, after, owner, interfaces)
         if not check and outcome.changed:
+            refuse_unconfirmed(pin_path)
             _write(store, owner, before, after, maps, changes, tables.image)
     return outcome
 

@@ -56,7 +56,10 @@ def complete(name: str) -> None:
             _journal.refuse_ended(_journal.read(), name)
             _journal.append({"complete": name, "time": _journal.now()})
     except OSError as error:
-        raise Problem(f"{_journal.path()} cannot be written ({reason(error)})") from None
+        raise Problem(
+            f"{_journal.path()} cannot be written ({reason(error)}), so the change is taken back:"
+            " have room on a writable file system"
+        ) from None
 
 
 def end(name: str, state: str, command: RunCommand, why: str = "", **more: Any) -> None:

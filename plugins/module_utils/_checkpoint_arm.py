@@ -240,7 +240,10 @@ class Checkpoint:
             if self.name:
                 why = f"the module failed: {problem}"
                 concerns = {self._way_back.concern: self._way_back.maker()}
-                _checkpoint.revert(self.name, why, self._command, concerns)
+                try:
+                    _checkpoint.revert(self.name, why, self._command, concerns)
+                except Problem as other:  # The time may have been up.
+                    raise Problem(f"{problem}\n{other}") from None
             raise
 
 

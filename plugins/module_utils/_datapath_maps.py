@@ -43,6 +43,30 @@ def wait_for_programs() -> None:
         _bpf.map_update_one(outer, bytes(4), INDEX.pack(inner))
 
 
+def kept_at(pin_path: str) -> str:
+    """Return the folder that has the former programs and maps while new ones wait for a confirmation."""
+    return pin_path.rstrip("/") + "~"
+
+
+def refuse_unconfirmed(pin_path: str) -> None:
+    """Raise BpfError where the maps are new ones that wait for a confirmation.
+
+    What is declared for them would be missing in the former ones, should these come back.
+    """
+    numbers = []
+    for folder in (pin_path, kept_at(pin_path)):
+        try:
+            with _bpf.closing(_bpf.obj_get(os.path.join(folder, "maps", "layout"))) as fd:
+                numbers.append(_bpf.map_info(fd).id)
+        except FileNotFoundError:
+            return
+    if numbers[0] != numbers[1]:
+        raise BpfError(
+            f"pin_path: new programs at '{pin_path}', and their maps, wait for a confirmation: run this"
+            " again when they are confirmed or taken back"
+        )
+
+
 class Maps:
     """Descriptors of all maps that are written here."""
 

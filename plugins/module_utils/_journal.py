@@ -368,11 +368,10 @@ def _refuse_moved(entry: Entry) -> None:
         ]
         moved += [name for name, (before, dummy) in entry.files.items() if read_file(name) != before]
     except OSError as error:
-        raise Problem(f"what is to be changed cannot be read any more: {reason(error)}") from None
+        what = error.filename or f"what is to be changed of {entry.concern}"
+        raise Problem(f"{what} cannot be read any more ({reason(error)}): run this again") from None
     if moved:
-        raise Problem(
-            f"{', '.join(moved)}: changed by somebody else just now, so nothing was changed: run this again"
-        )
+        raise Problem(f"{', '.join(moved)}: changed by somebody else just now, so left alone: run this again")
 
 
 def refuse_ended(records: Iterable[Record], checkpoint: str) -> None:

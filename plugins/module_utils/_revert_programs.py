@@ -24,6 +24,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfErr
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf_pins import Pins
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf_plan import Attachment
 from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint_arm import Terms
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath_maps import kept_at
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Key
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, Value, reason
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Now, RunCommand
@@ -31,13 +32,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._revert import GON
 ALL = "progs"
 
 
-def _values(path: str, keys: Iterable[str] = ()) -> dict[str, str]:
-    """Return what is, as the journal has it; empty where nothing is pinned.
-
-    A killed run may have attached at ``keys`` what it did not come to pin there.
-    """
-    pins = Pins(path)
-    pins.find_strays(keys)
+def _values(pins: Pins) -> dict[str, str]:
+    """Return what is, as the journal has it; empty where nothing is pinned."""
     found = {key: _text(a, pins.program_ids.get(key, 0)) for key, a in pins.attachments.items()}
     if pins.programs:
         found[ALL] = " ".join(f"{name}#{info.id}" for name, info in sorted(pins.programs.items()))
@@ -60,10 +56,12 @@ class Programs:
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
         """Return what is."""
         keys = list(keys)
-        values = {
-            place: _values(place, [key.name for key in keys if key.place == place])
-            for place in {key.place for key in keys}
-        }
+        values = {}
+        for place in {key.place for key in keys}:
+            pins = Pins(place)
+            # A killed run may have attached what it did not come to pin.
+            pins.find_strays(key.name for key in keys if key.place == place)
+            values[place] = _values(pins)
         return {key: values[key.place].get(key.name) if values[key.place] else GONE for key in keys}
 
     def write(self, wished: Mapping[Key, Value]) -> None:
@@ -101,12 +99,12 @@ class Journalled:
         return self._armed.name
 
     @contextlib.contextmanager
-    def guard(self, path: str, changes: Sequence[_bpf_plan.Change]) -> Iterator[None]:
-        """Journal what the block changes of the pins at ``path``."""
-        before = _values(path)
+    def guard(self, pins: Pins, changes: Sequence[_bpf_plan.Change]) -> Iterator[None]:
+        """Journal what the block changes of the pins, which are as they were when that was planned."""
+        path, before = pins.path, _values(pins)
 
         def looked() -> list[tuple[str, Change]]:
-            after = _values(path)
+            after = _values(Pins(path))
             names = sorted({*before, *after})
             return [
                 (path, Change(name, before.get(name), after.get(name)))
@@ -122,7 +120,7 @@ class Journalled:
             "programs",
             [(path, Change(name, before.get(name), after)) for name, after in sorted(planned.items())],
             looked=looked,
-            kept=_bpf_attach.kept_at(path),
+            kept=kept_at(path),
         )
         uplink = any(name.endswith(("-ingress", "-egress")) for name in names)
         checkpoint = self._armed if uplink or not entry else self._free

@@ -15,6 +15,8 @@ description:
   - The maps are computed from what all owners declare, so an owner's policies reach the Pods of all.
     A call changes nothing of what other owners declare.
   - Everything declared is checked before anything is written, and all that is wrong is named in one error.
+  - Nothing is changed while programs with new maps wait for their confirmation
+    (O(podnet.datapath.bpf_attach#module:confirm_timeout)), as it would be missing in the former maps.
   - What an owner declares is kept in C(/run/podnet/datapath) for as long as the maps are there.
 attributes:
   check_mode:

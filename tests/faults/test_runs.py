@@ -101,7 +101,7 @@ def test_an_mtu_that_the_path_does_not_bear(
     """The node can be reached, over another NIC: the packets of full size tell."""
     run = change(node, tmp_path / "log", 4000, LATE, node_tuning_path=[{"to": far, "size": 4000}])
     assert run.end() != 0
-    assert "% lost" in run.said and "The node took back ['wire0: mtu = 1500'" in run.said, run.said
+    assert "% lost" in run.said and "The node took back wire0: mtu = 1500" in run.said, run.said
     assert same(node.state(), former)
 
 
@@ -115,7 +115,7 @@ def test_pods_are_cut_off_and_the_node_is_not(
     assert f"there were answers before the change, now from the host to {far}, 1500 bytes" in run.said, (
         run.said
     )
-    assert "172.31.0.77" not in run.said and "The node took back ['wire0: mtu = 1500'" in run.said, run.said
+    assert "172.31.0.77" not in run.said and "The node took back wire0: mtu = 1500" in run.said, run.said
     assert same(node.state(), former)
 
 

@@ -290,7 +290,7 @@ def test_what_was_not_reached_fails_the_change(node: Node, monkeypatch: pytest.M
     seen: list[BaseException] = []
 
     @contextlib.contextmanager
-    def guard(path: str, changes: object) -> Iterator[None]:
+    def guard(pins: object, changes: object) -> Iterator[None]:
         try:
             yield
         except _bpf.BpfError as problem:

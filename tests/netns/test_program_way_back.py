@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,15 @@ from bpf_node import Node
 
 from ansible_collections.podnet.datapath.plugins.module_utils import (
     _bpf_attach,
+    _checkpoint_arm,
     _journal,
     _revert,
     _revert_programs,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_pins import Pins
+from ansible_collections.podnet.datapath.plugins.module_utils._bpf_plan import Change
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 
 OTHER = ("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
 OLDER = ("endpoints.h", r"__u16 slot;(?=[^}]*}[^}]*struct pod {)", "__u32 once; __u16 slot;")
@@ -89,6 +95,38 @@ def test_an_older_version_whose_maps_this_code_does_not_know(
     before = node.everything(), node.ns.run(node.name, *dump)
     assert "progs" in unconfirmed("host_ingress left ingress clsact")
     assert (node.everything(), node.ns.run(node.name, *dump)) == before
+
+
+def test_nothing_is_declared_for_maps_that_may_not_stay(node: Node, build: Any) -> None:
+    state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}]}
+    node.attach("host_ingress left ingress clsact")
+    with node.ns.inside(node.name):
+        _bpf_attach.keep(node.pins)
+    assert node.module("bpf_state", **state)["changed"]  # the maps are the same
+    node.attach("host_ingress left ingress clsact", object=build(SMALLER))
+    assert not node.module("bpf_state", **state)["changed"]
+    message = node.module("bpf_state", endpoints=[], fails=True)["msg"]
+    assert "wait for a confirmation" in message
+    shutil.rmtree(_bpf_attach.kept_at(node.pins))
+    assert node.module("bpf_state", endpoints=[])["changed"]
+
+
+def test_what_another_run_changed_since_the_look_is_not_changed(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading takes seconds, in which another one may be quicker."""
+    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
+    journalled = _revert_programs.Journalled(_checkpoint_arm.Terms(), lambda words: (0, "", ""))
+    node.attach("host_ingress left ingress clsact")
+    wish = _bpf_attach.Wish("pod_ingress", "left", "ingress")
+
+    def late(pins: Pins, changes: Sequence[Change]) -> contextlib.AbstractContextManager[None]:
+        node.attach("host_ingress right ingress clsact")
+        return journalled.guard(pins, changes)
+
+    with node.ns.inside(node.name), pytest.raises(Problem, match=r"left-ingress.*changed by somebody else"):
+        _bpf_attach.present(node.pins, node.object, {}, [wish], guard=late)
+    assert "host_ingress" in node.filters("right", "ingress")
 
 
 def test_one_more_and_one_less(node: Node, unconfirmed: Any) -> None:

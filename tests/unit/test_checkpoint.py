@@ -339,6 +339,20 @@ def test_nothing_to_change_while_a_change_waits(tmp_path: Path) -> None:
     assert _checkpoint.status(_journal.read(), "mine")["complete"]
 
 
+def test_a_module_that_fails_after_its_time_says_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_home(tmp_path, monkeypatch)
+    mine = _checkpoint_arm.Checkpoint(_checkpoint_arm.Terms(120), _nic_tuning._WAY_BACK, command)
+    entry = Entry("nics", [("eth0", Change("mtu", 1, 2))], looked=list)
+    both = r"(?s)the kernel refuses.*was reverted at .*not confirmed in 120 s"
+    with pytest.raises(Problem, match=both), mine.whole():
+        with mine.entered(entry):
+            pass
+        _checkpoint.expire(command, CONCERNS)
+        raise Problem("the kernel refuses")
+
+
 def test_what_was_taken_back_meanwhile_is_not_complete() -> None:
     armed()
     _checkpoint.expire(command, CONCERNS)
