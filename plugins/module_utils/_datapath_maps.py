@@ -14,7 +14,7 @@ import mmap
 import os
 from collections.abc import Mapping
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _journal
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import BpfError
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath_layout import (
     ARRAYS,
@@ -51,8 +51,11 @@ def kept_at(pin_path: str) -> str:
 def refuse_unconfirmed(pin_path: str) -> None:
     """Raise BpfError where the maps are new ones that wait for a confirmation.
 
-    What is declared for them would be missing in the former ones, should these come back.
+    What is declared for them would be missing in the former ones, should these come back. Raises ``Problem``
+    where the journal cannot be read.
     """
+    if not _journal.pending(_journal.read()):  # Whoever confirmed may have been killed before he tidied up.
+        return
     numbers = []
     for folder in (pin_path, kept_at(pin_path)):
         try:

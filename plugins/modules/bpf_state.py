@@ -340,6 +340,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
     BpfError,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf_state import run
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 
 TEXTS = {"type": "list", "elements": "str"}
 BY_POD = {
@@ -450,7 +451,7 @@ def main() -> None:
     declared = {name: p[name] for name in ("node", "remote_pods", "policies", "services", "masquerade")}
     try:
         outcome = run(p["pin_path"], p["owner"], p["endpoints"], module.check_mode, **declared)
-    except (BpfError, OSError) as e:
+    except (BpfError, Problem, OSError) as e:
         module.fail_json(msg=str(e))
     module.exit_json(
         changed=outcome.changed,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,17 +96,25 @@ def test_an_older_version_whose_maps_this_code_does_not_know(
     assert (node.everything(), node.ns.run(node.name, *dump)) == before
 
 
-def test_nothing_is_declared_for_maps_that_may_not_stay(node: Node, build: Any) -> None:
+def test_nothing_is_declared_for_maps_that_may_not_stay(
+    node: Node, build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
     state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}]}
     node.attach("host_ingress left ingress clsact")
     with node.ns.inside(node.name):
         _bpf_attach.keep(node.pins)
+    armed = {"checkpoint": "one", "checkpoint_state": "armed"}
+    _journal.append(armed)
     assert node.module("bpf_state", **state)["changed"]  # the maps are the same
+    _journal.append({**armed, "checkpoint_state": "confirmed"})
     node.attach("host_ingress left ingress clsact", object=build(SMALLER))
+    _journal.append(armed)
     assert not node.module("bpf_state", **state)["changed"]
     message = node.module("bpf_state", endpoints=[], fails=True)["msg"]
     assert "wait for a confirmation" in message
-    shutil.rmtree(_bpf_attach.kept_at(node.pins))
+    # Killed before it took away what was kept.
+    _journal.append({**armed, "checkpoint_state": "confirmed"})
     assert node.module("bpf_state", endpoints=[])["changed"]
 
 
