@@ -33,6 +33,7 @@ class Run:
                     *("ansible-playbook", "-i", node.lab["inventory"], "-e", json.dumps(variables)),
                     str(HERE / playbook),
                 ],
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 # Lines of their own length, so that what is told can be found.

@@ -152,15 +152,21 @@ class Operator:
     def run(self, command: str, answer: str = "yes", good: bool = True, **environment: str) -> Run:
         """Run a command as it stands, at a terminal where somebody answers."""
         print(f"\n$ {command}", flush=True)
-        said, status = pexpect.run(
-            f"bash -c {json.dumps(command)}",
-            events={"Type yes to go on.*:": f"{answer}\r"},
-            withexitstatus=True,
+        terminal = pexpect.spawn(
+            "bash",
+            ["-c", command],
             timeout=None,
             logfile=sys.stdout.buffer,
             cwd=str(self.folder),
             env={**self.environment, **environment},
         )
+        said = b""
+        while terminal.expect([pexpect.EOF, "Type yes to go on.*:"]):
+            said += terminal.before + terminal.after
+            terminal.sendline(answer)
+        said += terminal.before
+        # The terminal may be closed a moment before the command has ended: pexpect.run would kill it then.
+        status = terminal.wait()
         text = said.decode(errors="replace").replace("\r\n", "\n")
         assert (status == 0) is good, f"{command}: status {status}\n{text[-4000:]}"
         return Run(status, text)
