@@ -35,7 +35,7 @@ ALL = "progs"
 def _values(pins: Pins) -> dict[str, str]:
     """Return what is, as the journal has it; empty where nothing is pinned."""
     found = {key: _text(a, pins.program_ids.get(key, 0)) for key, a in pins.attachments.items()}
-    if pins.programs:
+    if pins.programs or pins.maps:  # A killed run may have pinned maps alone.
         found[ALL] = " ".join(f"{name}#{info.id}" for name, info in sorted(pins.programs.items()))
     return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> C
 def test_the_first_attachment(node: Node, unconfirmed: Any) -> None:
     before = node.everything()
     assert unconfirmed("host_ingress left ingress clsact") == ["progs", "site/left-ingress"]
+    assert node.everything() == before and not os.path.exists(node.pins)
+
+
+def test_killed_when_only_maps_were_pinned(node: Node, unconfirmed: Any) -> None:
+    before = node.everything()
+
+    def undo_the_rest() -> None:
+        node.ns.run(node.name, "tc", "qdisc", "del", "dev", "left", "clsact")
+        for folder in ("links", "progs"):
+            shutil.rmtree(os.path.join(node.pins, folder))
+
+    unconfirmed("host_ingress left ingress clsact", break_it=undo_the_rest)
     assert node.everything() == before and not os.path.exists(node.pins)
 
 
