@@ -11,6 +11,7 @@ changed since, and how it ended.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -140,7 +141,8 @@ def revert(
     _mark_reverting(name)
     folded = _journal.fold(record for record in _journal.read() if _belongs(record, name))
     # Whatever it is now: this is the way back from a node that cannot be reached.
-    _revert.run(folded, concerns, command, force=True, checkpoint=name, unjournalled=True)
+    entered = functools.partial(_journal.entered, checkpoint=name, unjournalled=True)
+    _revert.run(folded, concerns, command, force=True, entered=entered)
     with _journal.locked():
         more = {"by_itself": True} if by_itself else {}
         end(name, "reverted", command, why, reverted=_former(_journal.read(), name), **more)

@@ -161,6 +161,8 @@ def arm(terms: Terms, way_back: WayBack, command: RunCommand) -> str:
                     "by": _journal.requester(),
                     "timeout": terms.seconds,
                     "paths": paths,
+                    # No change takes a carrier from these.
+                    "dark": [nic for nic in os.listdir("/sys/class/net") if not has_carrier(nic)],
                 }
             )
         except OSError as error:
@@ -173,6 +175,15 @@ def arm(terms: Terms, way_back: WayBack, command: RunCommand) -> str:
             _checkpoint.stand_down(command)
             raise
     return name
+
+
+def has_carrier(nic: str) -> bool:
+    """Tell whether a NIC is there, is up, and has a carrier."""
+    try:
+        with open(f"/sys/class/net/{nic}/carrier", encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
 
 
 def _reserve() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _journal, _probe
-from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint_arm import Terms
+from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint_arm import Terms, has_carrier
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Record
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import Concern, RunCommand
@@ -95,11 +95,10 @@ def _silent(probe: _probe.Probe) -> str:
 def errors(nic: str) -> int | None:
     """Return how many bad frames a NIC counted, ``None`` for one without carrier."""
     folder = f"/sys/class/net/{nic}"
+    if not has_carrier(nic):
+        return None
+    total = 0
     try:
-        with open(f"{folder}/carrier", encoding="ascii") as file:
-            if file.read().strip() != "1":
-                return None
-        total = 0
         for counter in ("rx_errors", "rx_crc_errors", "tx_errors", "tx_carrier_errors"):
             with open(f"{folder}/statistics/{counter}", encoding="ascii") as file:
                 total += int(file.read())
@@ -108,13 +107,17 @@ def errors(nic: str) -> int | None:
     return total
 
 
-def sick(nics: Iterable[str], before: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with NICs: no carrier, or more errors than ``before``, which may lack some."""
+def sick(nics: Iterable[str], before: Mapping[str, Any], dark: Iterable[str] = ()) -> list[str]:
+    """Return what is wrong with NICs: no carrier, or more errors than ``before``, which may lack some.
+
+    ``dark`` are those that had no carrier before the change, as a port without a cable.
+    """
     found = []
     for nic in sorted(nics):
         count = errors(nic)
         if count is None:
-            found.append(f"{nic} has no carrier")
+            if nic not in dark:
+                found.append(f"{nic} has no carrier")
         elif nic in before and count > int(before[nic] or 0):
             found.append(f"{nic} counted {count - int(before[nic] or 0)} errors since the change")
     return found
@@ -195,7 +198,7 @@ def _wrong(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
         records = _journal.read()
         half = [] if _checkpoint.status(records, name).get("complete") else ["only a part of it was changed"]
         silent = [f"there were answers before the change, now {text}" for text in map(_silent, paths) if text]
-        wrong = [*half, *sick(_nics(records, name), before), *silent]
+        wrong = [*half, *sick(_nics(records, name), before, found.get("dark", ())), *silent]
         if not wrong or time.monotonic() > end:
             return wrong
         time.sleep(0.5)

@@ -87,8 +87,7 @@ def fold(records: Iterable[Record]) -> Folded:
     """Return what differs from before the first record.
 
     What was put back counts no more, so that a later change begins with what the thing was then. A change
-    whose end is not told may or may not have happened: it stands as it was planned. A way back that failed
-    or whose end is not told counts for nothing, so that it is begun again.
+    whose end is not told, a way back as well, may or may not have happened: it stands as it was planned.
     """
     records = list(records)
     ends = {record["run"]: record for record in records if "end" in record}
@@ -98,8 +97,6 @@ def fold(records: Iterable[Record]) -> Folded:
         if "changes" not in record or "end" in record:
             continue
         end = ends.get(record["run"], {})
-        if record.get("back") and end.get("end") != "done":
-            continue
         for change in end.get("changes", record["changes"]):
             key = Key(record["concern"], change["place"], change["name"])
             told = "changes" in end
@@ -249,8 +246,8 @@ def _refusal(error: OSError) -> str:
 class Entry:
     """A change that is to be journalled. ``looked`` returns what really differs from before it.
 
-    ``kept``: a folder with what the way back needs, to be removed once the checkpoint has ended. ``back``:
-    it is a way back itself.
+    ``kept``: a folder with what the way back needs, to be removed once the checkpoint has ended.
+    ``found``: nothing is to be changed, as somebody else did that already.
     """
 
     concern: str
@@ -258,7 +255,7 @@ class Entry:
     files: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
     looked: Callable[[], Sequence[tuple[str, Change]]] | None = None
     kept: str = ""
-    back: bool = False
+    found: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.changes or self.files)
@@ -313,7 +310,6 @@ def entered(entry: Entry, checkpoint: str = "", unjournalled: bool = False) -> I
             },
             **({"checkpoint": checkpoint} if checkpoint else {}),
             **({"kept": entry.kept} if checkpoint and entry.kept else {}),
-            **({"back": True} if entry.back else {}),
         }
         try:
             append(begin)

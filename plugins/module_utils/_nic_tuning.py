@@ -23,7 +23,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint_arm im
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, reason
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import RunCommand
 
-_WAY_BACK = _checkpoint_arm.WayBack("nics", _revert_nics.Nics, _nic_persist.MODULES)
+WAY_BACK = _checkpoint_arm.WayBack("nics", _revert_nics.Nics, _nic_persist.MODULES)
 
 _RELOAD = (["udevadm", "control", "--reload"], ["systemctl", "daemon-reload"])
 
@@ -119,7 +119,7 @@ def run(
         if nics:
             _nic_persist.check(root)
         _nic_persist.present(root)  # Names a file of somebody else's before the first change.
-    checkpoint = _checkpoint_arm.Checkpoint(terms or Terms(), _WAY_BACK, command)
+    checkpoint = _checkpoint_arm.Checkpoint(terms or Terms(), WAY_BACK, command)
     ours: Mapping[str, bytes] = {}
     news = _checkpoint.news()
     with checkpoint.whole():

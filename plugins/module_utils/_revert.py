@@ -26,6 +26,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
 )
 
 RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
+Entered = Callable[[_journal.Entry], "contextlib.AbstractContextManager[None]"]
 
 _RELOADED = {
     "/etc/systemd/": ["systemctl", "daemon-reload"],
@@ -170,10 +171,12 @@ def run(
     *,
     force: bool = False,
     check: bool = False,
-    checkpoint: str = "",
-    unjournalled: bool = False,
+    entered: Entered = _journal.entered,
 ) -> Outcome:
-    """Put back what ``folded`` says, a concern after the other, each journalled; raises ``Problem``."""
+    """Put back what ``folded`` says, a concern after the other, each journalled by ``entered``.
+
+    Raises ``Problem``.
+    """
     files = Files(command)
     outcome = Outcome({}, [])
     for name, concern in concerns.items():
@@ -185,7 +188,7 @@ def run(
         outcome.drift += [*planned.drift, *with_files.drift]
         if check:
             continue
-        _carry_out(name, concern, files, planned, with_files, checkpoint, unjournalled)
+        _carry_out(name, concern, files, planned, with_files, entered)
     return outcome
 
 
@@ -195,16 +198,16 @@ def _carry_out(
     files: Files,
     planned: Plan,
     with_files: Plan,
-    checkpoint: str,
-    unjournalled: bool,
+    entered: Entered,
 ) -> None:
     """Put one concern back, and journal that: what was found as it was before us is settled, too."""
     settled = [(key.place, Change(key.name, s.after, s.before)) for key, s in planned.settled.items()]
     changes = [(key.place, change) for key, change in planned.back.items()]
     texts = {key.name: (_text(c.before), _text(c.after)) for key, c in with_files.back.items()}
     same = {key.name: (_text(s.before), _text(s.before)) for key, s in with_files.settled.items()}
-    entry = _journal.Entry(name, [*settled, *changes], {**texts, **same}, back=True)
-    with _journal.entered(entry, checkpoint, unjournalled):
+    with entered(_journal.Entry(name, settled, same, found=True)):
+        files.tidy(same)
+    with entered(_journal.Entry(name, changes, texts)):
         problems = []
         # First what the next boot would do; what cannot be put back keeps nothing else from it.
         try:
@@ -218,4 +221,4 @@ def _carry_out(
                 problems.append(str(problem))
         if problems:
             raise Problem("\n".join(problems))
-        files.tidy([*texts, *same])
+        files.tidy(texts)

@@ -14,15 +14,17 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _checkpoint_arm,
     _journal,
     _netns,
+    _nic_tuning,
     _plan,
     _pod_netns,
     _revert,
     _revert_nics,
     _revert_programs,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint_arm import Terms
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Key
 from ansible_collections.podnet.datapath.plugins.module_utils._node import Node
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Value
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, Value
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import GONE, Concern, Now, RunCommand
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import Tree, path_of
 
@@ -94,9 +96,14 @@ class BootArgs:
 
 
 def run(
-    concerns: Sequence[str], force: bool, check: bool, command: RunCommand
+    concerns: Sequence[str], force: bool, check: bool, command: RunCommand, terms: Terms | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Do what the module's options say; return its result, and warnings. Raises ``Problem``."""
+    if terms and terms.seconds and list(concerns) != ["nics"]:
+        raise Problem(
+            f"confirm_timeout: {terms.seconds} is for concerns: [nics] alone, not for"
+            f" [{', '.join(concerns)}]: have the rest put back by another call, without it"
+        )
     known: dict[str, Concern] = {
         "programs": _revert_programs.Programs(),
         "nics": _revert_nics.Nics(),
@@ -104,9 +111,15 @@ def run(
         "sysctls": Sysctls(),
     }
     wanted = {name: known[name] for name in CONCERNS if name in concerns}
+    checkpoint = _checkpoint_arm.Checkpoint(terms or Terms(), _nic_tuning.WAY_BACK, command)
+
+    def entered(entry: _journal.Entry) -> contextlib.AbstractContextManager[None]:
+        return _journal.entered(entry) if entry.found else checkpoint.entered(entry)
+
     _journal.refuse_other(_journal.pending(_journal.read()))
     folded = _journal.fold(_journal.read())
-    outcome = _revert.run(folded, wanted, command, force=force, check=check)
+    with checkpoint.whole():
+        outcome = _revert.run(folded, wanted, command, force=force, check=check, entered=entered)
     archived = "" if check else _put_away(command)
     changes = [
         {"concern": key.concern, "place": key.place, **_shown(key, change).as_dict()}
@@ -117,6 +130,7 @@ def run(
         "changes": changes,
         "drift": [drift.as_dict() for drift in outcome.drift],
         "archived": archived,
+        "checkpoint": checkpoint.name,
         "diff": [_plan.diff(where, found) for where, found in _diffs(outcome.back).items()],
     }
     return result, [_sentence(drift) for drift in outcome.drift]

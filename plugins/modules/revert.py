@@ -9,6 +9,7 @@ DOCUMENTATION = r"""
 module: revert
 short_description: Put back what this collection changed on a node, as its journal has it
 version_added: 0.1.0
+extends_documentation_fragment: [podnet.datapath.confirm]
 author: podnet.datapath contributors (@podnet)
 description:
   - M(podnet.datapath.sysctl_zc), M(podnet.datapath.nic_tuning), M(podnet.datapath.boot_args) and
@@ -40,6 +41,14 @@ options:
     description: Whether what somebody else changed since is put back, too.
     type: bool
     default: false
+  confirm_timeout:
+    description:
+      - Seconds within which M(podnet.datapath.checkpoint) has to confirm that NICs were put back. Otherwise
+        the node takes that back by itself, and is as this collection left it. V(0) needs no confirmation.
+      - For O(concerns=[nics]) alone. Counts where there is something to put back; RV(checkpoint) is what to
+        confirm then.
+    type: int
+    default: 0
 seealso:
   - module: podnet.datapath.checkpoint
 """
@@ -54,7 +63,16 @@ EXAMPLES = r"""
 - name: Give NICs their former settings, now and at the next boot
   podnet.datapath.revert:
     concerns: [nics]
+    confirm_timeout: 120
   become: true
+  register: put_back
+
+- name: Keep that, over a connection that shows that the node is still there
+  podnet.datapath.checkpoint:
+    name: "{{ put_back.checkpoint }}"
+    state: confirmed
+  become: true
+  when: put_back.checkpoint | length > 0
 """
 
 RETURN = r"""
@@ -87,11 +105,19 @@ archived:
   description: Where the journal lies now that nothing is left to put back; empty otherwise.
   returned: success
   type: str
+checkpoint:
+  description: The name of what is to be confirmed, empty where nothing is.
+  returned: success
+  type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _plan, _revert_node
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _checkpoint_confirm,
+    _plan,
+    _revert_node,
+)
 
 
 def main() -> None:
@@ -100,12 +126,16 @@ def main() -> None:
         argument_spec={
             "concerns": {"type": "list", "elements": "str", "choices": concerns, "default": concerns},
             "force": {"type": "bool", "default": False},
+            **_checkpoint_confirm.ARGUMENTS,
         },
         supports_check_mode=True,
     )
     p = module.params
     try:
-        result, warnings = _revert_node.run(p["concerns"], p["force"], module.check_mode, module.run_command)
+        terms = _checkpoint_confirm.terms(p)
+        result, warnings = _revert_node.run(
+            p["concerns"], p["force"], module.check_mode, module.run_command, terms
+        )
     except (_plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
     for warning in warnings:

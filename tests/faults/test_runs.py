@@ -160,3 +160,25 @@ def test_the_controller_is_killed_and_the_next_one_is_told(
     assert node.state()["nics"]["wire0"]["mtu"] == 3000
     node.do("revert")
     assert same(node.state(), former)
+
+
+def test_the_path_is_lost_once_revert_yml_has_put_the_nic_back(
+    node: Node, former: dict[str, Any], tmp_path: Path
+) -> None:
+    run = change(node, tmp_path / "there", 4000, LATE)
+    assert run.end() == 0, run.said
+    tuned = node.state()
+    assert not same(tuned, former)
+
+    back = Run(node, tmp_path / "back", "../../playbooks/revert.yml", node_tuning_confirm_timeout=SOON)
+    back.reach("rollout : Close the connection]")
+    node.link("mgmt", False)
+    time.sleep(SOON + 30)
+    node.link("mgmt", True)
+    assert back.end() != 0 and "no fresh connection to the node" in back.said, back.said
+    assert "The node took back wire0: mtu = 4000" in back.said, back.said
+    assert same(node.state(), tuned)
+
+    again = Run(node, tmp_path / "again", "../../playbooks/revert.yml")
+    assert again.end() == 0, again.said
+    assert same(node.state(), former)

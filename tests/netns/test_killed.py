@@ -31,6 +31,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _nic_persist,
     _nic_tuning,
     _revert_nics,
+    _revert_node,
     _revert_programs,
 )
 
@@ -97,7 +98,7 @@ def way_back() -> None:
     _checkpoint.expire(command, CONCERNS)
 
 
-@pytest.mark.parametrize("kind", ["nic", "first program", "another program"])
+@pytest.mark.parametrize("kind", ["nic", "nic, put back", "first program", "another program"])
 def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind: str) -> None:
     root, numbers = tmp_path / "root", random.Random(os.environ.get("PODNET_SEED"))
     wish = _bpf_attach.Wish("host_ingress", "left", "ingress", "clsact")
@@ -105,10 +106,17 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
     other = build(("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
     if kind == "another program":
         place.attach("host_ingress left ingress clsact")
+    if kind == "nic, put back":
+        with place.ns.inside(place.name):
+            _nic_tuning.run(wire, True, False, command, str(root))
+    known = _journal.fold(_journal.read())
 
     def change() -> None:
         if kind == "nic":
             _nic_tuning.run(wire, True, False, command, str(root), _checkpoint_arm.Terms(30))
+            return
+        if kind == "nic, put back":
+            _revert_node.run(["nics"], False, False, command, _checkpoint_arm.Terms(30))
             return
         guard = _revert_programs.Journalled(_checkpoint_arm.Terms(30), command).guard
         _bpf_attach.present(place.pins, other, {}, [wish], guard=guard)
@@ -125,7 +133,7 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
         with place.ns.inside(place.name):
             way_back()
         assert state(place, root) == former, f"{kind}, {number}, of {long:.3f} s"
-        assert not _journal.fold(_journal.read()).things or kind == "another program"
+        assert _journal.fold(_journal.read()) == known or kind == "another program"
         ended += killed_after(numbers.uniform(0, 1.2 * long), place, change)
     with place.ns.inside(place.name):
         way_back()

@@ -209,7 +209,7 @@ def test_killed_while_it_arms_nothing_waits(
     if verb == "append":
         monkeypatch.setattr(_journal, "append", killed)
     with pytest.raises(Killed):
-        _checkpoint_arm.arm(_checkpoint_arm.Terms(120), _nic_tuning._WAY_BACK, systemctl)
+        _checkpoint_arm.arm(_checkpoint_arm.Terms(120), _nic_tuning.WAY_BACK, systemctl)
     assert not _journal.pending(_journal.read())
     assert started == [verb in ("restart", "append")]
     # Without it systemd would not start what the timer is for.
@@ -286,7 +286,7 @@ def test_what_was_kept_for_the_way_back_goes_with_the_checkpoint(tmp_path: Path)
         assert not kept.exists()
 
 
-@pytest.mark.parametrize("way_back", [_nic_tuning._WAY_BACK, _revert_programs.WAY_BACK])
+@pytest.mark.parametrize("way_back", [_nic_tuning.WAY_BACK, _revert_programs.WAY_BACK])
 def test_the_program_has_all_that_it_needs(tmp_path: Path, way_back: _checkpoint_arm.WayBack) -> None:
     program = tmp_path / "checkpoint.pyz"
     program.write_bytes(way_back.program())
@@ -330,10 +330,10 @@ def test_nothing_to_change_while_a_change_waits(tmp_path: Path) -> None:
     armed("mine")
     write(tmp_path / "file", "new", "mine")
     for terms in (_checkpoint_arm.Terms(), _checkpoint_arm.Terms(120), _checkpoint_arm.Terms(120, "other")):
-        other = _checkpoint_arm.Checkpoint(terms, _nic_tuning._WAY_BACK, command)
+        other = _checkpoint_arm.Checkpoint(terms, _nic_tuning.WAY_BACK, command)
         with pytest.raises(Problem, match="checkpoint mine"), other.whole(), other.entered(Entry("nics")):
             pytest.fail("entered")
-    again = _checkpoint_arm.Checkpoint(_checkpoint_arm.Terms(120, "mine"), _nic_tuning._WAY_BACK, command)
+    again = _checkpoint_arm.Checkpoint(_checkpoint_arm.Terms(120, "mine"), _nic_tuning.WAY_BACK, command)
     with again.whole(), again.entered(Entry("nics")):
         assert again.name == "mine"
     assert _checkpoint.status(_journal.read(), "mine")["complete"]
@@ -343,7 +343,7 @@ def test_a_module_that_fails_after_its_time_says_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_home(tmp_path, monkeypatch)
-    mine = _checkpoint_arm.Checkpoint(_checkpoint_arm.Terms(120), _nic_tuning._WAY_BACK, command)
+    mine = _checkpoint_arm.Checkpoint(_checkpoint_arm.Terms(120), _nic_tuning.WAY_BACK, command)
     entry = Entry("nics", [("eth0", Change("mtu", 1, 2))], looked=list)
     both = r"(?s)the kernel refuses.*was reverted at .*not confirmed in 120 s"
     with pytest.raises(Problem, match=both), mine.whole():
@@ -365,14 +365,14 @@ def test_a_change_has_the_name_that_it_was_given_and_no_other_has_it(
 ) -> None:
     at_home(tmp_path, monkeypatch)
     terms = _checkpoint_arm.Terms(120, "mine")
-    assert _checkpoint_arm.arm(terms, _nic_tuning._WAY_BACK, command) == "mine"
+    assert _checkpoint_arm.arm(terms, _nic_tuning.WAY_BACK, command) == "mine"
     assert _checkpoint.status(_journal.read(), "mine")["checkpoint_state"] == "armed"
     with pytest.raises(Problem, match="the journal knows none of the name other"):
         _checkpoint_confirm.run("other", "confirmed", "", {}, False, command, CONCERNS)
     _checkpoint.expire(command, CONCERNS)
     with pytest.raises(Problem, match="confirm_name: mine was the name of an earlier change"):
-        _checkpoint_arm.arm(terms, _nic_tuning._WAY_BACK, command)
-    assert len(_checkpoint_arm.arm(_checkpoint_arm.Terms(120), _nic_tuning._WAY_BACK, command)) == 12
+        _checkpoint_arm.arm(terms, _nic_tuning.WAY_BACK, command)
+    assert len(_checkpoint_arm.arm(_checkpoint_arm.Terms(120), _nic_tuning.WAY_BACK, command)) == 12
 
 
 def test_terms_that_are_none_are_refused() -> None:
@@ -387,7 +387,7 @@ def test_in_a_container_nothing_is_armed(tmp_path: Path, monkeypatch: pytest.Mon
     at_home(tmp_path, monkeypatch)
     (tmp_path / "container").write_text("lxc")
     with pytest.raises(Problem, match="confirm_timeout: this is a container"):
-        _checkpoint_arm.arm(_checkpoint_arm.Terms(120), _nic_tuning._WAY_BACK, command)
+        _checkpoint_arm.arm(_checkpoint_arm.Terms(120), _nic_tuning.WAY_BACK, command)
     assert not _journal.read() and not (tmp_path / "service").exists()
 
 
@@ -397,3 +397,5 @@ def test_a_nic_without_carrier_is_not_confirmed() -> None:
     assert _checkpoint_confirm.sick(["lo"], {"lo": 0}) == [] == _checkpoint_confirm.sick(["lo"], {})
     assert _checkpoint_confirm.sick(["lo"], {"lo": -1}) == ["lo counted 1 errors since the change"]
     assert _checkpoint_confirm.sick(["none0"], {}) == ["none0 has no carrier"]
+    # As a port without a cable: it had none before.
+    assert _checkpoint_confirm.sick(["none0"], {}, ["none0"]) == []
