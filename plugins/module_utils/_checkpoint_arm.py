@@ -37,7 +37,7 @@ _CONTAINER = "/run/systemd/container"
 
 Look = Callable[[], Sequence[Record]]
 
-_MODULES = ("_checkpoint", "_journal", "_plan", "_revert")
+_MODULES = ("_checkpoint", "_controller", "_journal", "_plan", "_revert")
 
 
 @dataclass(frozen=True)

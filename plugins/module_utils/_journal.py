@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.module_utils import _controller
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, Value, reason
 
 FOLDER = "/var/lib/podnet-datapath"
@@ -149,7 +150,7 @@ def now() -> str:
 
 def requester() -> str:
     """Return from where this process was started: the controller's address, as sshd tells it."""
-    return os.environ.get("SSH_CLIENT", "").partition(" ")[0] or "this node"
+    return _controller.address() or "this node"
 
 
 def path() -> str:

@@ -390,7 +390,8 @@ class Namespace:
 class Node:
     """Everything on the node that a desired state could collide with.
 
-    ``sizes`` are MTU and SIZES of the interfaces that are no end of a pair made here.
+    ``sizes`` are MTU and SIZES of the interfaces that are no end of a pair made here; ``controller`` is the
+    address from where the run comes, empty where that is this node.
     """
 
     interfaces: Mapping[str, Interface]
@@ -400,6 +401,7 @@ class Node:
     made_namespaces: Mapping[str, str]  # path to owner
     supported_sizes: frozenset[str]
     sizes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    controller: str = ""
 
 
 def _device_conflicts(
@@ -484,6 +486,32 @@ def conflicts(desired: Desired, node: Node, owner: str, recorded: frozenset[Rout
                 problems.append(
                     f"host_routes: {route}: there is another route ({other.route}): remove one of the two"
                 )
+    return problems + _cut_off(desired.state, node)
+
+
+def _cut_off(state: State, node: Node) -> list[str]:
+    """Return what would lead the answers to the controller elsewhere: no timer takes that back."""
+    if not node.controller or node.controller in node.addresses:
+        return []
+    far = ipaddress.ip_address(node.controller)
+    problems = [
+        f"Pod {device.name}: addresses: {far} is the address from where this run comes: give it another"
+        for device in state.devices.values()
+        if any(ipaddress.ip_interface(text).ip == far for text in device.pod.addresses)
+    ]
+    ways = [
+        (ipaddress.ip_network(one.route.to).prefixlen, -one.priority, one.route)
+        for one in node.routes
+        if far in ipaddress.ip_network(one.route.to)
+    ]
+    length, dummy, now = max(ways, default=(0, 0, Route("another table")))
+    for route in sorted(state.host_routes - {one.route for one in node.routes}):
+        to = ipaddress.ip_network(route.to)
+        if far in to and to.prefixlen >= length and (route.via, route.dev) != (now.via, now.dev):
+            problems.append(
+                f"host_routes: {route}: it would take the way to {far}, from where this run comes, from"
+                f" {now}: leave that address out, or run this from elsewhere"
+            )
     return problems
 
 

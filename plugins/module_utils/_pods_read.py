@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import _link_kinds, _netns, _pods
+from . import _controller, _link_kinds, _netns, _pods
 from ._link_kinds import ALIAS
 from ._pods import SIZES, Device, End, Interface, Namespace, Node, NodeRoute, Route, State
 from ._pods_record import made_namespaces, recorded_routes
@@ -262,6 +262,7 @@ def read(owner: str, namespaces: Iterable[str], known: Mapping[str, _Inside] | N
             size for size in SIZES if any(link.get_attr(f"IFLA_{size.upper()}") is not None for link in links)
         ),
         sizes={names[link["index"]]: _settings(link, False) for link in links if not _interface(link).owner},
+        controller=_controller.address(),
     )
     recorded = recorded_routes(owner)
     present = {one.route for one in node.routes}

@@ -152,6 +152,7 @@ options:
       - Routes of the host, usually to the Pods of other nodes.
       - A route that this owner made earlier and that is not listed is removed. A route that is there already
         is used as it is.
+      - One that would take the way to the address from where Ansible came, by SSH, is refused.
     type: list
     elements: dict
     default: []

@@ -287,6 +287,47 @@ def test_host_routes_collide_with_others_but_not_with_our_former_ones() -> None:
     assert "there is no interface eth0" in _pods.conflicts(desired, node(), "site", frozenset())[0]
 
 
+UPLINK = NodeRoute(Route("192.0.2.0/24", "", "eth0"), 0)
+WAY_OUT = NodeRoute(Route("0.0.0.0/0", "192.0.2.1", "eth0"), 0)
+
+
+@pytest.mark.parametrize(
+    ("controller", "to", "via", "refused"),
+    [
+        ("198.51.100.7", "198.51.100.0/24", "192.0.2.9", True),
+        ("198.51.100.7", "128.0.0.0/1", "192.0.2.9", True),
+        ("198.51.100.7", "198.51.100.0/24", "192.0.2.1", False),  # the way that it takes now
+        ("198.51.100.7", "198.51.101.0/24", "192.0.2.9", False),
+        ("192.0.2.7", "192.0.0.0/16", "192.0.2.9", False),  # there is a more specific one
+        ("192.0.2.7", "192.0.2.0/28", "192.0.2.9", True),
+        ("192.0.2.5", "192.0.2.0/28", "192.0.2.9", False),  # this node itself
+        ("2001:db8::7", "2001:db8::/64", "fe80::1", True),  # whose way is in another table
+        ("", "198.51.100.0/24", "192.0.2.9", False),
+    ],
+)
+def test_no_route_takes_the_way_to_the_controller(controller: str, to: str, via: str, refused: bool) -> None:
+    there = node(
+        interfaces={"eth0": PEER},
+        addresses=frozenset({"192.0.2.5"}),
+        routes=(UPLINK, WAY_OUT),
+        controller=controller,
+    )
+    desired = resolved(host_routes=[{"to": to, "via": via, "dev": "eth0"}])
+    problems = _pods.conflicts(desired, there, "site", frozenset())
+    assert [f"the way to {controller}, from where this run comes" in text for text in problems] == [
+        True
+    ] * refused
+    # One that is there already carries this very run.
+    there = replace(there, routes=(*there.routes, NodeRoute(Route(to, via, "eth0"), 0)))
+    assert _pods.conflicts(desired, there, "site", frozenset()) == []
+
+
+def test_no_pod_takes_the_controllers_address() -> None:
+    there = node(routes=(WAY_OUT,), controller="10.0.0.1")
+    (problem,) = _pods.conflicts(resolved(POD), there, "site", frozenset())
+    assert problem.startswith("Pod a: addresses: 10.0.0.1 is the address from where this run comes")
+
+
 def told(wanted: dict[str, Any], wire: dict[str, Any], *routes: NodeRoute) -> list[str]:
     """Return what is told of a Pod on a node whose wire0 has other sizes."""
     desired = resolved({**POD, "mtu": wanted.pop("mtu", None)}, **wanted)

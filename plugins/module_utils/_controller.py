@@ -1,0 +1,34 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From where the run came that is at this node. Private to this collection.
+
+Source: ssh(1), ENVIRONMENT; proc_pid_environ(5), proc_pid_stat(5).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+
+_VARIABLE = b"SSH_CLIENT="
+
+
+def address() -> str:
+    """Return the address at the other end of the SSH connection that this process was started over.
+
+    Empty where there is none. sudo takes the variable away, so the processes above are asked as well.
+    """
+    pid = os.getpid()
+    try:
+        while pid > 1:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                for entry in file.read().split(b"\0"):
+                    if entry.startswith(_VARIABLE):
+                        text = entry[len(_VARIABLE) :].split(b" ")[0].decode("ascii")
+                        return str(ipaddress.ip_address(text))
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError):  # One has ended, or is not ours to look at; or sshd knows no address.
+        pass
+    return ""
