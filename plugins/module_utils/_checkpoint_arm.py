@@ -21,7 +21,12 @@ from dataclasses import dataclass
 from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _journal
 from ansible_collections.podnet.datapath.plugins.module_utils._checkpoint import ARMED, TIMER
 from ansible_collections.podnet.datapath.plugins.module_utils._journal import Record
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem, reason, replace_file
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
+    Problem,
+    reason,
+    replace_file,
+    sync_folder,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive, interpreter
 from ansible_collections.podnet.datapath.plugins.module_utils._revert import Concern, RunCommand
 
@@ -92,7 +97,11 @@ except (_plan.Problem, OSError) as problem:
 
 
 def service(python: str) -> str:
-    """Return the unit that reverts what is not confirmed, at boot before there is a network."""
+    """Return the unit that reverts what is not confirmed, at boot before there is a network.
+
+    It is started again without end, as nobody else takes this back: a NIC may take minutes until it can be
+    read.
+    """
     return (
         f"{MARKER}\n[Unit]\nDescription=Take back changes of the network that nobody confirmed\n"
         "DefaultDependencies=no\n"
@@ -100,7 +109,7 @@ def service(python: str) -> str:
         f"RequiresMountsFor={_journal.FOLDER} {PROGRAM}\n"
         "After=local-fs.target systemd-remount-fs.service\n"
         "Before=network-pre.target sysinit.target shutdown.target\nWants=network-pre.target\n"
-        "Conflicts=shutdown.target\nStartLimitIntervalSec=3600\nStartLimitBurst=20\n\n"
+        "Conflicts=shutdown.target\nStartLimitIntervalSec=0\n\n"
         f"[Service]\nType=oneshot\nExecStart={python} {PROGRAM}\n"
         "TimeoutStartSec=600\nRestart=on-failure\nRestartSec=5\n"
     )
@@ -146,11 +155,10 @@ def arm(terms: Terms, way_back: WayBack, command: RunCommand) -> str:
             with contextlib.suppress(FileExistsError):
                 os.makedirs(os.path.dirname(AT_BOOT), exist_ok=True)
                 os.symlink(SERVICE, AT_BOOT)
+                sync_folder(AT_BOOT)
             # Before the journal knows: a process that is killed here leaves nothing armed that nobody ends.
             # A timer that expires here starts what waits for the lock.
             _systemctl(command, "daemon-reload")
-            # What many changes in a row have started does not count against the next way back.
-            command(["systemctl", "reset-failed", os.path.basename(SERVICE)])
             _systemctl(command, "restart", os.path.basename(TIMER))
             _journal.append(
                 {

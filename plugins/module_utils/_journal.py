@@ -22,7 +22,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _controller
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem, Value, reason
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
+    Change,
+    Problem,
+    Value,
+    reason,
+    sync_folder,
+)
 
 FOLDER = "/var/lib/podnet-datapath"
 FILE = "journal.jsonl"
@@ -196,11 +202,7 @@ def append(record: Record) -> None:
             raise
     finally:
         os.close(descriptor)
-    folder = os.open(FOLDER, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path())
 
 
 @contextlib.contextmanager

@@ -134,6 +134,16 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
     except BaseException:
         os.unlink(new)
         raise
+    sync_folder(path)
+
+
+def sync_folder(path: str) -> None:
+    """Have it on disk that a file was made, replaced or taken away: perhaps another disk than the journal's."""
+    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def listed(names: Sequence[str] | Mapping[str, object]) -> str:

@@ -22,6 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._plan import (
     Value,
     reason,
     replace_file,
+    sync_folder,
     temporary,
 )
 
@@ -118,6 +119,7 @@ class Files:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
+                    sync_folder(path)
         except OSError as error:
             raise Problem(f"{error.filename} cannot be put back: {reason(error)}") from None
         for prefix, words in _RELOADED.items():
