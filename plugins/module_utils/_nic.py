@@ -555,12 +555,18 @@ def devices(ethtool: Ethtool) -> list[Device]:
 
 
 Guard = Callable[[Sequence[Job]], "contextlib.AbstractContextManager[None]"]
+Objections = Callable[[Sequence[Job]], Sequence[str]]
 
 
-def run(nics: Sequence[Mapping[str, Any]], check: bool, guard: Guard | None = None) -> dict[str, Any]:
+def run(
+    nics: Sequence[Mapping[str, Any]],
+    check: bool,
+    guard: Guard | None = None,
+    objections: Objections = lambda jobs: (),
+) -> dict[str, Any]:
     """Bring NICs to their settings, inside of ``guard``; return what was done to each.
 
-    Raises ``Problem``; then every NIC is set as before.
+    Raises ``Problem``, with the ``objections`` to what is planned; then every NIC is set as before.
     """
     ethtool = Ethtool()
     try:
@@ -570,7 +576,7 @@ def run(nics: Sequence[Mapping[str, Any]], check: bool, guard: Guard | None = No
             nic = read(ethtool, wish.nic)
             resolved = _resolved(nic, wish)
             jobs.append(Job(nic, resolved, [] if resolved.problems else plan(nic, resolved.settings), wish))
-        problems = [problem for job in jobs for problem in job.resolved.problems]
+        problems = [problem for job in jobs for problem in job.resolved.problems] or objections(jobs)
         if problems:
             raise Problem("\n".join(problems))
         if not check:

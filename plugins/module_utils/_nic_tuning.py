@@ -15,6 +15,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _checkpoint_arm,
     _journal,
     _nic,
+    _nic_mtu,
     _nic_owner,
     _nic_persist,
     _revert_nics,
@@ -103,6 +104,19 @@ def _nics_entry(jobs: Sequence[_nic.Job]) -> _journal.Entry:
     )
 
 
+def _objections(jobs: Sequence[_nic.Job]) -> list[str]:
+    """Return what the way back would not bring back. At boot nobody asks for a way back."""
+    wished = {job.nic.name: int(job.resolved.settings.get("mtu", job.nic.values["mtu"])) for job in jobs}
+    lowered = {
+        job.nic.name: (job.nic.index, wished[job.nic.name])
+        for job in jobs
+        if wished[job.nic.name] < int(job.nic.values["mtu"])
+    }
+    if not lowered:
+        return []
+    return _nic_mtu.problems(lowered, wished, _nic_mtu.clamped(), _nic_mtu.with_ipv6())
+
+
 def run(
     nics: Sequence[Mapping[str, Any]],
     persist: bool,
@@ -123,7 +137,7 @@ def run(
     ours: Mapping[str, bytes] = {}
     news = _checkpoint.news()
     with checkpoint.whole():
-        result = _nic.run(nics, check, lambda jobs: checkpoint.entered(_nics_entry(jobs)))
+        result = _nic.run(nics, check, lambda jobs: checkpoint.entered(_nics_entry(jobs)), _objections)
         entries = result.pop("entries")
         result["files"] = []
         if persist:

@@ -138,7 +138,7 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Have it on disk that a file was made, replaced or taken away: perhaps another disk than the journal's."""
+    """Bring to the disk that a file was made or taken away: it may be another disk than the journal's."""
     descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

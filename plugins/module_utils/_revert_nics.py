@@ -39,14 +39,19 @@ class Nics:
     def write(self, wished: Mapping[Key, Value]) -> None:
         """Set NICs to former values; one that cannot be keeps none of the others; raises ``Problem``."""
         ethtool = Ethtool()
-        problems = []
+        left = sorted({key.place for key in wished})
+        problems: list[str] = []
         try:
-            for place in sorted({key.place for key in wished}):
-                former: dict[str, Any] = {key.name: v for key, v in wished.items() if key.place == place}
-                try:
-                    _write(ethtool, place, former)
-                except Problem as problem:
-                    problems.append(str(problem))
+            # Again what failed: an interface has to wait for the larger MTU of the one below it.
+            for dummy in range(2):
+                tried, left, problems = left, [], []
+                for place in tried:
+                    former: dict[str, Any] = {key.name: v for key, v in wished.items() if key.place == place}
+                    try:
+                        _write(ethtool, place, former)
+                    except Problem as problem:
+                        left.append(place)
+                        problems.append(str(problem))
         finally:
             ethtool.close()
         if problems:

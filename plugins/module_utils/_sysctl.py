@@ -95,11 +95,14 @@ def parse(sysctls: Mapping[str, object], option: str = "sysctls") -> dict[str, s
 
 
 def order(path: str) -> tuple[int, str]:
-    """Sort keys so that a key that the kernel passes on to others comes before these."""
-    for rank, part in enumerate((IP_FORWARD, "/conf/all/", "/conf/default/")):
-        if part in path:
+    """Sort keys so that a key that the kernel passes on to others comes before these.
+
+    And accept_ra before all: forwarding takes the routes of router advertisements where it is not 2 by then.
+    """
+    for rank, part in enumerate(("/accept_ra", IP_FORWARD, "/conf/all/", "/conf/default/")):
+        if path.endswith(part) if not rank else part in path:
             return rank, path
-    return 3, path
+    return 4, path
 
 
 # The plan

@@ -55,7 +55,11 @@ options:
         type: bool
         default: false
       mtu:
-        description: MTU in bytes.
+        description:
+          - MTU in bytes.
+          - A lower one is refused where it would take along what the former one does not bring back, IPv6
+            addresses below 1280 and the MTU of a VLAN or macvlan on the interface, unless that is given one
+            of its own in O(nics).
         type: int
       rings:
         description:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _ethtool, _netns
+from ansible_collections.podnet.datapath.plugins.module_utils import _ethtool, _journal, _netns
 
 Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
@@ -156,3 +157,42 @@ def test_a_feature_that_lacks_another_is_a_failure(node: Node) -> None:
         "features.tx-tcp-segmentation = on was accepted, but is off now: it may need another feature"
         in message
     )
+
+
+def test_a_lower_mtu_that_would_take_ipv6_away_is_refused(node: Node, namespaces: Namespaces) -> None:
+    namespaces.ip(node.netns, "link set veth0 up", "address add 2001:db8::1/64 dev veth0 nodad")
+    assert "mtu = 1000 would take its IPv6 addresses" in node.refused({"name": "veth0", "mtu": 1000})
+    assert node({"name": "veth0", "mtu": 1280})["changed"]
+    namespaces.sysctl(node.netns, ipv6__conf__veth0__disable_ipv6=1)
+    assert node({"name": "veth0", "mtu": 1000})["changed"]
+
+
+def test_a_lower_mtu_takes_along_only_what_is_given_one_itself(
+    node: Node, namespaces: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
+    # By name it comes before the one below, and the way back has to raise that first.
+    namespaces.ip(
+        node.netns,
+        "link set veth0 mtu 9000",
+        "link add above0 link veth0 type macvlan",
+        "link set above0 mtu 8500",
+    )
+
+    def mtus() -> list[object]:
+        with _netns.entered(f"/run/netns/{node.netns}"):
+            ethtool = _ethtool.Ethtool()
+            try:
+                return [ethtool.read(name).values["mtu"] for name in ("above0", "veth0")]
+            finally:
+                ethtool.close()
+
+    lower = {"name": "veth0", "mtu": 8264}
+    message = node.refused(lower)
+    assert "would lower above0 from 8500 along with it" in message and "give above0 an mtu of 8264" in message
+    assert "would lower above0" in node.refused(lower, {"name": "above0", "mtu": 8400})
+    assert not node(lower, {"name": "above0", "mtu": 8000}, check=True)["nics"][1]["skipped"]
+    node(lower, {"name": "above0", "mtu": 8000})
+    assert mtus() == [8000, 8264]
+    node.run("revert", {"concerns": ["nics"]}, node.netns)
+    assert mtus() == [8500, 9000]

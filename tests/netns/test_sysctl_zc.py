@@ -242,3 +242,4 @@ def test_a_default_route_from_an_advertisement_is_not_lost(node: Node, namespace
     message = refused(node, {"net.ipv6.conf.all.forwarding": 1})
     assert "ignore router advertisements on v" in message and "set net.ipv6.conf.v.accept_ra to 2" in message
     assert node({"net.ipv6.conf.all.forwarding": 1, "net.ipv6.conf.v.accept_ra": 2})["changed"]
+    assert "via fe80::1" in command("ip", "-6", "route", "show", "default", netns=node.netns)
