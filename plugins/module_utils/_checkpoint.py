@@ -109,21 +109,26 @@ def _back(found: Mapping[str, Any]) -> str:
 
 
 def news() -> dict[str, str]:
-    """Return a sentence, by checkpoint, where the node took the last change back and nobody was told."""
+    """Return a sentence, by checkpoint, for each change that the node took back and nobody was told of."""
     try:
         records = _journal.read()
     except OSError:  # A dry run of somebody who may not read it.
         return {}
-    found = status(records)
-    if found.get("checkpoint_state") != "reverted" or not found.get("by_itself"):
-        return {}
-    name = str(found["checkpoint"])
-    if any(record.get("told") == name for record in records):
-        return {}
-    return {
-        name: f"a change from {found['by']} of {found['time']} was taken back by this node at"
-        f" {found['ended']}, as {found['why']}: {_back(found)}"
-    }
+    known = {record["told"] for record in records if "told" in record}
+    names = [
+        str(r["checkpoint"])
+        for r in records
+        if r.get("checkpoint_state") == "reverted" and r.get("by_itself")
+    ]
+    sentences = {}
+    for name in names:
+        if name not in known:
+            found = status(records, name)
+            sentences[name] = (
+                f"a change from {found['by']} of {found['time']} was taken back by this node at"
+                f" {found['ended']}, as {found['why']}: {_back(found)}"
+            )
+    return sentences
 
 
 def told(names: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._revert import Con
 
 # Seconds until what a change interrupts for a while, as a link that is negotiated anew, has to be back.
 PATIENCE = 15
+_PACKETS, _ENOUGH = 10, 8  # sent on a path, and how many answers make it one that comes through
 
 
 # The options of a module whose changes are to be confirmed
@@ -54,7 +55,7 @@ def probes(paths: Sequence[Mapping[str, Any]]) -> list[_probe.Probe]:
             _probe.Probe(
                 _probe.parse_address("to", path["to"]),
                 path.get("netns"),
-                count=3,
+                count=_PACKETS,
                 size=path["size"],
                 timeout=2.0,
             )
@@ -78,15 +79,15 @@ def look(paths: Sequence[Mapping[str, Any]]) -> Callable[[], list[Record]]:
 
 
 def _silent(probe: _probe.Probe) -> str:
-    """Return how nothing came back from a path; empty where an answer did.
+    """Return how too little came back from a path; empty where enough did.
 
-    One is enough, as the first packet may wait for a neighbour.
+    Not all has to, as the first may wait for a neighbour.
     """
     try:
         result = _probe.run_probe(probe)
     except _probe.ProbeError as problem:  # Its namespace is not there.
         return str(problem)
-    return "" if result.rtts else result.describe()
+    return "" if len(result.rtts) >= _ENOUGH else result.describe()
 
 
 # NICs

@@ -355,6 +355,11 @@ def refuse_other(armed: Record | None, checkpoint: str = "") -> None:
     )
 
 
+def refuse_pending() -> None:
+    """Raise ``Problem`` where a change waits for its confirmation: the node is somebody else's until then."""
+    refuse_other(pending(read()))
+
+
 def _refuse_moved(entry: Entry) -> None:
     """Raise ``Problem`` where what is to be changed is not any more as it was when that was planned."""
     planned = {(place, change.name) for place, change in entry.changes}

@@ -185,7 +185,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint_confirm
+from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _checkpoint_confirm
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
@@ -251,8 +251,13 @@ def main() -> None:
             )
             if p["command"]:
                 outcome.changes += install_command(p["command"], module.check_mode)
+        news = _checkpoint.news()
+        if not module.check_mode:
+            _checkpoint.told(news)
     except (BpfError, Problem, OSError) as e:
         module.fail_json(msg=str(e))
+    for sentence in news.values():
+        module.warn(sentence)
     module.exit_json(
         changed=bool(outcome.changes),
         changes=[f"{c.action} {c.kind} {c.name}" for c in outcome.changes],

@@ -161,7 +161,8 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _kmod
+from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _journal, _kmod
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 
 
 def main() -> None:
@@ -183,6 +184,8 @@ def main() -> None:
     params = module.params
     kernel = params["kernel"] or os.uname().release
     try:
+        if not module.check_mode:
+            _journal.refuse_pending()
         driver = _dkms.Driver(params["name"])
         if params["state"] == "absent":
             result = _dkms.absent(driver, kernel, module.check_mode)
@@ -194,7 +197,7 @@ def main() -> None:
                 params["name"], params["version"], kernel, params["files"], params["reload"], signing
             )
             result = _dkms.present(driver, desired, module.check_mode)
-    except (_kmod.ModuleError, OSError) as error:
+    except (_kmod.ModuleError, Problem, OSError) as error:
         log = getattr(error, "log", "")
         module.fail_json(msg=str(error), **({"log": log} if log else {}))
     if not module._diff:

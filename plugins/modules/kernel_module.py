@@ -128,7 +128,8 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _fleet, _kmod
+from ansible_collections.podnet.datapath.plugins.module_utils import _fleet, _journal, _kmod
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 
 
 def main() -> None:
@@ -159,8 +160,10 @@ def main() -> None:
     )
     installer = _fleet.Installer(params["name"])
     try:
+        if not module.check_mode:
+            _journal.refuse_pending()
         result = _fleet.deliver(installer, desired, module.check_mode)
-    except (_kmod.ModuleError, OSError) as error:
+    except (_kmod.ModuleError, Problem, OSError) as error:
         log = getattr(error, "log", "")
         module.fail_json(msg=str(error), **({"log": log} if log else {}))
     if not module._diff:

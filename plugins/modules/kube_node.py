@@ -97,6 +97,10 @@ cordoned:
   description: Whether the node is cordoned now, or in check mode would be.
   returned: success
   type: bool
+was_cordoned:
+  description: Whether it was cordoned before.
+  returned: success
+  type: bool
 evicted:
   description: The Pods that were evicted, or would be.
   returned: success
@@ -151,6 +155,7 @@ def main() -> None:
     module.exit_json(
         changed=outcome.changed,
         cordoned=outcome.cordoned,
+        was_cordoned=before,
         evicted=outcome.evicted,
         note=outcome.note,
         diff={

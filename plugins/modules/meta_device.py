@@ -263,7 +263,8 @@ import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _meta_device, _pods
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _meta_device, _pods
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 
 
 def _load_meta(module: AnsibleModule) -> str:
@@ -309,12 +310,14 @@ def main() -> None:
     if importlib.util.find_spec("pyroute2") is None:
         module.fail_json(msg=missing_required_lib("pyroute2", url="https://docs.pyroute2.org"))
     try:
+        if not module.check_mode:
+            _journal.refuse_pending()
         outcome = _meta_device.run(module.params, module.check_mode, lambda: _load_meta(module))
     except PermissionError as error:
         module.fail_json(
             msg=f"{error}: network devices need root (CAP_NET_ADMIN, CAP_SYS_ADMIN): set become: true"
         )
-    except (_meta_device.OptionError, _meta_device.ApplyError, OSError) as error:
+    except (_meta_device.OptionError, _meta_device.ApplyError, Problem, OSError) as error:
         module.fail_json(msg=str(error))
     for warning in outcome.warnings:
         module.warn(warning)

@@ -62,6 +62,10 @@ options:
         description: Address of the receiver.
         type: str
         required: true
+      optional:
+        description: Leave it out, with a warning, where one of the namespaces is not there.
+        type: bool
+        default: false
       bytes:
         description: Bytes to send.
         type: int
@@ -198,8 +202,12 @@ host_counters:
     interfaces: {wire0: {ipv6_in_receives: 0, ipv6_forwarded: 0}}
 """
 
+import os
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils import _netns
 from ansible_collections.podnet.datapath.plugins.module_utils._probe import (
     Probe,
     ProbeError,
@@ -209,6 +217,15 @@ from ansible_collections.podnet.datapath.plugins.module_utils._probe import (
     run_probe,
     run_stream,
 )
+
+
+def _missing(module: AnsibleModule, stream: dict[str, Any]) -> bool:
+    """Tell whether a namespace of a stream is not there, and warn of it."""
+    names = [stream[end] for end in ("from_netns", "to_netns") if stream[end]]
+    missing = [name for name in names if not os.path.exists(_netns.path_of(name))]
+    if missing:
+        module.warn(f"streams: the one to {stream['to']} is left out: there is no {' and no '.join(missing)}")
+    return bool(missing)
 
 
 def main() -> None:
@@ -234,6 +251,7 @@ def main() -> None:
                     "from_netns": {"type": "str"},
                     "to_netns": {"type": "str"},
                     "to": {"type": "str", "required": True},
+                    "optional": {"type": "bool", "default": False},
                     "bytes": {"type": "int", "default": 16 * 1024 * 1024},
                     "timeout": {"type": "float", "default": 60},
                 },
@@ -261,6 +279,7 @@ def main() -> None:
                 o["timeout"],
             )
             for o in p["streams"]
+            if not (o["optional"] and _missing(module, o))
         ]
         before = read_host_counters()
         bursts = [run_probe(probe) for probe in probes]

@@ -34,30 +34,31 @@ OPERATIONS = (ROOT / "docs/operations.md").read_text()
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running(tmp_path_factory.mktemp("cluster")) as config:
-        yield Cluster(config)
+        found = Cluster(config)
+        found.add_node("node1")
+        yield found
 
 
-def roll_out(cluster: Cluster, folder: Path, **facts: Any) -> int:
+def roll_out(cluster: Cluster, folder: Path, *more: str, fails: bool = False, **facts: Any) -> int:
     """Run the documented command; return how many changes it made."""
     found = re.search(r"^    (ansible-playbook .* -e fleet_kubernetes=true .*)$", OPERATIONS, re.MULTILINE)
     assert found
     inventory = {"all": {"hosts": {"node1": None}, "vars": facts}}
     (folder / "inventory").write_text(yaml.safe_dump(inventory))
     done = subprocess.run(
-        [*shlex.split(found[1]), SKIPPED],
+        [*shlex.split(found[1]), SKIPPED, *more],
         cwd=folder,
         env={**os.environ, "KUBECONFIG": str(cluster.config)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert (done.returncode != 0) == fails, (done.stdout + done.stderr)[-6000:]
     (recap,) = re.findall(r"^node1 .* changed=(\d+)", done.stdout, re.MULTILINE)
     return int(recap)
 
 
 def test_a_node_is_drained_for_what_disturbs_its_pods_alone(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.add_node("node1")
     with node(tmp_path) as facts, cluster.kubelet():
 
         def drained(**more: Any) -> tuple[bool, int]:
@@ -84,3 +85,23 @@ def test_a_node_is_drained_for_what_disturbs_its_pods_alone(cluster: Cluster, tm
         assert not touched and changes > 0
         touched, changes = drained(pods_mtu=1400)
         assert touched and changes > 0
+
+
+def test_a_node_that_failed_stays_cordoned_until_its_pods_are_verified(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    def cordoned() -> bool:
+        return bool(cluster.api.node("node1")["spec"].get("unschedulable"))
+
+    with node(tmp_path) as facts, cluster.kubelet():
+        # What a run cordoned itself it takes back, whatever its tags.
+        before = cluster.api.node("node1")["metadata"]["resourceVersion"]
+        roll_out(cluster, tmp_path, "--tags", "bpf_datapath", **facts)
+        assert not cordoned() and cluster.api.node("node1")["metadata"]["resourceVersion"] != before
+        # Drained, changed, and then the proof by effect asks for what cannot be.
+        roll_out(cluster, tmp_path, fails=True, pods_verify_max_forwarded=-1, **facts)
+        assert cordoned()
+        roll_out(cluster, tmp_path, "--tags", "bpf_datapath", **facts)
+        assert cordoned()
+        roll_out(cluster, tmp_path, **facts)
+        assert not cordoned()
