@@ -83,6 +83,19 @@ def test_not_confirmed_where_packets_of_full_size_are_lost(monkeypatch: pytest.M
     assert _checkpoint.status(_journal.read(), "one")["checkpoint_state"] == "armed"
 
 
+def test_not_confirmed_where_most_packets_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four in five, at random, as behind a broken offload: now and then a packet comes through."""
+    monkeypatch.setattr(_checkpoint_confirm, "PATIENCE", 5)
+    # BPF_LD | BPF_W | BPF_ABS of SKF_AD_RANDOM; above four fifths of 2^32 TC_ACT_OK, else TC_ACT_SHOT
+    loses = "4,32 0 0 4294963256,37 0 1 3435973836,6 0 0 0,6 0 0 2"
+    tc = ["tc", "-n", PEER]
+    subprocess.run([*tc, "qdisc", "add", "dev", "eth0", "clsact"], check=True)
+    attach = [*tc, "filter", "add", "dev", "eth0", "ingress", "bpf", "da", "bytecode"]
+    subprocess.run([*attach, loses], check=True)
+    with pytest.raises(Problem, match=f"now from {POD} to 10.77.0.2, 84 bytes: .*% lost"):
+        confirm()
+
+
 def test_a_path_has_time_to_come_back() -> None:
     mtu(1300)
     back = threading.Timer(3, mtu, (1500,))

@@ -137,3 +137,15 @@ def test_what_cannot_be_tried_is_named(
     run_module: Any, place: Place, args: dict[str, Any], said: str
 ) -> None:
     assert said in run_module("path_probe", args, netns=place.host, fails=True)["msg"]
+
+
+def test_a_transfer_of_pods_that_are_not_there_is_left_out_where_it_may_be(
+    place: Place, run_module: Any
+) -> None:
+    there = {"from_netns": place.pod1, "to_netns": place.pod2, "to": "10.9.0.2", "bytes": 1000}
+    gone = {"from_netns": place.pod1, "to_netns": "nobody", "to": "10.9.0.9", "bytes": 1000}
+    told = run_module("path_probe", {"streams": [there, {**gone, "optional": True}]}, place.host)
+    assert [stream["to"] for stream in told["streams"]] == ["10.9.0.2"]
+    assert "the one to 10.9.0.9 is left out: there is no nobody" in str(told["warnings"])
+    failed = run_module("path_probe", {"streams": [gone]}, place.host, fails=True)
+    assert "there is no network namespace 'nobody'" in failed["msg"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,12 @@ class Node:
         )
         namespaces.sysctl(self.host, ipv4__conf__nic0__forwarding=1, ipv4__conf__all__accept_redirects=1)
 
+    def module(self, name: str, args: dict[str, Any], **more: bool) -> dict[str, Any]:
+        return self._run(name, args, self.host, **more)
+
     def run(self, name: str, **args: Any) -> dict[str, Any]:
         more = {key: args.pop(key) for key in ("check", "fails") if key in args}
-        return self._run(name, args, self.host, **more)
+        return self.module(name, args, **more)
 
     def tune(self) -> None:
         pods = {"select": "named", "names": [self.pod], "sysctls": {"net.ipv4.tcp_sack": 0}}
@@ -114,3 +118,24 @@ def test_a_change_after_a_revert_begins_with_what_was_there_then(node: Node) -> 
     node.run("nic_tuning", nics=[{"name": "nic0", "mtu": 9000}])
     node.run("revert")
     assert "mtu 1700" in node.state()[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("meta_device", {"pods": []}),
+        ("dkms_driver", {"name": "meta", "state": "absent"}),
+        (
+            "kernel_module",
+            {"name": "meta", "src": "meta.ko", "content": "", "sha256": hashlib.sha256().hexdigest()},
+        ),
+        ("revert", {}),
+    ],
+)
+def test_a_node_whose_change_waits_for_its_confirmation_is_left_alone(
+    node: Node, name: str, args: dict[str, Any]
+) -> None:
+    armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": _journal.boot_id()}
+    _journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed})
+    made = node.module(name, args, fails=True)
+    assert "a change from 192.0.2.1 of then waits for its confirmation" in made["msg"]

@@ -399,3 +399,15 @@ def test_a_nic_without_carrier_is_not_confirmed() -> None:
     assert _checkpoint_confirm.sick(["none0"], {}) == ["none0 has no carrier"]
     # As a port without a cable: it had none before.
     assert _checkpoint_confirm.sick(["none0"], {}, ["none0"]) == []
+
+
+def test_every_change_that_was_taken_back_is_told_once() -> None:
+    for name in ("first", "second"):
+        armed(name)
+        _checkpoint.expire(command, CONCERNS)
+    armed("third")
+    _checkpoint.end("third", "confirmed", command)
+    news = _checkpoint.news()
+    assert list(news) == ["first", "second"] and "not confirmed in 120 s" in news["first"]
+    _checkpoint.told(news)
+    assert _checkpoint.news() == {}
