@@ -59,13 +59,16 @@ class Run:
     def end(self) -> int:
         return self._process.wait(PATIENCE)
 
-    def kill(self) -> None:
-        """Kill it with its workers and their connections, which have sessions of their own."""
+    def signal(self, number: signal.Signals) -> None:
+        """Tell it, its workers and their connections, which have sessions of their own."""
         mark = f"{MARK}={self._log}".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if mark in (process / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(process.name), signal.SIGKILL)
+                    os.kill(int(process.name), number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
         self._process.wait()
 
 
@@ -159,6 +162,33 @@ def test_the_controller_is_killed_and_the_next_one_is_told(
     assert "was taken back by this node" in third.said and f"not confirmed in {LATE} s" in third.said
     assert node.state()["nics"]["wire0"]["mtu"] == 3000
     node.do("revert")
+    assert same(node.state(), former)
+
+
+def test_of_two_controllers_at_once_one_is_refused(
+    node: Node, former: dict[str, Any], tmp_path: Path
+) -> None:
+    first = change(node, tmp_path / "first", 4000, LATE)
+    first.reach("rollout : Close the connection]")
+    first.signal(signal.SIGSTOP)  # A slow one, so that the other is at the node meanwhile.
+    second = change(node, tmp_path / "second", 3000, LATE)
+    assert second.end() != 0 and "waits for its confirmation" in second.said, second.said
+    first.signal(signal.SIGCONT)
+    assert first.end() == 0, first.said
+    assert node.state()["nics"]["wire0"]["mtu"] == 4000
+    node.do("revert")
+    assert same(node.state(), former)
+
+
+def test_the_power_fails_before_the_run_has_confirmed(
+    node: Node, former: dict[str, Any], tmp_path: Path
+) -> None:
+    run = change(node, tmp_path / "log", 4000, LATE)
+    run.reach("rollout : Close the connection]")
+    node.cut_power()
+    assert run.end() != 0
+    assert "The node took back wire0: mtu = 1500" in run.said, run.said
+    assert "the node booted before the confirmation" in run.said, run.said
     assert same(node.state(), former)
 
 
