@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,31 @@ class Run:
     todo: list[str]
 
 
+def play(words: list[str], answers: str) -> tuple[int, str]:
+    """Return status and output of a command; at a terminal, where ``answers`` are typed when it asks."""
+    if answers:
+        words = ["script", "-qefc", shlex.join(words), "/dev/null"]
+    with subprocess.Popen(
+        words,
+        env={**os.environ, "ANSIBLE_SSH_RETRIES": "0"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as running:
+        assert running.stdin and running.stdout
+        if not answers:
+            running.stdin.close()
+        said = b""
+        while chunk := os.read(running.stdout.fileno(), 1 << 16):
+            said += chunk
+            if answers and b"Type yes" in said:
+                time.sleep(1)  # What was typed before it asked is thrown away.
+                running.stdin.write(answers.encode() + b"\r")
+                running.stdin.flush()
+                answers = ""
+    return running.returncode, said.decode()
+
+
 @pytest.fixture
 def rollout(tmp_path: Path) -> Any:
     """Run the roll-out over seven hosts with extra variables."""
@@ -39,7 +66,11 @@ def rollout(tmp_path: Path) -> Any:
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
 
     def run(
-        *arguments: str, keywords: dict[str, Any] | None = None, gated: bool = True, **variables: Any
+        *arguments: str,
+        keywords: dict[str, Any] | None = None,
+        gated: bool = True,
+        answers: str = "",
+        **variables: Any,
     ) -> Run:
         plays = yaml.safe_load((HERE / "rollout.yml").read_text())
         plays[1].update(keywords or {})
@@ -57,21 +88,16 @@ def rollout(tmp_path: Path) -> Any:
             "ansible_python_interpreter": "{{ ansible_playbook_python }}",
             **variables,
         }
-        done = subprocess.run(
+        status, said = play(
             [
                 *("ansible-playbook", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "rollout.yml")),
                 *("-e", json.dumps(extra), *arguments),
             ],
-            env={**os.environ, "ANSIBLE_SSH_RETRIES": "0"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+            answers,
         )
         todo = tmp_path / "kept/todo"
         left = todo.read_text().split() if todo.exists() else []
-        return Run(done.returncode, " ".join(done.stdout.split()), sorted(worked.read_text().split()), left)
+        return Run(status, " ".join(said.split()), sorted(worked.read_text().split()), left)
 
     return run
 
@@ -142,6 +168,19 @@ def test_without_a_terminal_nobody_approves(rollout: Any) -> None:
     run = rollout(fleet_approve="canary")
     assert run.status != 0 and run.worked == ["node1"]
     assert "not approved; 6 nodes were not touched" in run.said and run.todo == HOSTS[1:]
+
+
+@pytest.mark.parametrize(("answer", "worked"), [("yes", HOSTS), ("no", HOSTS[:1])])
+def test_somebody_at_the_terminal_is_asked(rollout: Any, answer: str, worked: list[str]) -> None:
+    run = rollout(fleet_batches=[1, "100%"], fleet_approve="canary", answers=answer)
+    assert "1 nodes are done (node1), 6 are next. Type yes to go on" in run.said, run.said
+    assert run.worked == worked and (run.status == 0) == (answer == "yes"), run.said
+
+
+def test_a_batch_is_watched_before_the_next(rollout: Any) -> None:
+    run = rollout(fleet_batches=[3, "100%"], fleet_soak=5)
+    assert run.status == 0 and run.worked == HOSTS
+    assert run.said.count("Pausing for 5 seconds") == 1, "there is nothing to wait for after the last one"
 
 
 def test_a_canary_alone_ends_well_and_leaves_the_rest(rollout: Any) -> None:
