@@ -64,16 +64,18 @@ def values(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     oldest = min(_version(node) for node in nodes)
     big = all(_largest(node) > BIG_TCP for node in nodes)
     found: dict[str, Any] = {"routingMode": "native", "kubeProxyReplacement": True}
-    # Routing by BPF instead of the host's stack needs bpf_redirect_peer(), Linux 5.10.
-    found["bpf"] = {"masquerade": True, "hostLegacyRouting": oldest < (5, 10)}
+    missing = {name for node in nodes for name in node["bpf_helpers_missing"]}
+    routing = {"bpf_redirect_neigh", "bpf_redirect_peer"}  # by BPF instead of the host's stack
+    found["bpf"] = {"masquerade": True, "hostLegacyRouting": bool(missing & routing)}
+    # Cilium asks for this version, whatever was backported.
     netkit = all(node["kernel"]["netkit"] for node in nodes) and oldest >= (6, 8)
     found["bpf"]["datapathMode"] = "netkit" if netkit else "veth"
-    found["enableIPv6BIGTCP"] = big and oldest >= (5, 19)
+    found["enableIPv6BIGTCP"] = big
     found["enableIPv4BIGTCP"] = big and all(
         all(nic.get("gso_ipv4") for nic in node["nics"]) for node in nodes
     )
-    # BBR in Pods needs time stamps that survive the change of namespace, Linux 5.18.
-    found["bandwidthManager"] = {"enabled": oldest >= (5, 1), "bbr": oldest >= (5, 18)}
+    # Departure times are of Linux 5.1; for BBR in Pods they have to survive the change of namespace.
+    found["bandwidthManager"] = {"enabled": oldest >= (5, 1), "bbr": "bpf_skb_set_tstamp" not in missing}
     return found
 
 

@@ -58,6 +58,7 @@ def facts(
             "tuners": ["TuneD balanced"],
         },
         "problems": [],
+        "bpf_helpers_missing": [],
         **more,
     }
 
@@ -82,9 +83,13 @@ def test_a_node_that_has_everything_gets_everything() -> None:
     ("other", "name", "value"),
     [
         ({"release": "6.1.0-56-amd64", "netkit": False}, "bpf.datapathMode", "veth"),
-        ({"release": "5.15.0-1-generic", "netkit": False}, "bandwidthManager.bbr", False),
-        ({"release": "5.4.0-1-generic", "netkit": False}, "bpf.hostLegacyRouting", True),
-        ({"release": "5.15.0-1-generic", "netkit": False}, "enableIPv6BIGTCP", False),
+        ({"bpf_helpers_missing": ["bpf_skb_set_tstamp"]}, "bandwidthManager.bbr", False),
+        ({"bpf_helpers_missing": ["bpf_redirect_peer"]}, "bpf.hostLegacyRouting", True),
+        # An enterprise kernel with backports has what it has.
+        ({"release": "5.14.0-503.el9.x86_64", "netkit": False}, "bpf.hostLegacyRouting", False),
+        ({"release": "5.14.0-503.el9.x86_64", "netkit": False}, "bandwidthManager.bbr", True),
+        ({"release": "5.14.0-503.el9.x86_64", "netkit": True}, "bpf.datapathMode", "veth"),
+        ({"gso": 65536}, "enableIPv6BIGTCP", False),
         ({"gso": 65536}, "enableIPv4BIGTCP", False),
         ({"nics": []}, "enableIPv6BIGTCP", False),
     ],
