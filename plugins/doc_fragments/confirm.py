@@ -22,7 +22,8 @@ options:
   confirm_paths:
     description:
       - Paths, those of Pods above all, that the change must not cut. Each is tried just before the change.
-        Where an answer comes back then, one has to come back before M(podnet.datapath.checkpoint) confirms.
+        Where answers to eight in ten packets come back then, as many have to come back before
+        M(podnet.datapath.checkpoint) confirms.
       - So paths may be listed that are not there yet. Used with O(confirm_timeout).
     type: list
     elements: dict

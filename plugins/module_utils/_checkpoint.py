@@ -15,6 +15,7 @@ import functools
 import itertools
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._revert import Con
 TIMER = "/run/systemd/system/podnet-checkpoint.timer"
 # There while something is armed, and as large as the way back may need on a full disk.
 ARMED = f"{_journal.FOLDER}/armed"
+_LONGEST = 300  # seconds between two tries of a way back
 
 
 # What the journal says
@@ -100,8 +102,22 @@ def expire(command: RunCommand, concerns: Mapping[str, Concern]) -> str:
             return "Nothing waits for a confirmation."
     booted = armed["boot_id"] != _journal.boot_id()
     why = "the node booted before the confirmation" if booted else f"not confirmed in {armed['timeout']} s"
-    found = revert(str(armed["checkpoint"]), why, command, concerns, by_itself=True)
+    name = str(armed["checkpoint"])
+    try:
+        found = revert(name, why, command, concerns, by_itself=True)
+    except (Problem, OSError):
+        # systemd starts this again without end: a NIC that refuses a setting is reset less and less often.
+        time.sleep(min(2 ** min(_tries(_journal.read(), name), 16), _LONGEST))
+        raise
     return f"Reverted, as {why}: {_back(found)}"
+
+
+def _tries(records: Iterable[Record], name: str) -> int:
+    """Return how often the way back of a checkpoint was begun."""
+    begun = itertools.dropwhile(
+        lambda r: (r.get("checkpoint"), r.get("checkpoint_state")) != (name, "reverting"), records
+    )
+    return sum("changes" in r and "end" not in r for r in begun if r.get("checkpoint") == name)
 
 
 def _back(found: Mapping[str, Any]) -> str:
@@ -168,7 +184,9 @@ def _mark_reverting(name: str) -> None:
     """From now on it is too late to confirm. Raises ``Problem`` where it was confirmed meanwhile."""
     with _journal.locked():
         found = status(_journal.read(), name)
-        if found.get("checkpoint_state") not in ("armed", "reverting"):
+        if found.get("checkpoint_state") == "reverting":  # begun before
+            return
+        if found.get("checkpoint_state") != "armed":
             raise Problem(too_late(name, found))
         with contextlib.suppress(OSError):
             _journal.append(

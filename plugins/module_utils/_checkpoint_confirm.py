@@ -109,7 +109,7 @@ def errors(nic: str) -> int | None:
 
 
 def sick(nics: Iterable[str], before: Mapping[str, Any], dark: Iterable[str] = ()) -> list[str]:
-    """Return what is wrong with NICs: no carrier, or more errors than ``before``, which may lack some.
+    """Return what is wrong with NICs: no carrier, or more errors than ``before``, where that has any.
 
     ``dark`` are those that had no carrier before the change, as a port without a cable.
     """
@@ -119,8 +119,8 @@ def sick(nics: Iterable[str], before: Mapping[str, Any], dark: Iterable[str] = (
         if count is None:
             if nic not in dark:
                 found.append(f"{nic} has no carrier")
-        elif nic in before and count > int(before[nic] or 0):
-            found.append(f"{nic} counted {count - int(before[nic] or 0)} errors since the change")
+        elif before.get(nic) is not None and count > int(before[nic]):
+            found.append(f"{nic} counted {count - int(before[nic])} errors since the change")
     return found
 
 

@@ -4,47 +4,66 @@
 """What a lower MTU takes from a node, and a higher one does not give back. Private to this collection.
 
 Sources: addrconf_notify() of net/ipv6/addrconf.c, vlan_device_event() of net/8021q/vlan.c,
-macvlan_device_event() of drivers/net/macvlan.c.
+macvlan_device_event() of drivers/net/macvlan.c, br_mtu_auto_adjust() of net/bridge/br_if.c.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.podnet.datapath.plugins.module_utils import _netlink
 
 IPV6_MIN_MTU = 1280
-# Kinds whose MTU the kernel lowers along with that of the interface below; others follow it both ways.
-_CLAMPED = frozenset({"macvlan", "macvtap", "vlan"})
-_IFLA_MTU, _IFLA_LINK, _IFLA_LINK_NETNSID = 4, 5, 37
+# Kinds whose MTU the kernel lowers along with that of the interface below, and the bytes that they add.
+_CLAMPED = {"macsec": 32, "macvlan": 0, "macvtap": 0, "vlan": 0}
+_IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINK_NETNSID = 4, 5, 10, 37
 
 
 @dataclass(frozen=True)
 class Interface:
-    """An interface that the kernel may lower along with the one of the index ``below``."""
+    """An interface, and the indexes of those whose lower MTU it gets, too.
+
+    ``clamped``: it keeps that when they get a larger one again; a bridge does not. It needs ``overhead``
+    bytes of theirs.
+    """
 
     name: str
     index: int
-    below: int
     mtu: int
+    below: frozenset[int]
+    clamped: bool = True
+    overhead: int = 0
 
 
-def clamped() -> list[Interface]:
-    """Return this network namespace's interfaces that are lowered along with another one of it."""
-    found = []
+def above() -> list[Interface]:
+    """Return this network namespace's interfaces that are lowered along with others of it."""
+    bridged: dict[int, set[int]] = {}
+    links = []
     for answer in _netlink.exchange(
         _netlink.RTM_GETLINK, _netlink.NLM_F_DUMP, _netlink.IFINFO.pack(0, 0, 0, 0, 0)
     ):
         link = _netlink.attributes(answer[_netlink.IFINFO.size :])
+        index = _netlink.IFINFO.unpack_from(answer)[2]
+        links.append((index, link))
+        if _IFLA_MASTER in link:
+            bridged.setdefault(_number(link[_IFLA_MASTER]), set()).add(index)
+    found = []
+    for index, link in links:
         info = _netlink.attributes(link.get(_netlink.IFLA_LINKINFO, b""))
         kind = _netlink.text(info.get(_netlink.IFLA_INFO_KIND, b""))
-        if kind in _CLAMPED and _IFLA_LINK in link and _IFLA_LINK_NETNSID not in link:
-            below, mtu = (struct.unpack("=I", link[number])[0] for number in (_IFLA_LINK, _IFLA_MTU))
-            name = _netlink.text(link[_netlink.IFLA_IFNAME])
-            found.append(Interface(name, _netlink.IFINFO.unpack_from(answer)[2], below, mtu))
+        name, mtu = _netlink.text(link[_netlink.IFLA_IFNAME]), _number(link[_IFLA_MTU])
+        if kind == "bridge":
+            found.append(Interface(name, index, mtu, frozenset(bridged.get(index, ())), clamped=False))
+        elif kind in _CLAMPED and _IFLA_LINK in link and _IFLA_LINK_NETNSID not in link:
+            below = frozenset({_number(link[_IFLA_LINK])})
+            found.append(Interface(name, index, mtu, below, overhead=_CLAMPED[kind]))
     return found
+
+
+def _number(data: bytes) -> int:
+    return int(struct.unpack("=I", data)[0])
 
 
 def with_ipv6() -> frozenset[str]:
@@ -59,32 +78,36 @@ def with_ipv6() -> frozenset[str]:
 def problems(
     lowered: Mapping[str, tuple[int, int]],
     wished: Mapping[str, int],
-    above: Iterable[Interface],
+    others: Sequence[Interface],
     ipv6: frozenset[str],
 ) -> list[str]:
     """Return what lower MTUs would take along that no way back would bring.
 
-    ``lowered``: index and new MTU by NIC; ``wished``: the MTU of every NIC that is given one in this call.
+    ``lowered``: index and new MTU by NIC; ``wished``: the MTU of every NIC that is given one in this call;
+    ``others``: as ``above`` returns them.
     """
-    above = list(above)
     found = []
     for nic, (index, mtu) in lowered.items():
-        if mtu < IPV6_MIN_MTU and nic in ipv6:
-            found.append(
-                f"nics: {nic}: mtu = {mtu} would take its IPv6 addresses and routes away, as IPv6 needs"
-                f" {IPV6_MIN_MTU}: give at least that, or switch IPv6 off on it"
-                f" (net.ipv6.conf.{nic}.disable_ipv6)"
-            )
-        for one in _on(index, above):
-            if one.mtu > mtu and wished.get(one.name, one.mtu) > mtu:
+        reached = _reached(index, mtu, others)
+        for name in [nic, *(one.name for one in reached)]:
+            if mtu < IPV6_MIN_MTU and name in ipv6:
+                found.append(
+                    f"nics: {nic}: mtu = {mtu} would take IPv6 addresses and routes of {name} away, as IPv6"
+                    f" needs {IPV6_MIN_MTU}: give at least that, or switch IPv6 off on it"
+                    f" (net.ipv6.conf.{name}.disable_ipv6)"
+                )
+        for one in reached:
+            room = mtu - one.overhead
+            if one.clamped and wished.get(one.name, one.mtu) > room:
                 found.append(
                     f"nics: {nic}: mtu = {mtu} would lower {one.name} from {one.mtu} along with it, and"
-                    f" nothing would raise that again: give {one.name} an mtu of {mtu} or less in nics, too"
+                    f" nothing would raise that again: give {one.name} an mtu of {room} or less in nics, too"
                 )
     return found
 
 
-def _on(index: int, above: Sequence[Interface]) -> list[Interface]:
-    """Return the interfaces on another one, and those on them."""
-    direct = [one for one in above if one.below == index]
-    return [*direct, *(further for one in direct for further in _on(one.index, above))]
+def _reached(index: int, mtu: int, others: Sequence[Interface]) -> list[Interface]:
+    """Return the interfaces that an MTU of the one below would lower, those on them as well."""
+    direct = [one for one in others if index in one.below and one.mtu > mtu - one.overhead]
+    further = [more for one in direct for more in _reached(one.index, mtu, others)]
+    return list(dict.fromkeys([*direct, *further]))

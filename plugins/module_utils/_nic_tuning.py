@@ -114,7 +114,7 @@ def _objections(jobs: Sequence[_nic.Job]) -> list[str]:
     }
     if not lowered:
         return []
-    return _nic_mtu.problems(lowered, wished, _nic_mtu.clamped(), _nic_mtu.with_ipv6())
+    return _nic_mtu.problems(lowered, wished, _nic_mtu.above(), _nic_mtu.with_ipv6())
 
 
 def run(

@@ -39,19 +39,24 @@ class Nics:
     def write(self, wished: Mapping[Key, Value]) -> None:
         """Set NICs to former values; one that cannot be keeps none of the others; raises ``Problem``."""
         ethtool = Ethtool()
-        left = sorted({key.place for key in wished})
-        problems: list[str] = []
+        # What a queue did not have, as it was not there, goes with it.
+        due = {
+            key: value for key, value in wished.items() if value is not None or not _nic.of_queue(key.name)
+        }
+        left, problems = sorted({key.place for key in due}), [""]
         try:
-            # Again what failed: an interface has to wait for the larger MTU of the one below it.
-            for dummy in range(2):
+            # Again while that helps: an interface has to wait for the larger MTU of the one below it.
+            while problems:
                 tried, left, problems = left, [], []
                 for place in tried:
-                    former: dict[str, Any] = {key.name: v for key, v in wished.items() if key.place == place}
+                    former: dict[str, Any] = {key.name: v for key, v in due.items() if key.place == place}
                     try:
                         _write(ethtool, place, former)
                     except Problem as problem:
                         left.append(place)
                         problems.append(str(problem))
+                if left == tried:
+                    break
         finally:
             ethtool.close()
         if problems:

@@ -116,7 +116,8 @@ def run(
     def entered(entry: _journal.Entry) -> contextlib.AbstractContextManager[None]:
         return _journal.entered(entry) if entry.found else checkpoint.entered(entry)
 
-    _journal.refuse_pending()
+    # Of our own name, it is this call, made once more.
+    _journal.refuse_other(_journal.pending(_journal.read()), terms.name if terms else "")
     folded = _journal.fold(_journal.read())
     with checkpoint.whole():
         outcome = _revert.run(folded, wanted, command, force=force, check=check, entered=entered)

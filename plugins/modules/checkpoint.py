@@ -11,8 +11,9 @@ short_description: Confirm changes that the node would take back by itself, or h
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Changes that may cut a node off are made with O(podnet.datapath.nic_tuning#module:confirm_timeout) or
-    O(podnet.datapath.bpf_attach#module:confirm_timeout). This module confirms them, over a connection that
+  - Changes that may cut a node off are made with O(podnet.datapath.nic_tuning#module:confirm_timeout),
+    O(podnet.datapath.bpf_attach#module:confirm_timeout) or
+    O(podnet.datapath.revert#module:confirm_timeout). This module confirms them, over a connection that
     proves that the node is still there.
   - A confirmation that comes too late fails, and tells what was taken back.
 attributes:
@@ -49,7 +50,7 @@ options:
     description:
       - RV(errors) of an earlier V(status). O(state=confirmed) fails where a NIC has counted more since.
       - It also fails where the module that made the change has not come to its end, where a NIC that was
-        changed, or whose programs were, has no carrier, and where a path of
+        changed, or whose programs were, has lost its carrier, and where a path of
         O(podnet.datapath.nic_tuning#module:confirm_paths) that answered before the change does not. All of
         it has 15 seconds to come.
     type: dict

@@ -58,8 +58,8 @@ options:
         description:
           - MTU in bytes.
           - A lower one is refused where it would take along what the former one does not bring back, IPv6
-            addresses below 1280 and the MTU of a VLAN or macvlan on the interface, unless that is given one
-            of its own in O(nics).
+            addresses below 1280 and the MTU of a VLAN, macvlan or MACsec device on the interface, unless that
+            is given one of its own in O(nics). Devices in other network namespaces are not seen.
         type: int
       rings:
         description:

@@ -161,7 +161,9 @@ def test_a_feature_that_lacks_another_is_a_failure(node: Node) -> None:
 
 def test_a_lower_mtu_that_would_take_ipv6_away_is_refused(node: Node, namespaces: Namespaces) -> None:
     namespaces.ip(node.netns, "link set veth0 up", "address add 2001:db8::1/64 dev veth0 nodad")
-    assert "mtu = 1000 would take its IPv6 addresses" in node.refused({"name": "veth0", "mtu": 1000})
+    assert "mtu = 1000 would take IPv6 addresses and routes of veth0 away" in node.refused(
+        {"name": "veth0", "mtu": 1000}
+    )
     assert node({"name": "veth0", "mtu": 1280})["changed"]
     namespaces.sysctl(node.netns, ipv6__conf__veth0__disable_ipv6=1)
     assert node({"name": "veth0", "mtu": 1000})["changed"]
@@ -196,3 +198,16 @@ def test_a_lower_mtu_takes_along_only_what_is_given_one_itself(
     assert mtus() == [8000, 8264]
     node.run("revert", {"concerns": ["nics"]}, node.netns)
     assert mtus() == [8500, 9000]
+
+
+def test_a_lower_mtu_reaches_what_is_on_a_bridge(node: Node, namespaces: Namespaces) -> None:
+    namespaces.ip(
+        node.netns,
+        "link set veth0 mtu 9000",
+        "link add br0 type bridge",
+        "link set veth0 master br0",
+        "link add on0 link br0 type macvlan",
+    )
+    assert "would lower on0 from 9000 along with it" in node.refused({"name": "veth0", "mtu": 1500})
+    namespaces.ip(node.netns, "link set on0 mtu 1400")
+    assert node({"name": "veth0", "mtu": 1500})["changed"], "the bridge comes back by itself"

@@ -411,3 +411,28 @@ def test_every_change_that_was_taken_back_is_told_once() -> None:
     assert list(news) == ["first", "second"] and "not confirmed in 120 s" in news["first"]
     _checkpoint.told(news)
     assert _checkpoint.news() == {}
+
+
+def test_a_way_back_that_fails_again_and_again_waits_longer_and_writes_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A NIC that refuses a setting for good is not reset every five seconds."""
+    waited: list[float] = []
+    monkeypatch.setattr(_checkpoint.time, "sleep", waited.append)
+
+    class Stubborn:
+        def read(self, keys: Any) -> Any:
+            return dict.fromkeys(keys, 2)
+
+        def write(self, wished: Any) -> None:
+            raise Problem("no")
+
+    armed()
+    with _journal.entered(Entry("nics", [("eth0", Change("mtu", 1, 2))]), "one"):
+        pass
+    for dummy in range(12):
+        with pytest.raises(Problem, match="no"):
+            _checkpoint.expire(command, {"nics": Stubborn()})
+    assert waited[:4] == [2, 4, 8, 16] and waited[-2:] == [300, 300]
+    states = [r["checkpoint_state"] for r in _journal.read() if "checkpoint_state" in r]
+    assert states == ["armed", "reverting"]
