@@ -64,7 +64,7 @@ def values(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     oldest = min(_version(node) for node in nodes)
     big = all(_largest(node) > BIG_TCP for node in nodes)
     found: dict[str, Any] = {"routingMode": "native", "kubeProxyReplacement": True}
-    missing = {name for node in nodes for name in node["bpf_helpers_missing"]}
+    missing = {name for node in nodes for name in node["kernel"]["bpf_helpers_missing"]}
     routing = {"bpf_redirect_neigh", "bpf_redirect_peer"}  # by BPF instead of the host's stack
     found["bpf"] = {"masquerade": True, "hostLegacyRouting": bool(missing & routing)}
     # Cilium asks for this version, whatever was backported.

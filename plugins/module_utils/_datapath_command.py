@@ -23,10 +23,10 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store im
 from ansible_collections.podnet.datapath.plugins.module_utils._program import PACKAGE, archive, interpreter
 
 MODULES = (
-    "_bpf", "_bpf_state", "_datapath_command", "_datapath_compile", "_datapath_identity", "_datapath_info",
-    "_datapath_layout", "_datapath_maps", "_datapath_model", "_datapath_node", "_datapath_parse",
-    "_datapath_plan", "_datapath_policy", "_datapath_snapshot", "_datapath_store", "_datapath_union",
-    "_drops", "_journal", "_link_kinds", "_maglev", "_netlink", "_plan", "_program",
+    "_bpf", "_bpf_state", "_controller", "_datapath_command", "_datapath_compile", "_datapath_identity",
+    "_datapath_info", "_datapath_layout", "_datapath_maps", "_datapath_model", "_datapath_node",
+    "_datapath_parse", "_datapath_plan", "_datapath_policy", "_datapath_snapshot", "_datapath_store",
+    "_datapath_union", "_drops", "_journal", "_link_kinds", "_maglev", "_netlink", "_plan", "_program",
 )  # fmt: skip
 
 

@@ -31,13 +31,19 @@ KNOWN = {
 
 
 def facts(
-    release: str = "6.12.1-amd64", netkit: bool = True, gso: int = 524280, **more: Any
+    release: str = "6.12.1-amd64", netkit: bool = True, gso: int = 524280, missing: Any = (), **more: Any
 ) -> dict[str, Any]:
     nic = {"name": "eth0", "driver": "mlx5_core", "mtu": 9000, "speed": 100000, "carrier": True}
     nic.update(virtual_functions=4, default_route=True, gso_max_size=gso, gso_ipv4=True)
     nic.update(header_split=["striding_off"], rings={"rx": 8192, "tx": 8192})
     return {
-        "kernel": {"release": release, "netkit": netkit, "netkit_attributes": ["scrub"], "headers": True},
+        "kernel": {
+            "release": release,
+            "netkit": netkit,
+            "netkit_attributes": ["scrub"],
+            "headers": True,
+            "bpf_helpers_missing": [*missing],
+        },
         "distribution": {"name": "Debian GNU/Linux 13"},
         "driver": "netkit",
         "driver_reason": "the kernel has netkit",
@@ -58,7 +64,6 @@ def facts(
             "tuners": ["TuneD balanced"],
         },
         "problems": [],
-        "bpf_helpers_missing": [],
         **more,
     }
 
@@ -83,8 +88,8 @@ def test_a_node_that_has_everything_gets_everything() -> None:
     ("other", "name", "value"),
     [
         ({"release": "6.1.0-56-amd64", "netkit": False}, "bpf.datapathMode", "veth"),
-        ({"bpf_helpers_missing": ["bpf_skb_set_tstamp"]}, "bandwidthManager.bbr", False),
-        ({"bpf_helpers_missing": ["bpf_redirect_peer"]}, "bpf.hostLegacyRouting", True),
+        ({"missing": ["bpf_skb_set_tstamp"]}, "bandwidthManager.bbr", False),
+        ({"missing": ["bpf_redirect_peer"]}, "bpf.hostLegacyRouting", True),
         # An enterprise kernel with backports has what it has.
         ({"release": "5.14.0-503.el9.x86_64", "netkit": False}, "bpf.hostLegacyRouting", False),
         ({"release": "5.14.0-503.el9.x86_64", "netkit": False}, "bandwidthManager.bbr", True),

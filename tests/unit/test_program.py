@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _program
+from ansible_collections.podnet.datapath.plugins.module_utils import _datapath_command, _program
 
 
 def python(path: Path, text: str) -> str:
@@ -37,3 +38,13 @@ def test_not_one_that_is_missing_or_too_old(
         python(Path(own), f"exec {sys.executable} -c '{code}' \"$2\"")
     monkeypatch.setattr(_program, "_SYSTEM_PYTHON", own)
     assert _program.interpreter() == sys.executable
+
+
+def test_the_command_has_all_the_code_that_it_needs(tmp_path: Path) -> None:
+    """Where there is no collection, as on a node."""
+    command = tmp_path / "podnet-datapath"
+    command.write_bytes(_datapath_command.program())
+    done = subprocess.run(
+        [sys.executable, "-I", command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "drops" in done.stdout, done.stderr
