@@ -97,8 +97,8 @@ def expire(command: RunCommand, concerns: Mapping[str, Concern]) -> str:
     """Be what timer and boot start: revert what is armed; return a sentence."""
     with _journal.locked():  # Whoever arms has it until the journal knows.
         armed = _journal.pending(_journal.read())
-        if not armed:
-            _disarm()
+        if not armed:  # Whoever armed was killed before the journal knew.
+            stand_down(command)
             return "Nothing waits for a confirmation."
     booted = armed["boot_id"] != _journal.boot_id()
     why = "the node booted before the confirmation" if booted else f"not confirmed in {armed['timeout']} s"

@@ -436,3 +436,18 @@ def test_a_way_back_that_fails_again_and_again_waits_longer_and_writes_little(
     assert waited[:4] == [2, 4, 8, 16] and waited[-2:] == [300, 300]
     states = [r["checkpoint_state"] for r in _journal.read() if "checkpoint_state" in r]
     assert states == ["armed", "reverting"]
+
+
+def test_a_timer_that_was_started_for_nothing_is_stopped(tmp_path: Path) -> None:
+    """Its arming was killed before the journal knew: it would count as running for good."""
+    said: list[list[str]] = []
+    (tmp_path / "timer").write_text("")
+    (tmp_path / "armed").write_text("")
+
+    def listening(words: Any) -> tuple[int, str, str]:
+        said.append([*words])
+        return 0, "", ""
+
+    assert _checkpoint.expire(listening, CONCERNS) == "Nothing waits for a confirmation."
+    assert said == [["systemctl", "stop", "timer"]]
+    assert not (tmp_path / "timer").exists() and not (tmp_path / "armed").exists()
