@@ -43,10 +43,12 @@ class Nics:
         due = {
             key: value for key, value in wished.items() if value is not None or not _nic.of_queue(key.name)
         }
-        left, problems = sorted({key.place for key in due}), [""]
+        left = sorted({key.place for key in due})
+        tried: list[str] = []
+        problems: list[str] = []
         try:
             # Again while that helps: an interface has to wait for the larger MTU of the one below it.
-            while problems:
+            while left and left != tried:
                 tried, left, problems = left, [], []
                 for place in tried:
                     former: dict[str, Any] = {key.name: v for key, v in due.items() if key.place == place}
@@ -55,8 +57,6 @@ class Nics:
                     except Problem as problem:
                         left.append(place)
                         problems.append(str(problem))
-                if left == tried:
-                    break
         finally:
             ethtool.close()
         if problems:
