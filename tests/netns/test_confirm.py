@@ -18,7 +18,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils import (
     _checkpoint_confirm,
     _journal,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem
 
 POD, PEER = "confirm-pod", "confirm-peer"
 PATHS = [
@@ -94,6 +94,32 @@ def test_not_confirmed_where_most_packets_are_lost(monkeypatch: pytest.MonkeyPat
     subprocess.run([*attach, loses], check=True)
     with pytest.raises(Problem, match=f"now from {POD} to 10.77.0.2, 84 bytes: .*% lost"):
         confirm()
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_a_port_without_a_cable_needs_no_carrier(monkeypatch: pytest.MonkeyPatch, dark: bool) -> None:
+    monkeypatch.setattr(_checkpoint_confirm, "PATIENCE", 0)
+    ip("link", "add", "uncabled", "type", "veth", "peer", "name", "uncabled1")
+    try:
+        ip("link", "set", "uncabled", "up")  # Its other end is down.
+        armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": _journal.boot_id()}
+        _checkpoint.end("one", "confirmed", command)
+        _journal.append(
+            {"checkpoint": "two", "checkpoint_state": "armed", **armed, "dark": ["uncabled"] * dark}
+        )
+        with _journal.entered(_journal.Entry("nics", [("uncabled", Change("mtu", 1500, 1400))]), "two"):
+            pass
+        _checkpoint.complete("two")
+        if dark:
+            assert (
+                _checkpoint_confirm.run("two", "confirmed", "", {}, False, command, {})["status"]
+                == "confirmed"
+            )
+        else:
+            with pytest.raises(Problem, match="two is not confirmed: uncabled has no carrier"):
+                _checkpoint_confirm.run("two", "confirmed", "", {}, False, command, {})
+    finally:
+        ip("link", "del", "uncabled")
 
 
 def test_a_path_has_time_to_come_back() -> None:

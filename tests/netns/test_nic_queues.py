@@ -201,3 +201,20 @@ def test_nothing_is_kept_without_systemd(node: Node, run_module: RunModule) -> N
     message = run_module("nic_tuning", wish, node.netns, fails=True)["msg"]
     assert message == "persist: needs systemd and udev on this node: set persist: false"
     assert "mtu 1500" in node.namespaces.run(node.netns, "ip", "link", "show", "veth0")
+
+
+WAY_BACK = """
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _revert_nics
+names = {"queues.rx-0.rps_cpus": None, "mtu": 1400}
+_revert_nics.Nics().write({_journal.Key("nics", "veth0", name): value for name, value in names.items()})
+"""
+
+
+def test_a_queue_that_had_nothing_keeps_nothing_else_from_coming_back(node: Node) -> None:
+    """As the way back from a way back has it where channels had been lowered, and are there again."""
+    subprocess.run(
+        ["ip", "netns", "exec", node.netns, sys.executable, "-c", WAY_BACK],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+    )
+    assert node.read("veth0/mtu") == "1400"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _netns, _revert_nics
+from ansible_collections.podnet.datapath.plugins.module_utils import _journal
 
 Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
@@ -139,14 +139,3 @@ def test_a_node_whose_change_waits_for_its_confirmation_is_left_alone(
     _journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed})
     made = node.module(name, args, fails=True)
     assert "a change from 192.0.2.1 of then waits for its confirmation" in made["msg"]
-
-
-def test_queues_that_had_nothing_keep_nothing_else_from_coming_back(node: Node) -> None:
-    """As the way back from a way back has it where channels had been lowered."""
-    wished: dict[_journal.Key, Any] = {
-        _journal.Key("nics", "nic0", "queues.rx-0.rps_cpus"): None,
-        _journal.Key("nics", "nic0", "mtu"): 1400,
-    }
-    with _netns.entered(f"/run/netns/{node.host}"):
-        _revert_nics.Nics().write(wished)
-    assert "mtu 1400" in node.state()[2]

@@ -366,7 +366,8 @@ def test_a_change_has_the_name_that_it_was_given_and_no_other_has_it(
     at_home(tmp_path, monkeypatch)
     terms = _checkpoint_arm.Terms(120, "mine")
     assert _checkpoint_arm.arm(terms, _nic_tuning.WAY_BACK, command) == "mine"
-    assert _checkpoint.status(_journal.read(), "mine")["checkpoint_state"] == "armed"
+    found = _checkpoint.status(_journal.read(), "mine")
+    assert found["checkpoint_state"] == "armed" and "lo" not in found["dark"]
     with pytest.raises(Problem, match="the journal knows none of the name other"):
         _checkpoint_confirm.run("other", "confirmed", "", {}, False, command, CONCERNS)
     _checkpoint.expire(command, CONCERNS)
@@ -399,6 +400,8 @@ def test_a_nic_without_carrier_is_not_confirmed() -> None:
     assert _checkpoint_confirm.sick(["none0"], {}) == ["none0 has no carrier"]
     # As a port without a cable: it had none before.
     assert _checkpoint_confirm.sick(["none0"], {}, ["none0"]) == []
+    # It had none when errors were counted, so what it has since it was made says nothing.
+    assert _checkpoint_confirm.sick(["lo"], {"lo": None}) == []
 
 
 def test_every_change_that_was_taken_back_is_told_once() -> None:
