@@ -32,8 +32,8 @@ LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: such a target is run again through sudo.
-AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-fleet test-kubernetes \
-	test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-week test-faults \
+AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-rollout test-kubernetes \
+	test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-scale bench-tuning packages
 
 ifneq ($(shell id -u),0)
@@ -68,7 +68,7 @@ test: test-fast test-driver test-nodes  ## Every test
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
 test-fast: tools  ## Everything that needs no node
-	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns test-fleet sanity
+	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns test-rollout sanity
 
 test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
 	$(call say,Programs on the running kernel)
@@ -81,7 +81,7 @@ coverage-bpf: tools  ## Which branches of the programs test-bpf takes
 
 verified-bpf: tools  ## Instructions that each kernel's verifier looks at, in guests of 6.1, 6.12, 7.3 and here
 	$(call say,Verified instructions)
-	python3 tests/bpf/verified.py
+	python3 bench/verifier/bench.py
 
 fuzz-bpf: tools  ## COUNT mutated packets through each program, against a model of the policy; 10 min
 	$(call say,Fuzzing the programs with $(COUNT) packets each)
@@ -91,9 +91,9 @@ test-netns: tools  ## The modules, in network namespaces of the running kernel
 	$(call say,Modules in network namespaces)
 	pytest -q tests/netns
 
-test-fleet: tools  ## Gates and batches, by runs of ansible-playbook
+test-rollout: tools  ## Batches and gates of a roll-out, by runs of ansible-playbook (formerly test-fleet)
 	$(call say,Roll-outs over many nodes)
-	pytest -q tests/fleet
+	pytest -q tests/rollout
 
 test-kubernetes: tools  ## Draining, against a real kube-apiserver with etcd; built once, 8 min
 	$(call say,kube_node against kube-apiserver and etcd)
@@ -105,11 +105,11 @@ test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times
 
 test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
 	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
-	PODNET_KERNEL=$(KERNEL) pytest -q tests/kernel
+	PODNET_KERNEL=$(KERNEL) pytest -q tests/driver
 
 test-datapath: tools  ## All checks of policy and services on meta, and netkit where KERNEL has it
 	$(call say,Policy and services on the devices of kernel $(KERNEL), 3 min a kind)
-	PODNET_CASES=all PODNET_KERNEL=$(KERNEL) pytest -q tests/kernel/test_datapath.py
+	PODNET_CASES=all PODNET_KERNEL=$(KERNEL) pytest -q tests/driver/test_datapath.py
 
 test-debug-kernel: tools  ## The driver under KASAN, lockdep, kmemleak (KERNEL=6.1, 6.12 or 7.3; MINUTES=10; SEED=)
 	$(call say,Driver in a debug kernel of $(KERNEL); build 10 min once; checks 5 min; then MINUTES=$(MINUTES) at random)
@@ -124,10 +124,10 @@ test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence
 	$(call say,Molecule: the whole on two nodes, about 12 min)
 	molecule test
 
-test-week: tools  ## The operator's week of docs/operations.md on two nodes of kernel 6.1, and AWX's jobs; long
+test-operations: tools  ## The commands of docs/operations.md on two nodes of kernel 6.1, and AWX's jobs, 46 min (formerly test-week)
 	$(call say,The commands of docs/operations.md on two nodes)
-	pytest -q -x tests/week
-	python3 roles/lab_node/files/lab.py down --name week >/dev/null
+	pytest -q -x tests/operations
+	python3 roles/lab_node/files/lab.py down --name operations >/dev/null
 
 test-faults: tools  ## Changes cut off on a node, by cable, power, program, controller (FAULTS=1 at random of each kind, SEED=)
 	$(call say,Faults on a node on kernel $(KERNEL); $(FAULTS) at random of each kind)
@@ -136,19 +136,19 @@ test-faults: tools  ## Changes cut off on a node, by cable, power, program, cont
 
 bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 has netkit too), 5 min
 	$(call say,Instruction count on kernel $(KERNEL))
-	python3 tests/icount/bench.py --kernel $(KERNEL)
+	python3 bench/icount/bench.py --kernel $(KERNEL)
 
 bench-datapath: tools  ## Instructions of the programs by feature and scale, and how rates are kept (KERNEL=6.12)
 	$(call say,Costs and rates of the programs on kernel $(KERNEL))
-	python3 tests/icount/datapath.py --kernel $(KERNEL)
+	python3 bench/icount/datapath.py --kernel $(KERNEL)
 
 bench-scale: tools  ## What a roll-out over HOSTS=1000 simulated hosts costs the controller, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)
-	python3 tests/scale/bench.py --hosts $(HOSTS)
+	python3 bench/rollout_scale/bench.py --hosts $(HOSTS)
 
 bench-tuning: tools  ## The role node_tuning against loops over ansible.posix.sysctl and ethtool, on one node, 4 min
 	$(call say,Tuning a tuned node: the role against loops)
-	python3 tests/tuning/bench.py
+	python3 bench/tuning/bench.py
 
 packages:
 	@tests/packages.sh

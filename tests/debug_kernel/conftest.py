@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-DRIVER_TESTS = HERE.parent / "kernel"
+DRIVER_TESTS = HERE.parent / "driver"
 sys.path[:0] = [str(HERE), str(DRIVER_TESTS)]
 
 import driver_checks  # noqa: E402

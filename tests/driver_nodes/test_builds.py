@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/kernel"))
+sys.path.insert(0, str(ROOT / "tests/driver"))
 
 from driver_lab import lab  # noqa: E402
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/kernel"))
+sys.path.insert(0, str(ROOT / "tests/driver"))
 
 from driver_lab import DRIVER, lab  # noqa: E402
 

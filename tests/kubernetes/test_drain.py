@@ -24,7 +24,7 @@ from apiserver import running
 from cluster import OWNER, Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/fleet"))
+sys.path.insert(0, str(ROOT / "tests/rollout"))
 
 from local_node import SKIPPED, node  # noqa: E402
 

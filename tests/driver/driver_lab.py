@@ -110,7 +110,7 @@ def compile_programs(folder: Path) -> None:
 def find_node(kernel: str) -> Node:
     """Return the lab's node, as it was when it had booted for the first time."""
     if os.geteuid():
-        raise RuntimeError("tests/kernel need root: run them by make test-driver")
+        raise RuntimeError("tests/driver need root: run them by make test-driver")
     name = "driver-" + kernel.replace(".", "-")
     root = Path(lab("root", "--kernel", kernel).strip())
     release = ""

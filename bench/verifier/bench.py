@@ -6,8 +6,8 @@
 Prints a table in Markdown, of this machine's kernel and of guests that boot for it. Fails where a kernel does
 not take the programs.
 
-usage: verified.py [--kernels 6.1,6.12,7.3]
-       verified.py --object datapath.o      of the running kernel, as JSON
+usage: bench.py [--kernels 6.1,6.12,7.3]
+       bench.py --object datapath.o      of the running kernel, as JSON
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def verified(path: str) -> dict[str, int]:
 
 def on_guest(kernel: str, compiled: Path, work: Path) -> tuple[str, dict[str, int]]:
     """Boot a guest of the kernel; return its release and what it said."""
-    sys.path[:0] = [str(ROOT / "tests/kernel"), str(ROOT / "roles/lab_node/files")]
+    sys.path[:0] = [str(ROOT / "tests/driver"), str(ROOT / "roles/lab_node/files")]
     import one_boot
     from lablib import image
 

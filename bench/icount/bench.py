@@ -24,7 +24,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "tests/kernel"), str(ROOT / "roles/lab_node/files")]
+sys.path[:0] = [str(ROOT / "tests/driver"), str(ROOT / "roles/lab_node/files")]
 
 import one_boot  # noqa: E402
 from driver_lab import DRIVER, Build, Node  # noqa: E402

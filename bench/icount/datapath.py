@@ -18,8 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import HERE, ROOT, boot, write_disk
 from lablib import image, recipe
+
+from bench import HERE, ROOT, boot, write_disk
 
 SHARED = ROOT / "tests/datapath"
 FLAT = 0.02  # of the cost of the smallest scale

@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An operator's week on two nodes, by the very commands of docs/operations.md, and AWX's way to run jobs.
+"""The commands of docs/operations.md on two nodes, and jobs as AWX runs them.
 
-The tests are one story, in the order of this file, and stop at the first that fails. The nodes stay for the
-next run (`lab.py down --name week` removes them), which begins with them as they were when they had booted.
+The tests depend on each other, run in the order of this file and stop at the first failure. The nodes stay
+for the next run, which resets them to their state after boot; `lab.py down --name operations` removes them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("kernel", "scale")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests/driver", "bench/rollout_scale")]
 
 from count_tasks import AT_HOME  # noqa: E402
 from driver_lab import lab  # noqa: E402
 
-LAB = "week"
+LAB = "operations"
 UPSTREAM = "https://github.com/podnet/datapath"
 NEW_VERSION = "0.1.1"
 # What an operator wants to know of a node before it is touched.
@@ -188,7 +188,7 @@ def filled(command: str, names: dict[str, str]) -> str:
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
     """Two nodes as they booted; an inventory that has the first alone; the collection installed."""
     lab("up", "--name", LAB, "--kernel", "6.1", "--snapshot", "booted")
-    person = Operator(tmp_path_factory.mktemp("week"))
+    person = Operator(tmp_path_factory.mktemp("operations"))
     person.write_inventory(person.folder / "inventory", "node1")
     clone = ["git", "clone", "-q", str(ROOT), str(person.upstream)]
     subprocess.run(clone, env=person.environment, check=True)
