@@ -159,7 +159,8 @@ lint: tools  ## Style and types: ruff, mypy, yamllint, ansible-lint, shellcheck,
 	$(call say,Style and types)
 	ruff check --no-cache .
 	ruff format --no-cache --check .
-	MYPYPATH=$(TREE) mypy -p ansible_collections.podnet.datapath.plugins.module_utils
+	MYPYPATH=$(TREE) mypy -p ansible_collections.podnet.datapath.plugins
+	MYPYPATH=roles/lab_node/files mypy roles/lab_node/files
 	yamllint --strict .
 	ansible-lint --offline -q
 	git ls-files '*.sh' .ci/run | xargs shellcheck

@@ -65,7 +65,7 @@ class ActionModule(ActionBase):
                 return result
             module = base64.b64decode(content)
             try:
-                path = keep(folder, _signing.sign(module, key, certificate) if key else module)
+                path = keep(folder, _signing.sign(module, key, certificate) if key and certificate else module)
             except (_signing.SigningError, OSError) as error:
                 raise AnsibleActionFail(f"signing_key, signing_certificate: {error}") from error
         result.update(

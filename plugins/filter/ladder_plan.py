@@ -210,16 +210,17 @@ def _group(group: str, client: Node, server: Node, rungs: list[str], family: str
     local = client is server
     plan = []
     for rung in rungs:
-        ends = (_end(client, rung, 0, family), _end(server, rung, int(local), family))
-        if local and (rung == "host" or None in ends):
+        start = _end(client, rung, 0, family)
+        end = _end(server, rung, int(local), family)
+        if local and (rung == "host" or not start or not end):
             continue
-        for node, end in zip((client, server), ends):
-            if end is None:
-                raise AnsibleFilterError(
-                    f"ladder_plan: the rung '{rung}' needs a Pod with an {family} address on {node.name};"
-                    " declare one in 'pods', or leave the rung out of benchmark_rungs"
-                )
-        (from_netns, _own), (to_netns, target) = ends
+        if not start or not end:
+            raise AnsibleFilterError(
+                f"ladder_plan: the rung '{rung}' needs a Pod with an {family} address on"
+                f" {server.name if start else client.name};"
+                " declare one in 'pods', or leave the rung out of benchmark_rungs"
+            )
+        (from_netns, _own), (to_netns, target) = start, end
         server.servers.append({"netns": to_netns, "address": target})
         # the rung of the site's Pods is called after the driver that they turn out to have
         name = None if rung == "pods" else rung

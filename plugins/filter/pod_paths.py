@@ -66,7 +66,7 @@ def pod_paths(hosts: Sequence[str], hostvars: Mapping[str, Any], node: str) -> l
     names = list(hosts)
     start = names.index(node) + 1 if node in names else 0
     following = (hostvars[name] for name in names[start:] + names[: max(start - 1, 0)])
-    elsewhere = next((other["pods"] for other in following if _reachable(other)), [])
+    elsewhere: Sequence[Any] = next((other["pods"] for other in following if _reachable(other)), [])
     sender = pods[0].get("netns") or pods[0]["name"]
     return [{"netns": sender, "to": to} for to in _addresses([*pods[1:2], *elsewhere[:1]])]
 

@@ -332,6 +332,8 @@ differences:
   sample: {endpoints: 2, policy: 4}
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
@@ -380,7 +382,7 @@ DEFAULT = {"type": "str", "choices": ["allow", "deny"]}
 POD = {"addresses": {**TEXTS, "required": True}, "labels": {"type": "dict", "default": {}}}
 
 
-def some(options: dict, **more: object) -> dict:
+def some(options: dict[str, Any], **more: object) -> dict[str, Any]:
     return {"type": "list", "elements": "dict", "options": options, **more}
 
 

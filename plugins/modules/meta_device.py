@@ -263,7 +263,12 @@ import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _meta_device, _pods
+from ansible_collections.podnet.datapath.plugins.module_utils import (
+    _journal,
+    _meta_device,
+    _pods,
+    _pods_change,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 
 
@@ -317,7 +322,7 @@ def main() -> None:
         module.fail_json(
             msg=f"{error}: network devices need root (CAP_NET_ADMIN, CAP_SYS_ADMIN): set become: true"
         )
-    except (_meta_device.OptionError, _meta_device.ApplyError, Problem, OSError) as error:
+    except (_meta_device.OptionError, _pods_change.ApplyError, Problem, OSError) as error:
         module.fail_json(msg=str(error))
     for warning in outcome.warnings:
         module.warn(warning)

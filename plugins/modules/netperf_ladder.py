@@ -194,6 +194,7 @@ servers:
 """
 
 from dataclasses import replace
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -217,7 +218,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._netperf import (
 from ansible_collections.podnet.datapath.plugins.module_utils._probe import ProbeError, netns, parse_address
 
 
-def bring_servers(module: AnsibleModule, result: dict) -> None:
+def bring_servers(module: AnsibleModule, result: dict[str, Any]) -> None:
     """Start and stop netservers until those of O(servers) run and no others of ours."""
     p = module.params
     wanted = [
@@ -252,7 +253,7 @@ def bring_servers(module: AnsibleModule, result: dict) -> None:
     forget_dead(result["servers"])
 
 
-def run_ladder(module: AnsibleModule, result: dict) -> None:
+def run_ladder(module: AnsibleModule, result: dict[str, Any]) -> None:
     """Make every run of the schedule."""
     p = module.params
     rungs = [
