@@ -65,7 +65,9 @@ class ActionModule(ActionBase):
                 return result
             module = base64.b64decode(content)
             try:
-                path = keep(folder, _signing.sign(module, key, certificate) if key and certificate else module)
+                if key and certificate:
+                    module = _signing.sign(module, key, certificate)
+                path = keep(folder, module)
             except (_signing.SigningError, OSError) as error:
                 raise AnsibleActionFail(f"signing_key, signing_certificate: {error}") from error
         result.update(
