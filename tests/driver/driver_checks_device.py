@@ -337,7 +337,7 @@ def ends_move_between_namespaces(world: World) -> None:
         world.far.ping(HOST)
         assert world.programs.note(Programs.FROM_POD)["ifindex"] == link.index
         pod.change("p1", u32(Meta.POLICY, Meta.PASS))
-        with refusal(errno.EACCES, "only the primary"):
+        with refusal(errno.EACCES, "only through the primary"):
             far.change("moved", u32(Meta.POLICY, Meta.PASS))
 
 

@@ -37,7 +37,7 @@ def the_pod_changes_nothing(world: World) -> None:
             [u32(Meta.PEER_POLICY, Meta.PASS), s32(Meta.PROG_FD, -1), s32(Meta.PEER_PROG_FD, -1)],
             [],
         ):
-            with refusal(errno.EACCES, "only the primary can change the pair"):
+            with refusal(errno.EACCES, "attributes can be changed only through the primary"):
                 pod.change("eth0", *request)
         with refusal(errno.EOPNOTSUPP):  # a MAC address in L3 mode
             pod.link_request(node.RTM_NEWLINK, 0, "eth0", attribute(node.IFLA_ADDRESS, b"\2\0\0\0\0\1"))
@@ -192,7 +192,7 @@ def try_to_pass(world: World, mode: int) -> None:
             return noted(Programs.FROM_POD) >= 1
 
         node.eventually(seen, "a frame from the namespace it was moved to")
-        with refusal(errno.EACCES, "only the primary"):
+        with refusal(errno.EACCES, "only through the primary"):
             far.change("moved", u32(Meta.PEER_POLICY, Meta.PASS))
     assert received() == before, "moved"
 

@@ -28,7 +28,7 @@ def bad_changes_are_refused_each_with_its_sentence(world: World) -> None:
         cases += [
             (errno.EINVAL, "file descriptor is not a BPF program of type sched_cls", [s32(kind, wrong_type)]),
             (errno.EINVAL, "file descriptor is not a BPF program of type sched_cls", [s32(kind, not_bpf)]),
-            (errno.EBADF, "file descriptor of the program is not open", [s32(kind, not_open)]),
+            (errno.EBADF, "program file descriptor is not open", [s32(kind, not_open)]),
             (errno.EINVAL, "program must be a file descriptor, or -1 to detach", [s32(kind, -2)]),
             (errno.EINVAL, "invalid attribute length", [attribute(kind, b"\1")]),
         ]
@@ -47,8 +47,8 @@ def bad_changes_are_refused_each_with_its_sentence(world: World) -> None:
         cases.append((errno.EOPNOTSUPP, f"meta: {what} cannot be changed after creation", [given]))
     for kind, what in (
         (Meta.PRIMARY, "primary attribute"),
-        (Meta.PROG_ID, "program id"),
-        (Meta.PEER_PROG_ID, "peer program id"),
+        (Meta.PROG_ID, "program ID"),
+        (Meta.PEER_PROG_ID, "peer program ID"),
         (Meta.PROG_TAG, "program tag"),
         (Meta.PEER_PROG_TAG, "peer program tag"),
     ):
@@ -83,12 +83,12 @@ def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
         (errno.EINVAL, "meta: scrub must be 0 (none) or 1 (default)", u32(Meta.SCRUB, 2)),
         (errno.EINVAL, "meta: peer scrub must be 0 (none) or 1 (default)", u32(Meta.PEER_SCRUB, 9)),
         (errno.EINVAL, "meta: policy must be 0 (pass) or 2 (drop)", u32(Meta.POLICY, 7)),
-        (errno.EBADF, "program is not open", good_program + s32(Meta.PEER_PROG_FD, not_open)),
+        (errno.EBADF, "program file descriptor is not open", good_program + s32(Meta.PEER_PROG_FD, not_open)),
         (errno.EINVAL, "of type sched_cls", s32(Meta.PEER_PROG_FD, world.programs.fd("not_for_meta"))),
         (errno.ERANGE, "", attribute(Meta.PEER_INFO, bytes(4))),
         (errno.EINVAL, "meta: pairing must be 0 (pair) or 1 (single)", u32(Meta.PAIRING, 2)),
-        (errno.EINVAL, "meta: headroom must be 1024 bytes at most", u16(Meta.HEADROOM, 1025)),
-        (errno.EINVAL, "meta: tailroom must be 1024 bytes at most", u16(Meta.TAILROOM, 65535)),
+        (errno.EINVAL, "meta: headroom must not exceed 1024 bytes", u16(Meta.HEADROOM, 1025)),
+        (errno.EINVAL, "meta: tailroom must not exceed 1024 bytes", u16(Meta.TAILROOM, 65535)),
         *(
             (errno.EINVAL, "a single device has no peer", u32(Meta.PAIRING, Meta.SINGLE) + of_peer)
             for of_peer in (
@@ -101,13 +101,13 @@ def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
     ):
         with refusal(number, sentence):
             world.rtnl.create("new", attributes)
-    with refusal(errno.EOPNOTSUPP, "a MAC address can be set in L2 mode only"):
+    with refusal(errno.EOPNOTSUPP, "a MAC address requires L2 mode"):
         world.rtnl.create("new", peer=mac(2, 0, 0, 0, 0, 1))
-    with refusal(errno.EOPNOTSUPP, "a MAC address can be set in L2 mode only"):
+    with refusal(errno.EOPNOTSUPP, "a MAC address requires L2 mode"):
         world.rtnl.create("new", more=mac(2, 0, 0, 0, 0, 1))
-    with refusal(errno.EADDRNOTAVAIL, "MAC address must be unicast and not zero"):
+    with refusal(errno.EADDRNOTAVAIL, "MAC address must be unicast and non-zero"):
         world.rtnl.create("new", l2, more=mac(1, 0, 0, 0, 0, 1))
-    with refusal(errno.EADDRNOTAVAIL, "MAC address must be unicast and not zero"):
+    with refusal(errno.EADDRNOTAVAIL, "MAC address must be unicast and non-zero"):
         world.rtnl.create("new", l2, peer=mac(0, 0, 0, 0, 0, 0))
     with refusal(errno.EINVAL):
         world.rtnl.create("new", l2, more=mac(2, 0, 0))
@@ -117,7 +117,7 @@ def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
                 world.rtnl.create("new", peer=peer + u32(node.IFLA_MTU, mtu))
             with refusal(errno.EINVAL, "mtu"):
                 world.rtnl.create("new", peer=peer, more=u32(node.IFLA_MTU, mtu))
-    with refusal(errno.EEXIST, "cannot register the peer; name or index taken?"):
+    with refusal(errno.EEXIST, "cannot register the peer; name or index in use?"):
         world.rtnl.create("new", peer=text(node.IFLA_IFNAME, "p1"))
     with refusal(errno.EINVAL):
         world.rtnl.create("new", peer=text(node.IFLA_IFNAME, "no/name"))

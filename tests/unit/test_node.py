@@ -414,9 +414,9 @@ def test_the_kernels_own_words_reach_the_caller() -> None:
 @pytest.mark.parametrize(
     ("words", "option"),
     [
-        ("meta: cannot register the peer; name or index taken? (File exists)", "host_interface, interface"),
-        ("meta: no such network namespace for the peer (No such file or directory)", "netns"),
-        ("meta: a MAC address can be set in L2 mode only (Invalid argument)", "mode"),
+        ("meta: cannot register the peer; name or index in use? (File exists)", "host_interface, interface"),
+        ("meta: network namespace of the peer does not exist (No such file or directory)", "netns"),
+        ("meta: a MAC address requires L2 mode (Invalid argument)", "mode"),
         ("mtu greater than device maximum (Invalid argument)", "mtu"),
         ("Operation not supported", "driver"),
     ],

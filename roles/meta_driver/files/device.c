@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * meta: a pair of network devices with a BPF program for each direction in the
- * device itself. The primary stays with the host, the peer goes to the Pod.
- * Only the primary can be configured, and whatever the Pod sends or gets
- * passes the host's program. A single device is its own other end: it receives
- * what its program lets pass.
+ * meta: a pair of network devices that run a BPF program on transmit. The primary
+ * is in the host's network namespace, the peer in the Pod's. All settings and
+ * programs, also those of the peer, are configured through the primary. A device
+ * in single mode has no peer and receives the packets that its program passes.
  *
- * The driver is out of tree and uses exported symbols only, so programs are
- * attached over rtnetlink (netlink.c), and transmit.c does itself what the core
- * keeps to itself.
+ * The driver is out of tree and uses exported symbols only. Therefore programs
+ * are attached over rtnetlink (netlink.c) instead of bpf(2), and redirect.c
+ * reimplements skb_do_redirect().
  */
 
 #include <linux/bpf.h>
@@ -21,7 +20,7 @@ void meta_set_prog(struct net_device *dev, struct bpf_prog *prog)
 	struct meta *meta = netdev_priv(dev);
 	struct bpf_prog *old = rtnl_dereference(meta->prog);
 
-	/* A frame in flight ends with the old program, freed after RCU. */
+	/* Transmits in flight run the old program, which RCU frees later. */
 	rcu_assign_pointer(meta->prog, prog);
 	if (old)
 		bpf_prog_put(old);
@@ -59,7 +58,7 @@ static int meta_stop(struct net_device *dev)
 
 static void meta_set_rx_mode(struct net_device *dev)
 {
-	/* There is no filter: every frame of the other end is received. */
+	/* No address filter: the device receives all that its peer sends. */
 }
 
 static void meta_set_rx_headroom(struct net_device *dev, int headroom)
@@ -69,13 +68,13 @@ static void meta_set_rx_headroom(struct net_device *dev, int headroom)
 
 	meta->headroom = headroom < 0 ? NET_SKB_PAD : headroom;
 	headroom = meta->headroom;
-	/* Open vSwitch calls this without RTNL. */
+	/* Open vSwitch calls this operation without RTNL. */
 	rcu_read_lock();
 	peer = rcu_dereference(meta->peer);
 	if (peer) {
-		struct meta *other = netdev_priv(peer);
+		struct meta *peer_meta = netdev_priv(peer);
 
-		headroom = max(headroom, other->headroom);
+		headroom = max(headroom, peer_meta->headroom);
 		peer->needed_headroom = headroom;
 	}
 	rcu_read_unlock();
@@ -129,7 +128,7 @@ static int meta_get_sset_count(struct net_device *dev, int set)
 	return set == ETH_SS_STATS ? 1 : -EOPNOTSUPP;
 }
 
-/* The name is veth's, so that what looks for a Pod's device finds it. */
+/* The same name as in veth, for tools that look up the peer of a device. */
 static void meta_get_strings(struct net_device *dev, u32 set, u8 *names)
 {
 	if (set == ETH_SS_STATS)

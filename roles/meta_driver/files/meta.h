@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Shared by device.c, netlink.c and transmit.c. */
+/* Private declarations of the driver. */
 #ifndef _META_H
 #define _META_H
 
@@ -16,25 +16,25 @@
 #define META_KIND	"meta"
 #define META_VERSION	"0.1.0"
 
-/* An end of a pair; a single device is its own peer. Written under RTNL. */
+/* Private data of a device. Written under RTNL. */
 struct meta {
-	/* Read for every packet. */
-	struct net_device __rcu *peer;
-	struct bpf_prog __rcu *prog;	/* of this end's transmit */
-	enum meta_verdict policy;	/* when there is no program */
+	/* fast path */
+	struct net_device __rcu *peer;	/* a single device: itself */
+	struct bpf_prog __rcu *prog;	/* runs when this device transmits */
+	enum meta_verdict policy;	/* verdict without a program */
 	enum meta_scrub scrub;
 	enum meta_mode mode;
 	bool primary;
 
-	/* Read for configuration. */
+	/* slow path */
 	int headroom;
 };
 
-/* More would only make every packet's memory larger. */
+/* Maximum of headroom and of tailroom; every packet allocates them. */
 #define META_MAX_ROOM	1024
 
 #ifndef META_HAVE_BPF_NET_CONTEXT
-/* Before 6.11 the target of a redirect is kept for each CPU, not each task. */
+/* Before 6.11 bpf_redirect_info is per CPU instead of per task. */
 struct bpf_net_context {
 };
 
@@ -70,7 +70,7 @@ netdev_tx_t meta_xmit(struct sk_buff *skb, struct net_device *dev);
 struct net_device *meta_get_peer_dev(struct net_device *dev);
 
 void meta_setup(struct net_device *dev);
-/* Takes the reference that came with the program. */
+/* Consumes the caller's reference to prog; NULL detaches. */
 void meta_set_prog(struct net_device *dev, struct bpf_prog *prog);
 
 #endif /* _META_H */
