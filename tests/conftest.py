@@ -39,6 +39,6 @@ sys.path.insert(0, str(_collection_tree()))
 @pytest.fixture(scope="session", autouse=True)
 def _journal_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what modules journal in tests away from this machine's own journal."""
-    from ansible_collections.podnet.datapath.plugins.module_utils import _journal
+    from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
-    _journal.FOLDER = str(tmp_path_factory.mktemp("journal"))
+    journal.FOLDER = str(tmp_path_factory.mktemp("journal"))

@@ -31,12 +31,9 @@ from typing import Any
 from namespaces import Namespaces, command
 from nodes import NODES, Nodes, Pod
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _bpf,
-    _bpf_attach,
-    _bpf_state,
-    _datapath_info,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply, info
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 
 OBJECT = str(Path(__file__).with_name("datapath.o"))
 PINS = "/sys/fs/bpf/podnet"
@@ -115,21 +112,21 @@ class Programs:
     """The programs of a node, and what it declares."""
 
     def __init__(self) -> None:
-        _bpf_attach.present(PINS, OBJECT, {}, [_bpf_attach.Wish("host_ingress", "wire0", "ingress")])
-        self.program = _bpf.obj_get(f"{PINS}/progs/pod_egress")
-        self.config = _bpf.obj_get(f"{PINS}/maps/config")
-        self.policy = _bpf.obj_get(f"{PINS}/maps/policy")
+        attach.present(PINS, OBJECT, {}, [attach.Wish("host_ingress", "wire0", "ingress")])
+        self.program = bpf.obj_get(f"{PINS}/progs/pod_egress")
+        self.config = bpf.obj_get(f"{PINS}/maps/config")
+        self.policy = bpf.obj_get(f"{PINS}/maps/policy")
 
     def declare(self, pods: int, feature: str) -> int:
         """Declare; return how many entries the policy has."""
-        _bpf_state.run(PINS, "site", node="node", **declaration(pods, feature))
-        bank = struct.unpack_from("=I", _bpf.map_lookup(self.config, bytes(4), 8))[0] % 2
-        return sum(key[POLICY_BANK] == bank for key in _bpf.map_read(self.policy))
+        apply.run(PINS, "site", node="node", **declaration(pods, feature))
+        bank = struct.unpack_from("=I", bpf.map_lookup(self.config, bytes(4), 8))[0] % 2
+        return sum(key[POLICY_BANK] == bank for key in bpf.map_read(self.policy))
 
     def forget(self) -> None:
         """End all decisions, and leave everything else."""
-        generation, features = struct.unpack("=II", _bpf.map_lookup(self.config, bytes(4), 8))
-        _bpf.map_update(self.config, {bytes(4): struct.pack("=II", generation + 2, features)})
+        generation, features = struct.unpack("=II", bpf.map_lookup(self.config, bytes(4), 8))
+        bpf.map_update(self.config, {bytes(4): struct.pack("=II", generation + 2, features)})
 
     def cost(self, device: int, packet: bytes) -> int:
         """Return how many instructions a run takes.
@@ -147,7 +144,7 @@ class Programs:
                 *(ctypes.addressof(ctx), 0, 0, 0, 0),
             )
         )
-        _bpf.bpf(BPF_PROG_TEST_RUN, attr)
+        bpf.bpf(BPF_PROG_TEST_RUN, attr)
         verdict, duration = struct.unpack_from("=i24xI", attr, 4)[0], struct.unpack_from("=I", attr, 36)[0]
         assert verdict == REDIRECT, f"verdict {verdict}, not {REDIRECT}"
         return int(duration)
@@ -216,7 +213,7 @@ def measure_costs(scales: list[int]) -> None:
     for feature in FEATURES:
         for pods in scales:
             costs(programs, mac, pods, feature)
-    _bpf_attach.absent(PINS)
+    attach.absent(PINS)
 
 
 # How rates are kept
@@ -239,11 +236,11 @@ class Paced(Nodes):
         super().__init__(namespaces, PACED, "meta")
         for node in NODES:
             with self.ns.inside(self.names[node]):
-                _bpf_attach.present(f"{PINS}-{node}", OBJECT, {}, self.wishes(node))
+                attach.present(f"{PINS}-{node}", OBJECT, {}, self.wishes(node))
             self.declare(node, None)
 
-    def wishes(self, node: str) -> list[_bpf_attach.Wish]:
-        return [_bpf_attach.Wish(*words) for words in self.attachments(node)]
+    def wishes(self, node: str) -> list[attach.Wish]:
+        return [attach.Wish(*words) for words in self.attachments(node)]
 
     def declare(self, node: str, rate: str | None) -> None:
         pods = [
@@ -251,7 +248,7 @@ class Paced(Nodes):
             for name in self.pods_of(node)
         ]
         with self.ns.inside(self.names[node]):
-            _bpf_state.run(f"{PINS}-{node}", "site", pods, node=node)
+            apply.run(f"{PINS}-{node}", "site", pods, node=node)
 
     def qdisc(self, *words: str) -> None:
         command("tc", "qdisc", "replace", "dev", "wire0", "root", *words, netns=self.names["node1"])
@@ -270,13 +267,13 @@ class Paced(Nodes):
     def refused(self) -> int:
         """Packets that the programs dropped."""
         with self.ns.inside(self.names["node1"]):
-            counted = _datapath_info.counters(f"{PINS}-node1")
+            counted = info.counters(f"{PINS}-node1")
         return sum(n for of in counted.values() for name, n in of.items() if name.startswith("DROP"))
 
     def remove(self) -> None:
         for node in NODES:
             with self.ns.inside(self.names[node]):
-                _bpf_attach.absent(f"{PINS}-{node}")
+                attach.absent(f"{PINS}-{node}")
         self.ns.delete()
 
 

@@ -21,12 +21,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _bpf_attach,
-    _bpf_state,
-    _meta_device,
-    _netns,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply as _meta_device
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 
 HERE = Path(__file__).parent
 OBJECT = str(HERE / "datapath.o")
@@ -116,22 +114,22 @@ class Node:
             )
             if not bpf:
                 return
-            wishes = [_bpf_attach.Wish("host_ingress", wire, "ingress")]
+            wishes = [attach.Wish("host_ingress", wire, "ingress")]
             for name in self.pods:
                 wishes += [
-                    _bpf_attach.Wish("pod_egress", f"h{name}", "from_pod"),
-                    _bpf_attach.Wish("pod_ingress", f"h{name}", "to_pod"),
+                    attach.Wish("pod_egress", f"h{name}", "from_pod"),
+                    attach.Wish("pod_ingress", f"h{name}", "to_pod"),
                 ]
             Path(self.pins).mkdir(exist_ok=True)
-            _bpf_attach.present(self.pins, OBJECT, {}, wishes)
+            attach.present(self.pins, OBJECT, {}, wishes)
             endpoints = [{"addresses": [a], "device": f"h{name}"} for name, a in addresses.items()]
-            _bpf_state.run(self.pins, "site", endpoints)
+            apply.run(self.pins, "site", endpoints)
 
     def remove(self) -> None:
         with self.inside():
             self._bring("veth", [], [])
             if os.path.isdir(self.pins):
-                _bpf_attach.absent(self.pins)
+                attach.absent(self.pins)
 
 
 def inside(netns: str) -> AbstractContextManager[None]:

@@ -37,15 +37,15 @@ INFO_SIZE, VERIFIED_INSNS = 224, 216
 
 def verified(path: str) -> dict[str, int]:
     """Load the object; return the instructions by program."""
-    from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _libbpf
+    from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 
     found = {}
-    with _libbpf.BpfObject(path) as programs:
+    with libbpf.BpfObject(path) as programs:
         programs.load()
         for name, fd in programs.programs.items():
             info = ctypes.create_string_buffer(INFO_SIZE)
             attributes = struct.pack("=IIQ", fd, INFO_SIZE, ctypes.addressof(info))
-            _bpf.bpf(BPF_OBJ_GET_INFO_BY_FD, attributes)
+            bpf.bpf(BPF_OBJ_GET_INFO_BY_FD, attributes)
             found[name] = struct.unpack_from("=I", info, VERIFIED_INSNS)[0]
     return found
 

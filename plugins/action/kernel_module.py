@@ -13,7 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.podnet.datapath.plugins.action.kernel_module_build import kept
-from ansible_collections.podnet.datapath.plugins.module_utils import _signing
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 
 
 class ActionModule(ActionBase):
@@ -35,8 +35,8 @@ class ActionModule(ActionBase):
             arguments["sha256"] = os.path.basename(path)[: -len(".ko")]
             if arguments.get("certificate"):
                 with open(arguments["certificate"], "rb") as file:
-                    arguments["serial"] = _signing.serial(file.read())
-        except (_signing.SigningError, OSError) as error:
+                    arguments["serial"] = signing.serial(file.read())
+        except (signing.SigningError, OSError) as error:
             raise AnsibleActionFail(f"src, certificate: {error}") from error
         result.update(
             self._execute_module(

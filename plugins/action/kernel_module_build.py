@@ -15,7 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _signing
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 
 
 def kept(folder: str) -> str:
@@ -66,9 +66,9 @@ class ActionModule(ActionBase):
             module = base64.b64decode(content)
             try:
                 if key and certificate:
-                    module = _signing.sign(module, key, certificate)
+                    module = signing.sign(module, key, certificate)
                 path = keep(folder, module)
-            except (_signing.SigningError, OSError) as error:
+            except (signing.SigningError, OSError) as error:
                 raise AnsibleActionFail(f"signing_key, signing_certificate: {error}") from error
         result.update(
             changed=result.get("changed", False),

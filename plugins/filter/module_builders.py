@@ -49,13 +49,13 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _fleet
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery
 
 
 def module_builders(nodes: Mapping[str, Mapping[str, Any]], batch: list[str]) -> dict[str, dict[str, Any]]:
     """Return the plans by kernel."""
     try:
-        return _fleet.builders(nodes, batch)
+        return delivery.builders(nodes, batch)
     except (KeyError, TypeError) as error:
         raise AnsibleFilterError(f"module_builders: these are no facts of node_info: {error!r}") from error
 

@@ -122,7 +122,8 @@ boot_id:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bootloader, _plan
+from ansible_collections.podnet.datapath.plugins.module_utils._boot import apply
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
 
 
 def main() -> None:
@@ -135,8 +136,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        result, warnings = _bootloader.run(module.params, module.check_mode, module.run_command)
-    except _plan.Problem as problem:
+        result, warnings = apply.run(module.params, module.check_mode, module.run_command)
+    except plan.Problem as problem:
         module.fail_json(msg=str(problem))
     for warning in warnings:
         module.warn(warning)

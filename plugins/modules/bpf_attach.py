@@ -185,22 +185,23 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint, _checkpoint_confirm
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import (
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
     BpfError,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf_attach import (
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.attach import (
     Wish,
     absent,
     install_command,
     parse_rodata,
     present,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf_hooks import HOOKS, TYPES
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
-from ansible_collections.podnet.datapath.plugins.module_utils._revert_programs import Journalled
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks import HOOKS, TYPES
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.revert import Journalled
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint
 
 
 def main() -> None:
@@ -212,7 +213,7 @@ def main() -> None:
             "rodata": {"type": "dict", "default": {}},
             "command": {"type": "path"},
             "lose_connections": {"type": "bool", "default": False},
-            **_checkpoint_confirm.ARGUMENTS,
+            **confirm.ARGUMENTS,
             "owner": {"type": "str", "default": DEFAULT_OWNER},
             "attachments": {
                 "type": "list",
@@ -231,7 +232,7 @@ def main() -> None:
     )
     p = module.params
     try:
-        journalled = Journalled(_checkpoint_confirm.terms(p), module.run_command)
+        journalled = Journalled(confirm.terms(p), module.run_command)
         if p["state"] == "absent":
             outcome = absent(p["pin_path"], module.check_mode, journalled.guard)
         else:
@@ -251,9 +252,9 @@ def main() -> None:
             )
             if p["command"]:
                 outcome.changes += install_command(p["command"], module.check_mode)
-        news = _checkpoint.news()
+        news = checkpoint.news()
         if not module.check_mode:
-            _checkpoint.told(news)
+            checkpoint.told(news)
     except (BpfError, Problem, OSError) as e:
         module.fail_json(msg=str(e))
     for sentence in news.values():

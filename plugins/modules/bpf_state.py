@@ -336,13 +336,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf import (
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.apply import run
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import (
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
     BpfError,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf_state import run
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
 
 TEXTS = {"type": "list", "elements": "str"}
 BY_POD = {

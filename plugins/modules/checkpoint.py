@@ -123,9 +123,10 @@ why:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _checkpoint_confirm, _plan
-from ansible_collections.podnet.datapath.plugins.module_utils._revert_nics import Nics
-from ansible_collections.podnet.datapath.plugins.module_utils._revert_programs import Programs
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._nic.revert import Nics
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.revert import Programs
 
 
 def main() -> None:
@@ -140,7 +141,7 @@ def main() -> None:
     )
     p = module.params
     try:
-        result = _checkpoint_confirm.run(
+        result = confirm.run(
             p["name"],
             p["state"],
             p["why"],
@@ -149,7 +150,7 @@ def main() -> None:
             module.run_command,
             {"nics": Nics(), "programs": Programs()},
         )
-    except (_plan.Problem, OSError) as problem:
+    except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
     module.exit_json(**result)
 

@@ -94,8 +94,8 @@ maps:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf import DEFAULT_PIN_PATH, BpfError
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath_info import gather
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.info import gather
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import DEFAULT_PIN_PATH, BpfError
 
 
 def main() -> None:

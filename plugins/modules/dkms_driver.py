@@ -161,8 +161,9 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _dkms, _journal, _kmod
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import dkms, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
 
 def main() -> None:
@@ -172,7 +173,7 @@ def main() -> None:
             "version": {"type": "str"},
             "files": {"type": "dict"},
             "kernel": {"type": "str"},
-            "reload": {"type": "str", "choices": list(_kmod.RELOADS), "default": "idle"},
+            "reload": {"type": "str", "choices": list(loading.RELOADS), "default": "idle"},
             "signing_key": {"type": "path", "no_log": False},
             "signing_certificate": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -185,19 +186,19 @@ def main() -> None:
     kernel = params["kernel"] or os.uname().release
     try:
         if not module.check_mode:
-            _journal.refuse_pending()
-        driver = _dkms.Driver(params["name"])
+            journal.refuse_pending()
+        driver = dkms.Driver(params["name"])
         if params["state"] == "absent":
-            result = _dkms.absent(driver, kernel, module.check_mode)
+            result = dkms.absent(driver, kernel, module.check_mode)
         else:
             signing = None
             if params["signing_key"]:
-                signing = _dkms.signing(params["signing_key"], params["signing_certificate"])
-            desired = _dkms.Desired(
+                signing = dkms.signing(params["signing_key"], params["signing_certificate"])
+            desired = dkms.Desired(
                 params["name"], params["version"], kernel, params["files"], params["reload"], signing
             )
-            result = _dkms.present(driver, desired, module.check_mode)
-    except (_kmod.ModuleError, Problem, OSError) as error:
+            result = dkms.present(driver, desired, module.check_mode)
+    except (loading.ModuleError, Problem, OSError) as error:
         log = getattr(error, "log", "")
         module.fail_json(msg=str(error), **({"log": log} if log else {}))
     if not module._diff:

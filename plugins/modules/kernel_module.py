@@ -128,8 +128,9 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _fleet, _journal, _kmod
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
 
 def main() -> None:
@@ -139,7 +140,7 @@ def main() -> None:
             "src": {"type": "path", "required": True},
             "kernel": {"type": "str"},
             "certificate": {"type": "path"},
-            "reload": {"type": "str", "choices": list(_kmod.RELOADS), "default": "idle"},
+            "reload": {"type": "str", "choices": list(loading.RELOADS), "default": "idle"},
             # Filled in by the controller's part of this module.
             "content": {"type": "str"},
             "sha256": {"type": "str"},
@@ -151,19 +152,19 @@ def main() -> None:
     content = base64.b64decode(params["content"] or "")
     if hashlib.sha256(content).hexdigest() != params["sha256"]:
         module.fail_json(msg="src: the module came damaged to the node, and nothing was changed: run again")
-    desired = _fleet.Desired(
+    desired = delivery.Desired(
         params["name"],
         params["kernel"] or os.uname().release,
         content,
         params["reload"],
         params["serial"] or "",
     )
-    installer = _fleet.Installer(params["name"])
+    installer = delivery.Installer(params["name"])
     try:
         if not module.check_mode:
-            _journal.refuse_pending()
-        result = _fleet.deliver(installer, desired, module.check_mode)
-    except (_kmod.ModuleError, Problem, OSError) as error:
+            journal.refuse_pending()
+        result = delivery.deliver(installer, desired, module.check_mode)
+    except (loading.ModuleError, Problem, OSError) as error:
         log = getattr(error, "log", "")
         module.fail_json(msg=str(error), **({"log": log} if log else {}))
     if not module._diff:

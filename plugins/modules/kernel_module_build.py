@@ -98,7 +98,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _fleet, _kmod
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
 
 
 def main() -> None:
@@ -119,8 +119,8 @@ def main() -> None:
         module.exit_json(changed=True, path="")
     kernel = module.params["kernel"] or os.uname().release
     try:
-        built = _fleet.build(_kmod.Kmod(module.params["name"]), kernel, module.params["files"])
-    except (_kmod.ModuleError, OSError) as error:
+        built = delivery.build(loading.Kmod(module.params["name"]), kernel, module.params["files"])
+    except (loading.ModuleError, OSError) as error:
         log = getattr(error, "log", "")
         module.fail_json(msg=str(error), **({"log": log} if log else {}))
     module.exit_json(changed=True, module=base64.b64encode(built).decode())

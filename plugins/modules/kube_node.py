@@ -115,9 +115,9 @@ note:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _kubernetes
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
 
-STATES = {"cordoned": _kubernetes.cordon, "drained": _kubernetes.drain, "uncordoned": _kubernetes.uncordon}
+STATES = {"cordoned": kubernetes.cordon, "drained": kubernetes.drain, "uncordoned": kubernetes.uncordon}
 
 
 def main() -> None:
@@ -137,7 +137,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     p = module.params
-    want = _kubernetes.Desired(
+    want = kubernetes.Desired(
         p["name"],
         p["owner"],
         p["force"],
@@ -147,10 +147,10 @@ def main() -> None:
         p["max_cordoned"],
     )
     try:
-        api = _kubernetes.Api(_kubernetes.access(p["kubeconfig"], p["context"]))
+        api = kubernetes.Api(kubernetes.access(p["kubeconfig"], p["context"]))
         before = bool(api.node(want.name)["spec"].get("unschedulable"))
         outcome = STATES[p["state"]](api, want, module.check_mode)
-    except _kubernetes.KubernetesError as error:
+    except kubernetes.KubernetesError as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=outcome.changed,

@@ -263,13 +263,10 @@ import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _journal,
-    _meta_device,
-    _pods,
-    _pods_change,
-)
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply, model
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import change as _pods_change
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
 
 def _load_meta(module: AnsibleModule) -> str:
@@ -305,7 +302,7 @@ def main() -> None:
             "mtu": {"type": "int"},
             "mode": {"type": "str", "choices": ["l2", "l3"], "default": "l3"},
             "policy": {"type": "str", "choices": ["drop", "pass"], "default": "drop"},
-            **{size: {"type": "int"} for size in _pods.SIZES},
+            **{size: {"type": "int"} for size in model.SIZES},
             "ipv4_advmss": {"type": "int"},
             "programs": {"type": "dict", "options": {"from_pod": {"type": "str"}, "to_pod": {"type": "str"}}},
             "host_routes": {"type": "list", "elements": "dict", "default": [], "options": routes},
@@ -316,13 +313,13 @@ def main() -> None:
         module.fail_json(msg=missing_required_lib("pyroute2", url="https://docs.pyroute2.org"))
     try:
         if not module.check_mode:
-            _journal.refuse_pending()
-        outcome = _meta_device.run(module.params, module.check_mode, lambda: _load_meta(module))
+            journal.refuse_pending()
+        outcome = apply.run(module.params, module.check_mode, lambda: _load_meta(module))
     except PermissionError as error:
         module.fail_json(
             msg=f"{error}: network devices need root (CAP_NET_ADMIN, CAP_SYS_ADMIN): set become: true"
         )
-    except (_meta_device.OptionError, _pods_change.ApplyError, Problem, OSError) as error:
+    except (apply.OptionError, _pods_change.ApplyError, Problem, OSError) as error:
         module.fail_json(msg=str(error))
     for warning in outcome.warnings:
         module.warn(warning)

@@ -198,8 +198,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils._environment import environment, run_tool
-from ansible_collections.podnet.datapath.plugins.module_utils._netperf import (
+from ansible_collections.podnet.datapath.plugins.module_utils._measure.environment import (
+    environment,
+    run_tool,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._measure.netperf import (
     NetperfError,
     Rung,
     Server,
@@ -215,7 +218,11 @@ from ansible_collections.podnet.datapath.plugins.module_utils._netperf import (
     stop_server,
     unique,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._probe import ProbeError, netns, parse_address
+from ansible_collections.podnet.datapath.plugins.module_utils._measure.probe import (
+    ProbeError,
+    netns,
+    parse_address,
+)
 
 
 def bring_servers(module: AnsibleModule, result: dict[str, Any]) -> None:

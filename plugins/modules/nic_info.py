@@ -79,7 +79,8 @@ nics:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _plan, _tuning_info
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import info
 
 
 def main() -> None:
@@ -92,8 +93,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        facts = _tuning_info.nics(module.params["nics"])
-    except _plan.Problem as problem:
+        facts = info.nics(module.params["nics"])
+    except plan.Problem as problem:
         module.fail_json(msg=str(problem))
     module.exit_json(changed=False, nics=facts)
 

@@ -269,11 +269,9 @@ files:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _checkpoint_confirm,
-    _nic_tuning,
-    _plan,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
 
 
 def main() -> None:
@@ -298,19 +296,19 @@ def main() -> None:
         argument_spec={
             "nics": {"type": "list", "elements": "dict", "required": True, "options": nic},
             "persist": {"type": "bool", "default": False},
-            **_checkpoint_confirm.ARGUMENTS,
+            **confirm.ARGUMENTS,
         },
         supports_check_mode=True,
     )
     try:
-        result, warnings = _nic_tuning.run(
+        result, warnings = apply.run(
             module.params["nics"],
             module.params["persist"],
             module.check_mode,
             module.run_command,
-            terms=_checkpoint_confirm.terms(module.params),
+            terms=confirm.terms(module.params),
         )
-    except _plan.Problem as problem:
+    except plan.Problem as problem:
         module.fail_json(msg=str(problem))
     for warning in warnings:
         module.warn(warning)

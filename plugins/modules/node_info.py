@@ -247,20 +247,17 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _neighbours,
-    _node,
-    _node_plan,
-    _plan,
-    _tuning_info,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import info
+from ansible_collections.podnet.datapath.plugins.module_utils._node import coexistence, readiness
+from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 
 
 def abilities(name: str) -> dict[str, Any]:
     """Return what a NIC can do; what it does not tell is empty."""
     try:
-        (nic,) = _tuning_info.nics([{"name": name}])
-    except _plan.Problem:
+        (nic,) = info.nics([{"name": name}])
+    except plan.Problem:
         return {"gso_max_size": 0, "gso_ipv4": False, "header_split": [], "rings": {}}
     return {
         "gso_max_size": int(nic["maximum"].get("gso_max_size", 0)),
@@ -286,7 +283,7 @@ def main() -> None:
     )
     wanted = module.params["driver"]
     delivered = module.params["meta_build"] == "fleet"
-    requirements = _node_plan.Requirements(
+    requirements = readiness.Requirements(
         tuple(module.params["uplinks"]),
         module.params["installable"],
         delivered,
@@ -295,26 +292,26 @@ def main() -> None:
     certificate = module.params["signing_certificate"] or ("" if delivered else None)
     node = _node.Node()
     facts = node.facts(requirements.uplinks, certificate)
-    driver, reason = _node_plan.choose_driver(facts, wanted, requirements.installable, delivered)
-    lacking, required = _node_plan.missing_packages(facts, wanted, delivered)
+    driver, reason = readiness.choose_driver(facts, wanted, requirements.installable, delivered)
+    lacking, required = readiness.missing_packages(facts, wanted, delivered)
     if facts["cilium"] and requirements.beside_cilium:
         driver, reason = "none", f"Cilium owns the datapath ({', '.join(facts['cilium'])})"
-        lacking = required = _node_plan.packages_of_libraries(facts)
+        lacking = required = readiness.packages_of_libraries(facts)
     if wanted == "auto" and driver == "veth":
         module.warn(reason)
     if driver == "meta":
-        for warning in _node_plan.upcoming_warnings(facts, delivered):
+        for warning in readiness.upcoming_warnings(facts, delivered):
             module.warn(warning)
     module.exit_json(
         changed=False,
         driver=driver,
         driver_reason=reason,
-        problems=_node_plan.problems(facts, wanted, requirements),
+        problems=readiness.problems(facts, wanted, requirements),
         missing_packages=lacking,
         required_packages=required,
-        builder=_node_plan.builder(facts),
+        builder=readiness.builder(facts),
         meta_build=module.params["meta_build"],
-        neighbours=_neighbours.neighbours(node),
+        neighbours=coexistence.neighbours(node),
         **{**facts, "nics": [{**nic, **abilities(nic["name"])} for nic in facts["nics"]]},
     )
 

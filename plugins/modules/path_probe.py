@@ -207,8 +207,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _netns
-from ansible_collections.podnet.datapath.plugins.module_utils._probe import (
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns
+from ansible_collections.podnet.datapath.plugins.module_utils._measure.probe import (
     Probe,
     ProbeError,
     Stream,
@@ -222,7 +222,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._probe import (
 def _missing(module: AnsibleModule, stream: dict[str, Any]) -> bool:
     """Tell whether a namespace of a stream is not there, and warn of it."""
     names = [stream[end] for end in ("from_netns", "to_netns") if stream[end]]
-    missing = [name for name in names if not os.path.exists(_netns.path_of(name))]
+    missing = [name for name in names if not os.path.exists(netns.path_of(name))]
     if missing:
         module.warn(f"streams: the one to {stream['to']} is left out: there is no {' and no '.join(missing)}")
     return bool(missing)

@@ -113,30 +113,27 @@ checkpoint:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _checkpoint_confirm,
-    _plan,
-    _revert_node,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm, revert_node
 
 
 def main() -> None:
-    concerns = list(_revert_node.CONCERNS)
+    concerns = list(revert_node.CONCERNS)
     module = AnsibleModule(
         argument_spec={
             "concerns": {"type": "list", "elements": "str", "choices": concerns, "default": concerns},
             "force": {"type": "bool", "default": False},
-            **_checkpoint_confirm.ARGUMENTS,
+            **confirm.ARGUMENTS,
         },
         supports_check_mode=True,
     )
     p = module.params
     try:
-        terms = _checkpoint_confirm.terms(p)
-        result, warnings = _revert_node.run(
+        terms = confirm.terms(p)
+        result, warnings = revert_node.run(
             p["concerns"], p["force"], module.check_mode, module.run_command, terms
         )
-    except (_plan.Problem, OSError) as problem:
+    except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
     for warning in warnings:
         module.warn(warning)

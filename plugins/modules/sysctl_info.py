@@ -96,7 +96,8 @@ pods_left_out:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _plan, _tuning_info
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import info
 
 
 def main() -> None:
@@ -114,8 +115,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        facts = _tuning_info.sysctls(module.params["sysctls"], module.params["pods"])
-    except _plan.Problem as problem:
+        facts = info.sysctls(module.params["sysctls"], module.params["pods"])
+    except plan.Problem as problem:
         module.fail_json(msg=str(problem))
     module.exit_json(changed=False, **facts)
 

@@ -225,7 +225,8 @@ other_writers:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _plan, _sysctl_zc
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import apply
 
 
 def main() -> None:
@@ -246,8 +247,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        outcome = _sysctl_zc.run(module.params, module.check_mode)
-    except _plan.Problem as problem:
+        outcome = apply.run(module.params, module.check_mode)
+    except plan.Problem as problem:
         module.fail_json(msg=str(problem))
     for warning in outcome.warnings:
         module.warn(warning)

@@ -15,7 +15,7 @@ import pytest
 from programs import POD_NETKIT, SOURCES, TOPOLOGY, Datapath
 from state import State
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, reached: set[
     loaded = Datapath(str(path), netns, reached)
     yield loaded
     if functions:
-        counters = _bpf.array_read(loaded.object.maps[coverage.SECTION])
+        counters = bpf.array_read(loaded.object.maps[coverage.SECTION])
         (folder / "report.txt").write_text(coverage.report(path, functions, counters))
     loaded.object.close()
 
@@ -67,9 +67,9 @@ def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, reached: set[
 @pytest.fixture
 def full_datapath(datapath: Datapath) -> Iterator[Datapath]:
     """The programs with a table of connections that is full."""
-    layout = _bpf.map_info(datapath.object.maps["ct"]).layout
-    with _bpf.closing(_bpf.map_create(_bpf.BPF_MAP_TYPE_HASH, layout.key_size, layout.value_size, 1)) as full:
-        _bpf.map_update(full, {bytes(layout.key_size): bytes(layout.value_size)})
+    layout = bpf.map_info(datapath.object.maps["ct"]).layout
+    with bpf.closing(bpf.map_create(bpf.BPF_MAP_TYPE_HASH, layout.key_size, layout.value_size, 1)) as full:
+        bpf.map_update(full, {bytes(layout.key_size): bytes(layout.value_size)})
         loaded = Datapath(datapath.object.path, datapath.netns, datapath.reached, {"ct": full})
         yield loaded
         loaded.object.close()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _libbpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 
 SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
 
@@ -128,7 +128,7 @@ class Datapath:
         self.netns, self.reached = netns, reached
         self.generation = 0
         self.features = 0
-        self.object = _libbpf.BpfObject(path)
+        self.object = libbpf.BpfObject(path)
         self.object.load(maps)
         self.names = reason_names()
         with self.inside():
@@ -149,7 +149,7 @@ class Datapath:
         banks = (identity, identity, enforce, enforce)
         value = struct.pack("=IIIIHHHH", ifindex, 1, *banks, slot, flags)
         for family in (4, 6):
-            _bpf.map_update(self.object.maps[f"endpoints{family}"], {address(number, family, node): value})
+            bpf.map_update(self.object.maps[f"endpoints{family}"], {address(number, family, node): value})
 
     def inside(self) -> Entered:
         return Entered(self.netns)
@@ -160,7 +160,7 @@ class Datapath:
     def counters(self, slot: int = 0) -> list[int]:
         """Packets of the slot's Pod by reason; slot 0 is for all that has none."""
         key = struct.pack("=I", slot)
-        raw = _bpf.map_lookup(self.object.maps["metrics"], key, 8 * REASONS * possible_cpus())
+        raw = bpf.map_lookup(self.object.maps["metrics"], key, 8 * REASONS * possible_cpus())
         values = struct.unpack(f"={len(raw) // 8}Q", raw)
         return [sum(values[number::REASONS]) for number in range(len(self.names))]
 
@@ -184,7 +184,7 @@ class Datapath:
                     *(ctypes.addressof(ctx), 0, 0, 0, 0),
                 )
             )
-            _bpf.bpf(BPF_PROG_TEST_RUN, attr)
+            bpf.bpf(BPF_PROG_TEST_RUN, attr)
         verdict, dummy, size = struct.unpack_from("=iII", attr, 4)
         return verdict, out.raw[:size]
 
@@ -192,7 +192,7 @@ class Datapath:
         """Take every record out of the ring that a consumer of the kernel's own would get."""
         page = mmap.PAGESIZE
         fd = self.object.maps["drops"]
-        size = _bpf.map_info(fd).layout.max_entries
+        size = bpf.map_info(fd).layout.max_entries
         found = []
         with (
             mmap.mmap(fd, page) as consumer,
@@ -218,7 +218,7 @@ class Datapath:
     def forget(self) -> None:
         """End what was decided for flows, as whoever changes the endpoints does."""
         self.generation += 1
-        _bpf.map_update(
+        bpf.map_update(
             self.object.maps["config"], {bytes(4): struct.pack("=II", self.generation, self.features)}
         )
 
@@ -268,6 +268,6 @@ class Entered:
         self._enter(self.home)
 
     def _enter(self, fd: int) -> None:
-        with _bpf.closing(fd):
+        with bpf.closing(fd):
             if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -15,7 +15,7 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 MAC = "02:00:00:00:00:01"
 SENDER = "02:00:00:00:00:02"
@@ -72,7 +72,7 @@ class State:
             self.pod1, self.pod2 = (datapath.ifindex(name) for name in ("pod1", "pod2"))
 
     def put(self, name: str, key: bytes, value: bytes) -> None:
-        _bpf.map_update(self.maps[name], {key: value})
+        bpf.map_update(self.maps[name], {key: value})
         self.written.append((name, key))
 
     def pods(self, enforce1: int = 0, enforce2: int = 0, flags: int = 0) -> None:
@@ -98,7 +98,7 @@ class State:
         self.rulesets += 1
         body = b"".join(struct.pack("=BBHH", *r) for r in ranges).ljust(6 * RANGES, b"\0")
         value = struct.pack("=BBxx", verdict, len(ranges)) + body
-        _bpf.map_update(self.maps["rulesets"], {struct.pack("=I", self.rulesets): value})
+        bpf.map_update(self.maps["rulesets"], {struct.pack("=I", self.rulesets): value})
         for bank in (0, 1):
             key = struct.pack("=IIBBxx", subject, peer, bank, direction)
             self.put("policy", key, struct.pack("=I", self.rulesets))
@@ -115,10 +115,10 @@ class State:
         self.datapath.features |= SERVICES
         for index, (address, at) in enumerate(backends, 1):
             value = packed(address, family) + struct.pack("!Hxx", at)
-            _bpf.map_update(self.maps["backends"], {struct.pack("=I", index): value})
+            bpf.map_update(self.maps["backends"], {struct.pack("=I", index): value})
         slots = [1 + i % len(backends) if backends else 0 for i in range(MAGLEV_SIZE)]
         table = struct.pack(f"={MAGLEV_SIZE}I8x", *slots)
-        _bpf.map_update(self.maps["tables"], {struct.pack("=I", 1): table})
+        bpf.map_update(self.maps["tables"], {struct.pack("=I", 1): table})
         for bank in (0, 1):
             number = 2 if family == 4 else 10
             key = packed(where, family) + struct.pack("!HBB", port, proto, number) + struct.pack("=I", bank)
@@ -129,7 +129,7 @@ class State:
         v4, v6 = (ipaddress.ip_address(a).packed for a in ("172.31.0.1", "fd31::1"))
         for bank in (0, 1):
             value = v4 + struct.pack("=HH", first, last) + v6
-            _bpf.map_update(self.maps["node"], {struct.pack("=I", bank): value})
+            bpf.map_update(self.maps["node"], {struct.pack("=I", bank): value})
 
     def clear(self) -> None:
         self.datapath.drops()  # or the ring would be full some day
@@ -138,12 +138,12 @@ class State:
         self.datapath.endpoint(12, self.pod2)
         for family in (4, 6):
             remote = ipaddress.ip_address(text("2.11", family)).packed
-            _bpf.map_delete(self.maps[f"endpoints{family}"], [remote])
+            bpf.map_delete(self.maps[f"endpoints{family}"], [remote])
         for name, key in dict.fromkeys(self.written):
-            _bpf.map_delete(self.maps[name], [key])
+            bpf.map_delete(self.maps[name], [key])
         for name in ("ct", "fragments"):
-            keys = list(_bpf.map_read(self.maps[name]))
-            _bpf.map_delete(self.maps[name], keys)
+            keys = list(bpf.map_read(self.maps[name]))
+            bpf.map_delete(self.maps[name], keys)
 
 
 def sent(state: State, src: str, dst: str, payload: Packet, family: int, **fields: Any) -> Any:

@@ -36,7 +36,7 @@ from state import (
     valid,
 )
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 BOTH = ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS
 CT_KIND = 38  # tuple.h: offset in struct tuple
@@ -47,11 +47,11 @@ FRAGMENT_SECONDS = 30  # fragments.h
 def age(state: State, name: str, seconds: int, offset: int = 0) -> None:
     """Make all entries of a map as much older; ``offset``: of the time in an entry."""
     aged = {}
-    for key, value in _bpf.map_read(state.maps[name]).items():
+    for key, value in bpf.map_read(state.maps[name]).items():
         seen = struct.unpack_from("=I", value, offset)[0]
         aged[key] = value[:offset] + struct.pack("=I", (seen - seconds) % 2**32) + value[offset + 4 :]
     assert aged
-    _bpf.map_update(state.maps[name], aged)
+    bpf.map_update(state.maps[name], aged)
 
 
 def tcp(flags: str, back: bool = False) -> Packet:
@@ -91,9 +91,9 @@ class TestAge:
         reply = frame("2.11", "1.11", type(packets[0])(sport=80, dport=1234), family)
         if packets[0].name == "TCP":
             reply = frame("2.11", "1.11", tcp("A", back=True), family)
-        kept = _bpf.map_read(state.maps["ct"])
+        kept = bpf.map_read(state.maps["ct"])
         for older, counted in ((life - 5, "INBOUND"), (life + 5, "DROP_POLICY_INGRESS")):
-            _bpf.map_update(state.maps["ct"], kept)
+            bpf.map_update(state.maps["ct"], kept)
             age(state, "ct", older)
             time.sleep(0.05)  # what was decided is forgotten, as in test_it_is_forgotten
             assert state.datapath.run("host_ingress", reply, remembering=True).counted == {counted: 1}
@@ -148,9 +148,9 @@ class TestMasqueradesPort:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
         first = valid(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
-        lost = [key for key in _bpf.map_read(state.maps["ct"]) if key[CT_KIND] == CT_MASQUERADE]
+        lost = [key for key in bpf.map_read(state.maps["ct"]) if key[CT_KIND] == CT_MASQUERADE]
         assert len(lost) == 1
-        _bpf.map_delete(state.maps["ct"], lost)
+        bpf.map_delete(state.maps["ct"], lost)
         again = valid(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
         assert (again[1].src, again[UDP].sport) == (self.OUTSIDE[family], first[UDP].sport)
 
@@ -160,11 +160,11 @@ class TestMasqueradesPort:
         state.pods(flags=POD_MASQUERADE)
         first = valid(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
         ((key, value),) = (
-            one for one in _bpf.map_read(state.maps["ct"]).items() if one[0][CT_KIND] == CT_MASQUERADE
+            one for one in bpf.map_read(state.maps["ct"]).items() if one[0][CT_KIND] == CT_MASQUERADE
         )
         own = struct.pack("!H", 1234)
         assert value.count(own) == 1
-        _bpf.map_update(state.maps["ct"], {key: value.replace(own, struct.pack("!H", 4321))})
+        bpf.map_update(state.maps["ct"], {key: value.replace(own, struct.pack("!H", 4321))})
         again = valid(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
         assert again[1].src == self.OUTSIDE[family]
         assert again[UDP].sport != first[UDP].sport
@@ -174,7 +174,7 @@ class TestMasqueradesPort:
         state.masquerade()
         for bank in (0, 1):
             key = struct.pack("=I", bank)
-            _bpf.map_update(state.maps["node"], {key: struct.pack("=4sHH16s", b"", 61000, 65535, b"")})
+            bpf.map_update(state.maps["node"], {key: struct.pack("=4sHH16s", b"", 61000, 65535, b"")})
         state.pods(flags=POD_MASQUERADE)
         result = sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family)
         assert result.counted == {"REMOTE": 1}

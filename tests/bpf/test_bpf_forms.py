@@ -53,7 +53,7 @@ from state import (
     text,
 )
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 ICMPS = {4: 1, 6: 58}
 
@@ -309,7 +309,7 @@ class TestServices:
     @FAMILIES
     def test_a_table_that_names_no_backend(self, state: State, family: int) -> None:
         state.service("9.10", 80, TCP_, [("1.12", 8080)], family)
-        _bpf.map_update(state.maps["backends"], {struct.pack("=I", 1): bytes(20)})
+        bpf.map_update(state.maps["backends"], {struct.pack("=I", 1): bytes(20)})
         assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}
 
     @FAMILIES
@@ -381,23 +381,23 @@ class TestRate:
         state.device(rate=self.RATE)
         key = struct.pack("=I", 1)
         soon = time.monotonic_ns() + 10**9
-        _bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", soon)})
+        bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", soon)})
         try:
             assert state.datapath.run("pod_egress", packet, **gso).counted == {"REMOTE": 1}
-            then = struct.unpack("=Q", _bpf.map_lookup(state.maps["pacing"], key, 8))[0]
+            then = struct.unpack("=Q", bpf.map_lookup(state.maps["pacing"], key, 8))[0]
         finally:
-            _bpf.map_update(state.maps["pacing"], {key: bytes(8)})
+            bpf.map_update(state.maps["pacing"], {key: bytes(8)})
         return int(then - soon) * self.RATE // 10**9
 
     @FAMILIES
     def test_a_flows_first_packet_too_may_be_too_far_ahead(self, state: State, family: int) -> None:
         state.device(rate=self.RATE)
         key = struct.pack("=I", 1)
-        _bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", time.monotonic_ns() + 60 * 10**9)})
+        bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", time.monotonic_ns() + 60 * 10**9)})
         try:
             assert sent(state, "1.11", "2.11", UDP(), family).counted == {"DROP_RATE": 1}
         finally:
-            _bpf.map_update(state.maps["pacing"], {key: bytes(8)})
+            bpf.map_update(state.maps["pacing"], {key: bytes(8)})
 
     @FAMILIES
     def test_segments_have_headers_of_their_own(self, state: State, family: int) -> None:

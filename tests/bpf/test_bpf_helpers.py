@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _node
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._node import facts
 
 HEADER = Path("/usr/include/linux/bpf.h")
 SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
@@ -22,10 +23,10 @@ def test_the_list_has_all_young_helpers_of_the_programs() -> None:
     assert numbers["bpf_unspec"] == 0
     text = "".join(path.read_text() for path in SOURCES.glob("*.[ch]"))
     called = {name for name in re.findall(r"\b(bpf_\w+)\(", text) if numbers.get(name, 0) >= OLDER}
-    assert {name: numbers[name] for name in called} == _bpf.HELPERS
+    assert {name: numbers[name] for name in called} == bpf.HELPERS
 
 
 def test_a_helper_is_known_or_not() -> None:
-    assert all(_bpf.has_helper(number) for number in _bpf.HELPERS.values())
-    assert not _bpf.has_helper(100000)
-    assert _node._helpers_missing() == []
+    assert all(bpf.has_helper(number) for number in bpf.HELPERS.values())
+    assert not bpf.has_helper(100000)
+    assert facts._helpers_missing() == []

@@ -64,7 +64,7 @@ from state import (
     valid,
 )
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 
 class TestSource:
@@ -583,7 +583,7 @@ class TestRate:
         assert found[0] == {"REMOTE": 1}
         assert found[-1] == {"DROP_RATE": 1}
         key = struct.pack("=I", 1)
-        _bpf.map_update(state.maps["pacing"], {key: bytes(8)})
+        bpf.map_update(state.maps["pacing"], {key: bytes(8)})
 
     @FAMILIES
     def test_a_pod_of_this_node_is_reached_at_any_rate(self, state: State, family: int) -> None:

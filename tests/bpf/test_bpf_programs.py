@@ -30,7 +30,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _libbpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 
 MAC = "02:00:00:00:00:01"
 # What the wire's first hop is reached by: its address, and that of the device.
@@ -376,29 +376,29 @@ class TestDecisions:
         packet = frame(ip(4, "2.99") / TCP(sport=1, dport=2))
         assert self.twice(datapath, packet, packet).counted == {"REMOTE": 1}
         endpoints = datapath.object.maps["endpoints4"]
-        known = _bpf.map_lookup(endpoints, bytes([10, 31, 1, 12]), 24)
-        _bpf.map_update(endpoints, {bytes([10, 31, 2, 99]): known})
+        known = bpf.map_lookup(endpoints, bytes([10, 31, 1, 12]), 24)
+        bpf.map_update(endpoints, {bytes([10, 31, 2, 99]): known})
         try:
             datapath.forget()
             assert datapath.run("pod_egress", packet, remembering=True).counted == {"LOCAL": 1}
         finally:
-            _bpf.map_delete(endpoints, [bytes([10, 31, 2, 99])])
+            bpf.map_delete(endpoints, [bytes([10, 31, 2, 99])])
 
     def test_a_tagged_frame_is_left_to_its_device(self, datapath: Any) -> None:
         """Over a real device: a test run has no tags."""
         tagged = bytes(Ether(dst=MAC, src=MAC) / Dot1Q(vlan=100) / ip(4, "1.12") / UDP())
         with datapath.inside(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as pod:
             ifindex = datapath.ifindex("pod1")
-            _libbpf.clsact_create(ifindex)
+            libbpf.clsact_create(ifindex)
             try:
                 program = datapath.object.programs["pod_egress"]
-                _libbpf.clsact_attach(ifindex, _libbpf.TC_INGRESS, program, 1, 1)
+                libbpf.clsact_attach(ifindex, libbpf.TC_INGRESS, program, 1, 1)
                 before = datapath.all_counters()
                 pod.bind(("pod1p", 0))
                 pod.send(tagged)
                 counted = dict(datapath.all_counters() - before)
             finally:
-                _libbpf.clsact_destroy(ifindex)
+                libbpf.clsact_destroy(ifindex)
         # the device's own discovery of neighbours may come in between
         counted.pop("STACK_LINK", None)
         assert counted == {"STACK_VLAN": 1}

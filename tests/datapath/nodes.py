@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _meta_device, _pods
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply, model
 
 NODES = {"node1": ("172.31.0.1", "fd31::1"), "node2": ("172.31.0.2", "fd31::2")}
 PROGRAMS = {"from_pod": "pod_egress", "to_pod": "pod_ingress"}  # by hook
@@ -97,11 +97,11 @@ class Nodes:
             "policy": "drop",
             "programs": {},
             "host_routes": [],
-            **dict.fromkeys(_pods.SIZES),
+            **dict.fromkeys(model.SIZES),
             **self.sizes,
         }
         with self.ns.inside(self.names[node]):
-            _meta_device.run(options, False, lambda: "it is not loaded")
+            apply.run(options, False, lambda: "it is not loaded")
 
     def pods_of(self, node: str) -> list[str]:
         return [name for name, pod in self.pods.items() if pod.node == node and pod.programs]

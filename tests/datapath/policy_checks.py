@@ -21,7 +21,7 @@ from typing import Any
 
 from policy_lab import ALLOWED_WITHIN, FORBIDDEN_FOR, TCP, UDP, Check, Lab, address_of, checks_of
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf_attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 
 CHECKS: dict[str, Callable[[Lab], None]] = {}
 
@@ -221,7 +221,7 @@ def drops_are_told(lab: Lab) -> None:
     """The command shows each drop with time, Pod, who, whom and why, and counts it."""
     with tempfile.TemporaryDirectory() as folder:
         command = f"{folder}/podnet-datapath"
-        _bpf_attach.install_command(command)
+        attach.install_command(command)
         assert os.access(command, os.X_OK)
         _drops_are_told(lab, command)
 

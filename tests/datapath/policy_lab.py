@@ -26,12 +26,10 @@ from typing import Any
 
 from nodes import NODES, Nodes, Pod
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _bpf_attach,
-    _bpf_state,
-    _datapath_info,
-    _libbpf,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info as _datapath_info
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import libbpf
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach as _bpf_attach
 
 PODS = {
     "front": Pod("node1", "10.31.1.11", "fd31:1::11", {"app": "front", "ns": "shop"}),
@@ -133,10 +131,10 @@ class Lab(Nodes):
 
     def attach(self, node: str, **rodata: int) -> list[str]:
         """Load the programs and attach them everywhere; return what changed."""
-        with _libbpf.BpfObject(self.object, rodata) as programs:
+        with libbpf.BpfObject(self.object, rodata) as programs:
             return self.install(node, programs)
 
-    def install(self, node: str, programs: _libbpf.BpfObject) -> list[str]:
+    def install(self, node: str, programs: libbpf.BpfObject) -> list[str]:
         wishes = [_bpf_attach.Wish(*words) for words in self.attachments(node)]
         with self.ns.inside(self.names[node]):
             outcome = _bpf_attach.install(self.pins[node], programs, wishes)
@@ -161,7 +159,7 @@ class Lab(Nodes):
                 if pod["node"] == node
             ]
             with self.ns.inside(self.names[node]):
-                _bpf_state.run(
+                apply.run(
                     self.pins[node],
                     "site",
                     here,

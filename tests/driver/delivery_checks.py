@@ -17,17 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _dkms,
-    _fleet,
-    _kmod,
-    _netlink,
-    _node,
-    _node_plan,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netlink
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, dkms, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
+from ansible_collections.podnet.datapath.plugins.module_utils._node import readiness
 
 KERNEL = os.uname().release
-INSTALLED = Path(_kmod.delivered_file("meta", KERNEL))
+INSTALLED = Path(loading.delivered_file("meta", KERNEL))
 ENFORCE = Path("/sys/module/module/parameters/sig_enforce")
 CHECKS: dict[str, Callable[[], None]] = {}
 
@@ -45,16 +41,16 @@ def run(*words: str) -> str:
 
 def deliver(file: str, reload: str = "idle", **options: str) -> tuple[list[str], str, str]:
     """Install a module; return the steps, what is loaded then, and the warnings."""
-    installer = _fleet.Installer("meta")
-    desired = _fleet.Desired("meta", KERNEL, Path(file).read_bytes(), reload, **options)
-    result = _fleet.deliver(installer, desired, check_mode=False)
+    installer = delivery.Installer("meta")
+    desired = delivery.Desired("meta", KERNEL, Path(file).read_bytes(), reload, **options)
+    result = delivery.deliver(installer, desired, check_mode=False)
     return [step.split(":")[0] for step in result["changes"]], version(), " ".join(installer.warnings)
 
 
 def refused(file: str, **options: Any) -> str:
     try:
         deliver(file, **options)
-    except _kmod.ModuleError as error:
+    except loading.ModuleError as error:
         return str(error)
     raise AssertionError(f"{file} was not refused")
 
@@ -69,7 +65,7 @@ def pair(name: str, alias: str, kind: str = "meta") -> None:
 
 
 def primaries() -> list[str]:
-    return [link.name for link in _netlink.links_of_kind("meta") if link.primary]
+    return [link.name for link in netlink.links_of_kind("meta") if link.primary]
 
 
 @check
@@ -138,7 +134,7 @@ def what_cannot_be_loaded_leaves_the_former_driver() -> None:
 
 @check
 def dkms_module_absent_takes_all_back() -> None:
-    result = _dkms.absent(_dkms.Driver("meta"), KERNEL, False)
+    result = dkms.absent(dkms.Driver("meta"), KERNEL, False)
     assert result["changed"] and not INSTALLED.exists() and not Path("/sys/module/meta").exists()
     assert not Path("/etc/modules-load.d/podnet-meta.conf").exists()
 
@@ -147,12 +143,12 @@ def dkms_module_absent_takes_all_back() -> None:
 def a_kernel_that_takes_signed_modules_only_is_told_apart() -> None:
     """The last one: what is enforced stays so until the next boot."""
     node = _node.Node()
-    assert not _node_plan.signature_refusal(node.security(""), delivered=True)
+    assert not readiness.signature_refusal(node.security(""), delivered=True)
     ENFORCE.write_text("1")
     facts = node.facts()
     assert facts["security"]["signature_required"]
-    (problem,) = _node_plan.problems(
-        {**facts, "security": node.security("")}, "meta", _node_plan.Requirements((), True, True)
+    (problem,) = readiness.problems(
+        {**facts, "security": node.security("")}, "meta", readiness.Requirements((), True, True)
     )
     assert "signatures are enforced" in problem and "meta_driver_signing_key" in problem, problem
     message = refused("old.ko")

@@ -29,18 +29,15 @@ from typing import Any
 from namespaces import Namespaces
 from policy_lab import Lab, address_of
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _netns,
-    _nic_tuning,
-    _pods,
-    _sysctl_zc,
-    _tuning_info,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, info
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import model
+from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import apply as _sysctl_zc
 
 CHECKS: dict[str, Callable[[], dict[str, Any]]] = {}
 
 LEGACY, BIG = 65536, 185000  # bytes of a packet: GSO_LEGACY_MAX_SIZE, and the profile throughput's
-SIZES = dict.fromkeys(_pods.SIZES, BIG)
+SIZES = dict.fromkeys(model.SIZES, BIG)
 STREAM = 1 << 23
 # net.ipv4.tcp_tso_rtt_log: TCP adds to what it sends in a millisecond what halves with each 2^this us of RTT.
 # An emulated node sends little in a millisecond, and takes several for an answer.
@@ -105,7 +102,7 @@ def wire() -> Iterator[None]:
 
 def set_nic(netns: str, name: str, **settings: int) -> None:
     with _netns.entered(f"/run/netns/{netns}"):
-        _nic_tuning.run([{"name": name, **settings}], False, False, lambda words: (0, "", ""))
+        apply.run([{"name": name, **settings}], False, False, lambda words: (0, "", ""))
 
 
 def set_mtu(mtu: int) -> None:
@@ -254,7 +251,7 @@ def big_tcp_at_the_receiving_nic() -> dict[str, Any]:
         for family in (6, 4):
             measured[f"IPv{family}"] = longest(SENDER, RECEIVER, "wire", WIRE[RECEIVER][family == 6])
         with _netns.entered(f"/run/netns/{SENDER}"):
-            (nic,) = _tuning_info.nics([{"name": "wire"}])
+            (nic,) = info.nics([{"name": "wire"}])
     assert nic["maximum"]["gso_max_size"] == LEGACY, nic["maximum"]
     assert all(seen["sent"] <= LEGACY < seen["received"] for seen in measured.values()), measured
     return measured

@@ -19,13 +19,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _bpf,
-    _meta_device,
-    _netlink,
-    _netns,
-    _pods,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, netlink
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply as _meta_device
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import model
 
 HOST = "/run/netns/md-host"
 PINS = "/sys/fs/bpf/meta_device_checks"
@@ -56,12 +53,12 @@ def pin(name: str, verdict: int, kind: int = SCHED_CLS) -> str:
     path.unlink(missing_ok=True)
     # r0 = verdict; exit (linux/bpf.h)
     code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0)
-    instructions, licence = _bpf.ctypes.create_string_buffer(code), _bpf.ctypes.create_string_buffer(b"GPL")
+    instructions, licence = bpf.ctypes.create_string_buffer(code), bpf.ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
-        "=IIQQ", kind, 2, _bpf.ctypes.addressof(instructions), _bpf.ctypes.addressof(licence)
+        "=IIQQ", kind, 2, bpf.ctypes.addressof(instructions), bpf.ctypes.addressof(licence)
     )
-    with _bpf.closing(_bpf.bpf(5, attributes.ljust(120, b"\0"))) as descriptor:
-        _bpf.obj_pin(descriptor, str(path))
+    with bpf.closing(bpf.bpf(5, attributes.ljust(120, b"\0"))) as descriptor:
+        bpf.obj_pin(descriptor, str(path))
     return str(path)
 
 
@@ -81,7 +78,7 @@ def apply(*names: str, per_pod: Mapping[str, Any] | None = None, **others: Any) 
         "policy": "drop",
         "programs": None,
         "host_routes": [],
-        **dict.fromkeys(_pods.SIZES),
+        **dict.fromkeys(model.SIZES),
         **others,
     }
     with _netns.entered(HOST):
@@ -109,7 +106,7 @@ def reachable() -> bool:
 
 def kinds() -> list[str]:
     """Return the drivers of this node that have policies."""
-    return [kind for kind in ("meta", "netkit") if _netlink.has_link_kind(kind)]
+    return [kind for kind in ("meta", "netkit") if netlink.has_link_kind(kind)]
 
 
 def refused(kind: type[Exception], **options: Any) -> str:

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _ethtool, _nic, _nic_tuning
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, settings
 
 OTHERS = {
     "/etc/systemd/network/30-e1000e.network": "[Match]\nDriver=e1000e\n[Link]\nMTUBytes=1400\n"
@@ -47,10 +48,10 @@ def wrong() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     ethtool = _ethtool.Ethtool()
     try:
-        for device in _nic.devices(ethtool):
+        for device in settings.devices(ethtool):
             for key in {device.name, device.driver} & {*EXPECTED}:
                 try:
-                    now = _nic.read(ethtool, device.name).values
+                    now = settings.read(ethtool, device.name).values
                 except OSError:  # udev has just given it its name
                     continue
                 found[key] = {s: now.get(s) for s, value in EXPECTED[key].items() if now.get(s) != value}
@@ -74,10 +75,10 @@ def keep() -> None:
         Path(path).write_text(text)
     command(["systemctl", "restart", "systemd-networkd"])
     time.sleep(3)
-    result, warnings = _nic_tuning.run(WISHES, True, False, command)
+    result, warnings = apply.run(WISHES, True, False, command)
     assert result["changed"] and not warnings, warnings
     assert DROP_IN in result["files"], result["files"]
-    again, warnings = _nic_tuning.run(WISHES, True, False, command)
+    again, warnings = apply.run(WISHES, True, False, command)
     assert not again["changed"] and not again["files"] and not warnings, again
     command(["systemctl", "restart", "systemd-networkd"])
     settled()

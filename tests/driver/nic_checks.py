@@ -18,7 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _ethtool, _nic, _nic_tuning, _plan
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, settings
 
 CHECKS: dict[str, Callable[[], None]] = {}
 
@@ -39,7 +42,7 @@ def run(*words: str) -> str:
 
 def tune(*nics: dict[str, Any], check: bool = False) -> dict[str, Any]:
     """Run the module without keeping anything for the next boot; return its result."""
-    result, warnings = _nic_tuning.run(nics, False, check, lambda words: (0, "", ""))
+    result, warnings = apply.run(nics, False, check, lambda words: (0, "", ""))
     assert not warnings, warnings
     return result
 
@@ -48,7 +51,7 @@ def state() -> dict[str, _ethtool.Nic]:
     """Return what the NICs of the checks are set to, by driver."""
     ethtool = _ethtool.Ethtool()
     try:
-        found = {one.driver: _nic.read(ethtool, one.name) for one in _nic.devices(ethtool)}
+        found = {one.driver: settings.read(ethtool, one.name) for one in settings.devices(ethtool)}
     finally:
         ethtool.close()
     return {driver: found[driver] for driver in DRIVERS}
@@ -59,7 +62,7 @@ def refused(*nics: dict[str, Any]) -> str:
     before = state()
     try:
         tune(*nics)
-    except _plan.Problem as problem:
+    except plan.Problem as problem:
         assert state() == before, f"{problem}\nbut now it is {state()}\nand was {before}"
         return str(problem)
     raise AssertionError("it was not refused")
@@ -85,13 +88,13 @@ def with_xdp(then: Callable[[], None]) -> None:
     """Do something while netdevsim has an XDP program, one that lets everything pass."""
     # r0 = XDP_PASS; exit (linux/bpf.h)
     code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, XDP_PASS, 0x95, 0, 0, 0)
-    instructions, licence = _bpf.ctypes.create_string_buffer(code), _bpf.ctypes.create_string_buffer(b"GPL")
+    instructions, licence = bpf.ctypes.create_string_buffer(code), bpf.ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
-        "=IIQQ", XDP, 2, _bpf.ctypes.addressof(instructions), _bpf.ctypes.addressof(licence)
+        "=IIQQ", XDP, 2, bpf.ctypes.addressof(instructions), bpf.ctypes.addressof(licence)
     )
     pin, nic = "/sys/fs/bpf/nic_checks", state()["netdevsim"].name
-    with _bpf.closing(_bpf.bpf(5, attributes.ljust(120, b"\0"))) as descriptor:
-        _bpf.obj_pin(descriptor, pin)
+    with bpf.closing(bpf.bpf(5, attributes.ljust(120, b"\0"))) as descriptor:
+        bpf.obj_pin(descriptor, pin)
     try:
         run("ip", "link", "set", "dev", nic, "xdp", "pinned", pin)
         then()
@@ -255,7 +258,7 @@ def main() -> None:
         try:
             function()
             ethtool = _ethtool.Ethtool()
-            words = _nic.restore(ethtool, former.values())
+            words = settings.restore(ethtool, former.values())
             ethtool.close()
             assert words == "Every NIC is set as it was before." and state() == former, words
         except Exception:

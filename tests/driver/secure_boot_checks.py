@@ -17,13 +17,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _fleet,
-    _kmod,
-    _node,
-    _node_plan,
-    _signing,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
+from ansible_collections.podnet.datapath.plugins.module_utils._node import readiness
 
 HERE = Path(__file__).parent
 MARK = "SECURE_BOOT "
@@ -44,11 +41,11 @@ def insmod(name: str) -> str:
 
 def deliver(name: str, certificate: str = "") -> str:
     """Install a driver as the role does; return the error, or nothing."""
-    serial = _signing.serial(Path(certificate).read_bytes()) if certificate else ""
-    desired = _fleet.Desired("meta", KERNEL, (HERE / name).read_bytes(), "idle", serial)
+    serial = signing.serial(Path(certificate).read_bytes()) if certificate else ""
+    desired = delivery.Desired("meta", KERNEL, (HERE / name).read_bytes(), "idle", serial)
     try:
-        _fleet.deliver(_fleet.Installer("meta"), desired, check_mode=False)
-    except _kmod.ModuleError as error:
+        delivery.deliver(delivery.Installer("meta"), desired, check_mode=False)
+    except loading.ModuleError as error:
         return str(error)
     return ""
 
@@ -59,7 +56,7 @@ def loaded() -> bool:
 
 def traces() -> list[str]:
     """What a delivery leaves in the node's files."""
-    paths = (_kmod.delivered_file("meta", KERNEL), _kmod.autoload_file("meta"))
+    paths = (loading.delivered_file("meta", KERNEL), loading.autoload_file("meta"))
     return [path for path in paths if os.path.exists(path)]
 
 
@@ -72,14 +69,14 @@ def secure_boot_locks_the_kernel_down() -> None:
 @check
 def preflight_knows_which_key_is_enrolled() -> None:
     node = _node.Node()
-    need = _node_plan.Requirements((), True, True)
+    need = readiness.Requirements((), True, True)
     facts = node.facts()
     for certificate, enrolled in ((ENROLLED, True), (STRANGER, False), ("", False)):
         security = node.security(certificate)
         assert security["key_enrolled"] is enrolled, (certificate, security)
         refusals = [
             problem
-            for problem in _node_plan.problems({**facts, "security": security}, "meta", need)
+            for problem in readiness.problems({**facts, "security": security}, "meta", need)
             if "Secure Boot is on, lockdown is integrity" in problem
         ]
         assert bool(refusals) is not enrolled, (certificate, refusals)

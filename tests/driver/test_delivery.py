@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from driver_lab import DRIVER, HERE, Node, copied, lab, run
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _signing
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 
 CHECKS = re.findall(r"^@check\ndef (\w+)", (HERE / "delivery_checks.py").read_text(), re.MULTILINE)
 UTILS = "plugins/module_utils"
@@ -47,7 +47,7 @@ def outcomes(node: Node, module: Path, tmp_path_factory: pytest.TempPathFactory)
         "/CN=signed",
     )
     run(*new, "-set_serial", "0x4cfe", "-keyout", key, "-out", certificate)
-    (folder / "signed.ko").write_bytes(_signing.sign(module.read_bytes(), key, certificate))
+    (folder / "signed.ko").write_bytes(signing.sign(module.read_bytes(), key, certificate))
 
     archive = folder / "checks.tar"
     place = "ansible_collections/podnet/datapath"

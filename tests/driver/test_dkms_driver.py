@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from driver_lab import DRIVER, LAB, lab, run
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _dkms
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import dkms
 
 sys.path.insert(0, str(LAB.parent))
 from lablib import debian
@@ -91,7 +91,7 @@ class Image:
         status = self.enter("dkms", "status", "-m", "trivial").splitlines()
         installed = sorted((self.root / "lib/modules" / self.kernel).glob("updates/dkms/trivial.ko*"))
         digest = run("sha256sum", *map(str, installed)) if installed else ""
-        return status, _dkms.read_tree(str(self.root / "usr/src/trivial-1.0")), digest
+        return status, dkms.read_tree(str(self.root / "usr/src/trivial-1.0")), digest
 
     def leftovers(self) -> list[str]:
         return [path.name for path in (self.root / "usr/src").glob(".podnet*")]
@@ -396,7 +396,7 @@ def driver_files() -> dict[str, str]:
 
 def test_the_driver_of_this_collection_is_built(image: Image) -> None:
     files = driver_files()
-    version = _dkms.conf_value(files["dkms.conf"], "PACKAGE_VERSION")
+    version = dkms.conf_value(files["dkms.conf"], "PACKAGE_VERSION")
     result = image.module(name="meta", version=version, files=files)
     assert result["changed"] and result["srcversion"], result
     assert image.enter("modinfo", "-k", image.kernel, "-F", "version", "meta").strip() == version

@@ -20,7 +20,7 @@ import pytest
 from driver_lab import HERE, run
 from lablib import common, debian, image
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _signing
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 
 CHECKS = re.findall(r"^@check\ndef (\w+)", (HERE / "secure_boot_checks.py").read_text(), re.MULTILINE)
 MARK = "SECURE_BOOT "
@@ -74,7 +74,7 @@ def outcomes(module: Path, firmware: Path, tmp_path_factory: pytest.TempPathFact
     shutil.copy(certificate, guest)
     shutil.copy(module, guest / "unsigned.ko")
     for name, key in (("enrolled", enrolled), ("stranger", stranger)):
-        signed = _signing.sign(module.read_bytes(), key, str(guest / f"{name}.pem"))
+        signed = signing.sign(module.read_bytes(), key, str(guest / f"{name}.pem"))
         (guest / f"{name}.ko").write_bytes(signed)
 
     variables = work / "variables.fd"

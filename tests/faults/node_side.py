@@ -17,26 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _bpf,
-    _bpf_attach,
-    _bpf_hooks,
-    _checkpoint,
-    _checkpoint_arm,
-    _checkpoint_confirm,
-    _ethtool,
-    _journal,
-    _nic,
-    _nic_persist,
-    _nic_tuning,
-    _plan,
-    _revert_nics,
-    _revert_node,
-    _revert_programs,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, persist, revert, settings
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm, revert_node
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach as _bpf_attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import hooks
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, checkpoint, journal
 
 NICS = ("mgmt0", "wire0")
-FILES = (_nic_persist.SETTINGS, _nic_persist.PROGRAM, _nic_persist.UNIT, _nic_persist.RULES)
+FILES = (persist.SETTINGS, persist.PROGRAM, persist.UNIT, persist.RULES)
 
 
 def command(words: Sequence[str]) -> tuple[int, str, str]:
@@ -51,48 +43,48 @@ def digest(path: str) -> str | None:
 
 def programs(nic: str) -> list[int]:
     """Return the numbers of the programs at a NIC."""
-    index = _bpf_hooks.read_devices()[nic].ifindex
-    return [f.program_id for hook in ("ingress", "egress") for f in _bpf_hooks.read_filters(index, hook)]
+    index = hooks.read_devices()[nic].ifindex
+    return [f.program_id for hook in ("ingress", "egress") for f in hooks.read_filters(index, hook)]
 
 
 def state() -> dict[str, Any]:
     """Return what a change may touch, and what the journal says of the last one."""
     ethtool = _ethtool.Ethtool()
     return {
-        "nics": {nic: _nic.read(ethtool, nic).values for nic in NICS},
+        "nics": {nic: settings.read(ethtool, nic).values for nic in NICS},
         "programs": {nic: programs(nic) for nic in NICS},
         "pins": sorted(str(path) for path in Path("/sys/fs/bpf").rglob("*")),
         "files": {path: digest(path) for path in FILES},
-        "checkpoint": _checkpoint.status(_journal.read()),
-        "boot": _journal.boot_id(),
+        "checkpoint": checkpoint.status(journal.read()),
+        "boot": journal.boot_id(),
     }
 
 
 def attach(path: str, device: str, seconds: str) -> dict[str, Any]:
-    journalled = _revert_programs.Journalled(_checkpoint_arm.Terms(int(seconds)), command)
+    journalled = _revert_programs.Journalled(arm.Terms(int(seconds)), command)
     wish = _bpf_attach.Wish("drop_all", device, "ingress")
-    _bpf_attach.present(_bpf.DEFAULT_PIN_PATH, path, {}, [wish], guard=journalled.guard)
+    _bpf_attach.present(bpf.DEFAULT_PIN_PATH, path, {}, [wish], guard=journalled.guard)
     return {"checkpoint": journalled.checkpoint}
 
 
 def do(words: Sequence[str]) -> dict[str, Any]:
     if words[0] == "nic":
         nics = [json.loads(words[1])]
-        return _nic_tuning.run(nics, True, False, command, terms=_checkpoint_arm.Terms(int(words[2])))[0]
+        return apply.run(nics, True, False, command, terms=arm.Terms(int(words[2])))[0]
     if words[0] == "program":
         return attach(*words[1:])
     if words[0] == "checkpoint":
-        concerns = {"nics": _revert_nics.Nics(), "programs": _revert_programs.Programs()}
-        return _checkpoint_confirm.run(words[2], words[1], "the test asked", {}, False, command, concerns)
+        concerns = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
+        return confirm.run(words[2], words[1], "the test asked", {}, False, command, concerns)
     if words[0] == "revert":
-        return _revert_node.run(_revert_node.CONCERNS, False, False, command)[0]
+        return revert_node.run(revert_node.CONCERNS, False, False, command)[0]
     return state()
 
 
 def main() -> None:
     try:
         print(json.dumps(do(sys.argv[1:])))
-    except (_plan.Problem, _bpf.BpfError) as problem:
+    except (plan.Problem, bpf.BpfError) as problem:
         print(json.dumps({"problem": str(problem)}))
 
 

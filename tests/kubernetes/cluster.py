@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _kubernetes
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
 
 MODULE = Path(__file__).resolve().parents[2] / "plugins/modules/kube_node.py"
 OWNER = [
@@ -29,7 +29,7 @@ class Cluster:
 
     def __init__(self, config: Path) -> None:
         self.config = config
-        self.api = _kubernetes.Api(_kubernetes.access(str(config)))
+        self.api = kubernetes.Api(kubernetes.access(str(config)))
 
     def add_node(self, name: str) -> None:
         self.api.request("POST", "/api/v1/nodes", {"kind": "Node", "metadata": {"name": name}})
@@ -78,7 +78,7 @@ class Cluster:
                 for pod in self.api.request("GET", "/api/v1/pods")["items"]:
                     meta = pod["metadata"]
                     if meta.get("deletionTimestamp"):
-                        with contextlib.suppress(_kubernetes.KubernetesError):
+                        with contextlib.suppress(kubernetes.KubernetesError):
                             self.api.request(
                                 "DELETE",
                                 f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}",

@@ -18,7 +18,7 @@ import pytest
 from apiserver import running
 from cluster import DAEMON, OWNER, Cluster
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _kubernetes
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_drained_and_taken_back(cluster: Cluster, node: str) -> None:
     assert cluster.names(node) == {"agent-a"} and unschedulable(cluster, node)
     assert not cluster.run(node, "drained")["changed"]
     assert cluster.run(node, "uncordoned")["changed"] and not unschedulable(cluster, node)
-    assert _kubernetes.cordoned_by(cluster.api.node(node)) == ""
+    assert kubernetes.cordoned_by(cluster.api.node(node)) == ""
     assert not cluster.run(node, "uncordoned")["changed"]
 
 

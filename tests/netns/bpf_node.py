@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
 
@@ -60,8 +60,8 @@ class Node:
             found.append(self.ns.run(self.name, "bpftool", "net", "show", "dev", device, check=False))
         for folder, dummy, names in sorted(os.walk(self.pins)):
             for name in sorted(names):
-                with _bpf.closing(_bpf.obj_get(f"{folder}/{name}")) as fd:
-                    found.append((f"{folder}/{name}", _bpf.link_info(fd).id))
+                with bpf.closing(bpf.obj_get(f"{folder}/{name}")) as fd:
+                    found.append((f"{folder}/{name}", bpf.link_info(fd).id))
         return found
 
     def tcx(self, device: str) -> list[str]:
@@ -69,13 +69,13 @@ class Node:
         names = []
         with self.ns.inside(self.name):
             ifindex = socket.if_nametoindex(device)
-            for hook in (_bpf.BPF_TCX_INGRESS, _bpf.BPF_TCX_EGRESS):
+            for hook in (bpf.BPF_TCX_INGRESS, bpf.BPF_TCX_EGRESS):
                 ids = (ctypes.c_uint32 * 64)()
                 attr = struct.pack("=IIIIQI", ifindex, hook, 0, 0, ctypes.addressof(ids), len(ids))
-                _bpf.bpf(_bpf.BPF_PROG_QUERY, attr + bytes(36))
+                bpf.bpf(bpf.BPF_PROG_QUERY, attr + bytes(36))
                 for number in filter(None, ids):
-                    with _bpf.closing(_bpf.prog_get_fd_by_id(number)) as fd:
-                        names.append(_bpf.program_info(fd).name)
+                    with bpf.closing(bpf.prog_get_fd_by_id(number)) as fd:
+                        names.append(bpf.program_info(fd).name)
         return names
 
     def filters(self, device: str, direction: str) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from bpf_node import Node
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _bpf_attach, _libbpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 
 
 def test_check_mode_changes_nothing_and_tells_all(node: Node) -> None:
@@ -32,8 +33,8 @@ def test_check_mode_changes_nothing_and_tells_all(node: Node) -> None:
     assert "host_ingress at left ingress (tcx)" in done["diff"]["after"]
     assert {p["tag"] for p in foretold["programs"]} == {p["tag"] for p in done["programs"]}
     for program in done["programs"]:
-        with _bpf.closing(_bpf.obj_get(program["path"])) as fd:
-            assert _bpf.program_info(fd).id == program["id"]
+        with bpf.closing(bpf.obj_get(program["path"])) as fd:
+            assert bpf.program_info(fd).id == program["id"]
 
     state = node.everything()
     for check in (True, False):
@@ -132,14 +133,14 @@ def test_connections_are_taken_over_or_the_programs_refused(node: Node, build: A
     """A connection outlives another size of its table; another form of it has to be asked for."""
 
     def connections() -> dict[bytes, bytes]:
-        with _bpf.closing(_bpf.obj_get(f"{node.pins}/maps/ct")) as fd:
-            return _bpf.map_read(fd)
+        with bpf.closing(bpf.obj_get(f"{node.pins}/maps/ct")) as fd:
+            return bpf.map_read(fd)
 
     node.attach("pod_egress left from_pod")
-    with _bpf.closing(_bpf.obj_get(f"{node.pins}/maps/ct")) as fd:
-        layout = _bpf.map_info(fd).layout
+    with bpf.closing(bpf.obj_get(f"{node.pins}/maps/ct")) as fd:
+        layout = bpf.map_info(fd).layout
         entries = {bytes([n]) * layout.key_size: bytes([n]) * layout.value_size for n in range(100)}
-        _bpf.map_update(fd, entries)
+        bpf.map_update(fd, entries)
     smaller = build(("ct.h", r"CT_MAX \d+", "CT_MAX 8192"))
     assert "replace map ct" in node.attach("pod_egress left from_pod", object=smaller)["changes"]
     assert connections() == entries
@@ -157,8 +158,8 @@ def test_new_endpoints_end_what_was_decided_before(node: Node) -> None:
     """Programs keep what they decided for a flow for as long as the generation stays."""
 
     def generation() -> bytes:
-        with _bpf.closing(_bpf.obj_get(f"{node.pins}/maps/config")) as fd:
-            return _bpf.map_lookup(fd, bytes(4), 4)
+        with bpf.closing(bpf.obj_get(f"{node.pins}/maps/config")) as fd:
+            return bpf.map_lookup(fd, bytes(4), 4)
 
     node.attach("pod_egress left from_pod")
     before = generation()
@@ -194,11 +195,11 @@ def test_a_killed_run_is_mended_by_the_next(node: Node, build: Any) -> None:
     """What a run leaves when it dies between attaching and renaming its pins."""
     node.attach("host_ingress left ingress tcx")
     other = build(("datapath.bpf.c", r"REASON_STACK_NOT_POD\)", "REASON_STACK_LINK)"))
-    with _libbpf.BpfObject(other) as half:
+    with libbpf.BpfObject(other) as half:
         half.load()
-        _bpf.obj_pin(half.programs["host_ingress"], f"{node.pins}/progs/host_ingress~")
-        with _bpf.closing(_bpf.obj_get(f"{node.pins}/links/site/left-ingress")) as link:
-            _bpf.link_update(link, half.programs["host_ingress"])
+        bpf.obj_pin(half.programs["host_ingress"], f"{node.pins}/progs/host_ingress~")
+        with bpf.closing(bpf.obj_get(f"{node.pins}/links/site/left-ingress")) as link:
+            bpf.link_update(link, half.programs["host_ingress"])
     result = node.attach("host_ingress left ingress tcx")
     assert result["changes"] == ["replace attachment site/left-ingress"]
     assert not os.path.exists(f"{node.pins}/progs/host_ingress~")
@@ -263,10 +264,10 @@ def test_a_failure_midway_takes_everything_back(node: Node) -> None:
     """Only the attempt shows that the kernel refuses the last: the others are taken back."""
     node.attach("host_ingress left ingress tcx")
     with contextlib.ExitStack() as files, node.ns.inside(node.name):
-        program = files.enter_context(_bpf.closing(_bpf.obj_get(f"{node.pins}/progs/pod_ingress")))
+        program = files.enter_context(bpf.closing(bpf.obj_get(f"{node.pins}/progs/pod_ingress")))
         ifindex = socket.if_nametoindex("vlan.100")
         # a hook takes each program once
-        files.enter_context(_bpf.closing(_bpf.link_create(program, ifindex, _bpf.BPF_TCX_EGRESS)))
+        files.enter_context(bpf.closing(bpf.link_create(program, ifindex, bpf.BPF_TCX_EGRESS)))
         before = node.everything()
         message = node.attach(
             *("pod_egress left ingress tcx", "pod_ingress right egress clsact"),
@@ -293,14 +294,14 @@ def test_what_was_not_reached_fails_the_change(node: Node, monkeypatch: pytest.M
     def guard(pins: object, changes: object) -> Iterator[None]:
         try:
             yield
-        except _bpf.BpfError as problem:
+        except bpf.BpfError as problem:
             seen.append(problem)
             raise
 
-    monkeypatch.setattr(_bpf_attach, "_apply", lambda *args: None)
-    wish = _bpf_attach.Wish("host_ingress", "left", "ingress")
-    with node.ns.inside(node.name), pytest.raises(_bpf.BpfError, match="not as declared"):
-        _bpf_attach.present(node.pins, node.object, {}, [wish], guard=guard)
+    monkeypatch.setattr(attach, "_apply", lambda *args: None)
+    wish = attach.Wish("host_ingress", "left", "ingress")
+    with node.ns.inside(node.name), pytest.raises(bpf.BpfError, match="not as declared"):
+        attach.present(node.pins, node.object, {}, [wish], guard=guard)
     assert len(seen) == 1
 
 
@@ -365,8 +366,8 @@ class TestState:
         }
         node.module("bpf_state", **state)
         for name in ("endpoints4", "pods", "policy", "services", "cidrs4"):
-            with _bpf.closing(_bpf.obj_get(f"{node.pins}/maps/{name}")) as fd:
-                _bpf.map_delete(fd, list(_bpf.map_read(fd)))
+            with bpf.closing(bpf.obj_get(f"{node.pins}/maps/{name}")) as fd:
+                bpf.map_delete(fd, list(bpf.map_read(fd)))
             assert node.module("bpf_state", **state, check=True)["changed"], name
             assert node.module("bpf_state", **state)["changed"], name
             assert not node.module("bpf_state", **state)["changed"], name

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from nodes import NODES, Nodes, Pod
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _datapath_info
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info
 
 PODS = {
     "pod1": Pod("node1", "10.31.1.11", "fd31:1::11"),
@@ -103,7 +103,7 @@ class Lab(Nodes):
     def metrics(self, node: str) -> dict[str, int]:
         """Packets by reason, of all Pods; what is 0 is left out."""
         found: Counter[str] = Counter()
-        for counted in _datapath_info.counters(self.pins[node]).values():
+        for counted in info.counters(self.pins[node]).values():
             found.update(counted)
         return dict(found)
 

@@ -13,12 +13,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _checkpoint,
-    _checkpoint_confirm,
-    _journal,
-)
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Change, Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Change, Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm as _checkpoint_confirm
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint, journal
 
 POD, PEER = "confirm-pod", "confirm-peer"
 PATHS = [
@@ -48,9 +45,9 @@ def confirm() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
-    monkeypatch.setattr(_checkpoint, "TIMER", str(tmp_path / "timer"))
-    monkeypatch.setattr(_checkpoint, "ARMED", str(tmp_path / "armed"))
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(checkpoint, "TIMER", str(tmp_path / "timer"))
+    monkeypatch.setattr(checkpoint, "ARMED", str(tmp_path / "armed"))
     for name in (POD, PEER):
         ip("netns", "add", name)
     try:
@@ -60,9 +57,9 @@ def _pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             ip("-n", name, "link", "set", "eth0", "up")
         found = _checkpoint_confirm.look(PATHS)()
         assert found == PATHS[:2]  # No other answers, or is there.
-        armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": _journal.boot_id()}
-        _journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed, "paths": found})
-        _checkpoint.complete("one")
+        armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": journal.boot_id()}
+        journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed, "paths": found})
+        checkpoint.complete("one")
         yield
     finally:
         for name in (POD, PEER):
@@ -80,7 +77,7 @@ def test_not_confirmed_where_packets_of_full_size_are_lost(monkeypatch: pytest.M
     with pytest.raises(Problem, match=f"now from {POD} to 10.77.0.2, 1500 bytes: .*too big") as refused:
         confirm()
     assert "84 bytes" not in str(refused.value)
-    assert _checkpoint.status(_journal.read(), "one")["checkpoint_state"] == "armed"
+    assert checkpoint.status(journal.read(), "one")["checkpoint_state"] == "armed"
 
 
 def test_not_confirmed_where_most_packets_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,14 +99,14 @@ def test_a_port_without_a_cable_needs_no_carrier(monkeypatch: pytest.MonkeyPatch
     ip("link", "add", "uncabled", "type", "veth", "peer", "name", "uncabled1")
     try:
         ip("link", "set", "uncabled", "up")  # Its other end is down.
-        armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": _journal.boot_id()}
-        _checkpoint.end("one", "confirmed", command)
-        _journal.append(
+        armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": journal.boot_id()}
+        checkpoint.end("one", "confirmed", command)
+        journal.append(
             {"checkpoint": "two", "checkpoint_state": "armed", **armed, "dark": ["uncabled"] * dark}
         )
-        with _journal.entered(_journal.Entry("nics", [("uncabled", Change("mtu", 1500, 1400))]), "two"):
+        with journal.entered(journal.Entry("nics", [("uncabled", Change("mtu", 1500, 1400))]), "two"):
             pass
-        _checkpoint.complete("two")
+        checkpoint.complete("two")
         if dark:
             assert (
                 _checkpoint_confirm.run("two", "confirmed", "", {}, False, command, {})["status"]

@@ -9,17 +9,19 @@ import ctypes
 import resource
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _bpf, _bpf_attach, _bpf_state
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 
 PODS, APPS = 1000, 100
 CPU_SECONDS = 2.0  # for one call; of the processor, so that a busy machine does not count
 
 WRITING = {
-    _bpf.BPF_MAP_UPDATE_ELEM,
-    _bpf.BPF_MAP_DELETE_ELEM,
-    _bpf.BPF_MAP_UPDATE_BATCH,
-    _bpf.BPF_MAP_DELETE_BATCH,
-    _bpf.BPF_MAP_CREATE,
+    bpf.BPF_MAP_UPDATE_ELEM,
+    bpf.BPF_MAP_DELETE_ELEM,
+    bpf.BPF_MAP_UPDATE_BATCH,
+    bpf.BPF_MAP_DELETE_BATCH,
+    bpf.BPF_MAP_CREATE,
 }
 
 
@@ -74,20 +76,20 @@ def test_a_full_node(namespaces: Any, bpffs: str, datapath_object: str, monkeypa
     namespaces.ip(node, *(f"link add s{n} type veth peer name s{n + 1}" for n in range(0, PODS, 2)))
     declared = declaration()
     calls: list[int] = []
-    real = _bpf.bpf
+    real = bpf.bpf
 
     def counted(command: int, attr: Any) -> int:
         calls.append(command)
         return real(command, attr)
 
-    def run() -> _bpf_state.Outcome:
+    def run() -> apply.Outcome:
         calls.clear()
-        return _bpf_state.run(pins, "site", **declared)
+        return apply.run(pins, "site", **declared)
 
     with namespaces.inside(node):
-        _bpf_attach.present(pins, datapath_object, {}, [])
+        attach.present(pins, datapath_object, {}, [])
         try:
-            monkeypatch.setattr(_bpf, "bpf", counted)
+            monkeypatch.setattr(bpf, "bpf", counted)
             began = cpu_seconds()
             first = run()
             took = cpu_seconds() - began
@@ -102,9 +104,9 @@ def test_a_full_node(namespaces: Any, bpffs: str, datapath_object: str, monkeypa
 
             declared["services"][5]["backends"].pop()
             assert run().differences == {"services": 1}
-            with _bpf.closing(_bpf.obj_get(f"{pins}/maps/config")) as fd:
-                generation = ctypes.c_uint32.from_buffer_copy(_bpf.map_lookup(fd, bytes(4), 8)).value
+            with bpf.closing(bpf.obj_get(f"{pins}/maps/config")) as fd:
+                generation = ctypes.c_uint32.from_buffer_copy(bpf.map_lookup(fd, bytes(4), 8)).value
             assert generation == 2  # two changes, two turns
         finally:
             monkeypatch.undo()
-            _bpf_attach.absent(pins)
+            attach.absent(pins)

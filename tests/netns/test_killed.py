@@ -21,22 +21,16 @@ from typing import Any
 import pytest
 from bpf_node import Node
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _bpf_attach,
-    _checkpoint,
-    _checkpoint_arm,
-    _ethtool,
-    _journal,
-    _nic,
-    _nic_persist,
-    _nic_tuning,
-    _revert_nics,
-    _revert_node,
-    _revert_programs,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, persist, revert, settings
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import revert_node
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm as _checkpoint_arm
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint, journal
 
 COUNT = int(os.environ.get("PODNET_COUNT") or 10)
-CONCERNS = {"nics": _revert_nics.Nics(), "programs": _revert_programs.Programs()}
+CONCERNS = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
 
 
 def command(words: Sequence[str]) -> tuple[int, str, str]:
@@ -47,26 +41,26 @@ def command(words: Sequence[str]) -> tuple[int, str, str]:
 def arm(terms: _checkpoint_arm.Terms, way_back: object, command: object) -> str:
     """Write what arming writes into the journal; timer and units need a node."""
     name = f"{time.monotonic_ns()}"
-    about = {"by": "here", "time": "now", "timeout": terms.seconds, "boot_id": _journal.boot_id()}
-    _journal.append({"checkpoint": name, "checkpoint_state": "armed", **about})
+    about = {"by": "here", "time": "now", "timeout": terms.seconds, "boot_id": journal.boot_id()}
+    journal.append({"checkpoint": name, "checkpoint_state": "armed", **about})
     return name
 
 
 @pytest.fixture
 def place(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path / "journal"))
-    monkeypatch.setattr(_checkpoint, "TIMER", str(tmp_path / "timer"))
-    monkeypatch.setattr(_checkpoint, "ARMED", str(tmp_path / "armed"))
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
+    monkeypatch.setattr(checkpoint, "TIMER", str(tmp_path / "timer"))
+    monkeypatch.setattr(checkpoint, "ARMED", str(tmp_path / "armed"))
     monkeypatch.setattr(_checkpoint_arm, "arm", arm)
     # This machine may have neither; ``command`` stands for them.
-    monkeypatch.setattr(_nic_persist, "check", lambda root: None)
+    monkeypatch.setattr(persist, "check", lambda root: None)
     (tmp_path / "root").mkdir()
     return node
 
 
 def state(place: Node, root: Path) -> list[Any]:
     with place.ns.inside(place.name):
-        nic = _nic.read(_ethtool.Ethtool(), "left").values
+        nic = settings.read(ethtool.Ethtool(), "left").values
     files = {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     return [place.everything(), nic, files]
 
@@ -95,31 +89,31 @@ def killed_after(seconds: float, place: Node, change: Callable[[], object]) -> b
 
 
 def way_back() -> None:
-    _checkpoint.expire(command, CONCERNS)
+    checkpoint.expire(command, CONCERNS)
 
 
 @pytest.mark.parametrize("kind", ["nic", "nic, put back", "first program", "another program"])
 def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind: str) -> None:
     root, numbers = tmp_path / "root", random.Random(os.environ.get("PODNET_SEED"))
-    wish = _bpf_attach.Wish("host_ingress", "left", "ingress", "clsact")
+    wish = attach.Wish("host_ingress", "left", "ingress", "clsact")
     wire = [{"name": "left", "mtu": 4000, "features": {"tso": False}, "gso_max_size": 30000}]
     other = build(("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
     if kind == "another program":
         place.attach("host_ingress left ingress clsact")
     if kind == "nic, put back":
         with place.ns.inside(place.name):
-            _nic_tuning.run(wire, True, False, command, str(root))
-    known = _journal.fold(_journal.read())
+            apply.run(wire, True, False, command, str(root))
+    known = journal.fold(journal.read())
 
     def change() -> None:
         if kind == "nic":
-            _nic_tuning.run(wire, True, False, command, str(root), _checkpoint_arm.Terms(30))
+            apply.run(wire, True, False, command, str(root), _checkpoint_arm.Terms(30))
             return
         if kind == "nic, put back":
-            _revert_node.run(["nics"], False, False, command, _checkpoint_arm.Terms(30))
+            revert_node.run(["nics"], False, False, command, _checkpoint_arm.Terms(30))
             return
         guard = _revert_programs.Journalled(_checkpoint_arm.Terms(30), command).guard
-        _bpf_attach.present(place.pins, other, {}, [wish], guard=guard)
+        attach.present(place.pins, other, {}, [wish], guard=guard)
 
     former = state(place, root)
     begun = time.monotonic()
@@ -133,7 +127,7 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
         with place.ns.inside(place.name):
             way_back()
         assert state(place, root) == former, f"{kind}, {number}, of {long:.3f} s"
-        assert _journal.fold(_journal.read()) == known or kind == "another program"
+        assert journal.fold(journal.read()) == known or kind == "another program"
         ended += killed_after(numbers.uniform(0, 1.2 * long), place, change)
     with place.ns.inside(place.name):
         way_back()

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _meta_device, _netns, _pods, _rtnl
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import rtnl
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply as _meta_device
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import model
 
 Result = dict[str, Any]
 
@@ -55,7 +58,7 @@ class Bench:
             "programs": None,
             "host_routes": [],
             "ipv4_advmss": None,
-            **dict.fromkeys(_pods.SIZES),
+            **dict.fromkeys(model.SIZES),
             **others,
         }
         with _netns.entered(f"/run/netns/{self.node}"):
@@ -339,9 +342,9 @@ def test_many_pods_in_one_call(bench: Bench) -> None:
 
 
 def test_a_link_kind_of_the_driver_is_encoded_by_its_numbers() -> None:
-    message = _rtnl.message_types().link()
-    data = _rtnl.nested(("IFLA_META_MODE", 1), ("IFLA_META_PROG_FD", -1), ("IFLA_META_PEER_PROG_FD", 5))
-    info = _rtnl.nested(("IFLA_INFO_KIND", "meta"), ("IFLA_INFO_DATA", data))
+    message = rtnl.message_types().link()
+    data = rtnl.nested(("IFLA_META_MODE", 1), ("IFLA_META_PROG_FD", -1), ("IFLA_META_PEER_PROG_FD", 5))
+    info = rtnl.nested(("IFLA_INFO_KIND", "meta"), ("IFLA_INFO_DATA", data))
     message["attrs"] = [("IFLA_LINKINFO", info)]
     message.encode()
     encoded = bytes(message.data)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _journal
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal as _journal
 
 Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
@@ -204,9 +204,10 @@ def test_nothing_is_kept_without_systemd(node: Node, run_module: RunModule) -> N
 
 
 WAY_BACK = """
-from ansible_collections.podnet.datapath.plugins.module_utils import _journal, _revert_nics
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import revert
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 names = {"queues.rx-0.rps_cpus": None, "mtu": 1400}
-_revert_nics.Nics().write({_journal.Key("nics", "veth0", name): value for name, value in names.items()})
+revert.Nics().write({journal.Key("nics", "veth0", name): value for name, value in names.items()})
 """
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _ethtool, _journal, _netns
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
 Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
@@ -172,7 +174,7 @@ def test_a_lower_mtu_that_would_take_ipv6_away_is_refused(node: Node, namespaces
 def test_a_lower_mtu_takes_along_only_what_is_given_one_itself(
     node: Node, namespaces: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
     # By name it comes before the one below, and the way back has to raise that first.
     namespaces.ip(
         node.netns,

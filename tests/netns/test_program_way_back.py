@@ -15,17 +15,13 @@ from typing import Any
 import pytest
 from bpf_node import Node
 
-from ansible_collections.podnet.datapath.plugins.module_utils import (
-    _bpf_attach,
-    _checkpoint_arm,
-    _journal,
-    _revert,
-    _revert_programs,
-)
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf_pins import Pins
-from ansible_collections.podnet.datapath.plugins.module_utils._bpf_plan import Change
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath_store import Store
-from ansible_collections.podnet.datapath.plugins.module_utils._plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.pins import Pins
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import Change
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, journal, revert
 
 OTHER = ("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
 OLDER = ("endpoints.h", r"__u16 slot;(?=[^}]*}[^}]*struct pod {)", "__u32 once; __u16 slot;")
@@ -35,17 +31,17 @@ SMALLER = ("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2")
 @pytest.fixture
 def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Attach as a checkpoint would have it, go back, and return what the journal says was changed."""
-    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
 
     def run(*attachments: str, break_it: Callable[[], object] = lambda: None, **args: Any) -> list[str]:
-        number = len(_journal.read())
+        number = len(journal.read())
         with node.ns.inside(node.name):
-            _bpf_attach.keep(node.pins)
+            attach.keep(node.pins)
         node.attach(*attachments, **args)
         break_it()
-        folded = _journal.fold(_journal.read()[number:])
+        folded = journal.fold(journal.read()[number:])
         with node.ns.inside(node.name):
-            _revert.run(
+            revert.run(
                 folded, {"programs": _revert_programs.Programs()}, lambda words: (0, "", ""), force=True
             )
         return sorted(key.name for key in folded.things)
@@ -112,22 +108,22 @@ def test_an_older_version_whose_maps_this_code_does_not_know(
 def test_nothing_is_declared_for_maps_that_may_not_stay(
     node: Node, build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
     state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}]}
     node.attach("host_ingress left ingress clsact")
     with node.ns.inside(node.name):
-        _bpf_attach.keep(node.pins)
+        attach.keep(node.pins)
     armed = {"checkpoint": "one", "checkpoint_state": "armed"}
-    _journal.append(armed)
+    journal.append(armed)
     assert node.module("bpf_state", **state)["changed"]  # the maps are the same
-    _journal.append({**armed, "checkpoint_state": "confirmed"})
+    journal.append({**armed, "checkpoint_state": "confirmed"})
     node.attach("host_ingress left ingress clsact", object=build(SMALLER))
-    _journal.append(armed)
+    journal.append(armed)
     assert not node.module("bpf_state", **state)["changed"]
     message = node.module("bpf_state", endpoints=[], fails=True)["msg"]
     assert "wait for a confirmation" in message
     # Killed before it took away what was kept.
-    _journal.append({**armed, "checkpoint_state": "confirmed"})
+    journal.append({**armed, "checkpoint_state": "confirmed"})
     assert node.module("bpf_state", endpoints=[])["changed"]
 
 
@@ -135,17 +131,17 @@ def test_what_another_run_changed_since_the_look_is_not_changed(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loading takes seconds, in which another one may be quicker."""
-    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path))
-    journalled = _revert_programs.Journalled(_checkpoint_arm.Terms(), lambda words: (0, "", ""))
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
+    journalled = _revert_programs.Journalled(arm.Terms(), lambda words: (0, "", ""))
     node.attach("host_ingress left ingress clsact")
-    wish = _bpf_attach.Wish("pod_ingress", "left", "ingress")
+    wish = attach.Wish("pod_ingress", "left", "ingress")
 
     def late(pins: Pins, changes: Sequence[Change]) -> contextlib.AbstractContextManager[None]:
         node.attach("host_ingress right ingress clsact")
         return journalled.guard(pins, changes)
 
     with node.ns.inside(node.name), pytest.raises(Problem, match=r"left-ingress.*changed by somebody else"):
-        _bpf_attach.present(node.pins, node.object, {}, [wish], guard=late)
+        attach.present(node.pins, node.object, {}, [wish], guard=late)
     assert "host_ingress" in node.filters("right", "ingress")
 
 

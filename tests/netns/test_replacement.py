@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from policy_lab import ALLOWED_WITHIN, TCP, Check, Lab, address_of
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _libbpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import libbpf
 
 SWAPS = int(os.environ.get("PODNET_SWAPS", "100"))
 LOADED = 4  # of them with a load each
@@ -76,7 +76,7 @@ def test_nothing_is_lost_and_connections_stay(lab: Lab) -> None:
         for target in (address_of("remote", 4), address_of("web", 6)):
             open_.enter_context(flood(lab, target))
         versions = [
-            open_.enter_context(_libbpf.BpfObject(lab.object, {"reason_max": number})) for number in (1, 2)
+            open_.enter_context(libbpf.BpfObject(lab.object, {"reason_max": number})) for number in (1, 2)
         ]
         for swap in range(SWAPS):
             if swap < LOADED:

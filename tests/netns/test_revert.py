@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils import _journal
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
 Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
@@ -58,7 +58,7 @@ class Node:
 def node(
     namespaces: Namespaces, run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Node:
-    monkeypatch.setattr(_journal, "FOLDER", str(tmp_path / "journal"))
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
     return Node(namespaces, run_module, tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_all_is_as_it_was_and_twice_is_once(node: Node) -> None:
     made = node.run("revert")
     assert (made["changes"], made["diff"], made["drift"]) == (promised["changes"], promised["diff"], [])
     assert node.state() == before
-    assert Path(made["archived"]).is_file() and not Path(_journal.path()).exists()
+    assert Path(made["archived"]).is_file() and not Path(journal.path()).exists()
     assert not node.run("revert")["changed"]
 
 
@@ -135,7 +135,7 @@ def test_a_change_after_a_revert_begins_with_what_was_there_then(node: Node) -> 
 def test_a_node_whose_change_waits_for_its_confirmation_is_left_alone(
     node: Node, name: str, args: dict[str, Any]
 ) -> None:
-    armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": _journal.boot_id()}
-    _journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed})
+    armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": journal.boot_id()}
+    journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed})
     made = node.module(name, args, fails=True)
     assert "a change from 192.0.2.1 of then waits for its confirmation" in made["msg"]

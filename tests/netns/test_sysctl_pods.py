@@ -135,10 +135,10 @@ exec "$0" -c "$1"
 """
 PRINT = """
 import json
-from ansible_collections.podnet.datapath.plugins.module_utils import _pod_netns
-found = _pod_netns.found()
-print(json.dumps([_pod_netns.choose(found, s, [], [])[0] for s in ("own", "all")] +
-    [_pod_netns.choose(found, "all", [], [])[1]], default=lambda o: o.name))
+from ansible_collections.podnet.datapath.plugins.module_utils._node import pod_netns
+found = pod_netns.found()
+print(json.dumps([pod_netns.choose(found, s, [], [])[0] for s in ("own", "all")] +
+    [pod_netns.choose(found, "all", [], [])[1]], default=lambda o: o.name))
 """
 
 

@@ -1,0 +1,100 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Package parts of this collection as a program that stays on a node.
+
+The contents of a program follow from its imports, so no list has to name them.
+Source: zipapp, zipimport.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+
+PACKAGE = "ansible_collections.podnet.datapath.plugins.module_utils"
+
+_SYSTEM_PYTHON = "/usr/bin/python3"
+_OLDEST = (3, 9)  # RHEL 8 has 3.6 as /usr/bin/python3 and newer versions beside it
+
+
+def interpreter() -> str:
+    """Return the Python interpreter for programs that stay on the node.
+
+    Prefers the distribution's interpreter, because a virtual environment may be removed. Falls back to the
+    interpreter of this process if that is missing or too old.
+    """
+    test = f"import sys; sys.exit(sys.version_info < {_OLDEST})"
+    if os.access(_SYSTEM_PYTHON, os.X_OK):
+        done = subprocess.run([_SYSTEM_PYTHON, "-c", test], capture_output=True, check=False)
+        if not done.returncode:
+            return _SYSTEM_PYTHON
+    return sys.executable or _SYSTEM_PYTHON
+
+
+def archive(main: str) -> bytes:
+    """Return a zip file that Python runs: the program ``main`` and all parts of PACKAGE that it imports.
+
+    The same code gives the same bytes. The caller imports what ``main`` imports, so that Ansible sends it to
+    the node. Raises ``ModuleNotFoundError`` if a part is missing.
+    """
+    sources: dict[str, str] = {}
+    queue = sorted(_imported(main, PACKAGE + ".__main__"))
+    while queue:
+        name = queue.pop()
+        if name in sources:
+            continue
+        sources[name] = _source(name)
+        package = name if _is_package(name) else name.rpartition(".")[0]
+        queue += _imported(sources[name], f"{package}.{name.rpartition('.')[2]}")
+        if package != PACKAGE:
+            queue.append(package)
+    folders = PACKAGE.split(".")
+    files = {"/".join([*folders[: depth + 1], "__init__.py"]): "" for depth in range(len(folders))}
+    for name, source in sources.items():
+        path = name.replace(".", "/")
+        files[f"{path}/__init__.py" if _is_package(name) else f"{path}.py"] = source
+    files["__main__.py"] = main
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for path in sorted(files):
+            packed.writestr(zipfile.ZipInfo(path), files[path])
+    return buffer.getvalue()
+
+
+def _is_package(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+def _source(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    source = (
+        spec.loader.get_source(name) if spec and spec.loader and hasattr(spec.loader, "get_source") else None
+    )
+    if not isinstance(source, str):
+        raise ModuleNotFoundError(f"no source of {name}", name=name)
+    return source
+
+
+def _imported(source: str, module: str) -> Iterator[str]:
+    """Yield the parts of PACKAGE that ``source``, the code of ``module``, imports."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        origin = node.module or ""
+        if node.level:
+            origin = importlib.util.resolve_name("." * node.level + origin, module.rpartition(".")[0])
+        if not f"{origin}.".startswith(f"{PACKAGE}."):
+            continue
+        if origin != PACKAGE:
+            yield origin
+        if _is_package(origin):
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+            yield from (name for name in names if importlib.util.find_spec(name))

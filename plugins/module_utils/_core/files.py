@@ -1,0 +1,90 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files that are replaced atomically, and files that belong to this collection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from .plan import Problem, reason
+
+
+@dataclass(frozen=True)
+class DropIn:
+    """A file that belongs to this collection, known by its first line ``marker``."""
+
+    path: str
+    marker: str
+
+    def read(self) -> str | None:
+        """Return the text, ``None`` where there is no file.
+
+        Raises ``Problem`` if the file is somebody else's.
+        """
+        try:
+            with open(self.path, encoding="utf-8", errors="replace") as file:
+                text = file.read()
+        except FileNotFoundError:
+            if os.path.islink(self.path):
+                raise Problem(f"{self.path} is a link that leads nowhere: remove it") from None
+            return None
+        except OSError as error:
+            raise Problem(f"{self.path} cannot be read: {reason(error)}") from None
+        if text.partition("\n")[0] != self.marker:
+            raise Problem(
+                f"{self.path} was not written by this collection (its first line is not {self.marker!r}),"
+                " so it is left alone: move it away, or name another file"
+            )
+        return text
+
+    def check_writable(self) -> None:
+        """Raise ``Problem`` where the file could not be replaced."""
+        folder = os.path.dirname(self.path)
+        if not os.path.isdir(folder):
+            raise Problem(f"the folder {folder} of {self.path} does not exist")
+        if not os.access(folder, os.W_OK):
+            raise Problem(f"{self.path} cannot be written: run as root (become), on a writable file system")
+
+    def write(self, text: str | None) -> None:
+        """Replace the file at once by ``text``, or remove it for ``None``."""
+        if text is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+            return
+        replace_file(self.path, text.encode())
+
+
+def temporary(path: str) -> str:
+    """Return the name that a file has until it takes the place of ``path``; a killed run may leave it."""
+    return os.path.join(os.path.dirname(path), f".podnet-{os.path.basename(path)}")
+
+
+def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Replace a file at once: whoever reads it, now or after a crash, sees the old one or the new one."""
+    new = temporary(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()  # or fsync would have nothing to bring to the disk
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
+    sync_folder(path)
+
+
+def sync_folder(path: str) -> None:
+    """Bring to the disk that a file was made or taken away: it may be another disk than the journal's."""
+    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,91 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each owner has declared for this node, kept for as long as the maps. Private to this collection.
+
+The maps are computed from all declarations together, so each is kept here, in a folder that a boot empties
+as it empties the maps::
+
+    /run/podnet/datapath/<pin path>/<owner>.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote
+
+from .._core.files import replace_file
+
+RUN = "/run/podnet/datapath"
+_SUFFIX = ".json"
+
+
+@dataclass
+class Record:
+    """One owner's declaration, as it was given, and its Pods' places in the counters."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return any(self.options.values())
+
+
+class Store:
+    """The declarations for the maps below one pin path."""
+
+    def __init__(self, pin_path: str) -> None:
+        self.folder = os.path.join(RUN, quote(os.path.realpath(pin_path), safe=""))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one that reads and writes declarations and maps."""
+        os.makedirs(self.folder, 0o700, exist_ok=True)
+        with open(os.path.join(self.folder, "lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def read(self) -> dict[str, Record]:
+        """Return all records by owner."""
+        records = {}
+        with contextlib.suppress(FileNotFoundError):
+            for name in sorted(os.listdir(self.folder)):
+                if name.endswith(_SUFFIX):
+                    with open(os.path.join(self.folder, name), encoding="utf-8") as f:
+                        raw = json.load(f)
+                    records[unquote(name[: -len(_SUFFIX)])] = Record(raw["options"], raw["slots"])
+        return records
+
+    def write(self, owner: str, record: Record) -> None:
+        """Keep an owner's record; an empty one is removed."""
+        path = os.path.join(self.folder, quote(owner, safe="") + _SUFFIX)
+        if record:
+            text = json.dumps({"options": record.options, "slots": record.slots}, sort_keys=True)
+            replace_file(path, text.encode(), 0o600)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def forget(self) -> None:
+        """Remove all records: the maps they were for are gone."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stored(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without what was not given, so that a new option changes no old record."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(one) for key, one in value.items() if one is not None}
+        if isinstance(value, (list, tuple)):
+            return [plain(one) for one in value]
+        return value
+
+    return {key: plain(value) for key, value in options.items() if value}

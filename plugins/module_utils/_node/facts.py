@@ -1,0 +1,497 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a node is and can do: the facts that _node_plan.py decides upon. Private to this collection.
+
+Sources: sysfs(5), proc(5), kernel_lockdown(7), os-release(5), Documentation/ABI/testing/sysfs-module.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict
+
+from .._kernel import netlink, signing
+
+# What netkit learned after 6.7, its first kernel.
+NETKIT_ATTRIBUTES = ("SCRUB", "HEADROOM")
+
+SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+
+_CONFIG = (
+    "CONFIG_BPF_SYSCALL",
+    "CONFIG_DEBUG_INFO_BTF",
+    "CONFIG_MODULE_SIG_FORCE",
+    "CONFIG_MODULES",
+    "CONFIG_NETKIT",
+    "CONFIG_VETH",
+)
+
+
+class Upcoming(TypedDict):
+    """An installed kernel that is newer than the running one."""
+
+    release: str
+    headers: bool
+
+
+class Kernel(TypedDict):
+    """The running kernel."""
+
+    release: str
+    version: str
+    flavour: str
+    architecture: str
+    boot_id: str
+    cmdline: str
+    config: dict[str, str]
+    headers: bool
+    headers_package: str
+    btf: bool
+    bpf_helpers_missing: list[str]
+    bpf_fs: bool
+    netkit: bool
+    netkit_attributes: list[str]
+    veth: bool
+    upcoming: list[Upcoming]
+
+
+class Distribution(TypedDict):
+    """The distribution, as os-release(5) names it; ``family`` is debian, redhat or empty."""
+
+    id: str
+    version: str
+    name: str
+    family: str
+
+
+class MetaModule(TypedDict):
+    """The kernel module of the driver meta, and the devices of its kind in the host's namespace."""
+
+    loaded: bool
+    available: bool
+    version: str
+    srcversion: str
+    devices: list[dict[str, Any]]
+
+
+class Security(TypedDict):
+    """What the kernel asks of modules. ``key_enrolled`` is None where no signature is asked for."""
+
+    secure_boot: bool
+    lockdown: str
+    signature_required: bool
+    certificate: str
+    key_enrolled: bool | None
+
+
+class Nic(TypedDict):
+    """A network interface; ``speed`` in Mbit/s, -1 where unknown."""
+
+    name: str
+    driver: str
+    mac: str
+    mtu: int
+    speed: int
+    carrier: bool
+    pci: str
+    default_route: bool
+    virtual_functions: int
+
+
+class Facts(TypedDict):
+    """Everything that preflight decides upon."""
+
+    root: bool
+    kernel: Kernel
+    distribution: Distribution
+    tools: dict[str, str]
+    libraries: dict[str, str]
+    meta: MetaModule
+    security: Security
+    bootloader: str
+    nics: list[Nic]
+    vfio: list[str]
+    cilium: list[str]
+
+
+def flavour(release: str) -> str:
+    """Return the flavour in a kernel release: ``6.1.0-56-cloud-amd64`` is ``cloud-amd64``."""
+    match = re.match(r"\d+(?:\.\d+)*(?:\+[^-]*|-\d[^-]*)*(?:-(.+))?$", release)
+    return (match.group(1) or "") if match else ""
+
+
+def age(release: str) -> list[tuple[int, str]]:
+    """Return a key that sorts kernel releases as their versions are."""
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[^\d.-]+", release)
+    ]
+
+
+def family(identifier: str, like: str) -> str:
+    """Return the package family of an os-release ID and its ID_LIKE."""
+    names = [identifier, *like.split()]
+    if any(name in ("debian", "ubuntu") for name in names):
+        return "debian"
+    if any(name in ("rhel", "fedora", "centos") for name in names):
+        return "redhat"
+    return ""
+
+
+def headers_package(distribution_family: str, release: str) -> str:
+    """Return the package that brings the build tree of a kernel release, empty where unknown."""
+    prefix = {"debian": "linux-headers-", "redhat": "kernel-devel-"}.get(distribution_family)
+    return prefix + release if prefix else ""
+
+
+class Node:
+    """Reads a node's facts below ``root``; starts a process only where no file has the answer."""
+
+    def __init__(self, root: str = "/") -> None:
+        self.root = root
+
+    def path(self, name: str) -> str:
+        """Return where ``name`` lies below the root."""
+        return os.path.join(self.root, name.lstrip("/"))
+
+    def read(self, name: str) -> str:
+        """Return a file's text without blanks around it, empty when it cannot be read."""
+        try:
+            with open(self.path(name), encoding="utf-8", errors="replace") as file:
+                return file.read().strip("\0 \n")
+        except OSError:  # Absent, or sysfs' EINVAL for what the device cannot tell now.
+            return ""
+
+    def number(self, name: str, default: int) -> int:
+        """Return a file's decimal number."""
+        try:
+            return int(self.read(name))
+        except ValueError:
+            return default
+
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names in a folder."""
+        try:
+            return sorted(os.listdir(self.path(folder)))
+        except OSError:
+            return []
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a path resolves."""
+        return os.path.exists(self.path(name))
+
+    def target(self, name: str) -> str:
+        """Return the last part of where a link leads, empty where there is none."""
+        path = self.path(name)
+        return os.path.basename(os.path.realpath(path)) if os.path.exists(path) else ""
+
+    def tool(self, name: str) -> str:
+        """Return the path of a program, empty when the node has none."""
+        for folder in SEARCH_PATH:
+            path = self.path(os.path.join(folder, name))
+            if os.access(path, os.X_OK):
+                return os.path.join(folder, name)
+        return ""
+
+    def config(self, release: str) -> dict[str, str]:
+        """Return the build options that matter here, ``n`` for those not set; empty if unknown."""
+        text = ""
+        if self.exists("/proc/config.gz"):
+            import gzip
+
+            with gzip.open(self.path("/proc/config.gz"), "rt") as file:
+                text = file.read()
+        for name in (f"/boot/config-{release}", f"/lib/modules/{release}/config"):
+            text = text or self.read(name)
+        if not text:
+            return {}
+        found = {}
+        for option in _CONFIG:
+            match = re.search(rf"^{option}=(.*)$", text, re.MULTILINE)
+            found[option] = match.group(1) if match else "n"
+        return found
+
+    def module_file(self, release: str, name: str) -> str:
+        """Return where depmod found the module ``name``, relative to /lib/modules/RELEASE."""
+        known = self.read(f"/lib/modules/{release}/modules.dep")
+        match = re.search(rf"^(\S*/)?{name}\.ko(\.\w+)?(?=:)", known, re.MULTILINE)
+        return match.group(0) if match else ""
+
+    def distribution(self) -> Distribution:
+        """Return what os-release says."""
+        values = {}
+        for line in (self.read("/etc/os-release") or self.read("/usr/lib/os-release")).splitlines():
+            key, dummy, value = line.partition("=")
+            values[key.strip()] = value.strip().strip("\"'")
+        identifier = values.get("ID", "")
+        return {
+            "id": identifier,
+            "version": values.get("VERSION_ID", ""),
+            "name": values.get("PRETTY_NAME", ""),
+            "family": family(identifier, values.get("ID_LIKE", "")),
+        }
+
+    def kernel(self, distribution_family: str) -> Kernel:
+        """Return the running kernel's facts."""
+        system = os.uname()
+        release = system.release
+        config = self.config(release)
+        try:
+            netkit = netlink.has_link_kind("netkit")
+        except PermissionError:
+            netkit = False
+        mounts = (line.split() for line in self.read("/proc/self/mounts").splitlines())
+        return {
+            "release": release,
+            "version": system.version,
+            "flavour": flavour(release),
+            "architecture": system.machine,
+            "boot_id": self.read("/proc/sys/kernel/random/boot_id"),
+            "cmdline": self.read("/proc/cmdline"),
+            "config": config,
+            "headers": self.exists(f"/lib/modules/{release}/build/Makefile"),
+            "headers_package": headers_package(distribution_family, release),
+            "btf": self.exists("/sys/kernel/btf/vmlinux"),
+            "bpf_helpers_missing": _helpers_missing(),
+            "bpf_fs": any(mount[1:3] == ["/sys/fs/bpf", "bpf"] for mount in mounts),
+            "netkit": netkit,
+            "netkit_attributes": netlink.known_attributes("netkit", NETKIT_ATTRIBUTES) if netkit else [],
+            "veth": self.exists("/sys/module/veth")
+            or config.get("CONFIG_VETH") == "y"
+            or bool(self.module_file(release, "veth")),
+            "upcoming": self.upcoming(release),
+        }
+
+    def upcoming(self, running: str) -> list[Upcoming]:
+        """Return the installed kernels newer than the running one that have no module meta."""
+        return [
+            {"release": release, "headers": self.exists(f"/lib/modules/{release}/build/Makefile")}
+            for release in sorted(self.names("/lib/modules"), key=age)
+            if age(release) > age(running)
+            and self.exists(f"/boot/vmlinuz-{release}")
+            and not self.module_file(release, "meta")
+        ]
+
+    def libraries(self) -> dict[str, str]:
+        """Return the versions of the libraries that this collection's modules load, empty if missing."""
+        return {"pyroute2": pyroute2_version(), "libbpf": libbpf_version()}
+
+    def meta(self, release: str) -> MetaModule:
+        """Return the state of the kernel module meta: of the loaded one, else of the installed one."""
+        loaded = self.exists("/sys/module/meta/initstate")
+        available = bool(self.module_file(release, "meta"))
+        state: MetaModule = {
+            "loaded": loaded,
+            "available": available,
+            "version": self.read("/sys/module/meta/version"),
+            "srcversion": self.read("/sys/module/meta/srcversion"),
+            "devices": [
+                {"name": link.name, "alias": link.alias, **link.settings}
+                for link in (netlink.links_of_kind("meta") if loaded else ())
+            ],
+        }
+        if available and not loaded:
+            fields = module_info(self.tool("modinfo"), "meta", release)
+            state["version"] = fields.get("version", "")
+            state["srcversion"] = fields.get("srcversion", "")
+        return state
+
+    def security(self, certificate: str | None = None) -> Security:
+        """Return what the kernel asks of a module before it loads it.
+
+        ``certificate`` is the one that modules are signed for, a path or PEM: by default that of DKMS.
+        """
+        try:
+            with open(
+                self.path("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"), "rb"
+            ) as file:
+                secure_boot = file.read()[-1:] == b"\1"  # Four bytes of attributes, then the value.
+        except OSError:
+            secure_boot = False
+        chosen = re.search(r"\[(\w+)\]", self.read("/sys/kernel/security/lockdown"))
+        lockdown = chosen.group(1) if chosen else "none"
+        required = lockdown != "none" or self.read("/sys/module/module/parameters/sig_enforce") == "Y"
+        enrolled = None
+        if required:
+            certificate = self.certificate() if certificate is None else certificate
+            enrolled = bool(certificate) and key_enrolled(self.tool("mokutil"), self.bytes_of(certificate))
+            if certificate and not certificate.startswith("/"):
+                certificate = "CERTIFICATE (meta_driver_signing_certificate, as DER)"
+        return {
+            "secure_boot": secure_boot,
+            "lockdown": lockdown,
+            "signature_required": required,
+            "certificate": certificate if required and certificate else "",
+            "key_enrolled": enrolled,
+        }
+
+    def bytes_of(self, certificate: str) -> bytes:
+        """Return a certificate that is given as a path or as PEM."""
+        if not certificate.startswith("/"):
+            return certificate.encode()
+        try:
+            with open(self.path(certificate), "rb") as file:
+                return file.read()
+        except OSError:
+            return b""
+
+    def certificate(self) -> str:
+        """Return the certificate that DKMS signs with, empty when there is none yet."""
+        folder = "/etc/dkms/framework.conf.d"
+        files = ["/etc/dkms/framework.conf", *(f"{folder}/{name}" for name in self.names(folder))]
+        candidates = ["/var/lib/dkms/mok.pub", "/var/lib/shim-signed/mok/MOK.der"]
+        for name in files:
+            for match in re.finditer(r"^\s*mok_certificate=[\"']?([^\"'\n]+)", self.read(name), re.MULTILINE):
+                candidates.append(match.group(1))
+        return next((name for name in reversed(candidates) if self.exists(name)), "")
+
+    def bootloader(self) -> str:
+        """Return grubby, grub, systemd-boot or none: the tool that boot arguments are written with."""
+        if self.tool("grubby"):
+            return "grubby"
+        if self.exists("/etc/default/grub") and any(
+            self.tool(name) for name in ("update-grub", "grub-mkconfig", "grub2-mkconfig")
+        ):
+            return "grub"
+        if any(self.exists(f"{folder}/loader/entries") for folder in ("/boot", "/boot/efi", "/efi")):
+            return "systemd-boot"
+        return "none"
+
+    def default_routes(self) -> set[str]:
+        """Return the interfaces that carry a default route, IPv4 or IPv6."""
+        found = set()
+        for line in self.read("/proc/net/route").splitlines()[1:]:
+            fields = line.split()
+            if fields[1] == fields[7] == "00000000":
+                found.add(fields[0])
+        for line in self.read("/proc/net/ipv6_route").splitlines():
+            fields = line.split()
+            if fields[0] == "0" * 32 and fields[1] == "00" and fields[-1] != "lo":
+                found.add(fields[-1])
+        return found
+
+    def nics(self, uplinks: Iterable[str]) -> list[Nic]:
+        """Return the interfaces with a device behind them, the named ones, and those with a default route."""
+        routes = self.default_routes()
+        found: list[Nic] = []
+        for name in self.names("/sys/class/net"):
+            folder = f"/sys/class/net/{name}"
+            if not (self.exists(f"{folder}/device") or name in routes or name in uplinks):
+                continue
+            device = os.path.realpath(self.path(f"{folder}/device"))
+            # A virtio NIC's device is virtioN, its parent the PCI function.
+            functions = re.findall(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", device)
+            found.append(
+                {
+                    "name": name,
+                    "driver": self.target(f"{folder}/device/driver"),
+                    "mac": self.read(f"{folder}/address"),
+                    "mtu": self.number(f"{folder}/mtu", 0),
+                    "speed": self.number(f"{folder}/speed", -1),
+                    "carrier": self.read(f"{folder}/carrier") == "1",
+                    "pci": functions[-1] if functions else "",
+                    "default_route": name in routes,
+                    "virtual_functions": self.number(f"{folder}/device/sriov_numvfs", 0),
+                }
+            )
+        return found
+
+    def cilium(self) -> list[str]:
+        """Return the traces of a Cilium that runs or was not removed: devices, pins, CNI, agent."""
+        found = [name for name in self.names("/sys/class/net") if name.startswith("cilium_")]
+        found += [name for name in ("/sys/fs/bpf/cilium", "/var/run/cilium") if self.names(name)]
+        globals_ = "/sys/fs/bpf/tc/globals"
+        found += [f"{globals_}/{name}" for name in self.names(globals_) if name.startswith("cilium_")][:1]
+        cni = "/etc/cni/net.d"
+        found += [f"{cni}/{name}" for name in self.names(cni) if "cilium-cni" in self.read(f"{cni}/{name}")]
+        agents = (pid for pid in self.names("/proc") if pid.isdigit())
+        found += [f"process {pid}" for pid in agents if self.read(f"/proc/{pid}/comm") == "cilium-agent"]
+        return found
+
+    def facts(self, uplinks: Sequence[str] = (), certificate: str | None = None) -> Facts:
+        """Return everything at once; ``certificate`` is the one that modules are signed for, if not DKMS'."""
+        distribution = self.distribution()
+        kernel = self.kernel(distribution["family"])
+        return {
+            "root": os.geteuid() == 0,
+            "kernel": kernel,
+            "distribution": distribution,
+            "tools": {name: self.tool(name) for name in ("dkms", "gcc", "make", "modprobe")},
+            "libraries": self.libraries(),
+            "meta": self.meta(kernel["release"]),
+            "security": self.security(certificate),
+            "bootloader": self.bootloader(),
+            "nics": self.nics(uplinks),
+            "vfio": [name for name in self.names("/sys/bus/pci/drivers/vfio-pci") if ":" in name],
+            "cilium": self.cilium(),
+        }
+
+
+def _helpers_missing() -> list[str]:
+    """Return the helpers that the kernel would not let the programs call; none where nobody may ask."""
+    # Here, as what sets up NICs at boot takes this file along and asks nothing of BPF.
+    from .._kernel import bpf
+
+    try:
+        return [name for name, number in bpf.HELPERS.items() if not bpf.has_helper(number)]
+    except (OSError, bpf.BpfError):
+        return []
+
+
+def pyroute2_version() -> str:
+    """Return the version of pyroute2 that this Python would import, without importing it."""
+    spec = importlib.util.find_spec("pyroute2")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for name in os.listdir(os.path.dirname(folder)):
+            match = re.match(r"pyroute2-([^-]+)\.(?:dist|egg)-info$", name)
+            if match:
+                return match.group(1)
+        return "unknown"
+    return ""
+
+
+def libbpf_version() -> str:
+    """Return the version of libbpf.so.1, empty where it cannot be loaded."""
+    try:
+        library = ctypes.CDLL("libbpf.so.1")
+    except OSError:
+        return ""
+    library.libbpf_version_string.restype = ctypes.c_char_p
+    version: bytes = library.libbpf_version_string()
+    return version.decode().lstrip("v")
+
+
+def _output(command: Sequence[str]) -> str:
+    """Return what a command printed, whatever its exit status."""
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+    ).stdout
+
+
+def module_info(modinfo: str, name: str, release: str) -> dict[str, str]:
+    """Return modinfo(8)'s fields of an installed module or module file; empty when there is none."""
+    if not modinfo:
+        return {}
+    fields: dict[str, str] = {}
+    for line in _output([modinfo, "-k", release, name]).splitlines():
+        key, separator, value = line.partition(":")
+        if separator:
+            fields.setdefault(key, value.strip())
+    return fields
+
+
+def key_enrolled(mokutil: str, certificate: bytes) -> bool:
+    """Tell whether the firmware or shim has a certificate; False where mokutil(1) cannot tell."""
+    if not mokutil:
+        return False
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(signing.der(certificate))
+        file.flush()
+        said = _output([mokutil, "--test-key", file.name])
+        return said.rstrip().endswith(("is already enrolled", "is already in db"))

@@ -1,0 +1,128 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The network namespaces of Pods that run on a node: which there are, whose they are.
+
+Private to this collection. A namespace is found by a name (``ip netns``, CNI plugins and Docker keep those in
+two folders) or by a process in it. It is a Pod's where it has an interface besides the loopback (a service
+with PrivateNetwork= has none) and belongs to the user namespace of the node (that of a rootless container
+belongs to its user).
+
+Sources: namespaces(7), ioctl_ns(2), ip-netns(8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .._core.plan import Problem, listed
+from .._kernel import netns
+
+FOLDERS = (netns.FOLDER, "/run/docker/netns")
+MARKERS = "/run/podnet/netns"  # a file for each namespace that meta_device made
+_GET_USER_NAMESPACE = 0xB701  # NS_GET_USERNS of linux/nsfs.h
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A network namespace other than this process's. ``inode`` identifies it, ``path`` opens it.
+
+    ``own``: meta_device made it. ``foreign``: it belongs to another user namespace.
+    """
+
+    inode: tuple[int, int]
+    path: str
+    name: str
+    own: bool = False
+    foreign: bool = False
+    loopback_only: bool = False
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _candidates() -> Iterator[tuple[str, str, bool]]:
+    """Yield path, name and owner of what may be namespaces; names come before processes."""
+    markers = set(os.listdir(MARKERS)) if os.path.isdir(MARKERS) else set()
+    for folder in FOLDERS:
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            path = f"{folder}/{name}"
+            yield path, name if folder == netns.FOLDER else path, folder == netns.FOLDER and name in markers
+    for number in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as file:
+                command = file.read().strip()
+        except OSError:  # it ended meanwhile
+            continue
+        yield f"/proc/{number}/ns/net", f"process {number} ({command})", False
+
+
+def _look(inode: tuple[int, int], path: str, name: str, own: bool) -> Namespace:
+    with open(path, "rb") as file:
+        user = fcntl.ioctl(file, _GET_USER_NAMESPACE)
+        try:
+            foreign = _identity(f"/proc/self/fd/{user}") != _identity("/proc/self/ns/user")
+        finally:
+            os.close(user)
+        if foreign:
+            return Namespace(inode, path, name, own, foreign=True)
+        with netns.entered(path):
+            alone = all(interface == "lo" for dummy, interface in socket.if_nameindex())
+    return Namespace(inode, path, name, own, loopback_only=alone)
+
+
+def found() -> list[Namespace]:
+    """Return every network namespace that has a name or a process, but this process's own."""
+    seen = {_identity("/proc/thread-self/ns/net")}
+    namespaces = []
+    for path, name, own in _candidates():
+        # What ended meanwhile, or belongs to a process that is none of ours, is not there.
+        with contextlib.suppress(OSError):
+            inode = _identity(path)
+            if inode not in seen and netns.is_namespace(path):
+                seen.add(inode)
+                namespaces.append(_look(inode, path, name, own))
+    return namespaces
+
+
+def choose(
+    namespaces: Iterable[Namespace], select: str, names: Sequence[str], left_out: Sequence[str]
+) -> tuple[list[Namespace], dict[str, str]]:
+    """Return the namespaces that are meant, and why others are not.
+
+    ``select`` is ``own`` (made by meta_device), ``all`` or ``named``; then ``names`` holds names or paths.
+    ``left_out`` holds names that are never meant.
+
+    Raises ``Problem`` for a name that is not there.
+    """
+    namespaces = list(namespaces)
+    known = {one.name: one for one in namespaces} | {one.path: one for one in namespaces}
+    if select == "named":
+        absent = [name for name in names if name not in known]
+        if absent:
+            there = listed([one.name for one in namespaces])
+            raise Problem(
+                f"pods: names: there is no network namespace {listed(absent)} here; there are: {there}"
+            )
+    meant, left = [], {}
+    for one in namespaces:
+        if select == "named" and not {one.name, one.path} & {*names}:
+            continue
+        if select == "own" and not one.own:
+            continue
+        if {one.name, one.path} & {*left_out}:
+            left[one.name] = "named in except"
+        elif select == "all" and one.foreign:
+            left[one.name] = "belongs to another user namespace"
+        elif select == "all" and one.loopback_only:
+            left[one.name] = "has no interface but the loopback"
+        else:
+            meant.append(one)
+    return meant, left

@@ -1,0 +1,182 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole of the module revert: every concern that is journalled. Private to this collection."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .._boot import apply
+from .._core import plan
+from .._core.plan import Change, Problem, Value
+from .._kernel import netns
+from .._nic import apply as _nic_tuning
+from .._nic import revert as _revert_nics
+from .._node import pod_netns
+from .._node.facts import Node
+from .._programs import revert as _revert_programs
+from .._rollback import arm, journal, revert
+from .._rollback.arm import Terms
+from .._rollback.journal import Key
+from .._rollback.revert import GONE, Concern, Now, RunCommand
+from .._sysctl.keys import Tree, path_of
+
+CONCERNS = ("programs", "nics", "boot_args", "sysctls")  # in the order of the way back
+
+
+class Sysctls:
+    """Sysctls of the node, and of Pods that still run."""
+
+    def __init__(self) -> None:
+        self._tree = Tree()
+        self._paths: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def _entered(self, place: str) -> Iterator[None]:
+        if place and not self._paths:
+            self._paths = {namespace.name: namespace.path for namespace in pod_netns.found()}
+        if place and place not in self._paths:
+            raise ProcessLookupError(place)
+        with netns.entered(self._paths[place]) if place else contextlib.nullcontext():
+            yield
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
+        """Return what is."""
+        found: dict[Key, Now] = {}
+        for place, names in _by_place(keys).items():
+            found.update(dict.fromkeys(names, GONE))
+            with contextlib.suppress(OSError), self._entered(place):
+                for key in names:
+                    if self._tree.exists(path_of(key.name)):
+                        found[key] = self._tree.read(path_of(key.name))
+        return found
+
+    def write(self, wished: Mapping[Key, Value]) -> None:
+        """Set them; raises ``Problem``."""
+        for place, keys in _by_place(wished).items():
+            with self._entered(place):
+                desired = {path_of(key.name): str(wished[key]) for key in keys}
+                now = self._tree.current(desired)
+                changes = [Change(key.name, now[path_of(key.name)], wished[key]) for key in keys]
+                # What the kernel changes along with them and we never changed is to stay as it is.
+                self._tree.apply(changes, {**self._tree.touched(changes, desired), **desired})
+
+
+def _by_place(keys: Iterable[Key]) -> dict[str, list[Key]]:
+    found: dict[str, list[Key]] = {}
+    for key in keys:
+        found.setdefault(key.place, []).append(key)
+    return found
+
+
+class BootArgs:
+    """Our arguments in the boot loader's entries, all of them one thing."""
+
+    def __init__(self, command: RunCommand) -> None:
+        self._loader = apply.bootloader(Node("/"), command)[1]
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
+        """Return what is."""
+        if self._loader is None:
+            return dict.fromkeys(keys, GONE)
+        return dict.fromkeys(keys, " ".join(self._loader.read().own) or None)
+
+    def write(self, wished: Mapping[Key, Value]) -> None:
+        """Write them; raises ``Problem``."""
+        for value in wished.values():
+            if self._loader:
+                self._loader.write(str(value or "").split())
+
+
+def run(
+    concerns: Sequence[str], force: bool, check: bool, command: RunCommand, terms: Terms | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Do what the module's options say; return its result, and warnings. Raises ``Problem``."""
+    if terms and terms.seconds and list(concerns) != ["nics"]:
+        raise Problem(
+            f"confirm_timeout: {terms.seconds} is for concerns: [nics] alone, not for"
+            f" [{', '.join(concerns)}]: have the rest put back by another call, without it"
+        )
+    known: dict[str, Concern] = {
+        "programs": _revert_programs.Programs(),
+        "nics": _revert_nics.Nics(),
+        "boot_args": BootArgs(command),
+        "sysctls": Sysctls(),
+    }
+    wanted = {name: known[name] for name in CONCERNS if name in concerns}
+    checkpoint = arm.Checkpoint(terms or Terms(), _nic_tuning.WAY_BACK, command)
+
+    def entered(entry: journal.Entry) -> contextlib.AbstractContextManager[None]:
+        return journal.entered(entry) if entry.found else checkpoint.entered(entry)
+
+    # Of our own name, it is this call, made once more.
+    journal.refuse_other(journal.pending(journal.read()), terms.name if terms else "")
+    folded = journal.fold(journal.read())
+    with checkpoint.whole():
+        outcome = revert.run(folded, wanted, command, force=force, check=check, entered=entered)
+    archived = "" if check else _put_away(command)
+    changes = [
+        {"concern": key.concern, "place": key.place, **_shown(key, change).as_dict()}
+        for key, change in outcome.back.items()
+    ]
+    result = {
+        "changed": bool(outcome.back),
+        "changes": changes,
+        "drift": [drift.as_dict() for drift in outcome.drift],
+        "archived": archived,
+        "checkpoint": checkpoint.name,
+        "diff": [plan.diff(where, found) for where, found in _diffs(outcome.back).items()],
+    }
+    return result, [_sentence(drift) for drift in outcome.drift]
+
+
+def _put_away(command: RunCommand) -> str:
+    """Archive a journal in which nothing is left, and return its new name; else empty."""
+    with journal.locked():
+        records = journal.read()
+        if not records or journal.pending(records) or not _settled(journal.fold(records)):
+            return ""
+        arm.remove(command)
+        return journal.archive()
+
+
+def _settled(folded: journal.Folded) -> bool:
+    """Tell whether nothing is left, but for programs that went with a boot or with a Pod's device."""
+    if folded.files or any(key.concern != "programs" for key in folded.things):
+        return False
+    now = _revert_programs.Programs().read(folded.things)
+    return not revert.plan(folded.things, now, force=True).back
+
+
+def _is_file(key: Key) -> bool:
+    return key.name.startswith("/") and key.concern not in ("boot_args", "programs")
+
+
+def _shown(key: Key, change: Change) -> Change:
+    """Return a change without the contents of a file, which may be a program."""
+    if not _is_file(key):
+        return change
+    before, after = ("there" if value is not None else None for value in (change.before, change.after))
+    return Change(change.name, before, "as before" if after else None)
+
+
+def _diffs(back: Mapping[Key, Change]) -> dict[str, list[Change]]:
+    found: dict[str, list[Change]] = {}
+    for key, change in back.items():
+        found.setdefault(f"{key.concern} {key.place}".strip(), []).append(_shown(key, change))
+    return found
+
+
+def _sentence(drift: revert.Drift) -> str:
+    key = drift.key
+    where = f"{key.concern}: {key.place}: " if key.place else f"{key.concern}: "
+    if _is_file(key):
+        return f"{where}{key.name} was changed after this collection wrote it: it is left alone (force: true)"
+    return (
+        f"{where}{key.name} is {plan.shown(drift.now)},"
+        f" neither {plan.shown(drift.span.after)} as this collection left it nor"
+        f" {plan.shown(drift.span.before)} as it was before: it is left alone (force: true puts it back)"
+    )

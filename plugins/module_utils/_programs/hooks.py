@@ -1,0 +1,184 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Devices, their hooks for BPF programs, and what is at them. Private to this collection.
+
+Source: linux/pkt_cls.h, linux/rtnetlink.h, tc-bpf(8).
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .._kernel import bpf, libbpf, link_kinds, netlink
+from .._kernel.bpf import BpfError
+
+HOOKS = ("from_pod", "to_pod", "ingress", "egress")
+TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
+
+# Our place among a device's clsact filters: after those that classify early, before catch-alls.
+CLSACT_PRIORITY, CLSACT_HANDLE = 100, 1
+
+# linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
+IFLA_LINK = 5
+RTM_GETQDISC, RTM_GETTFILTER = 38, 46
+TC_H_CLSACT, TC_H_INGRESS = 0xFFFF0000, 0xFFFFFFF1
+TC_H_MIN_INGRESS, TC_H_MIN_EGRESS = 0xFFF2, 0xFFF3
+TCA_KIND, TCA_OPTIONS = 1, 2
+TCA_BPF_NAME, TCA_BPF_ID = 7, 11
+
+# The attributes of a meta device for the program at each hook.
+META_PROGRAM = {"to_pod": link_kinds.META["PROG_FD"], "from_pod": link_kinds.META["PEER_PROG_FD"]}
+META_PROGRAM_ID = {"to_pod": link_kinds.META["PROG_ID"], "from_pod": link_kinds.META["PEER_PROG_ID"]}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A network device of this namespace. ``primary`` is of the kinds meta and netkit: the host's end.
+
+    ``peer`` is the index of a pair's other end, in that end's namespace; ``program_ids`` are meta's, by hook.
+    """
+
+    name: str
+    ifindex: int
+    kind: str = ""
+    primary: bool = True
+    peer: int = 0
+    program_ids: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A clsact filter."""
+
+    priority: int
+    handle: int
+    kind: str
+    program_id: int = 0
+    name: str = ""
+
+
+def read_devices() -> dict[str, Device]:
+    """Return all devices of this network namespace by name."""
+    request = netlink.IFINFO.pack(0, 0, 0, 0, 0)
+    devices = {}
+    for answer in netlink.exchange(netlink.RTM_GETLINK, netlink.NLM_F_DUMP, request):
+        ifindex = netlink.IFINFO.unpack_from(answer)[2]
+        found = netlink.attributes(answer[netlink.IFINFO.size :])
+        name = netlink.text(found[netlink.IFLA_IFNAME])
+        info = netlink.attributes(found.get(netlink.IFLA_LINKINFO, b""))
+        data = netlink.attributes(info.get(netlink.IFLA_INFO_DATA, b""))
+        kind = netlink.text(info.get(netlink.IFLA_INFO_KIND, b""))
+        is_pair = kind in ("meta", "netkit")
+        programs = META_PROGRAM_ID if kind == "meta" else {}
+        devices[name] = Device(
+            name,
+            ifindex,
+            kind,
+            data.get(link_kinds.PRIMARY, b"\1")[0] != 0 if is_pair else True,
+            _number(found.get(IFLA_LINK, b"")),
+            {hook: _number(data.get(number, b"")) for hook, number in programs.items()},
+        )
+    return devices
+
+
+def read_filters(ifindex: int, hook: str) -> list[Filter]:
+    """Return the filters at one clsact hook of a device; none where it has no clsact qdisc."""
+    minor = TC_H_MIN_INGRESS if clsact_point(hook) == libbpf.TC_INGRESS else TC_H_MIN_EGRESS
+    # struct tcmsg: family, index, handle, parent, info
+    request = struct.pack("=BxxxiIII", 0, ifindex, 0, TC_H_CLSACT | minor, 0)
+    try:
+        answers = netlink.exchange(RTM_GETTFILTER, netlink.NLM_F_DUMP, request)
+    except netlink.KernelRefusal as refusal:
+        if refusal.errno != errno.EINVAL:
+            raise
+        return []  # the device has no such qdisc
+    filters = []
+    for answer in answers:
+        handle, _parent, info = struct.unpack_from("=III", answer, 8)
+        found = netlink.attributes(answer[20:])
+        options = netlink.attributes(found.get(TCA_OPTIONS, b""))
+        if handle:  # the kernel also lists each priority by itself, without a handle
+            filters.append(
+                Filter(
+                    info >> 16,
+                    handle,
+                    netlink.text(found.get(TCA_KIND, b"")),
+                    _number(options.get(TCA_BPF_ID, b"")),
+                    netlink.text(options.get(TCA_BPF_NAME, b"")),
+                )
+            )
+    return filters
+
+
+def read_clsact_kind(ifindex: int) -> str:
+    """Return the kind of the qdisc that holds a device's filters: clsact, ingress, or none."""
+    request = struct.pack("=BxxxiIII", 0, ifindex, 0, 0, 0)
+    for answer in netlink.exchange(RTM_GETQDISC, netlink.NLM_F_DUMP, request):
+        index, _handle, parent = struct.unpack_from("=iII", answer, 4)
+        if index == ifindex and parent == TC_H_INGRESS:
+            return netlink.text(netlink.attributes(answer[20:]).get(TCA_KIND, b""))
+    return ""
+
+
+def set_meta_program(device: Device, hook: str, program: int) -> None:
+    """Give a meta device's side a program (by descriptor; -1 for none), replacing the one it has."""
+    data = netlink.attribute(META_PROGRAM[hook], struct.pack("=i", program))
+    info = netlink.attribute(netlink.IFLA_INFO_KIND, b"meta\0")
+    info += netlink.attribute(netlink.IFLA_INFO_DATA, data)
+    request = netlink.IFINFO.pack(0, 0, device.ifindex, 0, 0)
+    request += netlink.attribute(netlink.IFLA_LINKINFO, info)
+    try:
+        netlink.exchange(netlink.RTM_NEWLINK, netlink.NLM_F_ACK, request)
+    except netlink.KernelRefusal as refusal:
+        raise OSError(refusal.errno, f"meta refuses the program: {refusal.strerror}") from refusal
+
+
+def _number(raw: bytes) -> int:
+    return int(struct.unpack("=I", raw)[0]) if raw else 0
+
+
+def is_inward(hook: str) -> bool:
+    """Tell whether packets at this hook come into the host through the device."""
+    return hook in ("from_pod", "ingress")
+
+
+def clsact_point(hook: str) -> int:
+    return libbpf.TC_INGRESS if is_inward(hook) else libbpf.TC_EGRESS
+
+
+def link_attach_type(kind: str, hook: str) -> int:
+    if kind == "netkit":
+        return bpf.BPF_NETKIT_PEER if is_inward(hook) else bpf.BPF_NETKIT_PRIMARY
+    return bpf.BPF_TCX_INGRESS if is_inward(hook) else bpf.BPF_TCX_EGRESS
+
+
+def choose_type(device: Device, hook: str, wanted: str, has_tcx: bool) -> str:
+    """Return how a program is attached here; raise BpfError where the hook and the device do not fit."""
+    where = f"attachments: {device.name}, hook {hook}"
+    if wanted in ("meta", "netkit"):
+        if device.kind != wanted:
+            raise BpfError(
+                f"{where}: type {wanted} needs a device of that kind, this is"
+                f" {device.kind or 'a physical device'}; use type auto"
+            )
+        if hook not in ("from_pod", "to_pod"):
+            raise BpfError(f"{where}: {wanted} has the hooks from_pod and to_pod only")
+    if wanted == "auto" and device.kind in ("meta", "netkit") and hook in ("from_pod", "to_pod"):
+        wanted = device.kind
+    if wanted in ("meta", "netkit") and not device.primary:
+        raise BpfError(
+            f"{where}: this is the Pod's end of the pair; programs are attached through the host's end"
+        )
+    if wanted == "tcx" and not has_tcx:
+        raise BpfError(f"{where}: this kernel has no tcx (Linux 6.6 has); use type auto or clsact")
+    if wanted == "auto":
+        return "tcx" if has_tcx else "clsact"
+    return wanted
+
+
+def is_our_place(f: Filter) -> bool:
+    return f.priority == CLSACT_PRIORITY and f.handle == CLSACT_HANDLE

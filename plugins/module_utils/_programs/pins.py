@@ -1,0 +1,138 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The folder of pins as it is, see _bpf_attach.py. Private to this collection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from .._kernel import bpf
+from .._kernel.bpf import ProgramInfo
+from .hooks import HOOKS, is_our_place, read_devices, read_filters
+from .plan import PENDING, Attachment, State, split_pin_name
+
+
+class Pins:
+    """The folder of pins, and what the kernel says of them and of the devices."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.devices = read_devices()
+        self.programs: dict[str, ProgramInfo] = {}
+        self.maps: dict[str, bpf.MapInfo] = {}
+        self.rodata = b""
+        self.attachments: dict[str, Attachment] = {}
+        self.program_ids: dict[str, int] = {}  # by key of attachment: what runs there
+        self.qdiscs: dict[int, str] = {}  # ifindex: pin that says the qdisc is ours
+        self.ours: set[int] = set()  # ids of all programs that are pinned here
+        self._read()
+
+    def at(self, *names: str) -> str:
+        """Return the path of a pin."""
+        return os.path.join(self.path, *names)
+
+    def _names(self, *names: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self.at(*names)))
+        except FileNotFoundError:
+            return []
+
+    def leftovers(self) -> list[str]:
+        """Return the paths of pins that a killed run left behind."""
+        folders = [("progs",), ("maps",), *(("links", owner) for owner in self._names("links"))]
+        return [self.at(*f, n) for f in folders for n in self._names(*f) if n.endswith(PENDING)]
+
+    def _read(self) -> None:
+        names: dict[int, str] = {}
+        for name in self._names("progs"):
+            with bpf.closing(bpf.obj_get(self.at("progs", name))) as fd:
+                info = bpf.program_info(fd)
+            self.ours.add(info.id)
+            names[info.id] = name
+            if not name.endswith(PENDING):
+                self.programs[name] = info
+        for name in self._names("maps"):
+            if name.endswith(PENDING):
+                continue
+            with bpf.closing(bpf.obj_get(self.at("maps", name))) as fd:
+                self.maps[name] = bpf.map_info(fd)
+        for program in self.programs.values():
+            self.rodata = bpf.rodata_of(program)
+            break
+        for owner in self._names("links"):
+            for name in self._names("links", owner):
+                self._read_attachment(owner, name, names)
+        self._read_meta(names)
+
+    def _read_attachment(self, owner: str, name: str, names: Mapping[int, str]) -> None:
+        device_name, hook = split_pin_name(name)
+        with bpf.closing(bpf.obj_get(self.at("links", owner, name))) as fd:
+            if bpf.is_link(fd):
+                link = bpf.link_info(fd)
+                kind = "netkit" if link.type == bpf.BPF_LINK_TYPE_NETKIT else "tcx"
+                ifindex, program = link.ifindex, link.program_id
+                if link.attach_type == bpf.BPF_NETKIT_PEER:
+                    # The link names the Pod's end; we name devices by the host's.
+                    device = self.devices.get(device_name)
+                    ifindex = device.ifindex if device and device.peer == ifindex else 0
+            else:
+                program = bpf.program_info(fd).id
+                self.ours.add(program)
+                device = self.devices.get(device_name)
+                ifindex = device.ifindex if device else 0
+                kind = "meta" if device and device.kind == "meta" else "clsact"
+                if hook.startswith("qdisc"):
+                    self.qdiscs[int(hook[len("qdisc") :])] = self.at("links", owner, name)
+                    return
+        if name.endswith(PENDING):
+            return
+        # What runs there is asked of the device: a pin alone attaches nothing to clsact or meta.
+        if kind == "clsact" and ifindex:
+            found = [f for f in read_filters(ifindex, hook) if is_our_place(f)]
+            program = found[0].program_id if found else 0
+        elif kind == "meta":
+            program = self.devices[device_name].program_ids[hook]
+        attachment = Attachment(owner, device_name, hook, kind, ifindex, names.get(program, ""))
+        self.attachments[attachment.key] = attachment
+        self.program_ids[attachment.key] = program
+
+    def _read_meta(self, names: Mapping[int, str]) -> None:
+        """Find meta devices that were made with our programs and have no pin of their own."""
+        known = {(a.device, a.hook) for a in self.attachments.values() if a.type == "meta"}
+        for device in self.devices.values():
+            for hook, program in device.program_ids.items():
+                if program in names and (device.name, hook) not in known:
+                    attachment = Attachment("", device.name, hook, "meta", device.ifindex, names[program])
+                    self.attachments[attachment.key] = attachment
+                    self.program_ids[attachment.key] = program
+
+    def find_strays(self, keys: Iterable[str]) -> None:
+        """Take clsact filters of ours for attachments that a killed run made and did not pin."""
+        for key in keys:
+            owner, dummy, name = key.partition("/")
+            device_name, hook = split_pin_name(name)
+            device = self.devices.get(device_name)
+            if key in self.attachments or device is None or hook not in HOOKS:
+                continue
+            for f in read_filters(device.ifindex, hook):
+                if is_our_place(f) and f.program_id in self.ours:
+                    self.attachments[key] = Attachment(owner, device_name, hook, "clsact", device.ifindex, "")
+                    self.program_ids[key] = f.program_id
+
+    def state(self) -> State:
+        """Return the state that ``plan`` compares with."""
+        pinned = {info.id for info in self.maps.values()}
+        tags = {}
+        for name, info in self.programs.items():
+            # A program that uses a map that is no longer the pinned one is not what it shall be.
+            foreign = [i for i in info.map_ids if i not in pinned and not _is_rodata(i)]
+            tags[name] = "" if foreign else info.tag
+        layouts = {name: info.layout for name, info in self.maps.items()}
+        return State(tags, self.rodata, layouts, dict(self.attachments))
+
+
+def _is_rodata(number: int) -> bool:
+    with bpf.closing(bpf.map_get_fd_by_id(number)) as fd:
+        return bpf.map_info(fd).name == bpf.RODATA_MAP

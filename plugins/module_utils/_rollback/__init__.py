@@ -1,0 +1,10 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Journal of every change, and its rollback by a timer, at boot or on request.
+
+Callers: modules, _boot, _datapath, _nic, _ops, _programs, _sysctl
+May import: _core
+"""
+
+__all__ = ["arm", "checkpoint", "journal", "revert"]

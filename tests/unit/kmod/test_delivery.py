@@ -1,0 +1,207 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who builds a kernel module for whom, which one a node takes, and what the controller keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleActionFail, AnsibleFilterError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.podnet.datapath.plugins.action import kernel_module_build
+from ansible_collections.podnet.datapath.plugins.filter.module_builders import module_builders
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
+
+OLD, NEW = "6.1.0-56-amd64", "6.12.111+deb13-amd64"
+
+
+def facts(
+    release: str = OLD, missing: tuple[str, ...] = (), possible: bool = True, version: str = "#1"
+) -> dict[str, Any]:
+    """Return of a node's facts what the choice depends on."""
+    return {
+        "kernel": {"release": release, "architecture": "x86_64", "version": version},
+        "builder": {"possible": possible, "missing": list(missing), "packages": []},
+    }
+
+
+def test_twenty_nodes_with_two_kernels_have_two_builders() -> None:
+    nodes = {f"node{n}": facts(OLD if n % 2 else NEW) for n in range(20)}
+    plans = module_builders(nodes, list(nodes))
+    assert sorted(plan["kernel"] for plan in plans.values()) == [OLD, NEW]
+    assert sorted(name for plan in plans.values() for name in plan["nodes"]) == sorted(nodes)
+    for plan in plans.values():
+        assert plan["nodes"] == plan["candidates"] and len(plan["nodes"]) == 10
+
+
+def test_who_has_a_compiler_comes_first() -> None:
+    nodes = {
+        "bare": facts(missing=("headers", "gcc", "make")),
+        "closed": facts(missing=("headers",), possible=False),
+        "half": facts(missing=("headers",)),
+        "ready": facts(),
+    }
+    plan = next(iter(module_builders(nodes, list(nodes)).values()))
+    assert plan["candidates"] == ["ready", "half", "bare"]
+    assert plan["nodes"] == list(nodes)
+
+
+def test_a_node_of_an_earlier_batch_builds_where_the_batch_cannot() -> None:
+    nodes = {"first": facts(), "second": facts(missing=("gcc",), possible=False)}
+    plan = next(iter(module_builders(nodes, ["second"]).values()))
+    assert plan["nodes"] == ["second"] and plan["candidates"] == ["first"]
+
+
+def test_two_builds_of_one_release_are_two_kernels() -> None:
+    nodes = {"a": facts(version="#1 Debian 6.1.192-1"), "b": facts(version="#1 Debian 6.1.192-2")}
+    assert len(module_builders(nodes, list(nodes))) == 2
+
+
+def test_what_are_no_facts_is_told() -> None:
+    with pytest.raises(AnsibleFilterError, match="node_info"):
+        module_builders({"a": {}}, ["a"])
+
+
+NODES = st.dictionaries(
+    st.sampled_from([f"n{n}" for n in range(12)]),
+    st.builds(
+        facts,
+        st.sampled_from([OLD, NEW]),
+        st.lists(st.sampled_from(["headers", "gcc", "make"]), unique=True).map(tuple),
+        st.booleans(),
+        st.sampled_from(["#1", "#2"]),
+    ),
+)
+
+
+@given(NODES, st.data())
+def test_every_node_is_in_one_plan_and_every_candidate_fits(
+    nodes: dict[str, dict[str, Any]], data: st.DataObject
+) -> None:
+    batch = data.draw(st.lists(st.sampled_from(sorted(nodes)), unique=True)) if nodes else []
+    plans = module_builders(nodes, batch)
+    assert sorted(name for plan in plans.values() for name in plan["nodes"]) == sorted(batch)
+    for key, plan in plans.items():
+        able = {
+            name
+            for name in nodes
+            if nodes[name]["builder"]["possible"] and delivery.kernel_key(nodes[name]) == key
+        }
+        assert set(plan["candidates"]) == able
+        assert {delivery.kernel_key(nodes[name]) for name in plan["nodes"]} == {key}
+        missing = [len(nodes[name]["builder"]["missing"]) for name in plan["candidates"]]
+        assert missing == sorted(missing)
+
+
+WANTED = delivery.Desired("meta", OLD, b"module")
+THERE = delivery.Current(
+    running=OLD,
+    digest=WANTED.digest,
+    srcversion="NEW",
+    filename=loading.delivered_file("meta", OLD),
+    versions=(),
+    loaded=loading.Loaded("NEW"),
+    autoload=loading.autoload_text("meta"),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "actions"),
+    [
+        ({}, []),
+        ({"digest": "", "loaded": None, "autoload": ""}, ["install", "autoload", "load"]),
+        ({"digest": "other", "loaded": loading.Loaded("OLD")}, ["install", "reload"]),
+        ({"digest": "other"}, ["install"]),  # of the same source: signed with another key, for instance
+        ({"versions": ("0.0.9", "0.1.0")}, ["retire", "retire"]),
+        ({"running": NEW, "loaded": None}, []),
+        ({"loaded": loading.Loaded("OLD", 0, ("pn0",))}, []),
+    ],
+)
+def test_only_what_differs_is_done(change: dict[str, Any], actions: list[str]) -> None:
+    planned = delivery.plan(dataclasses.replace(THERE, **change), WANTED, "NEW")
+    assert [step.action for step in planned.changes] == actions
+    assert bool(planned.kept) == (change == {"loaded": loading.Loaded("OLD", 0, ("pn0",))})
+
+
+MAGIC = f"{OLD} SMP preempt mod_unload modversions"
+
+
+@pytest.mark.parametrize(
+    ("fields", "serial", "word"),
+    [
+        ({"name": "meta", "vermagic": f"{MAGIC} "}, "", ""),
+        ({"vermagic": MAGIC, "sig_key": "0A:BC"}, "ABC", ""),
+        ({"name": "other", "vermagic": MAGIC}, "", "is the module other"),
+        ({"vermagic": f"{NEW} SMP preempt mod_unload modversions"}, "", NEW),
+        ({"vermagic": f"{OLD} SMP mod_unload"}, "", "vermagic"),
+        ({"vermagic": MAGIC}, "ABC", "signed for nobody"),
+        ({"vermagic": MAGIC, "sig_key": "0A:BD"}, "ABC", "ABD"),
+        ({}, "", "another kernel"),
+    ],
+)
+def test_a_module_of_another_kernel_or_key_is_refused(fields: dict[str, str], serial: str, word: str) -> None:
+    refusal = delivery.unfit(dataclasses.replace(WANTED, serial=serial), fields, MAGIC)
+    assert word in refusal and bool(refusal) == bool(word)
+
+
+def test_the_controller_keeps_a_module_by_its_content(tmp_path: Path) -> None:
+    folder = str(tmp_path / "cache/one")
+    assert kernel_module_build.kept(folder) == ""
+    path = kernel_module_build.keep(folder, b"module")
+    assert kernel_module_build.kept(folder) == path and Path(path).read_bytes() == b"module"
+    assert [name.name for name in Path(folder).iterdir()] == [Path(path).name]
+
+
+def test_a_damaged_module_is_never_handed_over(tmp_path: Path) -> None:
+    path = kernel_module_build.keep(str(tmp_path), b"module")
+    Path(path).write_bytes(b"modulf")
+    with pytest.raises(AnsibleActionFail, match="damaged"):
+        kernel_module_build.kept(str(tmp_path))
+
+
+def test_a_play_asks_one_candidate_after_the_other_and_then_says_why(tmp_path: Path) -> None:
+    """Nodes that are all this machine, with kernels that it has no headers of: every build fails."""
+    hosts = {f"n{n}": {"release": f"0.0.{n % 2}-none"} for n in range(6)}
+    hosts["n0"]["unknown"] = "yes"  # no candidate, as its headers are in no package
+    inventory = {"all": {"hosts": hosts, "vars": {"ansible_connection": "local"}}}
+    known = {
+        "driver": "meta",
+        "kernel": {"release": "{{ release }}", "architecture": "x86_64", "version": "#1"},
+        "builder": {"possible": "{{ unknown is not defined }}", "missing": [], "packages": []},
+    }
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "serial": [2, 4],
+        "vars": {"meta_driver_cache": str(tmp_path / "cache"), "preflight_driver": "auto"},
+        "pre_tasks": [{"ansible.builtin.set_fact": {"preflight_node": known}}],
+        "roles": ["podnet.datapath.meta_driver"],
+    }
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory))
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    command = ["ansible-playbook", "-i", "hosts.json", "play.yml", "-e", "ansible_become=false"]
+    command += ["-e", f"ansible_python_interpreter={sys.executable}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    # The first batch has two kernels, one of them without a candidate; the second has nodes for both.
+    asked = re.findall(
+        r"^fatal: \[(\w+)(?: -> (\w+))?\]: FAILED! => .*headers of kernel (\S+?):", said, re.MULTILINE
+    )
+    built: dict[str, list[str]] = {}
+    for by, to, dummy in asked:
+        built.setdefault(by, []).append(to or by)
+    assert built == {"n1": ["n1"], "n2": ["n2", "n4"], "n3": ["n3", "n5", "n1"]}, said
+    assert "0.0.0-none (none knows the package of its headers)" in said
+    assert "0.0.1-none (n3, n5, n1): missing: the headers of kernel 0.0.1-none" in said
+    assert said.count("driver veth: fallback: meta cannot be had") == len(hosts)
+    assert done.returncode == 0 and not (tmp_path / "cache").exists(), said

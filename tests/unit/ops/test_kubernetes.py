@@ -1,0 +1,100 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which Pods a drain evicts, what it refuses, how many nodes it takes, and how it finds the API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
+from ansible_collections.podnet.datapath.plugins.module_utils._ops.kubernetes import KubernetesError
+
+
+def pod(name: str, owner: str = "ReplicaSet", phase: str = "Running", **more: Any) -> dict[str, Any]:
+    owners = [{"kind": owner, "controller": True}] if owner else []
+    meta = {"name": name, "namespace": "default", "ownerReferences": owners, **more.pop("metadata", {})}
+    return {"metadata": meta, "spec": more, "status": {"phase": phase}}
+
+
+EMPTYDIR = {"volumes": [{"name": "v", "emptyDir": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("given", "evicted", "refused"),
+    [
+        (pod("web"), True, ""),
+        (pod("agent", "DaemonSet"), False, ""),
+        (pod("static", "Node", metadata={"annotations": {kubernetes.MIRROR: "x"}}), False, ""),
+        (pod("single", ""), True, "no controller"),
+        (pod("scratch", **EMPTYDIR), True, "emptyDir"),
+        (pod("job", "", phase="Succeeded", **EMPTYDIR), True, ""),
+        (pod("agent", "DaemonSet", **EMPTYDIR), False, ""),
+    ],
+)
+def test_what_a_drain_evicts_and_refuses(given: dict[str, Any], evicted: bool, refused: str) -> None:
+    found, reasons = kubernetes.evictable([given], force=False, emptydir=False)
+    assert bool(found) == evicted
+    assert refused in "".join(reasons) and bool(refused) == bool(reasons)
+    assert kubernetes.evictable([given], force=True, emptydir=True)[1] == []
+
+
+def test_nodes_left_by_others_count_for_the_cap() -> None:
+    nodes = [
+        {"metadata": {"name": f"n{number}", "annotations": {kubernetes.ANNOTATION: "site"}}}
+        for number in (1, 2)
+    ]
+    nodes.append({"metadata": {"name": "n3"}})
+    assert "2 others" in kubernetes.over_cap(nodes, "n3", 2) and "n1, n2" in kubernetes.over_cap(
+        nodes, "n3", 2
+    )
+    assert kubernetes.over_cap(nodes, "n1", 2) == "", "it counts for itself only"
+    assert kubernetes.over_cap(nodes, "n3", 3) == kubernetes.over_cap(nodes, "n3", 0) == ""
+
+
+def config(**user: Any) -> dict[str, Any]:
+    return {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1/"}}],
+        "users": [{"name": "u", "user": user}],
+    }
+
+
+@pytest.mark.parametrize("dump", [json.dumps, yaml.safe_dump])
+def test_a_kubeconfig_gives_the_way(tmp_path: Path, dump: Any) -> None:
+    path = tmp_path / "config"
+    path.write_text(dump(config(tokenFile="token")))
+    (tmp_path / "token").write_text("secret\n")
+    found = kubernetes.access(str(path))
+    assert found.server == "http://127.0.0.1:1" and found.headers == {"Authorization": "Bearer secret"}
+    with pytest.raises(KubernetesError, match=r"API at http://127.0.0.1:1: .*refused"):
+        kubernetes.Api(found).nodes()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (json.dumps(config(exec={"command": "x"})), "'exec'.*token or a client certificate"),
+        (json.dumps({**config(), "current-context": "b"}), "no context 'b'"),
+        ("[]", "is no kubeconfig"),
+        ("{", "neither JSON nor YAML"),
+    ],
+)
+def test_a_kubeconfig_of_no_use_is_told(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(KubernetesError, match=said):
+        kubernetes.access(str(path))
+
+
+def test_none_at_all_is_told(tmp_path: Path) -> None:
+    with pytest.raises(KubernetesError, match="give the path of one"):
+        kubernetes.access(None)
+    with pytest.raises(KubernetesError, match="No such file"):
+        kubernetes.access(str(tmp_path / "none"))

@@ -1,0 +1,194 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What bpf_attach decides, without a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import BpfError, Layout
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.attach import (
+    connections_problem,
+    parse_rodata,
+    renewed_maps,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks import (
+    HOOKS,
+    Device,
+    choose_type,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import (
+    Attachment,
+    Change,
+    State,
+    pin_name,
+    plan,
+    split_pin_name,
+)
+
+PROGRAMS = ("pod_egress", "pod_ingress", "host_ingress")
+OWNERS = ("site", "pods")
+
+layouts = st.builds(
+    Layout, st.just(1), st.sampled_from([4, 16]), st.just(8), st.sampled_from([8, 16]), st.just(0)
+)
+maps = st.dictionaries(st.sampled_from(["endpoints4", "endpoints6", "metrics"]), layouts)
+
+
+def attachments(owners: tuple[str, ...], programs: tuple[str, ...]) -> Any:
+    one = st.builds(
+        Attachment,
+        st.sampled_from(owners),
+        st.sampled_from(["eth0", "eth1.5"]),
+        st.sampled_from(HOOKS),
+        st.sampled_from(["tcx", "clsact"]),
+        st.integers(1, 3),
+        st.sampled_from(programs),
+    )
+    return st.lists(one).map(lambda found: {a.key: a for a in found})
+
+
+def states(owners: tuple[str, ...], complete: bool, extra: tuple[str, ...] = ()) -> Any:
+    names = st.sampled_from(PROGRAMS)
+    tags = st.sampled_from(["aa", "bb", ""] if extra else ["aa", "bb"])
+    programs = (
+        st.fixed_dictionaries(dict.fromkeys(PROGRAMS, tags)) if complete else st.dictionaries(names, tags)
+    )
+    rodata = st.sampled_from([b"\0", b"\1"])
+    return st.builds(State, programs, rodata, maps, attachments(owners, (*PROGRAMS, *extra)))
+
+
+def applied(current: State, desired: State, changes: list[Change]) -> State:
+    """The state after the changes, taking each as ``_bpf_attach._apply`` does."""
+    programs, held = dict(current.programs), dict(current.maps)
+    attached, rodata = dict(current.attachments), current.rodata
+    for change in changes:
+        if change.kind == "program":
+            rodata = desired.rodata
+        target: Any = {"map": held, "program": programs, "attachment": attached}[change.kind]
+        source: Any = {"map": desired.maps, "program": desired.programs, "attachment": desired.attachments}
+        if change.action == "remove":
+            del target[change.name]
+        elif change.name in source[change.kind]:
+            target[change.name] = source[change.kind][change.name]
+        else:
+            target[change.name] = replace(
+                target[change.name], program=target[change.name].program.rstrip("~")
+            )
+    return State(programs, rodata, held, attached)
+
+
+@given(states(OWNERS, complete=False, extra=("pod_egress~", "")), states(("site",), complete=True))
+def test_changes_lead_to_what_is_desired_and_then_there_are_none(current: State, desired: State) -> None:
+    changes = plan(current, desired, "site")
+    after = applied(current, desired, changes)
+    assert (after.programs, after.rodata, after.maps) == (desired.programs, desired.rodata, desired.maps) or (
+        not changes
+    )
+    assert {k: a for k, a in after.attachments.items() if a.owner == "site"} == desired.attachments
+    others = {k: a for k, a in current.attachments.items() if a.owner != "site"}
+    assert {k for k, a in after.attachments.items() if a.owner != "site"} == set(others)
+    assert plan(after, desired, "site") == []
+
+
+@given(states(OWNERS, complete=False), states(("site",), complete=True))
+def test_every_attachment_is_replaced_with_its_program(current: State, desired: State) -> None:
+    changes = plan(current, desired, "site")
+    if any(change.kind == "program" for change in changes):
+        changed = {change.name for change in changes if change.kind == "attachment"}
+        assert changed == {*current.attachments, *desired.attachments}
+        assert {change.name for change in changes if change.kind == "program"} == set(PROGRAMS)
+
+
+@given(states(OWNERS, complete=True))
+def test_what_is_desired_already_changes_nothing(state: State) -> None:
+    mine = {key: a for key, a in state.attachments.items() if a.owner == "site"}
+    assert plan(state, replace(state, attachments=mine), "site") == []
+
+
+def test_an_object_that_lacks_what_others_run_is_refused() -> None:
+    theirs = Attachment("pods", "eth1", "from_pod", "tcx", 3, "pod_egress")
+    current = State({"pod_egress": "aa"}, attachments={theirs.key: theirs})
+    with pytest.raises(BpfError, match=r"lacks programs .* pod_egress at eth1 from_pod \(tcx\)"):
+        plan(current, State({"host_ingress": "bb"}), "site")
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook", "wanted", "tcx", "expected"),
+    [
+        ("", "ingress", "auto", True, "tcx"),
+        ("", "ingress", "auto", False, "clsact"),
+        ("veth", "from_pod", "auto", True, "tcx"),
+        ("veth", "to_pod", "clsact", True, "clsact"),
+        ("meta", "from_pod", "auto", True, "meta"),
+        ("meta", "to_pod", "auto", False, "meta"),
+        ("meta", "ingress", "auto", False, "clsact"),
+        ("netkit", "to_pod", "auto", True, "netkit"),
+        ("netkit", "from_pod", "tcx", True, "tcx"),
+    ],
+)
+def test_type_chosen(kind: str, hook: str, wanted: str, tcx: bool, expected: str) -> None:
+    assert choose_type(Device("eth0", 2, kind), hook, wanted, tcx) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "hook", "wanted", "tcx", "said"),
+    [
+        (Device("eth0", 2), "ingress", "meta", True, "physical device"),
+        (Device("eth0", 2, "netkit"), "from_pod", "meta", True, "this is netkit"),
+        (Device("eth0", 2, "meta"), "egress", "meta", True, "from_pod and to_pod only"),
+        (Device("eth0", 2, "meta", primary=False), "to_pod", "auto", True, "Pod's end"),
+        (Device("eth0", 2, "netkit", primary=False), "to_pod", "netkit", True, "Pod's end"),
+        (Device("eth0", 2), "egress", "tcx", False, "Linux 6.6"),
+    ],
+)
+def test_type_refused(device: Device, hook: str, wanted: str, tcx: bool, said: str) -> None:
+    with pytest.raises(BpfError, match=said) as error:
+        choose_type(device, hook, wanted, tcx)
+    assert f"eth0, hook {hook}" in str(error.value)
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1))
+def test_pin_names_are_valid_and_reversible(device: str) -> None:
+    name = pin_name(device, "from_pod")
+    assert not {"/", "."} & set(name) and not name.endswith("~")
+    assert split_pin_name(name) == (device, "from_pod")
+
+
+def test_rodata_comes_as_templates_give_it() -> None:
+    assert parse_rodata({"a": "1", "b": 0, "c": True, "d": "0x10"}) == {"a": 1, "b": 0, "c": 1, "d": 16}
+    for value in ("yes", None, [1]):
+        with pytest.raises(BpfError, match="rodata: a="):
+            parse_rodata({"a": value})
+
+
+def test_maps_of_one_computation_come_together() -> None:
+    layouts = {name: Layout(1, 4, 8, 16, 0) for name in ("config", "endpoints4", "policy", "metrics", "ct")}
+    assert renewed_maps(layouts, layouts) == set()
+    assert renewed_maps({}, layouts) == set(layouts)
+    grown = {**layouts, "policy": Layout(1, 4, 8, 32, 0)}
+    assert renewed_maps(layouts, grown) == {"config", "endpoints4", "policy"}
+    grown = {**layouts, "metrics": Layout(1, 4, 8, 32, 0)}
+    assert renewed_maps(layouts, grown) == {"metrics"}
+
+
+@pytest.mark.parametrize(
+    ("ct", "number", "lost"),
+    [
+        (Layout(9, 40, 52, 1024, 0), 1, False),
+        (Layout(9, 40, 52, 2048, 0), 1, False),
+        (Layout(9, 40, 56, 1024, 0), 1, True),
+        (Layout(9, 40, 52, 1024, 0), 2, True),
+    ],
+)
+def test_connections_are_not_lost_silently(ct: Layout, number: int, lost: bool) -> None:
+    running = {"ct": Layout(9, 40, 52, 1024, 0), "layout": Layout(2, 4, 4, 1, 0)}
+    wanted = {"ct": ct, "layout": Layout(2, 4, 4, number, 0)}
+    assert bool(connections_problem(running, wanted)) == lost
+    assert not connections_problem({}, wanted)
