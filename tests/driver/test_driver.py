@@ -73,12 +73,12 @@ def test_build_without_headers_names_them(build: Build) -> None:
 )
 def test_unknown_declaration_is_named(build: Build, header: str, known: str, unknown: str, name: str) -> None:
     said = _refusal_of_changed(build, "source", f"include/{header}", known, unknown)
-    assert said == f"meta: unknown kernel API: {name} is missing or has another form"
+    assert said == f"meta: unsupported kernel API: {name} is missing or has a different declaration"
 
 
 def test_symbol_that_is_not_exported_is_named(build: Build) -> None:
     said = _refusal_of_changed(build, "build", "Module.symvers", "\t__netif_rx\t", "\t__netif_ry\t")
-    assert said == "meta: unknown kernel API: __netif_rx is not exported to modules"
+    assert said == "meta: unsupported kernel API: __netif_rx is not exported to modules"
 
 
 def test_build_is_done_again_for_another_kernel(build: Build) -> None:
