@@ -28,6 +28,7 @@ SEED ?=
 COUNT ?= 1000000
 SWAPS ?= 10000
 FAULTS ?= 1
+UPGRADE ?=
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
@@ -178,15 +179,20 @@ sanity: tools  ## ansible-test sanity, without a container
 .PHONY: tools
 tools: packages $(VENV)/.complete $(TREE)/ansible_collections/podnet/datapath
 
+# flock: two checkouts may run this at the same time.
 $(VENV)/.complete: | packages
 	$(call say,Python tools in $(VENV); about 1 min)
-	@rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --disable-pip-version-check -q -r requirements-dev.txt
-	@touch $@
+	@mkdir -p $(@D); exec 9>$(VENV).lock; flock 9; [[ ! -e $@ ]] || exit 0; \
+	$(PYTHON) -m venv --clear $(VENV); \
+	$(VENV)/bin/pip install --disable-pip-version-check -q --require-hashes -r requirements-dev.txt; \
+	touch $@
 
 $(TREE)/ansible_collections/podnet/datapath:
 	@mkdir -p $(@D) && ln -sfn "$(CURDIR)" $@
+
+lock: tools  ## Resolve requirements-dev.in into requirements-dev.txt; UPGRADE=1 takes the newest versions
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line \
+		--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --output-file requirements-dev.txt requirements-dev.in
 
 clean: lab-down  ## Remove the lab and everything built from the cache
 	rm -rf --one-file-system $(PODNET_CACHE)
@@ -194,4 +200,4 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: $(AS_ROOT) lab-up test-unit lint sanity clean help
+.PHONY: $(AS_ROOT) lab-up test-unit lint lock sanity clean help
