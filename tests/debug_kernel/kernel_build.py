@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE.parents[1] / "roles/lab_node/files"))
 from lablib import common, debian, recipe  # noqa: E402
 
 CONFIG = HERE / "config"
-OPTIONAL = "# where there is"  # the line of the configuration after which a kernel may lack an option
+OPTIONAL = "# Optional"  # a kernel may lack the options after this line of the config
 # To build the kernel and modules, and what the checks run in it.
 PACKAGES = (
     *("bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "make", "xz-utils"),

@@ -216,7 +216,7 @@ class Operations:
         data = [u32(Meta.MODE, self.chance.choice((Meta.L2, Meta.L3, Meta.L3)))]
         if self.chance.random() < 0.8:
             data.append(s32(Meta.PROG_FD, self._program("to_pod", "to_pod")))
-            data.append(s32(Meta.PEER_PROG_FD, self._program("from_pod", "from_pod_too")))
+            data.append(s32(Meta.PEER_PROG_FD, self._program("from_pod", "from_pod_alt")))
         for kind in (Meta.POLICY, Meta.PEER_POLICY):
             data.append(u32(kind, self.chance.choice((Meta.PASS, Meta.DROP))))
         for kind in (Meta.SCRUB, Meta.PEER_SCRUB):
@@ -263,7 +263,7 @@ class Operations:
     def replace_programs(self) -> None:
         data = [
             s32(Meta.PROG_FD, self._program("to_pod")),
-            s32(Meta.PEER_PROG_FD, self._program("from_pod_too")),
+            s32(Meta.PEER_PROG_FD, self._program("from_pod_alt")),
         ]
         self.rtnl.change(self._pair().name, *self.chance.sample(data, self.chance.choice((1, 2))))
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the driver's tests attach to a pair: a program notes what it was shown
- * of a packet and then does with it what a map says for the device.
+ * Programs that the driver's tests attach to a pair. A program records what it
+ * sees of a packet, then runs the action that a map holds for skb->ifindex.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -17,28 +17,28 @@
 #define AF_INET6 10
 #define HOUR_NS (3600ULL * 1000 * 1000 * 1000)
 
-enum how {
-	HOW_VERDICT,		/* return the argument */
-	HOW_REDIRECT,		/* to argument ifindex */
-	HOW_REDIRECT_INGRESS,
-	HOW_REDIRECT_PEER,
-	HOW_REDIRECT_NEIGH,
-	HOW_REDIRECT_NEXTHOP,	/* likewise, by the next hop */
-	HOW_REDIRECT_FIB,	/* wherever the kernel's routes lead */
-	HOW_TYPE_HOST,		/* pass as a packet for this host */
-	HOW_MARK,		/* pass with the argument as mark */
-	HOW_REDIRECT_PEER_L3,	/* of a packet without Ethernet header */
-	HOW_DELIVERY_TIME,	/* pass, to be sent in an hour */
+enum action_type {
+	ACTION_VERDICT,			/* return the argument */
+	ACTION_REDIRECT,		/* to the ifindex in the argument */
+	ACTION_REDIRECT_INGRESS,
+	ACTION_REDIRECT_PEER,
+	ACTION_REDIRECT_NEIGH,
+	ACTION_REDIRECT_NEXTHOP,	/* bpf_redirect_neigh() with a next hop */
+	ACTION_REDIRECT_FIB,		/* by bpf_fib_lookup() */
+	ACTION_SET_PKT_TYPE,		/* pass as PACKET_HOST */
+	ACTION_SET_MARK,		/* pass with the argument as mark */
+	ACTION_REDIRECT_PEER_L3,	/* for packets without Ethernet header */
+	ACTION_SET_TSTAMP,		/* pass with a delivery time in one hour */
 };
 
 struct action {
-	__u32 how;
+	__u32 type;
 	__u32 argument;
 	__u32 family;
 	__u8 nexthop[16];
 };
 
-struct note {
+struct record {
 	__u64 packets;
 	__u64 arps;
 	__u64 tstamp;
@@ -50,7 +50,7 @@ struct note {
 	__u32 longest;
 };
 
-/* Keyed by the ifindex that the program is shown. */
+/* Key: skb->ifindex */
 struct actions {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16);
@@ -62,32 +62,32 @@ struct actions from_pod_actions SEC(".maps");
 struct actions to_pod_actions SEC(".maps");
 struct actions ingress_actions SEC(".maps");
 
-enum program { FROM_POD, FROM_POD_TOO, TO_POD, INGRESS, PROGRAMS };
+enum program { FROM_POD, FROM_POD_ALT, TO_POD, INGRESS, PROGRAMS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PROGRAMS);
 	__type(key, __u32);
-	__type(value, struct note);
-} notes SEC(".maps");
+	__type(value, struct record);
+} records SEC(".maps");
 
-static __always_inline void take_note(struct __sk_buff *skb, __u32 program)
+static __always_inline void record_packet(struct __sk_buff *skb, __u32 program)
 {
-	struct note *note = bpf_map_lookup_elem(&notes, &program);
+	struct record *record = bpf_map_lookup_elem(&records, &program);
 
-	if (!note)
+	if (!record)
 		return;
-	__sync_fetch_and_add(&note->packets, 1);
+	__sync_fetch_and_add(&record->packets, 1);
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
-		__sync_fetch_and_add(&note->arps, 1);
-	note->tstamp = skb->tstamp;
-	note->ifindex = skb->ifindex;
-	note->mark = skb->mark;
-	note->priority = skb->priority;
-	note->protocol = skb->protocol;
-	note->pkt_type = skb->pkt_type;
-	if (skb->len > note->longest)
-		note->longest = skb->len;
+		__sync_fetch_and_add(&record->arps, 1);
+	record->tstamp = skb->tstamp;
+	record->ifindex = skb->ifindex;
+	record->mark = skb->mark;
+	record->priority = skb->priority;
+	record->protocol = skb->protocol;
+	record->pkt_type = skb->pkt_type;
+	if (skb->len > record->longest)
+		record->longest = skb->len;
 }
 
 static __always_inline int redirect_fib(struct __sk_buff *skb)
@@ -144,7 +144,7 @@ static __always_inline int redirect_peer_l3(struct __sk_buff *skb, __u32 ifindex
 	return bpf_redirect_peer(ifindex, 0);
 }
 
-static __always_inline int act(struct __sk_buff *skb, void *actions)
+static __always_inline int run_action(struct __sk_buff *skb, void *actions)
 {
 	struct bpf_redir_neigh next = {};
 	__u32 ifindex = skb->ifindex;
@@ -153,33 +153,33 @@ static __always_inline int act(struct __sk_buff *skb, void *actions)
 	action = bpf_map_lookup_elem(actions, &ifindex);
 	if (!action)
 		return TC_ACT_SHOT;
-	switch (action->how) {
-	case HOW_VERDICT:
+	switch (action->type) {
+	case ACTION_VERDICT:
 		return action->argument;
-	case HOW_REDIRECT:
+	case ACTION_REDIRECT:
 		return bpf_redirect(action->argument, 0);
-	case HOW_REDIRECT_INGRESS:
+	case ACTION_REDIRECT_INGRESS:
 		return bpf_redirect(action->argument, BPF_F_INGRESS);
-	case HOW_REDIRECT_PEER:
+	case ACTION_REDIRECT_PEER:
 		return bpf_redirect_peer(action->argument, 0);
-	case HOW_REDIRECT_NEIGH:
+	case ACTION_REDIRECT_NEIGH:
 		return bpf_redirect_neigh(action->argument, NULL, 0, 0);
-	case HOW_REDIRECT_NEXTHOP:
+	case ACTION_REDIRECT_NEXTHOP:
 		next.nh_family = action->family;
 		__builtin_memcpy(next.ipv6_nh, action->nexthop, 16);
 		return bpf_redirect_neigh(action->argument, &next,
 					  sizeof(next), 0);
-	case HOW_REDIRECT_FIB:
+	case ACTION_REDIRECT_FIB:
 		return redirect_fib(skb);
-	case HOW_TYPE_HOST:
+	case ACTION_SET_PKT_TYPE:
 		bpf_skb_change_type(skb, 0 /* PACKET_HOST */);
 		return TC_ACT_OK;
-	case HOW_MARK:
+	case ACTION_SET_MARK:
 		skb->mark = action->argument;
 		return TC_ACT_OK;
-	case HOW_REDIRECT_PEER_L3:
+	case ACTION_REDIRECT_PEER_L3:
 		return redirect_peer_l3(skb, action->argument);
-	case HOW_DELIVERY_TIME:
+	case ACTION_SET_TSTAMP:
 		bpf_skb_set_tstamp(skb, bpf_ktime_get_ns() + HOUR_NS,
 				   BPF_SKB_TSTAMP_DELIVERY_MONO);
 		return TC_ACT_OK;
@@ -190,40 +190,40 @@ static __always_inline int act(struct __sk_buff *skb, void *actions)
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	take_note(skb, FROM_POD);
-	return act(skb, &from_pod_actions);
+	record_packet(skb, FROM_POD);
+	return run_action(skb, &from_pod_actions);
 }
 
-/* The same with a note of its own, to tell which of the two was run. */
+/* Like from_pod, with another record: replacement tests check which one ran. */
 SEC("tc")
-int from_pod_too(struct __sk_buff *skb)
+int from_pod_alt(struct __sk_buff *skb)
 {
-	take_note(skb, FROM_POD_TOO);
-	return act(skb, &from_pod_actions);
+	record_packet(skb, FROM_POD_ALT);
+	return run_action(skb, &from_pod_actions);
 }
 
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
-	take_note(skb, TO_POD);
-	return act(skb, &to_pod_actions);
+	record_packet(skb, TO_POD);
+	return run_action(skb, &to_pod_actions);
 }
 
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
-	take_note(skb, INGRESS);
-	return act(skb, &ingress_actions);
+	record_packet(skb, INGRESS);
+	return run_action(skb, &ingress_actions);
 }
 
 SEC("xdp")
-int not_for_meta(struct xdp_md *ctx)
+int xdp_pass(struct xdp_md *ctx)
 {
 	return ctx->data < ctx->data_end ? XDP_PASS : XDP_DROP;
 }
 
 SEC("xdp")
-int bounce(struct xdp_md *ctx)
+int xdp_tx(struct xdp_md *ctx)
 {
 	return XDP_TX;
 }

@@ -38,7 +38,7 @@ def replacement_loses_nothing(world: World) -> None:
         thread = threading.Thread(target=count_up)
         thread.start()
         while not done.is_set():
-            name = ("from_pod_too", "from_pod")[replaced % 2]
+            name = ("from_pod_alt", "from_pod")[replaced % 2]
             world.rtnl.change("p1", s32(Meta.PEER_PROG_FD, world.programs.fd(name)))
             replaced += 1
         thread.join()
@@ -47,7 +47,7 @@ def replacement_loses_nothing(world: World) -> None:
                 arrived.add(receiver.recv(100))
     with Rtnl(world.pod1) as pod:
         dropped = pod.get("eth0").stats["tx_dropped"]
-    shares = [world.programs.note(p)["packets"] for p in (Programs.FROM_POD, Programs.FROM_POD_TOO)]
+    shares = [world.programs.note(p)["packets"] for p in (Programs.FROM_POD, Programs.FROM_POD_ALT)]
     facts = f"{len(arrived)} of {count} arrived, {replaced} replacements, {dropped} dropped, shares {shares}"
     assert len(arrived) == count and dropped == 0, facts
     assert sum(shares) >= count and min(shares) > 0 and replaced > 10, facts

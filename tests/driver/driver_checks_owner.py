@@ -131,7 +131,7 @@ class Attempts:
         flags = u32(ifla_xdp_flags, xdp_flags_skb_mode)
         note = self.world.programs.note
         with Rtnl(self.pod) as pod, self.world.host.udp() as udp:
-            for fd in (self.world.programs.fd("bounce"), -1):
+            for fd in (self.world.programs.fd("xdp_tx"), -1):
                 xdp = attribute(node.IFLA_XDP, s32(ifla_xdp_fd, fd), flags)
                 pod.link_request(node.RTM_SETLINK, 0, "eth0", xdp)
                 if fd >= 0:

@@ -22,7 +22,7 @@ def bad_changes_are_refused_each_with_its_sentence(world: World) -> None:
     world.pods()
     before = world.rtnl.get("p1").info
     not_open, not_bpf = 1000, os.open("/dev/null", os.O_RDONLY)
-    wrong_type = world.programs.fd("not_for_meta")
+    wrong_type = world.programs.fd("xdp_pass")
     cases = []
     for kind in (Meta.PROG_FD, Meta.PEER_PROG_FD):
         cases += [
@@ -84,7 +84,7 @@ def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
         (errno.EINVAL, "meta: peer scrub must be 0 (none) or 1 (default)", u32(Meta.PEER_SCRUB, 9)),
         (errno.EINVAL, "meta: policy must be 0 (pass) or 2 (drop)", u32(Meta.POLICY, 7)),
         (errno.EBADF, "program file descriptor is not open", good_program + s32(Meta.PEER_PROG_FD, not_open)),
-        (errno.EINVAL, "of type sched_cls", s32(Meta.PEER_PROG_FD, world.programs.fd("not_for_meta"))),
+        (errno.EINVAL, "of type sched_cls", s32(Meta.PEER_PROG_FD, world.programs.fd("xdp_pass"))),
         (errno.ERANGE, "", attribute(Meta.PEER_INFO, bytes(4))),
         (errno.EINVAL, "meta: pairing must be 0 (pair) or 1 (single)", u32(Meta.PAIRING, 2)),
         (errno.EINVAL, "meta: headroom must not exceed 1024 bytes", u16(Meta.HEADROOM, 1025)),

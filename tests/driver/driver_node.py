@@ -277,7 +277,7 @@ class Rtnl:
 class Programs:
     """driver.bpf.o, loaded."""
 
-    FROM_POD, FROM_POD_TOO, TO_POD, INGRESS = range(4)  # notes
+    FROM_POD, FROM_POD_ALT, TO_POD, INGRESS = range(4)  # records
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -325,13 +325,13 @@ class Programs:
         """Return what a program was shown: of the last packet, and how many there were."""
         value = ctypes.create_string_buffer(48)
         key = ctypes.byref(ctypes.c_uint32(program))
-        assert _libbpf.bpf_map_lookup_elem(self._map("notes"), key, value) == 0
+        assert _libbpf.bpf_map_lookup_elem(self._map("records"), key, value) == 0
         names = "packets arps tstamp ifindex mark priority protocol pkt_type longest"
         return dict(zip(names.split(), struct.unpack("=QQQIIIIII", value.raw), strict=True))
 
     def forget(self) -> None:
         for program in range(4):
-            self._update("notes", program, bytes(48))
+            self._update("records", program, bytes(48))
 
 
 def program_exists(number: int) -> bool:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Plants a bug, to show that the debug kernel finds one of its kind. Loading
- * it with the name of a bug makes the bug.
+ * On load, triggers the bug that the parameter names. The tests check that the
+ * debug kernel reports each of them.
  */
 
 #include <linux/module.h>
@@ -18,7 +18,7 @@ static DEFINE_MUTEX(first);
 static DEFINE_MUTEX(second);
 static int __rcu *guarded;
 
-static void use_after_free(void)
+static void plant_use_after_free(void)
 {
 	int *memory = kmalloc(64, GFP_KERNEL);
 
@@ -28,12 +28,12 @@ static void use_after_free(void)
 	WRITE_ONCE(*memory, 1);
 }
 
-static void leak(void)
+static void plant_leak(void)
 {
 	int *memory;
 	int i;
 
-	/* Several, as a stale copy in a register or on a stack may hide one. */
+	/* Several: a stale pointer in a register or on a stack may hide one. */
 	for (i = 0; i < 8; i++) {
 		memory = kmalloc(64, GFP_KERNEL);
 		if (memory)
@@ -41,7 +41,7 @@ static void leak(void)
 	}
 }
 
-static void lock_order(void)
+static void plant_lock_order(void)
 {
 	mutex_lock(&first);
 	mutex_lock(&second);
@@ -54,12 +54,12 @@ static void lock_order(void)
 	mutex_unlock(&second);
 }
 
-static void rcu_usage(void)
+static void plant_rcu_usage(void)
 {
 	(void)rcu_dereference(guarded);
 }
 
-static void refcount(void)
+static void plant_refcount(void)
 {
 	refcount_t count = REFCOUNT_INIT(0);
 
@@ -69,15 +69,15 @@ static void refcount(void)
 static int __init plant_init(void)
 {
 	if (!strcmp(bug, "use-after-free"))
-		use_after_free();
+		plant_use_after_free();
 	else if (!strcmp(bug, "leak"))
-		leak();
+		plant_leak();
 	else if (!strcmp(bug, "lock-order"))
-		lock_order();
+		plant_lock_order();
 	else if (!strcmp(bug, "rcu-usage"))
-		rcu_usage();
+		plant_rcu_usage();
 	else if (!strcmp(bug, "refcount"))
-		refcount();
+		plant_refcount();
 	else
 		return -EINVAL;
 	return 0;
@@ -90,5 +90,5 @@ static void __exit plant_exit(void)
 module_init(plant_init);
 module_exit(plant_exit);
 
-MODULE_DESCRIPTION("Plants a bug for a debug kernel to find");
+MODULE_DESCRIPTION("Triggers bugs that a debug kernel must report");
 MODULE_LICENSE("GPL");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Sends one UDP packet whose sum the hardware has taken (CHECKSUM_COMPLETE)
- * from a device of the loader's network namespace, when it is loaded. Real
- * hardware of that kind is rare, and no other software makes such a packet.
+ * On load, transmits one UDP packet with CHECKSUM_COMPLETE on a device in the
+ * network namespace of the loading process. Only few NICs create such packets,
+ * and no software does.
  */
 
 #include <linux/etherdevice.h>
@@ -81,5 +81,5 @@ static void __exit inject_exit(void)
 module_init(inject_init);
 module_exit(inject_exit);
 
-MODULE_DESCRIPTION("Sends a packet with CHECKSUM_COMPLETE");
+MODULE_DESCRIPTION("Transmits a packet with CHECKSUM_COMPLETE");
 MODULE_LICENSE("GPL");
