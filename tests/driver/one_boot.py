@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "roles/lab_node/files"))
 
-from lablib import image, qemu, recipe  # noqa: E402
+from lablib import image, machine, qemu, recipe  # noqa: E402
 
 SECTOR = 512
 
@@ -40,7 +40,7 @@ def boot(base: image.Image, disk: Path, command: str, arguments: Sequence[str], 
     argv = [
         *emulator.system,
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-cpu", qemu.TCG_CPU, "-m", "1024"),
+        *("-cpu", machine.TCG_CPU, "-m", "1024"),
         *("-kernel", str(base.root / "vmlinuz"), "-initrd", str(base.root / "initrd.img"), "-append", append),
         *("-drive", f"if=none,id=disk,file={base.disk},format=raw,snapshot=on"),
         *("-device", "virtio-blk-pci,drive=disk"),

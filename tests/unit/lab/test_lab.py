@@ -1,12 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the lab decides before it starts anything: mirrors, images, arguments, names, files."""
+"""The lab's decisions before it starts a node: mirrors, images, arguments, names, files."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import shlex
@@ -26,17 +25,15 @@ FILES = Path(__file__).resolve().parents[3] / "roles/lab_node/files"
 sys.path.insert(0, str(FILES))
 
 import lab as command_line  # noqa: E402
-from lablib import access, common, debian, image, nodes, qemu, recipe  # noqa: E402
+from lablib import access, common, debian, disks, image, machine, qemu, recipe, spec  # noqa: E402
 from lablib.common import LabError  # noqa: E402
 from lablib.debian import Mirror, Source  # noqa: E402
-from lablib.state import (  # noqa: E402
-    PORTS,
-    Node,
-    State,
-    alive,
-    choose_port,
-    process_start,
-)
+from lablib.files import LabFiles  # noqa: E402
+from lablib.lifecycle import Lab  # noqa: E402
+from lablib.ports import PORTS, choose_port  # noqa: E402
+from lablib.process import is_running, start_time  # noqa: E402
+from lablib.spec import LabSpec  # noqa: E402
+from lablib.state import Node, State  # noqa: E402
 
 TOKEN = st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True)
 TOKENS = st.lists(TOKEN, min_size=1, max_size=3).map(tuple)
@@ -58,7 +55,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Source, st.just(("deb",)), URI.map(lambda uri: (uri,)), TOKENS, TOKENS, SIGNED_BY, st.booleans()
     )
 )
-def test_both_styles_say_the_same(source: Source) -> None:
+def test_both_styles_parse_equally(source: Source) -> None:
     options = [f"signed-by={source.signed_by}"] * bool(source.signed_by) + ["trusted=yes"] * source.trusted
     bracket = f"[ {' '.join(options)} ] " if options else ""
     one_line = [
@@ -81,14 +78,14 @@ def test_both_styles_say_the_same(source: Source) -> None:
 @example("deb [signed-by=/x http://no.bracket/debian bookworm main")
 @example("URIs:\nTypes: deb")
 @example("Types: deb\n\n\nURIs: http://x")
-def test_no_text_breaks_the_parsers(text: str) -> None:
+def test_parsers_accept_any_text(text: str) -> None:
     for source in debian.parse_one_line(text) + debian.parse_deb822(text):
         assert source.uris
 
 
-def test_deb822_with_all_its_liberties() -> None:
+def test_deb822_continuation_lines_comments_and_disabled_entries() -> None:
     text = """\
-# the machine's own
+# the host's archive
 Types: deb deb-src
 URIs: http://mirror.example/debian
  http://other.example/debian
@@ -114,7 +111,7 @@ Enabled: no
     assert source.signed_by.startswith("-----BEGIN")
 
 
-def test_read_sources_takes_what_apt_takes(tmp_path: Path) -> None:
+def test_read_sources_reads_the_same_files_as_apt(tmp_path: Path) -> None:
     folder = tmp_path / "sources.list.d"
     folder.mkdir()
     (tmp_path / "sources.list").write_text(
@@ -148,20 +145,20 @@ SECURITY = vendor("http://mirror.example/debian-security", "bookworm-security", 
         [vendor("http://mirror.example/sources/debian", "bookworm", "main", kind="deb-src")],
     ],
 )
-def test_debian_is_told_from_other_vendors(others: list[Source]) -> None:
+def test_debian_is_distinguished_from_other_vendors(others: list[Source]) -> None:
     assert debian.choose_mirror([*others, SECURITY, ARCHIVE]) == Mirror(ARCHIVE, SECURITY)
 
 
-def test_without_debian_there_is_no_mirror() -> None:
+def test_no_mirror_without_a_debian_archive() -> None:
     assert debian.choose_mirror([SECURITY, vendor("https://x.example", "noble", "main")]) is None
 
 
-def test_an_archive_of_old_days_is_an_archive() -> None:
+def test_snapshot_archive_is_accepted() -> None:
     dated = vendor("http://snapshot.example/archive/debian/20250520T000000Z", "bookworm", "main")
     assert debian.choose_mirror([dated]) == Mirror(dated, None)
 
 
-def test_the_environment_chooses_another_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_the_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PODNET_DEBIAN_MIRROR", "http://near.example/debian")
     lines = debian.sources_lines(debian.machine_mirror(), "trixie", ["main"], backports=True)
     assert [line.split("] ")[1] for line in lines] == [
@@ -170,7 +167,7 @@ def test_the_environment_chooses_another_mirror(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_sources_name_a_keyring_that_a_line_can_name() -> None:
+def test_sources_use_a_keyring_file_or_the_default() -> None:
     keyring = dataclasses.replace(ARCHIVE, signed_by="/etc/apt/keyrings/own.gpg")
     inline = dataclasses.replace(SECURITY, signed_by="-----BEGIN PGP PUBLIC KEY BLOCK-----")
     main, _updates, security = debian.sources_lines(
@@ -188,7 +185,7 @@ def test_sources_name_a_keyring_that_a_line_can_name() -> None:
     )
 
 
-def test_mirror_lists_are_followed(tmp_path: Path) -> None:
+def test_mirror_lists_are_resolved(tmp_path: Path) -> None:
     listing = tmp_path / "debian.list"
     listing.write_text("# near\n\nhttp://near.example/debian priority:1\nhttp://far.example/debian\n")
     assert debian.resolve_uri(f"mirror+file:{listing}") == "http://near.example/debian"
@@ -199,7 +196,7 @@ def test_mirror_lists_are_followed(tmp_path: Path) -> None:
         debian.resolve_uri(f"mirror+file:{listing}")
 
 
-def test_only_settings_that_reach_a_mirror_are_taken() -> None:
+def test_apt_settings_keeps_only_settings_for_the_mirror() -> None:
     dump = (
         'APT "";\nAcquire "";\nAcquire::http "";\nAcquire::http::Proxy "http://proxy.example:3128";\n'
         'Acquire::Check-Valid-Until "false";\nDir::Etc "etc/apt";\nAcquire::Languages:: "none";\n'
@@ -213,7 +210,7 @@ def test_only_settings_that_reach_a_mirror_are_taken() -> None:
 # -- images ------------------------------------------------------------------------------------------
 
 
-def test_only_the_kernel_comes_from_backports() -> None:
+def test_only_kernel_packages_use_backports() -> None:
     assert [name for name in recipe.packages("7.3") if "/" in name] == [
         "linux-image-amd64/trixie-backports",
         "linux-headers-amd64/trixie-backports",
@@ -221,7 +218,7 @@ def test_only_the_kernel_comes_from_backports() -> None:
     assert not [name for kernel in ("6.1", "6.12") for name in recipe.packages(kernel) if "/" in name]
 
 
-def test_an_image_is_kept_by_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_key_depends_on_kernel_and_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {kernel: image.image_key(kernel) for kernel in recipe.KERNELS}
     assert len(set(keys.values())) == len(keys)
     (tmp_path / "etc").mkdir()
@@ -235,7 +232,7 @@ def test_an_image_is_kept_by_its_recipe(tmp_path: Path, monkeypatch: pytest.Monk
     assert image.image_key("6.1") == first
 
 
-def test_the_newest_image_of_a_recipe_counts(cache: Path) -> None:
+def test_newest_image_of_the_current_recipe(cache: Path) -> None:
     assert image.newest_image("6.1") is None
     for name in (
         "6.1-{}-20260101T000000Z",
@@ -248,7 +245,7 @@ def test_the_newest_image_of_a_recipe_counts(cache: Path) -> None:
     assert newest and newest.folder.name.endswith("20260201T000000Z")
 
 
-def test_the_first_boot_has_the_arguments_of_update_grub() -> None:
+def test_first_boot_uses_the_arguments_of_default_grub() -> None:
     text = 'GRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\nGRUB_CMDLINE_LINUX="a=1 b"\n'
     assert recipe.kernel_command_line(text) == "a=1 b quiet"
     own = recipe.kernel_command_line(recipe.overlay_files()["etc/default/grub"].decode()).split()
@@ -267,48 +264,44 @@ def test_the_first_boot_has_the_arguments_of_update_grub() -> None:
         ("", 0),
     ],
 )
-def test_qemu_versions_compare_as_numbers(text: str, number: int) -> None:
-    assert qemu.major(text) == number
+def test_major_version(text: str, number: int) -> None:
+    assert qemu.major_version(text) == number
 
 
-def argv(**changes: object) -> list[str]:
-    values = {
-        "title": "t",
-        "index": 1,
-        "cpus": 2,
-        "memory": 1024,
-        "port": 20001,
-        "layer": "disk0.qcow2",
-        "wire_fd": 7,
-        **changes,
-    }
-    accelerator = str(values.pop("accelerator", "tcg"))
-    return qemu.node_argv(qemu.Emulator(("qemu",), ("qemu-img",), "10.0"), accelerator, **values)  # type: ignore[arg-type]
+EMULATOR = qemu.Emulator(("loader", "qemu"), ("qemu-img",), "10.0")
 
 
-def test_a_state_is_taken_in_by_the_same_machine_alone(made: nodes.Lab) -> None:
-    state = made.need()
-    emulator = qemu.Emulator(("loader", "qemu"), ("qemu-img",), "10.0")
-    machine = made._machine(emulator, state)
+def state_of_two_nodes(accelerator: str = "tcg") -> State:
+    nodes = [Node(1, 20001, "disk0.qcow2"), Node(2, 20002, "disk0.qcow2")]
+    return State("6.1", "/image", 2, 1024, accelerator, "why", "10.0", nodes=nodes)
+
+
+def test_fingerprint_covers_version_and_arguments() -> None:
+    state = state_of_two_nodes()
+    fingerprint = machine.fingerprint(EMULATOR, "x", state)
     state.nodes[0].layer = "disk7.qcow2"
-    assert made._machine(dataclasses.replace(emulator, system=("elsewhere/qemu",)), state) == machine
-    assert made._machine(dataclasses.replace(emulator, version="10.1"), state) != machine
-    assert made._machine(emulator, dataclasses.replace(state, memory=2048)) != machine
+    elsewhere = dataclasses.replace(EMULATOR, system=("elsewhere/qemu",))
+    assert machine.fingerprint(elsewhere, "x", state) == fingerprint
+    newer = dataclasses.replace(EMULATOR, version="10.1")
+    assert machine.fingerprint(newer, "x", state) != fingerprint
+    assert machine.fingerprint(EMULATOR, "x", dataclasses.replace(state, memory=2048)) != fingerprint
 
 
 @pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
-def test_paths_are_relative(accelerator: str) -> None:
-    words = " ".join(argv(accelerator=accelerator))
+def test_qemu_paths_are_relative(accelerator: str) -> None:
+    state = state_of_two_nodes(accelerator)
+    words = " ".join(machine.node_argv(EMULATOR, "x", state, state.nodes[0], 7))
     assert not re.search(r"(file=|path=|unix:)/", words)
     assert ("-cpu host" in words) == (accelerator == "kvm")
     assert "hostfwd=tcp:127.0.0.1:20001-:22" in words and "tap,id=wire,fd=7" in words
 
 
-@pytest.mark.parametrize("index", range(1, nodes.MAX_NODES + 1))
-def test_names_of_interfaces_fit_the_macs(index: int) -> None:
+@pytest.mark.parametrize("index", range(1, spec.MAX_NODES + 1))
+def test_link_files_match_the_mac_addresses(index: int) -> None:
     overlay = recipe.overlay_files()
-    words = " ".join(argv(index=index))
-    for name, mac in (("mgmt0", qemu.MGMT_MAC), ("wire0", qemu.WIRE_MAC)):
+    state = state_of_two_nodes()
+    words = " ".join(machine.node_argv(EMULATOR, "x", state, state.nodes[index - 1], 7))
+    for name, mac in (("mgmt0", machine.MGMT_MAC), ("wire0", machine.WIRE_MAC)):
         link = overlay[f"etc/systemd/network/10-{name}.link"].decode()
         assert f"Name={name}" in link
         assert mac.format(index) in link and f"mac={mac.format(index)}" in words
@@ -322,33 +315,33 @@ def test_names_of_interfaces_fit_the_macs(index: int) -> None:
 @example("-lab")
 @example("lab\n")
 @example("../lab")
-def test_a_lab_has_a_name_fit_for_paths_and_namespaces(name: str) -> None:
+def test_lab_names_are_valid_in_paths_and_namespaces(name: str) -> None:
     if re.fullmatch(r"(?!-)[a-z0-9-]{1,20}", name) and not name.endswith("\n"):
-        assert len(nodes.Lab(name).namespace) < 40
+        assert len(LabFiles(name).namespace) < 40
     else:
         with pytest.raises(LabError, match="--name"):
-            nodes.Lab(name)
+            LabFiles(name)
 
 
-def test_a_state_survives_its_file() -> None:
+def test_state_round_trip() -> None:
     state = State("6.1", "/image", 2, 1024, "tcg", "why", "10.0", nodes=[Node(1, 20001, "disk0.qcow2", 9, 8)])
-    assert State.from_json(json.dumps(dataclasses.asdict(state))) == state
+    assert State.from_json(state.to_json()) == state
 
 
-def test_a_process_is_known_by_its_start() -> None:
+def test_is_running_compares_the_start_time() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
-        node = Node(1, 20001, pid=child.pid, started=process_start(child.pid))
-        assert alive(node)
-        assert not alive(dataclasses.replace(node, started=node.started + 1))
+        node = Node(1, 20001, pid=child.pid, started=start_time(child.pid))
+        assert is_running(node)
+        assert not is_running(dataclasses.replace(node, started=node.started + 1))
     finally:
         child.kill()
     child.wait()
-    assert not alive(node)
-    assert not alive(Node(1, 20001))
+    assert not is_running(node)
+    assert not is_running(Node(1, 20001))
 
 
-def test_ports_stay_the_same_and_give_way() -> None:
+def test_choose_port_is_stable_and_skips_used_ports() -> None:
     first = choose_port("seed", ())
     assert choose_port("seed", ()) == first
     second = choose_port("seed", {first})
@@ -359,28 +352,30 @@ def test_ports_stay_the_same_and_give_way() -> None:
         assert choose_port("seed", {first}) not in (first, second)
 
 
-def test_a_lab_that_is_not_there_is_told_as_such(cache: Path) -> None:
-    assert nodes.Lab("x").report() == {"name": "x", "state": "absent", "nodes": []}
+def test_absent_lab_is_reported(cache: Path) -> None:
+    assert Lab("x").report() == {"name": "x", "state": "absent", "nodes": []}
     with pytest.raises(LabError, match="up --name x"):
-        nodes.Lab("x").need()
+        Lab("x").require_exists()
 
 
 @pytest.fixture
-def made(cache: Path) -> nodes.Lab:
-    """A lab with its files, and no QEMU."""
-    lab = nodes.Lab("x")
-    lab.folder.mkdir(parents=True)
-    access.make_key(lab.folder / "ssh_key")
-    state = State("6.1", "/image", 2, 1024, "tcg", "why", "10.0", nodes=[Node(1, 20001), Node(2, 20002)])
+def files(cache: Path) -> LabFiles:
+    """Return the files of a lab that has no QEMU process."""
+    files = LabFiles("x")
+    files.folder.mkdir(parents=True)
+    access.create_key(files.folder / "ssh_key")
+    state = state_of_two_nodes()
     for node in state.nodes:
-        lab.node_folder(node).mkdir()
-        access.write_identity(node, lab.node_folder(node), (lab.folder / "ssh_key.pub").read_text())
-    lab._save(state)
-    return lab
+        files.node_folder(node).mkdir()
+        login_key = (files.folder / "ssh_key.pub").read_text()
+        access.write_identity(node, files.node_folder(node), login_key)
+    access.write_access_files(files, state.nodes)
+    files.save_state(state)
+    return files
 
 
-def test_an_identity_has_keys_with_their_modes(made: nodes.Lab) -> None:
-    with tarfile.open(made.folder / "node2/identity.tar") as archive:
+def test_identity_contains_keys_with_their_modes(files: LabFiles) -> None:
+    with tarfile.open(files.folder / "node2/identity.tar") as archive:
         modes = {entry.name: entry.mode for entry in archive}
         texts = {name: archive.extractfile(name).read().decode() for name in modes}  # type: ignore[union-attr]
     assert modes["etc/ssh/ssh_host_ed25519_key"] == modes["root/.ssh/authorized_keys"] == 0o600
@@ -388,58 +383,63 @@ def test_an_identity_has_keys_with_their_modes(made: nodes.Lab) -> None:
     assert "172.31.0.2/30" in texts["etc/systemd/network/20-wire0.network"]
     assert "fd31::2/64" in texts["etc/systemd/network/20-wire0.network"]
     key = texts["etc/ssh/ssh_host_ed25519_key.pub"].split()[1]
-    line = access.known_hosts_line(made.need().nodes[1], made.folder / "node2")
-    assert line == f"[127.0.0.1]:20002 ssh-ed25519 {key}\n"
-    assert texts["root/.ssh/authorized_keys"] == (made.folder / "ssh_key.pub").read_text()
+    known_hosts = (files.folder / "known_hosts").read_text().splitlines()
+    assert known_hosts[1] == f"[127.0.0.1]:20002 ssh-ed25519 {key}"
+    assert texts["root/.ssh/authorized_keys"] == (files.folder / "ssh_key.pub").read_text()
 
 
-def test_ssh_and_ansible_read_the_same_from_their_files(made: nodes.Lab) -> None:
-    lab_nodes = made.need().nodes
-    (made.folder / "ssh_config").write_text(access.ssh_config_text(made.folder, lab_nodes))
-    shown = subprocess.run(
-        [*made.ssh_argv("node2")[:-1], "-G", "node2"], capture_output=True, text=True, check=True
-    )
+def test_ssh_config_and_inventory_agree(files: LabFiles) -> None:
+    command = [*Lab("x").ssh_argv("node2")[:-1], "-G", "node2"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
     settings = dict(line.split(" ", 1) for line in shown.stdout.splitlines())
     assert (settings["hostname"], settings["port"], settings["user"]) == ("127.0.0.1", "20002", "root")
     assert settings["stricthostkeychecking"] == "true"
 
-    group = yaml.safe_load(access.inventory_text(made.folder, lab_nodes))["lab"]
+    group = yaml.safe_load(files.inventory.read_text())["lab"]
     assert group["hosts"] == {"node1": {"ansible_port": 20001}, "node2": {"ansible_port": 20002}}
     assert group["vars"]["ansible_ssh_private_key_file"] == settings["identityfile"]
-    assert f"UserKnownHostsFile={made.folder}/known_hosts" in shlex.split(
+    assert f"UserKnownHostsFile={files.folder}/known_hosts" in shlex.split(
         group["vars"]["ansible_ssh_common_args"]
     )
 
 
-def test_what_a_lab_is_made_of_does_not_change_under_way(made: nodes.Lab) -> None:
-    same = {"kernel": "6.1", "count": 2, "memory": 1024, "cpus": 2}
-    others = {"kernel": "7.3", "count": 1, "memory": 512, "cpus": 1, "nics": ["igb"]}
-    for option, value in others.items():
-        named = {"count": "nodes 1", "nics": "nic igb"}.get(option, f"{option} {value}")
-        with pytest.raises(LabError, match=rf"--{named}.*lab.py down"):
-            made.up(**{**same, option: value})  # type: ignore[arg-type]
+def test_existing_lab_rejects_another_configuration(files: LabFiles) -> None:
+    lab, same = Lab("x"), LabSpec(kernel="6.1", nodes=2, memory=1024, cpus=2)
+    others = {"kernel": "7.3", "nodes": 1, "memory": 512, "cpus": 1, "durable": True, "nics": ("igb",)}
+    for field, value in others.items():
+        option = {"nics": "nic igb", "durable": "durable yes"}.get(field, f"{field} {value}")
+        with pytest.raises(LabError, match=rf"--{option}: .*lab.py down"):
+            lab.up(dataclasses.replace(same, **{field: value}))  # type: ignore[arg-type]
+
+
+def test_invalid_requests_are_rejected(files: LabFiles) -> None:
+    lab, valid = Lab("x"), LabSpec(kernel="6.1", nodes=2, memory=1024, cpus=2)
     with pytest.raises(LabError, match="--nodes 3"):
-        made.up(**{**same, "count": 3})  # type: ignore[arg-type]
+        lab.up(dataclasses.replace(valid, nodes=3))
     with pytest.raises(LabError, match="--nic 'igb,mac=1'"):
-        made.up(**same, nics=["igb,mac=1"])  # type: ignore[arg-type]
+        lab.up(dataclasses.replace(valid, nics=("igb,mac=1",)))
+    with pytest.raises(LabError, match="snapshot '-s'"):
+        lab.up(valid, "-s")
     with pytest.raises(LabError, match="node1, node2 not running"):
-        made.snapshot("s")
-    with pytest.raises(LabError, match=r"no snapshot 's' \(it has: none\)"):
-        made.restore("s")
+        lab.snapshot("s")
+    with pytest.raises(LabError, match=r"no snapshot 's' \(available: none\)"):
+        lab.restore("s")
+    with pytest.raises(LabError, match=r"no node 'node3' \(available: node1, node2\)"):
+        lab.ssh_argv("node3")
 
 
-def test_disk_layers_are_never_named_twice(made: nodes.Lab) -> None:
-    node = made.need().nodes[0]
-    assert made._next_layer(node) == "disk0.qcow2"
+def test_next_layer_is_numbered_above_existing_ones(files: LabFiles) -> None:
+    node = files.require_state().nodes[0]
+    assert disks.next_layer(files.node_folder(node)) == "disk0.qcow2"
     for number in (0, 2, 10):
-        (made.node_folder(node) / f"disk{number}.qcow2").touch()
-    assert made._next_layer(node) == "disk11.qcow2"
+        (files.node_folder(node) / f"disk{number}.qcow2").touch()
+    assert disks.next_layer(files.node_folder(node)) == "disk11.qcow2"
 
 
-# -- common things -----------------------------------------------------------------------------------
+# -- common functions --------------------------------------------------------------------------------
 
 
-def test_a_folder_is_built_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_built_dir_is_atomic(tmp_path: Path) -> None:
     target = tmp_path / "t"
     for text in ("one", "two"):
         with common.built_dir(target) as work:
@@ -451,7 +451,7 @@ def test_a_folder_is_built_whole_or_not_at_all(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["t"]
 
 
-def test_long_steps_tell_of_themselves(
+def test_step_reports_its_progress(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(common, "HEARTBEAT", 0.02)
@@ -463,7 +463,7 @@ def test_long_steps_tell_of_themselves(
         assert lines[1].startswith("image: 0 s, usually") and lines[-1].startswith("image: done in 0.")
 
 
-def test_failing_commands_say_what_they_said() -> None:
+def test_error_contains_the_output_of_the_command() -> None:
     with pytest.raises(LabError, match=r"exit 3 from sh -c .*\nwhy"):
         common.run(["sh", "-c", "echo why >&2; exit 3"])
     with pytest.raises(LabError, match="no-such-command is not installed"):
@@ -471,14 +471,14 @@ def test_failing_commands_say_what_they_said() -> None:
     assert common.run(["cat"], given="through") == "through"
 
 
-def test_what_follows_the_dashes_is_for_the_node() -> None:
+def test_words_after_the_dashes_are_passed_to_the_node() -> None:
     options = command_line.parse_arguments(["ssh", "node1", "--name", "x", "--", "ls", "--name", "--"])
     assert (options.name, options.node, options.remote) == ("x", "node1", ["ls", "--name", "--"])
     with pytest.raises(SystemExit):
         command_line.parse_arguments(["down", "--", "ls"])
 
 
-def test_packages_need_nothing_to_be_told() -> None:
+def test_packages_command_needs_no_options() -> None:
     done = subprocess.run(
         [sys.executable, FILES / "lab.py", "packages"], capture_output=True, text=True, check=True
     )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a node is reached, and how it learns who it is: keys, SSH settings, inventory, identity."""
+"""Access to the nodes: SSH keys and settings, the Ansible inventory, and each node's identity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lablib.common import run
+from lablib.common import run, write_atomic
+from lablib.files import LabFiles
 from lablib.state import Node
 
 WIRE_NETWORK = """\
@@ -31,17 +32,17 @@ DuplicateAddressDetection=none
 """
 
 
-def make_key(path: Path) -> None:
-    """Make an SSH key pair."""
+def create_key(path: Path) -> None:
+    """Create an SSH key pair in ``path`` and ``path``.pub."""
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "podnet-lab", "-f", path])
 
 
 def write_identity(node: Node, folder: Path, login_key: str) -> None:
-    """Write the tar file that makes a generic image this node, and beside it the node's host key.
+    """Write the node's host key and identity.tar, which turns the generic image into this node.
 
-    ``login_key`` is the public key that may log in.
+    ``login_key`` is the public key that root accepts for logins.
     """
-    make_key(folder / "host_key")
+    create_key(folder / "host_key")
     files = {
         "etc/hostname": (0o644, f"{node.name}\n"),
         "etc/ssh/ssh_host_ed25519_key": (0o600, (folder / "host_key").read_text()),
@@ -57,7 +58,7 @@ def write_identity(node: Node, folder: Path, login_key: str) -> None:
 
 
 def known_hosts_line(node: Node, folder: Path) -> str:
-    """Return the known_hosts line for the host key that ``write_identity`` left in ``folder``."""
+    """Return the known_hosts line for the host key that ``write_identity`` wrote to ``folder``."""
     kind, key = (folder / "host_key.pub").read_text().split()[:2]
     return f"[127.0.0.1]:{node.port} {kind} {key}\n"
 
@@ -91,3 +92,11 @@ def ssh_config_text(folder: Path, nodes: Sequence[Node]) -> str:
         f'  UserKnownHostsFile "{folder}/known_hosts"\n  StrictHostKeyChecking yes\n'
         "  LogLevel ERROR\n  ConnectTimeout 30\n"
     )
+
+
+def write_access_files(files: LabFiles, nodes: Sequence[Node]) -> None:
+    """Write known_hosts, ssh_config and inventory.yml of a lab whose nodes have an identity."""
+    known_hosts = [known_hosts_line(node, files.node_folder(node)) for node in nodes]
+    write_atomic(files.folder / "known_hosts", "".join(known_hosts))
+    write_atomic(files.ssh_config, ssh_config_text(files.folder, nodes))
+    write_atomic(files.inventory, inventory_text(files.folder, nodes))

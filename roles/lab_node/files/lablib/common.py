@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What all parts of the lab share: errors, the cache, commands, locks and progress lines."""
+"""Functions that all parts of the lab use: errors, the cache, commands, locks and progress messages."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-# Seconds between two progress lines of a long step.
+# Seconds between two progress messages of a long step.
 HEARTBEAT = 10.0
 
-# What the engine runs on the controller, by Debian package.
+# The Debian packages that the lab needs on the controller, and the commands that it runs from each.
 PACKAGES = {
     "debian-archive-keyring": (),
     "e2fsprogs": ("mke2fs",),
@@ -35,11 +35,11 @@ PACKAGES = {
 
 
 class LabError(Exception):
-    """Something the user can act on; the message says what and how."""
+    """An error whose message states the cause and the remedy."""
 
 
 def cache_dir() -> Path:
-    """Return the folder for everything that is built: PODNET_CACHE, or the XDG cache of the user."""
+    """Return the folder of everything that is built: PODNET_CACHE, or a folder in the user's XDG cache."""
     chosen = os.environ.get("PODNET_CACHE")
     if not chosen:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -48,18 +48,20 @@ def cache_dir() -> Path:
 
 
 def require_root_and_commands() -> None:
-    """Raise LabError unless this is root with all of PACKAGES installed."""
+    """Raise LabError unless the process runs as root and all of PACKAGES are installed."""
     if os.geteuid() != 0:
-        raise LabError("the lab needs root for image roots, taps and namespaces; run the same through sudo")
-    # A root shell made by plain `su` lacks these.
+        raise LabError(
+            "the lab needs root to create image roots, taps and namespaces; run the command with sudo"
+        )
+    # A root shell started by plain `su` lacks these folders.
     os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
     missing = [package for package, names in PACKAGES.items() if not all(map(shutil.which, names))]
     if missing:
-        raise LabError(f"commands are missing; run: apt-get install {' '.join(missing)}")
+        raise LabError(f"required packages are not installed; run: apt-get install {' '.join(missing)}")
 
 
 def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, given: str = "") -> str:
-    """Run a command with ``given`` as its input and return its output; its errors become a LabError."""
+    """Run a command with ``given`` as its input and return its output; raise LabError if it fails."""
     command = [str(arg) for arg in argv]
     try:
         done = subprocess.run(
@@ -72,23 +74,30 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, giv
             check=False,
         )
     except FileNotFoundError as error:
-        raise LabError(f"{command[0]} is not installed") from error
+        raise LabError(f"{command[0]} is not installed; install it") from error
     if done.returncode:
-        tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
-        raise LabError(f"exit {done.returncode} from {shlex.join(command)[:300]}\n{tail}")
+        last_lines = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
+        raise LabError(f"exit {done.returncode} from {shlex.join(command)[:300]}\n{last_lines}")
     return done.stdout
 
 
+def tail(path: Path, lines: int = 12) -> str:
+    """Return the last lines of a file, or a placeholder if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return "(nothing)"
+
+
 def say(text: str) -> None:
-    """Write one progress line."""
+    """Write one progress message to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def step(title: str, usual: float) -> Iterator[None]:
-    """Tell how long a step takes: when it begins, every HEARTBEAT seconds, and when it ends.
+    """Report the start of a step, its elapsed time every HEARTBEAT seconds, and its end.
 
-    ``usual`` (seconds) is replaced by what the step took last time on this machine.
+    ``usual`` is the expected duration in seconds, until a duration measured on this host replaces it.
     """
     timings = cache_dir() / "timings.json"
     known: dict[str, float] = {}
@@ -116,7 +125,7 @@ def step(title: str, usual: float) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace a file in one step, so that no reader sees half of it."""
+    """Replace a file atomically, so that no reader sees a partial one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w") as stream:
@@ -127,21 +136,21 @@ def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Hold the lock ``name`` of this cache; say so when another process has it."""
+    """Hold the lock ``name`` of this cache; report it if another process holds the lock."""
     path = cache_dir() / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another run that works on {name}")
+            say(f"waiting for the lock {name}, which another process holds")
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
 def built_dir(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``target`` when the block succeeds and vanishes when it fails."""
+    """Yield a temporary folder; rename it to ``target`` if the block succeeds, otherwise delete it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for stale in target.parent.glob(f".{target.name}.*"):
         remove_tree(stale)
@@ -158,9 +167,9 @@ def built_dir(target: Path) -> Iterator[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder; refuse while something is mounted in it, as a build in a chroot may do."""
+    """Delete a folder; raise LabError if it contains a mount, as an interrupted build may leave one."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     mounted = [line.split()[4] for line in mounts if f" {path}/" in line]
     if mounted:
-        raise LabError(f"{mounted[0]} is still mounted; umount it and run again")
+        raise LabError(f"{mounted[0]} is still mounted; unmount it and try again")
     shutil.rmtree(path)

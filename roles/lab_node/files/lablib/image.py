@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images of nodes, kept in the cache by the hash of their recipe."""
+"""Node images in the cache, named by the hash of their recipe."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 
 from lablib import common, debian, recipe
 
-# Days that an image is kept which no lab stands on.
+# Days after its last use until an image that no lab uses is removed.
 KEPT_DAYS = 2
 
 
 @dataclass(frozen=True)
 class Image:
-    """What a build leaves: ``root`` is the disk's content as a folder, for chroots."""
+    """A built image. ``root`` has the content of the disk as a folder, for builds in a chroot."""
 
     kernel: str
     folder: Path
@@ -37,7 +37,7 @@ class Image:
 
 
 def image_key(kernel: str) -> str:
-    """Return the hash of everything that decides an image, except the mirror's state of the day."""
+    """Return the hash of everything that determines an image, except the state of the Debian mirror."""
     sources = [inspect.getsource(module) for module in (recipe, debian)]
     digest = hashlib.sha256(json.dumps([kernel, *sources]).encode())
     for name, content in recipe.overlay_files().items():
@@ -46,16 +46,16 @@ def image_key(kernel: str) -> str:
 
 
 def newest_image(kernel: str) -> Image | None:
-    """Return the newest image of today's recipe, None where the cache has none."""
+    """Return the newest image of the current recipe, or None if the cache has none."""
     key = image_key(kernel)
     folders = sorted((common.cache_dir() / "images").glob(f"{kernel}-{key}-*"))
     return Image(kernel, folders[-1]) if folders else None
 
 
 def ensure_image(kernel: str, *, rebuild: bool = False) -> tuple[Image, bool]:
-    """Return the image of a kernel, built if the cache lacks it, and whether it was built.
+    """Return the image of a kernel and whether this call built it.
 
-    One that is built again gets a folder of its own: labs stand on the disk of the one before.
+    A rebuilt image has a new folder, because labs use the disk of the previous one as their backing file.
     """
     with common.lock(f"image-{kernel}"):
         image = newest_image(kernel)
@@ -76,7 +76,7 @@ def ensure_image(kernel: str, *, rebuild: bool = False) -> tuple[Image, bool]:
 
 
 def _remove_unused(newest: Image) -> None:
-    """Remove images of the same kernel that no lab stands on and nobody asked for in KEPT_DAYS."""
+    """Remove images of the same kernel that no lab uses and that were last requested KEPT_DAYS ago."""
     labs = [path.read_text() for path in (common.cache_dir() / "labs").glob("*/state.json")]
     for folder in newest.folder.parent.glob(f"{newest.kernel}-*"):
         old = time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400

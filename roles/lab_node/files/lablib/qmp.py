@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""QMP, QEMU's control socket: one command, one answer (docs/interop/qmp-spec of QEMU)."""
+"""A client for QMP, QEMU's control protocol (QEMU: docs/interop/qmp-spec.rst)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lablib.common import LabError
 
 
 class Qmp:
-    """A connection to one QEMU, for use in a ``with`` statement."""
+    """A connection to one QEMU, as a context manager. Raise LabError if QEMU does not answer."""
 
     def __init__(self, path: Path, timeout: float = 60.0) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
-        # The folder's descriptor keeps the name short: a socket's path has room for 107 bytes.
+        # A socket's path is limited to 107 bytes (unix(7)); the path through /proc is always short enough.
         folder = os.open(path.parent, os.O_PATH)
         try:
             self._socket.connect(f"/proc/self/fd/{folder}/{path.name}")
@@ -56,7 +56,7 @@ class Qmp:
         return answer
 
     def __call__(self, command: str, **arguments: Any) -> Any:
-        """Execute a command and return its result."""
+        """Execute a command and return its result; raise LabError if QEMU returns an error."""
         names = {name.replace("_", "-"): value for name, value in arguments.items()}
         self._stream.write(json.dumps({"execute": command, "arguments": names}) + "\n")
         self._stream.flush()
@@ -65,10 +65,10 @@ class Qmp:
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
-                raise LabError(f"QEMU refuses {command}: {answer['error'].get('desc')}")
+                raise LabError(f"QEMU rejected the QMP command {command}: {answer['error'].get('desc')}")
 
-    def migrated(self, timeout: float = 120.0) -> None:
-        """Wait until a migration (a save or a load) is complete."""
+    def wait_for_migration(self, timeout: float = 120.0) -> None:
+        """Wait until the migration that saves or loads a snapshot is complete; raise LabError on failure."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             answer = self("query-migrate")
@@ -76,6 +76,8 @@ class Qmp:
             if status == "completed":
                 return
             if status in ("failed", "cancelled"):
-                raise LabError(f"QEMU's migration {status}: {answer.get('error-desc', 'no reason given')}")
+                raise LabError(
+                    f"QEMU's migration has the status {status}: {answer.get('error-desc', 'no reason given')}"
+                )
             time.sleep(0.02)
-        raise LabError(f"QEMU's migration did not end within {timeout:.0f} s")
+        raise LabError(f"QEMU's migration is not complete after {timeout:.0f} s")

@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The wire: a bridge with one tap a node, in a network namespace of the lab's own.
+"""The wire between the nodes: a bridge with one tap per node, in a network namespace per lab.
 
-Taps carry virtio's header, so that segmentation and checksum offloads stay on between the nodes. The
-machine's own bridges and firewall never see the wire.
+The taps pass virtio-net headers on (IFF_VNET_HDR), so that segmentation and checksum offloads work between
+the nodes. The namespace separates the wire from the host's bridges and firewall.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lablib.common import LabError, run
 
-# Larger than every MTU a node may want: real switches stop here, too.
+# The maximum MTU of common hardware switches.
 WIRE_MTU = 9216
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -31,35 +31,35 @@ _NAMESPACES = Path("/run/netns")
 
 @contextlib.contextmanager
 def inside(namespace: str) -> Iterator[None]:
-    """Run the block in a named network namespace (setns(2), for this thread alone)."""
+    """Run the block in a named network namespace; only the current thread enters it (setns(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def enter(descriptor: int) -> None:
         if libc.setns(descriptor, _CLONE_NEWNET):
-            raise LabError(f"network namespace {namespace}: {os.strerror(ctypes.get_errno())}")
+            raise LabError(f"cannot enter network namespace {namespace}: {os.strerror(ctypes.get_errno())}")
 
-    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    original = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
-        other = os.open(_NAMESPACES / namespace, os.O_RDONLY)
+        target = os.open(_NAMESPACES / namespace, os.O_RDONLY)
         try:
-            enter(other)
+            enter(target)
         finally:
-            os.close(other)
+            os.close(target)
         try:
             yield
         finally:
-            enter(own)
+            enter(original)
     finally:
-        os.close(own)
+        os.close(original)
 
 
 def exists(namespace: str) -> bool:
-    """Tell whether the lab's namespace is there."""
+    """Return whether the namespace exists."""
     return (_NAMESPACES / namespace).exists()
 
 
-def make(namespace: str) -> None:
-    """Make the namespace and its bridge; neither speaks on the wire itself."""
+def create(namespace: str) -> None:
+    """Create the namespace and its bridge, without STP and IPv6, so that only the nodes send frames."""
     if exists(namespace):
         return
     run(["ip", "netns", "add", namespace])
@@ -76,24 +76,26 @@ def make(namespace: str) -> None:
 
 
 def open_tap(namespace: str, name: str) -> int:
-    """Make a tap on the wire and return its descriptor; the tap lives as long as that is open."""
+    """Create a tap on the wire and return its file descriptor; closing that removes the tap."""
     with inside(namespace):
         try:
             tap = os.open("/dev/net/tun", os.O_RDWR)
         except OSError as error:
-            raise LabError(f"/dev/net/tun: {error.strerror}; load the module tun") from error
+            raise LabError(
+                f"cannot open /dev/net/tun: {error.strerror}; load the kernel module tun"
+            ) from error
         request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
         try:
             fcntl.ioctl(tap, _TUNSETIFF, request)
         except OSError as error:
             os.close(tap)
-            raise LabError(f"tap {name} in namespace {namespace}: {error.strerror}") from error
+            raise LabError(f"cannot create tap {name} in namespace {namespace}: {error.strerror}") from error
     run(["ip", "-n", namespace, "link", "set", name, "mtu", str(WIRE_MTU), "master", "wire", "up"])
     return tap
 
 
 def remove(namespace: str) -> bool:
-    """Remove the namespace with all that is in it; return whether it was there."""
+    """Remove the namespace with its bridge and taps; return whether it existed."""
     if not exists(namespace):
         return False
     run(["ip", "netns", "del", namespace])
