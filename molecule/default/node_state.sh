@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Prints what of a node this collection may touch, a line a thing: the way back is to bring back each of them.
+# Prints every setting and object that the collection may change on a node, one per line. A rollback must restore all lines.
 export LC_ALL=C
-# What counts, ages or is drawn by lot differs by itself; a module that is not the kernel's own taints until the next boot.
+# Excluded: counters, timers and random values, which change by themselves, and the taint flags, which an out-of-tree
+# module sets until the next boot.
 sysctl -a 2>/dev/null | grep -Ev 'random|\.nr_|-nr|-state|ns_last_pid|uuid|printk|perf_|mtu_expires|discard|nonce|pty|keys|tainted|quota|reserve' |
 	sed 's/^/sysctl /'
 for nic in wire0 mgmt0; do
@@ -15,12 +16,12 @@ for nic in wire0 mgmt0; do
 done
 ip -brief link | awk '{ print "link", $1 }'
 ip route show | sed 's/^/route /'
-# The kernel loads modules of its own where somebody asks for a qdisc, and keeps them.
+# Only meta: the kernel loads modules for qdiscs automatically and keeps them.
 lsmod | awk '$1 == "meta" { print "module", $1 }'
 find /sys/fs/bpf /run/netns -mindepth 1 2>/dev/null | sort
-# The contents of files; of a kernel's own modules, which nothing writes to, the sizes.
+# Checksums of files. For the kernel's own modules, which nothing modifies, sizes are sufficient (last line).
 find /etc /usr/local /boot /var/lib/dkms /lib/modules/*/updates /lib/modules/*/modules.* \
 	\( -type f -o -type l \) ! -path /etc/mtab ! -path /boot/grub/grub.cfg 2>/dev/null | sort | xargs -d '\n' sha256sum 2>/dev/null
-# GRUB writes it anew from the files above, and not as the image's maker did.
+# Only these arguments: update-grub generates grub.cfg, and its output differs from the file in the image.
 grep -Eo 'iommu=[^ ]*' /boot/grub/grub.cfg | sort -u
 find /lib/modules/*/kernel -type f -printf '%p %s\n' | sort
