@@ -201,7 +201,7 @@ def test_a_play_asks_one_candidate_after_the_other_and_then_says_why(tmp_path: P
     for by, to, dummy in asked:
         built.setdefault(by, []).append(to or by)
     assert built == {"n1": ["n1"], "n2": ["n2", "n4"], "n3": ["n3", "n5", "n1"]}, said
-    assert "0.0.0-none (none knows the package of its headers)" in said
-    assert "0.0.1-none (n3, n5, n1): missing: the headers of kernel 0.0.1-none" in said
+    assert "0.0.0-none (candidates: none knows the package of the kernel headers)" in said
+    assert "0.0.1-none (candidates: n3, n5, n1): missing: the headers of kernel 0.0.1-none" in said
     assert said.count("driver veth: fallback: meta cannot be had") == len(hosts)
     assert done.returncode == 0 and not (tmp_path / "cache").exists(), said
