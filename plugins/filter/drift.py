@@ -68,7 +68,7 @@ def _sysctls(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _boot_args(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [_row("boot", one["name"], one["before"], one["after"]) for one in result.get("changes", [])]
     rows += [_row("boot", "running kernel", None, token) for token in result.get("missing", [])]
-    return rows + [_row("boot", "running kernel", token, None) for token in result.get("left_over", [])]
+    return rows + [_row("boot", "running kernel", token, None) for token in result.get("stale", [])]
 
 
 def _nics(result: Mapping[str, Any]) -> list[dict[str, Any]]:

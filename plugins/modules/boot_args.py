@@ -85,7 +85,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 reboot_required:
-  description: Whether the running kernel differs from what is asked for, by RV(missing) or RV(left_over).
+  description: Whether the running kernel differs from what is asked for, by RV(missing) or RV(stale).
   returned: success
   type: bool
 missing:
@@ -94,7 +94,7 @@ missing:
   type: list
   elements: str
   sample: [iommu=pt]
-left_over:
+stale:
   description: Arguments that were taken away since the last boot and that the running kernel still has.
   returned: success
   type: list

@@ -55,7 +55,7 @@ options:
       - Where to leave the command C(podnet-datapath), which shows drops as they happen, counters and state.
       - Not at all if omitted. O(state=absent) leaves it.
     type: path
-  lose_connections:
+  allow_connection_loss:
     description:
       - Whether programs that keep connections in another form may replace those that run.
       - Established connections to services and of masqueraded Pods break then. Without it, that is refused.
@@ -212,7 +212,7 @@ def main() -> None:
             "pin_path": {"type": "path", "default": DEFAULT_PIN_PATH},
             "rodata": {"type": "dict", "default": {}},
             "command": {"type": "path"},
-            "lose_connections": {"type": "bool", "default": False},
+            "allow_connection_loss": {"type": "bool", "default": False},
             **confirm.ARGUMENTS,
             "owner": {"type": "str", "default": DEFAULT_OWNER},
             "attachments": {
@@ -247,7 +247,7 @@ def main() -> None:
                 wishes,
                 p["owner"],
                 module.check_mode,
-                p["lose_connections"],
+                p["allow_connection_loss"],
                 journalled.guard,
             )
             if p["command"]:

@@ -61,10 +61,10 @@ options:
       - What may be done to replace a loaded module of another source. Unloading it takes all its devices
         away.
       - V(idle) replaces it only if there are none, and else leaves the new one for the next boot.
-      - V(own) removes devices that M(podnet.datapath.meta_device) made, which is to be run afterwards to
+      - V(managed) removes devices that M(podnet.datapath.meta_device) made, which is to be run afterwards to
         make them again. Where there is a device of anybody else, it does as V(idle).
     type: str
-    choices: [idle, own]
+    choices: [idle, managed]
     default: idle
   signing_key:
     description:

@@ -55,7 +55,7 @@ options:
     description: Evict Pods that no controller would make again.
     type: bool
     default: false
-  delete_emptydir:
+  delete_emptydir_data:
     description: Evict Pods that have an emptyDir, whose data is lost.
     type: bool
     default: false
@@ -129,7 +129,7 @@ def main() -> None:
             "kubeconfig": {"type": "path"},
             "context": {"type": "str"},
             "force": {"type": "bool", "default": False},
-            "delete_emptydir": {"type": "bool", "default": False},
+            "delete_emptydir_data": {"type": "bool", "default": False},
             "grace_period": {"type": "int"},
             "timeout": {"type": "int", "default": 600},
             "max_cordoned": {"type": "int", "default": 0},
@@ -141,7 +141,7 @@ def main() -> None:
         p["name"],
         p["owner"],
         p["force"],
-        p["delete_emptydir"],
+        p["delete_emptydir_data"],
         p["grace_period"],
         p["timeout"],
         p["max_cordoned"],

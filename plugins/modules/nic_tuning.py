@@ -252,7 +252,7 @@ nics:
         - {name: mtu, before: 1500, after: 8264}
       skipped: {features.rx-gro-hw: is fixed off, so it cannot be on}
       limited: {}
-taken_back:
+rolled_back:
   description: What the node took back by itself before, if no run was told of it yet; a warning, too.
   returned: success
   type: str

@@ -33,7 +33,7 @@ options:
     type: list
     elements: str
     default: []
-  installable:
+  allow_package_install:
     description:
       - Whether the caller is going to install RV(missing_packages).
       - If V(true), the driver is chosen as if they were installed, and they are no problem.
@@ -274,7 +274,7 @@ def main() -> None:
         argument_spec={
             "driver": {"type": "str", "choices": ["auto", "meta", "netkit", "veth"], "default": "auto"},
             "uplinks": {"type": "list", "elements": "str", "default": []},
-            "installable": {"type": "bool", "default": False},
+            "allow_package_install": {"type": "bool", "default": False},
             "meta_build": {"type": "str", "choices": ["dkms", "fleet"], "default": "dkms"},
             "cilium": {"type": "str", "choices": ["refuse", "tune"], "default": "refuse"},
             "signing_certificate": {"type": "str"},
@@ -285,14 +285,14 @@ def main() -> None:
     delivered = module.params["meta_build"] == "fleet"
     requirements = readiness.Requirements(
         tuple(module.params["uplinks"]),
-        module.params["installable"],
+        module.params["allow_package_install"],
         delivered,
         module.params["cilium"] == "tune",
     )
     certificate = module.params["signing_certificate"] or ("" if delivered else None)
     node = _node.Node()
     facts = node.facts(requirements.uplinks, certificate)
-    driver, reason = readiness.choose_driver(facts, wanted, requirements.installable, delivered)
+    driver, reason = readiness.choose_driver(facts, wanted, requirements.allow_package_install, delivered)
     lacking, required = readiness.missing_packages(facts, wanted, delivered)
     if facts["cilium"] and requirements.beside_cilium:
         driver, reason = "none", f"Cilium owns the datapath ({', '.join(facts['cilium'])})"

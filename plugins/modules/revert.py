@@ -31,7 +31,7 @@ attributes:
     description: Running it twice changes nothing the second time.
     support: full
 options:
-  concerns:
+  subsystems:
     description: What is put back.
     type: list
     elements: str
@@ -45,7 +45,7 @@ options:
     description:
       - Seconds within which M(podnet.datapath.checkpoint) has to confirm that NICs were put back. Otherwise
         the node takes that back by itself, and is as this collection left it. V(0) needs no confirmation.
-      - For O(concerns=[nics]) alone. Counts where there is something to put back; RV(checkpoint) is what to
+      - For O(subsystems=[nics]) alone. Counts where there is something to put back; RV(checkpoint) is what to
         confirm then.
     type: int
     default: 0
@@ -62,7 +62,7 @@ EXAMPLES = r"""
 
 - name: Give NICs their former settings, now and at the next boot
   podnet.datapath.revert:
-    concerns: [nics]
+    subsystems: [nics]
     confirm_timeout: 120
   become: true
   register: put_back
@@ -82,7 +82,7 @@ changes:
   type: list
   elements: dict
   contains:
-    concern: {description: One of O(concerns)., type: str}
+    subsystem: {description: One of O(subsystems)., type: str}
     place:
       description: The NIC, the Pod's namespace, the folder of pins, or empty for the node.
       type: str
@@ -95,7 +95,7 @@ drift:
   type: list
   elements: dict
   contains:
-    concern: {description: As in RV(changes)., type: str}
+    subsystem: {description: As in RV(changes)., type: str}
     place: {description: As in RV(changes)., type: str}
     name: {description: As in RV(changes)., type: str}
     now: {description: "What it is; of files, the SHA-256.", type: raw}
@@ -118,10 +118,10 @@ from ansible_collections.podnet.datapath.plugins.module_utils._ops import confir
 
 
 def main() -> None:
-    concerns = list(revert_node.CONCERNS)
+    subsystems = list(revert_node.SUBSYSTEMS)
     module = AnsibleModule(
         argument_spec={
-            "concerns": {"type": "list", "elements": "str", "choices": concerns, "default": concerns},
+            "subsystems": {"type": "list", "elements": "str", "choices": subsystems, "default": subsystems},
             "force": {"type": "bool", "default": False},
             **confirm.ARGUMENTS,
         },
@@ -131,7 +131,7 @@ def main() -> None:
     try:
         terms = confirm.terms(p)
         result, warnings = revert_node.run(
-            p["concerns"], p["force"], module.check_mode, module.run_command, terms
+            p["subsystems"], p["force"], module.check_mode, module.run_command, terms
         )
     except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))

@@ -29,7 +29,7 @@ options:
       select:
         description: As O(podnet.datapath.sysctl_zc#module:pods.select).
         type: str
-        choices: [own, all, named]
+        choices: [managed, all, named]
         default: all
       names:
         description: Names in C(/run/netns), or paths of network namespaces, for O(pods.select=named).
@@ -88,8 +88,8 @@ windows:
       description: Open connections by the scale they announce, none for those that agreed on none.
       type: list
       elements: dict
-pods_left_out:
-  description: As RV(podnet.datapath.sysctl_zc#module:pods_left_out).
+pods_skipped:
+  description: As RV(podnet.datapath.sysctl_zc#module:pods_skipped).
   returned: success
   type: dict
 """
@@ -103,7 +103,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import inf
 def main() -> None:
     sysctls = ["net.core.rmem_max", "net.core.optmem_max", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"]
     pods = {
-        "select": {"type": "str", "choices": ["own", "all", "named"], "default": "all"},
+        "select": {"type": "str", "choices": ["managed", "all", "named"], "default": "all"},
         "names": {"type": "list", "elements": "str", "default": []},
         "except": {"type": "list", "elements": "str", "default": []},
     }

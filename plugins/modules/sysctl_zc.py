@@ -59,19 +59,19 @@ options:
       - Has the network namespaces of running Pods tuned as well, by O(window_scale) and O(pods.sysctls).
       - Namespaces are found by their names in C(/run/netns) and C(/run/docker/netns), and by the processes in
         them.
-      - Nothing of this is kept for the next boot, after which no Pod runs. RV(new_pods) tells which values a
-        Pod that is made later will not have by itself.
+      - Nothing of this persists over a boot. RV(new_pod_defaults) lists the values that a
+        Pod that starts later does not have by itself.
     type: dict
     suboptions:
       select:
         description:
-          - V(own) are the namespaces that M(podnet.datapath.meta_device) made.
+          - V(managed) are the namespaces that M(podnet.datapath.meta_device) made.
           - V(all) are those that have an interface besides the loopback and belong to the node's user
             namespace. Neither a service with C(PrivateNetwork=) nor a rootless container is meant.
           - V(named) are those in O(pods.names).
         type: str
-        choices: [own, all, named]
-        default: own
+        choices: [managed, all, named]
+        default: managed
       names:
         description: Names in C(/run/netns), or paths of network namespaces, for O(pods.select=named).
         type: list
@@ -182,12 +182,12 @@ pods:
     netns: {description: "Its name, its path, or a process in it.", type: str}
     changes: {description: As RV(changes)., type: list, elements: dict}
     values: {description: As RV(values)., type: dict}
-pods_left_out:
+pods_skipped:
   description: Namespaces that O(pods.select) would mean, each with the reason why it was left alone.
   returned: success
   type: dict
   sample: {process 812 (chronyd): has no interface but the loopback}
-new_pods:
+new_pod_defaults:
   description:
     - Keys of RV(pods) that a network namespace made now would begin with other values of, which are given.
       Pods made later need this module again, or a CNI plugin that sets them.
@@ -231,7 +231,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import app
 
 def main() -> None:
     pods = {
-        "select": {"type": "str", "choices": ["own", "all", "named"], "default": "own"},
+        "select": {"type": "str", "choices": ["managed", "all", "named"], "default": "managed"},
         "names": {"type": "list", "elements": "str", "default": []},
         "except": {"type": "list", "elements": "str", "default": []},
         "sysctls": {"type": "dict", "default": {}},

@@ -87,11 +87,11 @@ def a_pod_keeps_its_device_and_the_new_driver_waits() -> None:
 @check
 def a_device_of_anybody_else_is_never_cut() -> None:
     pair("guest0", "somebody's")
-    steps, loaded, warning = deliver("new.ko", "own")
+    steps, loaded, warning = deliver("new.ko", "managed")
     assert (steps, loaded) == ([], "0.1.0") and "guest0" in warning and "own0" not in warning, warning
     run("ip", "netns", "add", "elsewhere")
     run("ip", "link", "set", "guest0", "netns", "elsewhere")
-    steps, loaded, warning = deliver("new.ko", "own")
+    steps, loaded, warning = deliver("new.ko", "managed")
     assert (steps, loaded) == ([], "0.1.0") and "guest0 in /run/netns/elsewhere" in warning, warning
     assert primaries() == ["own0"]
     run("ip", "-n", "elsewhere", "link", "delete", "guest0")
@@ -110,7 +110,7 @@ def own_devices_go_for_a_new_driver_and_a_veth_pod_notices_nothing() -> None:
     run("ping", "-c1", "-W20", "10.79.0.2")
     ping = subprocess.Popen(["ping", "-i0.2", "-w3600", "10.79.0.2"], stdout=subprocess.PIPE, text=True)
     try:
-        steps, loaded, warning = deliver("new.ko", "own")
+        steps, loaded, warning = deliver("new.ko", "managed")
     finally:
         ping.send_signal(2)
         said = ping.communicate(timeout=60)[0]

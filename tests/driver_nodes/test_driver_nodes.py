@@ -127,7 +127,7 @@ def test_one_node_builds_for_both(site: Site) -> None:
 
 
 def test_a_new_version_is_loaded_and_the_pods_are_made_again_in_one_run(site: Site) -> None:
-    """With meta_driver_reload: own. That they reach each other then is site.yml's own last play."""
+    """With meta_driver_reload: managed. That they reach each other then is site.yml's own last play."""
     before = {node: devices(node) for node in NODES}
     for name, pattern in (("meta.h", r'(META_VERSION\s+").+(")'), ("dkms.conf", r'(PACKAGE_VERSION=").+(")')):
         file = site.collection / "roles/meta_driver/files" / name
@@ -135,11 +135,11 @@ def test_a_new_version_is_loaded_and_the_pods_are_made_again_in_one_run(site: Si
     site.run()
     assert {ssh(node, "cat /sys/module/meta/version") for node in NODES} == {version()}
     assert {node: devices(node) for node in NODES} == before
-    site.run(meta_driver_reload="own")
+    site.run(meta_driver_reload="managed")
     assert len(kept(site)) == 2
     assert {ssh(node, "cat /sys/module/meta/version") for node in NODES} == {NEW_VERSION}
     for node in NODES:
         for pod, index in devices(node).items():
             assert index != before[node][pod], (node, pod)
-    recap = site.run(meta_driver_reload="own")
+    recap = site.run(meta_driver_reload="managed")
     assert {node: counts["changed"] for node, counts in recap.items()} == dict.fromkeys(NODES, 0), recap

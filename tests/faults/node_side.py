@@ -74,10 +74,10 @@ def do(words: Sequence[str]) -> dict[str, Any]:
     if words[0] == "program":
         return attach(*words[1:])
     if words[0] == "checkpoint":
-        concerns = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
-        return confirm.run(words[2], words[1], "the test asked", {}, False, command, concerns)
+        subsystems = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
+        return confirm.run(words[2], words[1], "the test asked", {}, False, command, subsystems)
     if words[0] == "revert":
-        return revert_node.run(revert_node.CONCERNS, False, False, command)[0]
+        return revert_node.run(revert_node.SUBSYSTEMS, False, False, command)[0]
     return state()
 
 

@@ -80,7 +80,7 @@ def test_what_would_be_lost_is_refused_before_the_node_is_cordoned(cluster: Clus
     assert "default/scratch-a has an emptyDir" in refused["msg"]
     assert not unschedulable(cluster, node)
     with cluster.kubelet():
-        forced = cluster.run(node, "drained", force=True, delete_emptydir=True)
+        forced = cluster.run(node, "drained", force=True, delete_emptydir_data=True)
     assert forced["evicted"] == ["default/scratch-a", "default/single"]
 
 

@@ -148,9 +148,9 @@ def test_connections_are_taken_over_or_the_programs_refused(node: Node, build: A
     other = build(("ct.h", r"\t__u32 flags;", "\t__u32 flags, another;"))
     for check in (True, False):
         message = node.attach("pod_egress left from_pod", object=other, fails=True, check=check)["msg"]
-        assert "lose_connections: true" in message
+        assert "allow_connection_loss: true" in message
     assert connections() == entries
-    assert node.attach("pod_egress left from_pod", object=other, lose_connections=True)["changed"]
+    assert node.attach("pod_egress left from_pod", object=other, allow_connection_loss=True)["changed"]
     assert not connections()
 
 

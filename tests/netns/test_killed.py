@@ -30,7 +30,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._rollback import a
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint, journal
 
 COUNT = int(os.environ.get("PODNET_COUNT") or 10)
-CONCERNS = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
+SUBSYSTEMS = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
 
 
 def command(words: Sequence[str]) -> tuple[int, str, str]:
@@ -89,7 +89,7 @@ def killed_after(seconds: float, place: Node, change: Callable[[], object]) -> b
 
 
 def way_back() -> None:
-    checkpoint.expire(command, CONCERNS)
+    checkpoint.expire(command, SUBSYSTEMS)
 
 
 @pytest.mark.parametrize("kind", ["nic", "nic, put back", "first program", "another program"])

@@ -114,7 +114,7 @@ def test_what_queues_had_that_a_change_took_away_comes_back_with_them(node: Node
     node({"name": "veth0", "channels": {"rx": 4}, "steering": {"rps": "0"}})
     shutil.move(node.journal / _journal.FILE, node.journal / "what was done before us")
     node({"name": "veth0", "channels": {"rx": 2}, "steering": {"rps": "none"}})
-    back = node.run("revert", {"concerns": ["nics"]})
+    back = node.run("revert", {"subsystems": ["nics"]})
     assert back["changed"] and not back["drift"]
     assert [int(node.read(f"veth0/queues/rx-{queue}/rps_cpus"), 16) for queue in range(4)] == [1] * 4
     assert not (node.journal / _journal.FILE).exists(), "something is left to put back"
@@ -128,7 +128,7 @@ def test_what_queues_had_comes_back_where_nobody_told_the_end(node: Node) -> Non
     journal = node.journal / _journal.FILE
     told = [line for line in journal.read_text().splitlines(keepends=True) if '"end"' not in line]
     journal.write_text("".join(told))
-    back = node.run("revert", {"concerns": ["nics"]})
+    back = node.run("revert", {"subsystems": ["nics"]})
     assert back["changed"] and not back["drift"]
     assert [int(node.read(f"veth0/queues/rx-{queue}/rps_cpus"), 16) for queue in range(4)] == [1] * 4
 
@@ -136,7 +136,7 @@ def test_what_queues_had_comes_back_where_nobody_told_the_end(node: Node) -> Non
 def test_queues_that_somebody_else_took_away_are_nobodys(node: Node) -> None:
     node({"name": "veth0", "steering": {"rps": "0"}})
     node.namespaces.run(node.netns, "ethtool", "-L", "veth0", "rx", "2")
-    back = node.run("revert", {"concerns": ["nics"]})
+    back = node.run("revert", {"subsystems": ["nics"]})
     assert back["changed"] and not back["drift"]
     assert not (node.journal / _journal.FILE).exists(), "something is left to put back"
 
@@ -156,7 +156,7 @@ def test_different_disciplines_of_queues_come_back(node: Node) -> None:
     shutil.move(node.journal / _journal.FILE, node.journal / "what was done before us")
     (changed,) = node({"name": "many", "qdisc": "pfifo"})["nics"]
     assert changed["changes"][0]["before"] == "bfifo*1+pfifo*1+bfifo*2"
-    node.run("revert", {"concerns": ["nics"]})
+    node.run("revert", {"subsystems": ["nics"]})
     assert node.disciplines("many") == former
 
 

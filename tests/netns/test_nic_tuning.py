@@ -198,7 +198,7 @@ def test_a_lower_mtu_takes_along_only_what_is_given_one_itself(
     assert not node(lower, {"name": "above0", "mtu": 8000}, check=True)["nics"][1]["skipped"]
     node(lower, {"name": "above0", "mtu": 8000})
     assert mtus() == [8000, 8264]
-    node.run("revert", {"concerns": ["nics"]}, node.netns)
+    node.run("revert", {"subsystems": ["nics"]}, node.netns)
     assert mtus() == [8500, 9000]
 
 

@@ -168,9 +168,9 @@ def test_confirmed_and_reverted_later(node: Node, unconfirmed: Any) -> None:
     before = node.everything()
     node.attach("host_ingress left ingress clsact")
     made = node._run_module("revert", {}, netns=node.name)
-    assert {change["concern"] for change in made["changes"]} == {"programs"} and made["archived"]
+    assert {change["subsystem"] for change in made["changes"]} == {"programs"} and made["archived"]
     assert node.everything() == before
     # Taken away by others' hands: nothing is left to put back, and the journal goes.
     node.attach("host_ingress left ingress clsact")
     node.attach(state="absent")
-    assert node._run_module("revert", {"concerns": ["nics"]}, netns=node.name)["archived"]
+    assert node._run_module("revert", {"subsystems": ["nics"]}, netns=node.name)["archived"]

@@ -80,10 +80,10 @@ def test_all_is_as_it_was_and_twice_is_once(node: Node) -> None:
 def test_a_part_is_put_back_and_the_rest_later(node: Node) -> None:
     before = node.state()
     node.tune()
-    made = node.run("revert", concerns=["nics"])
-    assert {change["concern"] for change in made["changes"]} == {"nics"} and not made["archived"]
+    made = node.run("revert", subsystems=["nics"])
+    assert {change["subsystem"] for change in made["changes"]} == {"nics"} and not made["archived"]
     assert node.state()[2:4] == before[2:4] and node.state()[0] != before[0]
-    assert not node.run("revert", concerns=["nics"])["changed"]
+    assert not node.run("revert", subsystems=["nics"])["changed"]
     assert node.run("revert")["archived"] and node.state() == before
 
 
@@ -92,7 +92,7 @@ def test_what_somebody_else_changed_is_told_and_left(node: Node) -> None:
     node.namespaces.ip(node.host, "link set nic0 mtu 2000")
     node.file.write_text(node.file.read_text() + "# and this\n")
     made = node.run("revert")
-    assert [(drift["name"], drift["concern"]) for drift in made["drift"]] == [
+    assert [(drift["name"], drift["subsystem"]) for drift in made["drift"]] == [
         ("mtu", "nics"),
         (str(node.file), "sysctls"),
     ]
@@ -113,7 +113,7 @@ def test_what_is_gone_needs_nothing(node: Node) -> None:
 
 def test_a_change_after_a_revert_begins_with_what_was_there_then(node: Node) -> None:
     node.tune()
-    node.run("revert", concerns=["nics"])
+    node.run("revert", subsystems=["nics"])
     node.namespaces.ip(node.host, "link set nic0 mtu 1700")
     node.run("nic_tuning", nics=[{"name": "nic0", "mtu": 9000}])
     node.run("revert")

@@ -88,7 +88,7 @@ def test_running_pods_get_the_scale_and_old_connections_are_told_of(node: Node) 
 
 def test_what_a_pod_made_later_lacks_is_told(node: Node) -> None:
     made = node(pods={"sysctls": {"net.ipv4.tcp_sack": 0}})
-    assert made["new_pods"]["net.ipv4.tcp_sack"] == "1"
+    assert made["new_pod_defaults"]["net.ipv4.tcp_sack"] == "1"
 
 
 def test_a_key_of_the_whole_node_is_no_pod_s(node: Node) -> None:
@@ -137,7 +137,7 @@ PRINT = """
 import json
 from ansible_collections.podnet.datapath.plugins.module_utils._node import pod_netns
 found = pod_netns.found()
-print(json.dumps([pod_netns.choose(found, s, [], [])[0] for s in ("own", "all")] +
+print(json.dumps([pod_netns.choose(found, s, [], [])[0] for s in ("managed", "all")] +
     [pod_netns.choose(found, "all", [], [])[1]], default=lambda o: o.name))
 """
 

@@ -56,7 +56,7 @@ class Node:
         return [" ".join(line.split()) for line in text.splitlines()]
 
     def everything(self) -> dict[str, str]:
-        # The host's own keys are no concern of a namespace, and some of them count.
+        # The host's own keys are no subsystem of a namespace, and some of them count.
         lines = command("sysctl", "-e", "net.ipv4", "net.ipv6", netns=self.netns, check=False).splitlines()
         return dict(line.partition(" = ")[::2] for line in lines)
 

@@ -274,7 +274,7 @@ def test_5_upgrade_the_collection(operator: Operator) -> None:
     rest = operator.run(COMMANDS["1. The first roll-out"][3])
     assert set(rest.recap) - {"localhost"} == {"node2"}
     assert "a new version of it waits for the next boot" in stopped.said + rest.said
-    operator.run(f"{roll_out} -e meta_driver_reload=own")
+    operator.run(f"{roll_out} -e meta_driver_reload=managed")
     assert {ssh(node, "cat /sys/module/meta/version") for node in ("node1", "node2")} == {NEW_VERSION}
 
 

@@ -81,7 +81,7 @@ def rollout(tmp_path: Path) -> Any:
         worked.write_text("")
         extra = {
             "worked": str(worked),
-            "fleet_todo": str(tmp_path / "kept/todo"),
+            "fleet_remaining_hosts_file": str(tmp_path / "kept/todo"),
             "absent": [],
             "cut": [],
             "failing": "nobody",
@@ -151,7 +151,7 @@ def test_it_stops_where_a_node_failed_and_goes_on_where_it_stopped(rollout: Any,
 
 
 def test_a_loss_that_is_allowed_for_leaves_room_below_the_cap(rollout: Any) -> None:
-    run = rollout(fleet_batches=["100%"], fleet_max_disturbed=3, fleet_max_lost=1, failing="node2")
+    run = rollout(fleet_batches=["100%"], fleet_max_unavailable=3, fleet_max_failures=1, failing="node2")
     assert "Batches of 2, 2, 2, 1" in run.said, "with one that is lost no more than three are disturbed"
     assert run.worked == HOSTS and run.todo == ["node2"]
 
@@ -160,7 +160,7 @@ def test_nothing_is_changed_where_a_node_is_absent_from_the_beginning(rollout: A
     run = rollout(absent=["node7"])
     assert run.status != 0 and run.worked == []
     assert "Nothing has been changed, as 1 of 7 nodes" in run.said
-    left_out = rollout(absent=["node7"], fleet_leave_out_unready=True)
+    left_out = rollout(absent=["node7"], fleet_skip_unready=True)
     assert left_out.worked == HOSTS[:-1] and left_out.todo == ["node7"], left_out.said
 
 
@@ -192,8 +192,8 @@ def test_a_canary_alone_ends_well_and_leaves_the_rest(rollout: Any) -> None:
 def test_numbers_that_do_not_fit_are_refused(rollout: Any) -> None:
     run = rollout(fleet_batches=["0%"])
     assert run.status != 0 and run.worked == [] and "'0%' is no size of a batch" in run.said
-    run = rollout(fleet_max_disturbed=2, fleet_max_lost=2)
-    assert run.status != 0 and run.worked == [] and "fleet_max_disturbed is 2" in run.said
+    run = rollout(fleet_max_unavailable=2, fleet_max_failures=2)
+    assert run.status != 0 and run.worked == [] and "fleet_max_unavailable is 2" in run.said
 
 
 def test_the_gate_is_the_first_and_the_last_thing_of_each_batch() -> None:

@@ -118,7 +118,7 @@ def lacking(tokens: Sequence[str], line: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def left_over(former: Iterable[str], staying: Iterable[str], running: Iterable[str]) -> list[str]:
+def stale(former: Iterable[str], staying: Iterable[str], running: Iterable[str]) -> list[str]:
     """Return the arguments that the running kernel has from us and will not have after a boot."""
     return sorted(({*former} - {*staying}) & {*running})
 
@@ -346,7 +346,7 @@ def run(
     current = loader.read() if loader else Current((), ())
     changes = plan(current, tokens, loader.file) if loader else []
     former = [*_recall(node.path(LEFT_OVER)), *current.own]
-    left = left_over(former, {*tokens, *foreign(current)}, running)
+    left = stale(former, {*tokens, *foreign(current)}, running)
     if changes and loader and not check:
         ours = Change(loader.file, " ".join(current.own) or None, " ".join(tokens) or None)
         with journal.entered(_entry(loader, ours)):
@@ -361,7 +361,7 @@ def run(
         "bootloader": name,
         "args": tokens,
         "missing": missing,
-        "left_over": left,
+        "stale": left,
         "reboot_required": bool(missing or left),
         "boot_id": node.read("/proc/sys/kernel/random/boot_id"),
     }

@@ -26,7 +26,7 @@ from .._node import facts, readiness
 AUTOLOAD = "/etc/modules-load.d"
 LOCKS = "/run"
 LOG_LINES = 20
-RELOADS = ("idle", "own")
+RELOADS = ("idle", "managed")
 
 
 class ModuleError(Exception):
@@ -88,7 +88,7 @@ class Plan:
 def plan_loading(name: str, loaded: Loaded | None, other: bool, reload: str) -> Plan:
     """Return how the installed module gets into the kernel; ``other``: the loaded one is not of its source.
 
-    ``reload`` is idle (never take a device away) or own (those of this collection may be made again).
+    ``reload`` is idle (never take a device away) or managed (those of this collection may be made again).
     """
     if loaded is None:
         return Plan((Change("load", "not loaded"),))
@@ -97,7 +97,7 @@ def plan_loading(name: str, loaded: Loaded | None, other: bool, reload: str) -> 
     why = "the loaded one is of another source"
     if not loaded.used:
         return Plan((Change("reload", f"{why}, and nothing uses it"),))
-    if reload == "own" and not loaded.foreign and not loaded.references:
+    if reload == "managed" and not loaded.foreign and not loaded.references:
         return Plan((Change("reload", f"{why}; this removes the devices {', '.join(loaded.own)}"),))
     stays = f"an older {name} stays loaded until the next boot"
     if loaded.foreign:
@@ -106,7 +106,7 @@ def plan_loading(name: str, loaded: Loaded | None, other: bool, reload: str) -> 
         )
     if loaded.references:
         return Plan((), f"{stays}: {loaded.users} need it")
-    remedy = "reload: own removes them, and the role pods makes them again"
+    remedy = "reload: managed removes them, and the role pods makes them again"
     return Plan((), f"{stays}: Pods need it ({', '.join(loaded.own)}); {remedy}")
 
 

@@ -140,7 +140,7 @@ def run(
             result["files"] = _persist(entries, ours, check, command, checkpoint, root)
     if not check:
         _checkpoint.told(news)
-    result["checkpoint"], result["taken_back"] = checkpoint.name, " ".join(news.values())
+    result["checkpoint"], result["rolled_back"] = checkpoint.name, " ".join(news.values())
     if not persist:
         return result, [*news.values()]
     result["changed"] = result["changed"] or bool(result["files"])

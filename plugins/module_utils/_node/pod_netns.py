@@ -115,7 +115,7 @@ def choose(
     for one in namespaces:
         if select == "named" and not {one.name, one.path} & {*names}:
             continue
-        if select == "own" and not one.own:
+        if select == "managed" and not one.own:
             continue
         if {one.name, one.path} & {*left_out}:
             left[one.name] = "named in except"

@@ -62,7 +62,7 @@ class Requirements:
     """
 
     uplinks: tuple[str, ...] = ()
-    installable: bool = False
+    allow_package_install: bool = False
     delivered: bool = False
     beside_cilium: bool = False
 
@@ -168,7 +168,7 @@ def _needed(facts: Facts, delivered: bool) -> Sequence[str]:
     return ["modprobe"] if delivered or facts["meta"]["available"] else BUILD_TOOLS
 
 
-def meta_obstacles(facts: Facts, installable: bool, delivered: bool = False) -> list[str]:
+def meta_obstacles(facts: Facts, allow_package_install: bool, delivered: bool = False) -> list[str]:
     """Return what keeps this node from running the driver meta, each with its remedy."""
     if facts["meta"]["loaded"]:
         return []
@@ -179,13 +179,13 @@ def meta_obstacles(facts: Facts, installable: bool, delivered: bool = False) -> 
     if refusal:
         obstacles.append(refusal)
     lacking = missing(facts, _needed(facts, delivered))
-    if lacking and not (installable and _installable(facts, lacking)):
+    if lacking and not (allow_package_install and _installable(facts, lacking)):
         obstacles.append(_absence(facts, lacking))
     return obstacles
 
 
 def choose_driver(
-    facts: Facts, wanted: str, installable: bool = False, delivered: bool = False
+    facts: Facts, wanted: str, allow_package_install: bool = False, delivered: bool = False
 ) -> tuple[str, str]:
     """Return the driver for this node's Pods and why; ``wanted`` is auto, meta, netkit or veth.
 
@@ -197,7 +197,7 @@ def choose_driver(
         return "netkit", "the kernel has netkit"
     config = facts["kernel"]["config"].get("CONFIG_NETKIT")
     absent = "the kernel has no netkit" + (f" (CONFIG_NETKIT={config})" if config else "")
-    obstacles = meta_obstacles(facts, installable, delivered)
+    obstacles = meta_obstacles(facts, allow_package_install, delivered)
     if obstacles:
         return "veth", f"fallback: {absent}, and meta cannot be had: {'; '.join(obstacles)}"
     if facts["meta"]["loaded"]:
@@ -256,7 +256,7 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
                 "correct the name in the node's variables"
             )
     lacking = missing(facts, LIBRARIES)
-    if lacking and not (requirements.installable and _installable(facts, lacking)):
+    if lacking and not (requirements.allow_package_install and _installable(facts, lacking)):
         found.append(_absence(facts, lacking))
     if facts["cilium"] and requirements.beside_cilium:
         return found  # No driver is wanted here.
@@ -265,7 +265,7 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
             f"kernel {kernel['release']} does not know {', '.join(kernel['bpf_helpers_missing'])}, "
             "which the programs call: boot a newer one (5.18 has them all), or take the node out of the play"
         )
-    driver, dummy = choose_driver(facts, wanted, requirements.installable, requirements.delivered)
+    driver, dummy = choose_driver(facts, wanted, requirements.allow_package_install, requirements.delivered)
     if wanted == "netkit" and not kernel["netkit"]:
         found.append(
             f"driver: netkit is asked for, but kernel {kernel['release']} does not have it "
@@ -273,7 +273,7 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
             "boot a kernel from 6.7 on that has it, or choose driver auto or meta"
         )
     if wanted == "meta":
-        obstacles = meta_obstacles(facts, requirements.installable, requirements.delivered)
+        obstacles = meta_obstacles(facts, requirements.allow_package_install, requirements.delivered)
         found += [f"driver: meta cannot be had: {obstacle}" for obstacle in obstacles]
     if driver == "veth" and not kernel["veth"]:
         found.append(

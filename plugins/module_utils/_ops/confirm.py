@@ -16,7 +16,7 @@ from .._measure import probe as _probe
 from .._rollback import checkpoint, journal
 from .._rollback.arm import Terms, has_carrier
 from .._rollback.journal import Record
-from .._rollback.revert import Concern, RunCommand
+from .._rollback.revert import RunCommand, Subsystem
 
 # Seconds until what a change interrupts for a while, as a link that is negotiated anew, has to be back.
 PATIENCE = 15
@@ -132,11 +132,11 @@ def _nics(records: Iterable[Record], name: str) -> list[str]:
         if "end" in record or record.get("checkpoint") != name:
             continue
         for change in record.get("changes", ()):
-            if record["concern"] == "nics":
+            if record["subsystem"] == "nics":
                 changed.add(change["place"])
             device, dash, hook = change["name"].rpartition("/")[2].rpartition("-")
             # A Pod's device has no carrier where the Pod has it down.
-            if record["concern"] == "programs" and dash and hook in ("ingress", "egress"):
+            if record["subsystem"] == "programs" and dash and hook in ("ingress", "egress"):
                 changed.add(unquote(device))
     return sorted(nic for nic in changed if os.path.isdir(f"/sys/class/net/{nic}"))
 
@@ -151,7 +151,7 @@ def run(
     before: Mapping[str, Any],
     check: bool,
     command: RunCommand,
-    concerns: Mapping[str, Concern],
+    subsystems: Mapping[str, Subsystem],
 ) -> dict[str, Any]:
     """Do what the module's options say; return its result. Raises ``Problem``."""
     found = checkpoint.status(journal.read(), name)
@@ -160,7 +160,7 @@ def run(
     if state == "confirmed":
         found = _confirm(name, before, check, command)
     elif changed and not check:
-        found = checkpoint.revert(found["checkpoint"], why, command, concerns)
+        found = checkpoint.revert(found["checkpoint"], why, command, subsystems)
     return {
         "changed": changed,
         "name": found.get("checkpoint", ""),

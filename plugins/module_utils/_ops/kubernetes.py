@@ -299,7 +299,7 @@ def over_cap(nodes: Iterable[Json], name: str, cap: int) -> str:
     return (
         f"max_cordoned: {len(others)} others are cordoned by this collection ({', '.join(others[:10])}), and "
         f"no more than {cap} may be at once: roll out to them again, which uncordons them, or raise "
-        "fleet_max_disturbed"
+        "fleet_max_unavailable"
     )
 
 
@@ -346,7 +346,7 @@ def drain(api: Api, want: Desired, check: bool, sleep: Callable[[float], None] =
     if refused:
         raise KubernetesError(
             f"{want.name} is not drained: {'; '.join(refused)}: move them, or set "
-            "fleet_kubernetes_force (no controller) or fleet_kubernetes_delete_emptydir (emptyDir)"
+            "fleet_kubernetes_force (no controller) or fleet_kubernetes_delete_emptydir_data (emptyDir)"
         )
     outcome = cordon(api, want, check)
     names = {pod["metadata"]["uid"]: label(pod) for pod in pods}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The whole of the module revert: every concern that is journalled. Private to this collection."""
+"""The whole of the module revert: every subsystem that is journalled. Private to this collection."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .._programs import revert as _revert_programs
 from .._rollback import arm, journal, revert
 from .._rollback.arm import Terms
 from .._rollback.journal import Key
-from .._rollback.revert import GONE, Concern, Now, RunCommand
+from .._rollback.revert import GONE, Now, RunCommand, Subsystem
 from .._sysctl.keys import Tree, path_of
 
-CONCERNS = ("programs", "nics", "boot_args", "sysctls")  # in the order of the way back
+SUBSYSTEMS = ("programs", "nics", "boot_args", "sysctls")  # in the order of the way back
 
 
 class Sysctls:
@@ -92,21 +92,21 @@ class BootArgs:
 
 
 def run(
-    concerns: Sequence[str], force: bool, check: bool, command: RunCommand, terms: Terms | None = None
+    subsystems: Sequence[str], force: bool, check: bool, command: RunCommand, terms: Terms | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Do what the module's options say; return its result, and warnings. Raises ``Problem``."""
-    if terms and terms.seconds and list(concerns) != ["nics"]:
+    if terms and terms.seconds and list(subsystems) != ["nics"]:
         raise Problem(
-            f"confirm_timeout: {terms.seconds} is for concerns: [nics] alone, not for"
-            f" [{', '.join(concerns)}]: have the rest put back by another call, without it"
+            f"confirm_timeout: {terms.seconds} is for subsystems: [nics] alone, not for"
+            f" [{', '.join(subsystems)}]: have the rest put back by another call, without it"
         )
-    known: dict[str, Concern] = {
+    known: dict[str, Subsystem] = {
         "programs": _revert_programs.Programs(),
         "nics": _revert_nics.Nics(),
         "boot_args": BootArgs(command),
         "sysctls": Sysctls(),
     }
-    wanted = {name: known[name] for name in CONCERNS if name in concerns}
+    wanted = {name: known[name] for name in SUBSYSTEMS if name in subsystems}
     checkpoint = arm.Checkpoint(terms or Terms(), _nic_tuning.WAY_BACK, command)
 
     def entered(entry: journal.Entry) -> contextlib.AbstractContextManager[None]:
@@ -119,7 +119,7 @@ def run(
         outcome = revert.run(folded, wanted, command, force=force, check=check, entered=entered)
     archived = "" if check else _put_away(command)
     changes = [
-        {"concern": key.concern, "place": key.place, **_shown(key, change).as_dict()}
+        {"subsystem": key.subsystem, "place": key.place, **_shown(key, change).as_dict()}
         for key, change in outcome.back.items()
     ]
     result = {
@@ -145,14 +145,14 @@ def _put_away(command: RunCommand) -> str:
 
 def _settled(folded: journal.Folded) -> bool:
     """Tell whether nothing is left, but for programs that went with a boot or with a Pod's device."""
-    if folded.files or any(key.concern != "programs" for key in folded.things):
+    if folded.files or any(key.subsystem != "programs" for key in folded.things):
         return False
     now = _revert_programs.Programs().read(folded.things)
     return not revert.plan(folded.things, now, force=True).back
 
 
 def _is_file(key: Key) -> bool:
-    return key.name.startswith("/") and key.concern not in ("boot_args", "programs")
+    return key.name.startswith("/") and key.subsystem not in ("boot_args", "programs")
 
 
 def _shown(key: Key, change: Change) -> Change:
@@ -166,13 +166,13 @@ def _shown(key: Key, change: Change) -> Change:
 def _diffs(back: Mapping[Key, Change]) -> dict[str, list[Change]]:
     found: dict[str, list[Change]] = {}
     for key, change in back.items():
-        found.setdefault(f"{key.concern} {key.place}".strip(), []).append(_shown(key, change))
+        found.setdefault(f"{key.subsystem} {key.place}".strip(), []).append(_shown(key, change))
     return found
 
 
 def _sentence(drift: revert.Drift) -> str:
     key = drift.key
-    where = f"{key.concern}: {key.place}: " if key.place else f"{key.concern}: "
+    where = f"{key.subsystem}: {key.place}: " if key.place else f"{key.subsystem}: "
     if _is_file(key):
         return f"{where}{key.name} was changed after this collection wrote it: it is left alone (force: true)"
     return (

@@ -150,7 +150,7 @@ def bring(owner: str, before: Snapshot, target: State, namespaces: Sequence[str]
 
 
 def _untouched(snapshot: Snapshot, changes: Sequence[Change]) -> dict[str, Any]:
-    """Return what is known of the namespaces that the changes do not concern."""
+    """Return what is known of the namespaces that the changes do not affect."""
     touched = {change.value for change in changes if change.action.endswith("_namespace")}
     touched |= {change.device.netns for change in changes if change.device}
     return {path: one for path, one in snapshot.inside.items() if path not in touched}

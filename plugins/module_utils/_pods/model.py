@@ -106,7 +106,7 @@ class Change:
     def of(self) -> Device:
         """The device of a change that has one."""
         if self.device is None:
-            raise ValueError(f"{self.action} concerns no device")
+            raise ValueError(f"{self.action} subsystems no device")
         return self.device
 
     def __str__(self) -> str:
@@ -635,7 +635,7 @@ def _plain(value: Any) -> Any:
 
 
 def describe(state: State, changes: Sequence[Change]) -> dict[str, Any]:
-    """Return the part of a state that ``changes`` concern, for the diff."""
+    """Return the part of a state that ``changes`` subsystem, for the diff."""
     names = {change.device.name for change in changes if change.device is not None}
     devices = {
         name: {key: _plain(one) for key, one in asdict_shallow(device).items()}

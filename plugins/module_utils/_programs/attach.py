@@ -82,8 +82,8 @@ def connections_problem(current: Mapping[str, Layout], desired: Mapping[str, Lay
         return ""
     return (
         "object: its programs keep connections in another form (layout, key and value size"
-        f" {form(desired, wants)}) than those that run ({form(current, has)}): established connections to"
-        " services and of masqueraded Pods would break; lose_connections: true replaces them nevertheless"
+        f" {form(desired, wants)}) than the running ones ({form(current, has)}): established connections to"
+        " services and of masqueraded Pods would break; set allow_connection_loss: true to replace them"
     )
 
 
@@ -289,7 +289,7 @@ def present(
     wishes: Sequence[Wish],
     owner: str = DEFAULT_OWNER,
     check: bool = False,
-    lose_connections: bool = False,
+    allow_connection_loss: bool = False,
     guard: Guard | None = None,
 ) -> Outcome:
     """Load, pin and attach as declared; with ``check`` only say what would change.
@@ -299,7 +299,7 @@ def present(
     """
     check_pin_path(path)
     with libbpf.BpfObject(object_path, rodata) as obj:
-        return install(path, obj, wishes, owner, check, lose_connections, guard)
+        return install(path, obj, wishes, owner, check, allow_connection_loss, guard)
 
 
 def install(
@@ -308,7 +308,7 @@ def install(
     wishes: Sequence[Wish],
     owner: str = DEFAULT_OWNER,
     check: bool = False,
-    lose_connections: bool = False,
+    allow_connection_loss: bool = False,
     guard: Guard | None = None,
 ) -> Outcome:
     """Do so with an object that is open, and loaded already where its maps are those that are pinned."""
@@ -321,7 +321,7 @@ def install(
         pinned_layouts = {name: info.layout for name, info in pins.maps.items()}
         renewed = renewed_maps(pinned_layouts, layouts)
         problem = connections_problem(pinned_layouts, layouts)
-        if problem and not lose_connections:
+        if problem and not allow_connection_loss:
             raise BpfError(problem)
         if not obj.loaded:
             reused = {}

@@ -46,7 +46,7 @@ def _parsed(value: str) -> tuple[str, str]:
 
 
 class Programs:
-    """Programs, their maps and attachments, as a concern of the way back."""
+    """Programs, their maps and attachments, as a subsystem of the way back."""
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
         """Return what is."""

@@ -24,7 +24,7 @@ from .._core.plan import Problem, reason
 from . import checkpoint, journal
 from .checkpoint import ARMED, TIMER
 from .journal import Record
-from .revert import Concern, RunCommand
+from .revert import RunCommand, Subsystem
 
 MARKER = "# Written by podnet.datapath: changes made here are lost."
 PROGRAM = "/usr/local/lib/podnet/checkpoint.pyz"
@@ -65,10 +65,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class WayBack:
-    """What takes changes of one concern back: a class that is made without arguments."""
+    """What takes changes of one subsystem back: a class that is made without arguments."""
 
-    concern: str
-    maker: type[Concern]
+    subsystem: str
+    maker: type[Subsystem]
 
     def program(self) -> bytes:
         """Return it as a program of its own."""
@@ -82,7 +82,7 @@ def command(words):
     done = subprocess.run(words, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 try:
-    print(checkpoint.expire(command, {{{self.concern!r}: {name}()}}))
+    print(checkpoint.expire(command, {{{self.subsystem!r}: {name}()}}))
 except (plan.Problem, OSError) as problem:
     sys.exit(str(problem))
 """)
@@ -250,9 +250,9 @@ class Checkpoint:
         except Exception as problem:
             if self.name:
                 why = f"the module failed: {problem}"
-                concerns = {self._way_back.concern: self._way_back.maker()}
+                subsystems = {self._way_back.subsystem: self._way_back.maker()}
                 try:
-                    checkpoint.revert(self.name, why, self._command, concerns)
+                    checkpoint.revert(self.name, why, self._command, subsystems)
                 except Problem as other:  # The time may have been up.
                     raise Problem(f"{problem}\n{other}") from None
             raise

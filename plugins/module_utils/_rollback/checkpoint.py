@@ -23,7 +23,7 @@ from .._core.plan import Problem, reason, shown
 from . import journal
 from . import revert as _revert
 from .journal import Record
-from .revert import Concern, RunCommand
+from .revert import RunCommand, Subsystem
 
 # A timer of this boot only: the next one starts the service itself.
 TIMER = "/run/systemd/system/podnet-checkpoint.timer"
@@ -94,7 +94,7 @@ def too_late(name: str, found: Mapping[str, Any]) -> str:
     return f"checkpoint {found['checkpoint']} is {found['checkpoint_state']} already"
 
 
-def expire(command: RunCommand, concerns: Mapping[str, Concern]) -> str:
+def expire(command: RunCommand, subsystems: Mapping[str, Subsystem]) -> str:
     """Be what timer and boot start: revert what is armed; return a sentence."""
     with journal.locked():  # Whoever arms has it until the journal knows.
         armed = journal.pending(journal.read())
@@ -105,7 +105,7 @@ def expire(command: RunCommand, concerns: Mapping[str, Concern]) -> str:
     why = "the node booted before the confirmation" if booted else f"not confirmed in {armed['timeout']} s"
     name = str(armed["checkpoint"])
     try:
-        found = revert(name, why, command, concerns, by_itself=True)
+        found = revert(name, why, command, subsystems, by_itself=True)
     except (Problem, OSError):
         # systemd starts this again without end: a NIC that refuses a setting is reset less and less often.
         time.sleep(min(2 ** min(_tries(journal.read(), name), 16), _LONGEST))
@@ -156,7 +156,7 @@ def told(names: Iterable[str]) -> None:
 
 
 def revert(
-    name: str, why: str, command: RunCommand, concerns: Mapping[str, Concern], by_itself: bool = False
+    name: str, why: str, command: RunCommand, subsystems: Mapping[str, Subsystem], by_itself: bool = False
 ) -> dict[str, Any]:
     """Take back everything that was changed under a checkpoint; raises ``Problem``."""
     _make_room()
@@ -164,7 +164,7 @@ def revert(
     folded = journal.fold(record for record in journal.read() if _belongs(record, name))
     # Whatever it is now: this is the way back from a node that cannot be reached.
     entered = functools.partial(journal.entered, checkpoint=name, unjournalled=True)
-    _revert.run(folded, concerns, command, force=True, entered=entered)
+    _revert.run(folded, subsystems, command, force=True, entered=entered)
     with journal.locked():
         more = {"by_itself": True} if by_itself else {}
         end(name, "reverted", command, why, reverted=_former(journal.read(), name), **more)

@@ -39,7 +39,7 @@ Record = Mapping[str, Any]
 class Key:
     """A thing of the node, files by path; ``place``: a NIC, a Pod's namespace, or empty for the node."""
 
-    concern: str
+    subsystem: str
     place: str
     name: str
 
@@ -100,13 +100,13 @@ def fold(records: Iterable[Record]) -> Folded:
             continue
         end = ends.get(record["run"], {})
         for change in end.get("changes", record["changes"]):
-            key = Key(record["concern"], change["place"], change["name"])
+            key = Key(record["subsystem"], change["place"], change["name"])
             told = "changes" in end
             _lay(things, key, change["before"], change["after"], told, lambda value: value)
         for path, file in record["files"].items():
             if path in end.get("files_kept", ()):
                 continue
-            key = Key(record["concern"], "", path)
+            key = Key(record["subsystem"], "", path)
             _lay(files, key, file["before"], file["after"], bool(end), digest)
     return Folded(things, files)
 
@@ -248,7 +248,7 @@ class Entry:
     ``found``: nothing is to be changed, as somebody else did that already.
     """
 
-    concern: str
+    subsystem: str
     changes: Sequence[tuple[str, Change]] = ()
     files: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
     looked: Callable[[], Sequence[tuple[str, Change]]] | None = None
@@ -300,7 +300,7 @@ def entered(entry: Entry, checkpoint: str = "", unjournalled: bool = False) -> I
             "boot_id": boot_id(),
             "run": run,
             "by": requester(),
-            "concern": entry.concern,
+            "subsystem": entry.subsystem,
             "changes": _listed(entry.changes),
             "files": {
                 name: {"before": before, "after": digest(after)}
@@ -367,7 +367,7 @@ def _refuse_moved(entry: Entry) -> None:
         ]
         moved += [name for name, (before, dummy) in entry.files.items() if read_file(name) != before]
     except OSError as error:
-        what = error.filename or f"what is to be changed of {entry.concern}"
+        what = error.filename or f"what is to be changed of {entry.subsystem}"
         raise Problem(f"{what} cannot be read any more ({reason(error)}): run this again") from None
     if moved:
         raise Problem(f"{', '.join(moved)}: changed by somebody else just now, so left alone: run this again")

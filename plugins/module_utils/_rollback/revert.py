@@ -48,7 +48,7 @@ class Drift:
 
     def as_dict(self) -> dict[str, Value]:
         """Return it as the module returns it; of a file, only digests."""
-        found = {"concern": self.key.concern, "place": self.key.place, "name": self.key.name}
+        found = {"subsystem": self.key.subsystem, "place": self.key.place, "name": self.key.name}
         return {**found, "now": self.now, "ours": self.span.after, "former": self.span.before}
 
 
@@ -82,8 +82,8 @@ def plan(spans: Mapping[Key, Span], now: Mapping[Key, Now], force: bool) -> Plan
 # Concerns
 
 
-class Concern(Protocol):
-    """How the things of one concern are read and written."""
+class Subsystem(Protocol):
+    """How the things of one subsystem are read and written."""
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
         """Return what is, ``GONE`` for what is no longer there."""
@@ -161,41 +161,41 @@ class Outcome:
 
 def run(
     folded: Folded,
-    concerns: Mapping[str, Concern],
+    subsystems: Mapping[str, Subsystem],
     command: RunCommand,
     *,
     force: bool = False,
     check: bool = False,
     entered: Entered = journal.entered,
 ) -> Outcome:
-    """Put back what ``folded`` says, a concern after the other, each journalled by ``entered``.
+    """Put back what ``folded`` says, a subsystem after the other, each journalled by ``entered``.
 
     Raises ``Problem``.
     """
     files = Files(command)
     outcome = Outcome({}, [])
-    for name, concern in concerns.items():
-        things = {key: span for key, span in folded.things.items() if key.concern == name}
-        its_files = {key: span for key, span in folded.files.items() if key.concern == name}
-        planned = plan(things, concern.read(things), force)
+    for name, subsystem in subsystems.items():
+        things = {key: span for key, span in folded.things.items() if key.subsystem == name}
+        its_files = {key: span for key, span in folded.files.items() if key.subsystem == name}
+        planned = plan(things, subsystem.read(things), force)
         with_files = file_plan(its_files, files.read(its_files), force)
         outcome.back.update({**planned.back, **with_files.back})
         outcome.drift += [*planned.drift, *with_files.drift]
         if check:
             continue
-        _carry_out(name, concern, files, planned, with_files, entered)
+        _carry_out(name, subsystem, files, planned, with_files, entered)
     return outcome
 
 
 def _carry_out(
     name: str,
-    concern: Concern,
+    subsystem: Subsystem,
     files: Files,
     planned: Plan,
     with_files: Plan,
     entered: Entered,
 ) -> None:
-    """Put one concern back, and journal that: what was found as it was before us is settled, too."""
+    """Put one subsystem back, and journal that: what was found as it was before us is settled, too."""
     settled = [(key.place, Change(key.name, s.after, s.before)) for key, s in planned.settled.items()]
     changes = [(key.place, change) for key, change in planned.back.items()]
     texts = {key.name: (_text(c.before), _text(c.after)) for key, c in with_files.back.items()}
@@ -211,7 +211,7 @@ def _carry_out(
             problems.append(str(problem))
         if planned.back:
             try:
-                concern.write({key: change.after for key, change in planned.back.items()})
+                subsystem.write({key: change.after for key, change in planned.back.items()})
             except Problem as problem:
                 problems.append(str(problem))
         if problems:

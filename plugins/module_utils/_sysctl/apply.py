@@ -361,12 +361,12 @@ def run(params: Mapping[str, Any], check: bool, root: str = "/") -> Outcome:
             warnings += _scale_warnings(scale, own, root)
         outcome = Outcome(_result(host, jobs[1:]), warnings)
         outcome.result["other_writers"] = [writer.as_dict() for writer in others]
-        outcome.result["pods_left_out"] = left
+        outcome.result["pods_skipped"] = left
         _settle(tree, DropIn(own, MARKER) if own else None, jobs, outcome, check)
         if scale is not None:
             outcome.result["connections"], more = _connections((job.place for job in jobs), scale)
             warnings += more
-        outcome.result["new_pods"] = _new_pods(tree, jobs[1:]) if meant else {}
+        outcome.result["new_pod_defaults"] = _new_pods(tree, jobs[1:]) if meant else {}
     return outcome
 
 
@@ -383,8 +383,8 @@ def _result(host: Job, pods: Sequence[Job]) -> dict[str, Any]:
             }
             for job in pods
         ],
-        "pods_left_out": {},
-        "new_pods": {},
+        "pods_skipped": {},
+        "new_pod_defaults": {},
         "connections": [],
         "other_writers": [],
         "diff": _diffs((host, *pods)),

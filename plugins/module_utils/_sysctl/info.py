@@ -60,5 +60,5 @@ def sysctls(keys: Sequence[str], pods: Mapping[str, Any] | None, root: str = "/"
             for path in paths
         ],
         "windows": windows,
-        "pods_left_out": left,
+        "pods_skipped": left,
     }

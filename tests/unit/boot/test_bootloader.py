@@ -183,7 +183,7 @@ def system(tmp_path: Path) -> System:
 
 
 def facts(result: dict[str, Any]) -> tuple[bool, bool, list[str], list[str]]:
-    return result["changed"], result["reboot_required"], result["missing"], result["left_over"]
+    return result["changed"], result["reboot_required"], result["missing"], result["stale"]
 
 
 def test_arguments_come_stay_and_go(system: System) -> None:

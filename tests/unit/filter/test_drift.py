@@ -31,10 +31,10 @@ def test_every_difference_is_a_row_with_those_who_cause_it() -> None:
         ],
         "connections": [{"netns": "", "scale": 7, "count": 2, "examples": ["a b"]}],
         # Of every node from 6.12 on, and nothing that could be put right before there is such a Pod.
-        "new_pods": {"net.core.optmem_max": "1"},
+        "new_pod_defaults": {"net.core.optmem_max": "1"},
         "warnings": ["look"],
     }
-    boot = {"changed": False, "changes": [], "missing": ["iommu=pt"], "left_over": ["quiet"]}
+    boot = {"changed": False, "changes": [], "missing": ["iommu=pt"], "stale": ["quiet"]}
     nics = {
         "changed": True,
         "nics": [{"name": "eth0", "changes": [change("mtu", 1500, 8264)]}],

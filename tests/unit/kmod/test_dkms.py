@@ -140,7 +140,7 @@ def test_a_module_in_use_stays_and_is_told(loaded: loading.Loaded) -> None:
 
 
 def test_own_devices_go_only_when_asked_and_nobody_else_has_any() -> None:
-    asked = dataclasses.replace(DESIRED, reload="own")
+    asked = dataclasses.replace(DESIRED, reload="managed")
     planned = dkms.plan(changed(loaded=loading.Loaded("OLD", 0, ("pn0", "pn1"))), asked)
     assert [change.action for change in planned.changes] == ["reload"] and not planned.kept
     assert "pn0, pn1" in planned.changes[0].why

@@ -96,7 +96,7 @@ NO_HEADERS = {"kernel__headers": False}
 
 
 @pytest.mark.parametrize(
-    ("changes", "installable", "driver", "reason"),
+    ("changes", "allow_package_install", "driver", "reason"),
     [
         ({}, False, "meta", "built on the node"),
         ({"kernel__netkit": True}, False, "netkit", "the kernel has netkit"),
@@ -116,9 +116,9 @@ NO_HEADERS = {"kernel__headers": False}
     ],
 )
 def test_auto_takes_the_best_driver_and_says_why(
-    changes: dict[str, Any], installable: bool, driver: str, reason: str
+    changes: dict[str, Any], allow_package_install: bool, driver: str, reason: str
 ) -> None:
-    chosen, why = readiness.choose_driver(node(**changes), "auto", installable)
+    chosen, why = readiness.choose_driver(node(**changes), "auto", allow_package_install)
     assert chosen == driver
     assert reason in why
     assert why.startswith("fallback") == (driver == "veth")
@@ -211,22 +211,22 @@ ANY_FACTS = st.builds(
 
 @given(ANY_FACTS, st.sampled_from(["auto", *readiness.DRIVERS]), st.booleans())
 def test_no_driver_is_chosen_that_the_node_cannot_have(
-    facts: _node.Facts, wanted: str, installable: bool
+    facts: _node.Facts, wanted: str, allow_package_install: bool
 ) -> None:
-    driver, reason = readiness.choose_driver(facts, wanted, installable)
-    found = readiness.problems(facts, wanted, readiness.Requirements((), installable))
+    driver, reason = readiness.choose_driver(facts, wanted, allow_package_install)
+    found = readiness.problems(facts, wanted, readiness.Requirements((), allow_package_install))
     assert reason and driver in readiness.DRIVERS
     if wanted != "auto":
         assert driver == wanted
     if not found:
         possible = {
             "netkit": facts["kernel"]["netkit"],
-            "meta": not readiness.meta_obstacles(facts, installable),
+            "meta": not readiness.meta_obstacles(facts, allow_package_install),
             "veth": facts["kernel"]["veth"],
         }
         assert possible[driver]
         # What is still missing can be installed, and the caller said that it will be.
-        assert not readiness.missing_packages(facts, driver)[1] or installable
+        assert not readiness.missing_packages(facts, driver)[1] or allow_package_install
     # Installing packages never takes a better driver away, nor makes a new problem.
     better = readiness.problems(facts, wanted, readiness.Requirements((), True))
     assert len(better) <= len(readiness.problems(facts, wanted, readiness.Requirements((), False)))

@@ -27,7 +27,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._rollback import c
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback.journal import Entry, Key
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback.revert import GONE, Now
 
-CONCERNS = {"nics": Nics()}
+SUBSYSTEMS = {"nics": Nics()}
 EXPIRE = f"""
 import sys
 from {_checkpoint.__package__} import checkpoint, journal
@@ -65,11 +65,11 @@ def test_confirmed_once_and_kept(tmp_path: Path) -> None:
     armed()
     write(tmp_path / "file", "new", "one")
     _checkpoint.complete("one")
-    result = confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
+    result = confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
     assert result["changed"] and result["status"] == "confirmed" and (tmp_path / "file").read_text() == "new"
     with pytest.raises(Problem, match="one is confirmed already"):
-        confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
-    assert "Nothing waits" in _checkpoint.expire(command, CONCERNS)
+        confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
+    assert "Nothing waits" in _checkpoint.expire(command, SUBSYSTEMS)
 
 
 def test_not_confirmed_everything_of_it_is_as_it_was_and_nothing_else(tmp_path: Path) -> None:
@@ -77,17 +77,17 @@ def test_not_confirmed_everything_of_it_is_as_it_was_and_nothing_else(tmp_path: 
     armed()
     for text in ("new", "newer"):
         write(tmp_path / "file", text, "one")
-    assert "not confirmed in 120 s" in _checkpoint.expire(command, CONCERNS)
+    assert "not confirmed in 120 s" in _checkpoint.expire(command, SUBSYSTEMS)
     assert not (tmp_path / "file").exists() and (tmp_path / "earlier").read_text() == "kept"
     with pytest.raises(Problem, match=r"one was reverted at .*not confirmed in 120 s.*file"):
-        confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
+        confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
     assert [key.name for key in journal.fold(journal.read()).files] == [str(tmp_path / "earlier")]
-    assert not confirm.run("one", "reverted", "", {}, False, command, CONCERNS)["changed"]
+    assert not confirm.run("one", "reverted", "", {}, False, command, SUBSYSTEMS)["changed"]
 
 
 def test_a_boot_in_between_is_told(tmp_path: Path) -> None:
     armed(boot_id="another")
-    assert "booted before the confirmation" in _checkpoint.expire(command, CONCERNS)
+    assert "booted before the confirmation" in _checkpoint.expire(command, SUBSYSTEMS)
 
 
 def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Pat
     write(tmp_path / "file", "new", "one")
     journal.append({"checkpoint": "one", "checkpoint_state": "reverting", "time": "t"})
     with pytest.raises(Problem, match="reverting"):
-        confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
-    _checkpoint.expire(command, CONCERNS)
+        confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
+    _checkpoint.expire(command, SUBSYSTEMS)
     assert not (tmp_path / "file").exists()
     ended = _checkpoint.status(journal.read())
     assert (ended["checkpoint_state"], ended["reverted"]) == ("reverted", [str(tmp_path / "file")])
@@ -107,7 +107,7 @@ class Killed(BaseException):
 
 
 class Settings:
-    """A concern of one NIC; ``failing`` is raised by the next write, half of which was done."""
+    """A subsystem of one NIC; ``failing`` is raised by the next write, half of which was done."""
 
     def __init__(self) -> None:
         self.values: dict[str, Value] = {"mtu": 1500, "txqlen": 1000}
@@ -209,7 +209,7 @@ def test_killed_while_it_arms_nothing_waits(
     assert started == [verb in ("restart", "append")]
     # Without it systemd would not start what the timer is for.
     assert (tmp_path / "armed").exists()
-    assert "Nothing waits" in _checkpoint.expire(command, CONCERNS)
+    assert "Nothing waits" in _checkpoint.expire(command, SUBSYSTEMS)
     assert not (tmp_path / "armed").exists()
 
 
@@ -227,7 +227,7 @@ def test_what_comes_too_late_is_not_changed(tmp_path: Path) -> None:
     """A module that is slower than its timer would leave what nobody takes back."""
     armed()
     write(tmp_path / "file", "new", "one")
-    _checkpoint.expire(command, CONCERNS)
+    _checkpoint.expire(command, SUBSYSTEMS)
     for state in ("reverted", "reverting"):
         with pytest.raises(Problem, match="its time was up before all was changed"):
             write(tmp_path / "later", "new", "one")
@@ -244,7 +244,7 @@ def test_a_full_disk_does_not_bar_the_way_back(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(journal, "append", full)
     with pytest.raises(OSError, match="No space"):  # systemd tries again
-        _checkpoint.expire(command, CONCERNS)
+        _checkpoint.expire(command, SUBSYSTEMS)
     assert not (tmp_path / "file").exists()
 
 
@@ -252,17 +252,17 @@ def test_dry_runs_change_nothing() -> None:
     armed()
     _checkpoint.complete("one")
     for state in ("confirmed", "reverted"):
-        assert confirm.run("", state, "", {}, True, command, CONCERNS)["changed"]
-    assert confirm.run("", "status", "", {}, False, command, CONCERNS)["status"] == "armed"
-    assert confirm.run("other", "status", "", {}, False, command, CONCERNS)["status"] == "none"
+        assert confirm.run("", state, "", {}, True, command, SUBSYSTEMS)["changed"]
+    assert confirm.run("", "status", "", {}, False, command, SUBSYSTEMS)["status"] == "armed"
+    assert confirm.run("other", "status", "", {}, False, command, SUBSYSTEMS)["status"] == "none"
 
 
 def test_what_the_node_did_by_itself_is_told_once() -> None:
     armed()
-    confirm.run("one", "reverted", "asked for", {}, False, command, CONCERNS)
+    confirm.run("one", "reverted", "asked for", {}, False, command, SUBSYSTEMS)
     assert not _checkpoint.news()
     armed("two")
-    _checkpoint.expire(command, CONCERNS)
+    _checkpoint.expire(command, SUBSYSTEMS)
     news = _checkpoint.news()
     assert [*news] == ["two"] and "not confirmed in 120 s" in news["two"]
     _checkpoint.told(news)
@@ -277,7 +277,7 @@ def test_what_was_kept_for_the_way_back_goes_with_the_checkpoint(tmp_path: Path)
         with journal.entered(Entry("nics", files={"/none": (None, "x")}, kept=str(kept)), state):
             pass
         _checkpoint.complete(state)
-        confirm.run(state, state, "", {}, False, command, CONCERNS)
+        confirm.run(state, state, "", {}, False, command, SUBSYSTEMS)
         assert not kept.exists()
 
 
@@ -312,10 +312,10 @@ def test_a_part_of_a_change_is_not_confirmed(tmp_path: Path, monkeypatch: pytest
     armed()
     write(tmp_path / "file", "new", "one")
     with pytest.raises(Problem, match="one is not confirmed: only a part of it was changed"):
-        confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)
+        confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
     monkeypatch.setattr(confirm, "PATIENCE", 15)
     threading.Timer(1, _checkpoint.complete, ("one",)).start()
-    assert confirm.run("one", "confirmed", "", {}, False, command, CONCERNS)["status"] == "confirmed"
+    assert confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)["status"] == "confirmed"
 
 
 def test_nothing_to_change_while_a_change_waits(tmp_path: Path) -> None:
@@ -342,13 +342,13 @@ def test_a_module_that_fails_after_its_time_says_both(
     with pytest.raises(Problem, match=both), mine.whole():
         with mine.entered(entry):
             pass
-        _checkpoint.expire(command, CONCERNS)
+        _checkpoint.expire(command, SUBSYSTEMS)
         raise Problem("the kernel refuses")
 
 
 def test_what_was_taken_back_meanwhile_is_not_complete() -> None:
     armed()
-    _checkpoint.expire(command, CONCERNS)
+    _checkpoint.expire(command, SUBSYSTEMS)
     with pytest.raises(Problem, match="its time was up before all was changed"):
         _checkpoint.complete("one")
 
@@ -362,8 +362,8 @@ def test_a_change_has_the_name_that_it_was_given_and_no_other_has_it(
     found = _checkpoint.status(journal.read(), "mine")
     assert found["checkpoint_state"] == "armed" and "lo" not in found["dark"]
     with pytest.raises(Problem, match="the journal knows none of the name other"):
-        confirm.run("other", "confirmed", "", {}, False, command, CONCERNS)
-    _checkpoint.expire(command, CONCERNS)
+        confirm.run("other", "confirmed", "", {}, False, command, SUBSYSTEMS)
+    _checkpoint.expire(command, SUBSYSTEMS)
     with pytest.raises(Problem, match="confirm_name: mine was the name of an earlier change"):
         arm.arm(terms, apply.WAY_BACK, command)
     assert len(arm.arm(arm.Terms(120), apply.WAY_BACK, command)) == 12
@@ -400,7 +400,7 @@ def test_a_nic_without_carrier_is_not_confirmed() -> None:
 def test_every_change_that_was_taken_back_is_told_once() -> None:
     for name in ("first", "second"):
         armed(name)
-        _checkpoint.expire(command, CONCERNS)
+        _checkpoint.expire(command, SUBSYSTEMS)
     armed("third")
     _checkpoint.end("third", "confirmed", command)
     news = _checkpoint.news()
@@ -444,6 +444,6 @@ def test_a_timer_that_was_started_for_nothing_is_stopped(tmp_path: Path) -> None
         said.append([*words])
         return 0, "", ""
 
-    assert _checkpoint.expire(listening, CONCERNS) == "Nothing waits for a confirmation."
+    assert _checkpoint.expire(listening, SUBSYSTEMS) == "Nothing waits for a confirmation."
     assert said == [["systemctl", "stop", "timer"]]
     assert not (tmp_path / "timer").exists() and not (tmp_path / "armed").exists()

@@ -102,14 +102,14 @@ def test_a_second_change_that_was_cut_short_is_ours_whether_it_happened_or_not(h
 
 def test_a_cut_change_of_a_file_and_one_back_to_the_first_value(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
-    begin = {"run": "1", "concern": "nics", "changes": [], "files": {path: {"before": "a", "after": "B"}}}
-    cut = {"run": "2", "concern": "nics", "changes": [], "files": {path: {"before": "b", "after": "C"}}}
+    begin = {"run": "1", "subsystem": "nics", "changes": [], "files": {path: {"before": "a", "after": "B"}}}
+    cut = {"run": "2", "subsystem": "nics", "changes": [], "files": {path: {"before": "b", "after": "C"}}}
     folded = journal.fold([begin, {"run": "1", "end": "done"}, cut])
     assert folded.files == {Key("nics", "", path): Span("a", "C", frozenset({"B"}))}
     records = [
         {
             "run": str(n),
-            "concern": "nics",
+            "subsystem": "nics",
             "files": {},
             "changes": [{"place": "eth0", "name": "mtu", **change}],
         }

@@ -35,13 +35,13 @@ namespaces = st.lists(
 names = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3)
 
 
-@given(namespaces, st.sampled_from(["own", "all"]), names)
+@given(namespaces, st.sampled_from(["managed", "all"]), names)
 def test_a_pod_is_meant_by_the_rules_and_by_nothing_else(
     there: list[Namespace], select: str, excepted: list[str]
 ) -> None:
     meant, left = pod_netns.choose(there, select, [], excepted)
     for one in there:
-        rule = one.own if select == "own" else not (one.foreign or one.loopback_only)
+        rule = one.own if select == "managed" else not (one.foreign or one.loopback_only)
         assert (one in meant) == (rule and one.name not in excepted)
         if select == "all":
             assert (one in meant) != (one.name in left)
