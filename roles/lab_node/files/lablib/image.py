@@ -76,7 +76,7 @@ def ensure_image(kernel: str, *, rebuild: bool = False) -> tuple[Image, bool]:
 
 
 def _remove_unused(newest: Image) -> None:
-    """Remove images of the same kernel that no lab uses and that were last requested KEPT_DAYS ago."""
+    """Remove images of the same kernel that no lab uses and no run has requested for KEPT_DAYS."""
     labs = [path.read_text() for path in (common.cache_dir() / "labs").glob("*/state.json")]
     for folder in newest.folder.parent.glob(f"{newest.kernel}-*"):
         old = time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400
