@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Debian roots: which mirror this machine uses, and mmdebstrap with it."""
+"""Debian roots: select the mirror from the host's apt sources and run mmdebstrap."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lablib.common import LabError, run
 
 APT_DIR = Path("/etc/apt")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-# Suites by which Debian's own archive is told from other repositories.
+# Suites that distinguish Debian's archive from other repositories.
 DEBIAN_SUITES = frozenset(
     ["bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable"]
 )
-# apt settings that say how to reach a mirror; the others are the machine's own affair.
+# apt settings that affect access to a mirror; the root does not inherit others.
 APT_SETTINGS = re.compile(r"Acquire::(https?::|Retries|ForceIPv|Check-Valid-Until|Check-Date|Max-FutureTime)")
 
 
@@ -37,7 +37,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where Debian comes from; ``security`` is empty where no security archive is known."""
+    """Debian's archive and its security archive, None if there is none."""
 
     archive: Source
     security: Source | None = None
@@ -66,7 +66,7 @@ def parse_one_line(text: str) -> list[Source]:
 
 
 def parse_deb822(text: str) -> list[Source]:
-    """Parse the deb822 style: stanzas of ``Field: value``, continued on indented lines."""
+    """Parse the deb822 style: stanzas of ``Field: value`` with indented continuation lines."""
     lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     sources = []
     for stanza in re.split(r"\n[ \t]*\n", lines):
@@ -90,7 +90,7 @@ def parse_deb822(text: str) -> list[Source]:
 
 
 def read_sources(apt_dir: Path = APT_DIR) -> list[Source]:
-    """Return all entries of the machine's apt sources, in apt's order."""
+    """Return all entries of the host's apt sources, in apt's order."""
     sources = []
     for path in [apt_dir / "sources.list", *sorted((apt_dir / "sources.list.d").glob("*"))]:
         if not path.is_file() or path.suffix not in (".list", ".sources"):
@@ -101,9 +101,9 @@ def read_sources(apt_dir: Path = APT_DIR) -> list[Source]:
 
 
 def choose_mirror(sources: Iterable[Source]) -> Mirror | None:
-    """Pick Debian's archive and its security archive, or None where the sources name neither.
+    """Return Debian's archive and its security archive, or None if the sources do not contain the archive.
 
-    Other vendors use Debian's suite names too; a URI whose path ends in /debian goes first.
+    Other vendors use Debian's suite names too, so a URI that ends in /debian takes precedence.
     """
     usable = [source for source in sources if "deb" in source.types and "main" in source.components]
     archives = [source for source in usable if DEBIAN_SUITES.intersection(source.suites)]
@@ -115,7 +115,7 @@ def choose_mirror(sources: Iterable[Source]) -> Mirror | None:
 
 
 def machine_mirror() -> Mirror:
-    """Return the mirror to use: PODNET_DEBIAN_MIRROR, or the one in this machine's apt sources."""
+    """Return the mirror from PODNET_DEBIAN_MIRROR or the host's apt sources; raise LabError without one."""
     uri = os.environ.get("PODNET_DEBIAN_MIRROR")
     if uri:
         security = os.environ.get("PODNET_DEBIAN_SECURITY_MIRROR")
@@ -125,13 +125,13 @@ def machine_mirror() -> Mirror:
     if mirror is None:
         raise LabError(
             f"no Debian archive (a 'deb' entry with the component main) in {APT_DIR}/sources.list*; "
-            "name one: PODNET_DEBIAN_MIRROR=http://MIRROR/debian"
+            "set PODNET_DEBIAN_MIRROR=http://MIRROR/debian"
         )
     return mirror
 
 
 def resolve_uri(uri: str) -> str:
-    """Return the first real URI behind apt's ``mirror+file:`` method; others as they are."""
+    """Return the first URI in the list of apt's ``mirror+file:`` method; return other URIs unchanged."""
     if not uri.startswith("mirror+file:"):
         return uri
     listing = Path(re.sub(r"^mirror\+file:/*", "/", uri))
@@ -145,10 +145,10 @@ def resolve_uri(uri: str) -> str:
 
 
 def sources_lines(mirror: Mirror, suite: str, components: Sequence[str], *, backports: bool) -> list[str]:
-    """Return the one-line sources of a root: the suite, its updates, security where known, and backports."""
+    """Return a root's one-line sources: the suite, its updates, security (if any) and backports."""
 
     def line(source: Source, name: str) -> str:
-        # A key given inline cannot be named here; Debian's own keyring then serves.
+        # A one-line source cannot contain an inline key; use Debian's keyring instead.
         keyring = source.signed_by if source.signed_by.startswith("/") else str(KEYRING)
         options = "trusted=yes" if source.trusted else f"signed-by={keyring}"
         return f"deb [{options}] {resolve_uri(source.uris[0])} {name} {' '.join(components)}"
@@ -162,7 +162,7 @@ def sources_lines(mirror: Mirror, suite: str, components: Sequence[str], *, back
 
 
 def apt_settings(dump: str) -> list[str]:
-    """Return the settings of ``apt-config dump`` that say how to reach a mirror (proxies and the like)."""
+    """Return the settings of ``apt-config dump`` that affect access to a mirror, such as proxies."""
     return [line for line in dump.splitlines() if APT_SETTINGS.match(line) and not line.endswith(' "";')]
 
 
@@ -176,7 +176,7 @@ def make_root(
     backports: bool = False,
     options: Sequence[str] = (),
 ) -> None:
-    """Make a Debian root with mmdebstrap from this machine's mirror."""
+    """Create a Debian root with mmdebstrap from the mirror; the options are mmdebstrap's own."""
     settings = apt_settings(run(["apt-config", "dump"]))
     run(
         [
@@ -186,7 +186,7 @@ def make_root(
             "--architectures=amd64",
             f"--variant={variant}",
             f"--include={','.join(packages)}",
-            # Nobody needs this folder after a power cut, nor manuals in it.
+            # The root need not survive a power failure, and needs no documentation.
             "--dpkgopt=force-unsafe-io",
             "--dpkgopt=path-exclude=/usr/share/man/*",
             "--dpkgopt=path-exclude=/usr/share/doc/*",

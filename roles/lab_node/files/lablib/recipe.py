@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The recipe of a node's image: its packages, its root, and a disk that boots through GRUB.
+"""The recipe of a node image: packages, root, and a disk that boots through GRUB.
 
-Every change of this file is another image; see ``image.py``.
+Every change to this file, even to a comment, leads to a new image; see ``image.image_key``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from lablib import debian
 from lablib.common import LabError, run
 
-# Files that are laid over the root before its packages are installed.
+# Files that are copied over the root before its packages are installed.
 OVERLAY = Path(__file__).resolve().parent.parent / "image"
 
 SECTOR = 512
-# The partition begins where every partitioning tool puts it; GRUB's core lies in the gap before it.
+# Partitioning tools start the first partition here; GRUB's core image fits in the gap before it.
 PARTITION_START = 2048 * SECTOR
 DISK_SIZE = 6 << 30
 FS_BLOCK = 4096
@@ -32,7 +32,7 @@ GRUB_MODULES = "biosdisk part_msdos ext2 normal linux search search_fs_uuid conf
 
 @dataclass(frozen=True)
 class Kernel:
-    """A node's kernel: Debian's stock one of a suite, or the newest of its backports."""
+    """A node's kernel: the one of a Debian suite, or the newest one of its backports."""
 
     suite: str
     backports: bool = False
@@ -43,7 +43,7 @@ KERNELS = {
     "6.12": Kernel("trixie"),
     "7.3": Kernel("trixie", backports=True),
 }
-COMPONENTS = {"bookworm": ("main", "non-free"), "trixie": ("main",)}  # where netperf is
+COMPONENTS = {"bookworm": ("main", "non-free"), "trixie": ("main",)}  # non-free has netperf
 
 PACKAGES = (
     "bpftool",
@@ -72,7 +72,7 @@ PACKAGES = (
 )
 KERNEL_PACKAGES = ("linux-image-amd64", "linux-headers-amd64")
 
-# Units that only cost time in a node that lives for minutes.
+# Units of no use in short-lived nodes; each delays the boot.
 MASKED_UNITS = (
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
@@ -96,21 +96,21 @@ MASKED_UNITS = (
     "systemd-pstore.service",
     "systemd-update-utmp.service",
 )
-# It looks for a hypervisor's sockets and complains on the console that there are none.
+# It looks for sockets of the hypervisor and logs an error to the console if there are none.
 MASKED_GENERATORS = ("system-generators/systemd-ssh-generator",)
 
-# Parts of update-grub that find nothing in a node and start many processes to find that out.
+# Scripts of update-grub that find nothing in a node but start many processes.
 UNUSED_GRUB_PARTS = ("05_debian_theme", "20_linux_xen", "30_os-prober", "30_uefi-firmware")
 
 
 def packages(kernel: str) -> list[str]:
-    """Return the packages of a node, the kernel's from backports where asked."""
+    """Return the packages of a node; those of the kernel are from backports if the recipe says so."""
     suffix = f"/{KERNELS[kernel].suite}-backports" if KERNELS[kernel].backports else ""
     return [*(f"{name}{suffix}" for name in KERNEL_PACKAGES), *PACKAGES]
 
 
 def overlay_files() -> dict[str, bytes]:
-    """Return the overlay's files by path."""
+    """Return the contents of the overlay's files by path."""
     return {
         str(path.relative_to(OVERLAY)): path.read_bytes()
         for path in sorted(OVERLAY.rglob("*"))
@@ -119,14 +119,14 @@ def overlay_files() -> dict[str, bytes]:
 
 
 def kernel_command_line(default_grub: str) -> str:
-    """Return the arguments that update-grub will give the kernel, from the text of /etc/default/grub."""
+    """Return the kernel arguments that update-grub derives from the text of /etc/default/grub."""
     values = dict(re.findall(r"^(GRUB_CMDLINE_LINUX(?:_DEFAULT)?)=(.*)$", default_grub, re.MULTILINE))
     parts = [" ".join(shlex.split(value)) for _name, value in sorted(values.items())]
     return " ".join(part for part in parts if part)
 
 
 def build_root(kernel: str, root: Path, overlay: Path) -> None:
-    """Make the root of a node; ``overlay`` is a folder for what is laid over it."""
+    """Build the root of a node; ``overlay`` is a work folder for the overlay's files."""
     for name, content in overlay_files().items():
         path = overlay / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def build_root(kernel: str, root: Path, overlay: Path) -> None:
         backports=KERNELS[kernel].backports,
         options=[
             "--dpkgopt=force-confold",
-            # Before the packages: the kernel's initramfs is then made once, and small.
+            # Before the packages, so that the kernel's initramfs is generated only once and is small.
             f'--essential-hook=cp -aT {shlex.quote(str(overlay))} "$1"',
         ],
     )
@@ -163,17 +163,17 @@ def build_root(kernel: str, root: Path, overlay: Path) -> None:
     (root / "etc/hostname").unlink(missing_ok=True)
     (root / "etc/machine-id").write_text("")
     for name in ("etc/.updated", "var/.updated"):
-        (root / name).touch()  # else the first boot renews caches that are new (systemd-update-done(8))
+        (root / name).touch()  # prevents a rebuild of caches at the first boot (systemd-update-done(8))
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/resolv.conf").write_text("nameserver 10.0.2.3\n")
     if suite != "bookworm":
-        # OpenSSH 9.8 and newer lock out an address that opens many connections at once, as a lab does.
+        # OpenSSH 9.8 and later penalize addresses that open many connections at once, as the controller does.
         with (root / "etc/ssh/sshd_config.d/lab.conf").open("a") as stream:
             stream.write("PerSourcePenalties no\n")
 
 
 def build_disk(root: Path, disk: Path) -> None:
-    """Make the disk without a loop device: partition table, file system, GRUB, each put where it belongs."""
+    """Build the disk without a loop device: write partition table, file system and GRUB at their offsets."""
     filesystem = str(uuid.uuid4())
     _install_grub_files(root, filesystem)
     disk.touch()
@@ -183,7 +183,7 @@ def build_disk(root: Path, disk: Path) -> None:
     run(
         [
             *("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-b", str(FS_BLOCK), "-U", filesystem),
-            # What GRUB of Debian 12 cannot read.
+            # GRUB of Debian 12 cannot read these features.
             *("-O", "^metadata_csum_seed,^orphan_file"),
             *("-E", f"offset={PARTITION_START},lazy_itable_init=0,nodiscard", "-d", root, disk),
             str((DISK_SIZE - PARTITION_START) // FS_BLOCK),
@@ -192,7 +192,7 @@ def build_disk(root: Path, disk: Path) -> None:
     boot = (root / "usr/lib/grub/i386-pc/boot.img").read_bytes()
     core = (root / "boot/grub/i386-pc/core.img").read_bytes()
     if len(core) > PARTITION_START - SECTOR:
-        raise LabError(f"GRUB's core of {len(core)} bytes does not fit before the partition")
+        raise LabError(f"GRUB's core image of {len(core)} bytes is too large; reduce GRUB_MODULES")
     with disk.open("r+b") as stream:
         stream.write(boot[:BOOT_CODE_SIZE])
         stream.seek(SECTOR)
@@ -200,7 +200,7 @@ def build_disk(root: Path, disk: Path) -> None:
 
 
 def _install_grub_files(root: Path, filesystem: str) -> None:
-    """Do what grub-install would on the running machine, and write the first grub.cfg."""
+    """Install GRUB's files as grub-install does on a running machine, and write the first grub.cfg."""
     folder = root / "boot/grub/i386-pc"
     folder.mkdir(parents=True, exist_ok=True)
     for path in (root / "usr/lib/grub/i386-pc").iterdir():
