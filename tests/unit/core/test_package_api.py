@@ -42,7 +42,7 @@ def test_good_packages_pass(tmp_path: Path) -> None:
     [
         ({"module_utils/_high/run.py": "from .._low.internal import helper\n"}, "_low.internal is private"),
         ({"module_utils/_high/run.py": "from .._low.api import _x\n"}, "_x is private to _low.api"),
-        ({"modules/tune.py": f"from {MODULE_UTILS}._low import api\n"}, "Callers: the imports say _high, mod"),
+        ({"modules/tune.py": f"from {MODULE_UTILS}._low import api\n"}, "Callers: the imports say"),
         ({"module_utils/_low/internal.py": "from .._high import run\n"}, "import cycle"),
         ({"module_utils/_low/internal.py": "from . import api\n"}, "import cycle"),
         ({"module_utils/_alone.py": ""}, "belongs to no package"),
