@@ -160,7 +160,7 @@ lint: tools  ## Style and types: ruff, mypy, yamllint, ansible-lint, shellcheck,
 	$(call say,Style and types)
 	ruff check --no-cache .
 	ruff format --no-cache --check .
-	tests/package_api.py
+	python3 tests/package_api.py
 	MYPYPATH=$(TREE) mypy -p ansible_collections.podnet.datapath.plugins
 	MYPYPATH=roles/lab_node/files mypy roles/lab_node/files
 	yamllint --strict .

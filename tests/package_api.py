@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -12,7 +11,7 @@ The docstring of a package's ``__init__.py`` has two lines that this program com
 ``__all__`` lists the modules that other packages and plugins may import; all other modules are private to the
 package. Imports inside a package are relative.
 
-Usage: package_api.py [--list] [COLLECTION]
+Usage: python3 tests/package_api.py [--list] [COLLECTION]
 """
 
 from __future__ import annotations
