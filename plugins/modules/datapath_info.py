@@ -28,7 +28,9 @@ EXAMPLES = r"""
 
 - name: No Pod of this node sends from other addresses than its own
   ansible.builtin.assert:
-    that: datapath.pods | map(attribute='packets.egress') | selectattr('DROP_SPOOF', 'defined') | length == 0
+    that: >-
+      datapath.pods | map(attribute='packets.egress') | selectattr('DROP_INVALID_SOURCE_IP', 'defined')
+      | length == 0
 """
 
 RETURN = r"""
@@ -68,7 +70,7 @@ packets:
   description: Packets by reason that are no Pod's.
   returned: success
   type: dict
-  sample: {STACK_NOT_POD: 3}
+  sample: {STACK_NO_ENDPOINT: 3}
 connections:
   description: How many connections the programs know, and have room for.
   returned: success

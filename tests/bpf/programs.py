@@ -29,9 +29,9 @@ BPF_PROG_TEST_RUN = 10
 SKB_SIZE, SKB_IFINDEX, SKB_GSO_SEGS, SKB_GSO_SIZE = 192, 40, 164, 176
 
 SLOTS = (0, 1, 2)  # of no Pod, of pod1 and pod2 where a test gives them one
-REASONS = 64  # reasons.h: counters of a Pod
+REASONS = 64  # metrics.h: counters of a Pod
 
-DROP = struct.Struct("=Q16s16sHHBBHIIIHBB")  # drops.h: struct drop
+DROP = struct.Struct("=Q16s16sHHBBHIIIHBB")  # drops.h: struct drop_event
 
 PASS, REDIRECT = -1, 7  # TC_ACT_UNSPEC, TC_ACT_REDIRECT
 
@@ -90,7 +90,7 @@ POD_NETKIT = 1  # endpoints.h
 
 def reason_names() -> list[str]:
     """The names in the order of the enum."""
-    text = (SOURCES / "reasons.h").read_text()
+    text = (SOURCES / "metrics.h").read_text()
     return re.findall(r"^\tREASON_(\w+),", text, re.MULTILINE)[:-1]
 
 

@@ -104,7 +104,7 @@ class TestAge:
         first = UDP(dport=53, len=200) / Raw(bytes(72))
         later = {"frag": 10, "proto": UDP_, "id": 5}
         assert sent(state, "1.11", "1.12", first, 4, flags="MF", id=5).counted == {"LOCAL": 1}
-        for older, counted in ((FRAGMENT_SECONDS - 5, "LOCAL"), (10, "DROP_FRAGMENT")):
+        for older, counted in ((FRAGMENT_SECONDS - 5, "LOCAL"), (10, "DROP_FRAG_NOT_FOUND")):
             age(state, "fragments", older)
             assert sent(state, "1.11", "1.12", Raw(bytes(64)), 4, **later).counted == {counted: 1}
 

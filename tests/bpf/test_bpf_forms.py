@@ -78,11 +78,11 @@ class TestHeaders:
             (options(IPv6ExtHdrRouting(segleft=0), syn(80)), "LOCAL"),
             (options(IPv6ExtHdrRouting(segleft=0), syn(81)), "DROP_POLICY_EGRESS"),
             (options(IPv6ExtHdrFragment(id=1, m=0, offset=0), syn(80)), "LOCAL"),
-            (IPv6ExtHdrDestOpt(nh=51) / Raw(bytes(16)), "DROP_UNKNOWN"),
-            (IPv6ExtHdrDestOpt(nh=135) / Raw(bytes(16)), "DROP_UNKNOWN"),
-            (IPv6ExtHdrDestOpt(nh=60, len=9) / Raw(bytes(8)), "DROP_UNKNOWN"),
-            (IPv6ExtHdrDestOpt(nh=44) / Raw(bytes(4)), "DROP_UNKNOWN"),
-            (IPv6ExtHdrFragment(nh=44, id=1) / IPv6ExtHdrFragment(nh=6, id=1) / syn(80), "DROP_UNKNOWN"),
+            (IPv6ExtHdrDestOpt(nh=51) / Raw(bytes(16)), "DROP_UNSUPPORTED"),
+            (IPv6ExtHdrDestOpt(nh=135) / Raw(bytes(16)), "DROP_UNSUPPORTED"),
+            (IPv6ExtHdrDestOpt(nh=60, len=9) / Raw(bytes(8)), "DROP_UNSUPPORTED"),
+            (IPv6ExtHdrDestOpt(nh=44) / Raw(bytes(4)), "DROP_UNSUPPORTED"),
+            (IPv6ExtHdrFragment(nh=44, id=1) / IPv6ExtHdrFragment(nh=6, id=1) / syn(80), "DROP_UNSUPPORTED"),
         ],
         ids=[
             *(
@@ -115,7 +115,7 @@ class TestHeaders:
         number = proto or ICMPS[family]
         fields = {"proto": number} if family == 4 else {"nh": number}
         result = sent(state, "1.11", "1.12", Raw(bytes(size)), family, **fields)
-        assert result.counted == {"DROP_UNKNOWN": 1}
+        assert result.counted == {"DROP_UNSUPPORTED": 1}
 
     @FAMILIES
     def test_cut_off_under_masquerade(self, state: State, family: int) -> None:
@@ -123,7 +123,7 @@ class TestHeaders:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
         fields = {"proto": UDP_} if family == 4 else {"nh": UDP_}
-        assert sent(state, "1.11", "8.1", Raw(b"123"), family, **fields).counted == {"DROP_UNKNOWN": 1}
+        assert sent(state, "1.11", "8.1", Raw(b"123"), family, **fields).counted == {"DROP_UNSUPPORTED": 1}
         # nor does it come back by it
         assert sent(state, "1.11", "2.11", Raw(b"123"), family, **fields).counted == {"REMOTE": 1}
 
@@ -149,7 +149,7 @@ class TestHeaders:
     def test_what_the_wire_brings_that_is_not_understood(self, state: State, family: int) -> None:
         fields: dict[str, Any] = {"proto": UDP_} if family == 4 else {"nh": UDP_}
         state.pods(ENFORCE_INGRESS)
-        assert came(state, "2.11", "1.11", Raw(b"123"), family, **fields).counted == {"DROP_UNKNOWN": 1}
+        assert came(state, "2.11", "1.11", Raw(b"123"), family, **fields).counted == {"DROP_UNSUPPORTED": 1}
         state.pods()
         assert came(state, "2.11", "1.11", Raw(b"123"), family, **fields).counted == {"INBOUND": 1}
 
@@ -201,10 +201,10 @@ class TestMasquerade:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
         fields = {"proto": UDP_} if family == 4 else {"nh": UDP_}
-        assert self.from_wire(state, family, Raw(b"123"), **fields) == {"STACK_NOT_POD": 1}
-        assert self.from_wire(state, family, UDP(dport=61000)) == {"STACK_NOT_POD": 1}
+        assert self.from_wire(state, family, Raw(b"123"), **fields) == {"STACK_NO_ENDPOINT": 1}
+        assert self.from_wire(state, family, UDP(dport=61000)) == {"STACK_NO_ENDPOINT": 1}
         other = came(state, "8.1", "9.99", UDP(dport=61000), family)
-        assert other.counted == {"STACK_NOT_POD": 1}
+        assert other.counted == {"STACK_NO_ENDPOINT": 1}
 
     @FAMILIES
     @pytest.mark.parametrize("program", ["host_ingress", "pod_ingress"])
@@ -231,7 +231,7 @@ class TestMasquerade:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
         payload = SCTP(sport=1234, dport=80) / SCTPChunkInit()
-        assert sent(state, "1.11", "8.1", payload, family).counted == {"DROP_REWRITE": 1}
+        assert sent(state, "1.11", "8.1", payload, family).counted == {"DROP_NAT_FAILED": 1}
 
     @FAMILIES
     def test_an_error_of_the_pods_does_not_show_its_address(self, state: State, family: int) -> None:
@@ -259,7 +259,9 @@ class TestFromHost:
 
     @FAMILIES
     @pytest.mark.parametrize(
-        ("enforce", "counted"), [(0, "HOST"), (ENFORCE_INGRESS, "DROP_UNKNOWN")], ids=["free", "under policy"]
+        ("enforce", "counted"),
+        [(0, "HOST"), (ENFORCE_INGRESS, "DROP_UNSUPPORTED")],
+        ids=["no policy", "under policy"],
     )
     def test_not_understood(self, state: State, family: int, enforce: int, counted: str) -> None:
         state.pods(enforce | ENFORCE_EGRESS)
@@ -318,7 +320,7 @@ class TestServices:
         state.pods()
         state.service("9.10", 80, TCP_, [("1.12", 8080)], family)
         try:
-            assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_STATE": 1}
+            assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_CT_CREATE_FAILED": 1}
         finally:
             state.clear()
 
@@ -360,14 +362,14 @@ class TestDiscovery:
         result = state.datapath.run("pod_egress", packet)
         assert (result.verdict, result.packet) == (PASS, packet)
         (counted,) = result.counted
-        assert counted in ("STACK_PROTOCOL", "STACK_LINK", "STACK_MALFORMED")
+        assert counted in ("STACK_PROTOCOL", "STACK_LINK_SCOPE", "STACK_MALFORMED")
 
     def test_one_that_a_router_passed_on_is_no_discovery(self, state: State) -> None:
         state.device(POD_L2, ENFORCE_EGRESS | DENY_EGRESS)
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
         packet = solicitation(hlim=254)
         result = state.datapath.run("pod_egress", packet)
-        assert (result.verdict, result.counted) == (PASS, {"STACK_LINK": 1})
+        assert (result.verdict, result.counted) == (PASS, {"STACK_LINK_SCOPE": 1})
 
 
 @pytest.mark.usefixtures("one_processor")
@@ -395,7 +397,7 @@ class TestRate:
         key = struct.pack("=I", 1)
         bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", time.monotonic_ns() + 60 * 10**9)})
         try:
-            assert sent(state, "1.11", "2.11", UDP(), family).counted == {"DROP_RATE": 1}
+            assert sent(state, "1.11", "2.11", UDP(), family).counted == {"DROP_EDT_HORIZON": 1}
         finally:
             bpf.map_update(state.maps["pacing"], {key: bytes(8)})
 

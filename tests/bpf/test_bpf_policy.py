@@ -73,20 +73,21 @@ class TestSource:
     def test_others_addresses(self, state: State, family: int, src: str) -> None:
         packet = frame(src, "1.12", UDP(), family)
         result = state.datapath.run("pod_egress", packet, "pod1")
-        assert (result.verdict, result.counted, result.packet) == (DROP, {"DROP_SPOOF": 1}, packet)
+        assert (result.verdict, result.counted) == (DROP, {"DROP_INVALID_SOURCE_IP": 1})
+        assert result.packet == packet
 
     @FAMILIES
     @pytest.mark.parametrize("src", ["1.12", "2.11", "1.99"], ids=["pod", "remote pod", "nobody"])
     def test_a_router_may_send_from_addresses_of_nobody(self, state: State, family: int, src: str) -> None:
         state.device(POD_ANY_SOURCE)
         result = state.datapath.run("pod_egress", frame(src, "1.12", UDP(), family), "pod1")
-        assert result.counted == ({"LOCAL": 1} if src == "1.99" else {"DROP_SPOOF": 1})
+        assert result.counted == ({"LOCAL": 1} if src == "1.99" else {"DROP_INVALID_SOURCE_IP": 1})
 
     def test_not_in_what_the_stack_routes_either(self, state: State) -> None:
         result = sent(state, "1.11", "1.12", UDP(), 4, options=[IPOption_NOP()])
-        assert result.counted == {"STACK_OPTIONS": 1}
+        assert result.counted == {"STACK_IP_OPTIONS": 1}
         packet = frame("1.99", "1.12", UDP(), 4, options=[IPOption_NOP()])
-        assert state.datapath.run("pod_egress", packet, "pod1").counted == {"DROP_SPOOF": 1}
+        assert state.datapath.run("pod_egress", packet, "pod1").counted == {"DROP_INVALID_SOURCE_IP": 1}
 
 
 class TestPolicy:
@@ -196,7 +197,7 @@ class TestPolicy:
         state.pods(0, ENFORCE_INGRESS | DENY_INGRESS)
         state.rule(POD2, POD1, INGRESS, (UDP_, ALLOW, 53, 53))
         later = {"frag": 10, "proto": UDP_, "id": 5}
-        assert sent(state, "1.11", "1.12", Raw(bytes(64)), 4, **later).counted == {"DROP_FRAGMENT": 1}
+        assert sent(state, "1.11", "1.12", Raw(bytes(64)), 4, **later).counted == {"DROP_FRAG_NOT_FOUND": 1}
         for port, first, then in (
             (54, "DROP_POLICY_INGRESS", "DROP_POLICY_INGRESS"),
             (53, "LOCAL", "LOCAL"),
@@ -206,7 +207,7 @@ class TestPolicy:
             assert sent(state, "1.11", "1.12", payload, 4, flags="MF", **number).counted == {first: 1}
             assert sent(state, "1.11", "1.12", Raw(bytes(64)), 4, **{**later, **number}).counted == {then: 1}
         tiny = sent(state, "1.11", "1.12", Raw(b"\0\0"), 4, flags="MF", proto=UDP_, id=9)
-        assert tiny.counted == {"DROP_FRAGMENT": 1}
+        assert tiny.counted == {"DROP_FRAG_NOT_FOUND": 1}
 
     def test_fragments_v6(self, state: State) -> None:
         state.pods(0, ENFORCE_INGRESS | DENY_INGRESS)
@@ -218,12 +219,12 @@ class TestPolicy:
         def send(packet: Packet) -> Any:
             return sent(state, "1.11", "1.12", packet, 6).counted
 
-        assert send(fragment(1, 10, 0) / Raw(bytes(64))) == {"DROP_FRAGMENT": 1}
+        assert send(fragment(1, 10, 0) / Raw(bytes(64))) == {"DROP_FRAG_NOT_FOUND": 1}
         assert send(fragment(2, 0, 1) / UDP(dport=53) / Raw(bytes(64))) == {"LOCAL": 1}
         assert send(fragment(2, 9, 0) / Raw(bytes(64))) == {"LOCAL": 1}
         assert send(fragment(3, 0, 1) / UDP(dport=54)) == {"DROP_POLICY_INGRESS": 1}
         assert send(fragment(4, 0, 0) / UDP(dport=53)) == {"LOCAL": 1}
-        assert send(IPv6ExtHdrFragment(nh=44) / fragment(5, 0, 0) / UDP(dport=53)) == {"DROP_UNKNOWN": 1}
+        assert send(IPv6ExtHdrFragment(nh=44) / fragment(5, 0, 0) / UDP(dport=53)) == {"DROP_UNSUPPORTED": 1}
 
     def test_extension_headers(self, state: State) -> None:
         state.pods(0, ENFORCE_INGRESS | DENY_INGRESS)
@@ -234,8 +235,8 @@ class TestPolicy:
             (options / UDP(dport=53), "LOCAL"),
             (options / UDP(dport=54), "DROP_POLICY_INGRESS"),
             (options / options / options / UDP(dport=53), "LOCAL"),
-            (options / options / options / options / options / options / UDP(dport=53), "DROP_UNKNOWN"),
-            (routing / UDP(dport=53), "DROP_UNKNOWN"),
+            (options / options / options / options / options / options / UDP(dport=53), "DROP_UNSUPPORTED"),
+            (routing / UDP(dport=53), "DROP_UNSUPPORTED"),
         ):
             result = sent(state, "1.11", "1.12", payload, 6)
             assert result.counted == {counted: 1}, payload.summary()
@@ -247,7 +248,7 @@ class TestPolicy:
         state.rule(POD1, POD2, EGRESS, (UDP_, ALLOW, 53, 53))
         first = frame("1.11", "1.12", UDP(dport=53) / Raw(bytes(64)), 4, flags="MF", id=1)
         later = frame("1.11", "1.12", Raw(bytes(64)), 4, frag=9, proto=UDP_, id=2)
-        assert state.datapath.run_after(first, "pod_egress", later).counted == {"DROP_FRAGMENT": 1}
+        assert state.datapath.run_after(first, "pod_egress", later).counted == {"DROP_FRAG_NOT_FOUND": 1}
 
     @pytest.mark.usefixtures("one_processor")
     @FAMILIES
@@ -265,14 +266,14 @@ class TestPolicy:
         state.pods(both)
         state.device(enforce=both)
         options = {"options": [IPOption_NOP()]}
-        assert sent(state, "1.11", "1.12", UDP(), 4, **options).counted == {"DROP_UNKNOWN": 1}
-        assert came(state, "2.11", "1.11", UDP(), 4, **options).counted == {"DROP_UNKNOWN": 1}
+        assert sent(state, "1.11", "1.12", UDP(), 4, **options).counted == {"DROP_UNSUPPORTED": 1}
+        assert came(state, "2.11", "1.11", UDP(), 4, **options).counted == {"DROP_UNSUPPORTED": 1}
         packet = frame("2.11", "1.11", UDP(), 4, **options)
-        assert state.datapath.run("pod_ingress", packet, "pod1").counted == {"DROP_UNKNOWN": 1}
+        assert state.datapath.run("pod_ingress", packet, "pod1").counted == {"DROP_UNSUPPORTED": 1}
         for payload, counted in (
             (ARP(pdst="10.31.1.12"), "STACK_PROTOCOL"),
-            (IPv6(src="fe80::2", dst="fe80::1", hlim=255) / ICMPv6ND_NS(tgt="fe80::1"), "STACK_LINK"),
-            (IPv6(src="fe80::2", dst="fe80::1") / UDP(), "DROP_UNKNOWN"),
+            (IPv6(src="fe80::2", dst="fe80::1", hlim=255) / ICMPv6ND_NS(tgt="fe80::1"), "STACK_LINK_SCOPE"),
+            (IPv6(src="fe80::2", dst="fe80::1") / UDP(), "DROP_UNSUPPORTED"),
         ):
             packet = bytes(Ether(dst=MAC, src=SENDER) / payload)
             assert state.datapath.run("pod_egress", packet, "pod1").counted == {counted: 1}
@@ -295,7 +296,7 @@ class TestPolicy:
         for dummy in range(256 * 1024 // 64):
             state.datapath.test_run("pod_egress", packet, "pod1")
         result = state.datapath.run("pod_egress", packet, "pod1")
-        assert result.counted == {"DROP_POLICY_EGRESS": 1, "NOT_REPORTED": 1}
+        assert result.counted == {"DROP_POLICY_EGRESS": 1, "EVENT_LOST": 1}
         state.datapath.drops()
 
 
@@ -306,11 +307,11 @@ def test_no_memory_for_a_connection(full_datapath: Any, family: int) -> None:
     state.pods(enforce1=ENFORCE_EGRESS)
     try:
         result = sent(state, "1.11", "1.12", syn(), family)
-        assert (result.verdict, result.counted) == (DROP, {"DROP_NO_STATE": 1})
+        assert (result.verdict, result.counted) == (DROP, {"DROP_CT_CREATE_FAILED": 1})
         state.pods(flags=POD_MASQUERADE)
         state.masquerade()
         result = sent(state, "1.11", "2.99", syn(), family)
-        assert (result.verdict, result.counted) == (DROP, {"DROP_NO_STATE": 1})
+        assert (result.verdict, result.counted) == (DROP, {"DROP_CT_CREATE_FAILED": 1})
     finally:
         state.clear()
 
@@ -467,7 +468,7 @@ class TestMasquerade:
         assert back[1].dst == text("1.11", family)
         assert (back[2].id if kind == "echo" else back[2].dport) == 1234
         packet = bytes(Ether(dst=MAC, src=SENDER) / reply / payload(port - 1, True))
-        assert state.datapath.run("host_ingress", packet).counted == {"STACK_NOT_POD": 1}
+        assert state.datapath.run("host_ingress", packet).counted == {"STACK_NO_ENDPOINT": 1}
 
     @FAMILIES
     def test_errors_come_back(self, state: State, family: int) -> None:
@@ -512,7 +513,7 @@ class TestMasquerade:
         found = [
             sent(state, "1.11", "8.1", UDP(sport=port, dport=53), family).counted for port in range(1, 8)
         ]
-        assert found[-1] == {"DROP_NO_PORT": 1}
+        assert found[-1] == {"DROP_NAT_NO_MAPPING": 1}
         assert found.count({"REMOTE": 1}) == 2
 
     @FAMILIES
@@ -521,7 +522,7 @@ class TestMasquerade:
         state.pods(flags=POD_MASQUERADE)
         fields = {"proto": 47} if family == 4 else {"nh": 47}
         result = sent(state, "1.11", "8.1", Raw(bytes(8)), family, **fields)
-        assert result.counted == {"DROP_REWRITE": 1}
+        assert result.counted == {"DROP_NAT_FAILED": 1}
 
 
 class TestL2:
@@ -538,7 +539,7 @@ class TestL2:
         if not answered:
             assert (result.verdict, result.counted) == (PASS, {"STACK_PROTOCOL": 1})
             return
-        assert (result.verdict, result.counted) == (REDIRECT, {"ANSWERED_ARP": 1})
+        assert (result.verdict, result.counted) == (REDIRECT, {"ARP_REPLY": 1})
         answer = Ether(result.packet)
         assert (answer.dst, answer.src, answer[ARP].op) == (SENDER, MAC, 2)
         assert (answer[ARP].hwsrc, answer[ARP].psrc) == (MAC, text(target, 4))
@@ -561,9 +562,9 @@ class TestL2:
         packet = bytes(Ether(dst="33:33:ff:00:00:12", src=SENDER) / request)
         result = state.datapath.run("pod_egress", packet)
         if not answered:
-            assert (result.verdict, result.counted) == (PASS, {"STACK_LINK": 1})
+            assert (result.verdict, result.counted) == (PASS, {"STACK_LINK_SCOPE": 1})
             return
-        assert (result.verdict, result.counted) == (REDIRECT, {"ANSWERED_NDP": 1})
+        assert (result.verdict, result.counted) == (REDIRECT, {"NDP_REPLY": 1})
         answer = valid(result.packet)
         assert (answer.dst, answer.src) == (SENDER, MAC)
         assert (answer[IPv6].src, answer[IPv6].dst, answer[IPv6].hlim) == (target, src, 255)
@@ -581,7 +582,7 @@ class TestRate:
         packet = frame("1.11", "2.11", UDP() / Raw(bytes(1400)), family)
         found = [state.datapath.run("pod_egress", packet, remembering=i > 0).counted for i in range(4)]
         assert found[0] == {"REMOTE": 1}
-        assert found[-1] == {"DROP_RATE": 1}
+        assert found[-1] == {"DROP_EDT_HORIZON": 1}
         key = struct.pack("=I", 1)
         bpf.map_update(state.maps["pacing"], {key: bytes(8)})
 

@@ -170,8 +170,8 @@ class TestPodEgress:
             (ip(6, "6.1") / UDP(), "STACK_NO_ROUTE"),
             (ip(4, "7.1") / UDP(), "STACK_NO_ROUTE"),
             (ip(6, "7.1") / UDP(), "STACK_NO_ROUTE"),
-            (ip(4, "9.1") / UDP(), "STACK_FIB"),
-            (ip(6, "9.1") / UDP(), "STACK_FIB"),
+            (ip(4, "9.1") / UDP(), "STACK_FIB_UNSUPPORTED"),
+            (ip(6, "9.1") / UDP(), "STACK_FIB_UNSUPPORTED"),
         ],
         ids=lambda value: value if isinstance(value, str) else value.summary(),
     )
@@ -184,7 +184,7 @@ class TestPodEgress:
     def test_forwarding_off(self, datapath: Any, family: int) -> None:
         packet = frame(ip(family, src="1.15") / UDP())
         result = datapath.run("pod_egress", packet, "closed")
-        assert (result.verdict, result.counted) == (PASS, {"STACK_FORWARDING_OFF": 1})
+        assert (result.verdict, result.counted) == (PASS, {"STACK_FWD_DISABLED": 1})
 
 
 # What neither pod_egress nor host_ingress may route, whatever the destination.
@@ -196,31 +196,31 @@ STACK: list[tuple[str, Packet, str]] = [
     ("v4 longer than the frame", ip(4, "1.12", len=500) / UDP(), "STACK_MALFORMED"),
     ("v4 shorter than its header", ip(4, "1.12", len=19) / UDP(), "STACK_MALFORMED"),
     ("v4 length 0", ip(4, "1.12", len=0) / UDP(), "STACK_MALFORMED"),
-    ("v4 router alert", ip(4, "1.12", options=[IPOption_Router_Alert()]) / UDP(), "STACK_OPTIONS"),
-    ("v4 no-ops", ip(4, "1.12", options=[IPOption_NOP()] * 4) / UDP(), "STACK_OPTIONS"),
+    ("v4 router alert", ip(4, "1.12", options=[IPOption_Router_Alert()]) / UDP(), "STACK_IP_OPTIONS"),
+    ("v4 no-ops", ip(4, "1.12", options=[IPOption_NOP()] * 4) / UDP(), "STACK_IP_OPTIONS"),
     ("v6 version", ip(6, "1.12", version=4) / UDP(), "STACK_MALFORMED"),
     ("v6 longer than the frame", ip(6, "1.12", plen=500) / UDP(), "STACK_MALFORMED"),
-    ("v6 multicast", IPv6(src="fd31:1::11", dst="ff02::fb") / UDP(), "STACK_LINK"),
-    ("v6 to link-local", IPv6(src="fd31:1::11", dst="fe80::1") / UDP(), "STACK_LINK"),
-    ("v6 from link-local", IPv6(src="fe80::2", dst="fd31:1::12") / UDP(), "STACK_LINK"),
-    ("v6 solicitation", ip(6, "1.12", ttl=255) / ICMPv6ND_NS(tgt="fd31:1::12"), "STACK_LINK"),
-    ("v6 advertisement", ip(6, "1.12", ttl=255) / ICMPv6ND_NA(tgt="fd31:1::12"), "STACK_LINK"),
-    ("v6 redirect", ip(6, "1.12", ttl=255) / ICMPv6ND_Redirect(), "STACK_LINK"),
+    ("v6 multicast", IPv6(src="fd31:1::11", dst="ff02::fb") / UDP(), "STACK_LINK_SCOPE"),
+    ("v6 to link-local", IPv6(src="fd31:1::11", dst="fe80::1") / UDP(), "STACK_LINK_SCOPE"),
+    ("v6 from link-local", IPv6(src="fe80::2", dst="fd31:1::12") / UDP(), "STACK_LINK_SCOPE"),
+    ("v6 solicitation", ip(6, "1.12", ttl=255) / ICMPv6ND_NS(tgt="fd31:1::12"), "STACK_LINK_SCOPE"),
+    ("v6 advertisement", ip(6, "1.12", ttl=255) / ICMPv6ND_NA(tgt="fd31:1::12"), "STACK_LINK_SCOPE"),
+    ("v6 redirect", ip(6, "1.12", ttl=255) / ICMPv6ND_Redirect(), "STACK_LINK_SCOPE"),
     ("v6 icmp cut off", ip(6, "1.12", nh=58), "STACK_MALFORMED"),
     (
         "v6 router alert",
         ip(6, "1.12") / IPv6ExtHdrHopByHop(options=[RouterAlert()]) / UDP(),
-        "STACK_OPTIONS",
+        "STACK_IP_OPTIONS",
     ),
     (
         "v6 padding",
         ip(6, "1.12") / IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0" * 4)]) / UDP(),
-        "STACK_OPTIONS",
+        "STACK_IP_OPTIONS",
     ),
     (
         "v6 jumbogram that is no GSO packet",
         ip(6, "1.12", plen=0) / IPv6ExtHdrHopByHop(options=[Jumbo(jumboplen=70000)]) / TCP(),
-        "STACK_OPTIONS",
+        "STACK_IP_OPTIONS",
     ),
     ("v6 hop-by-hop cut off", ip(6, "1.12", nh=0) / Raw(b"\x06\0\xc2"), "STACK_MALFORMED"),
 ]
@@ -400,7 +400,7 @@ class TestDecisions:
             finally:
                 libbpf.clsact_destroy(ifindex)
         # the device's own discovery of neighbours may come in between
-        counted.pop("STACK_LINK", None)
+        counted.pop("STACK_LINK_SCOPE", None)
         assert counted == {"STACK_VLAN": 1}
         datapath.reached.update(counted)
 
@@ -424,7 +424,7 @@ class TestHostIngress:
     def test_to_the_host(self, datapath: Any, family: int) -> None:
         packet = frame(ip(family, "2.99") / UDP())
         result = datapath.run("host_ingress", packet)
-        assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_NOT_POD": 1}, packet)
+        assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_NO_ENDPOINT": 1}, packet)
 
     @FAMILIES
     def test_ttl(self, datapath: Any, family: int) -> None:

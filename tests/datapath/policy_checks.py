@@ -213,7 +213,7 @@ def a_pod_sends_from_its_own_addresses_only(lab: Lab) -> None:
         lab.attempt([own])
         assert own.answer == "world", str(own)
     told = lab.info()["front"]["packets"]["egress"]
-    assert told.get("DROP_SPOOF", 0) >= 2, told
+    assert told.get("DROP_INVALID_SOURCE_IP", 0) >= 2, told
 
 
 @check

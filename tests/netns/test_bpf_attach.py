@@ -83,7 +83,7 @@ def test_a_new_object_replaces_the_programs_of_all_owners(node: Node, build: Any
     first = node.attach(*wishes)
     node.attach("pod_egress right from_pod", owner="pods")
     node.module("bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11"]}])
-    other = build(("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
+    other = build(("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
 
     result = node.attach(*wishes, object=other)
     assert "replace attachment pods/right-from_pod" in result["changes"]
@@ -118,7 +118,7 @@ def test_maps_of_another_layout_are_filled_before_programs_change(node: Node, bu
     result = node.attach("pod_egress left from_pod", object=smaller)
     # what is computed from declarations comes as a whole, the rest stays
     assert {"replace map endpoints4", "replace map endpoints6", "replace map policy"} < set(result["changes"])
-    assert not {"replace map metrics", "replace map ct", "replace map decisions"} & set(result["changes"])
+    assert not {"replace map metrics", "replace map ct", "replace map flow_cache"} & set(result["changes"])
     assert "16384 entries" in result["diff"]["before"]
     assert not node.attach("pod_egress left from_pod", object=smaller)["changed"]
     for owner, endpoints in (("site", mine), ("cni", theirs)):
@@ -194,7 +194,7 @@ def test_lost_pins_are_made_again(node: Node) -> None:
 def test_a_killed_run_is_mended_by_the_next(node: Node, build: Any) -> None:
     """What a run leaves when it dies between attaching and renaming its pins."""
     node.attach("host_ingress left ingress tcx")
-    other = build(("datapath.bpf.c", r"REASON_STACK_NOT_POD\)", "REASON_STACK_LINK)"))
+    other = build(("datapath.bpf.c", r"REASON_STACK_NO_ENDPOINT\)", "REASON_STACK_LINK_SCOPE)"))
     with libbpf.BpfObject(other) as half:
         half.load()
         bpf.obj_pin(half.programs["host_ingress"], f"{node.pins}/progs/host_ingress~")

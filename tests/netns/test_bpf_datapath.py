@@ -233,7 +233,7 @@ def test_frames_for_others_are_left_alone(attached: Lab) -> None:
         raw.send(to_node + source + bytes.fromhex("86dd6000000000001140"))
     after = attached.metrics("node1")
     new = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
-    new.pop("STACK_LINK", None)  # the nodes' own neighbour discovery
+    new.pop("STACK_LINK_SCOPE", None)  # the nodes' own neighbour discovery
     assert new == {"STACK_VLAN": 1, "STACK_OTHERHOST": 1, "INBOUND": 1, "STACK_MALFORMED": 2}
 
 

@@ -97,7 +97,7 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
     root, numbers = tmp_path / "root", random.Random(os.environ.get("PODNET_SEED"))
     wish = attach.Wish("host_ingress", "left", "ingress", "clsact")
     wire = [{"name": "left", "mtu": 4000, "features": {"tso": False}, "gso_max_size": 30000}]
-    other = build(("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
+    other = build(("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
     if kind == "another program":
         place.attach("host_ingress left ingress clsact")
     if kind == "nic, put back":

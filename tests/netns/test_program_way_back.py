@@ -23,7 +23,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._programs.pins imp
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import Change
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, journal, revert
 
-OTHER = ("reasons.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
+OTHER = ("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
 OLDER = ("endpoints.h", r"__u16 slot;(?=[^}]*}[^}]*struct pod {)", "__u32 once; __u16 slot;")
 SMALLER = ("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2")
 

@@ -23,8 +23,8 @@ from .model import PROTOCOLS
 
 _BUSY, _DISCARD = 1 << 31, 1 << 30
 _HEADER = 8
-# struct drop: time; src, dst, sport, dport, proto, family, kind (struct tuple); ifindex, len, peer, slot,
-# reason, direction
+# struct drop_event: time; src, dst, sport, dport, proto, family, kind (struct tuple); ifindex, len, peer,
+# slot, reason, direction
 _DROP = struct.Struct("=Q16s16s2s2sBBHIIIHBB")
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 AF_INET, AF_INET6 = 2, 10

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The programs' maps byte by byte, and an image of what they say. Private to this collection.
 
-Source: config.h, endpoints.h, identity.h, policy.h, services.h, masquerade.h, reasons.h of the programs.
+Source: config.h, endpoints.h, identity.h, policy.h, lb.h, masquerade.h, metrics.h of the programs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RANGE = struct.Struct("=BBHH")  # proto, verdict, first, last
 SERVICE_KEY = struct.Struct("=16s2sBBI")  # address, port, proto, family, bank
 SERVICE = struct.Struct("=II")  # table, id
 TABLE = struct.Struct(f"={MAGLEV_SIZE}I8s")  # backends, digest
-_BACKEND = struct.Struct("=16s2sxx")  # address, port (struct place)
+_BACKEND = struct.Struct("=16s2sxx")  # address, port (struct addr_port)
 _NODE = struct.Struct("=4sHH16s")  # masquerade4, first_port, last_port, masquerade6
 INDEX = struct.Struct("=I")
 _RULESET_SIZE = _RULESET.size + MAX_RANGES * _RANGE.size

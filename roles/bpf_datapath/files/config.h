@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Which state holds, and what of it is in use. */
+/* The current generation of the double-buffered state, and the features in use. */
 #ifndef PODNET_CONFIG_H
 #define PODNET_CONFIG_H
 
@@ -7,16 +7,16 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-/* Raised with each change of what an entry of any map means; readers and writers compare it. */
+/* Increment when the meaning of a map entry changes; programs and writers compare it. */
 #define LAYOUT 1
 
 /*
- * What must change at once for packets (identities, policy, services) is there twice. The writer
- * fills the bank that does not hold, then writes `config`; it writes into a bank only once no
- * program can still be reading it. Bit 0 of the generation is the bank that holds, and a new
- * generation ends all that was decided before.
+ * Identities, policy and services are double-buffered, so that they change atomically for packets.
+ * The writer fills the inactive buffer, then commits it by one store into `config`. It reuses a
+ * buffer only when no running program can still read it. Bit 0 of the generation selects the
+ * active buffer. A new generation also invalidates the flow cache.
  */
-#define BANKS 2
+#define CONFIG_BUFFERS 2
 
 #define FEATURE_SERVICES 1
 #define FEATURE_MASQUERADE 2
@@ -27,11 +27,11 @@ struct config {
 			__u32 generation;
 			__u32 features;
 		};
-		__u64 both;	/* read and written as one */
+		__u64 word;	/* for atomic access to both */
 	};
 };
 
-/* MMAPABLE: its writer changes it by one store. */
+/* Memory-mapped by its writer, which commits a generation by one 64-bit store. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -40,7 +40,7 @@ struct {
 	__type(value, struct config);
 } config SEC(".maps");
 
-/* Its size is the number, so that whoever compares sizes of maps sees a change. */
+/* max_entries is the layout number, so a comparison of map sizes detects a new layout. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, LAYOUT);
@@ -48,21 +48,22 @@ struct {
 	__type(value, __u32);
 } layout SEC(".maps");
 
-/* To be read once a packet, before anything that stands in banks. */
-static __always_inline struct config current_config(void)
+/* Read the configuration: once per packet, before any double-buffered map. */
+static __always_inline struct config config_read(void)
 {
-	struct config now = {};
+	struct config cfg = {};
 	__u32 key = 0;
 	struct config *current = bpf_map_lookup_elem(&config, &key);
 
 	if (current)
-		now.both = *(volatile __u64 *)&current->both;
-	return now;
+		cfg.word = *(volatile __u64 *)&current->word;
+	return cfg;
 }
 
-static __always_inline __u32 bank_of(struct config now)
+/* Return the index of the active buffer. */
+static __always_inline __u32 config_buffer(struct config cfg)
 {
-	return now.generation % BANKS;
+	return cfg.generation % CONFIG_BUFFERS;
 }
 
 #endif

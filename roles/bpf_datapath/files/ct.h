@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * Connections: what lets replies pass, and what translation was chosen. Written by programs
- * only.
- */
+/* Connection tracking: admits replies and keeps NAT mappings. Only programs write it. */
 #ifndef PODNET_CT_H
 #define PODNET_CT_H
 
@@ -11,180 +8,182 @@
 
 #include "config.h"
 #include "identity.h"
+#include "l4.h"
+#include "metrics.h"
 #include "policy.h"
-#include "reasons.h"
-#include "transport.h"
 #include "tuple.h"
 
 #define CT_MAX 131072
 
 /*
- * CT_CONNECTION's tuple is that of its first packet as it was routed: to the backend, from the
- * Pod's own address. The other two find it by what the packets of the other side of a
- * translation say.
+ * The tuple of CT_CONNECTION is that of the first packet as routed: to the backend, from the Pod's
+ * own address. The other kinds are the tuples of packets before translation.
  */
 enum ct_kind {
 	CT_CONNECTION,
 	CT_SERVICE,		/* from the client to the service's address */
-	CT_MASQUERADE,		/* from the target to the node's address */
+	CT_MASQUERADE,		/* from the destination to the node's address */
 };
 
-#define CT_REPLIED 1		/* both sides have sent */
-#define CT_CLOSING 2		/* TCP: a FIN from either side, or a RST */
-#define CT_SERVED 4		/* `service` is what the client asks for */
-#define CT_MASQUERADED 8	/* `outside` is what the target sees */
+#define CT_SEEN_REPLY 1		/* packets in both directions, as IPS_SEEN_REPLY */
+#define CT_CLOSING 2		/* TCP: a FIN or RST in either direction */
+#define CT_DNAT 4		/* `service` is the original destination */
+#define CT_SNAT 8		/* `masquerade` is the translated source */
 
-struct connection {
-	__u32 seen;		/* seconds since boot */
+struct ct_entry {
+	__u32 last_seen;	/* seconds since boot */
 	__u32 generation;	/* of the policy that allowed it */
 	__u32 flags;
-	struct place service;	/* CT_SERVICE: the backend */
-	struct place outside;	/* CT_MASQUERADE: the Pod */
+	struct addr_port service;	/* CT_SERVICE: the backend */
+	struct addr_port masquerade;	/* CT_MASQUERADE: the Pod */
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, CT_MAX);
 	__type(key, struct tuple);
-	__type(value, struct connection);
+	__type(value, struct ct_entry);
 } ct SEC(".maps");
 
-/* How long, in seconds, an entry stays good without a packet of its own */
-#define LIFE_ESTABLISHED 8000	/* TCP: more than the two hours after which keep-alive asks */
-#define LIFE_OPENING 60
-#define LIFE_CLOSING 10
-#define LIFE_REPLIED 180	/* other protocols, as Linux has it for UDP */
-#define LIFE_UNREPLIED 60
+/* Seconds without a packet after which an entry expires */
+#define CT_TIMEOUT_ESTABLISHED 8000	/* TCP: longer than the default tcp_keepalive_time, 2 h */
+#define CT_TIMEOUT_SYN 60
+#define CT_TIMEOUT_CLOSING 10
+#define CT_TIMEOUT_REPLIED 180	/* other protocols: as nf_conntrack_udp_timeout_stream */
+#define CT_TIMEOUT_UNREPLIED 60
 
-static __always_inline __u32 seconds(void)
+static __always_inline __u32 ct_now(void)
 {
 	return bpf_ktime_get_coarse_ns() / 1000000000;
 }
 
-static __always_inline __u32 life_of(const struct connection *c, const struct tuple *t)
+static __always_inline __u32 ct_timeout(const struct ct_entry *entry, const struct tuple *t)
 {
-	bool replied = c->flags & CT_REPLIED || t->kind != CT_CONNECTION;
+	bool replied = entry->flags & CT_SEEN_REPLY || t->kind != CT_CONNECTION;
 
 	if (t->proto != IPPROTO_TCP)
-		return replied ? LIFE_REPLIED : LIFE_UNREPLIED;
-	if (c->flags & CT_CLOSING)
-		return LIFE_CLOSING;
-	return replied ? LIFE_ESTABLISHED : LIFE_OPENING;
+		return replied ? CT_TIMEOUT_REPLIED : CT_TIMEOUT_UNREPLIED;
+	if (entry->flags & CT_CLOSING)
+		return CT_TIMEOUT_CLOSING;
+	return replied ? CT_TIMEOUT_ESTABLISHED : CT_TIMEOUT_SYN;
 }
 
-/* The live entry of a tuple; for functions that are too deep in the stack to call another one. */
-static __always_inline struct connection *find_here(const struct tuple *t)
+/* ct_lookup() inlined, for callers at the limit of the call stack. */
+static __always_inline struct ct_entry *__ct_lookup(const struct tuple *t)
 {
-	struct connection *c = bpf_map_lookup_elem(&ct, t);
+	struct ct_entry *entry = bpf_map_lookup_elem(&ct, t);
 
-	/* signed: another processor may have seen a packet a moment later */
-	if (c && (__s32)(seconds() - c->seen) > (__s32)life_of(c, t))
+	/* signed: another CPU may have stored a later time */
+	if (entry && (__s32)(ct_now() - entry->last_seen) > (__s32)ct_timeout(entry, t))
 		return NULL;
-	return c;
+	return entry;
 }
 
-static __noinline struct connection *find(const struct tuple *t)
+/* Return the entry of a tuple, or NULL if there is none or it has expired. */
+static __noinline struct ct_entry *ct_lookup(const struct tuple *t)
 {
-	return find_here(t);
+	return __ct_lookup(t);
 }
 
-static __always_inline void turn(const struct tuple *t, struct tuple *turned, enum ct_kind kind)
+static __always_inline void reverse_tuple(const struct tuple *t, struct tuple *reverse,
+					  enum ct_kind kind)
 {
-	__builtin_memcpy(turned->src, t->dst, sizeof(turned->src));
-	__builtin_memcpy(turned->dst, t->src, sizeof(turned->dst));
-	turned->sport = t->dport;
-	turned->dport = t->sport;
-	turned->proto = t->proto;
-	turned->family = t->family;
-	turned->kind = kind;
+	__builtin_memcpy(reverse->src, t->dst, sizeof(reverse->src));
+	__builtin_memcpy(reverse->dst, t->src, sizeof(reverse->dst));
+	reverse->sport = t->dport;
+	reverse->dport = t->sport;
+	reverse->proto = t->proto;
+	reverse->family = t->family;
+	reverse->kind = kind;
 }
 
-static __always_inline void note(struct connection *c, __u8 tcp_flags, bool reply)
+static __always_inline void ct_update(struct ct_entry *entry, __u8 tcp_flags, bool reply)
 {
-	c->seen = seconds();
-	if (reply && !(c->flags & CT_REPLIED))
-		c->flags |= CT_REPLIED;
-	if (tcp_flags & (TCP_FIN | TCP_RST) && !(c->flags & CT_CLOSING))
-		c->flags |= CT_CLOSING;
+	entry->last_seen = ct_now();
+	if (reply && !(entry->flags & CT_SEEN_REPLY))
+		entry->flags |= CT_SEEN_REPLY;
+	if (tcp_flags & (TCP_FIN | TCP_RST) && !(entry->flags & CT_CLOSING))
+		entry->flags |= CT_CLOSING;
 }
 
-static __always_inline bool opens(__u8 tcp_flags)
+static __always_inline bool tcp_is_syn(__u8 tcp_flags)
 {
 	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/* What is known of a packet's connection once it may pass. */
-struct tracked {
-	struct place other;	/* a reply: the service; else what the target sees */
+/* Copy of a connection's state, for the translation of one packet. */
+struct ct_state {
+	struct addr_port nat;	/* reply: the service's address; else the masqueraded source */
 	__u32 flags;		/* CT_* */
-	__u8 known;		/* 0: an ICMP error, or nothing has to be kept */
+	__u8 tracked;		/* 0: an ICMP error, or tracking is not required */
 	__u8 reply;
 	__u16 pad;
 };
 
-static __always_inline void tell(const struct connection *c, bool reply, struct tracked *result)
+static __always_inline void ct_export(const struct ct_entry *entry, bool reply,
+				      struct ct_state *state)
 {
-	result->other = reply ? c->service : c->outside;
-	result->flags = c->flags;
-	result->known = 1;
-	result->reply = reply;
+	state->nat = reply ? entry->service : entry->masquerade;
+	state->flags = entry->flags;
+	state->tracked = 1;
+	state->reply = reply;
 }
 
-static __noinline struct connection *begin(const struct segment *s, const struct config *now)
+static __noinline struct ct_entry *ct_create(const struct l4_info *l4, const struct config *cfg)
 {
-	struct connection made = {
-		.seen = seconds(),
-		.generation = now->generation,
-		.flags = s->served.port ? CT_SERVED : 0,
-		.service = s->served,
+	struct ct_entry entry = {
+		.last_seen = ct_now(),
+		.generation = cfg->generation,
+		.flags = l4->service.port ? CT_DNAT : 0,
+		.service = l4->service,
 	};
 
-	if (bpf_map_update_elem(&ct, &s->tuple, &made, BPF_ANY))
+	if (bpf_map_update_elem(&ct, &l4->tuple, &entry, BPF_ANY))
 		return NULL;
-	return bpf_map_lookup_elem(&ct, &s->tuple);
+	return bpf_map_lookup_elem(&ct, &l4->tuple);
 }
 
 /*
- * Let a packet pass that belongs to a connection, or that policy allows to begin one. After a
- * change of the state each connection is judged anew, by its first packet's direction.
+ * Admit a packet that belongs to a connection, or that policy allows to open one. After a new
+ * generation policy is applied to each connection again, in the direction of its first packet.
  */
-static __noinline enum reason track(const struct segment *s, const struct side *from,
-				    const struct side *to, const struct config *now,
-				    struct tracked *result)
+static __noinline enum reason ct_track(const struct l4_info *l4, const struct endpoint_info *src,
+				       const struct endpoint_info *dst, const struct config *cfg,
+				       struct ct_state *state)
 {
-	struct tuple turned = {};
+	struct tuple reverse = {};
+	struct ct_entry *entry;
 	const struct tuple *t;
-	struct connection *c;
 	bool reply = false;
 	enum reason reason;
 
-	t = &s->tuple;
-	c = find(t);
-	if (c && c->flags & CT_CLOSING && opens(s->tcp_flags))
-		c = NULL;
-	if (!c) {
-		turn(t, &turned, CT_CONNECTION);
-		c = find(&turned);
-		if (c && c->flags & CT_CLOSING && opens(s->tcp_flags))
-			c = NULL;
-		reply = c;
+	t = &l4->tuple;
+	entry = ct_lookup(t);
+	if (entry && entry->flags & CT_CLOSING && tcp_is_syn(l4->tcp_flags))
+		entry = NULL;
+	if (!entry) {
+		reverse_tuple(t, &reverse, CT_CONNECTION);
+		entry = ct_lookup(&reverse);
+		if (entry && entry->flags & CT_CLOSING && tcp_is_syn(l4->tcp_flags))
+			entry = NULL;
+		reply = entry;
 	}
-	if (!c || c->generation != now->generation) {
-		reason = reply ? judge(to, from, turned.proto, turned.dport, now) :
-					 judge(from, to, t->proto, s->asked, now);
+	if (!entry || entry->generation != cfg->generation) {
+		reason = reply ? policy_verdict(dst, src, reverse.proto, reverse.dport, cfg) :
+				 policy_verdict(src, dst, t->proto, l4->policy_port, cfg);
 		if (reason != REASON_NONE) {
-			if (c)
-				bpf_map_delete_elem(&ct, reply ? &turned : t);
+			if (entry)
+				bpf_map_delete_elem(&ct, reply ? &reverse : t);
 			return reason;
 		}
 	}
-	if (!c)
-		c = begin(s, now);
-	if (!c)
-		return REASON_DROP_NO_STATE;
-	c->generation = now->generation;
-	note(c, s->tcp_flags, reply);
-	tell(c, reply, result);
+	if (!entry)
+		entry = ct_create(l4, cfg);
+	if (!entry)
+		return REASON_DROP_CT_CREATE_FAILED;
+	entry->generation = cfg->generation;
+	ct_update(entry, l4->tcp_flags, reply);
+	ct_export(entry, reply, state);
 	return REASON_NONE;
 }
 

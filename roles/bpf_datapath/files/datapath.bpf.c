@@ -1,179 +1,180 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Host routing: Pods' packets go from device to device without the host's upper stack, as far
- * as policy lets them. What these programs do not understand passes on unmodified, counted by
- * reason, but for Pods under policy, whose packets must be understood.
- * The same object attaches to meta, netkit, and tcx or clsact of any device.
+ * Host routing: forwards Pods' packets between devices without the host's stack, as far as policy
+ * allows. Packets that these programs do not support pass to the stack unmodified and are counted
+ * by reason; those of Pods under policy are dropped. The same object attaches to meta, netkit, and
+ * tcx or clsact of any device.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "cache.h"
+#include "arp_ndp.h"
 #include "config.h"
+#include "context.h"
 #include "drops.h"
 #include "endpoints.h"
 #include "fib.h"
-#include "l2.h"
+#include "flow_cache.h"
+#include "metrics.h"
 #include "mtu.h"
 #include "pacing.h"
 #include "parse.h"
-#include "passage.h"
-#include "reasons.h"
 
-/* What begins or ends a TCP connection is not answered by what was decided for its flow. */
-static __noinline bool is_turning_point(struct __sk_buff *skb, const struct packet *p)
+/* Return whether a TCP packet opens or closes its connection: conntrack must see it. */
+static __noinline bool tcp_changes_state(struct __sk_buff *skb, const struct packet *p)
 {
 	__u8 flags;
 
 	return p->flow.proto == IPPROTO_TCP &&
-	       (bpf_skb_load_bytes(skb, p->l4 + TCP_FLAGS, &flags, sizeof(flags)) ||
+	       (bpf_skb_load_bytes(skb, p->l4_offset + TCP_FLAGS, &flags, sizeof(flags)) ||
 		flags & (TCP_SYN | TCP_FIN | TCP_RST));
 }
 
-static __always_inline bool may_follow(struct __sk_buff *skb, const struct packet *p,
-				       const struct decision *d, struct config now,
-				       struct way *way)
+static __always_inline bool flow_is_cached(struct __sk_buff *skb, const struct packet *p,
+					   const struct flow_cache_entry *entry,
+					   struct config cfg, struct nexthop *nh)
 {
-	return recall(d, p, now, way) &&
-	       !(way->flags & DECISION_TRACKED && is_turning_point(skb, p));
+	return flow_cache_lookup(entry, p, cfg, nh) &&
+	       !(nh->flags & NEXTHOP_TRACKED && tcp_changes_state(skb, p));
 }
 
-/* Hold a packet to the wire to its Pod's rate. */
-static __noinline bool keep_rate(struct __sk_buff *skb, const struct packet *p, bool *paced)
+/* Pace a packet to the wire by its Pod's rate. Return false beyond the pacing horizon. */
+static __noinline bool pod_schedule(struct __sk_buff *skb, const struct packet *p, bool *paced)
 {
 	__u32 ifindex = p->flow.ifindex;
 	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
 
 	*paced = pod && pod->rate;
-	return !*paced || pace(skb, p, pod->slot, pod->rate);
+	return !*paced || pacing_schedule(skb, p, pod->slot, pod->rate);
 }
 
-/* Send the packet where the flow's last one went. */
-static __always_inline int follow(struct __sk_buff *skb, const struct packet *p,
-				  const struct way *way)
+/* Forward by the flow cache. */
+static __always_inline int forward_cached(struct __sk_buff *skb, const struct packet *p,
+					  const struct nexthop *nh)
 {
 	bool paced;
 	__u8 *macs;
 
-	if (way->flags & DECISION_PACED && !keep_rate(skb, p, &paced))
-		return drop(skb, p, way->slot, REASON_DROP_RATE, 0);
-	if (!decrease_ttl(skb, p))
-		return to_stack(way->slot, REASON_STACK_MALFORMED);
-	count(way->slot, way->reason);
-	if (way->reason != REASON_REMOTE)
-		return into_pod(way->ifindex, way->flags & DECISION_PLAIN);
+	if (nh->flags & NEXTHOP_PACED && !pod_schedule(skb, p, &paced))
+		return drop_packet(skb, p, nh->slot, REASON_DROP_EDT_HORIZON, 0);
+	if (!ip_decrease_ttl(skb, p))
+		return pass_to_stack(nh->slot, REASON_STACK_MALFORMED);
+	metrics_count(nh->slot, nh->reason);
+	if (nh->reason != REASON_REMOTE)
+		return endpoint_redirect(nh->ifindex, nh->flags & NEXTHOP_NO_PEER);
 
 	macs = (void *)(long)skb->data;
-	if (macs + sizeof(way->macs) > (__u8 *)(long)skb->data_end)
-		return to_stack(way->slot, REASON_STACK_MALFORMED);
+	if (macs + sizeof(nh->macs) > (__u8 *)(long)skb->data_end)
+		return pass_to_stack(nh->slot, REASON_STACK_MALFORMED);
 	/* NET_IP_ALIGN leaves the MAC header at an even address */
-	__builtin_memcpy(__builtin_assume_aligned(macs, 2), way->macs, sizeof(way->macs));
-	return bpf_redirect(way->ifindex, 0);
+	__builtin_memcpy(__builtin_assume_aligned(macs, 2), nh->macs, sizeof(nh->macs));
+	return bpf_redirect(nh->ifindex, 0);
 }
 
-/* Put the packet into a Pod of this node. */
-__noinline int deliver(struct __sk_buff *skb, const struct packet *p, struct passage *w,
-		       struct decision *d)
+/* Forward to a Pod of this node. */
+__noinline int forward_to_pod(struct __sk_buff *skb, const struct packet *p, struct context *ctx,
+			      struct flow_cache_entry *entry)
 {
-	struct way way = {};
-	enum reason refusal;
+	struct nexthop nh = {};
+	enum reason reason;
 	__u32 mtu;
 
-	if (!p || !w)
+	if (!p || !ctx)
 		return TC_ACT_SHOT;
-	way.ifindex = w->to.ifindex;
-	way.reason = p->flow.origin == FROM_POD ? REASON_LOCAL : REASON_INBOUND;
-	way.slot = p->flow.origin == FROM_POD ? w->from.slot : w->to.slot;
-	way.flags = w->known.known ? DECISION_TRACKED : 0;
-	if (p->flow.origin == FROM_POD && w->from.flags & POD_NETKIT)
-		way.flags |= DECISION_PLAIN;
+	nh.ifindex = ctx->dst.ifindex;
+	nh.reason = p->flow.origin == FROM_POD ? REASON_LOCAL : REASON_INBOUND;
+	nh.slot = p->flow.origin == FROM_POD ? ctx->src.slot : ctx->dst.slot;
+	nh.flags = ctx->ct.tracked ? NEXTHOP_TRACKED : 0;
+	if (p->flow.origin == FROM_POD && ctx->src.flags & POD_NETKIT)
+		nh.flags |= NEXTHOP_NO_PEER;
 	if (p->ttl <= 1)
-		return to_stack(way.slot, REASON_STACK_TTL);
-	refusal = check_mtu(skb, p, way.ifindex, &mtu);
-	if (refusal != REASON_NONE)
-		return to_stack(way.slot, refusal);
-	way.mtu = mtu < 0xffff ? mtu : 0xffff;
-	if (!lead_back(skb, w))
-		return drop(skb, p, way.slot, REASON_DROP_REWRITE, 0);
-	if (!decrease_ttl(skb, p))
-		return to_stack(way.slot, REASON_STACK_MALFORMED);
-	if (d)
-		remember(d, p, w->now, &way);
-	count(way.slot, way.reason);
-	return into_pod(way.ifindex, way.flags & DECISION_PLAIN);
+		return pass_to_stack(nh.slot, REASON_STACK_TTL);
+	reason = mtu_check(skb, p, nh.ifindex, &mtu);
+	if (reason != REASON_NONE)
+		return pass_to_stack(nh.slot, reason);
+	nh.mtu = mtu < 0xffff ? mtu : 0xffff;
+	if (!ctx_service_reverse(skb, ctx))
+		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, 0);
+	if (!ip_decrease_ttl(skb, p))
+		return pass_to_stack(nh.slot, REASON_STACK_MALFORMED);
+	if (entry)
+		flow_cache_update(entry, p, ctx->cfg, &nh);
+	metrics_count(nh.slot, nh.reason);
+	return endpoint_redirect(nh.ifindex, nh.flags & NEXTHOP_NO_PEER);
 }
 
-/* Send the packet to another node, or further. */
-__noinline int forward(struct __sk_buff *skb, const struct packet *p, struct passage *w,
-		       struct decision *d)
+/* Forward to another node or beyond. */
+__noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, struct context *ctx,
+			       struct flow_cache_entry *entry)
 {
-	struct way way = { .reason = REASON_REMOTE };
+	struct nexthop nh = { .reason = REASON_REMOTE };
 	struct bpf_fib_lookup fib = {};
 	bool resolved = false, paced = false;
 	enum reason reason;
 
-	if (!p || !w)
+	if (!p || !ctx)
 		return TC_ACT_SHOT;
-	way.slot = w->from.slot;
+	nh.slot = ctx->src.slot;
 	if (p->ttl <= 1)
-		return to_stack(way.slot, REASON_STACK_TTL);
-	reason = route(skb, p, &fib, &resolved);
+		return pass_to_stack(nh.slot, REASON_STACK_TTL);
+	reason = fib_lookup(skb, p, &fib, &resolved);
 	if (reason != REASON_NONE)
-		return to_stack(way.slot, reason);
-	if (w->masquerade && !w->known.reply && w->known.other.port &&
-	    !rewrite(skb, &w->segment, true, &w->known.other))
-		return drop(skb, p, way.slot, REASON_DROP_REWRITE, w->to.identity);
-	if (!keep_rate(skb, p, &paced))
-		return drop(skb, p, way.slot, REASON_DROP_RATE, w->to.identity);
-	if (!decrease_ttl(skb, p))
-		return to_stack(way.slot, REASON_STACK_MALFORMED);
-	count(way.slot, REASON_REMOTE);
-	if (d && resolved && p->wire_len) {
-		way.ifindex = fib.ifindex;
-		way.mtu = fib.mtu_result;
-		way.flags = (w->known.known ? DECISION_TRACKED : 0) |
-			    (paced ? DECISION_PACED : 0);
-		__builtin_memcpy(way.macs, fib.dmac, ETH_ALEN);
-		__builtin_memcpy(way.macs + ETH_ALEN, fib.smac, ETH_ALEN);
-		remember(d, p, w->now, &way);
+		return pass_to_stack(nh.slot, reason);
+	if (ctx->masquerade && !ctx->ct.reply && ctx->ct.nat.port &&
+	    !nat_rewrite(skb, &ctx->l4, true, &ctx->ct.nat))
+		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
+	if (!pod_schedule(skb, p, &paced))
+		return drop_packet(skb, p, nh.slot, REASON_DROP_EDT_HORIZON, ctx->dst.identity);
+	if (!ip_decrease_ttl(skb, p))
+		return pass_to_stack(nh.slot, REASON_STACK_MALFORMED);
+	metrics_count(nh.slot, REASON_REMOTE);
+	if (entry && resolved && p->wire_len) {
+		nh.ifindex = fib.ifindex;
+		nh.mtu = fib.mtu_result;
+		nh.flags = (ctx->ct.tracked ? NEXTHOP_TRACKED : 0) |
+			   (paced ? NEXTHOP_PACED : 0);
+		__builtin_memcpy(nh.macs, fib.dmac, ETH_ALEN);
+		__builtin_memcpy(nh.macs + ETH_ALEN, fib.smac, ETH_ALEN);
+		flow_cache_update(entry, p, ctx->cfg, &nh);
 	}
-	return to_wire(&fib);
+	return fib_redirect(&fib);
 }
 
-/* Whether a Pod may send from the packet's source address; fills `from`. */
-static __noinline bool admit(struct __sk_buff *skb, const struct packet *p, struct passage *w)
+/* Set ctx->src; return whether the Pod may send from the packet's source address. */
+static __noinline bool ctx_check_source(struct __sk_buff *skb, const struct packet *p,
+					struct context *ctx)
 {
-	__u32 ifindex = skb->ifindex, bank = bank_of(w->now);
+	__u32 ifindex = skb->ifindex, buffer = config_buffer(ctx->cfg);
 	struct pod *pod;
 
-	origin(p, w);
-	if (w->from.ifindex == ifindex)
+	ctx_set_src(p, ctx);
+	if (ctx->src.ifindex == ifindex)
 		return true;
 	pod = bpf_map_lookup_elem(&pods, &ifindex);
 	if (!pod)
 		return false;
-	w->from.slot = pod->slot;
-	/* another Pod's address is never free to take */
-	if (!(pod->flags & POD_ANY_SOURCE) || w->from.pod)
+	ctx->src.slot = pod->slot;
+	/* POD_ANY_SOURCE never allows the address of another Pod */
+	if (!(pod->flags & POD_ANY_SOURCE) || ctx->src.pod)
 		return false;
-	w->from.identity = pod->identity[bank];
-	w->from.enforce = pod->enforce[bank];
-	w->from.flags = pod->flags;
+	ctx->src.identity = pod->identity[buffer];
+	ctx->src.enforce = pod->enforce[buffer];
+	ctx->src.flags = pod->flags;
 	return true;
 }
 
-/* The slot whose drop or policy it is: the receiver's where its policy decided. */
-static __always_inline int refuse(struct __sk_buff *skb, const struct packet *p,
-				  const struct passage *w, enum reason reason)
+/* Drop, and count for the Pod whose policy applies: the receiver if its ingress policy decided. */
+static __always_inline int ctx_drop(struct __sk_buff *skb, const struct packet *p,
+				    const struct context *ctx, enum reason reason)
 {
-	bool receivers = reason == REASON_DROP_POLICY_INGRESS || p->flow.origin != FROM_POD;
+	bool receiver = reason == REASON_DROP_POLICY_INGRESS || p->flow.origin != FROM_POD;
 
-	return drop(skb, p, receivers ? w->to.slot : w->from.slot, reason,
-		    receivers ? w->from.identity : w->to.identity);
+	return drop_packet(skb, p, receiver ? ctx->dst.slot : ctx->src.slot, reason,
+			   receiver ? ctx->src.identity : ctx->dst.identity);
 }
 
-/* Link scope: between the Pod and this node only, which never routes it. */
-static __always_inline bool is_discovery(struct __sk_buff *skb)
+/* Return whether a packet of link scope is neighbour discovery but no redirect. */
+static __always_inline bool is_ndp(struct __sk_buff *skb)
 {
 	__u8 nexthdr = 0, type = 0;
 
@@ -184,177 +185,180 @@ static __always_inline bool is_discovery(struct __sk_buff *skb)
 }
 
 /*
- * What a Pod sends and routing does not understand: the stack's, unless the Pod is under policy.
+ * Handle a Pod's packet that parse_packet() rejects: reply to ARP and NDP, drop if the Pod is
+ * under policy, else pass to the stack.
  */
-__noinline int from_pod_unrouted(struct __sk_buff *skb, const struct packet *p,
-				 enum reason reason, __u64 now)
+__noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet *p,
+				      enum reason reason, __u64 config_word)
 {
-	struct passage w = { .now.both = now };
-	__u32 ifindex = skb->ifindex, bank = bank_of(w.now);
+	struct context ctx = { .cfg.word = config_word };
+	__u32 ifindex = skb->ifindex, buffer = config_buffer(ctx.cfg);
 	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
 	__u32 slot = pod ? pod->slot : 0;
-	bool link, free;
+	bool link_scope, exempt;
 
 	if (!p)
 		return TC_ACT_SHOT;
 	if (pod && pod->flags & POD_L2) {
-		if (skb->protocol == bpf_htons(ETH_P_ARP) && answer_arp(skb, pod)) {
-			count(slot, REASON_ANSWERED_ARP);
+		if (skb->protocol == bpf_htons(ETH_P_ARP) && arp_reply(skb, pod)) {
+			metrics_count(slot, REASON_ARP_REPLY);
 			return bpf_redirect(ifindex, 0);
 		}
-		if (reason == REASON_STACK_LINK && answer_ndp(skb, pod)) {
-			count(slot, REASON_ANSWERED_NDP);
+		if (reason == REASON_STACK_LINK_SCOPE && ndp_reply(skb, pod)) {
+			metrics_count(slot, REASON_NDP_REPLY);
 			return bpf_redirect(ifindex, 0);
 		}
 	}
-	link = reason == REASON_STACK_LINK && p->flow.family == AF_INET6 &&
-	       (link_scope6(p->flow.src6) || !(p->flow.src6[0] | p->flow.src6[1] |
-					       p->flow.src6[2] | p->flow.src6[3]));
-	if (p->flow.family && !link) {
-		if (!admit(skb, p, &w))
-			return drop(skb, p, w.from.slot, REASON_DROP_SPOOF, 0);
-		slot = w.from.slot;
+	link_scope = reason == REASON_STACK_LINK_SCOPE && p->flow.family == AF_INET6 &&
+		     (ipv6_is_link_scope(p->flow.src6) ||
+		      !(p->flow.src6[0] | p->flow.src6[1] | p->flow.src6[2] | p->flow.src6[3]));
+	if (p->flow.family && !link_scope) {
+		if (!ctx_check_source(skb, p, &ctx))
+			return drop_packet(skb, p, ctx.src.slot, REASON_DROP_INVALID_SOURCE_IP, 0);
+		slot = ctx.src.slot;
 	}
 	if (pod)
-		w.from.enforce |= pod->enforce[bank];
-	free = skb->protocol == bpf_htons(ETH_P_ARP) ||
-	       (reason == REASON_STACK_LINK && is_discovery(skb));
-	if (w.from.enforce & ENFORCE_EGRESS && !free)
-		return drop(skb, p, slot, REASON_DROP_UNKNOWN, 0);
-	return to_stack(slot, reason);
+		ctx.src.enforce |= pod->enforce[buffer];
+	exempt = skb->protocol == bpf_htons(ETH_P_ARP) ||
+		 (reason == REASON_STACK_LINK_SCOPE && is_ndp(skb));
+	if (ctx.src.enforce & ENFORCE_EGRESS && !exempt)
+		return drop_packet(skb, p, slot, REASON_DROP_UNSUPPORTED, 0);
+	return pass_to_stack(slot, reason);
 }
 
-/* Decide anew on what a Pod sends. */
-__noinline int from_pod(struct __sk_buff *skb, struct packet *p, struct decision *d, __u64 now)
+/* Process a Pod's packet that misses the flow cache. */
+__noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
+				   struct flow_cache_entry *entry, __u64 config_word)
 {
-	struct passage w = { .now.both = now };
+	struct context ctx = { .cfg.word = config_word };
 	enum reason reason;
 
 	if (!p)
 		return TC_ACT_SHOT;
-	if (!admit(skb, p, &w))
-		return drop(skb, p, w.from.slot, REASON_DROP_SPOOF, 0);
-	destination(p, &w);
-	if (needs_state(&w)) {
-		reason = pass(skb, p, &w);
+	if (!ctx_check_source(skb, p, &ctx))
+		return drop_packet(skb, p, ctx.src.slot, REASON_DROP_INVALID_SOURCE_IP, 0);
+	ctx_set_dst(p, &ctx);
+	if (ctx_needs_state(&ctx)) {
+		reason = ctx_process(skb, p, &ctx);
 		if (reason != REASON_NONE)
-			return refuse(skb, p, &w, reason);
-		if (!w.exact)
-			d = NULL;
+			return ctx_drop(skb, p, &ctx, reason);
+		if (!ctx.cacheable)
+			entry = NULL;
 	}
-	return w.to.ifindex ? deliver(skb, p, &w, d) : forward(skb, p, &w, d);
+	return ctx.dst.ifindex ? forward_to_pod(skb, p, &ctx, entry) :
+				 forward_to_wire(skb, p, &ctx, entry);
 }
 
-/* Pod to host: meta's or netkit's peer side, tc ingress of a veth's host side. */
+/* From a Pod: peer end of meta or netkit, tc ingress of a veth's host end. */
 SEC("tc")
 int pod_egress(struct __sk_buff *skb)
 {
 	struct packet p = { .flow.origin = FROM_POD };
-	enum reason reason = parse(skb, &p);
-	struct config now = current_config();
-	struct decision *d;
-	struct way way;
+	enum reason reason = parse_packet(skb, &p);
+	struct config cfg = config_read();
+	struct flow_cache_entry *entry;
+	struct nexthop nh;
 
 	if (reason != REASON_NONE)
-		return from_pod_unrouted(skb, &p, reason, now.both);
-	d = decision_of(&p.flow);
-	if (d && may_follow(skb, &p, d, now, &way))
-		return follow(skb, &p, &way);
-	return from_pod(skb, &p, d, now.both);
+		return pod_egress_unsupported(skb, &p, reason, cfg.word);
+	entry = flow_cache_slot(&p.flow);
+	if (entry && flow_is_cached(skb, &p, entry, cfg, &nh))
+		return forward_cached(skb, &p, &nh);
+	return pod_egress_uncached(skb, &p, entry, cfg.word);
 }
 
-/* Decide anew on what the wire brings. */
-__noinline int from_wire(struct __sk_buff *skb, struct packet *p, struct decision *d, __u64 now,
-			 enum reason reason)
+/* Process a packet from the wire that misses the flow cache. */
+__noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
+				     struct flow_cache_entry *entry, __u64 config_word,
+				     enum reason reason)
 {
-	struct passage w = { .now.both = now };
+	struct context ctx = { .cfg.word = config_word };
 
 	if (!p)
 		return TC_ACT_SHOT;
-	destination(p, &w);
+	ctx_set_dst(p, &ctx);
 	if (reason != REASON_NONE) {
-		if (w.to.enforce & ENFORCE_INGRESS)
-			return drop(skb, p, w.to.slot, REASON_DROP_UNKNOWN, 0);
-		return to_stack(w.to.slot, reason);
+		if (ctx.dst.enforce & ENFORCE_INGRESS)
+			return drop_packet(skb, p, ctx.dst.slot, REASON_DROP_UNSUPPORTED, 0);
+		return pass_to_stack(ctx.dst.slot, reason);
 	}
-	if (w.now.features & FEATURE_MASQUERADE && !w.to.pod) {
-		/* an answer to a masqueraded Pod? */
-		if (!back_inside(skb, p, &w))
-			return to_stack(0, REASON_STACK_NOT_POD);
-		d = NULL;
+	if (ctx.cfg.features & FEATURE_MASQUERADE && !ctx.dst.pod) {
+		if (!ctx_masquerade_reverse(skb, p, &ctx))
+			return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
+		entry = NULL;
 	}
-	if (!w.to.ifindex)
-		return to_stack(0, REASON_STACK_NOT_POD);
-	if (needs_state(&w)) {
-		origin(p, &w);
-		/* not where these addresses are */
-		if (w.from.ifindex || w.from.identity == IDENTITY_HOST)
-			w.from = (struct side){ .identity = IDENTITY_WORLD };
-		reason = pass(skb, p, &w);
+	if (!ctx.dst.ifindex)
+		return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
+	if (ctx_needs_state(&ctx)) {
+		ctx_set_src(p, &ctx);
+		/* spoofed: Pods of this node and the node itself do not send from the wire */
+		if (ctx.src.ifindex || ctx.src.identity == IDENTITY_HOST)
+			ctx.src = (struct endpoint_info){ .identity = IDENTITY_WORLD };
+		reason = ctx_process(skb, p, &ctx);
 		if (reason != REASON_NONE)
-			return refuse(skb, p, &w, reason);
-		if (!w.exact)
-			d = NULL;
+			return ctx_drop(skb, p, &ctx, reason);
+		if (!ctx.cacheable)
+			entry = NULL;
 	}
-	return deliver(skb, p, &w, d);
+	return forward_to_pod(skb, p, &ctx, entry);
 }
 
-/* The wire to the host: tc ingress of a NIC. */
+/* From the wire: tc ingress of an uplink. */
 SEC("tc")
 int host_ingress(struct __sk_buff *skb)
 {
 	struct packet p = { .flow.origin = FROM_WIRE };
-	struct config now = current_config();
-	struct decision *d = NULL;
+	struct config cfg = config_read();
+	struct flow_cache_entry *entry = NULL;
 	enum reason reason;
-	struct way way;
+	struct nexthop nh;
 
 	if (skb->pkt_type != PACKET_HOST)
-		return to_stack(0, REASON_STACK_OTHERHOST);
-	reason = parse(skb, &p);
+		return pass_to_stack(0, REASON_STACK_OTHERHOST);
+	reason = parse_packet(skb, &p);
 	if (reason == REASON_NONE) {
-		d = decision_of(&p.flow);
-		if (d && may_follow(skb, &p, d, now, &way))
-			return follow(skb, &p, &way);
-	} else if (!p.flow.family || reason == REASON_STACK_LINK) {
-		return to_stack(0, reason);
+		entry = flow_cache_slot(&p.flow);
+		if (entry && flow_is_cached(skb, &p, entry, cfg, &nh))
+			return forward_cached(skb, &p, &nh);
+	} else if (!p.flow.family || reason == REASON_STACK_LINK_SCOPE) {
+		return pass_to_stack(0, reason);
 	}
-	return from_wire(skb, &p, d, now.both, reason);
+	return host_ingress_uncached(skb, &p, entry, cfg.word, reason);
 }
 
 /*
- * Host to Pod: meta's or netkit's primary side, tc egress of a veth's host side. On netkit also
- * what another program of ours delivers. skb->ifindex is the Pod's there, so the address tells
- * the Pod.
+ * From the host to a Pod: primary end of meta or netkit, tc egress of a veth's host end. On netkit
+ * also packets that pod_egress redirected, whose skb->ifindex is that of the sending Pod; the
+ * destination address therefore selects the Pod.
  */
 SEC("tc")
 int pod_ingress(struct __sk_buff *skb)
 {
 	struct packet p = { .flow.origin = FROM_HOST };
-	struct config now = current_config();
-	enum reason reason = parse(skb, &p);
-	struct passage w = { .now = now };
+	struct config cfg = config_read();
+	enum reason reason = parse_packet(skb, &p);
+	struct context ctx = { .cfg = cfg };
 
-	if (!p.flow.family || reason == REASON_STACK_LINK)
-		return to_stack(0, REASON_HOST);
-	destination(&p, &w);
-	/* netkit in L2 mode: the frame still bears the MAC address that its sender sent it to */
-	if (w.to.ifindex && skb->pkt_type == PACKET_OTHERHOST)
+	if (!p.flow.family || reason == REASON_STACK_LINK_SCOPE)
+		return pass_to_stack(0, REASON_HOST);
+	ctx_set_dst(&p, &ctx);
+	/* netkit in L2 mode: the frame still has the destination MAC address of the sender's hop */
+	if (ctx.dst.ifindex && skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
-	if (!w.to.ifindex || !needs_state(&w))
-		return to_stack(w.to.slot, REASON_HOST);
+	if (!ctx.dst.ifindex || !ctx_needs_state(&ctx))
+		return pass_to_stack(ctx.dst.slot, REASON_HOST);
 	if (reason != REASON_NONE) {
-		if (w.to.enforce & ENFORCE_INGRESS)
-			return drop(skb, &p, w.to.slot, REASON_DROP_UNKNOWN, 0);
-		return to_stack(w.to.slot, REASON_HOST);
+		if (ctx.dst.enforce & ENFORCE_INGRESS)
+			return drop_packet(skb, &p, ctx.dst.slot, REASON_DROP_UNSUPPORTED, 0);
+		return pass_to_stack(ctx.dst.slot, REASON_HOST);
 	}
-	origin(&p, &w);
-	reason = pass(skb, &p, &w);
-	if (reason == REASON_NONE && !lead_back(skb, &w))
-		reason = REASON_DROP_REWRITE;
+	ctx_set_src(&p, &ctx);
+	reason = ctx_process(skb, &p, &ctx);
+	if (reason == REASON_NONE && !ctx_service_reverse(skb, &ctx))
+		reason = REASON_DROP_NAT_FAILED;
 	if (reason != REASON_NONE)
-		return refuse(skb, &p, &w, reason);
-	return to_stack(w.to.slot, REASON_HOST);
+		return ctx_drop(skb, &p, &ctx, reason);
+	return pass_to_stack(ctx.dst.slot, REASON_HOST);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The Pods of this node by address, and the way to them. */
+/* Pods by address, and redirection to the Pods of this node. */
 #ifndef PODNET_ENDPOINTS_H
 #define PODNET_ENDPOINTS_H
 
@@ -8,47 +8,47 @@
 #include <linux/ipv6.h>
 #include <bpf/bpf_helpers.h>
 
-#include "cache.h"
 #include "config.h"
+#include "flow_cache.h"
+#include "metrics.h"
 #include "mtu.h"
 #include "parse.h"
-#include "reasons.h"
 
 #define ENDPOINTS_MAX 16384
 #define PODS_MAX 1024
 
-/* enforce: whether policy is asked, and what holds where no rule says anything */
+/* enforce: directions under policy, and the default verdict of each */
 #define ENFORCE_INGRESS 1
 #define ENFORCE_EGRESS 2
 #define DENY_INGRESS 4
 #define DENY_EGRESS 8
 
 /* flags */
-#define POD_NETKIT 1		/* its program runs in netkit's xmit: no redirect_peer there */
-#define POD_L2 2		/* its device has MAC addresses: answer ARP and NDP */
-#define POD_MASQUERADE 4	/* leaves the node under the node's address */
-#define POD_ANY_SOURCE 8	/* may send from addresses of others: a router, a VM's host */
+#define POD_NETKIT 1		/* netkit: its xmit does not support bpf_redirect_peer */
+#define POD_L2 2		/* L2 mode: reply to ARP and NDP */
+#define POD_MASQUERADE 4	/* leaves the node with the node's address */
+#define POD_ANY_SOURCE 8	/* may send from other source addresses: a router, a VM's host */
 
-/* A Pod's address, on this node or another one. */
+/* An address of a Pod, of this or another node. */
 struct endpoint {
-	__u32 ifindex;		/* the host's side of the Pod's device; 0: a Pod of another node */
-	__u32 owner;		/* crc32 of the name of who made the entry */
-	__u32 identity[BANKS];
-	__u16 enforce[BANKS];
-	__u16 slot;		/* the Pod's place in `metrics`; 0: none */
+	__u32 ifindex;		/* the host end of the Pod's device; 0: a Pod of another node */
+	__u32 owner;		/* crc32 of the entry's owner */
+	__u32 identity[CONFIG_BUFFERS];
+	__u16 enforce[CONFIG_BUFFERS];
+	__u16 slot;		/* of `metrics`; 0: none */
 	__u16 flags;
 };
 
-/* A Pod of this node, by the host's side of its device. */
+/* A Pod of this node, by the host end of its device. */
 struct pod {
 	__u32 owner;
 	__u16 slot;
 	__u16 flags;
-	__u32 identity[BANKS];	/* where its address is no endpoint (POD_ANY_SOURCE) */
-	__u16 enforce[BANKS];
-	__u8 mac[ETH_ALEN];	/* the host's side's: the answer to ARP and NDP */
+	__u32 identity[CONFIG_BUFFERS];	/* for sources that are no endpoint (POD_ANY_SOURCE) */
+	__u16 enforce[CONFIG_BUFFERS];
+	__u8 mac[ETH_ALEN];	/* of the host end, for ARP and NDP replies */
 	__u8 pad[6];
-	__u64 rate;		/* bytes a second to the wire; 0: as fast as it goes */
+	__u64 rate;		/* bytes per second to the wire; 0: unlimited */
 };
 
 struct {
@@ -72,14 +72,21 @@ struct {
 	__type(value, struct pod);
 } pods SEC(".maps");
 
-/*
- * Put the packet into a Pod of this node, by the host's side of its device. redirect_peer does so
- * without a second queue; from netkit's xmit the kernel refuses that (it is not tc ingress), so
- * there it takes the device (`plain`).
- */
-static __always_inline int into_pod(__u32 ifindex, bool plain)
+static __always_inline struct endpoint *endpoint_lookup(__u8 family, const __be32 *address)
 {
-	return plain ? bpf_redirect(ifindex, 0) : bpf_redirect_peer(ifindex, 0);
+	if (family == AF_INET)
+		return bpf_map_lookup_elem(&endpoints4, address);
+	return bpf_map_lookup_elem(&endpoints6, address);
+}
+
+/*
+ * Redirect to a Pod of this node by the host end of its device. bpf_redirect_peer avoids a second
+ * backlog queue. The kernel rejects it in netkit's xmit, which is not tc ingress: `no_peer`
+ * selects bpf_redirect there.
+ */
+static __always_inline int endpoint_redirect(__u32 ifindex, bool no_peer)
+{
+	return no_peer ? bpf_redirect(ifindex, 0) : bpf_redirect_peer(ifindex, 0);
 }
 
 #endif

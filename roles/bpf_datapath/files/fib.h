@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The way to everything that is not a Pod of this node: the host's routes and neighbours. */
+/* Routes to all destinations but Pods of this node, from the host's FIB and neighbour tables. */
 #ifndef PODNET_FIB_H
 #define PODNET_FIB_H
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "cache.h"
+#include "flow_cache.h"
+#include "metrics.h"
 #include "mtu.h"
 #include "parse.h"
-#include "reasons.h"
 
-static __always_inline enum reason fib_refusal(long result)
+static __always_inline enum reason fib_reason(long result)
 {
 	switch (result) {
 	case BPF_FIB_LKUP_RET_NOT_FWDED:
@@ -21,20 +21,21 @@ static __always_inline enum reason fib_refusal(long result)
 	case BPF_FIB_LKUP_RET_PROHIBIT:
 		return REASON_STACK_NO_ROUTE;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		return REASON_STACK_FORWARDING_OFF;
+		return REASON_STACK_FWD_DISABLED;
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 		return REASON_STACK_MTU;
 	default:
-		return REASON_STACK_FIB;
+		return REASON_STACK_FIB_UNSUPPORTED;
 	}
 }
 
 /*
- * Look up the way of a packet that leaves the node, as the host would, its netfilter and queues
- * aside. REASON_NONE: `fib` has it, with the MTU, and its MAC addresses are known if `resolved`.
+ * Look up the route of a packet that leaves the node, as the host would forward it, but without
+ * netfilter and qdiscs. On REASON_NONE `fib` has the next hop and the MTU, and if `resolved` the
+ * MAC addresses too.
  */
-static __noinline enum reason route(struct __sk_buff *skb, const struct packet *p,
-				    struct bpf_fib_lookup *fib, bool *resolved)
+static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct packet *p,
+					 struct bpf_fib_lookup *fib, bool *resolved)
 {
 	bool ports = p->flow.proto != IPPROTO_ICMP && p->flow.proto != IPPROTO_ICMPV6;
 	long result;
@@ -56,26 +57,26 @@ static __noinline enum reason route(struct __sk_buff *skb, const struct packet *
 	}
 	result = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return fib_refusal(result);
+		return fib_reason(result);
 	*resolved = result == BPF_FIB_LKUP_RET_SUCCESS;
-	/* Without a length the look-up saw no MTU. */
+	/* Without tot_len the lookup does not check the MTU. */
 	if (!p->wire_len) {
 		__u32 mtu;
 
-		return check_mtu(skb, p, fib->ifindex, &mtu);
+		return mtu_check(skb, p, fib->ifindex, &mtu);
 	}
 	return REASON_NONE;
 }
 
 /*
- * The packet goes by bpf_redirect_neigh: the kernel resolves, probes and ages the neighbour, and
- * where it is resolved, the flow's next packets get its MAC address from the decision.
+ * Redirect by bpf_redirect_neigh, so that the kernel resolves, probes and ages the neighbour. For
+ * a resolved neighbour the flow cache supplies the MAC address to the following packets.
  */
-static __noinline int to_wire(const struct bpf_fib_lookup *fib)
+static __noinline int fib_redirect(const struct bpf_fib_lookup *fib)
 {
 	struct bpf_redir_neigh nh = {};
 
-	/* The look-up left the next hop in dst, and its family: a v4 route may have a v6 one. */
+	/* The lookup stored the next hop in dst. Its family may differ: RFC 5549. */
 	nh.nh_family = fib->family;
 	__builtin_memcpy(nh.ipv6_nh, fib->ipv6_dst, sizeof(nh.ipv6_nh));
 	return bpf_redirect_neigh(fib->ifindex, &nh, sizeof(nh), 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Ports of fragmented datagrams, which only their first fragment tells. */
+/* Ports of fragmented datagrams: only the first fragment has them. */
 #ifndef PODNET_FRAGMENTS_H
 #define PODNET_FRAGMENTS_H
 
@@ -7,7 +7,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define FRAGMENTS_MAX 4096
-#define FRAGMENT_SECONDS 30	/* as long as Linux waits for the others */
+#define FRAGMENT_TIMEOUT 30	/* seconds, as net.ipv4.ipfrag_time */
 
 struct fragment_key {
 	__be32 src[4];
@@ -19,10 +19,10 @@ struct fragment_key {
 };
 
 struct fragment {
-	__u32 seen;		/* seconds since boot */
+	__u32 last_seen;	/* seconds since boot */
 	__be16 sport;
 	__be16 dport;
-	__be16 asked;
+	__be16 policy_port;
 	__u16 pad;
 };
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Who an address is, for policy: one number for all addresses that the same rules speak of. A
- * Pod's stands in its endpoint, everybody else's is that of the longest prefix in `cidrs4/6`,
- * in which the node's own addresses are too.
+ * Security identities: one number for all addresses that the same rules select. A Pod's identity
+ * is in its endpoint; any other address has that of the longest matching prefix in `cidrs4` or
+ * `cidrs6`, which include the node's own addresses.
  */
 #ifndef PODNET_IDENTITY_H
 #define PODNET_IDENTITY_H
@@ -16,21 +16,21 @@
 
 #define CIDRS_MAX 16384
 
-#define IDENTITY_WORLD 0	/* no rule speaks of it */
+#define IDENTITY_WORLD 0	/* selected by no rule */
 #define IDENTITY_HOST 1		/* this node */
 
-#define CIDR_NO_MASQUERADE 1	/* is reached under the Pod's own address */
+#define CIDR_NO_MASQUERADE 1	/* Pods keep their own address to this prefix */
 
-/* Every key begins with the bank, so prefixlen is 32 more than the CIDR's. */
+/* The buffer is part of the prefix: prefixlen is that of the CIDR plus 32. */
 struct cidr4_key {
 	__u32 prefixlen;
-	__u32 bank;
+	__u32 buffer;
 	__be32 address;
 };
 
 struct cidr6_key {
 	__u32 prefixlen;
-	__u32 bank;
+	__u32 buffer;
 	__be32 address[4];
 };
 
@@ -55,58 +55,55 @@ struct {
 	__type(value, struct cidr);
 } cidrs6 SEC(".maps");
 
-/* One end of a packet's way, as policy sees it. */
-struct side {
+/* Source or destination of a packet, as policy sees it. */
+struct endpoint_info {
 	__u32 identity;
-	__u16 enforce;		/* 0 but for Pods of this node: others are enforced at theirs */
+	__u16 enforce;		/* 0 unless a Pod of this node: other nodes enforce their Pods' */
 	__u16 slot;
-	__u16 flags;		/* of the Pod */
+	__u16 flags;		/* POD_* */
 	__u16 cidr_flags;
 	__u32 ifindex;		/* of a Pod of this node */
-	bool pod;		/* here or elsewhere */
+	bool pod;		/* a Pod of this or another node */
 	__u8 pad[3];
 };
 
-static __always_inline struct endpoint *endpoint_at(__u8 family, const __be32 *address)
+/* Fill `info` for an address. */
+static __noinline void identity_lookup(__u8 family, const __be32 *address,
+				       const struct config *cfg, struct endpoint_info *info)
 {
-	if (family == AF_INET)
-		return bpf_map_lookup_elem(&endpoints4, address);
-	return bpf_map_lookup_elem(&endpoints6, address);
-}
-
-/* Fill `side` for an address. */
-static __noinline void identify(__u8 family, const __be32 *address, const struct config *now,
-				struct side *side)
-{
-	struct endpoint *ep = endpoint_at(family, address);
-	__u32 bank = bank_of(*now);
+	struct endpoint *ep = endpoint_lookup(family, address);
+	__u32 buffer = config_buffer(*cfg);
 	struct cidr *cidr;
 
-	*side = (struct side){};
+	*info = (struct endpoint_info){};
 	if (ep) {
-		side->pod = true;
-		side->identity = ep->identity[bank];
-		side->ifindex = ep->ifindex;
+		info->pod = true;
+		info->identity = ep->identity[buffer];
+		info->ifindex = ep->ifindex;
 		if (ep->ifindex) {
-			side->enforce = ep->enforce[bank];
-			side->slot = ep->slot;
-			side->flags = ep->flags;
+			info->enforce = ep->enforce[buffer];
+			info->slot = ep->slot;
+			info->flags = ep->flags;
 		}
 		return;
 	}
 	if (family == AF_INET) {
-		struct cidr4_key key = { .prefixlen = 32 + 32, .bank = bank, .address = *address };
+		struct cidr4_key key = {
+			.prefixlen = 32 + 32,
+			.buffer = buffer,
+			.address = *address,
+		};
 
 		cidr = bpf_map_lookup_elem(&cidrs4, &key);
 	} else {
-		struct cidr6_key key = { .prefixlen = 32 + 128, .bank = bank };
+		struct cidr6_key key = { .prefixlen = 32 + 128, .buffer = buffer };
 
 		__builtin_memcpy(key.address, address, sizeof(key.address));
 		cidr = bpf_map_lookup_elem(&cidrs6, &key);
 	}
 	if (cidr) {
-		side->identity = cidr->identity;
-		side->cidr_flags = cidr->flags;
+		info->identity = cidr->identity;
+		info->cidr_flags = cidr->flags;
 	}
 }
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Whether a packet fits a device as it is, or in the segments that it stands for. */
+/* Check of a packet, or of the segments of a GSO packet, against a device's MTU. */
 #ifndef PODNET_MTU_H
 #define PODNET_MTU_H
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "metrics.h"
 #include "parse.h"
-#include "reasons.h"
 
-/* Leaves the device's MTU in `mtu`. */
-static __always_inline enum reason check_mtu(struct __sk_buff *skb, const struct packet *p,
+/* Stores the device's MTU in `mtu`. */
+static __always_inline enum reason mtu_check(struct __sk_buff *skb, const struct packet *p,
 					     __u32 ifindex, __u32 *mtu)
 {
 	long result;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A Pod's rate to the wire: each packet is given the time at which it may leave, and the NIC's fq
- * holds it until then. Nothing is dropped for it, and the sender's socket sees how much waits.
+ * Rate limit of what a Pod sends to the wire: each packet gets an earliest departure time (EDT),
+ * and fq on the uplink holds it until then. Pacing drops nothing within its horizon, and queued
+ * packets stay charged to the sending socket.
  */
 #ifndef PODNET_PACING_H
 #define PODNET_PACING_H
@@ -10,14 +11,14 @@
 #include <linux/udp.h>
 #include <bpf/bpf_helpers.h>
 
+#include "metrics.h"
 #include "parse.h"
-#include "reasons.h"
 
 struct pacing {
-	__u64 next;		/* ns: when the Pod's next packet may leave */
+	__u64 next;		/* ns: departure time of the Pod's next packet */
 };
 
-/* By slot. Written by programs only. */
+/* Indexed by slot. Only programs write it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, POD_SLOTS);
@@ -25,13 +26,14 @@ struct {
 	__type(value, struct pacing);
 } pacing SEC(".maps");
 
-#define HORIZON 2000000000ULL	/* ns: a packet that would wait longer is dropped; fq holds 10 s */
+/* ns: packets beyond it are dropped. The default horizon of fq is 10 s. */
+#define PACING_HORIZON 2000000000ULL
 #define PACING_TRIES 4
 
-/* Bytes on the wire: each segment of a GSO packet has headers of its own. */
-static __always_inline __u64 wire_bytes(struct __sk_buff *skb, const struct packet *p)
+/* Return the bytes on the wire; each segment of a GSO packet has its own headers. */
+static __always_inline __u64 pacing_wire_bytes(struct __sk_buff *skb, const struct packet *p)
 {
-	__u32 headers = p->l4 + sizeof(struct udphdr);
+	__u32 headers = p->l4_offset + sizeof(struct udphdr);
 
 	if (!skb->gso_size || skb->gso_segs < 2)
 		return skb->len;
@@ -41,23 +43,24 @@ static __always_inline __u64 wire_bytes(struct __sk_buff *skb, const struct pack
 }
 
 /*
- * Set the time at which a packet leaves, by the Pod's rate in bytes a second. What the sender's
- * TCP has set is kept where it is later. False: too far ahead.
+ * Set a packet's departure time from the Pod's rate in bytes per second, unless the sender's TCP
+ * set a later one. Return false beyond the horizon.
  */
-static __noinline bool pace(struct __sk_buff *skb, const struct packet *p, __u32 slot, __u64 rate)
+static __noinline bool pacing_schedule(struct __sk_buff *skb, const struct packet *p, __u32 slot,
+				       __u64 rate)
 {
-	struct pacing *of = bpf_map_lookup_elem(&pacing, &slot);
-	__u64 now = bpf_ktime_get_ns(), last, start, took;
+	struct pacing *pod = bpf_map_lookup_elem(&pacing, &slot);
+	__u64 now = bpf_ktime_get_ns(), last, start, delay;
 
-	if (!of || !rate)
+	if (!pod || !rate)
 		return true;
-	took = wire_bytes(skb, p) * 1000000000ULL / rate;
+	delay = pacing_wire_bytes(skb, p) * 1000000000ULL / rate;
 	for (int i = 0; i < PACING_TRIES; i++) {
-		last = *(volatile __u64 *)&of->next;
+		last = *(volatile __u64 *)&pod->next;
 		start = last > now ? last : now;
-		if (start - now > HORIZON)
+		if (start - now > PACING_HORIZON)
 			return false;
-		if (__sync_val_compare_and_swap(&of->next, last, start + took) == last)
+		if (__sync_val_compare_and_swap(&pod->next, last, start + delay) == last)
 			break;
 	}
 	if (start == now)

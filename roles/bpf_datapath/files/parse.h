@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * From bytes to the few fields that decide where a packet goes, and the one that routing changes
- */
+/* Parsing of the headers that forwarding depends on, and the TTL. */
 #ifndef PODNET_PARSE_H
 #define PODNET_PARSE_H
 
@@ -16,22 +14,22 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "reasons.h"
+#include "metrics.h"
 
 /* sys/socket.h is not for BPF programs */
 #define AF_INET 2
 #define AF_INET6 10
 
-/* Every hook hands over an Ethernet header, L3 devices (zero MACs) too. */
+/* Every hook has an Ethernet header; that of L3 devices has zero MAC addresses. */
 #define L3_OFFSET ETH_HLEN
 
 #define IPV4_NO_OPTIONS 0x45	/* version 4, five words */
-#define TCP_DATA_OFFSET 12	/* byte whose upper half counts the header's words */
-#define IPV4_FRAGMENT 0x3fff	/* more-fragments flag and offset */
+#define TCP_DATA_OFFSET 12	/* offset of the byte with the data offset, in its upper half */
+#define IPV4_FRAGMENT 0x3fff	/* IP_MF | IP_OFFSET */
 
 /*
- * Neighbour discovery, RFC 4861: router solicitation (133) to redirect (137). A hop limit that no
- * router has lowered tells it from what only looks like it, and would be a way past policy.
+ * Neighbour discovery, RFC 4861: router solicitation (133) to redirect (137). Only a hop limit of
+ * 255 is valid: packets that a router forwarded must not bypass policy.
  */
 #define NDP_FIRST 133
 #define NDP_LAST 137
@@ -41,22 +39,22 @@
 #define FROM_WIRE 1
 #define FROM_HOST 2
 
-/* 64-bit words of struct flow that a family fills */
+/* 64-bit words of struct flow that each family uses */
 #define FLOW4_WORDS 3
 #define FLOW6_WORDS 6
 
-/* All that the host's routes, rules and multipath hashes may ask of a packet. */
+/* Key of the flow cache: all fields that routes, rules and multipath hashes can depend on. */
 struct flow {
 	union {
 		struct {
-			__u32 ifindex;		/* where it came in */
+			__u32 ifindex;		/* ingress device */
 			__be32 flowinfo;	/* IPv6: traffic class and flow label */
-			__be16 sport;		/* 0: there is none, or it is in another fragment */
+			__be16 sport;		/* 0: no ports, or in another fragment */
 			__be16 dport;		/* ICMP: type and code */
 			__u8 family;
 			__u8 tos;		/* IPv4 */
 			__u8 proto;
-			__u8 origin;		/* FROM_POD, ... */
+			__u8 origin;		/* FROM_POD, FROM_WIRE or FROM_HOST */
 			union {
 				struct {
 					__be32 src4;
@@ -74,15 +72,15 @@ struct flow {
 
 struct packet {
 	struct flow flow;
-	__u16 l4;		/* offset of what follows the IP header */
-	__u16 wire_len;		/* of the biggest IP packet it becomes; 0: ask the kernel */
+	__u16 l4_offset;	/* of the header after the IP header */
+	__u16 wire_len;		/* of the largest IP packet after segmentation; 0: unknown */
 	__u8 ttl;		/* or hop limit */
 	__u8 pad[3];
 };
 
 /*
- * IPv6 BIG TCP before Linux 7.0: a hop-by-hop header of one jumbo option, inside the host only
- * (include/net/ipv6.h, struct hop_jumbo_hdr). It is taken off before the wire.
+ * IPv6 BIG TCP before Linux 7.0: a hop-by-hop header with one jumbo option (include/net/ipv6.h,
+ * struct hop_jumbo_hdr). The kernel removes it before the wire.
  */
 struct hop_jumbo {
 	__u8 nexthdr;
@@ -94,29 +92,29 @@ struct hop_jumbo {
 
 #define TLV_JUMBO 194
 
-/* Make the IP header readable, wherever the driver left it. Invalidates packet pointers. */
-static __always_inline bool reach(struct __sk_buff *skb, __u32 len)
+/* Make the first `len` bytes linear. Invalidates packet pointers. */
+static __always_inline bool parse_pull(struct __sk_buff *skb, __u32 len)
 {
 	if ((void *)(long)skb->data + len <= (void *)(long)skb->data_end)
 		return true;
 	return !bpf_skb_pull_data(skb, len);
 }
 
-/* Copy bytes, by a call only where the driver left them outside of the linear part. */
-static __always_inline bool load(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
+/* Copy bytes of the packet; call a helper only for bytes outside the linear part. */
+static __always_inline bool parse_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
 {
 	void *from = (void *)(long)skb->data + offset;
 
 	if (from + len > (void *)(long)skb->data_end)
 		return !bpf_skb_load_bytes(skb, offset, to, len);
-	/* Headers are words after the MAC header, which NET_IP_ALIGN makes up for. */
+	/* NET_IP_ALIGN aligns the headers after the MAC header to 4 bytes. */
 	__builtin_memcpy(to, __builtin_assume_aligned(from, 4), len);
 	return true;
 }
 
-/* Ports, and the length that the MTU is compared with. `l4`: offset of the transport header */
-static __always_inline void parse_transport(struct __sk_buff *skb, struct packet *p, __u32 l4,
-					    __u32 l3_len)
+/* Parse the ports and set wire_len. `l4`: offset of the transport header */
+static __always_inline void parse_l4(struct __sk_buff *skb, struct packet *p, __u32 l4,
+				     __u32 l3_len)
 {
 	struct {
 		__be16 source;
@@ -124,23 +122,21 @@ static __always_inline void parse_transport(struct __sk_buff *skb, struct packet
 	} ports;
 	__u8 words;
 
-	p->l4 = l4;
+	p->l4_offset = l4;
 	if (p->flow.proto != IPPROTO_TCP && p->flow.proto != IPPROTO_UDP &&
 	    p->flow.proto != IPPROTO_SCTP) {
 		if (p->flow.proto == IPPROTO_ICMP || p->flow.proto == IPPROTO_ICMPV6)
-			load(skb, l4, &p->flow.dport, sizeof(p->flow.dport));
+			parse_load(skb, l4, &p->flow.dport, sizeof(p->flow.dport));
 		return;
 	}
-	if (!load(skb, l4, &ports, sizeof(ports)))
+	if (!parse_load(skb, l4, &ports, sizeof(ports)))
 		return;
 	p->flow.sport = ports.source;
 	p->flow.dport = ports.dest;
 
-	/*
-	 * Each segment repeats the headers. Of other GSO kinds only the kernel knows the length.
-	 */
+	/* Each TCP segment repeats the headers. For other GSO types the length is unknown. */
 	if (skb->gso_size && p->flow.proto == IPPROTO_TCP &&
-	    load(skb, l4 + TCP_DATA_OFFSET, &words, sizeof(words)))
+	    parse_load(skb, l4 + TCP_DATA_OFFSET, &words, sizeof(words)))
 		p->wire_len = l3_len + (words >> 4) * 4 + skb->gso_size;
 }
 
@@ -149,7 +145,7 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 	struct iphdr *ip;
 	__u32 tot_len;
 
-	if (!reach(skb, L3_OFFSET + sizeof(*ip)))
+	if (!parse_pull(skb, L3_OFFSET + sizeof(*ip)))
 		return REASON_STACK_MALFORMED;
 	ip = (void *)(long)skb->data + L3_OFFSET;
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
@@ -159,7 +155,7 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 	p->flow.src4 = ip->saddr;
 	p->flow.dst4 = ip->daddr;
 	if (*(__u8 *)ip != IPV4_NO_OPTIONS)
-		return ip->version == 4 && ip->ihl > 5 ? REASON_STACK_OPTIONS :
+		return ip->version == 4 && ip->ihl > 5 ? REASON_STACK_IP_OPTIONS :
 							 REASON_STACK_MALFORMED;
 
 	/* IPv4 BIG TCP (Linux 6.3): a GSO packet beyond 64 KiB has length 0 */
@@ -172,11 +168,12 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 	p->ttl = ip->ttl;
 	p->wire_len = skb->gso_size ? 0 : skb->len - L3_OFFSET;
 	if (!(ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
-		parse_transport(skb, p, L3_OFFSET + sizeof(*ip), sizeof(*ip));
+		parse_l4(skb, p, L3_OFFSET + sizeof(*ip), sizeof(*ip));
 	return REASON_NONE;
 }
 
-static __always_inline bool link_scope6(const __be32 *address)
+/* Return whether an address is multicast (ff00::/8) or link-local (fe80::/10). */
+static __always_inline bool ipv6_is_link_scope(const __be32 *address)
 {
 	return (address[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) ||
 	       (address[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
@@ -188,7 +185,7 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	struct ipv6hdr *ip;
 	__u32 payload_len;
 
-	if (!reach(skb, l4))
+	if (!parse_pull(skb, l4))
 		return REASON_STACK_MALFORMED;
 	ip = (void *)(long)skb->data + L3_OFFSET;
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
@@ -198,12 +195,12 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	__builtin_memcpy(p->flow.src6, &ip->saddr, sizeof(p->flow.src6));
 	__builtin_memcpy(p->flow.dst6, &ip->daddr, sizeof(p->flow.dst6));
 
-	/* BIG TCP: payload_len is 0, with the jumbo option or (Linux 7.0) without */
+	/* BIG TCP: payload_len is 0; since Linux 7.0 there is no jumbo option */
 	payload_len = bpf_ntohs(ip->payload_len);
 	if (ip->version != 6 || payload_len > skb->len - l4)
 		return REASON_STACK_MALFORMED;
-	if (link_scope6(p->flow.dst6) || link_scope6(p->flow.src6))
-		return REASON_STACK_LINK;
+	if (ipv6_is_link_scope(p->flow.dst6) || ipv6_is_link_scope(p->flow.src6))
+		return REASON_STACK_LINK_SCOPE;
 	p->flow.flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
 	p->flow.proto = ip->nexthdr;
 	p->ttl = ip->hop_limit;
@@ -213,27 +210,27 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	if (p->flow.proto == IPPROTO_HOPOPTS) {
 		struct hop_jumbo hop;
 
-		if (!load(skb, l4, &hop, sizeof(hop)))
+		if (!parse_load(skb, l4, &hop, sizeof(hop)))
 			return REASON_STACK_MALFORMED;
 		if (!skb->gso_size || hop.hdrlen || hop.tlv_type != TLV_JUMBO)
-			return REASON_STACK_OPTIONS;
+			return REASON_STACK_IP_OPTIONS;
 		p->flow.proto = hop.nexthdr;
 		l4 += sizeof(hop);
 	}
 	if (p->flow.proto == IPPROTO_ICMPV6) {
 		__u8 type;
 
-		if (!load(skb, l4, &type, sizeof(type)))
+		if (!parse_load(skb, l4, &type, sizeof(type)))
 			return REASON_STACK_MALFORMED;
 		if (type >= NDP_FIRST && type <= NDP_LAST && p->ttl == NDP_HOP_LIMIT)
-			return REASON_STACK_LINK;
+			return REASON_STACK_LINK_SCOPE;
 	}
-	parse_transport(skb, p, l4, sizeof(struct ipv6hdr));
+	parse_l4(skb, p, l4, sizeof(struct ipv6hdr));
 	return REASON_NONE;
 }
 
-/* Fill `p`, zeroed before, from the packet, or say why it goes to the stack. */
-static __always_inline enum reason parse(struct __sk_buff *skb, struct packet *p)
+/* Parse the packet into `p`, which the caller has zeroed. Else return the REASON_STACK_*. */
+static __always_inline enum reason parse_packet(struct __sk_buff *skb, struct packet *p)
 {
 	p->flow.ifindex = skb->ifindex;
 	if (skb->vlan_present)
@@ -245,8 +242,8 @@ static __always_inline enum reason parse(struct __sk_buff *skb, struct packet *p
 	return REASON_STACK_PROTOCOL;
 }
 
-/* What a router does to each packet: one hop less. The caller has seen that one is left. */
-static __always_inline bool decrease_ttl(struct __sk_buff *skb, const struct packet *p)
+/* Decrement the TTL or hop limit, which the caller has checked to be greater than 1. */
+static __always_inline bool ip_decrease_ttl(struct __sk_buff *skb, const struct packet *p)
 {
 	__u8 hop_limit = p->ttl - 1;
 
@@ -256,13 +253,14 @@ static __always_inline bool decrease_ttl(struct __sk_buff *skb, const struct pac
 
 		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 			return false;
-		/* RFC 1141. The header's sum stays 0, so CHECKSUM_COMPLETE stays valid. */
+		/* RFC 1141. The sum over the header stays 0: CHECKSUM_COMPLETE stays valid. */
 		check = ip->check + bpf_htons(0x0100);
 		ip->check = check + (check >= 0xffff);
 		ip->ttl = hop_limit;
 		return true;
 	}
-	/* IPv6 has no checksum of its own: CHECKSUM_COMPLETE must follow the change */
+	/* The IPv6 header has no checksum: update CHECKSUM_COMPLETE. */
+
 	return !bpf_skb_store_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, hop_limit),
 				    &hop_limit, sizeof(hop_limit), BPF_F_RECOMPUTE_CSUM);
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pods whose devices have MAC addresses ask for those of others. All are reached by way of the
- * node, so the answer to each is the host's end of the Pod's own device.
+ * ARP and NDP replies to Pods in L2 mode. The node routes all traffic of a Pod, so every reply has
+ * the MAC address of the host end of the Pod's device.
  */
-#ifndef PODNET_L2_H
-#define PODNET_L2_H
+#ifndef PODNET_ARP_NDP_H
+#define PODNET_ARP_NDP_H
 
 #include <linux/bpf.h>
 #include <linux/icmpv6.h>
@@ -13,7 +13,7 @@
 
 #include "endpoints.h"
 #include "parse.h"
-#include "reasons.h"
+#include "metrics.h"
 
 #define ARP_ETHERNET 1
 #define ARP_REQUEST 1
@@ -21,7 +21,7 @@
 #define ND_SOLICITATION 135
 #define ND_ADVERTISEMENT 136
 #define ND_ROUTER_SOLICITED_OVERRIDE 0xe0000000
-#define ND_SOURCE_ADDRESS 1	/* options, of one word of 8 bytes */
+#define ND_SOURCE_ADDRESS 1	/* options, each of 8 bytes */
 #define ND_TARGET_ADDRESS 2
 #define ND_HOP_LIMIT 255
 
@@ -48,16 +48,16 @@ struct nd {
 	__u8 mac[ETH_ALEN];
 };
 
-static __always_inline bool store_macs(struct __sk_buff *skb, const __u8 *to, const __u8 *from)
+static __always_inline bool eth_store_addrs(struct __sk_buff *skb, const __u8 *to, const __u8 *from)
 {
 	return !bpf_skb_store_bytes(skb, 0, to, ETH_ALEN, 0) &&
 	       !bpf_skb_store_bytes(skb, ETH_ALEN, from, ETH_ALEN, 0);
 }
 
-/* Make an ARP request its own answer. False: it is none, or not ours to answer. */
-static __noinline bool answer_arp(struct __sk_buff *skb, const struct pod *pod)
+/* Turn an ARP request into its reply. Return false for all other packets, and for probes. */
+static __noinline bool arp_reply(struct __sk_buff *skb, const struct pod *pod)
 {
-	struct arp arp, answer = {};
+	struct arp arp, reply = {};
 	struct endpoint *ep;
 	__be32 target;
 
@@ -66,25 +66,26 @@ static __noinline bool answer_arp(struct __sk_buff *skb, const struct pod *pod)
 	    arp.hardware_len != ETH_ALEN || arp.protocol_len != 4 ||
 	    arp.operation != bpf_htons(ARP_REQUEST))
 		return false;
-	/* without an address of its own the Pod only wants to know whether one is taken */
+	/* ARP probe (RFC 5227): a reply would signal an address conflict */
 	if (!(arp.sender[0] | arp.sender[1] | arp.sender[2] | arp.sender[3]))
 		return false;
 	__builtin_memcpy(&target, arp.target, sizeof(target));
 	ep = bpf_map_lookup_elem(&endpoints4, &target);
 	if (ep && ep->ifindex == skb->ifindex)
 		return false;
-	answer = arp;
-	answer.operation = bpf_htons(ARP_REPLY);
-	__builtin_memcpy(answer.sender_mac, pod->mac, ETH_ALEN);
-	__builtin_memcpy(answer.sender, arp.target, 4);
-	__builtin_memcpy(answer.target_mac, arp.sender_mac, ETH_ALEN);
-	__builtin_memcpy(answer.target, arp.sender, 4);
-	return store_macs(skb, arp.sender_mac, pod->mac) &&
-	       !bpf_skb_store_bytes(skb, L3_OFFSET, &answer, sizeof(answer), 0);
+	reply = arp;
+	reply.operation = bpf_htons(ARP_REPLY);
+	__builtin_memcpy(reply.sender_mac, pod->mac, ETH_ALEN);
+	__builtin_memcpy(reply.sender, arp.target, 4);
+	__builtin_memcpy(reply.target_mac, arp.sender_mac, ETH_ALEN);
+	__builtin_memcpy(reply.target, arp.sender, 4);
+	return eth_store_addrs(skb, arp.sender_mac, pod->mac) &&
+	       !bpf_skb_store_bytes(skb, L3_OFFSET, &reply, sizeof(reply), 0);
 }
 
-/* The same for a neighbour solicitation. */
-static __noinline bool answer_ndp(struct __sk_buff *skb, const struct pod *pod)
+/* Turn a neighbour solicitation into its advertisement, likewise. */
+
+static __noinline bool ndp_reply(struct __sk_buff *skb, const struct pod *pod)
 {
 	__u32 l4 = L3_OFFSET + sizeof(struct ipv6hdr);
 	__u8 mac[ETH_ALEN];
@@ -123,7 +124,7 @@ static __noinline bool answer_ndp(struct __sk_buff *skb, const struct pod *pod)
 	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff);
 	sum = (sum & 0xffff) + (sum >> 16);
 	nd.sum = ~sum;
-	return store_macs(skb, mac, pod->mac) &&
+	return eth_store_addrs(skb, mac, pod->mac) &&
 	       !bpf_skb_store_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, saddr), pseudo.src,
 				    2 * sizeof(pseudo.src), 0) &&
 	       !bpf_skb_store_bytes(skb, l4, &nd, sizeof(nd), 0);

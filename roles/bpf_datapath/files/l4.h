@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What routing need not know and connections are known by: the ports behind IPv6 extension
- * headers and of fragments, ICMP's identifiers, and the packet that an ICMP error is about.
+ * Transport headers as connection tracking needs them: ports after IPv6 extension headers and of
+ * fragments, ICMP identifiers, and the inner packet of an ICMP error.
  */
-#ifndef PODNET_TRANSPORT_H
-#define PODNET_TRANSPORT_H
+#ifndef PODNET_L4_H
+#define PODNET_L4_H
 
 #include <linux/bpf.h>
 #include <linux/icmpv6.h>
@@ -12,10 +12,10 @@
 
 #include "fragments.h"
 #include "parse.h"
-#include "reasons.h"
+#include "metrics.h"
 #include "tuple.h"
 
-#define EXTENSIONS_MAX 6	/* headers that are looked through */
+#define IPV6_EXTHDRS_MAX 6	/* extension headers that are parsed */
 
 #define IPV4_OFFSET 0x1fff
 /* linux/icmp.h is not for BPF programs either */
@@ -26,7 +26,7 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
 
-#define TCP_FLAGS 13		/* offset of the byte of flags */
+#define TCP_FLAGS 13		/* offset of the flags byte */
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -42,19 +42,19 @@ struct fragment_header6 {
 #define FRAGMENT6_OFFSET 0xfff8
 #define FRAGMENT6_MORE 0x0001
 
-/* What a packet is in a connection. */
-struct segment {
+/* Transport header of a packet. */
+struct l4_info {
 	struct tuple tuple;
-	__be16 asked;		/* for policy: the target's port, or ICMP's type and code */
-	__u16 l4;		/* 0: the transport header is in another fragment */
+	__be16 policy_port;	/* destination port, or ICMP type and code */
+	__u16 offset;		/* of the transport header; 0: in another fragment */
 	__u8 tcp_flags;
-	__u8 error;		/* an ICMP error: it is judged by the packet it is about */
-	__u8 whole;		/* no fragment */
+	__u8 icmp_error;
+	__u8 unfragmented;
 	__u8 pad;
-	struct place served;	/* what was asked for before translation; port 0: no service */
+	struct addr_port service;	/* destination before translation; port 0: no service */
 };
 
-static __always_inline bool is_error(__u8 proto, __u8 type)
+static __always_inline bool l4_is_icmp_error(__u8 proto, __u8 type)
 {
 	if (proto == IPPROTO_ICMP)
 		return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED ||
@@ -63,12 +63,11 @@ static __always_inline bool is_error(__u8 proto, __u8 type)
 }
 
 /*
- * Ports of the header at `l4`. An echo's identifier stands for the sender's port and its
- * request's type for the target's, so a reply's are those of the request, turned round. False:
- * cut off.
+ * Load the ports at `offset`. For ICMP echo the identifier is the requester's port and the
+ * request's type the responder's, so that a reply has the reverse tuple. Return false if truncated.
  */
-static __always_inline bool load_ports(struct __sk_buff *skb, __u32 l4, struct tuple *t,
-				       __be16 *asked)
+static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, struct tuple *t,
+					  __be16 *policy_port)
 {
 	struct {
 		__be16 first;
@@ -82,17 +81,17 @@ static __always_inline bool load_ports(struct __sk_buff *skb, __u32 l4, struct t
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
 	case IPPROTO_SCTP:
-		if (bpf_skb_load_bytes(skb, l4, &head, 4))
+		if (bpf_skb_load_bytes(skb, offset, &head, 4))
 			return false;
 		t->sport = head.first;
 		t->dport = head.second;
-		*asked = head.second;
+		*policy_port = head.second;
 		return true;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		if (bpf_skb_load_bytes(skb, l4, &head, sizeof(head)))
+		if (bpf_skb_load_bytes(skb, offset, &head, sizeof(head)))
 			return false;
-		*asked = head.first;
+		*policy_port = head.first;
 		type = bpf_ntohs(head.first) >> 8;
 		if (type == (t->proto == IPPROTO_ICMP ? ICMP_ECHO : ICMPV6_ECHO_REQUEST)) {
 			t->sport = head.id;
@@ -111,11 +110,11 @@ static __always_inline bool load_ports(struct __sk_buff *skb, __u32 l4, struct t
 	}
 }
 
-/* Ports of a fragment: kept of the first one, looked up for the others. */
-static __always_inline enum reason fragment_ports(struct __sk_buff *skb, struct segment *s,
-						  __u32 l4, bool first, __be32 id)
+/* Store the ports of a first fragment; look them up for the following fragments. */
+static __always_inline enum reason l4_fragment_ports(struct __sk_buff *skb, struct l4_info *l4,
+						     __u32 offset, bool first, __be32 id)
 {
-	struct tuple *t = &s->tuple;
+	struct tuple *t = &l4->tuple;
 	struct fragment_key key = {
 		.id = id,
 		.proto = t->proto,
@@ -127,30 +126,31 @@ static __always_inline enum reason fragment_ports(struct __sk_buff *skb, struct 
 	__builtin_memcpy(key.src, t->src, sizeof(key.src));
 	__builtin_memcpy(key.dst, t->dst, sizeof(key.dst));
 	if (first) {
-		struct fragment ports = { .seen = now };
+		struct fragment ports = { .last_seen = now };
 
-		if (!load_ports(skb, l4, t, &s->asked))
-			return REASON_DROP_FRAGMENT;
+		if (!l4_load_ports(skb, offset, t, &l4->policy_port))
+			return REASON_DROP_FRAG_NOT_FOUND;
 		ports.sport = t->sport;
 		ports.dport = t->dport;
-		ports.asked = s->asked;
+		ports.policy_port = l4->policy_port;
 		if (bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY))
-			return REASON_DROP_FRAGMENT;
-		s->l4 = l4;
+			return REASON_DROP_FRAG_NOT_FOUND;
+		l4->offset = offset;
 		return REASON_NONE;
 	}
 	known = bpf_map_lookup_elem(&fragments, &key);
-	if (!known || now - known->seen > FRAGMENT_SECONDS)
-		return REASON_DROP_FRAGMENT;
+	if (!known || now - known->last_seen > FRAGMENT_TIMEOUT)
+		return REASON_DROP_FRAG_NOT_FOUND;
 	t->sport = known->sport;
 	t->dport = known->dport;
-	s->asked = known->asked;
+	l4->policy_port = known->policy_port;
 	return REASON_NONE;
 }
 
-/* Step over extension headers; the first part of a fragment header met is left in `fragment`. */
-static __always_inline bool skip_extensions(struct __sk_buff *skb, __u8 *proto, __u32 *offset,
-					    struct fragment_header6 *fragment, bool *fragmented)
+/* Skip extension headers; store the fragment header, if there is one, in `fragment`. */
+static __always_inline bool ipv6_skip_exthdrs(struct __sk_buff *skb, __u8 *proto, __u32 *offset,
+					      struct fragment_header6 *fragment,
+					      bool *fragmented)
 {
 	struct {
 		__u8 nexthdr;
@@ -159,14 +159,14 @@ static __always_inline bool skip_extensions(struct __sk_buff *skb, __u8 *proto, 
 		__u8 segments_left;
 	} header;
 
-	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+	for (int i = 0; i < IPV6_EXTHDRS_MAX; i++) {
 		switch (*proto) {
 		case IPPROTO_ROUTING:
 		case IPPROTO_HOPOPTS:
 		case IPPROTO_DSTOPTS:
 			if (bpf_skb_load_bytes(skb, *offset, &header, sizeof(header)))
 				return false;
-			/* it is for somebody else than it says */
+			/* source routing: the final destination is in the header */
 			if (*proto == IPPROTO_ROUTING && header.segments_left)
 				return false;
 			*proto = header.nexthdr;
@@ -193,21 +193,21 @@ static __always_inline bool skip_extensions(struct __sk_buff *skb, __u8 *proto, 
 }
 
 /*
- * Fill `s`, zeroed before, with what the packet is in a connection. REASON_NONE: all of it is
- * known. Anything else: why nothing of policy or translation may let it pass.
+ * Parse the transport header into `l4`, which the caller has zeroed. Return the reason for a drop
+ * if policy and translation cannot be applied.
  */
-__noinline enum reason resolve(struct __sk_buff *skb, const struct packet *p, struct segment *s)
+__noinline enum reason l4_parse(struct __sk_buff *skb, const struct packet *p, struct l4_info *l4)
 {
 	struct fragment_header6 fragment = {};
 	bool fragmented = false, later;
 	struct tuple *t;
 	__be32 id;
-	__u32 l4;
+	__u32 offset;
 
-	if (!p || !s)
-		return REASON_DROP_UNKNOWN;
-	t = &s->tuple;
-	l4 = p->l4;
+	if (!p || !l4)
+		return REASON_DROP_UNSUPPORTED;
+	t = &l4->tuple;
+	offset = p->l4_offset;
 	t->family = p->flow.family;
 	t->proto = p->flow.proto;
 	if (t->family == AF_INET) {
@@ -219,39 +219,39 @@ __noinline enum reason resolve(struct __sk_buff *skb, const struct packet *p, st
 				       sizeof(frag_off)) ||
 		    bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct iphdr, id), &ip_id,
 				       sizeof(ip_id)))
-			return REASON_DROP_UNKNOWN;
-		l4 = L3_OFFSET + sizeof(struct iphdr);
+			return REASON_DROP_UNSUPPORTED;
+		offset = L3_OFFSET + sizeof(struct iphdr);
 		fragmented = frag_off & bpf_htons(IPV4_FRAGMENT);
 		later = frag_off & bpf_htons(IPV4_OFFSET);
 		id = ip_id;
 	} else {
 		__builtin_memcpy(t->src, p->flow.src6, sizeof(t->src));
 		__builtin_memcpy(t->dst, p->flow.dst6, sizeof(t->dst));
-		if (!skip_extensions(skb, &t->proto, &l4, &fragment, &fragmented))
-			return REASON_DROP_UNKNOWN;
+		if (!ipv6_skip_exthdrs(skb, &t->proto, &offset, &fragment, &fragmented))
+			return REASON_DROP_UNSUPPORTED;
 		later = fragment.offset_flags & bpf_htons(FRAGMENT6_OFFSET);
-		/* a datagram in one piece may say so */
+		/* an atomic fragment (RFC 6946) is a complete datagram */
 		if (!(fragment.offset_flags & bpf_htons(FRAGMENT6_OFFSET | FRAGMENT6_MORE)))
 			fragmented = false;
 		id = fragment.id;
 	}
 	if (fragmented)
-		return fragment_ports(skb, s, l4, !later, id);
-	if (!load_ports(skb, l4, t, &s->asked))
-		return REASON_DROP_UNKNOWN;
-	s->l4 = l4;
-	s->whole = 1;
-	s->error = is_error(t->proto, bpf_ntohs(s->asked) >> 8);
+		return l4_fragment_ports(skb, l4, offset, !later, id);
+	if (!l4_load_ports(skb, offset, t, &l4->policy_port))
+		return REASON_DROP_UNSUPPORTED;
+	l4->offset = offset;
+	l4->unfragmented = 1;
+	l4->icmp_error = l4_is_icmp_error(t->proto, bpf_ntohs(l4->policy_port) >> 8);
 	if (t->proto == IPPROTO_TCP &&
-	    bpf_skb_load_bytes(skb, l4 + TCP_FLAGS, &s->tcp_flags, sizeof(s->tcp_flags)))
-		return REASON_DROP_UNKNOWN;
+	    bpf_skb_load_bytes(skb, offset + TCP_FLAGS, &l4->tcp_flags, sizeof(l4->tcp_flags)))
+		return REASON_DROP_UNSUPPORTED;
 	return REASON_NONE;
 }
 
-/* The tuple of the packet that an ICMP error is about, whose IP header is at `offset`. */
-static __noinline bool resolve_inner(struct __sk_buff *skb, __u32 offset, struct tuple *t)
+/* Parse the tuple of an ICMP error's inner packet, whose IP header is at `offset`. */
+static __noinline bool l4_parse_inner(struct __sk_buff *skb, __u32 offset, struct tuple *t)
 {
-	__be16 asked;
+	__be16 policy_port;
 	__u32 l4;
 
 	if (t->family == AF_INET) {
@@ -274,7 +274,7 @@ static __noinline bool resolve_inner(struct __sk_buff *skb, __u32 offset, struct
 		t->proto = ip.nexthdr;
 		l4 = offset + sizeof(ip);
 	}
-	return load_ports(skb, l4, t, &asked);
+	return l4_load_ports(skb, l4, t, &policy_port);
 }
 
 #endif
