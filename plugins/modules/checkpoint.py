@@ -42,10 +42,10 @@ options:
     type: str
     choices: [confirmed, reverted, status]
     required: true
-  why:
-    description: The reason for O(state=reverted), for the journal.
+  reason:
+    description: Reason for O(state=reverted), recorded in the journal.
     type: str
-    default: asked for
+    default: requested
   errors:
     description:
       - RV(errors) of an earlier V(status). O(state=confirmed) fails where a NIC has counted more since.
@@ -115,8 +115,8 @@ paths:
   type: list
   elements: dict
   sample: [{netns: pod1, to: 10.31.2.11, size: 1500}]
-why:
-  description: Why it was taken back.
+reason:
+  description: Why the checkpoint was reverted; empty otherwise.
   returned: success
   type: str
 """
@@ -134,7 +134,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "default": ""},
             "state": {"type": "str", "choices": ["confirmed", "reverted", "status"], "required": True},
-            "why": {"type": "str", "default": "asked for"},
+            "reason": {"type": "str", "default": "requested"},
             "errors": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
@@ -144,7 +144,7 @@ def main() -> None:
         result = confirm.run(
             p["name"],
             p["state"],
-            p["why"],
+            p["reason"],
             p["errors"],
             module.check_mode,
             module.run_command,

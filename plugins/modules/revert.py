@@ -83,8 +83,8 @@ changes:
   elements: dict
   contains:
     subsystem: {description: One of O(subsystems)., type: str}
-    place:
-      description: The NIC, the Pod's namespace, the folder of pins, or empty for the node.
+    scope:
+      description: NIC, network namespace or pin folder that the setting belongs to; empty for the node.
       type: str
     name: {description: "The setting, or the path of the file.", type: str}
     before: {description: What it was until now., type: raw}
@@ -96,11 +96,11 @@ drift:
   elements: dict
   contains:
     subsystem: {description: As in RV(changes)., type: str}
-    place: {description: As in RV(changes)., type: str}
+    scope: {description: As in RV(changes)., type: str}
     name: {description: As in RV(changes)., type: str}
-    now: {description: "What it is; of files, the SHA-256.", type: raw}
-    ours: {description: What this collection made it., type: raw}
-    former: {description: What it was before., type: raw}
+    current: {description: "Current value; for files, the SHA-256 of the content.", type: raw}
+    applied: {description: Value that this collection applied., type: raw}
+    original: {description: Value before this collection changed it., type: raw}
 archived:
   description: Where the journal lies now that nothing is left to put back; empty otherwise.
   returned: success

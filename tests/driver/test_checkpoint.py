@@ -37,5 +37,5 @@ def test_a_program_that_drops_everything_is_taken_away(faulty: Node) -> None:
     with faulty.doing("program", f"{THERE}/drop.bpf.o", NIC, "10") as running:
         running.communicate()
     now = faulty.state()
-    assert same(now, former) and "not confirmed in 10 s" in now["checkpoint"]["why"]
+    assert same(now, former) and "not confirmed in 10 s" in now["checkpoint"]["reason"]
     assert any(f"{NIC}-ingress = None" in line for line in now["checkpoint"]["reverted"])

@@ -62,7 +62,7 @@ def test_the_controller_dies_before_the_confirmation(node: Node, former: dict[st
     pass_the_time(node)
     now = node.state()
     assert same(now, former) and now["checkpoint"]["checkpoint_state"] == "reverted"
-    assert "not confirmed in" in now["checkpoint"]["why"]
+    assert "not confirmed in" in now["checkpoint"]["reason"]
     assert f"{NIC}: mtu = 1500" in now["checkpoint"]["reverted"]
     assert "was reverted" in node.do("checkpoint", "confirmed", made["checkpoint"])["problem"]
 
@@ -136,7 +136,7 @@ def test_cut_off_at_random_moments(node: Node, former: dict[str, Any], numbers: 
         now = node.state()
         what = f"{way}, {words[0]} {words[1]}, {seconds} s, at {moment:.1f} s"
         assert same(now, former), f"{number}: {what}: {now}"
-        why = now["checkpoint"]["why"] if now["checkpoint"] != former["checkpoint"] else "not begun"
+        why = now["checkpoint"]["reason"] if now["checkpoint"] != former["checkpoint"] else "not begun"
         print(f"cut-off {number}: {what}: as before; {why}", flush=True)
         former = now
 
@@ -155,7 +155,7 @@ def test_the_power_fails_at_a_random_moment(
         assert same(now, former), f"{number}: {kind}, {moment:.2f} s: {now}"
         why = "not begun"
         if now["checkpoint"] != former["checkpoint"]:
-            why = now["checkpoint"]["why"]
+            why = now["checkpoint"]["reason"]
             assert "booted before the confirmation" in why
         print(f"power cut {number}: {kind}, {moment:.1f} s: as before; {why}", flush=True)
         former = now

@@ -96,7 +96,7 @@ def test_what_somebody_else_changed_is_told_and_left(node: Node) -> None:
         ("mtu", "nics"),
         (str(node.file), "sysctls"),
     ]
-    assert made["drift"][0]["now"] == 2000 and not made["archived"]
+    assert made["drift"][0]["current"] == 2000 and not made["archived"]
     assert "mtu is 2000, neither 4000" in str(made["warnings"])
     assert "mtu 2000" in node.state()[2] and node.file.exists()
     assert not node.run("revert")["changed"]

@@ -133,7 +133,7 @@ def _nics(records: Iterable[Record], name: str) -> list[str]:
             continue
         for change in record.get("changes", ()):
             if record["subsystem"] == "nics":
-                changed.add(change["place"])
+                changed.add(change["scope"])
             device, dash, hook = change["name"].rpartition("/")[2].rpartition("-")
             # A Pod's device has no carrier where the Pod has it down.
             if record["subsystem"] == "programs" and dash and hook in ("ingress", "egress"):
@@ -165,7 +165,7 @@ def run(
         "changed": changed,
         "name": found.get("checkpoint", ""),
         "status": found.get("checkpoint_state", "none"),
-        **{key: found.get(key, "") for key in ("by", "time", "why")},
+        **{key: found.get(key, "") for key in ("by", "time", "reason")},
         "timeout": found.get("timeout", 0),
         "reverted": found.get("reverted", []),
         "paths": found.get("paths", []),

@@ -119,7 +119,7 @@ def run(
         outcome = revert.run(folded, wanted, command, force=force, check=check, entered=entered)
     archived = "" if check else _put_away(command)
     changes = [
-        {"subsystem": key.subsystem, "place": key.place, **_shown(key, change).as_dict()}
+        {"subsystem": key.subsystem, "scope": key.place, **_shown(key, change).as_dict()}
         for key, change in outcome.back.items()
     ]
     result = {

@@ -68,7 +68,7 @@ def complete(name: str) -> None:
 
 def end(name: str, state: str, command: RunCommand, why: str = "", **more: Any) -> None:
     """Write how a checkpoint ended, and stop its timer. Raises ``OSError``."""
-    record = {"checkpoint": name, "checkpoint_state": state, "time": journal.now(), "why": why, **more}
+    record = {"checkpoint": name, "checkpoint_state": state, "time": journal.now(), "reason": why, **more}
     _make_room()
     journal.append(record)
     for folder in {r["kept"] for r in journal.read() if r.get("checkpoint") == name and r.get("kept")}:
@@ -89,7 +89,7 @@ def too_late(name: str, found: Mapping[str, Any]) -> str:
     if not found:
         return f"checkpoint: the journal knows none{f' of the name {name}' if name else ''}: nothing is armed"
     if found["checkpoint_state"] == "reverted":
-        how = f"{found['ended']} ({found['why']}): {_back(found)}"
+        how = f"{found['ended']} ({found['reason']}): {_back(found)}"
         return f"checkpoint {found['checkpoint']} was reverted at {how}"
     return f"checkpoint {found['checkpoint']} is {found['checkpoint_state']} already"
 
@@ -143,7 +143,7 @@ def news() -> dict[str, str]:
             found = status(records, name)
             sentences[name] = (
                 f"a change from {found['by']} of {found['time']} was taken back by this node at"
-                f" {found['ended']}, as {found['why']}: {_back(found)}"
+                f" {found['ended']}, as {found['reason']}: {_back(found)}"
             )
     return sentences
 

@@ -100,7 +100,7 @@ def fold(records: Iterable[Record]) -> Folded:
             continue
         end = ends.get(record["run"], {})
         for change in end.get("changes", record["changes"]):
-            key = Key(record["subsystem"], change["place"], change["name"])
+            key = Key(record["subsystem"], change["scope"], change["name"])
             told = "changes" in end
             _lay(things, key, change["before"], change["after"], told, lambda value: value)
         for path, file in record["files"].items():
@@ -260,7 +260,7 @@ class Entry:
 
 
 def _listed(changes: Iterable[tuple[str, Change]]) -> list[dict[str, Value]]:
-    return [{"place": place, **change.as_dict()} for place, change in changes]
+    return [{"scope": place, **change.as_dict()} for place, change in changes]
 
 
 def pending(records: Iterable[Record]) -> Record | None:

@@ -48,8 +48,8 @@ class Drift:
 
     def as_dict(self) -> dict[str, Value]:
         """Return it as the module returns it; of a file, only digests."""
-        found = {"subsystem": self.key.subsystem, "place": self.key.place, "name": self.key.name}
-        return {**found, "now": self.now, "ours": self.span.after, "former": self.span.before}
+        found = {"subsystem": self.key.subsystem, "scope": self.key.place, "name": self.key.name}
+        return {**found, "current": self.now, "applied": self.span.after, "original": self.span.before}
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def test_a_cut_change_of_a_file_and_one_back_to_the_first_value(tmp_path: Path) 
             "run": str(n),
             "subsystem": "nics",
             "files": {},
-            "changes": [{"place": "eth0", "name": "mtu", **change}],
+            "changes": [{"scope": "eth0", "name": "mtu", **change}],
         }
         for n, change in enumerate(({"before": 1500, "after": 9000}, {"before": 9000, "after": 1500}))
     ]
