@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* What a node must survive: nothing comes in any more, or a switch that drops what is large. */
+/* Network faults: all received packets are lost, or a switch drops packets that exceed its MTU. */
 
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
