@@ -66,7 +66,7 @@ from ansible.errors import AnsibleFilterError
 # The figure of each test that the ladder is built on; more is better.
 HEADLINES = {"tcp_rr": "transactions", "tcp_stream": "mbits"}
 # What is in a run besides its figures.
-NO_FIGURES = ("round", "discarded", "group", "rung", "test", "began", "elapsed")
+NO_FIGURES = ("round", "warmup", "group", "rung", "test", "start", "elapsed")
 
 
 def spread(samples: list[float]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def ladder(runs: list[dict[str, Any]], rungs: list[dict[str, Any]]) -> list[dict
     """Return the groups in the order in which ``rungs`` names them first."""
     samples: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for run in runs:
-        if not run["discarded"]:
+        if not run["warmup"]:
             samples.setdefault((run["group"], run["rung"], run["test"]), []).append(run)
     groups: dict[str, list[dict[str, Any]]] = {}
     for rung in rungs:

@@ -67,7 +67,7 @@ def _security(security: Mapping[str, Any]) -> str:
 
 def rows(node: Mapping[str, Any]) -> dict[str, str]:
     """Return what there is to say of a node."""
-    kernel, beside = node["kernel"], node["neighbours"]
+    kernel, beside = node["kernel"], node["coexistence"]
     functions = [
         f"{nic['name']} {nic['virtual_functions']}" for nic in node["nics"] if nic["virtual_functions"]
     ]

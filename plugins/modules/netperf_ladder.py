@@ -129,8 +129,8 @@ runs:
     round:
       description: Number of the round; 0 is the one that warms up.
       type: int
-    discarded:
-      description: Whether the run was only to warm up.
+    warmup:
+      description: Whether the run is the warm-up of its round, which the report leaves out.
       type: bool
     group:
       description: Group of the rung.
@@ -141,8 +141,8 @@ runs:
     test:
       description: The test.
       type: str
-    began:
-      description: When it began, in seconds since 1970.
+    start:
+      description: Start time in seconds since the Unix epoch.
       type: float
     elapsed:
       description: Seconds that netperf measured for.
@@ -163,7 +163,7 @@ runs:
       description: Segments the sender sent again (tcp_stream).
       type: float
   sample:
-    - {round: 1, discarded: false, group: wire, rung: meta, test: tcp_rr, began: 1766000000.1, elapsed: 10.0,
+    - {round: 1, warmup: false, group: wire, rung: meta, test: tcp_rr, start: 1766000000.1, elapsed: 10.0,
        forwarded: 0, transactions: 26556.3, min_us: 31, mean_us: 37.5, p50_us: 36, p90_us: 41, p99_us: 60,
        max_us: 802}
 paths:

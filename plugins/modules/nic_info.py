@@ -67,13 +67,13 @@ nics:
     minimum: {description: Smallest values., type: dict}
     maximum: {description: Largest values., type: dict}
     fixed: {description: Features that cannot be changed., type: list, elements: str}
-    unfulfilled:
-      description: Features that were asked for and are off, for want of another.
+    requested_on:
+      description: Features that are requested on but off, as C([requested on]) of C(ethtool -k).
       type: list
       elements: str
     xdp: {description: Whether an XDP program is attached., type: bool}
     header_split: {description: Ways of splitting headers that it has., type: list, elements: str}
-    mtu_owners: {description: "Files that give it an MTU when it comes up, with that MTU.", type: dict}
+    mtu_sources: {description: "Configuration files that set its MTU when it comes up, with the MTU.", type: dict}
     persisted: {description: Whether nic_tuning sets it up at every boot., type: bool}
 """
 

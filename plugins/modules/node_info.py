@@ -230,8 +230,8 @@ cilium:
   returned: always
   type: list
   elements: str
-neighbours:
-  description: Who else works on the node's network.
+coexistence:
+  description: Other software that configures the node's network.
   returned: always
   type: dict
   contains:
@@ -311,7 +311,7 @@ def main() -> None:
         required_packages=required,
         builder=readiness.builder(facts),
         meta_build=module.params["meta_build"],
-        neighbours=coexistence.neighbours(node),
+        coexistence=coexistence.neighbours(node),
         **{**facts, "nics": [{**nic, **abilities(nic["name"])} for nic in facts["nics"]]},
     )
 

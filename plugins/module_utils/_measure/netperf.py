@@ -93,7 +93,7 @@ class Run:
     rung: Rung
 
     @property
-    def discarded(self) -> bool:
+    def warmup(self) -> bool:
         """Tell whether this run only warms up."""
         return self.round == 0
 
@@ -232,11 +232,11 @@ def measure(netperf: str, run: Run, seconds: int, port: int) -> dict[str, Any]:
     counted = read_host_counters().since(before)
     return {
         "round": run.round,
-        "discarded": run.discarded,
+        "warmup": run.warmup,
         "group": run.rung.group,
         "rung": run.rung.name,
         "test": run.test,
-        "began": round(began, 3),
+        "start": round(began, 3),
         "forwarded": counted.forwarded,
         **parse_output(run.test, output),
     }

@@ -34,10 +34,10 @@ def _nic_facts(ethtool: Ethtool, device: Device, kept: Sequence[str], root: str)
         "minimum": dict(nic.minimum),
         "maximum": dict(nic.maximum),
         "fixed": sorted(nic.fixed),
-        "unfulfilled": sorted(name for name, on in nic.wanted.items() if on and not nic.values[name]),
+        "requested_on": sorted(name for name, on in nic.wanted.items() if on and not nic.values[name]),
         "xdp": nic.xdp,
         "header_split": _strategies(nic),
-        "mtu_owners": owner.mtus(nic.name, nic.index, root),
+        "mtu_sources": owner.mtus(nic.name, nic.index, root),
         "persisted": nic.name in kept,
     }
 

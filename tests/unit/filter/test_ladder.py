@@ -22,11 +22,11 @@ def run(
     """Return a run as the module does."""
     return {
         "round": number,
-        "discarded": number == 0,
+        "warmup": number == 0,
         "group": group,
         "rung": rung,
         "test": test,
-        "began": 0.0,
+        "start": 0.0,
         "elapsed": 1.0,
         "forwarded": 3,
         "mbits" if test == "tcp_stream" else "transactions": value,

@@ -59,7 +59,7 @@ def facts(
         "bootloader": "grub",
         "vfio": ["0000:01:00.1"],
         "cilium": [],
-        "neighbours": {
+        "coexistence": {
             "cni": [],
             "vm_runtimes": ["KubeVirt (/var/run/kubevirt)"],
             "tuners": ["TuneD balanced"],

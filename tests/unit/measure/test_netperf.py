@@ -86,7 +86,7 @@ TESTS = ["tcp_rr", "tcp_stream"]
 @given(st.integers(1, 4), st.integers(1, 2), st.integers(1, 6))
 def test_each_rung_has_its_samples_and_one_to_warm_up(rungs: int, tests: int, samples: int) -> None:
     runs = schedule(RUNGS[:rungs], TESTS[:tests], samples)
-    count = Counter((run.test, run.rung.name, run.discarded) for run in runs)
+    count = Counter((run.test, run.rung.name, run.warmup) for run in runs)
     assert set(count.values()) == ({1, samples} if samples > 1 else {1})
     assert len(runs) == rungs * tests * (samples + 1)
     assert [run.round for run in runs] == sorted(run.round for run in runs)

@@ -50,7 +50,7 @@ def results(**others: Any) -> dict[str, Any]:
     runs = []
     for number in (1, 2, 3):
         for rung, value in zip(rungs, (40000.0, 20000.0, 30000.0)):
-            run = {"round": number, "discarded": False, "group": rung["group"], "rung": rung["name"]}
+            run = {"round": number, "warmup": False, "group": rung["group"], "rung": rung["name"]}
             stack = 1234 if rung["name"] == "veth_stack" else 0
             latency = dict(zip(("min_us", "p90_us", "p99_us"), (11, 22, 33)))
             runs.append({**run, "test": "tcp_stream", "forwarded": stack, "mbits": value + number})
