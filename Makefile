@@ -156,17 +156,43 @@ packages:
 
 endif
 
-lint: tools  ## Style and types: ruff, mypy, yamllint, ansible-lint, shellcheck, checkpatch
-	$(call say,Style and types)
+# One target for each check: .pre-commit-config.yaml runs the same targets. `make -j2 lint` works too.
+LINT := lint-ruff lint-imports lint-mypy lint-yamllint lint-reuse lint-changelog lint-workflows lint-shellcheck \
+	lint-checkpatch lint-ansible
+
+lint: $(LINT)  ## Style, types, imports, licences, changelog, workflows
+
+lint-ruff: tools
 	ruff check --no-cache .
 	ruff format --no-cache --check .
+
+lint-imports: tools
 	python3 tests/package_api.py
+
+lint-mypy: tools
 	MYPYPATH=$(TREE) mypy -p ansible_collections.podnet.datapath.plugins
 	MYPYPATH=roles/lab_node/files mypy roles/lab_node/files
+
+lint-yamllint: tools
 	yamllint --strict .
-	ansible-lint --offline -q
-	git ls-files '*.sh' .ci/run | xargs shellcheck
+
+lint-reuse: tools
+	reuse lint --lines
+
+lint-changelog: tools
+	antsibull-changelog lint
+
+lint-workflows: tools
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+lint-shellcheck: tools
+	git grep -lIE '^#!.*(/|env )(ba)?sh( |$$)' | xargs shellcheck
+
+lint-checkpatch: tools
 	tests/checkpatch.sh
+
+lint-ansible: tools
+	ansible-lint --offline -q
 
 test-unit: tools  ## Pure functions: plans and parsers
 	$(call say,Unit tests)
@@ -194,10 +220,13 @@ lock: tools  ## Resolve requirements-dev.in into requirements-dev.txt; UPGRADE=1
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line \
 		--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --output-file requirements-dev.txt requirements-dev.in
 
+hooks: tools  ## Run the checks of make lint on every git commit
+	pre-commit install
+
 clean: lab-down  ## Remove the lab and everything built from the cache
 	rm -rf --one-file-system $(PODNET_CACHE)
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: $(AS_ROOT) lab-up test-unit lint lock sanity clean help
+.PHONY: $(AS_ROOT) $(LINT) lab-up test-unit lint lock hooks sanity clean help

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-3.0-or-later
-# The kernel's own style check on the driver and the programs. checkpatch.pl is taken from Debian's
-# linux-source package, unpacked once into the cache.
+# Runs the kernel's checkpatch.pl on the driver and the BPF programs. The script comes from Debian's package
+# linux-source and is unpacked once into the cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts=$PODNET_CACHE/checkpatch
+mkdir -p "$PODNET_CACHE"
+exec 9>"$scripts.lock"
+flock 9
 if [[ ! -e $scripts/.complete ]]; then
-	echo "checkpatch.pl from Debian's linux-source, once: about 40 s"
+	echo "Unpacking checkpatch.pl from Debian's linux-source, once: about 40 s"
 	rm -rf "$scripts"
 	mkdir -p "$scripts"
 	package=$(apt-cache depends linux-source | sed -n 's/.*Depends: \(linux-source-.*\)/\1/p')
@@ -17,8 +20,9 @@ if [[ ! -e $scripts/.complete ]]; then
 	rm -f "$scripts"/*.deb
 	touch "$scripts/.complete"
 fi
+flock -u 9
 
-# No tree is at hand: MAINTAINERS and the like are not looked at. `const volatile` is how .rodata is declared.
-git ls-files 'roles/*/files/*.[ch]' 'tests/*.[ch]' |
-	xargs perl "$scripts/scripts/checkpatch.pl" --no-tree --strict --terse --show-types --quiet --file \
+# FILE_PATH_CHANGES and SPDX_LICENSE_TAG apply to the kernel tree only. VOLATILE: libbpf declares .rodata const volatile.
+git ls-files '*.[ch]' |
+	xargs perl "$scripts/scripts/checkpatch.pl" --no-tree --strict --terse --show-types --no-summary --quiet --file \
 		--ignore FILE_PATH_CHANGES,SPDX_LICENSE_TAG,VOLATILE

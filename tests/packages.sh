@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Installs the Debian packages that the tests and the lab's controller need, where one is missing.
+# Installs the Debian packages that the tests and the lab's controller need, if any is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
-	clang libbpf-dev libc6-dev llvm         # the programs
-	libbpf1 bpftool iproute2 iputils-ping ethtool   # tests in namespaces
-	procps                                          # sysctl, which a bare Debian lacks
-	python3-venv openssh-client             # Ansible
-	libssl-dev                              # tcp_mmap
-	gcc make kmod shellcheck perl xz-utils  # the checks, checkpatch among them
+	clang libbpf-dev libc6-dev llvm                 # BPF programs
+	libbpf1 bpftool iproute2 iputils-ping ethtool   # tests in network namespaces
+	procps                                          # sysctl, which a minimal Debian does not have
+	python3-venv openssh-client                     # Ansible
+	libssl-dev                                      # tcp_mmap
+	gcc make kmod shellcheck perl xz-utils          # checks, with checkpatch
 )
 mapfile -t lab < <(python3 roles/lab_node/files/lab.py packages)
 packages+=("${lab[@]}")
@@ -21,6 +21,9 @@ for package in "${packages[@]}"; do
 done
 ((${#missing[@]})) || exit 0
 
-echo "== Debian packages, about 1 min: ${missing[*]}"
+echo "== Installing Debian packages, about 1 min: ${missing[*]}"
+mkdir -p "$PODNET_CACHE"
+exec 9>"$PODNET_CACHE/packages.lock"
+flock 9
 apt-get update -q
 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-or-later
+// SPDX-License-Identifier: GPL-2.0-only
 /* Network faults: all received packets are lost, or a switch drops packets that exceed its MTU. */
 
 #include <linux/bpf.h>
