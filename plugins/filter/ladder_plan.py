@@ -218,7 +218,7 @@ def _group(group: str, client: Node, server: Node, rungs: list[str], family: str
             raise AnsibleFilterError(
                 f"ladder_plan: the rung '{rung}' needs a Pod with an {family} address on"
                 f" {server.name if start else client.name};"
-                " declare one in 'pods', or leave the rung out of benchmark_rungs"
+                " declare one in 'pods_endpoints', or leave the rung out of benchmark_rungs"
             )
         (from_netns, _own), (to_netns, target) = start, end
         server.servers.append({"netns": to_netns, "address": target})

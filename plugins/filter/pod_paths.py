@@ -21,8 +21,8 @@ options:
     required: true
   hostvars:
     description:
-      - The variables of all hosts, of which C(pods) is read, and C(preflight_node), as a node whose driver is
-        V(none) has no Pods of ours.
+      - The variables of all hosts. The filter reads C(pods_endpoints), and C(preflight_node), as a node whose
+        driver is V(none) has no managed Pods.
     type: dict
     required: true
   node:
@@ -55,18 +55,18 @@ def _addresses(pods: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _reachable(host: Mapping[str, Any]) -> bool:
     """Tell whether a host has Pods on a datapath of ours."""
-    return bool(host.get("pods")) and (host.get("preflight_node") or {}).get("driver") != "none"
+    return bool(host.get("pods_endpoints")) and (host.get("preflight_node") or {}).get("driver") != "none"
 
 
 def pod_paths(hosts: Sequence[str], hostvars: Mapping[str, Any], node: str) -> list[dict[str, str]]:
     """Return the paths; reads the variables of as few hosts as it takes to find the next one with Pods."""
     if not _reachable(hostvars[node]):
         return []
-    pods = hostvars[node]["pods"]
+    pods = hostvars[node]["pods_endpoints"]
     names = list(hosts)
     start = names.index(node) + 1 if node in names else 0
     following = (hostvars[name] for name in names[start:] + names[: max(start - 1, 0)])
-    elsewhere: Sequence[Any] = next((other["pods"] for other in following if _reachable(other)), [])
+    elsewhere: Sequence[Any] = next((other["pods_endpoints"] for other in following if _reachable(other)), [])
     sender = pods[0].get("netns") or pods[0]["name"]
     return [{"netns": sender, "to": to} for to in _addresses([*pods[1:2], *elsewhere[:1]])]
 

@@ -25,12 +25,13 @@ def test_each_node_is_asked_once_for_its_pods(tmp_path: Path, asking: list[str])
     script = f"echo HOST >> {asked}; echo '{pods}'".replace("HOST", "{{ inventory_hostname }}")
     hosts = {
         name: {
-            "policies": [{"name": "some"}] if name in asking else [],
+            "pods_policies": [{"name": "some"}] if name in asking else [],
             "expected": [f"pod-{other}" for other in HOSTS if other != name and name in asking],
         }
         for name in HOSTS
     }
-    variables = {"pods": "{{ lookup('ansible.builtin.pipe', script) | from_json }}", "script": script}
+    read = "{{ lookup('ansible.builtin.pipe', script) | from_json }}"
+    variables = {"pods_endpoints": read, "script": script}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": variables}}))
     tasks = [
         {

@@ -41,7 +41,7 @@ def play(
 def test_beside_cilium_a_node_needs_no_pods(tmp_path: Path, facts: dict[str, Any]) -> None:
     make = "import subprocess; subprocess.run('ip link add cilium_host type veth', shell=True, check=True)"
     subprocess.run([facts["ansible_python_interpreter"], "-c", make], check=True)
-    del facts["pods"], facts["pods_mtu"]
+    del facts["pods_endpoints"], facts["pods_mtu"]
     report = {"preflight_report": str(tmp_path / "report")}
     done = site(tmp_path, {**facts, **report, "preflight_cilium": "tune", "preflight_driver": "auto"})
     assert done.returncode == 0, done.stdout
@@ -51,9 +51,9 @@ def test_beside_cilium_a_node_needs_no_pods(tmp_path: Path, facts: dict[str, Any
 
 
 def test_a_node_that_does_not_know_its_pods_is_refused(tmp_path: Path, facts: dict[str, Any]) -> None:
-    del facts["pods"]
+    del facts["pods_endpoints"]
     done = site(tmp_path, facts)
-    assert done.returncode and "pods is not defined for node1" in done.stdout, done.stdout
+    assert done.returncode and "pods_endpoints is not defined for node1" in done.stdout, done.stdout
     assert "changed=0" in done.stdout and "PLAY [Bring nodes" not in done.stdout
 
 

@@ -14,13 +14,13 @@ from ansible_collections.podnet.datapath.plugins.filter.pod_paths import pod_pat
 HOSTS: dict[str, dict[str, Any]] = {
     "bare": {},
     "one": {
-        "pods": [
+        "pods_endpoints": [
             {"name": "a", "addresses": ["10.31.1.11/24", "fd31:1::11"]},
             {"name": "b", "addresses": ["10.31.1.12"]},
         ]
     },
-    "empty": {"pods": []},
-    "two": {"pods": [{"name": "c", "netns": "elsewhere", "addresses": ["10.31.2.11"]}]},
+    "empty": {"pods_endpoints": []},
+    "two": {"pods_endpoints": [{"name": "c", "netns": "elsewhere", "addresses": ["10.31.2.11"]}]},
 }
 
 
