@@ -7,77 +7,68 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: boot_args
-short_description: Add arguments to the kernel's command line
+short_description: Manage kernel command line arguments
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Adds arguments to every boot entry of this system's kernels, and tells whether the running kernel has
+  - Adds arguments to every boot entry of this system's kernels, and reports whether the running kernel has
     them. Never reboots.
-  - For GRUB as Debian sets it up, the arguments are appended to C(GRUB_CMDLINE_LINUX) in
-    C(/etc/default/grub.d/zz-podnet.cfg), and C(grub.cfg) is written anew. Where grubby is (Fedora, RHEL), it
-    changes every entry. Entries of systemd-boot are changed in their files, and C(/etc/kernel/cmdline) with
-    them where it exists. What was added stands in C(/etc/podnet/boot_args) then. Arguments of others stay.
-  - Fails, with everything as it was, where such a program fails, or where an entry lacks an argument
-    afterwards or has another value after it.
-attributes:
-  check_mode:
-    description: Can run in check mode and tells what would change.
-    support: full
-  diff_mode:
-    description: Shows the arguments, or the entries that lack some.
-    support: full
-  idempotent:
-    description: Running it twice changes nothing the second time.
-    support: full
+  - On GRUB as Debian configures it, the module appends the arguments to C(GRUB_CMDLINE_LINUX) in
+    C(/etc/default/grub.d/zz-podnet.cfg) and regenerates C(grub.cfg). Where C(grubby) is installed (Fedora,
+    RHEL), C(grubby) updates every entry. For systemd-boot, the module edits the entry files, and
+    C(/etc/kernel/cmdline) if it exists. With C(grubby) and systemd-boot, C(/etc/podnet/boot_args) records the
+    added arguments.
+  - Arguments from other sources are preserved.
+  - If a command fails, or an entry afterwards lacks an argument or overrides it with a later value, the
+    module restores the former state and fails.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
+  - podnet.datapath.tuning
 options:
   args:
     description:
-      - The arguments, all that this module is to add. Those of an earlier call that are missing here are
-        taken away.
-      - Either a dictionary, with no value for arguments without one, or a list of words.
-      - Blanks, quotes and characters that mean something to a shell are refused.
-      - An empty one is the same as O(state=absent), and does not need a boot loader.
+      - All arguments that this module manages. Arguments that an earlier call added and that are not listed
+        are removed.
+      - Either a dictionary, with null for an argument without a value, or a list of strings.
+      - Arguments may contain letters, digits, and the characters C(_.,:=/@%+~-).
+      - An empty value is the same as O(state=absent) and does not require a boot loader.
     type: raw
     default: {}
   acknowledge_risk:
     description:
-      - Allows arguments that give up protection. These are C(iommu=off), C(intel_iommu=off), C(amd_iommu=off)
-        and C(init_on_alloc=0). What each costs is a warning then.
-      - Without an IOMMU a device of VFIO and virtual functions do not work, so while there are any, the first
-        three are refused all the same.
+      - Allow arguments that weaken protection, namely C(iommu=off), C(intel_iommu=off), C(amd_iommu=off) and
+        C(init_on_alloc=0). The module then warns about the consequences of each.
+      - Arguments that disable the IOMMU are rejected in any case while a device is bound to a VFIO driver or
+        has virtual functions, as both need an IOMMU.
     type: bool
     default: false
   state:
-    description: V(absent) takes away all arguments that this module added.
+    description: V(absent) removes all arguments that this module added.
     type: str
     choices: [present, absent]
     default: present
-seealso:
-  - name: Tuning
-    description: What is tuned, to which values, and why.
-    link: https://github.com/podnet/datapath/tree/main/docs/tuning.md
 """
 
 EXAMPLES = r"""
-- name: Take the IOMMU out of the way of the host's own drivers
+- name: Use pass-through DMA for the host's own drivers
   podnet.datapath.boot_args:
     args:
       iommu: pt
   become: true
   register: boot
 
-- name: Reboot where it takes effect only then
+- name: Reboot if the running kernel lacks an argument
   ansible.builtin.reboot:
   become: true
   when: boot.reboot_required
 
-- name: The talk's arguments; no DMA protection, and memory is not cleared
+- name: Set the arguments of the talk, without DMA protection and memory initialization
   podnet.datapath.boot_args:
     args: [iommu=off, init_on_alloc=0, init_on_free=0]
     acknowledge_risk: true
   become: true
 
-- name: Take all of it away again
+- name: Remove all arguments that this module added
   podnet.datapath.boot_args:
     state: absent
   become: true
@@ -85,28 +76,28 @@ EXAMPLES = r"""
 
 RETURN = r"""
 reboot_required:
-  description: Whether the running kernel differs from what is asked for, by RV(missing) or RV(stale).
+  description: Whether RV(missing) or RV(stale) lists an argument, so that a reboot is required.
   returned: success
   type: bool
 missing:
-  description: Arguments that the running kernel lacks, or has with another value after them.
+  description: Requested arguments that the running kernel does not have, or that a later value overrides.
   returned: success
   type: list
   elements: str
   sample: [iommu=pt]
 stale:
-  description: Arguments that were taken away since the last boot and that the running kernel still has.
+  description: Arguments that were removed since the last boot and that the running kernel still has.
   returned: success
   type: list
   elements: str
 args:
-  description: The arguments asked for, as they stand on the command line.
+  description: The requested arguments as on the command line.
   returned: success
   type: list
   elements: str
   sample: [iommu=pt]
 changes:
-  description: What was, or in check mode would be, changed, each with C(name), C(before) and C(after).
+  description: The changes, in check mode the planned ones, each with C(name), C(before) and C(after).
   returned: success
   type: list
   elements: dict
@@ -115,7 +106,7 @@ bootloader:
   returned: success
   type: str
 boot_id:
-  description: The kernel's identifier of this boot. Another one after a reboot proves that there was one.
+  description: The kernel's boot ID. It changes with every boot.
   returned: success
   type: str
 """

@@ -7,125 +7,126 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: bpf_attach
-short_description: Load, pin and attach BPF programs, replacing them atomically
+short_description: Load, pin, attach and atomically replace BPF programs
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
-extends_documentation_fragment: [podnet.datapath.confirm]
 description:
   - Brings the BPF programs of one object file, their maps and their attachments to the declared state.
-  - Programs are compared by what the kernel made of them (tag, read-only data, layout of the maps). If these
-    differ, new programs are loaded first, maps of the same layout are kept with their entries, and every
-    attachment changes over atomically, those of other owners too. A map whose layout differs is made anew and
-    is empty.
-  - If anything fails, the former programs and attachments stand.
-  - Only what is pinned below O(pin_path) is ever replaced or detached.
+  - Compares programs by what the kernel loaded (tag, read-only data, map layouts). If they differ, the module
+    loads the new programs first, reuses maps of the same layout with their entries, and then replaces every
+    attachment atomically, those of other owners included.
+  - A map whose layout changed is recreated. Configuration maps are filled from the declarations of
+    M(podnet.datapath.bpf_state), connections are copied, all other maps start empty.
+  - If a step fails, the former programs and attachments remain in place.
+  - Only objects pinned below O(pin_path) are replaced or detached.
+  - With O(confirm_timeout), changes of programs at the hooks V(ingress) and V(egress) create a checkpoint,
+    also with O(state=absent), because these hooks are those of uplinks. Changes on Pod devices do not, as
+    they cannot disconnect the node. The kernel keeps the former programs and maps until the checkpoint is
+    confirmed or reverted.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
+  - podnet.datapath.confirm
 attributes:
   check_mode:
-    description: Loads the programs to compare them, pins and attaches nothing, and returns what would change.
-    support: full
-  diff_mode:
-    description: Shows maps, programs and attachments before and after.
-    support: full
-  idempotent:
-    description: An unchanged object with unchanged attachments changes nothing.
-    support: full
+    details:
+      - The module loads the programs to compare them, but pins and attaches nothing.
 options:
   state:
     description:
-      - V(absent) detaches and unpins everything below O(pin_path), of all owners. The maps' entries are lost.
+      - V(absent) detaches and unpins everything below O(pin_path), for all owners. Map entries are lost.
       - A meta device without a program follows its policy, which drops packets by default.
     type: str
     choices: [present, absent]
     default: present
   object:
-    description: Compiled BPF object file on the node. Required unless O(state=absent).
+    description: Path of the compiled BPF object file on the node. Required if O(state=present).
     type: path
   pin_path:
     description:
-      - Folder for the pins, in a mounted BPF file system. It is made if it is missing.
+      - Directory for the pins, in a mounted BPF file system. The module creates it if it does not exist.
       - Programs are pinned as C(progs/<program>), maps as C(maps/<map>), attachments below C(links/).
     type: path
     default: /sys/fs/bpf/podnet
   rodata:
-    description: Values for the object's read-only variables, by name. The others stay as compiled.
+    description: Values for read-only variables of the object, by name. Others keep their compiled value.
     type: dict
     default: {}
   command:
     description:
-      - Where to leave the command C(podnet-datapath), which shows drops as they happen, counters and state.
-      - Not at all if omitted. O(state=absent) leaves it.
+      - Where to install the command C(podnet-datapath), which shows drops as they happen, counters and state.
+      - By default the command is not installed. O(state=absent) does not remove it.
     type: path
   allow_connection_loss:
     description:
-      - Whether programs that keep connections in another form may replace those that run.
-      - Established connections to services and of masqueraded Pods break then. Without it, that is refused.
+      - Allow replacing the running programs by programs with a different layout of connection entries.
+      - Established connections to services and of masqueraded Pods then break. With V(false), the module
+        rejects such a replacement.
     type: bool
     default: false
-  confirm_timeout:
-    description:
-      - Seconds after which the node takes the change back by itself, controller and network or not, unless
-        M(podnet.datapath.checkpoint) confirms it. V(0) goes without.
-      - Used where programs at hooks C(ingress) and C(egress) change, those of uplinks; Pods' devices carry
-        nothing of the node's own. With O(state=absent) too.
-      - Former programs and maps stay in the kernel until then.
-    type: int
-    default: 0
   owner:
     description:
-      - Whose attachments O(attachments) are. Attachments of this owner that are not listed are detached,
-        those of other owners stay.
+      - Owner of O(attachments). Attachments of this owner that are not listed are detached, attachments of
+        other owners remain.
       - Letters, digits, C(_) and C(-).
     type: str
     default: site
   attachments:
-    description: All attachments that this owner shall have.
+    description: All attachments of this owner.
     type: list
     elements: dict
     default: []
     suboptions:
       program:
-        description: Name of a program of the object.
+        description: Name of a program in the object.
         type: str
         required: true
       device:
-        description: Network device. For a Pod, the host's end of its pair.
+        description: Network device. For a Pod, the host end of its pair.
         type: str
         required: true
       hook:
         description:
-          - V(from_pod) sees what a Pod sends. It is the peer's side of meta and netkit, tc ingress of others.
-          - V(to_pod) sees what the host sends to a Pod. It is the primary's side of meta and netkit, tc
-            egress of others.
+          - V(from_pod) sees packets that the Pod sends. It is the peer program of meta and netkit, and tc
+            ingress on other devices.
+          - V(to_pod) sees packets that the host sends to the Pod. It is the primary program of meta and
+            netkit, and tc egress on other devices.
           - V(ingress) and V(egress) are the tc hooks of any device.
         type: str
         required: true
         choices: [from_pod, to_pod, ingress, egress]
       type:
         description:
-          - How the program is attached. V(auto) takes the device's own way for meta and netkit, and on others
-            V(tcx) where the kernel has it (Linux 6.6), else V(clsact).
+          - Attachment type. V(auto) uses the device's own hook for meta and netkit. On other devices it uses
+            V(tcx) if the kernel supports it (Linux 6.6), otherwise V(clsact).
         type: str
         choices: [auto, meta, netkit, tcx, clsact]
         default: auto
 """
 
 EXAMPLES = r"""
-- name: Load the programs and route what comes in from the wire
+- name: Load the programs and attach host_ingress to the uplink
   podnet.datapath.bpf_attach:
     object: /usr/local/lib/podnet-datapath.o
     attachments:
       - {program: host_ingress, device: wire0, hook: ingress}
 
-- name: Attach to a Pod's device as well, under an owner of its own
+- name: Attach to the device of a Pod, as another owner
   podnet.datapath.bpf_attach:
     object: /usr/local/lib/podnet-datapath.o
     owner: pods
-    # an attachment of this owner that is not listed is detached
+    # attachments of this owner that are not listed are detached
     attachments:
       - {program: pod_egress, device: pn0123456789ab, hook: from_pod}
       - {program: pod_ingress, device: pn0123456789ab, hook: to_pod}
 
-- name: Take everything away
+- name: Replace the programs, and roll back unless confirmed within two minutes
+  podnet.datapath.bpf_attach:
+    object: /usr/local/lib/podnet-datapath.o
+    attachments:
+      - {program: host_ingress, device: wire0, hook: ingress}
+    confirm_timeout: 120
+
+- name: Detach all programs and remove all pins
   podnet.datapath.bpf_attach:
     state: absent
 """
@@ -141,18 +142,18 @@ programs:
       description: Name of the program.
       type: str
     tag:
-      description: The kernel's digest of its instructions.
+      description: The kernel's hash of the program's instructions.
       type: str
     id:
-      description: The kernel's number for it; none in check mode where it is yet to be pinned.
+      description: The kernel's program ID. Null in check mode if the program is not pinned yet.
       type: int
     path:
-      description: Where it is pinned.
+      description: Path of the pin.
       type: str
   sample:
     - {name: host_ingress, tag: a1f47e97001f3dc4, id: 21, path: /sys/fs/bpf/podnet/progs/host_ingress}
 attachments:
-  description: This owner's attachments.
+  description: The attachments of this owner.
   returned: success
   type: list
   elements: dict
@@ -164,19 +165,19 @@ attachments:
       description: Network device.
       type: str
     hook:
-      description: Hook as it was asked for.
+      description: The requested hook.
       type: str
     type:
-      description: How it is attached.
+      description: The attachment type in use.
       type: str
   sample:
     - {program: host_ingress, device: wire0, hook: ingress, type: tcx}
 checkpoint:
-  description: The name of what is to be confirmed, empty where nothing is.
+  description: Name of the checkpoint to confirm; empty if none was created.
   returned: success
   type: str
 changes:
-  description: What was, or would be, changed.
+  description: The changes, in check mode the planned ones.
   returned: success
   type: list
   elements: str

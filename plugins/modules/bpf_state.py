@@ -7,38 +7,35 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: bpf_state
-short_description: Tell the BPF programs of Pods, policies and services
+short_description: Configure Pods, policies and services in the BPF datapath
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Brings the programs' maps to the declared state, at once for packets. No packet meets half of a change.
-  - The maps are computed from what all owners declare, so an owner's policies reach the Pods of all.
-    A call changes nothing of what other owners declare.
-  - Everything declared is checked before anything is written, and all that is wrong is named in one error.
-  - Nothing is changed while programs with new maps wait for their confirmation
-    (O(podnet.datapath.bpf_attach#module:confirm_timeout)), as it would be missing in the former maps.
-  - What an owner declares is kept in C(/run/podnet/datapath) for as long as the maps are there.
+  - Brings the maps of the BPF programs to the declared state. All changes of a call take effect at once, no
+    packet sees a mix of former and new configuration.
+  - The maps are computed from the declarations of all owners, so a policy applies to the Pods of all owners.
+    A call never changes the declarations of other owners.
+  - All options are validated before anything is written, and one error lists all problems.
+  - Changes are rejected while new programs with new maps are pending confirmation
+    (O(podnet.datapath.bpf_attach#module:confirm_timeout)), because a rollback to the former maps would lose
+    them.
+  - Declarations are stored in C(/run/podnet/datapath) for the lifetime of the maps.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
 attributes:
-  check_mode:
-    description: Reads the maps and returns what would change.
-    support: full
   diff_mode:
-    description: Shows what this owner declares before and after, and where the programs find its addresses.
-    support: full
-  idempotent:
-    description: A run that changes nothing writes nothing.
-    support: full
+    description: Returns this owner's declaration before and after, and the map entries of its addresses.
 options:
   pin_path:
-    description: Folder in the BPF file system where M(podnet.datapath.bpf_attach) pinned the programs' maps.
+    description: Directory in the BPF file system where M(podnet.datapath.bpf_attach) pinned the maps.
     type: path
     default: /sys/fs/bpf/podnet
   owner:
-    description: Whose declaration this is. What this owner no longer declares is removed.
+    description: Owner of this declaration. Objects that the owner no longer declares are removed.
     type: str
     default: site
   node:
-    description: Name of this node. Policies may name a Pod with its node before it, as in V(node1/web).
+    description: Name of this node. Policies can refer to a Pod as C(<node>/<name>), for example V(node1/web).
     type: str
     default: ""
   endpoints:
@@ -51,33 +48,37 @@ options:
         description: Name of the Pod. The default is O(endpoints[].device).
         type: str
       addresses:
-        description: IPv4 and IPv6 addresses of the Pod. A prefix length is allowed and ignored.
+        description: IPv4 and IPv6 addresses of the Pod. A prefix length is ignored.
         type: list
         elements: str
         required: true
       device:
-        description: The host's end of the Pod's device.
+        description: The host end of the Pod's device.
         type: str
         required: true
       labels:
-        description: What policies and services know the Pod by.
+        description: Labels that policies and services select the Pod by.
         type: dict
         default: {}
       rate:
         description:
-          - How fast the Pod may send out of the node, for example V(100mbit). If omitted, as fast as it goes.
-          - Needs the qdisc fq at the uplink, which holds packets until their time.
+          - Maximum rate of traffic from the Pod to other nodes, for example V(100mbit). The units are
+            C(bit), C(kbit), C(mbit) and C(gbit), the range is 1 Mbit/s to 1000 Gbit/s. The default is
+            unlimited.
+          - Requires the qdisc C(fq) on the uplink, which delays packets until their departure time.
         type: str
       masquerade:
-        description: Whether the Pod's packets leave under O(masquerade)'s addresses.
+        description: Whether packets from the Pod leave the node with the source addresses in O(masquerade).
         type: bool
         default: false
       anti_spoof:
-        description: Whether the Pod sends from its own addresses only. V(false) is for routers and VM hosts.
+        description:
+          - Whether to drop packets whose source address is not one of the Pod's. Set V(false) for routers and
+            hosts of virtual machines.
         type: bool
         default: true
   remote_pods:
-    description: Pods of other nodes. Policies and services know them by name and labels.
+    description: Pods of other nodes, for policies and services that select them.
     type: list
     elements: dict
     default: []
@@ -87,24 +88,25 @@ options:
         type: str
         required: true
       node:
-        description: The Pod's node.
+        description: Node of the Pod.
         type: str
         default: ""
       addresses:
-        description: Addresses of the Pod.
+        description: IPv4 and IPv6 addresses of the Pod.
         type: list
         elements: str
         required: true
       labels:
-        description: What policies and services know the Pod by.
+        description: Labels that policies and services select the Pod by.
         type: dict
         default: {}
   policies:
     description:
-      - Who may talk to whom, in the words and with the meaning of Kubernetes' NetworkPolicy.
-      - A Pod that no policy selects sends and gets everything. A direction that a policy speaks of is denied
-        but for what some policy allows; replies, and ICMP errors about what is allowed, always pass.
-      - A rule that denies wins over all that allow. The node itself reaches its Pods unless a rule denies it.
+      - Network policies, with the semantics of Kubernetes' NetworkPolicy.
+      - A Pod that no policy selects allows all traffic. If a policy covers a direction of a Pod, traffic in
+        that direction is denied unless a rule of some policy allows it. Replies, and ICMP errors about
+        allowed traffic, always pass.
+      - A deny rule overrides all allow rules. The node itself reaches its Pods unless a rule denies it.
     type: list
     elements: dict
     default: []
@@ -114,99 +116,111 @@ options:
         type: str
         required: true
       pods:
-        description: The Pods that it is about; all that is given must match. The default is all Pods.
+        description:
+          - Pods that the policy applies to. A Pod is selected if it matches all given conditions. The default
+            is all Pods.
         type: dict
-        suboptions: &pods
+        suboptions:
           labels:
             description: Labels that the Pod must have.
             type: dict
           expressions:
-            description: Conditions on labels.
+            description: Conditions on labels, like C(matchExpressions) in Kubernetes.
             type: list
             elements: dict
             suboptions: &expressions
               key:
-                description: The label.
+                description: Label key.
                 type: str
                 required: true
               operator:
-                description: What must hold for it.
+                description: Condition on the label.
                 type: str
                 required: true
                 choices: [In, NotIn, Exists, DoesNotExist]
               values:
-                description: Values for V(In) and V(NotIn).
+                description: Label values for V(In) and V(NotIn).
                 type: list
                 elements: str
           names:
-            description: Names of Pods, each alone or with its node before it.
+            description: Pod names, as C(<name>) or C(<node>/<name>).
             type: list
             elements: str
       ingress:
-        description: Rules for what the Pods get. V([]) allows nothing; if omitted, nothing is said of it.
+        description:
+          - Rules for traffic to the Pods. V([]) allows no traffic. By default the policy does not cover
+            ingress.
         type: list
         elements: dict
         suboptions:
           from:
-            description: The other side. If omitted or empty, anybody.
+            description:
+              - Peers that the rule applies to. By default, and with an empty list, the rule applies to all
+                peers.
             type: list
             elements: dict
             suboptions: &peer
               labels:
-                description: Pods with these labels; V({}) are all Pods.
+                description: Pods that have these labels. V({}) selects all Pods.
                 type: dict
               expressions:
-                description: Pods whose labels satisfy these conditions.
+                description: Pods whose labels match these conditions.
                 type: list
                 elements: dict
                 suboptions: *expressions
               names:
-                description: Pods by name.
+                description: Pods with these names, as C(<name>) or C(<node>/<name>).
                 type: list
                 elements: str
               cidr:
-                description: Addresses of a network, Pods' or not. The node's own are not meant.
+                description: Addresses in this network, including those of Pods but not those of the node.
                 type: str
               except:
-                description: Parts of the network that are not meant.
+                description: Subnets to exclude from the CIDR.
                 type: list
                 elements: str
               host:
-                description: The node that the Pod is on.
+                description: The node on which the Pod runs.
                 type: bool
           ports: &ports
-            description: Protocols and ports, or ICMP types. If omitted or empty, everything.
+            description:
+              - Protocols and ports, or ICMP types, that the rule applies to. By default, and with an empty
+                list, the rule applies to all traffic.
             type: list
             elements: dict
             suboptions:
               protocol:
-                description: V(tcp), V(udp), V(sctp), V(icmp), V(icmpv6), or a number.
+                description: V(tcp), V(udp), V(sctp), V(icmp), V(icmpv6), or an IP protocol number.
                 type: str
                 default: tcp
               port:
-                description: Port of the target. If omitted, all.
+                description: Destination port. The default is all ports.
                 type: int
               end_port:
-                description: Last port, where they are several.
+                description: Last port of a port range.
                 type: int
               type:
-                description: ICMP type. If omitted, all.
+                description: ICMP type. The default is all types.
                 type: int
               code:
-                description: ICMP code. If omitted, all.
+                description: ICMP code. The default is all codes.
                 type: int
           action: &action
-            description: What becomes of it.
+            description: Whether to allow or deny matching traffic.
             type: str
             choices: [allow, deny]
             default: allow
       egress:
-        description: Rules for what the Pods send. V([]) allows nothing; if omitted, nothing is said of it.
+        description:
+          - Rules for traffic from the Pods. V([]) allows no traffic. By default the policy does not cover
+            egress.
         type: list
         elements: dict
         suboptions:
           to:
-            description: The other side; behind a service, the backend. If omitted or empty, anybody.
+            description:
+              - Peers that the rule applies to. By default, and with an empty list, the rule applies to all
+                peers. For traffic to a service, the peer is the backend.
             type: list
             elements: dict
             suboptions: *peer
@@ -214,21 +228,21 @@ options:
           action: *action
       ingress_default:
         description:
-          - What becomes of what no rule of any policy names.
-          - V(deny) of one policy wins over V(allow) of others.
+          - Action for ingress traffic that no rule of any policy matches.
+          - V(deny) in one policy overrides V(allow) in others.
           - The default is V(deny), as in Kubernetes.
         type: str
         choices: [allow, deny]
       egress_default:
-        description: The same for what the Pods send.
+        description: Like O(policies[].ingress_default), for egress traffic.
         type: str
         choices: [allow, deny]
       optional:
-        description: Whether its selectors may match no Pod. Otherwise that is an error.
+        description: Whether selectors may match no Pod. With V(false), such a selector is an error.
         type: bool
         default: false
   services:
-    description: Virtual addresses. A connection goes to one backend and stays there.
+    description: Virtual addresses. Each connection is assigned to one backend for its lifetime.
     type: list
     elements: dict
     default: []
@@ -238,69 +252,69 @@ options:
         type: str
         required: true
       address:
-        description: The virtual address, which no interface has.
+        description: Virtual IP address. No interface may have it.
         type: str
         required: true
       port:
-        description: The virtual port.
+        description: Port of the service.
         type: int
         required: true
       protocol:
-        description: The protocol.
+        description: Protocol of the service.
         type: str
         choices: [tcp, udp]
         default: tcp
       backends:
-        description: Where connections go.
+        description: Backends of the service.
         type: list
         elements: dict
         required: true
         suboptions:
           address:
-            description: Address of one backend, of the same family as the service's.
+            description: Address of a backend, of the same address family as the service.
             type: str
           labels:
-            description: Pods with these labels, on all nodes.
+            description: Pods that have these labels, on all nodes.
             type: dict
           names:
-            description: Pods by name.
+            description: Pods with these names.
             type: list
             elements: str
           port:
-            description: Port of the backend. The default is the service's.
+            description: Port of the backend. The default is the port of the service.
             type: int
           weight:
             description:
-              - Its share of new connections beside the others', 0 to 100.
-              - With V(0) it gets no new ones and keeps those it has until they end.
+              - Share of new connections relative to the other backends, 0 to 100.
+              - V(0) drains the backend. It gets no new connections and keeps its existing ones.
             type: int
             default: 1
   masquerade:
-    description: What Pods that are masqueraded leave the node as. Connections get ports 61000 to 65535.
+    description: Source addresses of masqueraded Pods. Translated connections use ports 61000 to 65535.
     type: dict
     suboptions:
       ipv4:
-        description: The node's address towards the outside.
+        description: External IPv4 address of the node.
         type: str
       ipv6:
-        description: The same for IPv6.
+        description: External IPv6 address of the node.
         type: str
       except:
-        description: Networks that are reached under the Pods' own addresses, usually those of all Pods.
+        description: Destination networks that are not masqueraded, usually the networks of all Pods.
         type: list
         elements: str
 """
 
 EXAMPLES = r"""
-- name: Two Pods live on this node
+- name: Configure two Pods, a policy and a service
   podnet.datapath.bpf_state:
-    # an entry of this owner that is not listed is removed
+    # Pods of this owner that are not listed are removed
     endpoints:
       - {name: web, addresses: [10.31.1.11, "fd31:1::11"], device: pn0123456789ab, labels: {app: web}}
       - {name: db, addresses: [10.31.1.12, "fd31:1::12"], device: pnba9876543210, rate: 1gbit,
          labels: {app: db}}
     policies:
-      - name: only the web asks the database
+      - name: allow web to db
         pods: {labels: {app: db}}
         ingress:
           - from: [{labels: {app: web}}]
@@ -310,23 +324,35 @@ EXAMPLES = r"""
         address: 10.96.0.10
         port: 5432
         backends: [{labels: {app: db}}]
+
+- name: Deny one network and allow all other ingress traffic
+  podnet.datapath.bpf_state:
+    endpoints:
+      - {name: web, addresses: [10.31.1.11], device: pn0123456789ab, labels: {app: web}}
+    policies:
+      - name: deny guests
+        pods: {labels: {app: web}}
+        ingress:
+          - from: [{cidr: 192.168.100.0/24}]
+            action: deny
+        ingress_default: allow
 """
 
 RETURN = r"""
 updated:
-  description: Addresses whose entry was written, or would be, whoever declares them.
+  description: Addresses whose map entries were written, of all owners. In check mode, the planned ones.
   returned: success
   type: list
   elements: str
   sample: [10.31.1.11, "fd31:1::11"]
 deleted:
-  description: Addresses whose entry was deleted, or would be.
+  description: Addresses whose map entries were deleted. In check mode, the planned ones.
   returned: success
   type: list
   elements: str
   sample: [10.31.1.13]
 differences:
-  description: How many entries of the maps were not as declared, by kind.
+  description: Number of map entries that differed from the declared state, by kind.
   returned: success
   type: dict
   sample: {endpoints: 2, policy: 4}

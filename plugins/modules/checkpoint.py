@@ -7,38 +7,40 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: checkpoint
-short_description: Confirm changes that the node would take back by itself, or have them taken back
+short_description: Confirm, revert or query a pending checkpoint
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Changes that may cut a node off are made with O(podnet.datapath.nic_tuning#module:confirm_timeout),
-    O(podnet.datapath.bpf_attach#module:confirm_timeout) or
-    O(podnet.datapath.revert#module:confirm_timeout). This module confirms them, over a connection that
-    proves that the node is still there.
-  - A confirmation that comes too late fails, and tells what was taken back.
+  - O(podnet.datapath.nic_tuning#module:confirm_timeout), O(podnet.datapath.bpf_attach#module:confirm_timeout)
+    and O(podnet.datapath.revert#module:confirm_timeout) make changes under a checkpoint. The node rolls them
+    back unless this module confirms the checkpoint in time.
+  - Run O(state=confirmed) over a new connection, because only that proves that the node is still reachable.
+  - Confirming after the timeout fails. The message lists the changes that the node rolled back.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
 attributes:
   check_mode:
-    description: Can run in check mode, and fails where a run would.
-    support: full
+    description: Can run in check mode, and fails if a run would fail.
   diff_mode:
-    description: There is no diff.
+    description: Returns no differences.
     support: none
   idempotent:
-    description:
-      - A checkpoint can be confirmed once; O(state=reverted) of one that was reverted changes nothing.
     support: partial
+    details:
+      - A checkpoint can be confirmed only once. Reverting a reverted checkpoint changes nothing.
 options:
   name:
     description:
-      - The checkpoint, as O(podnet.datapath.nic_tuning#module:confirm_name) named it, or as the module that
-        armed it returned it. The last one if left out.
+      - Name of the checkpoint, as given by O(podnet.datapath.nic_tuning#module:confirm_name) or as returned
+        by the module that created the checkpoint.
+      - The default is the most recent checkpoint.
     type: str
     default: ""
   state:
     description:
       - V(confirmed) keeps the changes.
-      - V(reverted) takes them back now.
-      - V(status) looks only.
+      - V(reverted) rolls them back now.
+      - V(status) only queries the checkpoint.
     type: str
     choices: [confirmed, reverted, status]
     required: true
@@ -48,11 +50,11 @@ options:
     default: requested
   errors:
     description:
-      - RV(errors) of an earlier V(status). O(state=confirmed) fails where a NIC has counted more since.
-      - It also fails where the module that made the change has not come to its end, where a NIC that was
-        changed, or whose programs were, has lost its carrier, and where a path of
-        O(podnet.datapath.nic_tuning#module:confirm_paths) that answered before the change does not. All of
-        it has 15 seconds to come.
+      - RV(errors) of an earlier call with O(state=status). O(state=confirmed) fails if an error counter of a
+        NIC has increased since.
+      - O(state=confirmed) also fails if the module that made the change has not completed, if an affected NIC
+        has lost its carrier, or if a path in RV(paths) no longer answers. Affected NICs are those whose
+        settings or programs changed. The module waits up to 15 seconds for these conditions to clear.
     type: dict
     default: {}
 seealso:
@@ -62,7 +64,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Change the MTU for two minutes
+- name: Change the MTU, and roll back unless confirmed within two minutes
   podnet.datapath.nic_tuning:
     nics:
       - {name: ens1f0np0, mtu: 9000}
@@ -70,7 +72,10 @@ EXAMPLES = r"""
   become: true
   register: tuned
 
-- name: Keep it
+- name: Close the connection, so that the next task opens a new one
+  ansible.builtin.meta: reset_connection
+
+- name: Confirm the change
   podnet.datapath.checkpoint:
     name: "{{ tuned.checkpoint }}"
     state: confirmed
@@ -80,37 +85,37 @@ EXAMPLES = r"""
 
 RETURN = r"""
 name:
-  description: The checkpoint; empty where there never was one.
+  description: Name of the checkpoint; empty if there is none.
   returned: success
   type: str
 status:
-  description: V(armed), V(reverting), V(confirmed), V(reverted), or V(none).
+  description: Status of the checkpoint, V(armed), V(reverting), V(confirmed), V(reverted) or V(none).
   returned: success
   type: str
 by:
-  description: From where it was armed.
+  description: Address of the client that created the checkpoint, or V(this node).
   returned: success
   type: str
 time:
-  description: When it was armed.
+  description: Time at which the checkpoint was created.
   returned: success
   type: str
 timeout:
-  description: The seconds it waits.
+  description: Seconds from creation to automatic rollback.
   returned: success
   type: int
 reverted:
-  description: What was taken back.
+  description: The changes that were rolled back.
   returned: success
   type: list
   elements: str
 errors:
-  description: Bad frames that each changed NIC counted so far; none without a carrier.
+  description: Error count of each changed NIC; null for a NIC without carrier.
   returned: success
   type: dict
   sample: {ens1f0np0: 0}
 paths:
-  description: What came through before the change, so it has to before O(state=confirmed).
+  description: Paths that answered before the change and must answer again for O(state=confirmed).
   returned: success
   type: list
   elements: dict

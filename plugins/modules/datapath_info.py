@@ -7,26 +7,27 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: datapath_info
-short_description: Tell what the BPF programs do on this node
+short_description: Gather information about the BPF datapath
 version_added: 0.2.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Returns the programs, the Pods with their counters and the policy as it was resolved for each address,
-    the services with their backends, and how full the maps are. Reads the maps themselves.
+  - Returns the programs, the Pods with their counters and the effective policy of each address, the services
+    with their backends, and the fill level of the maps.
+  - Reads the BPF maps themselves, not the declarations.
 extends_documentation_fragment: [podnet.datapath.attributes.info]
 options:
   pin_path:
-    description: Folder in the BPF file system where M(podnet.datapath.bpf_attach) pinned the programs' maps.
+    description: Directory in the BPF file system where M(podnet.datapath.bpf_attach) pinned the maps.
     type: path
     default: /sys/fs/bpf/podnet
 """
 
 EXAMPLES = r"""
-- name: Ask the programs
+- name: Gather information about the datapath
   podnet.datapath.datapath_info:
   register: datapath
 
-- name: No Pod of this node sends from other addresses than its own
+- name: Check that no Pod of this node sent packets with a foreign source address
   ansible.builtin.assert:
     that: >-
       datapath.pods | map(attribute='packets.egress') | selectattr('DROP_INVALID_SOURCE_IP', 'defined')
@@ -35,21 +36,23 @@ EXAMPLES = r"""
 
 RETURN = r"""
 programs:
-  description: The programs that are pinned.
+  description: The pinned programs.
   returned: success
   type: list
   elements: dict
   sample: [{name: pod_egress, id: 12, tag: 0123456789abcdef}]
 layout:
-  description: Number of the maps' layout.
+  description: Layout number of the maps.
   returned: success
   type: int
 generation:
-  description: How often the maps changed; its lowest bit is the bank that holds.
+  description: Generation number of the configuration. Every change of the maps increments it.
   returned: success
   type: int
 pods:
-  description: The Pods of this node with labels, rate (bit/s), packets by direction and reason, and policy.
+  description:
+    - The Pods of this node with labels, rate in bit/s, packet counters by direction and reason, and effective
+      policy by address.
   returned: success
   type: list
   elements: dict
@@ -67,17 +70,17 @@ pods:
             default: deny
             rules: [{peers: [Pod front], action: deny, allow: [tcp 80]}]
 packets:
-  description: Packets by reason that are no Pod's.
+  description: Packet counters by reason, for packets that belong to no Pod.
   returned: success
   type: dict
   sample: {STACK_NO_ENDPOINT: 3}
 connections:
-  description: How many connections the programs know, and have room for.
+  description: Number of entries in the connection tracking map, and its capacity.
   returned: success
   type: dict
   sample: {entries: 12, max: 131072}
 services:
-  description: The services, each backend with its share of new connections in percent.
+  description: The services. C(share) is a backend's share of new connections in percent.
   returned: success
   type: list
   elements: dict
@@ -88,7 +91,7 @@ services:
       protocol: tcp
       backends: [{address: 10.31.1.11, port: 8080, share: 100.0}]
 maps:
-  description: How many entries maps have (of both banks), and have room for.
+  description: Number of entries of each map, in both buffers, and its capacity.
   returned: success
   type: dict
   sample: {policy: {entries: 24, max: 65536}}

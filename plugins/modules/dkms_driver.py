@@ -7,87 +7,87 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: dkms_driver
-short_description: Build a kernel module from its source with DKMS, load it, and have it loaded at boot
+short_description: Build a kernel module with DKMS, and load it now and at boot
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Brings one version of one kernel module onto a node. Its source lies in C(/usr/src/<name>-<version>), DKMS
-    builds and installs it for the running kernel and for the kernels to come,
-    C(/etc/modules-load.d/podnet-<name>.conf) has it loaded at boot, and it is loaded now.
-  - A build takes place apart. If it fails, nothing has changed and the former module stays usable. If a later
-    step fails, what was before is put back.
-  - A loaded module of another source is replaced as O(reload) says. Where it stays, the result says so in
-    RV(reload_required).
-  - Takes the place of what M(podnet.datapath.kernel_module) installed for the kernel.
-  - Owns the DKMS package O(name). Other versions of it, and their sources, are removed once the wanted one is
-    in place.
-  - A kernel that another version was installed for gets the new one as well, where its headers are there.
+  - Installs one version of a kernel module from source. The source is placed in
+    C(/usr/src/<name>-<version>). DKMS builds and installs it for the running kernel and for later kernels.
+    C(/etc/modules-load.d/podnet-<name>.conf) loads it at boot, and it is also loaded immediately.
+  - The build does not touch the installed version. If the build fails, nothing has changed. If a later step
+    fails, the former state is restored.
+  - A loaded module that was built from different source is replaced according to O(reload). If it cannot be
+    replaced, RV(reload_required) is V(true).
+  - Replaces a module that M(podnet.datapath.kernel_module) installed for the kernel.
+  - Owns the DKMS package O(name). Other versions of the package and their sources are removed after the
+    requested version is installed. Kernels that had another version get the requested one if their headers
+    are installed.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and returns what it would change.
-    support: full
   diff_mode:
-    description: Shows the state before and after, and each source file that differs.
-    support: full
-  idempotent:
-    description: Running it twice changes nothing the second time.
-    support: full
+    description: Returns the state before and after, and the differences of each source file.
 requirements:
-  - dkms 2.8 or later, gcc, make and the headers of the kernel, for a build
+  - dkms 2.8 or later, gcc, make and the headers of the kernel, to build
   - kmod
 options:
   name:
-    description: Name of the DKMS package and of the module in it.
+    description: Name of the DKMS package and of its kernel module.
     type: str
     required: true
   version:
     description:
-      - Version of the package, as C(PACKAGE_VERSION) in C(dkms.conf) has it. Required with O(state=present).
+      - Version of the package, the C(PACKAGE_VERSION) in C(dkms.conf). Required if O(state=present).
     type: str
   files:
     description:
-      - The whole source, as text by relative path, C(dkms.conf) among it. Required with O(state=present).
-      - Files that are not named here are removed from the source folder. Those that begin with C(#!) become
+      - The complete source, including C(dkms.conf), as file contents by relative path. Required if
+        O(state=present).
+      - Files that are not listed are removed from the source directory. Files that begin with C(#!) become
         executable.
-      - The source must have C(MODULE_VERSION), so that the kernel can tell one build from another.
+      - The source must define C(MODULE_VERSION), because the kernel then exposes the C(srcversion) by which
+        builds are compared.
     type: dict
   kernel:
     description:
-      - Release of the kernel to build for. The running one if left out.
-      - For another kernel than the running one, the module is built and installed, but not loaded.
+      - Kernel release to build for. The default is the running kernel.
+      - For any other kernel, the module is built and installed, but not loaded.
     type: str
   reload:
     description:
-      - What may be done to replace a loaded module of another source. Unloading it takes all its devices
-        away.
-      - V(idle) replaces it only if there are none, and else leaves the new one for the next boot.
-      - V(managed) removes devices that M(podnet.datapath.meta_device) made, which is to be run afterwards to
-        make them again. Where there is a device of anybody else, it does as V(idle).
+      - How to replace a loaded module that was built from different source. Unloading a module removes all of
+        its devices.
+      - V(idle) replaces it only if it has no devices. Otherwise the new module is loaded at the next boot.
+      - V(managed) also removes devices that M(podnet.datapath.meta_device) created. Run that module
+        afterwards to create them again. If any other device of the module exists, V(managed) behaves like
+        V(idle).
     type: str
     choices: [idle, managed]
     default: idle
   signing_key:
     description:
-      - Private key on the node that DKMS signs every build with, also those for later kernels (PEM).
-      - Written to C(/etc/dkms/framework.conf.d/podnet.conf), which holds for all packages of DKMS 3.0 or
-        later.
+      - Path of the private key (PEM) on the node that DKMS signs all builds with, including those for later
+        kernels.
+      - The key is configured in C(/etc/dkms/framework.conf.d/podnet.conf), which with DKMS 3.0 or later
+        applies to all DKMS packages.
     type: path
   signing_certificate:
-    description: Its certificate on the node (X.509, PEM or DER). Required with O(signing_key).
+    description: Path of the certificate (X.509, PEM or DER) on the node. Required if O(signing_key) is set.
     type: path
   state:
     description:
-      - With V(absent), the module is unloaded and every version of it is removed from DKMS, with its source,
-        and what M(podnet.datapath.kernel_module) installed. This is refused while something uses the module.
+      - V(absent) unloads the module, removes all of its versions and sources from DKMS, and removes files
+        that M(podnet.datapath.kernel_module) installed. Rejected while the module is in use.
     type: str
     choices: [present, absent]
     default: present
 seealso:
+  - module: podnet.datapath.kernel_module
   - module: podnet.datapath.node_info
 """
 
 EXAMPLES = r"""
-- name: Build and load a driver whose source lies in the role's files/
+- name: Build and load a driver from the files of a role
   podnet.datapath.dkms_driver:
     name: meta
     version: 0.1.0
@@ -97,12 +97,12 @@ EXAMPLES = r"""
   become: true
   register: driver
 
-- name: An older module is still in use
+- name: Report that the former driver is still in use
   ansible.builtin.debug:
-    msg: Reboot the node, or remove its Pods and run again
+    msg: Reboot the node, or remove its Pods and run the play again
   when: driver.reload_required
 
-- name: Have it built before the node boots a new kernel
+- name: Build for an installed kernel before booting it
   podnet.datapath.dkms_driver:
     name: meta
     version: 0.1.0
@@ -110,7 +110,7 @@ EXAMPLES = r"""
     kernel: 6.1.0-57-amd64
   become: true
 
-- name: Take the driver away
+- name: Unload and remove the driver
   podnet.datapath.dkms_driver:
     name: meta
     state: absent
@@ -119,7 +119,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changes:
-  description: The steps that were taken, or that would be taken in check mode, each with its reason.
+  description: The steps, in check mode the planned ones, each with its reason.
   returned: success
   type: list
   elements: str
@@ -130,17 +130,17 @@ version:
   type: str
   sample: 0.1.0
 srcversion:
-  description: The installed module's checksum of its source. In check mode, of the one installed before.
+  description: The C(srcversion) of the installed module. In check mode, of the module installed before.
   returned: success with O(state=present)
   type: str
   sample: 5D6F8C2B1E0A4D7F9B3C21A
 kernel:
-  description: Release of the kernel that the module is for.
+  description: Kernel release that the module is for.
   returned: success
   type: str
   sample: 6.1.0-56-amd64
 built:
-  description: Whether the module was built in this run.
+  description: Whether this call built the module.
   returned: success
   type: bool
 loaded:
@@ -148,12 +148,12 @@ loaded:
   returned: success
   type: bool
 reload_required:
-  description: Whether an older module stays loaded because something uses it.
+  description: Whether a module built from different source stays loaded because it is in use.
   returned: success
   type: bool
 log:
-  description: Everything that the failed command said, such as the whole log of the build.
-  returned: when a command failed and the message has only the end of it
+  description: Complete output of the failed command, for example the build log.
+  returned: failure, if the message contains only the end of the output
   type: str
 """
 

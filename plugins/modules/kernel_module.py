@@ -7,69 +7,65 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kernel_module
-short_description: Install a kernel module that was built on another node, load it, and have it loaded at boot
+short_description: Install a prebuilt kernel module, and load it now and at boot
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Copies a module from the controller to C(/lib/modules/<kernel>/updates/podnet), has it loaded at boot by
-    C(/etc/modules-load.d/podnet-<name>.conf), and loads it now. The node needs neither compiler nor headers.
-  - Before anything is changed, the copy is compared with its SHA-256, its C(vermagic) with that of the
-    kernel's own modules, and its signature with O(certificate).
-  - Takes the place of what DKMS has of this module. M(podnet.datapath.dkms_driver) takes it back, and with
-    O(podnet.datapath.dkms_driver#module:state=absent) removes both.
-  - A loaded module of another source is replaced as O(reload) says. If a step fails, what was before is
-    put back.
-  - The next kernel of the node has no such module until this runs for it.
+  - Copies a kernel module from the controller to C(/lib/modules/<kernel>/updates/podnet), configures loading
+    at boot in C(/etc/modules-load.d/podnet-<name>.conf), and loads it. The node needs neither compiler nor
+    kernel headers.
+  - Before any change, the module verifies the SHA-256 of the copy, compares its C(vermagic) with that of
+    the kernel's own modules, and checks its signature against O(certificate).
+  - Replaces a version of the kernel module that DKMS installed. M(podnet.datapath.dkms_driver) does the
+    reverse; with O(podnet.datapath.dkms_driver#module:state=absent) it removes both.
+  - A loaded module that was built from different source is replaced according to O(reload). If a step fails,
+    the former state is restored.
+  - Applies to one kernel release only. Run it again after the node boots another kernel.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and returns what it would change.
-    support: full
-  diff_mode:
-    description: Shows the state before and after.
-    support: full
-  idempotent:
-    description: Running it twice changes nothing the second time.
-    support: full
   action:
-    description: Reads the module on the controller and hands it to the node.
+    description: Has an action plugin, which reads O(src) and O(certificate) on the controller.
     support: full
 requirements:
   - kmod
 options:
   name:
-    description: Name of the module.
+    description: Name of the kernel module.
     type: str
     required: true
   src:
-    description: Folder on the controller where M(podnet.datapath.kernel_module_build) keeps the module.
+    description: Directory on the controller where M(podnet.datapath.kernel_module_build) stored the module.
     type: path
     required: true
   kernel:
     description:
-      - Release of the kernel that it is for. The running one if left out.
-      - For another kernel than the running one, the module is installed, but not loaded.
+      - Kernel release that the module is for. The default is the running kernel.
+      - For any other kernel, the module is installed, but not loaded.
     type: str
   certificate:
-    description: Certificate (X.509) on the controller, PEM or DER, that the module must be signed for.
+    description:
+      - Path of a certificate (X.509, PEM or DER) on the controller. The module must be signed with its key.
     type: path
   reload:
     description:
-      - What may be done to replace a loaded module of another source. Unloading it takes all its devices
-        away.
-      - V(idle) replaces it only if there are none, and else leaves the new one for the next boot.
-      - V(managed) removes devices that M(podnet.datapath.meta_device) made, which is to be run afterwards to
-        make them again. Where there is a device of anybody else, it does as V(idle).
+      - How to replace a loaded module that was built from different source. Unloading a module removes all of
+        its devices.
+      - V(idle) replaces it only if it has no devices. Otherwise the new module is loaded at the next boot.
+      - V(managed) also removes devices that M(podnet.datapath.meta_device) created. Run that module
+        afterwards to create them again. If any other device of the module exists, V(managed) behaves like
+        V(idle).
     type: str
     choices: [idle, managed]
     default: idle
   content:
-    description: The module as base64. Read from O(src) by the controller's part of this module.
+    description: The kernel module in base64. Set by the action plugin from O(src).
     type: str
   sha256:
-    description: The module's SHA-256.
+    description: SHA-256 of the kernel module. Set by the action plugin.
     type: str
   serial:
-    description: Serial number of O(certificate).
+    description: Serial number of O(certificate). Set by the action plugin.
     type: str
 seealso:
   - module: podnet.datapath.kernel_module_build
@@ -77,7 +73,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Install what was built for this kernel
+- name: Install and load the driver that was built for this kernel
   podnet.datapath.kernel_module:
     name: meta
     src: "/var/cache/modules/meta-{{ source_digest }}-{{ ansible_facts['kernel'] }}"
@@ -86,7 +82,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changes:
-  description: The steps that were taken, or that would be taken in check mode, each with its reason.
+  description: The steps, in check mode the planned ones, each with its reason.
   returned: success
   type: list
   elements: str
@@ -96,15 +92,15 @@ version:
   type: str
   sample: 0.1.0
 srcversion:
-  description: The module's checksum of its source.
+  description: The C(srcversion) of the module.
   returned: success
   type: str
 signer:
-  description: Who signed the module; empty if nobody.
+  description: Signer of the module; empty if the module is unsigned.
   returned: success
   type: str
 kernel:
-  description: Release of the kernel that the module is for.
+  description: Kernel release that the module is for.
   returned: success
   type: str
   sample: 6.1.0-56-amd64
@@ -113,12 +109,12 @@ loaded:
   returned: success
   type: bool
 reload_required:
-  description: Whether an older module stays loaded.
+  description: Whether a module built from different source stays loaded because it is in use.
   returned: success
   type: bool
 log:
-  description: Everything that the failed command said.
-  returned: when a command failed and the message has only the end of it
+  description: Complete output of the failed command.
+  returned: failure, if the message contains only the end of the output
   type: str
 """
 

@@ -7,58 +7,59 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kernel_module_build
-short_description: Build a kernel module on a node, and keep it on the controller
+short_description: Build a kernel module on a node, and store it on the controller
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Builds a module from its source with the headers of a kernel, in a temporary folder. Nothing stays on
-    the node.
-  - The module is kept on the controller, in the folder O(dest), under the name of its SHA-256. With
-    O(signing_key) it is signed there, so the key never leaves the controller.
-  - Where O(dest) has a module already, nothing is done.
-  - M(podnet.datapath.kernel_module) installs it on all nodes with the same kernel.
+  - Builds a kernel module from source against the headers of a kernel, in a temporary directory. Nothing
+    remains on the node.
+  - Stores the module on the controller in O(dest), with its SHA-256 as file name. With O(signing_key), the
+    module is signed on the controller, so the key never leaves the controller.
+  - Does nothing if O(dest) already contains a module.
+  - Use M(podnet.datapath.kernel_module) to install the module on all nodes that run the same kernel.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and tells whether a module would be built.
-    support: full
   diff_mode:
-    description: Changes no node, so there is nothing to show.
+    description: Returns no differences, as no node is changed.
     support: none
   idempotent:
-    description: Running it twice builds once.
-    support: full
+    description: A second run with the same options does not build again.
   action:
-    description: Runs on the controller, and on the node for the build.
+    description: Has an action plugin, which signs and stores the module on the controller.
     support: full
 requirements:
-  - on the node gcc, make, binutils and the headers of the kernel
-  - on the controller openssl, with O(signing_key)
+  - gcc, make, binutils and the headers of the kernel, on the node
+  - openssl on the controller, for O(signing_key)
 options:
   name:
     description:
-      - Name of the module; the source's Makefile makes C(<name>.ko) with C(KDIR=<build tree of the kernel>).
+      - Name of the module. The Makefile in O(files) must build C(<name>.ko) with the variable C(KDIR) set to
+        the build directory of the kernel.
     type: str
     required: true
   files:
     description:
-      - The whole source, as text by relative path. Those that begin with C(#!) become executable.
-      - The source must have C(MODULE_VERSION), so that the kernel can tell one build from another.
+      - The complete source, as file contents by relative path. Files that begin with C(#!) become executable.
+      - The source must define C(MODULE_VERSION), because the kernel then exposes the C(srcversion) by which
+        builds are compared.
     type: dict
     required: true
   dest:
     description:
-      - Folder on the controller for this module. Its name must tell all that the module depends on
-        (source, kernel, key), as what it has is never looked into.
+      - Directory on the controller for this build. The name must identify everything that the build depends
+        on (source, kernel, key), because an existing module is reused without further checks.
     type: path
     required: true
   kernel:
-    description: Release of the kernel to build for. The running one if left out.
+    description: Kernel release to build for. The default is the running kernel.
     type: str
   signing_key:
-    description: Private key to sign with, PEM, on the controller.
+    description: Path of the private key (PEM) on the controller to sign the module with.
     type: path
   signing_certificate:
-    description: Its certificate (X.509), PEM or DER, on the controller. Required with O(signing_key).
+    description:
+      - Path of the certificate (X.509, PEM or DER) on the controller. Required if O(signing_key) is set.
     type: path
 seealso:
   - module: podnet.datapath.kernel_module
@@ -66,7 +67,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Build once, on the first node
+- name: Build the driver on the first node
   podnet.datapath.kernel_module_build:
     name: meta
     files: "{{ driver_files }}"
@@ -76,20 +77,20 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: Where the module lies on the controller. In check mode, empty if it would be built.
+  description: Path of the module on the controller. In check mode, empty if the module would be built.
   returned: success
   type: str
 sha256:
-  description: The module's SHA-256.
-  returned: success, and the module is there
+  description: SHA-256 of the module.
+  returned: success, if the module exists
   type: str
 size:
-  description: Its bytes.
-  returned: success, and the module is there
+  description: Size of the module in bytes.
+  returned: success, if the module exists
   type: int
 log:
-  description: The whole log of a build that failed.
-  returned: when the build failed and the message has only the end of it
+  description: Complete build log.
+  returned: failure, if the message contains only the end of the log
   type: str
 """
 

@@ -7,25 +7,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kube_node
-short_description: Cordon, drain and uncordon a Kubernetes node
+short_description: Cordon, drain or uncordon a Kubernetes node
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Speaks to the Kubernetes API itself and needs no Kubernetes client. Run it on the controller.
-  - Pods leave by eviction, so disruption budgets are respected. Pods of a DaemonSet and mirror Pods stay.
-  - A node that this module cordoned has the annotation C(podnet.datapath/cordoned-by) with the owner. Only
-    such a node is ever uncordoned, so a node that somebody else cordoned stays as it is.
-  - Where a drain fails, the node stays cordoned.
+  - Uses the Kubernetes API directly and requires no Kubernetes client. Run it on the controller.
+  - Pods are removed with the Eviction API, which respects PodDisruptionBudgets. DaemonSet Pods and mirror
+    Pods stay.
+  - Nodes that this module cordons get the annotation C(podnet.datapath/cordoned-by) with the owner. Only
+    nodes with this annotation are uncordoned; nodes that were cordoned by other means stay cordoned.
+  - If a drain fails, the node stays cordoned.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
 attributes:
-  check_mode:
-    description: Tells what it would do.
-    support: full
   diff_mode:
-    description: Shows the node's schedulability and the Pods to be evicted.
-    support: full
-  idempotent:
-    description: Running it twice changes nothing.
-    support: full
+    description: Returns whether the node is cordoned, and the Pods to evict.
 options:
   name:
     description: Name of the node in Kubernetes.
@@ -33,50 +29,52 @@ options:
     required: true
   state:
     description:
-      - V(cordoned) takes no new Pods.
-      - V(drained) is cordoned and has only Pods of DaemonSets and mirror Pods.
-      - V(uncordoned) takes new Pods again, if O(owner) had cordoned it.
+      - V(cordoned) marks the node as unschedulable.
+      - V(drained) cordons the node and evicts all Pods except DaemonSet Pods and mirror Pods.
+      - V(uncordoned) marks the node as schedulable if O(owner) cordoned it.
     type: str
     required: true
     choices: [cordoned, drained, uncordoned]
   owner:
-    description: On whose behalf the node is cordoned.
+    description: Owner of the cordon, stored in the annotation.
     type: str
     default: site
   kubeconfig:
     description:
-      - Path of a kubeconfig with a token or a client certificate. JSON needs nothing, YAML needs PyYAML.
-      - Without it, this has to run in a Pod, whose service account it takes.
+      - Path of a kubeconfig file with a token or a client certificate. A YAML file requires PyYAML, a JSON
+        file does not.
+      - By default the module uses the service account of the Pod in which it runs.
     type: path
   context:
-    description: Context of the kubeconfig, if not its current one.
+    description: Context in the kubeconfig file. The default is the current context.
     type: str
   force:
-    description: Evict Pods that no controller would make again.
+    description: Whether to evict Pods without a controller, which are not recreated.
     type: bool
     default: false
   delete_emptydir_data:
-    description: Evict Pods that have an emptyDir, whose data is lost.
+    description: Whether to evict Pods that use emptyDir volumes. Their data is deleted.
     type: bool
     default: false
   grace_period:
-    description: Seconds that a Pod has to end. By default its own.
+    description: Seconds that each Pod has to terminate. The default is the grace period of the Pod.
     type: int
   timeout:
-    description: Seconds until all Pods must have left.
+    description: Seconds to wait until all evicted Pods have terminated.
     type: int
     default: 600
   max_cordoned:
     description:
-      - Refuse to cordon the node where so many others are cordoned by this module, for whatever owner.
-      - They count until they are uncordoned, also those that an earlier roll-out left because it failed.
-      - V(0) is no cap.
+      - Maximum number of nodes that this module may have cordoned at the same time, for any owner. If other
+        nodes reach the maximum already, the node is not cordoned and the module fails.
+      - Nodes that an earlier, failed rollout left cordoned count until they are uncordoned.
+      - V(0) means no limit.
     type: int
     default: 0
 """
 
 EXAMPLES = r"""
-- name: Move the Pods away
+- name: Drain the node
   podnet.datapath.kube_node:
     name: "{{ inventory_hostname }}"
     state: drained
@@ -84,7 +82,7 @@ EXAMPLES = r"""
     max_cordoned: 3
   delegate_to: localhost
 
-- name: Let them come back
+- name: Uncordon the node
   podnet.datapath.kube_node:
     name: "{{ inventory_hostname }}"
     state: uncordoned
@@ -94,21 +92,21 @@ EXAMPLES = r"""
 
 RETURN = r"""
 cordoned:
-  description: Whether the node is cordoned now, or in check mode would be.
+  description: Whether the node is cordoned after this call. In check mode, the planned state.
   returned: success
   type: bool
 was_cordoned:
-  description: Whether it was cordoned before.
+  description: Whether the node was cordoned before this call.
   returned: success
   type: bool
 evicted:
-  description: The Pods that were evicted, or would be.
+  description: The evicted Pods. In check mode, the Pods that would be evicted.
   returned: success
   type: list
   elements: str
   sample: [default/web-7d9c]
 note:
-  description: What an operator should know, such as that somebody else had cordoned the node.
+  description: A note for the operator, for example that the node was already cordoned by other means.
   returned: success
   type: str
 """

@@ -73,7 +73,7 @@ nics:
       elements: str
     xdp: {description: Whether an XDP program is attached., type: bool}
     header_split: {description: Ways of splitting headers that it has., type: list, elements: str}
-    mtu_sources: {description: "Configuration files that set its MTU when it comes up, with the MTU.", type: dict}
+    mtu_sources: {description: "Configuration files that set its MTU, with the MTU.", type: dict}
     persisted: {description: Whether nic_tuning sets it up at every boot., type: bool}
 """
 
