@@ -29,7 +29,13 @@ COUNT ?= 1000000
 SWAPS ?= 10000
 FAULTS ?= 1
 UPGRADE ?=
+# One test of test-one: a folder, a file or a test ID, and an expression of pytest's -k.
+T ?= tests/unit
+K ?=
+export T K
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
+# The modules of bench/ import tests.support and lablib.
+BENCH := PYTHONPATH=$(TREE):$(CURDIR)/roles/lab_node/files python3 -m bench
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Network namespaces, taps and image roots need root: such a target is run again through sudo.
@@ -37,9 +43,14 @@ AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netn
 	test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-scale bench-tuning packages
 
+# Only tests/unit needs no root.
+ifneq ($(filter-out tests/unit%,$(T)),)
+AS_ROOT += test-one
+endif
+
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
-	@sudo --preserve-env=COUNT,FAULTS,HOSTS,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+	@sudo --preserve-env=COUNT,FAULTS,HOSTS,K,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -82,7 +93,7 @@ coverage-bpf: tools  ## Which branches of the programs test-bpf takes
 
 verified-bpf: tools  ## Instructions that each kernel's verifier looks at, in guests of 6.1, 6.12, 7.3 and here
 	$(call say,Verified instructions)
-	python3 bench/verifier/bench.py
+	$(BENCH).verifier.bench
 
 fuzz-bpf: tools  ## COUNT mutated packets through each program, against a model of the policy; 10 min
 	$(call say,Fuzzing the programs with $(COUNT) packets each)
@@ -137,19 +148,19 @@ test-faults: tools  ## Changes cut off on a node, by cable, power, program, cont
 
 bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 has netkit too), 5 min
 	$(call say,Instruction count on kernel $(KERNEL))
-	python3 bench/icount/bench.py --kernel $(KERNEL)
+	$(BENCH).icount.bench --kernel $(KERNEL)
 
 bench-datapath: tools  ## Instructions of the programs by feature and scale, and how rates are kept (KERNEL=6.12)
 	$(call say,Costs and rates of the programs on kernel $(KERNEL))
-	python3 bench/icount/datapath.py --kernel $(KERNEL)
+	$(BENCH).icount.datapath --kernel $(KERNEL)
 
 bench-scale: tools  ## What a roll-out over HOSTS=1000 simulated hosts costs the controller, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)
-	python3 bench/rollout_scale/bench.py --hosts $(HOSTS)
+	$(BENCH).rollout_scale.bench --hosts $(HOSTS)
 
 bench-tuning: tools  ## The role node_tuning against loops over ansible.posix.sysctl and ethtool, on one node, 4 min
 	$(call say,Tuning a tuned node: the role against loops)
-	python3 bench/tuning/bench.py
+	$(BENCH).tuning.bench
 
 packages:
 	@tests/packages.sh
@@ -194,9 +205,19 @@ lint-checkpatch: tools
 lint-ansible: tools
 	ansible-lint --offline -q
 
+ifeq ($(and $(filter-out 0,$(shell id -u)),$(filter test-one,$(AS_ROOT))),)
+test-one: tools  ## One test, file or folder: T=tests/unit/core/test_x.py::test_y; K= selects by name (pytest -k)
+	PODNET_KERNEL=$(KERNEL) pytest -q "$$T" $(if $(K),-k "$$K")
+endif
+
 test-unit: tools  ## Pure functions: plans and parsers
 	$(call say,Unit tests)
 	pytest -q tests/unit
+
+env:  ## Shell commands that set the environment of the tests: eval "$(make -s env)"
+	@$(MAKE) --no-print-directory tools >&2
+	@printf 'export %s=%q\n' ANSIBLE_COLLECTIONS_PATH "$(ANSIBLE_COLLECTIONS_PATH)" ANSIBLE_CONFIG "$(ANSIBLE_CONFIG)" \
+		ANSIBLE_HOME "$(ANSIBLE_HOME)" PATH "$(PATH)" PODNET_CACHE "$(PODNET_CACHE)" PYTHONPATH "$(PYTHONPATH)"
 
 sanity: tools  ## ansible-test sanity, without a container
 	$(call say,ansible-test sanity)
@@ -229,4 +250,4 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: $(AS_ROOT) $(LINT) lab-up test-unit lint lock hooks sanity clean help
+.PHONY: $(AS_ROOT) $(LINT) lab-up test-one test-unit env lint lock hooks sanity clean help

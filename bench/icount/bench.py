@@ -7,14 +7,14 @@ QEMU counts the instructions of one processor (-icount), and the guest's clock f
 throughput per second of that clock is work per 10^9 instructions, the same on every machine. What it does not
 show: caches, waiting, several processors. Prints a table and writes reports/icount/<kernel>.json.
 
-usage: bench.py [--kernel 6.12] [--rungs host,veth,veth_bpf,netkit,meta] [--tests rr,stream]
+usage: python3 -m bench.icount.bench [--kernel 6.12] [--rungs host,veth,veth_bpf,netkit,meta]
+                                     [--tests rr,stream]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,25 +22,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "tests/driver"), str(ROOT / "roles/lab_node/files")]
+from lablib import image, recipe
 
-import one_boot  # noqa: E402
-from driver_lab import DRIVER, Build, Node  # noqa: E402
-from lablib import image, recipe  # noqa: E402
+from tests.support import guest_tree, one_boot
+from tests.support.checkout import CHECKOUT, DRIVER, PROGRAMS
+from tests.support.lab_node import LabNode
+from tests.support.module_build import copy_source
 
 RUNGS = ("host", "veth", "veth_bpf", "netkit", "meta")
 TESTS = ("rr", "stream")
 MARK = "ICOUNT "
-TIMEOUT = 3600.0
-MODULE_UTILS = "plugins/module_utils"
+TIMEOUT = 3600.0  # seconds
 
 
 def build_module(root: Path, release: str, target: Path) -> None:
     """Build meta.ko in the image's root, with the compiler of its kernel."""
-    build = Build(Node("", root, release), f"/tmp/podnet-icount-{os.getpid()}")
-    shutil.copytree(DRIVER, build.path)
+    build = copy_source(LabNode("", root, release), DRIVER, "icount")
     try:
         done = build.make()
         if done.returncode:
@@ -50,22 +47,19 @@ def build_module(root: Path, release: str, target: Path) -> None:
         shutil.rmtree(build.path)
 
 
-def write_disk(root: Path, release: str, work: Path, plan: dict[str, Any], *scripts: Path) -> Path:
-    """Return a disk that is a tar archive of what the guest runs."""
+def write_disk(root: Path, release: str, work: Path, plan: dict[str, Any]) -> Path:
+    """Write the guest's disk, a tar archive of its programs, its driver and the plan; return it."""
     folder = work / "guest"
-    utils = folder / "ansible_collections/podnet/datapath" / MODULE_UTILS
-    shutil.copytree(ROOT / MODULE_UTILS, utils, ignore=shutil.ignore_patterns("__pycache__"))
-    for script in scripts:
-        shutil.copy(script, folder)
+    guest_tree.write(folder, "bench/icount")
     build_module(root, release, folder / "meta.ko")
-    subprocess.run(["make", "-s", "-C", str(ROOT / "roles/bpf_datapath/files"), f"OUT={folder}"], check=True)
+    subprocess.run(["make", "-s", "-C", str(PROGRAMS), f"OUT={folder}"], check=True)
     (folder / "plan.json").write_text(json.dumps(plan))
     return one_boot.make_disk(folder, work / "disk.tar")
 
 
-def boot(base: image.Image, disk: Path, script: str, more: list[str]) -> list[dict[str, Any]]:
-    """Run a script in the guest to its end and return what it said."""
-    command = f"mount -t bpf bpf /sys/fs/bpf && PYTHONPATH=/run exec python3 {script}"
+def boot(base: image.Image, disk: Path, module: str, more: list[str]) -> list[dict[str, Any]]:
+    """Run a module of the guest to its end and return its results."""
+    command = f"mount -t bpf bpf /sys/fs/bpf && exec python3 -m {module}"
     counting = [
         *("-machine", "q35", "-accel", "tcg,thread=single", "-smp", "1"),
         *("-icount", "shift=0,sleep=off", "-rtc", "base=2024-01-01,clock=vm"),
@@ -73,12 +67,12 @@ def boot(base: image.Image, disk: Path, script: str, more: list[str]) -> list[di
     text = one_boot.boot(base, disk, command, [*counting, *more], TIMEOUT)
     found = [json.loads(line.partition(MARK)[2]) for line in text.splitlines() if MARK in line]
     if not found or found[-1]["kind"] != "end":
-        raise SystemExit("the guest did not come to its end; its console:\n" + text[-3000:])
+        raise SystemExit("the guest ended early; its console:\n" + text[-3000:])
     return found
 
 
 def table(found: list[dict[str, Any]], rungs: list[str], tests: list[str]) -> str:
-    """Return the results as a Markdown table; the share of host is that of the same way and test."""
+    """Return the results as a Markdown table, with shares of the rung host, or veth on one node."""
     columns = [(way, test) for way in ("cross", "local") for test in tests]
     value = {(r["rung"], r["way"], r["test"]): r["median"] for r in found if r["kind"] == "result"}
     lines = [
@@ -114,11 +108,11 @@ def main() -> None:
     releases = sorted(path.name for path in (base.root / "lib/modules").iterdir())
     with tempfile.TemporaryDirectory(prefix="podnet-icount-") as folder:
         work = Path(folder)
-        disk = write_disk(base.root, releases[-1], work, {"rungs": rungs, "tests": tests}, HERE / "node.py")
-        found = boot(base, disk, "node.py", options.qemu)
+        disk = write_disk(base.root, releases[-1], work, {"rungs": rungs, "tests": tests})
+        found = boot(base, disk, "bench.icount.node", options.qemu)
     for failure in (f for f in found if f["kind"] == "failed"):
         print(f"{failure['rung']}: {failure['error']}\n{failure['trace']}", file=sys.stderr)
-    reports = ROOT / "reports/icount"
+    reports = CHECKOUT / "reports/icount"
     reports.mkdir(parents=True, exist_ok=True)
     (reports / f"{options.kernel}.json").write_text(json.dumps(found, indent=1) + "\n")
     print(f"Kernel {releases[-1]}: transactions and Mbit per 10^9 instructions (share of host; of veth)\n")

@@ -7,7 +7,7 @@ As in bench.py a nanosecond of the guest is an instruction, so figures are the s
 are of the programs alone, by BPF_PROG_TEST_RUN; rates are of real streams between Pods on meta. Fails where a
 cost is not flat, a rate is not kept, or a packet is lost. Writes reports/icount/datapath-<kernel>.json too.
 
-usage: datapath.py [--kernel 6.12] [--scales 2,1000] [--rates 20,100,500]
+usage: python3 -m bench.icount.datapath [--kernel 6.12] [--scales 2,1000] [--rates 20,100,500]
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 
 from lablib import image, recipe
 
-from bench import HERE, ROOT, boot, write_disk
+from bench.icount.bench import boot, write_disk
+from tests.support.checkout import CHECKOUT
 
-SHARED = ROOT / "tests/datapath"
 FLAT = 0.02  # of the cost of the smallest scale
 KEPT = 0.05  # of the rate that was asked
 
@@ -107,11 +107,10 @@ def main() -> None:
     base, _built = image.ensure_image(options.kernel)
     release = sorted(path.name for path in (base.root / "lib/modules").iterdir())[-1]
     plan = {"scales": options.scales, "rates": options.rates}
-    scripts = (HERE / "datapath_node.py", SHARED / "namespaces.py", SHARED / "nodes.py")
     with tempfile.TemporaryDirectory(prefix="podnet-icount-") as folder:
-        disk = write_disk(base.root, release, Path(folder), plan, *scripts)
-        found = boot(base, disk, "datapath_node.py", [])
-    reports = ROOT / "reports/icount"
+        disk = write_disk(base.root, release, Path(folder), plan)
+        found = boot(base, disk, "bench.icount.datapath_node", [])
+    reports = CHECKOUT / "reports/icount"
     reports.mkdir(parents=True, exist_ok=True)
     (reports / f"datapath-{options.kernel}.json").write_text(json.dumps(found, indent=1) + "\n")
     print(f"Kernel {release}: instructions of the programs\n")

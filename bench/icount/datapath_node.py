@@ -28,14 +28,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from namespaces import Namespaces, command
-from nodes import NODES, Nodes, Pod
-
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply, info
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from tests.support.namespaces import Namespaces, command
+from tests.support.pod_nodes import NODES, Nodes, Pod
 
-OBJECT = str(Path(__file__).with_name("datapath.o"))
+OBJECT = str(Path("datapath.o").resolve())
 PINS = "/sys/fs/bpf/podnet"
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 MARK = "ICOUNT "
@@ -388,8 +387,8 @@ def measure_rates(rates: list[int]) -> None:
 
 
 def main() -> None:
-    plan = json.loads(Path(__file__).with_name("plan.json").read_text())
-    command("insmod", str(Path(__file__).with_name("meta.ko")))
+    plan = json.loads(Path("plan.json").read_text())
+    command("insmod", "meta.ko")
     Path("/run/netns").mkdir(exist_ok=True)
     command("ip", "link", "set", "lo", "up")
     say("start", kernel=os.uname().release)

@@ -26,8 +26,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import net
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply as _meta_device
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 
-HERE = Path(__file__).parent
-OBJECT = str(HERE / "datapath.o")
+OBJECT = str(Path("datapath.o").resolve())
 MARK = "ICOUNT "
 
 FAR = "far"  # the namespace of the second node; the first is the guest's own
@@ -161,8 +160,8 @@ def measure(client: str, server: str, address: str, test: str) -> list[float]:
 
 
 def main() -> None:
-    plan = json.loads((HERE / "plan.json").read_text())
-    run("insmod", str(HERE / "meta.ko"))
+    plan = json.loads(Path("plan.json").read_text())
+    run("insmod", "meta.ko")
     Path("/run/netns").mkdir(exist_ok=True)
     run("ip", "netns", "add", FAR)
     run("ip", "link", "add", "wire1", "type", "veth", "peer", "name", "wire2", "netns", FAR)

@@ -7,7 +7,7 @@ The processor time of the modules, which elsewhere run on the nodes, is taken by
 their Python. A second run has as many tasks that start nothing: what Ansible itself costs. Prints both, and
 writes them to reports/scale/HOSTS.json.
 
-usage: bench.py [--hosts 1000] [--forks 20]
+usage: python3 -m bench.rollout_scale.bench [--hosts 1000] [--forks 20]
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from typing import Any
 
 import yaml
 
+from tests.support.checkout import CHECKOUT
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 # The node's Python; writes down what it has used (times(1p): of the shell, then of its children).
 NODE_PYTHON = """#!/bin/sh
 {python} "$@"
@@ -125,13 +126,15 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=1000)
     parser.add_argument("--forks", type=int, default=20)
     given = parser.parse_args()
-    site = run(ROOT / "site.yml", given.hosts, given.forks, "--check", "-e", '{"fleet_batches": ["100%"]}')
+    site = run(
+        CHECKOUT / "site.yml", given.hosts, given.forks, "--check", "-e", '{"fleet_batches": ["100%"]}'
+    )
     tell("site", site)
     with tempfile.TemporaryDirectory() as folder:
         empty = run(empty_playbook(Path(folder), site["tasks"]), given.hosts, given.forks)
     tell("empty", empty)
     found = {"site": site, "empty": empty}
-    report = ROOT / f"reports/scale/{given.hosts}.json"
+    report = CHECKOUT / f"reports/scale/{given.hosts}.json"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -7,7 +7,7 @@ Both bring one lab node to the settings of settings.yml; then they take turns, s
 both. A play that does nothing is taken off both, as it is Ansible's own start. Prints modules started on the
 node and seconds, by the median, and their ratios.
 
-usage: bench.py [--turns 3]
+usage: python3 -m bench.tuning.bench [--turns 3]
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import time
 import zipfile
 from pathlib import Path
 
+from tests.support.checkout import CHECKOUT
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 CACHE = Path(os.environ["PODNET_CACHE"])
 LAB = "tuning"
 # The community's package, for the one collection of it that is compared with.
@@ -80,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--turns", type=int, default=3)
     turns = parser.parse_args().turns
-    lab = [sys.executable, str(ROOT / "roles/lab_node/files/lab.py")]
+    lab = [sys.executable, str(CHECKOUT / "roles/lab_node/files/lab.py")]
     subprocess.run([*lab, "up", "--name", LAB, "--nodes", "1"], check=True)
     ways = {"role": HERE / "role.yml", "loops": HERE / "loops.yml"}
     with tempfile.TemporaryDirectory() as folder:

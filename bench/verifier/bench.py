@@ -1,79 +1,48 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many instructions each kernel's verifier looks at for each program; it takes a million at most.
+"""Count the instructions that each kernel's verifier processes for each program; a kernel accepts a million.
 
-Prints a table in Markdown, of this machine's kernel and of guests that boot for it. Fails where a kernel does
-not take the programs.
+Boots a guest per kernel, and counts on the running kernel as well. Prints a Markdown table. Fails if a kernel
+rejects the programs.
 
-usage: bench.py [--kernels 6.1,6.12,7.3]
-       bench.py --object datapath.o      of the running kernel, as JSON
+usage: python3 -m bench.verifier.bench [--kernels 6.1,6.12,7.3]
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import shutil
-import struct
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent / "../.."  # of the checkout; a guest has this file alone
-SOURCES = ROOT / "roles/bpf_datapath/files"
-UTILS = "plugins/module_utils"
-PLACE = "ansible_collections/podnet/datapath"
-MARK = "VERIFIED "
-SECONDS = 1200.0  # for a guest
+from lablib import image
 
-# struct bpf_prog_info (include/uapi/linux/bpf.h)
-BPF_OBJ_GET_INFO_BY_FD = 15
-INFO_SIZE, VERIFIED_INSNS = 224, 216
+from bench.verifier.guest import MARK, verified
+from tests.support import guest_tree, one_boot
+from tests.support.checkout import PROGRAMS
 
-
-def verified(path: str) -> dict[str, int]:
-    """Load the object; return the instructions by program."""
-    from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
-
-    found = {}
-    with libbpf.BpfObject(path) as programs:
-        programs.load()
-        for name, fd in programs.programs.items():
-            info = ctypes.create_string_buffer(INFO_SIZE)
-            attributes = struct.pack("=IIQ", fd, INFO_SIZE, ctypes.addressof(info))
-            bpf.bpf(BPF_OBJ_GET_INFO_BY_FD, attributes)
-            found[name] = struct.unpack_from("=I", info, VERIFIED_INSNS)[0]
-    return found
+TIMEOUT = 1200.0  # seconds of a guest
 
 
 def on_guest(kernel: str, compiled: Path, work: Path) -> tuple[str, dict[str, int]]:
-    """Boot a guest of the kernel; return its release and what it said."""
-    sys.path[:0] = [str(ROOT / "tests/driver"), str(ROOT / "roles/lab_node/files")]
-    import one_boot
-    from lablib import image
-
+    """Boot a guest of the kernel; return its release and its instructions by program."""
     base, _built = image.ensure_image(kernel)
-    folder = work / kernel
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / UTILS, folder / PLACE / UTILS, ignore=ignore)
-    shutil.copy(compiled, folder)
-    shutil.copy(__file__, folder)
-    disk = one_boot.make_disk(folder, work / f"{kernel}.tar")
-    command = f"PYTHONPATH=/run python3 {Path(__file__).name} --object {compiled.name}; poweroff -f"
-    # A clock that follows the guest's own work: on a busy machine it takes no pause for a hang.
+    guest_tree.write(work / kernel, "bench/verifier", files=[compiled])
+    disk = one_boot.make_disk(work / kernel, work / f"{kernel}.tar")
+    command = f"python3 -m bench.verifier.guest {compiled.name}; poweroff -f"
+    # The guest's clock follows its instructions, so a busy machine does not look like a hang.
     machine = [
         *("-machine", "q35", "-accel", "tcg,thread=single", "-smp", "1"),
         *("-icount", "shift=0,sleep=off", "-rtc", "base=2024-01-01,clock=vm"),
     ]
-    text = one_boot.boot(base, disk, command, machine, SECONDS)
-    said = [line.partition(MARK)[2] for line in text.splitlines() if MARK in line]
-    if not said:
-        raise SystemExit(f"the guest of {kernel} did not say anything; its console:\n{text[-3000:]}")
-    release, found = json.loads(said[0])
+    text = one_boot.boot(base, disk, command, machine, TIMEOUT)
+    results = [line.partition(MARK)[2] for line in text.splitlines() if MARK in line]
+    if not results:
+        raise SystemExit(f"the guest of {kernel} printed no result; its console:\n{text[-3000:]}")
+    release, found = json.loads(results[0])
     return release, found
 
 
@@ -81,15 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--object")
     parser.add_argument("--kernels", default="6.1,6.12,7.3")
     options = parser.parse_args()
-    if options.object:
-        print(MARK + json.dumps([os.uname().release, verified(options.object)]), flush=True)
-        return
     with tempfile.TemporaryDirectory(prefix="podnet-verified-") as temporary:
         work = Path(temporary)
-        subprocess.run(["make", "-s", "-C", str(SOURCES), f"OUT={work}"], check=True)
+        subprocess.run(["make", "-s", "-C", str(PROGRAMS), f"OUT={work}"], check=True)
         compiled = work / "datapath.o"
         found = [on_guest(kernel, compiled, work) for kernel in options.kernels.split(",") if kernel]
         found.append((os.uname().release, verified(str(compiled))))

@@ -10,12 +10,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import coverage
 import pytest
-from programs import POD_NETKIT, SOURCES, TOPOLOGY, Datapath
-from state import State
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from tests.bpf import coverage
+from tests.bpf.programs import POD_NETKIT, SOURCES, TOPOLOGY, Datapath
+from tests.bpf.state import State
 
 
 @pytest.fixture(scope="session")

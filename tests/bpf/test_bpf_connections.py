@@ -13,7 +13,9 @@ from scapy.layers.inet import ICMP, TCP, UDP, IPerror, UDPerror
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPerror6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
-from state import (
+
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from tests.bpf.state import (
     ALLOW,
     DENY_EGRESS,
     DENY_INGRESS,
@@ -35,8 +37,6 @@ from state import (
     text,
     valid,
 )
-
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 BOTH = ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS
 CT_KIND = 38  # tuple.h: offset in struct tuple

@@ -26,7 +26,9 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
-from state import (
+
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from tests.bpf.state import (
     ALLOW,
     DENY_EGRESS,
     DENY_INGRESS,
@@ -52,8 +54,6 @@ from state import (
     syn,
     text,
 )
-
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 ICMPS = {4: 1, 6: 58}
 

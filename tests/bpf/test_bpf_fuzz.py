@@ -13,7 +13,6 @@ import random
 from typing import Any
 
 import pytest
-from programs import GONE
 from scapy.layers.inet import ICMP, TCP, UDP, IPerror, TCPerror
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
@@ -25,7 +24,9 @@ from scapy.layers.inet6 import (
     PadN,
 )
 from scapy.packet import Raw
-from state import (
+
+from tests.bpf.programs import GONE
+from tests.bpf.state import (
     ALLOW,
     DENY_EGRESS,
     DENY_INGRESS,

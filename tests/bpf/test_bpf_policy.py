@@ -27,7 +27,9 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
-from state import (
+
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from tests.bpf.state import (
     ALLOW,
     DENY,
     DENY_EGRESS,
@@ -63,8 +65,6 @@ from state import (
     text,
     valid,
 )
-
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 
 class TestSource:

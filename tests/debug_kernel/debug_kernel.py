@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_build import built_root
+from tests.debug_kernel.kernel_build import built_root
 
 MEMORY = "1280M"
 
@@ -41,7 +41,14 @@ class DebugKernel:
             "/usr/src/build/linux",
             *(f"mem={MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"),
             *("con=null", "con0=null,fd:1", "kasan_multi_shot", "printk.devkmsg=on", "loglevel=7"),
-            *("init=/usr/bin/python3", "--", "/mnt/inside.py"),
+            *(
+                "init=/usr/bin/env",
+                "--",
+                "PYTHONPATH=/mnt",
+                "/usr/bin/python3",
+                "-m",
+                "tests.debug_kernel.inside",
+            ),
         ]
         # Whatever ends this process ends the kernel; it is not the first process of its namespace, which
         # signals of its own cannot end, as it wants after a panic.

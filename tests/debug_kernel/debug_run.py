@@ -9,7 +9,7 @@ import os
 import random
 from dataclasses import dataclass
 
-from kernel_log import Log
+from tests.support.kernel_log import Log
 
 KERNEL = os.environ.get("PODNET_KERNEL", "6.1")
 MINUTES = float(os.environ.get("PODNET_MINUTES") or 10)

@@ -77,17 +77,16 @@ def check_lockdep() -> None:
 
 def detectors() -> None:
     """Traffic over what is the kernel's own, then one bug of each kind."""
-    import driver_node  # needs what is mounted
-    import driver_world
+    from tests.support import driver_node, driver_topology  # at import they need the mounts
 
     begin("traffic without the driver")
     programs = driver_node.Programs("/mnt/driver.bpf.o")
-    with contextlib.closing(driver_world.World("", programs)) as world:
-        world.wire()
-        for address in (driver_world.WIRE, driver_world.WIRE_6):
-            world.host.ping(address)
-            driver_world.transfer(world.far, world.host, address)
-        with driver_world.flood(world.host, driver_world.WIRE):
+    with contextlib.closing(driver_topology.Topology("", programs)) as topology:
+        topology.wire()
+        for address in (driver_topology.WIRE, driver_topology.WIRE_6):
+            topology.host.ping(address)
+            driver_topology.transfer(topology.far, topology.host, address)
+        with driver_topology.flood(topology.host, driver_topology.WIRE):
             time.sleep(1)
     programs.close()
     show_leaks()
@@ -104,13 +103,14 @@ def driver(seed: str, minutes: str, *checks: str) -> None:
     """The functional checks, then random operations under traffic, then a look for leaks."""
     begin("checks")
     with Path("/run/host/checks").open("w") as output:
-        command = [sys.executable, "/mnt/driver_checks.py", "/mnt/meta.ko", "/mnt/driver.bpf.o", *checks]
+        arguments = ["/mnt/meta.ko", "/mnt/driver.bpf.o", *checks]
+        command = [sys.executable, "-m", "tests.driver.driver_checks", *arguments]
         subprocess.run(command, stdout=output, check=True)
     begin("leaks after the checks")
     show_leaks()
     begin("random operations")
     with Path("/run/host/random").open("w") as output:
-        command = [sys.executable, "/mnt/random_operations.py", seed, minutes]
+        command = [sys.executable, "-m", "tests.debug_kernel.random_operations", seed, minutes]
         subprocess.run(command, stdout=output, check=True)
     begin("leaks after random operations")
     show_leaks()  # while the names of the module's functions are known
@@ -130,7 +130,6 @@ def main() -> None:
     seed_random()
     os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    sys.path.insert(0, "/mnt")
     sys.dont_write_bytecode = True
     try:
         what, *arguments = Path("/mnt/arguments").read_text().splitlines()

@@ -12,15 +12,11 @@ import hashlib
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "roles/lab_node/files"))
+from lablib import common, debian, recipe
 
-from lablib import common, debian, recipe  # noqa: E402
-
-CONFIG = HERE / "config"
+CONFIG = Path(__file__).resolve().parent / "config"
 OPTIONAL = "# Optional"  # a kernel may lack the options after this line of the config
 # To build the kernel and modules, and what the checks run in it.
 PACKAGES = (

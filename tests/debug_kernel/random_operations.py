@@ -24,8 +24,21 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import driver_node as node
-from driver_node import How, Meta, Namespace, Programs, Refused, Rtnl, attribute, run, s32, text, u16, u32
+from tests.support import driver_node as node
+from tests.support.driver_node import (
+    How,
+    Meta,
+    Namespace,
+    Programs,
+    Refused,
+    Rtnl,
+    attribute,
+    run,
+    s32,
+    text,
+    u16,
+    u32,
+)
 
 ROUND = 30  # seconds from one removal of the module to the next
 PAIRS = 8

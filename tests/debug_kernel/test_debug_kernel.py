@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-import driver_checks
 import pytest
-from debug_run import MINUTES, SEED, UNFIT, Run
-from kernel_log import LEAK, Log, new_reports
+
+from tests.debug_kernel.debug_run import MINUTES, SEED, UNFIT, Run
+from tests.driver import driver_checks
+from tests.support.kernel_log import LEAK, Log, new_reports
 
 # What the report of a planted bug must say.
 PLANTED = {

@@ -1,40 +1,37 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Policies and services on a node, on Pods of other kinds.
+"""Run the checks of policies and services on a node, on the devices that only a node has.
 
-``datapath_checks.py meta.ko datapath.o EVERY KIND...``; EVERY is 1 for all checks, 2 for every second one.
-Prints a JSON object for each check of policy_checks.py: its name with the kind of device, and what went wrong
-("" for nothing). The collection and the files of tests/datapath lie beside this file.
+usage: datapath_checks meta.ko datapath.o EVERY KIND...
+
+KIND is a driver, or a driver and a mode (``netkit-l2``); EVERY is 1 for all checks, 2 for every second one. A
+check's name begins with the kind.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import traceback
+from functools import partial
 
-from namespaces import Namespaces
-from policy_checks import CHECKS
-from policy_lab import Lab
+from tests.support import node_checks
+from tests.support.namespaces import Namespaces
+from tests.support.policy_checks import CHECKS
+from tests.support.policy_lab import Lab
 
 BPFFS = "/sys/fs/bpf"
 
 
-def check(kind: str, datapath_object: str, every: int) -> None:
+def check_kind(kind: str, datapath_object: str, every: int) -> None:
+    """Run the checks on Pods with devices of a kind."""
     driver, dummy, mode = kind.partition("-")
     namespaces = Namespaces()
     try:
         lab = Lab(namespaces, BPFFS, datapath_object, driver, mode or "l3")
         try:
             for name in list(CHECKS)[::every]:
-                failure = ""
-                try:
-                    CHECKS[name](lab)
-                except Exception:
-                    failure = traceback.format_exc()
-                print(json.dumps({"check": f"{kind}: {name}", "failure": failure}), flush=True)
+                node_checks.report(f"{kind}: {name}", *node_checks.outcome(partial(CHECKS[name], lab)))
         finally:
             lab.close()
     finally:
@@ -46,7 +43,7 @@ def main() -> None:
     subprocess.run(["insmod", module], check=True)
     subprocess.run(["modprobe", "sctp"], check=True)
     for kind in kinds:
-        check(kind, datapath_object, int(every))
+        check_kind(kind, datapath_object, int(every))
     subprocess.run(["rmmod", "meta"], check=True)
 
 

@@ -1,19 +1,16 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Drivers that replace each other on a node: ``delivery_checks.py`` beside old.ko, new.ko and signed.ko.
+"""Replace drivers on a node, in a folder with old.ko, new.ko and signed.ko.
 
-Prints a JSON object a check: its name and what went wrong ("" for nothing). Each goes on from the last.
+The checks depend on each other, in the order of this file.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +18,13 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import net
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, dkms, loading
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 from ansible_collections.podnet.datapath.plugins.module_utils._node import readiness
+from tests.support import node_checks
+from tests.support.namespaces import command
 
 KERNEL = os.uname().release
 INSTALLED = Path(loading.delivered_file("meta", KERNEL))
 ENFORCE = Path("/sys/module/module/parameters/sig_enforce")
-CHECKS: dict[str, Callable[[], None]] = {}
-
-
-def check(function: Callable[[], None]) -> Callable[[], None]:
-    CHECKS[function.__name__] = function
-    return function
-
-
-def run(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
-    return done.stdout
+CHECKS = node_checks.Checks()
 
 
 def deliver(file: str, reload: str = "idle", **options: str) -> tuple[list[str], str, str]:
@@ -60,23 +48,23 @@ def version() -> str:
 
 
 def pair(name: str, alias: str, kind: str = "meta") -> None:
-    run("ip", "link", "add", name, "type", kind)
-    run("ip", "link", "set", name, "alias", alias)
+    command("ip", "link", "add", name, "type", kind)
+    command("ip", "link", "set", name, "alias", alias)
 
 
 def primaries() -> list[str]:
     return [link.name for link in netlink.links_of_kind("meta") if link.primary]
 
 
-@check
+@CHECKS
 def a_node_without_a_driver_gets_it_at_once_and_at_boot() -> None:
     assert deliver("old.ko") == (["install", "autoload", "load"], "0.1.0", "")
     assert deliver("old.ko") == ([], "0.1.0", "")
     assert Path("/etc/modules-load.d/podnet-meta.conf").read_text().split()[-1] == "meta"
-    assert run("modprobe", "--show-depends", "meta").split()[-1] == str(INSTALLED)
+    assert command("modprobe", "--show-depends", "meta").split()[-1] == str(INSTALLED)
 
 
-@check
+@CHECKS
 def a_pod_keeps_its_device_and_the_new_driver_waits() -> None:
     pair("own0", "podnet:checks/a")
     steps, loaded, warning = deliver("new.ko")
@@ -84,20 +72,20 @@ def a_pod_keeps_its_device_and_the_new_driver_waits() -> None:
     assert primaries() == ["own0"] and INSTALLED.read_bytes() == Path("new.ko").read_bytes()
 
 
-@check
+@CHECKS
 def a_device_of_anybody_else_is_never_cut() -> None:
     pair("guest0", "somebody's")
     steps, loaded, warning = deliver("new.ko", "managed")
     assert (steps, loaded) == ([], "0.1.0") and "guest0" in warning and "own0" not in warning, warning
-    run("ip", "netns", "add", "elsewhere")
-    run("ip", "link", "set", "guest0", "netns", "elsewhere")
+    command("ip", "netns", "add", "elsewhere")
+    command("ip", "link", "set", "guest0", "netns", "elsewhere")
     steps, loaded, warning = deliver("new.ko", "managed")
     assert (steps, loaded) == ([], "0.1.0") and "guest0 in /run/netns/elsewhere" in warning, warning
     assert primaries() == ["own0"]
-    run("ip", "-n", "elsewhere", "link", "delete", "guest0")
+    command("ip", "-n", "elsewhere", "link", "delete", "guest0")
 
 
-@check
+@CHECKS
 def own_devices_go_for_a_new_driver_and_a_veth_pod_notices_nothing() -> None:
     for words in (
         "link add vp0 type veth peer name vp1 netns elsewhere",
@@ -106,8 +94,8 @@ def own_devices_go_for_a_new_driver_and_a_veth_pod_notices_nothing() -> None:
         "-n elsewhere address add 10.79.0.2/24 dev vp1",
         "-n elsewhere link set vp1 up",
     ):
-        run("ip", *words.split())
-    run("ping", "-c1", "-W20", "10.79.0.2")
+        command("ip", *words.split())
+    command("ping", "-c1", "-W20", "10.79.0.2")
     ping = subprocess.Popen(["ping", "-i0.2", "-w3600", "10.79.0.2"], stdout=subprocess.PIPE, text=True)
     try:
         steps, loaded, warning = deliver("new.ko", "managed")
@@ -118,10 +106,10 @@ def own_devices_go_for_a_new_driver_and_a_veth_pod_notices_nothing() -> None:
     # The last one sent may not have come back when ping was told to stop.
     sent, received = map(int, re.findall(r"(\d+) (?:packets transmitted|received)", said))
     assert sent > 1 and sent - received <= 1, said
-    run("ip", "link", "delete", "vp0")
+    command("ip", "link", "delete", "vp0")
 
 
-@check
+@CHECKS
 def what_cannot_be_loaded_leaves_the_former_driver() -> None:
     Path("broken.ko").write_bytes(
         Path("old.ko").read_bytes().replace(b"rtnl_link_register", b"rtnl_link_registeq")
@@ -132,14 +120,14 @@ def what_cannot_be_loaded_leaves_the_former_driver() -> None:
     assert deliver("new.ko") == ([], "0.1.1", "")
 
 
-@check
+@CHECKS
 def dkms_module_absent_takes_all_back() -> None:
     result = dkms.absent(dkms.Driver("meta"), KERNEL, False)
     assert result["changed"] and not INSTALLED.exists() and not Path("/sys/module/meta").exists()
     assert not Path("/etc/modules-load.d/podnet-meta.conf").exists()
 
 
-@check
+@CHECKS
 def a_kernel_that_takes_signed_modules_only_is_told_apart() -> None:
     """The last one: what is enforced stays so until the next boot."""
     node = _node.Node()
@@ -161,12 +149,7 @@ def a_kernel_that_takes_signed_modules_only_is_told_apart() -> None:
 
 def main() -> None:
     for name, function in CHECKS.items():
-        failure = ""
-        try:
-            function()
-        except Exception:
-            failure = traceback.format_exc()
-        print(json.dumps({"check": name, "failure": failure}), flush=True)
+        node_checks.report(name, *node_checks.outcome(function))
 
 
 if __name__ == "__main__":

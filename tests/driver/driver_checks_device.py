@@ -12,15 +12,15 @@ import struct
 import time
 from pathlib import Path
 
-import driver_node as node
-from driver_node import How, Meta, Programs, Rtnl, attribute, run, s32, text, u16, u32
-from driver_world import (
+from tests.support import driver_node as node
+from tests.support.driver_node import How, Meta, Programs, Rtnl, attribute, run, s32, text, u16, u32
+from tests.support.driver_topology import (
     HOST,
     POD1,
     POD1_6,
     POD2,
     POD2_6,
-    World,
+    Topology,
     check,
     datagram,
     drop_reasons,
@@ -31,91 +31,91 @@ from driver_world import (
 
 
 @check
-def a_pair_is_made_and_its_peer_moved(world: World) -> None:
+def a_pair_is_made_and_its_peer_moved(topology: Topology) -> None:
     """Its peer in the Pod's namespace, both ends report what they are."""
-    world.pair("p1", world.pod1)
-    link = world.rtnl.get("p1")
+    topology.pair("p1", topology.pod1)
+    link = topology.rtnl.get("p1")
     assert link.flags & node.IFF_NOARP
     assert (link.number(Meta.PRIMARY), link.number(Meta.MODE)) == (1, Meta.L3)
     assert (link.number(Meta.POLICY), link.number(Meta.PEER_POLICY)) == (Meta.DROP, Meta.DROP)
     assert (link.number(Meta.SCRUB), link.number(Meta.PEER_SCRUB)) == (1, 1)
     assert link.number(Meta.PROG_ID) is None
-    with Rtnl(world.pod1) as pod:
+    with Rtnl(topology.pod1) as pod:
         assert pod.get("eth0").number(Meta.PRIMARY) == 0
 
     # Made in one namespace, moved later.
-    world.rtnl.create("p2", peer=text(node.IFLA_IFNAME, "p2peer"))
-    world.rtnl.link_request(node.RTM_NEWLINK, 0, "p2peer", s32(node.IFLA_NET_NS_FD, world.pod2.fd))
-    assert "p2peer" not in world.rtnl.names()
+    topology.rtnl.create("p2", peer=text(node.IFLA_IFNAME, "p2peer"))
+    topology.rtnl.link_request(node.RTM_NEWLINK, 0, "p2peer", s32(node.IFLA_NET_NS_FD, topology.pod2.fd))
+    assert "p2peer" not in topology.rtnl.names()
     # Everything but the kind may be left to the kernel.
-    world.rtnl.create("p3")
-    assert "meta0" in world.rtnl.names()
+    topology.rtnl.create("p3")
+    assert "meta0" in topology.rtnl.names()
 
 
 @check
-def without_a_program_all_is_dropped_and_counted(world: World) -> None:
+def without_a_program_all_is_dropped_and_counted(topology: Topology) -> None:
     """The default policy of both directions is drop; a policy of pass lets through."""
-    world.pods()
-    world.quiet()
-    world.rtnl.change("p1", s32(Meta.PROG_FD, -1), s32(Meta.PEER_PROG_FD, -1))
-    before = world.rtnl.get("p1")
+    topology.pods()
+    topology.quiet()
+    topology.rtnl.change("p1", s32(Meta.PROG_FD, -1), s32(Meta.PEER_PROG_FD, -1))
+    before = topology.rtnl.get("p1")
     assert before.number(Meta.PROG_ID) is None and before.number(Meta.PEER_PROG_ID) is None
-    with Rtnl(world.pod1) as pod:
+    with Rtnl(topology.pod1) as pod:
         pod_before = pod.get("eth0").stats
-        with world.pod1.udp() as up, world.host.udp() as down, drop_reasons() as reasons:
+        with topology.pod1.udp() as up, topology.host.udp() as down, drop_reasons() as reasons:
             for dummy in range(10):
                 send(up, HOST)
                 send(down, POD1)
             traced = reasons()
-        pod_after, after = pod.get("eth0").stats, world.rtnl.get("p1").stats
+        pod_after, after = pod.get("eth0").stats, topology.rtnl.get("p1").stats
     assert pod_after["tx_dropped"] - pod_before["tx_dropped"] == 10, (pod_before, pod_after)
     assert after["tx_dropped"] - before.stats["tx_dropped"] == 10, (before.stats, after)
     for name in ("tx_packets", "rx_packets"):
         assert pod_after[name] == pod_before[name] and after[name] == before.stats[name]
     assert traced.count("TC_CHAIN_NOTFOUND") >= 20, traced
 
-    world.rtnl.change("p1", u32(Meta.POLICY, Meta.PASS), u32(Meta.PEER_POLICY, Meta.PASS))
-    world.pod1.ping(HOST)
+    topology.rtnl.change("p1", u32(Meta.POLICY, Meta.PASS), u32(Meta.PEER_POLICY, Meta.PASS))
+    topology.pod1.ping(HOST)
 
 
 @check
-def programs_are_attached_by_descriptor(world: World) -> None:
+def programs_are_attached_by_descriptor(topology: Topology) -> None:
     """Given at creation they run from the first packet on; ids and tags tell which they are."""
-    index, dummy = world.pods()
-    before = world.rtnl.get("p1")
+    index, dummy = topology.pods()
+    before = topology.rtnl.get("p1")
     for kind, tag, name in (
         (Meta.PROG_ID, Meta.PROG_TAG, "to_pod"),
         (Meta.PEER_PROG_ID, Meta.PEER_PROG_TAG, "from_pod"),
     ):
-        info = Path(f"/proc/self/fdinfo/{world.programs.fd(name)}").read_text()
+        info = Path(f"/proc/self/fdinfo/{topology.programs.fd(name)}").read_text()
         facts = dict(line.split(":\t", 1) for line in info.splitlines() if ":\t" in line)
         assert before.number(kind) == int(facts["prog_id"])
         assert before.info[tag].hex() == facts["prog_tag"]
-    world.quiet()  # the last packet seen is to be a ping's
-    world.pod1.ping(HOST)
-    world.host.ping(POD1)
+    topology.quiet()  # the last packet seen is to be a ping's
+    topology.pod1.ping(HOST)
+    topology.host.ping(POD1)
     for program in (Programs.FROM_POD, Programs.TO_POD):
-        note = world.programs.note(program)
+        note = topology.programs.note(program)
         assert (note["ifindex"], note["protocol"]) == (index, socket.htons(0x0800)), note
-    after = world.rtnl.get("p1").stats
+    after = topology.rtnl.get("p1").stats
     assert after["tx_dropped"] == 0 and min(after["rx_packets"], after["tx_packets"]) >= 10, after
 
 
 @check
-def unknown_verdicts_drop(world: World) -> None:
+def unknown_verdicts_drop(topology: Topology) -> None:
     """Next and pass pass; drop and every verdict that is not known drop."""
-    one, dummy = world.pods()
-    world.quiet()
+    one, dummy = topology.pods()
+    topology.quiet()
     verdicts = (1, 2, 3, 4, 5, 6, 8, 100, -2)
-    server, udp = world.host.udp(HOST), world.pod1.udp()
-    with udp, server, Rtnl(world.pod1) as pod, drop_reasons() as reasons:
+    server, udp = topology.host.udp(HOST), topology.pod1.udp()
+    with udp, server, Rtnl(topology.pod1) as pod, drop_reasons() as reasons:
         for verdict in (-1, 0):
-            world.tell("from_pod", one, How.VERDICT, verdict)
+            topology.tell("from_pod", one, How.VERDICT, verdict)
             send(udp, HOST, str(verdict).encode())
             assert server.recv(10) == str(verdict).encode()
         before = pod.get("eth0").stats["tx_dropped"]
         for verdict in verdicts:
-            world.tell("from_pod", one, How.VERDICT, verdict)
+            topology.tell("from_pod", one, How.VERDICT, verdict)
             send(udp, HOST)
         dropped, traced = pod.get("eth0").stats["tx_dropped"] - before, reasons()
     assert dropped == len(verdicts), dropped
@@ -123,133 +123,135 @@ def unknown_verdicts_drop(world: World) -> None:
 
 
 @check
-def metadata_ends_at_the_namespace(world: World) -> None:
+def metadata_ends_at_the_namespace(topology: Topology) -> None:
     """Mark and priority of a socket do not cross to another namespace; with scrub none they do."""
     for scrub in (1, 0):
-        world.pods(u32(Meta.SCRUB, scrub), u32(Meta.PEER_SCRUB, scrub))
+        topology.pods(u32(Meta.SCRUB, scrub), u32(Meta.PEER_SCRUB, scrub))
         for sender, address, program in (
-            (world.pod1, HOST, Programs.FROM_POD),
-            (world.host, POD1, Programs.TO_POD),
+            (topology.pod1, HOST, Programs.FROM_POD),
+            (topology.host, POD1, Programs.TO_POD),
         ):
-            world.quiet()
+            topology.quiet()
             with sender.udp() as udp:
                 udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 42)
                 udp.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 5)
                 send(udp, address)
-            note = world.programs.note(program)
+            note = topology.programs.note(program)
             assert (note["mark"], note["priority"]) == ((0, 0) if scrub else (42, 5)), (scrub, note)
         for name in ("p1", "p2"):
-            world.rtnl.delete(name)
-        world.quiet(False)
+            topology.rtnl.delete(name)
+        topology.quiet(False)
     # Within one namespace there is no boundary.
-    to_pod = s32(Meta.PROG_FD, world.programs.fd("to_pod"))
-    world.rtnl.create("side1", to_pod, peer=text(node.IFLA_IFNAME, "side2"))
-    world.quiet()
-    world.ip(world.host, "link set side1 up", "link set side2 up", "address add 10.9.5.1/24 dev side1")
-    world.running("side1")
-    with world.host.udp() as udp:
+    to_pod = s32(Meta.PROG_FD, topology.programs.fd("to_pod"))
+    topology.rtnl.create("side1", to_pod, peer=text(node.IFLA_IFNAME, "side2"))
+    topology.quiet()
+    topology.ip(topology.host, "link set side1 up", "link set side2 up", "address add 10.9.5.1/24 dev side1")
+    topology.running("side1")
+    with topology.host.udp() as udp:
         udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 42)
         send(udp, "10.9.5.2")
-    assert world.programs.note(Programs.TO_POD)["mark"] == 42
+    assert topology.programs.note(Programs.TO_POD)["mark"] == 42
 
 
 @check
-def the_programs_packet_type_stands(world: World) -> None:
+def the_programs_packet_type_stands(topology: Topology) -> None:
     """L2: a frame for another MAC is not the Pod's unless the program says so. L3: MACs do not matter."""
     frame = b"\2\0\0\0\0\x63\2\0\0\0\0\x64\x08\0" + datagram(HOST, POD1, b"here")
 
     def arrives(how: int) -> bool:
-        world.tell("to_pod", index, how, Meta.PASS)
-        with world.pod1.udp(POD1) as server, world.host.raw() as raw, contextlib.suppress(TimeoutError):
+        topology.tell("to_pod", index, how, Meta.PASS)
+        with topology.pod1.udp(POD1) as server, topology.host.raw() as raw, contextlib.suppress(TimeoutError):
             server.settimeout(1)
             raw.sendto(frame, ("p1", 0x0800))
             return bool(server.recv(100) == b"here")
         return False
 
     for mode, pkt_type, arrives_unaided in ((Meta.L3, 0, True), (Meta.L2, 3, False)):  # HOST, OTHERHOST
-        index, dummy = world.pods(mode=mode)
-        world.quiet()
+        index, dummy = topology.pods(mode=mode)
+        topology.quiet()
         assert arrives(How.VERDICT) == arrives_unaided, mode
-        assert world.programs.note(Programs.TO_POD)["pkt_type"] == pkt_type
+        assert topology.programs.note(Programs.TO_POD)["pkt_type"] == pkt_type
         assert arrives(How.TYPE_HOST), mode
         for name in ("p1", "p2"):
-            world.rtnl.delete(name)
-        world.quiet(False)
+            topology.rtnl.delete(name)
+        topology.quiet(False)
 
 
 @check
-def l2_mode_has_addresses_and_resolves(world: World) -> None:
+def l2_mode_has_addresses_and_resolves(topology: Topology) -> None:
     """MAC addresses as given or random; ARP and neighbour discovery go through the programs."""
     mac = b"\2\0\0\0\0\x31"
     peer = text(node.IFLA_IFNAME, "m2") + attribute(node.IFLA_ADDRESS, mac)
-    world.rtnl.create("m1", u32(Meta.MODE, Meta.L2), peer=peer)
-    link, other = world.rtnl.get("m1"), world.rtnl.get("m2")
+    topology.rtnl.create("m1", u32(Meta.MODE, Meta.L2), peer=peer)
+    link, other = topology.rtnl.get("m1"), topology.rtnl.get("m2")
     assert other.attributes[node.IFLA_ADDRESS] == mac
     assert link.attributes[node.IFLA_ADDRESS] not in (mac, bytes(6))
     assert not (link.flags | other.flags) & node.IFF_NOARP
-    one, two = world.pods(mode=Meta.L2)
-    world.pod1.ping(POD2)
-    world.pod1.ping(POD2_6)
-    transfer(world.pod2, world.pod1, POD2)
+    one, two = topology.pods(mode=Meta.L2)
+    topology.pod1.ping(POD2)
+    topology.pod1.ping(POD2_6)
+    transfer(topology.pod2, topology.pod1, POD2)
     assert "lladdr" in run("ip", "-n", "pod1", "neigh", "show", "169.254.1.1")
-    assert world.programs.note(Programs.FROM_POD)["arps"] and world.programs.note(Programs.TO_POD)["arps"]
+    assert (
+        topology.programs.note(Programs.FROM_POD)["arps"] and topology.programs.note(Programs.TO_POD)["arps"]
+    )
     # A frame that is redirected to the peer is the Pod's whatever its MAC address.
-    world.tell("from_pod", one, How.PEER, two)
-    with world.pod2.udp(POD2) as server, world.pod1.udp() as client:
+    topology.tell("from_pod", one, How.PEER, two)
+    with topology.pod2.udp(POD2) as server, topology.pod1.udp() as client:
         send(client, POD2, b"for you")
         assert server.recv(10) == b"for you"
 
 
 @check
-def sizes_are_kept(world: World) -> None:
+def sizes_are_kept(topology: Topology) -> None:
     """Head- and tailroom are set and shown; large MTU and BIG TCP sizes are taken, wrong ones refused."""
     gso = u32(node.IFLA_GSO_MAX_SIZE, 185000)
     peer = text(node.IFLA_IFNAME, "m2") + u32(node.IFLA_MTU, 9000) + gso
-    world.rtnl.create("m1", u16(Meta.HEADROOM, 200), u16(Meta.TAILROOM, 60), peer=peer, more=gso)
+    topology.rtnl.create("m1", u16(Meta.HEADROOM, 200), u16(Meta.TAILROOM, 60), peer=peer, more=gso)
     for name, mtu in (("m1", 1500), ("m2", 9000)):
-        link = world.rtnl.get(name)
+        link = topology.rtnl.get(name)
         assert (link.number(Meta.HEADROOM), link.number(Meta.TAILROOM)) == (200, 60)
         assert struct.unpack("=I", link.attributes[node.IFLA_GSO_MAX_SIZE])[0] == 185000
         assert struct.unpack("=I", link.attributes[node.IFLA_MTU])[0] == mtu
     for mtu in (10, 70000):
         with refusal(errno.EINVAL, "mtu"):
-            world.rtnl.link_request(node.RTM_NEWLINK, 0, "m1", u32(node.IFLA_MTU, mtu))
+            topology.rtnl.link_request(node.RTM_NEWLINK, 0, "m1", u32(node.IFLA_MTU, mtu))
 
 
 @check
-def carrier_follows_both_ends(world: World) -> None:
+def carrier_follows_both_ends(topology: Topology) -> None:
     """There is a carrier only while both ends are up, and traffic comes back with it."""
-    world.pods()
+    topology.pods()
 
-    world.ip(world.pod1, "link set eth0 down")
-    node.eventually(lambda: not world.rtnl.get("p1").flags & node.IFF_RUNNING, "no carrier")
-    world.ip(world.pod1, "link set eth0 up", "route add default dev eth0")
-    world.running("p1")
-    world.host.ping(POD1)
+    topology.ip(topology.pod1, "link set eth0 down")
+    node.eventually(lambda: not topology.rtnl.get("p1").flags & node.IFF_RUNNING, "no carrier")
+    topology.ip(topology.pod1, "link set eth0 up", "route add default dev eth0")
+    topology.running("p1")
+    topology.host.ping(POD1)
 
 
 @check
-def l3_mode_resolves_nothing(world: World) -> None:
+def l3_mode_resolves_nothing(topology: Topology) -> None:
     """Both ends have the MAC address zero; no neighbour is ever asked for."""
-    world.pods()
-    world.pod1.ping(POD2)
-    world.host.ping(POD1)
-    with Rtnl(world.pod1) as pod:
-        for link in (world.rtnl.get("p1"), pod.get("eth0")):
+    topology.pods()
+    topology.pod1.ping(POD2)
+    topology.host.ping(POD1)
+    with Rtnl(topology.pod1) as pod:
+        for link in (topology.rtnl.get("p1"), pod.get("eth0")):
             assert link.attributes[node.IFLA_ADDRESS] == bytes(6)
     for program in (Programs.FROM_POD, Programs.TO_POD):
-        note = world.programs.note(program)
+        note = topology.programs.note(program)
         assert note["packets"] and not note["arps"], note
 
 
 @check
-def packet_types_come_from_the_frame(world: World) -> None:
+def packet_types_come_from_the_frame(topology: Topology) -> None:
     """Host, broadcast, multicast and other host as the program is shown them; in L3 unicast is the host's."""
     host, broadcast, multicast, other = range(4)
     for mode in (Meta.L2, Meta.L3):
-        world.pods(mode=mode)
-        world.quiet()
-        with Rtnl(world.pod1) as pod:
+        topology.pods(mode=mode)
+        topology.quiet()
+        with Rtnl(topology.pod1) as pod:
             own = pod.get("eth0").attributes[node.IFLA_ADDRESS]
         for address, expected in (
             (own, host),
@@ -257,22 +259,22 @@ def packet_types_come_from_the_frame(world: World) -> None:
             (b"\1\0\x5e\0\0\1", multicast),
             (b"\2\0\0\0\0\x63", other if mode == Meta.L2 else host),
         ):
-            with world.host.raw() as raw:
+            with topology.host.raw() as raw:
                 raw.sendto(address + bytes(6) + b"\x08\0" + datagram(HOST, POD1, b""), ("p1", 0x0800))
-            assert world.programs.note(Programs.TO_POD)["pkt_type"] == expected, (mode, address)
+            assert topology.programs.note(Programs.TO_POD)["pkt_type"] == expected, (mode, address)
         for name in ("p1", "p2"):
-            world.rtnl.delete(name)
-        world.quiet(False)
+            topology.rtnl.delete(name)
+        topology.quiet(False)
 
 
 @check
-def a_virtual_machine_has_the_pods_address(world: World) -> None:
+def a_virtual_machine_has_the_pods_address(topology: Topology) -> None:
     """L2: a machine behind a bridge in the Pod takes the Pod's MAC and IP addresses; ARP and ND reach it."""
-    world.pods(mode=Meta.L2)
-    with Rtnl(world.pod1) as pod:
+    topology.pods(mode=Meta.L2)
+    with Rtnl(topology.pod1) as pod:
         mac = pod.get("eth0").attributes[node.IFLA_ADDRESS].hex(":")
-    world.ip(
-        world.pod1,
+    topology.ip(
+        topology.pod1,
         "address flush dev eth0",
         "link set eth0 down",
         "link set eth0 address 02:00:00:00:00:77",  # which the Pod may in L2 mode
@@ -282,8 +284,8 @@ def a_virtual_machine_has_the_pods_address(world: World) -> None:
         *(f"link set {name} master br0" for name in ("eth0", "tap0")),
         *(f"link set {name} up" for name in ("br0", "tap0")),
     )
-    world.ip(
-        world.far,
+    topology.ip(
+        topology.far,
         f"link set eth0 address {mac}",
         "link set eth0 up",
         f"address add {POD1}/32 dev eth0",
@@ -292,125 +294,129 @@ def a_virtual_machine_has_the_pods_address(world: World) -> None:
         "route add ::/0 via fe80::1 dev eth0",
     )
     for address in (HOST, POD2, POD2_6):
-        world.far.ping(address)
-    world.host.ping(POD1)
-    world.host.ping(POD1_6)
+        topology.far.ping(address)
+    topology.host.ping(POD1)
+    topology.host.ping(POD1_6)
     for address in (POD1, POD1_6):
         assert f"lladdr {mac}" in run("ip", "-n", "host", "neigh", "show", address)
-    transfer(world.far, world.pod2, POD1)
+    transfer(topology.far, topology.pod2, POD1)
 
 
 @check
-def addresses_are_stable(world: World) -> None:
+def addresses_are_stable(topology: Topology) -> None:
     """L2: the MAC address of an end stays through down and up, and through another namespace."""
-    world.pods(mode=Meta.L2)
-    with Rtnl(world.pod1) as pod, Rtnl(world.pod2) as other:
+    topology.pods(mode=Meta.L2)
+    with Rtnl(topology.pod1) as pod, Rtnl(topology.pod2) as other:
         before = pod.get("eth0").attributes[node.IFLA_ADDRESS]
-        world.ip(world.pod1, "link set eth0 down", "link set eth0 name moved", "link set moved netns pod2")
+        topology.ip(
+            topology.pod1, "link set eth0 down", "link set eth0 name moved", "link set moved netns pod2"
+        )
         assert other.get("moved").attributes[node.IFLA_ADDRESS] == before
-        world.ip(world.pod2, "link set moved up", "link set moved netns pod1")
+        topology.ip(topology.pod2, "link set moved up", "link set moved netns pod1")
         assert pod.get("moved").attributes[node.IFLA_ADDRESS] == before
 
 
 @check
-def ends_move_between_namespaces(world: World) -> None:
+def ends_move_between_namespaces(topology: Topology) -> None:
     """Programs, policies and traffic go along with the peer, and the primary, whose indexes then hold."""
-    one, dummy = world.pods()
-    before = world.rtnl.get("p1").info
-    world.ip(world.pod1, "link set eth0 down", "link set eth0 name moved", "link set moved netns far")
+    one, dummy = topology.pods()
+    before = topology.rtnl.get("p1").info
+    topology.ip(topology.pod1, "link set eth0 down", "link set eth0 name moved", "link set moved netns far")
     commands = (f"address add {POD1}/32 dev moved", "link set moved up", "route add default dev moved")
-    world.ip(world.far, *commands)
-    world.programs.forget()
-    world.far.ping(HOST)
-    assert world.rtnl.get("p1").info == before
-    assert world.programs.note(Programs.FROM_POD)["ifindex"] == one
+    topology.ip(topology.far, *commands)
+    topology.programs.forget()
+    topology.far.ping(HOST)
+    assert topology.rtnl.get("p1").info == before
+    assert topology.programs.note(Programs.FROM_POD)["ifindex"] == one
 
     # The primary follows; from there it is changed, and from nowhere else.
-    world.ip(world.host, "link set p1 netns pod1")
-    with Rtnl(world.pod1) as pod, Rtnl(world.far) as far:
+    topology.ip(topology.host, "link set p1 netns pod1")
+    with Rtnl(topology.pod1) as pod, Rtnl(topology.far) as far:
         link = pod.get("p1")
         assert link.info == before
-        world.ip(world.pod1, "link set p1 up", f"address add {HOST}/32 dev lo", f"route add {POD1} dev p1")
+        topology.ip(
+            topology.pod1, "link set p1 up", f"address add {HOST}/32 dev lo", f"route add {POD1} dev p1"
+        )
         for program in ("to_pod", "from_pod"):
-            world.tell(program, link.index, How.VERDICT, Meta.PASS)
-        world.programs.forget()
-        world.far.ping(HOST)
-        assert world.programs.note(Programs.FROM_POD)["ifindex"] == link.index
+            topology.tell(program, link.index, How.VERDICT, Meta.PASS)
+        topology.programs.forget()
+        topology.far.ping(HOST)
+        assert topology.programs.note(Programs.FROM_POD)["ifindex"] == link.index
         pod.change("p1", u32(Meta.POLICY, Meta.PASS))
         with refusal(errno.EACCES, "only through the primary"):
             far.change("moved", u32(Meta.POLICY, Meta.PASS))
 
 
 @check
-def a_single_device_is_its_own_other_end(world: World) -> None:
+def a_single_device_is_its_own_other_end(topology: Topology) -> None:
     """Without a peer: what it sends runs the program and goes where that says, or is received by it again."""
-    one, dummy = world.pods()
-    program = s32(Meta.PROG_FD, world.programs.fd("to_pod"))
-    world.rtnl.create("s1", u32(Meta.PAIRING, Meta.SINGLE))
-    assert {name for name in world.rtnl.names() if name.startswith(("s1", "meta"))} == {"s1"}
-    link = world.rtnl.get("s1")
+    one, dummy = topology.pods()
+    program = s32(Meta.PROG_FD, topology.programs.fd("to_pod"))
+    topology.rtnl.create("s1", u32(Meta.PAIRING, Meta.SINGLE))
+    assert {name for name in topology.rtnl.names() if name.startswith(("s1", "meta"))} == {"s1"}
+    link = topology.rtnl.get("s1")
     assert (link.number(Meta.PAIRING), link.number(Meta.PRIMARY)) == (Meta.SINGLE, 1)
     assert not {Meta.PEER_POLICY, Meta.PEER_SCRUB, Meta.PEER_PROG_ID} & set(link.info)
-    assert world.rtnl.get("p1").number(Meta.PAIRING) == Meta.PAIR
-    world.ip(world.host, "link set s1 up", "route add 10.9.7.7 dev s1")
-    world.ip(world.pod1, "address add 10.9.7.7/32 dev lo")
-    world.quiet()
-    world.running("s1")
-    stats = world.rtnl.get("s1").stats
-    with world.host.udp() as udp, drop_reasons() as reasons:
+    assert topology.rtnl.get("p1").number(Meta.PAIRING) == Meta.PAIR
+    topology.ip(topology.host, "link set s1 up", "route add 10.9.7.7 dev s1")
+    topology.ip(topology.pod1, "address add 10.9.7.7/32 dev lo")
+    topology.quiet()
+    topology.running("s1")
+    stats = topology.rtnl.get("s1").stats
+    with topology.host.udp() as udp, drop_reasons() as reasons:
         send(udp, "10.9.7.7")
         assert "TC_CHAIN_NOTFOUND" in reasons()
-    assert world.rtnl.get("s1").stats["tx_dropped"] == stats["tx_dropped"] + 1
+    assert topology.rtnl.get("s1").stats["tx_dropped"] == stats["tx_dropped"] + 1
 
-    world.rtnl.change("s1", program)
-    world.tell("to_pod", link.index, How.REDIRECT, one)
-    with world.pod1.udp("10.9.7.7") as server, world.host.udp() as udp:
+    topology.rtnl.change("s1", program)
+    topology.tell("to_pod", link.index, How.REDIRECT, one)
+    with topology.pod1.udp("10.9.7.7") as server, topology.host.udp() as udp:
         send(udp, "10.9.7.7", b"redirected")
         assert server.recv(20) == b"redirected"
-    world.tell("to_pod", link.index, How.VERDICT, Meta.PASS)
-    with world.host.udp() as udp:
+    topology.tell("to_pod", link.index, How.VERDICT, Meta.PASS)
+    with topology.host.udp() as udp:
         send(udp, "10.9.7.7")
-        node.eventually(lambda: world.rtnl.get("s1").stats["rx_packets"], "a packet received again")
+        node.eventually(lambda: topology.rtnl.get("s1").stats["rx_packets"], "a packet received again")
     # There is no other namespace to redirect into.
-    world.tell("from_pod", one, How.PEER, link.index)
-    with world.pod1.udp() as udp, Rtnl(world.pod1) as pod:
+    topology.tell("from_pod", one, How.PEER, link.index)
+    with topology.pod1.udp() as udp, Rtnl(topology.pod1) as pod:
         dropped = pod.get("eth0").stats["tx_dropped"]
         send(udp, HOST)
         assert pod.get("eth0").stats["tx_dropped"] == dropped + 1
-    world.ip(world.host, "link set s1 netns far")
-    with Rtnl(world.far) as far:
+    topology.ip(topology.host, "link set s1 netns far")
+    with Rtnl(topology.far) as far:
         assert far.get("s1").number(Meta.PROG_ID)
         far.delete("s1")
 
 
 @check
-def ethtool_tells(world: World) -> None:
+def ethtool_tells(topology: Topology) -> None:
     """Driver, version, and the peer's ifindex by the name that veth gives it."""
-    world.pods()
-    with Rtnl(world.pod1) as pod:
+    topology.pods()
+    with Rtnl(topology.pod1) as pod:
         index = pod.get("eth0").index
-    with world.host.inside():
+    with topology.host.inside():
         said = run("ethtool", "-i", "p1")
         assert "driver: meta" in said and f"version: {Path('/sys/module/meta/version').read_text()}" in said
         assert f"peer_ifindex: {index}\n" in run("ethtool", "-S", "p1")
 
 
 @check
-def netpoll_is_refused(world: World) -> None:
+def netpoll_is_refused(topology: Topology) -> None:
     """netconsole may not poll a meta device, while it may a dummy."""
     run("modprobe", "netconsole")
     targets = Path("/sys/kernel/config/netconsole")
     if not targets.exists():
         run("mount", "-t", "configfs", "none", "/sys/kernel/config")
-    world.pods()
-    world.ip(world.host, "link add d1 type dummy", "link set d1 up", "address add 10.9.8.1/24 dev d1")
+    topology.pods()
+    topology.ip(topology.host, "link add d1 type dummy", "link set d1 up", "address add 10.9.8.1/24 dev d1")
     for device, refused in (("d1", False), ("p1", True)):
         target = targets / f"driver_checks_{device}"
         target.mkdir()
         for name, value in (("dev_name", device), ("local_ip", "10.9.8.1"), ("remote_ip", "10.9.8.2")):
             (target / name).write_text(value)
         try:
-            with world.host.inside():
+            with topology.host.inside():
                 (target / "enabled").write_text("1")
         except OSError:
             assert refused, device
@@ -421,7 +427,7 @@ def netpoll_is_refused(world: World) -> None:
 
 
 @check
-def of_times_only_delivery_times_leave_the_namespace(world: World) -> None:
+def of_times_only_delivery_times_leave_the_namespace(topology: Topology) -> None:
     """A plain time of a socket is kept within a namespace and not across; TCP's, by which fq paces, is."""
     so_txtime = scm_txtime = 61
     so_timestampns = 35
@@ -431,30 +437,30 @@ def of_times_only_delivery_times_leave_the_namespace(world: World) -> None:
         udp.setsockopt(socket.SOL_SOCKET, so_txtime, struct.pack("=iI", time.CLOCK_REALTIME, 0))
         udp.sendmsg([b"x"], [(socket.SOL_SOCKET, scm_txtime, struct.pack("=Q", wanted))], 0, (address, 9))
 
-    one, dummy = world.pods()
-    world.rtnl.create(
-        "side1", s32(Meta.PROG_FD, world.programs.fd("to_pod")), peer=text(node.IFLA_IFNAME, "side2")
+    one, dummy = topology.pods()
+    topology.rtnl.create(
+        "side1", s32(Meta.PROG_FD, topology.programs.fd("to_pod")), peer=text(node.IFLA_IFNAME, "side2")
     )
-    world.quiet()
-    world.ip(world.host, "link set side1 up", "link set side2 up", "address add 10.9.5.1/24 dev side1")
-    world.running("side1")
+    topology.quiet()
+    topology.ip(topology.host, "link set side1 up", "link set side2 up", "address add 10.9.5.1/24 dev side1")
+    topology.running("side1")
     for sender, address, program, expected in (
-        (world.pod1, HOST, Programs.FROM_POD, 0),
-        (world.host, POD1, Programs.TO_POD, 0),
-        (world.host, "10.9.5.2", Programs.TO_POD, wanted),
+        (topology.pod1, HOST, Programs.FROM_POD, 0),
+        (topology.host, POD1, Programs.TO_POD, 0),
+        (topology.host, "10.9.5.2", Programs.TO_POD, wanted),
     ):
         with sender.udp() as udp:
             send_at(udp, address)
-        note = world.programs.note(program)
+        note = topology.programs.note(program)
         assert note["packets"] and note["tstamp"] == expected, (address, note)
-        world.programs.forget()
+        topology.programs.forget()
 
-    transfer(world.host, world.pod1, HOST)
-    assert world.programs.note(Programs.FROM_POD)["tstamp"]
+    transfer(topology.host, topology.pod1, HOST)
+    assert topology.programs.note(Programs.FROM_POD)["tstamp"]
 
     # One that the program sets is not taken for the time of arrival.
-    world.tell("from_pod", one, How.DELIVERY_TIME)
-    with world.host.udp(HOST) as server, world.pod1.udp() as client:
+    topology.tell("from_pod", one, How.DELIVERY_TIME)
+    with topology.host.udp(HOST) as server, topology.pod1.udp() as client:
         server.setsockopt(socket.SOL_SOCKET, so_timestampns, 1)
         send(client, HOST)
         _data, control, _flags, _address = server.recvmsg(10, 100)
@@ -463,25 +469,25 @@ def of_times_only_delivery_times_leave_the_namespace(world: World) -> None:
 
 
 @check
-def big_tcp_passes_whole(world: World) -> None:
+def big_tcp_passes_whole(topology: Topology) -> None:
     """IPv6 packets above 64 KiB go in one piece from Pod to Pod, past the other primary and through it.
 
     Not through the host's stack: a kernel that gives them a hop-by-hop header finds them too big to forward.
     """
-    one, two = world.pods()
+    one, two = topology.pods()
     size = u32(node.IFLA_GSO_MAX_SIZE, 185000)
-    for pod in (world.pod1, world.pod2):
+    for pod in (topology.pod1, topology.pod2):
         with Rtnl(pod) as rtnl:
             rtnl.link_request(node.RTM_NEWLINK, 0, "eth0", size)
         # Else TCP sends what a millisecond holds where round trips are long, as on a slow machine.
         pod.write("ipv4/tcp_tso_rtt_log", 31)
     for name in ("p1", "p2"):
-        world.rtnl.link_request(node.RTM_NEWLINK, 0, name, size)
+        topology.rtnl.link_request(node.RTM_NEWLINK, 0, name, size)
     for how, argument in ((How.PEER, two), (How.REDIRECT, two)):
-        world.tell("from_pod", one, how, argument)
-        world.programs.forget()
-        transfer(world.pod2, world.pod1, POD2_6, 64 << 20)
-        longest = world.programs.note(Programs.FROM_POD)["longest"]
+        topology.tell("from_pod", one, how, argument)
+        topology.programs.forget()
+        transfer(topology.pod2, topology.pod1, POD2_6, 64 << 20)
+        longest = topology.programs.note(Programs.FROM_POD)["longest"]
         assert longest > 70000, longest
-    longest = world.programs.note(Programs.TO_POD)["longest"]
+    longest = topology.programs.note(Programs.TO_POD)["longest"]
     assert longest > 70000, longest

@@ -12,23 +12,23 @@ import struct
 import threading
 import time
 
-import driver_node as node
-from driver_node import How, Meta, Programs, Rtnl, run, s32, u32
-from driver_world import POD1, POD2, World, check, flood, refusal
+from tests.support import driver_node as node
+from tests.support.driver_node import How, Meta, Programs, Rtnl, run, s32, u32
+from tests.support.driver_topology import POD1, POD2, Topology, check, flood, refusal
 
 
 @check
-def replacement_loses_nothing(world: World) -> None:
+def replacement_loses_nothing(topology: Topology) -> None:
     """Numbered UDP while the program is replaced over and over: all arrive, each program had its share."""
-    one, two = world.pods()
-    world.tell("from_pod", one, How.PEER, two)
+    one, two = topology.pods()
+    topology.tell("from_pod", one, How.PEER, two)
     count, replaced = 3000, 0
     done = threading.Event()
     arrived: set[bytes] = set()
-    with world.pod1.udp() as sender, world.pod2.udp(POD2) as receiver:
+    with topology.pod1.udp() as sender, topology.pod2.udp(POD2) as receiver:
         receiver.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
         receiver.settimeout(5)
-        world.programs.forget()
+        topology.programs.forget()
 
         def count_up() -> None:
             for number in range(count):
@@ -39,87 +39,87 @@ def replacement_loses_nothing(world: World) -> None:
         thread.start()
         while not done.is_set():
             name = ("from_pod_alt", "from_pod")[replaced % 2]
-            world.rtnl.change("p1", s32(Meta.PEER_PROG_FD, world.programs.fd(name)))
+            topology.rtnl.change("p1", s32(Meta.PEER_PROG_FD, topology.programs.fd(name)))
             replaced += 1
         thread.join()
         with contextlib.suppress(TimeoutError):
             while len(arrived) < count:
                 arrived.add(receiver.recv(100))
-    with Rtnl(world.pod1) as pod:
+    with Rtnl(topology.pod1) as pod:
         dropped = pod.get("eth0").stats["tx_dropped"]
-    shares = [world.programs.note(p)["packets"] for p in (Programs.FROM_POD, Programs.FROM_POD_ALT)]
+    shares = [topology.programs.note(p)["packets"] for p in (Programs.FROM_POD, Programs.FROM_POD_ALT)]
     facts = f"{len(arrived)} of {count} arrived, {replaced} replacements, {dropped} dropped, shares {shares}"
     assert len(arrived) == count and dropped == 0, facts
     assert sum(shares) >= count and min(shares) > 0 and replaced > 10, facts
 
 
 @check
-def a_program_lives_as_long_as_it_is_attached(world: World) -> None:
+def a_program_lives_as_long_as_it_is_attached(topology: Topology) -> None:
     """The pair alone holds its programs, and lets go when they are replaced or it is deleted."""
 
     def lent() -> int:
         """Create p1 with programs that only it holds; return the id of the peer's."""
-        programs = Programs(world.programs.path)
-        world.rtnl.create(
+        programs = Programs(topology.programs.path)
+        topology.rtnl.create(
             "p1",
             s32(Meta.PROG_FD, programs.fd("to_pod")),
             s32(Meta.PEER_PROG_FD, programs.fd("from_pod")),
         )
         programs.close()
-        return int(world.rtnl.get("p1").number(Meta.PEER_PROG_ID) or 0)
+        return int(topology.rtnl.get("p1").number(Meta.PEER_PROG_ID) or 0)
 
     for how in ("replaced", "detached", "deleted"):
         number = lent()
         time.sleep(0.2)
         assert node.program_exists(number)
         if how == "deleted":
-            world.rtnl.delete("p1")
+            topology.rtnl.delete("p1")
         else:
-            another = world.programs.fd("from_pod") if how == "replaced" else -1
-            world.rtnl.change("p1", s32(Meta.PEER_PROG_FD, another))
+            another = topology.programs.fd("from_pod") if how == "replaced" else -1
+            topology.rtnl.change("p1", s32(Meta.PEER_PROG_FD, another))
         node.eventually(lambda number=number: not node.program_exists(number), f"a program {how} is freed")
         if how != "deleted":
-            world.rtnl.delete("p1")
+            topology.rtnl.delete("p1")
 
 
 @check
-def deletion_under_traffic(world: World) -> None:
+def deletion_under_traffic(topology: Topology) -> None:
     """Pairs go while packets fly: by the host, by the Pod (which may), with the Pod's namespace."""
     for who in ("host", "pod", "namespace"):
-        one, two = world.pods()
-        world.tell("from_pod", one, How.PEER, two)
-        world.tell("from_pod", two, How.REDIRECT, one)
-        with flood(world.pod1, POD2), flood(world.pod2, POD1), flood(world.host, POD1, POD2):
+        one, two = topology.pods()
+        topology.tell("from_pod", one, How.PEER, two)
+        topology.tell("from_pod", two, How.REDIRECT, one)
+        with flood(topology.pod1, POD2), flood(topology.pod2, POD1), flood(topology.host, POD1, POD2):
             time.sleep(0.5)
             if who == "host":
-                world.rtnl.delete("p1")
-                world.rtnl.delete("p2")
+                topology.rtnl.delete("p1")
+                topology.rtnl.delete("p2")
             elif who == "pod":
-                for pod in (world.pod1, world.pod2):
+                for pod in (topology.pod1, topology.pod2):
                     with Rtnl(pod) as rtnl:
                         rtnl.delete("eth0")
             else:
-                world.pod1.close()
+                topology.pod1.close()
                 run("ip", "netns", "del", "pod1")
                 time.sleep(0.2)
         # The flood's sockets hold the namespace for as long as it lasts.
-        node.eventually(lambda: "p1" not in world.rtnl.names(), f"a pair deleted by {who}")
-        assert ("p2" in world.rtnl.names()) == (who == "namespace")
+        node.eventually(lambda: "p1" not in topology.rtnl.names(), f"a pair deleted by {who}")
+        assert ("p2" in topology.rtnl.names()) == (who == "namespace")
 
 
 @check
-def removal_of_the_module_under_traffic(world: World) -> None:
+def removal_of_the_module_under_traffic(topology: Topology) -> None:
     """rmmod takes all pairs of all namespaces with it; the module comes back."""
-    one, two = world.pods()
-    world.tell("from_pod", one, How.PEER, two)
-    world.rtnl.create("s1", u32(Meta.PAIRING, Meta.SINGLE), u32(Meta.POLICY, Meta.PASS))
-    world.ip(world.host, "link set s1 up", "route add 10.9.7.7 dev s1")
-    with flood(world.pod1, POD2), flood(world.host, POD1, "10.9.7.7"):
+    one, two = topology.pods()
+    topology.tell("from_pod", one, How.PEER, two)
+    topology.rtnl.create("s1", u32(Meta.PAIRING, Meta.SINGLE), u32(Meta.POLICY, Meta.PASS))
+    topology.ip(topology.host, "link set s1 up", "route add 10.9.7.7 dev s1")
+    with flood(topology.pod1, POD2), flood(topology.host, POD1, "10.9.7.7"):
         time.sleep(0.5)
         run("rmmod", "meta")
-        assert not {"p1", "p2", "s1"} & set(world.rtnl.names())
+        assert not {"p1", "p2", "s1"} & set(topology.rtnl.names())
     with refusal(errno.EOPNOTSUPP):
-        world.rtnl.create("p1")
-    run("insmod", world.module)
-    world.pods()
-    world.host.ping(POD1)
+        topology.rtnl.create("p1")
+    run("insmod", topology.module)
+    topology.pods()
+    topology.host.ping(POD1)

@@ -11,26 +11,26 @@ import os
 import socket
 import struct
 
-import driver_node as node
-from driver_node import How, Meta, Programs, Rtnl, attribute, run, s32, text, u16, u32
-from driver_world import POD1, World, check, refusal, send
+from tests.support import driver_node as node
+from tests.support.driver_node import How, Meta, Programs, Rtnl, attribute, run, s32, text, u16, u32
+from tests.support.driver_topology import POD1, Topology, check, refusal, send
 
 SOL_PACKET, PACKET_VNET_HDR, PACKET_QDISC_BYPASS = 263, 15, 20
 FRAME = b"\xff" * 6 + b"\2\0\0\0\0\x10" + b"\x88\xb5" + bytes(50)  # broadcast, of a local experiment
 
 
 @check
-def the_pod_changes_nothing(world: World) -> None:
+def the_pod_changes_nothing(topology: Topology) -> None:
     """Root in the Pod's namespace is refused every change of the pair, and is not told of programs."""
-    world.pods()
-    before = world.rtnl.get("p1").info
-    with Rtnl(world.pod1) as pod:
+    topology.pods()
+    before = topology.rtnl.get("p1").info
+    with Rtnl(topology.pod1) as pod:
         for request in (
             [u32(Meta.POLICY, Meta.PASS)],
             [u32(Meta.PEER_POLICY, Meta.PASS)],
             [s32(Meta.PROG_FD, -1)],
             [s32(Meta.PEER_PROG_FD, -1)],
-            [s32(Meta.PEER_PROG_FD, world.programs.fd("from_pod"))],
+            [s32(Meta.PEER_PROG_FD, topology.programs.fd("from_pod"))],
             [u32(Meta.SCRUB, 0)],
             [u32(Meta.MODE, 0)],
             [u16(Meta.HEADROOM, 100)],
@@ -60,25 +60,25 @@ def the_pod_changes_nothing(world: World) -> None:
     for kind in (Meta.PROG_ID, Meta.PEER_PROG_ID, Meta.PROG_TAG, Meta.PEER_PROG_TAG):
         assert kind not in info
     # Nor gets it past the program by what it may do: flags, queues, raw sockets past the queue.
-    world.quiet()
+    topology.quiet()
     run("tc", "-n", "pod1", "qdisc", "add", "dev", "eth0", "root", "pfifo")
     flags = ("arp on", "promisc on", "allmulticast on", "down", "up")
-    world.ip(world.pod1, *(f"link set eth0 {flag}" for flag in flags))
-    world.programs.forget()
-    with world.pod1.raw() as raw:
+    topology.ip(topology.pod1, *(f"link set eth0 {flag}" for flag in flags))
+    topology.programs.forget()
+    with topology.pod1.raw() as raw:
         raw.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
         raw.sendto(bytes(12) + b"\x08\x00" + bytes(40), ("eth0", 0x86DD))  # IPv4, called IPv6
-    note = world.programs.note(Programs.FROM_POD)
+    note = topology.programs.note(Programs.FROM_POD)
     assert (note["packets"], note["protocol"]) == (1, socket.htons(0x0800)), note
-    assert world.rtnl.get("p1").info == before
+    assert topology.rtnl.get("p1").info == before
 
 
 @check
-def the_pod_has_no_handle_on_the_host(world: World) -> None:
+def the_pod_has_no_handle_on_the_host(topology: Topology) -> None:
     """No id of the host's namespace gets to the Pod's, by which CAP_NET_ADMIN would reach its links."""
-    world.pods()
-    assert node.IFLA_LINK_NETNSID in world.rtnl.get("p1").attributes  # the host knows where the Pod is
-    with Rtnl(world.pod1) as pod:
+    topology.pods()
+    assert node.IFLA_LINK_NETNSID in topology.rtnl.get("p1").attributes  # the host knows where the Pod is
+    with Rtnl(topology.pod1) as pod:
         assert node.IFLA_LINK_NETNSID not in pod.get("eth0").attributes
         for number in range(20):
             target = s32(node.IFLA_TARGET_NETNSID, number)
@@ -90,18 +90,18 @@ def the_pod_has_no_handle_on_the_host(world: World) -> None:
                 with refusal(errno.EINVAL):
                     pod.link_request(kind, 0, name, target)
     # With an id, as the host has one of the Pod's namespace, the same request has its way.
-    number = struct.unpack("=i", world.rtnl.get("p1").attributes[node.IFLA_LINK_NETNSID])[0]
-    world.rtnl.link_request(node.RTM_GETLINK, 0, "eth0", s32(node.IFLA_TARGET_NETNSID, number))
-    world.rtnl.link_request(node.RTM_DELLINK, 0, "eth0", s32(node.IFLA_TARGET_NETNSID, number))
-    assert "p1" not in world.rtnl.names()
+    number = struct.unpack("=i", topology.rtnl.get("p1").attributes[node.IFLA_LINK_NETNSID])[0]
+    topology.rtnl.link_request(node.RTM_GETLINK, 0, "eth0", s32(node.IFLA_TARGET_NETNSID, number))
+    topology.rtnl.link_request(node.RTM_DELLINK, 0, "eth0", s32(node.IFLA_TARGET_NETNSID, number))
+    assert "p1" not in topology.rtnl.names()
 
 
 class Attempts:
     """What root in pod1 builds upon eth0 and does with frames; every attempt sends at least one."""
 
-    def __init__(self, world: World) -> None:
-        self.world, self.pod = world, world.pod1
-        world.ip(
+    def __init__(self, topology: Topology) -> None:
+        self.topology, self.pod = topology, topology.pod1
+        topology.ip(
             self.pod,
             "link add inner type veth peer name outer",
             "link add link eth0 name tagged address 02:00:00:00:00:11 type vlan id 5",
@@ -109,7 +109,7 @@ class Attempts:
             "link add br0 type bridge",
             *(f"link set {name} up" for name in ("inner", "outer", "tagged", "macv", "br0")),
         )
-        world.attach_ingress(self.pod, "outer")
+        topology.attach_ingress(self.pod, "outer")
         with Rtnl(self.pod) as pod:
             self.outer, self.eth0 = pod.get("outer").index, pod.get("eth0").index
 
@@ -122,16 +122,16 @@ class Attempts:
 
     def redirected(self, how: int) -> None:
         """Have a program at a tc ingress of the Pod's send it to the Pod's end."""
-        self.world.tell("ingress", self.outer, how, self.eth0)
+        self.topology.tell("ingress", self.outer, how, self.eth0)
         self.raw("inner")
 
     def bounced(self) -> None:
         """Have the Pod's end return what it receives: XDP_TX."""
         ifla_xdp_fd, ifla_xdp_flags, xdp_flags_skb_mode = 1, 3, 2
         flags = u32(ifla_xdp_flags, xdp_flags_skb_mode)
-        note = self.world.programs.note
-        with Rtnl(self.pod) as pod, self.world.host.udp() as udp:
-            for fd in (self.world.programs.fd("xdp_tx"), -1):
+        note = self.topology.programs.note
+        with Rtnl(self.pod) as pod, self.topology.host.udp() as udp:
+            for fd in (self.topology.programs.fd("xdp_tx"), -1):
                 xdp = attribute(node.IFLA_XDP, s32(ifla_xdp_fd, fd), flags)
                 pod.link_request(node.RTM_SETLINK, 0, "eth0", xdp)
                 if fd >= 0:
@@ -139,25 +139,25 @@ class Attempts:
                     node.eventually(lambda: note(Programs.FROM_POD)["packets"], "a packet bounced")
 
     def bridged(self) -> None:
-        self.world.ip(self.pod, "link del macv", "link set eth0 master br0")
+        self.topology.ip(self.pod, "link del macv", "link set eth0 master br0")
         ports = ("bridge", "-n", self.pod.name, "link")
         node.eventually(lambda: "forwarding" in run(*ports), "a port that forwards")
         self.raw("br0")
-        self.world.ip(self.pod, "link set eth0 nomaster")
+        self.topology.ip(self.pod, "link set eth0 nomaster")
 
 
-def try_to_pass(world: World, mode: int) -> None:
+def try_to_pass(topology: Topology, mode: int) -> None:
     """Whatever the Pod builds upon its end or does with frames, they meet the program, which drops them."""
-    one, dummy = world.pods(mode=mode)
-    world.tell("from_pod", one, How.VERDICT, Meta.DROP)
-    world.quiet()
-    attempts = Attempts(world)
+    one, dummy = topology.pods(mode=mode)
+    topology.tell("from_pod", one, How.VERDICT, Meta.DROP)
+    topology.quiet()
+    attempts = Attempts(topology)
 
     def received() -> list[int]:
-        return [world.rtnl.get(primary).stats["rx_packets"] for primary in ("p1", "p2")]
+        return [topology.rtnl.get(primary).stats["rx_packets"] for primary in ("p1", "p2")]
 
     def noted(program: int) -> int:
-        return world.programs.note(program)["packets"]
+        return topology.programs.note(program)["packets"]
 
     before = received()
     for name, attempt in {
@@ -171,20 +171,20 @@ def try_to_pass(world: World, mode: int) -> None:
         # A bridge wants a MAC address.
         **({"bridge": attempts.bridged} if mode == Meta.L2 else {}),
     }.items():
-        world.programs.forget()
+        topology.programs.forget()
         attempt()
         assert noted(Programs.FROM_POD) >= 1, f"{name}: not seen by the program"
         assert received() == before, f"{name}: {before} {received()}"
     # To the "peer" of the Pod's end, that is, into the host: there is no such way.
-    world.programs.forget()
+    topology.programs.forget()
     attempts.redirected(How.PEER)
     assert noted(Programs.INGRESS) == 1
     assert received() == before, "bpf_redirect_peer()"
 
     # In another namespace of the Pod's the end is the same.
-    world.ip(world.pod1, "link set eth0 down", "link set eth0 name moved", "link set moved netns far")
-    world.ip(world.far, "link set moved up")
-    with world.far.raw() as raw, Rtnl(world.far) as far:
+    topology.ip(topology.pod1, "link set eth0 down", "link set eth0 name moved", "link set moved netns far")
+    topology.ip(topology.far, "link set moved up")
+    with topology.far.raw() as raw, Rtnl(topology.far) as far:
 
         def seen() -> bool:
             with contextlib.suppress(OSError):
@@ -198,32 +198,32 @@ def try_to_pass(world: World, mode: int) -> None:
 
 
 @check
-def nothing_of_the_pod_passes_its_program_in_l3(world: World) -> None:
+def nothing_of_the_pod_passes_its_program_in_l3(topology: Topology) -> None:
     """Raw sockets, VLANs, macvlans, tc, XDP, another namespace: all meet the program."""
-    try_to_pass(world, Meta.L3)
+    try_to_pass(topology, Meta.L3)
 
 
 @check
-def nothing_of_the_pod_passes_its_program_in_l2(world: World) -> None:
+def nothing_of_the_pod_passes_its_program_in_l2(topology: Topology) -> None:
     """The same with MAC addresses, and a bridge."""
-    try_to_pass(world, Meta.L2)
+    try_to_pass(topology, Meta.L2)
 
 
 @check
-def a_pair_of_the_pods_own_leads_nowhere(world: World) -> None:
+def a_pair_of_the_pods_own_leads_nowhere(topology: Topology) -> None:
     """The Pod may delete its link and make pairs of its own: they are all within its namespace."""
-    world.pods()
-    before = set(world.rtnl.names())
-    with Rtnl(world.pod1) as pod:
+    topology.pods()
+    before = set(topology.rtnl.names())
+    with Rtnl(topology.pod1) as pod:
         pod.delete("eth0")
-        assert set(world.rtnl.names()) == before - {"p1"}
+        assert set(topology.rtnl.names()) == before - {"p1"}
         pod.create("eth0", u32(Meta.POLICY, Meta.PASS), peer=text(node.IFLA_IFNAME, "p1"))
         assert {"eth0", "p1"} <= set(pod.names())
-    assert set(world.rtnl.names()) == before - {"p1"}
+    assert set(topology.rtnl.names()) == before - {"p1"}
 
 
 @check
-def a_user_namespace_gives_no_power_over_others(world: World) -> None:
+def a_user_namespace_gives_no_power_over_others(topology: Topology) -> None:
     """All capabilities of a user namespace do for its own network namespace, and for no end in the host's."""
 
     def try_it() -> None:
@@ -231,25 +231,25 @@ def a_user_namespace_gives_no_power_over_others(world: World) -> None:
         with Rtnl() as rtnl:
             rtnl.create("own", u32(Meta.POLICY, Meta.PASS), peer=text(node.IFLA_IFNAME, "other"))
             with refusal(errno.EPERM):
-                to_host = s32(node.IFLA_NET_NS_FD, world.host.fd)
+                to_host = s32(node.IFLA_NET_NS_FD, topology.host.fd)
                 rtnl.create("new", peer=text(node.IFLA_IFNAME, "evil") + to_host)
             assert sorted(rtnl.names()) == ["lo", "other", "own"], rtnl.names()
         # With sockets opened before, as a process has that was given them.
         for number in (node.RTM_NEWLINK, node.RTM_DELLINK):
             with refusal(errno.EPERM):
-                world.rtnl.link_request(number, 0, "p1")
+                topology.rtnl.link_request(number, 0, "p1")
 
-    world.pods()
-    before = world.rtnl.names(), world.rtnl.get("p1").info
+    topology.pods()
+    before = topology.rtnl.names(), topology.rtnl.get("p1").info
     node.in_child(try_it)
-    assert (world.rtnl.names(), world.rtnl.get("p1").info) == before
+    assert (topology.rtnl.names(), topology.rtnl.get("p1").info) == before
 
 
 @check
-def without_capabilities_nothing_is_done(world: World) -> None:
+def without_capabilities_nothing_is_done(topology: Topology) -> None:
     """An ordinary user is refused on the host, in the Pod, with programs of his own or without."""
-    world.pods()
-    before = world.rtnl.get("p1").info
+    topology.pods()
+    before = topology.rtnl.get("p1").info
 
     def try_it() -> None:
         os.setgroups([])
@@ -257,10 +257,10 @@ def without_capabilities_nothing_is_done(world: World) -> None:
         with refusal(errno.EPERM):
             pod.change("eth0", u32(Meta.POLICY, Meta.PASS))
         with refusal(errno.EPERM):
-            world.rtnl.change("p1", s32(Meta.PEER_PROG_FD, -1))
+            topology.rtnl.change("p1", s32(Meta.PEER_PROG_FD, -1))
         with refusal(errno.EPERM):
-            world.rtnl.create("new")
+            topology.rtnl.create("new")
 
-    with Rtnl(world.pod1) as pod:
+    with Rtnl(topology.pod1) as pod:
         node.in_child(try_it)
-    assert world.rtnl.get("p1").info == before and "new" not in world.rtnl.names()
+    assert topology.rtnl.get("p1").info == before and "new" not in topology.rtnl.names()

@@ -11,18 +11,18 @@ import random
 import struct
 import sys
 
-import driver_node as node
-from driver_node import Meta, Refused, Rtnl, attribute, s32, text, u16, u32
-from driver_world import World, check, refusal
+from tests.support import driver_node as node
+from tests.support.driver_node import Meta, Refused, Rtnl, attribute, s32, text, u16, u32
+from tests.support.driver_topology import Topology, check, refusal
 
 
 @check
-def bad_changes_are_refused_each_with_its_sentence(world: World) -> None:
+def bad_changes_are_refused_each_with_its_sentence(topology: Topology) -> None:
     """Malformed, unprivileged and contradictory changes: each has its sentence, none changes anything."""
-    world.pods()
-    before = world.rtnl.get("p1").info
+    topology.pods()
+    before = topology.rtnl.get("p1").info
     not_open, not_bpf = 1000, os.open("/dev/null", os.O_RDONLY)
-    wrong_type = world.programs.fd("xdp_pass")
+    wrong_type = topology.programs.fd("xdp_pass")
     cases = []
     for kind in (Meta.PROG_FD, Meta.PEER_PROG_FD):
         cases += [
@@ -61,19 +61,19 @@ def bad_changes_are_refused_each_with_its_sentence(world: World) -> None:
     ]
     for number, sentence, request in cases:
         with refusal(number, sentence):
-            world.rtnl.change("p1", *request)
-        assert world.rtnl.get("p1").info == before, sentence
+            topology.rtnl.change("p1", *request)
+        assert topology.rtnl.get("p1").info == before, sentence
     os.close(not_bpf)
 
 
 @check
-def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
+def bad_creations_are_refused_each_with_its_sentence(topology: Topology) -> None:
     """The same for pairs that cannot be made: nothing is left of them."""
-    world.pair("p1", world.pod1)
-    names = world.rtnl.names()
+    topology.pair("p1", topology.pod1)
+    names = topology.rtnl.names()
     not_open, not_bpf = 1000, os.open("/dev/null", os.O_RDONLY)
     l2 = u32(Meta.MODE, Meta.L2)
-    good_program = s32(Meta.PROG_FD, world.programs.fd("to_pod"))
+    good_program = s32(Meta.PROG_FD, topology.programs.fd("to_pod"))
 
     def mac(*address: int) -> bytes:
         return attribute(node.IFLA_ADDRESS, bytes(address))
@@ -84,7 +84,7 @@ def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
         (errno.EINVAL, "meta: peer scrub must be 0 (none) or 1 (default)", u32(Meta.PEER_SCRUB, 9)),
         (errno.EINVAL, "meta: policy must be 0 (pass) or 2 (drop)", u32(Meta.POLICY, 7)),
         (errno.EBADF, "program file descriptor is not open", good_program + s32(Meta.PEER_PROG_FD, not_open)),
-        (errno.EINVAL, "of type sched_cls", s32(Meta.PEER_PROG_FD, world.programs.fd("xdp_pass"))),
+        (errno.EINVAL, "of type sched_cls", s32(Meta.PEER_PROG_FD, topology.programs.fd("xdp_pass"))),
         (errno.ERANGE, "", attribute(Meta.PEER_INFO, bytes(4))),
         (errno.EINVAL, "meta: pairing must be 0 (pair) or 1 (single)", u32(Meta.PAIRING, 2)),
         (errno.EINVAL, "meta: headroom must not exceed 1024 bytes", u16(Meta.HEADROOM, 1025)),
@@ -95,32 +95,32 @@ def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
                 attribute(Meta.PEER_INFO, bytes(16)),
                 u32(Meta.PEER_POLICY, Meta.PASS),
                 u32(Meta.PEER_SCRUB, 0),
-                s32(Meta.PEER_PROG_FD, world.programs.fd("from_pod")),
+                s32(Meta.PEER_PROG_FD, topology.programs.fd("from_pod")),
             )
         ),
     ):
         with refusal(number, sentence):
-            world.rtnl.create("new", attributes)
+            topology.rtnl.create("new", attributes)
     with refusal(errno.EOPNOTSUPP, "a MAC address requires L2 mode"):
-        world.rtnl.create("new", peer=mac(2, 0, 0, 0, 0, 1))
+        topology.rtnl.create("new", peer=mac(2, 0, 0, 0, 0, 1))
     with refusal(errno.EOPNOTSUPP, "a MAC address requires L2 mode"):
-        world.rtnl.create("new", more=mac(2, 0, 0, 0, 0, 1))
+        topology.rtnl.create("new", more=mac(2, 0, 0, 0, 0, 1))
     with refusal(errno.EADDRNOTAVAIL, "MAC address must be unicast and non-zero"):
-        world.rtnl.create("new", l2, more=mac(1, 0, 0, 0, 0, 1))
+        topology.rtnl.create("new", l2, more=mac(1, 0, 0, 0, 0, 1))
     with refusal(errno.EADDRNOTAVAIL, "MAC address must be unicast and non-zero"):
-        world.rtnl.create("new", l2, peer=mac(0, 0, 0, 0, 0, 0))
+        topology.rtnl.create("new", l2, peer=mac(0, 0, 0, 0, 0, 0))
     with refusal(errno.EINVAL):
-        world.rtnl.create("new", l2, more=mac(2, 0, 0))
+        topology.rtnl.create("new", l2, more=mac(2, 0, 0))
     for peer in (b"", text(node.IFLA_IFNAME, "peer")):
         for mtu in (10, 70000):
             with refusal(errno.EINVAL, "mtu"):
-                world.rtnl.create("new", peer=peer + u32(node.IFLA_MTU, mtu))
+                topology.rtnl.create("new", peer=peer + u32(node.IFLA_MTU, mtu))
             with refusal(errno.EINVAL, "mtu"):
-                world.rtnl.create("new", peer=peer, more=u32(node.IFLA_MTU, mtu))
+                topology.rtnl.create("new", peer=peer, more=u32(node.IFLA_MTU, mtu))
     with refusal(errno.EEXIST, "cannot register the peer; name or index in use?"):
-        world.rtnl.create("new", peer=text(node.IFLA_IFNAME, "p1"))
+        topology.rtnl.create("new", peer=text(node.IFLA_IFNAME, "p1"))
     with refusal(errno.EINVAL):
-        world.rtnl.create("new", peer=text(node.IFLA_IFNAME, "no/name"))
+        topology.rtnl.create("new", peer=text(node.IFLA_IFNAME, "no/name"))
     # No namespace, or one that is gone: the kernel's own look-up from 6.13 on, which says nothing.
     peer = text(node.IFLA_IFNAME, "peer")
     for where, number in (
@@ -129,15 +129,15 @@ def bad_creations_are_refused_each_with_its_sentence(world: World) -> None:
         (s32(node.IFLA_NET_NS_PID, 4194304), errno.ESRCH),  # above any process id
     ):
         with refusal(number):
-            world.rtnl.create("new", peer=peer + where)
-    assert world.rtnl.names() == names
+            topology.rtnl.create("new", peer=peer + where)
+    assert topology.rtnl.names() == names
     # The same for a single device that there is.
-    world.rtnl.create("s1", u32(Meta.PAIRING, Meta.SINGLE))
-    before = world.rtnl.get("s1").info
+    topology.rtnl.create("s1", u32(Meta.PAIRING, Meta.SINGLE))
+    before = topology.rtnl.get("s1").info
     for of_peer in (u32(Meta.PEER_POLICY, Meta.PASS), s32(Meta.PEER_PROG_FD, -1)):
         with refusal(errno.EINVAL, "a single device has no peer"):
-            world.rtnl.change("s1", u32(Meta.POLICY, Meta.PASS), of_peer)
-    assert world.rtnl.get("s1").info == before
+            topology.rtnl.change("s1", u32(Meta.POLICY, Meta.PASS), of_peer)
+    assert topology.rtnl.get("s1").info == before
     os.close(not_bpf)
 
 
@@ -184,23 +184,23 @@ class Fuzz:
 
 
 @check
-def random_requests_change_nothing_that_is_refused(world: World) -> None:
+def random_requests_change_nothing_that_is_refused(topology: Topology) -> None:
     """Creations, and changes from both ends, of random attributes: all or nothing, and a clean log."""
-    world.pods()
+    topology.pods()
     seed = random.randrange(1 << 32)
     print(f"seed of the random requests: {seed}", file=sys.stderr)
     fuzz = Fuzz(seed)
     done = {"creation": 0, "change": 0}
-    with Rtnl(world.pod1) as pod:
+    with Rtnl(topology.pod1) as pod:
 
         def state() -> object:
-            links = world.rtnl.get("p1"), pod.get("eth0")
+            links = topology.rtnl.get("p1"), pod.get("eth0")
             # That an end runs is told a while after its carrier came.
             facts = [
                 (link.info, link.flags & ~node.IFF_RUNNING, link.attributes[node.IFLA_ADDRESS])
                 for link in links
             ]
-            return facts, world.rtnl.names(), pod.names()
+            return facts, topology.rtnl.names(), pod.names()
 
         before = state()
         for number in range(1500):
@@ -209,9 +209,9 @@ def random_requests_change_nothing_that_is_refused(world: World) -> None:
             facts = f"seed {seed}, request {number}, {what} with {data.hex()}"
             try:
                 if what == "creation":
-                    world.rtnl.create("fuzz", data)
+                    topology.rtnl.create("fuzz", data)
                 elif what == "change":
-                    world.rtnl.change("p1", data)
+                    topology.rtnl.change("p1", data)
                 else:
                     pod.change("eth0", data)
             except Refused:
@@ -221,7 +221,7 @@ def random_requests_change_nothing_that_is_refused(world: World) -> None:
             assert what != "change from the Pod", facts
             done[what] += 1
             if what == "creation":
-                world.rtnl.delete("fuzz")
+                topology.rtnl.delete("fuzz")
                 assert state() == before, facts
             else:
                 before = state()

@@ -1,18 +1,17 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What tuning does to packets, on a node: ``effect_checks.py meta.ko datapath.o``.
+"""Measure the effect of tuning on packets, on a node.
 
-Prints a JSON object for each check: its name, what went wrong ("" for nothing) and what was measured.
-tcp_mmap and the files of tests/datapath lie beside this file. The node's igb sends to its e1000e, each in a
-namespace: QEMU's e1000e splits headers from data, as the hardware does, and its driver puts the data into
-whole pages.
+usage: effect_checks meta.ko datapath.o
+
+tcp_mmap is in the working directory. The node's igb sends to its e1000e, each in its own network namespace.
+QEMU's e1000e splits headers from data, as the hardware does, and its driver puts the data into whole pages.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pty
 import re
@@ -21,20 +20,19 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from namespaces import Namespaces
-from policy_lab import Lab, address_of
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, info
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import model
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import apply as _sysctl_zc
+from tests.support import node_checks
+from tests.support.namespaces import Namespaces, command
+from tests.support.policy_lab import Lab, address_of
 
-CHECKS: dict[str, Callable[[], dict[str, Any]]] = {}
+CHECKS = node_checks.Checks()
 
 LEGACY, BIG = 65536, 185000  # bytes of a packet: GSO_LEGACY_MAX_SIZE, and the profile throughput's
 SIZES = dict.fromkeys(model.SIZES, BIG)
@@ -45,18 +43,6 @@ PATIENT = 20
 
 SENDER, RECEIVER = "ef-send", "ef-receive"
 WIRE = {SENDER: ("10.78.0.1", "fd78::1"), RECEIVER: ("10.78.0.2", "fd78::2")}
-
-
-def check(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    CHECKS[function.__name__] = function
-    return function
-
-
-def run(*words: str, netns: str = "") -> str:
-    inside = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
-    done = subprocess.run([*inside, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def tune_namespaces(*names: str) -> None:
@@ -85,18 +71,18 @@ def wire() -> Iterator[None]:
     nics = {SENDER: nic_of("igb"), RECEIVER: nic_of("e1000e")}
     try:
         for netns, nic in nics.items():
-            run("ip", "netns", "add", netns)
-            run("ip", "link", "set", nic, "netns", netns, "name", "wire")
-            run("ip", "link", "set", "lo", "up", netns=netns)
-            run("ip", "link", "set", "wire", "up", netns=netns)
-            run("ip", "addr", "add", f"{WIRE[netns][0]}/24", "dev", "wire", netns=netns)
-            run("ip", "addr", "add", f"{WIRE[netns][1]}/64", "dev", "wire", "nodad", netns=netns)
+            command("ip", "netns", "add", netns)
+            command("ip", "link", "set", nic, "netns", netns, "name", "wire")
+            command("ip", "link", "set", "lo", "up", netns=netns)
+            command("ip", "link", "set", "wire", "up", netns=netns)
+            command("ip", "addr", "add", f"{WIRE[netns][0]}/24", "dev", "wire", netns=netns)
+            command("ip", "addr", "add", f"{WIRE[netns][1]}/64", "dev", "wire", "nodad", netns=netns)
         tune_namespaces(SENDER, RECEIVER)
         yield
     finally:
         for netns, nic in nics.items():
             with contextlib.suppress(AssertionError):
-                run("ip", "link", "set", "wire", "netns", "1", "name", nic, netns=netns)
+                command("ip", "link", "set", "wire", "netns", "1", "name", nic, netns=netns)
             _netns.remove(f"/run/netns/{netns}")
 
 
@@ -125,7 +111,7 @@ def mapped(family: int, address: str, sender: str, receiver: str) -> float:
         try:
             os.close(terminal)
             time.sleep(1)
-            run(program, f"-{family}", "-z", "-i", "-H", address, netns=sender)
+            command(program, f"-{family}", "-z", "-i", "-H", address, netns=sender)
             text, end = "", time.monotonic() + 60
             while "rcv_mss" not in text and time.monotonic() < end:
                 if select.select([output], [], [], 1)[0]:
@@ -139,7 +125,7 @@ def mapped(family: int, address: str, sender: str, receiver: str) -> float:
     return round(float(found[1]), 2)
 
 
-@check
+@CHECKS
 def data_of_whole_pages_is_mapped() -> dict[str, Any]:
     measured = {}
     with wire():
@@ -152,14 +138,14 @@ def data_of_whole_pages_is_mapped() -> dict[str, Any]:
     return measured
 
 
-@check
+@CHECKS
 def ipv4_at_the_mtu_of_ipv6_needs_the_mss() -> dict[str, Any]:
     with wire():
         set_mtu(8264)
         address = WIRE[RECEIVER][0]
         without = mapped(4, address, SENDER, RECEIVER)
         for netns in WIRE:
-            run("ip", "route", "change", "10.78.0.0/24", "dev", "wire", "advmss", "8204", netns=netns)
+            command("ip", "route", "change", "10.78.0.0/24", "dev", "wire", "advmss", "8204", netns=netns)
         measured = {"without": without, "advmss 8204": mapped(4, address, SENDER, RECEIVER)}
     assert measured["without"] < 90 and measured["advmss 8204"] >= 99, measured
     return measured
@@ -226,7 +212,7 @@ def pods() -> Iterator[Lab]:
         namespaces.delete()
 
 
-@check
+@CHECKS
 def big_tcp_between_pods() -> dict[str, Any]:
     """On one node, and from node to node over a veth."""
     measured = {}
@@ -241,7 +227,7 @@ def big_tcp_between_pods() -> dict[str, Any]:
     return measured
 
 
-@check
+@CHECKS
 def big_tcp_at_the_receiving_nic() -> dict[str, Any]:
     """igb takes no more than 64 KiB from TCP; GRO makes more of what e1000e receives."""
     measured = {}
@@ -258,15 +244,10 @@ def big_tcp_at_the_receiving_nic() -> dict[str, Any]:
 
 
 def main() -> None:
-    run("insmod", sys.argv[1])
+    command("insmod", sys.argv[1])
     for name, function in CHECKS.items():
-        failure, measured = "", {}
-        try:
-            measured = function()
-        except Exception:
-            failure = traceback.format_exc()
-        print(json.dumps({"check": name, "failure": failure, "measured": measured}), flush=True)
-    run("rmmod", "meta")
+        node_checks.report(name, *node_checks.outcome(function))
+    command("rmmod", "meta")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Debian's kernel source has and its packages do not: netdevsim and tcp_mmap, built once.
+"""Build netdevsim and tcp_mmap from Debian's kernel source, which its packages leave out.
 
-netdevsim is a NIC without hardware (rings, channels, coalescing; in newer kernels header split), tcp_mmap the
-kernel's own test of TCP zero-copy. Every change of this file, or another kernel, is another build.
+netdevsim is a simulated NIC (rings, channels, coalescing; in newer kernels header split), tcp_mmap is the
+kernel's test of TCP zero-copy. Builds are cached by this file's content and the kernel.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ import contextlib
 import hashlib
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from driver_lab import HERE, Node, copied, run
-
-sys.path.insert(0, str(HERE.parents[1] / "roles/lab_node/files"))
-
 from lablib import common, debian, recipe
+
+from tests.support.lab_node import LabNode, run
+from tests.support.module_build import copy_source
 
 NETDEVSIM, TCP_MMAP = "drivers/net/netdevsim", "tools/testing/selftests/net/tcp_mmap.c"
 TCP_MMAP_KERNEL = "6.12"  # the copy in 6.1 cannot check what it received
@@ -60,12 +58,12 @@ def _once(name: str, facts: str) -> Iterator[tuple[Path, Path | None]]:
                 common.remove_tree(old)
 
 
-def netdevsim(node: Node, kernel: str) -> Path:
+def netdevsim(node: LabNode, kernel: str) -> Path:
     """Return netdevsim.ko for a node."""
     with _once(f"netdevsim-{kernel}", node.release) as (folder, work):
         if work:
             with _source(kernel, NETDEVSIM) as source:
-                build = copied(node, source, "netdevsim")
+                build = copy_source(node, source, "netdevsim")
             done = build.kbuild("CONFIG_NETDEVSIM=m")
             assert done.returncode == 0, done.stdout + done.stderr
             shutil.copy(build.path / "netdevsim.ko", work)

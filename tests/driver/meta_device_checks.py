@@ -1,10 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""meta_device on a node, with the drivers that only a node has: ``meta_device_checks.py meta.ko``.
+"""Run meta_device on a node, with the drivers that only a node has.
 
-Prints a JSON object for each check: its name and what went wrong ("" for nothing). A namespace plays the
-host, so the node itself stays as it is; the collection lies beside this file.
+usage: meta_device_checks meta.ko
+
+A network namespace stands in for the host, so the node itself does not change.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import socket
 import struct
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,17 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply as _meta_device
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import model
+from tests.support import node_checks
+from tests.support.namespaces import command
 
-HOST = "/run/netns/md-host"
+HOST = "md-host"
 PINS = "/sys/fs/bpf/meta_device_checks"
 SCHED_CLS, XDP = 3, 6
 PASS, DROP = 0, 2
 NONE = {"from_pod": "", "to_pod": ""}
 ADDRESSES = {"md-a": ["10.77.0.1", "fd77::1"], "md-b": ["10.77.0.2", "fd77::2"]}
 
-CHECKS: dict[str, Callable[[], None]] = {}
-
-
-def check(function: Callable[[], None]) -> Callable[[], None]:
-    CHECKS[function.__name__] = function
-    return function
-
-
-def run(*words: str, netns: str = "") -> str:
-    inside = ["nsenter", f"--net={netns}"] if netns else []
-    done = subprocess.run([*inside, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
-    return done.stdout
+CHECKS = node_checks.Checks()
 
 
 def pin(name: str, verdict: int, kind: int = SCHED_CLS) -> str:
@@ -81,7 +72,7 @@ def apply(*names: str, per_pod: Mapping[str, Any] | None = None, **others: Any) 
         **dict.fromkeys(model.SIZES),
         **others,
     }
-    with _netns.entered(HOST):
+    with _netns.entered(f"/run/netns/{HOST}"):
         outcome = _meta_device.run(options, False, lambda: "it is not there")
     return [str(change) for change in outcome.changes]
 
@@ -119,10 +110,10 @@ def refused(kind: type[Exception], **options: Any) -> str:
 
 
 def links() -> set[str]:
-    return {link["ifname"] for link in json.loads(run("ip", "-json", "link", netns=HOST))}
+    return {link["ifname"] for link in json.loads(command("ip", "-json", "link", netns=HOST))}
 
 
-@check
+@CHECKS
 def pods_of_every_kind_and_mode() -> None:
     """Made, found unchanged, and in touch with each other."""
     assert "meta" in kinds()
@@ -134,21 +125,21 @@ def pods_of_every_kind_and_mode() -> None:
             assert reachable(), (driver, mode)
 
 
-@check
+@CHECKS
 def the_policy_is_drop_and_changes_in_place() -> None:
     for driver in kinds():
         apply("md-a", "md-b", driver=driver)
         assert not reachable(), driver
-        indexes = run("ip", "-o", "link", netns=HOST)
+        indexes = command("ip", "-o", "link", netns=HOST)
         apply("md-a", "md-b", driver=driver, policy="pass")
         assert reachable(), driver
-        assert [line.split()[0] for line in run("ip", "-o", "link", netns=HOST).splitlines()] == [
+        assert [line.split()[0] for line in command("ip", "-o", "link", netns=HOST).splitlines()] == [
             line.split()[0] for line in indexes.splitlines()
         ]
         apply()
 
 
-@check
+@CHECKS
 def programs_are_there_from_the_start_and_are_replaced() -> None:
     """Programs that pass, under the policy drop; then others under the same pins; then none."""
     paths = programs()
@@ -167,7 +158,7 @@ def programs_are_there_from_the_start_and_are_replaced() -> None:
     assert not reachable()
 
 
-@check
+@CHECKS
 def a_program_of_another_type_is_refused_by_name() -> None:
     wrong = pin("wrong", PASS, XDP)
     message = refused(_meta_device.ApplyError, programs={"from_pod": wrong, "to_pod": None})
@@ -183,7 +174,7 @@ def a_program_of_another_type_is_refused_by_name() -> None:
     assert reachable()
 
 
-@check
+@CHECKS
 def a_connection_outlives_a_change_of_driver() -> None:
     apply("md-a", "md-b", driver="veth")
     with _netns.entered("/run/netns/md-b"):
@@ -200,40 +191,41 @@ def a_connection_outlives_a_change_of_driver() -> None:
         one.close()
 
 
-@check
+@CHECKS
 def a_device_that_its_pod_deleted_comes_again() -> None:
     apply("md-a", "md-b", policy="pass")
-    run("ip", "link", "delete", "eth0", netns="/run/netns/md-a")
+    command("ip", "link", "delete", "eth0", netns="md-a")
     apply("md-a", "md-b", policy="pass")
     assert reachable()
 
 
-@check
+@CHECKS
 def a_driver_that_is_not_loaded_is_an_error() -> None:
     """The last one: it unloads the driver."""
     apply()
-    run("rmmod", "meta")
+    command("rmmod", "meta")
     message = refused(_meta_device.OptionError)
     assert "driver: meta: the kernel module meta cannot be loaded (it is not there): " in message, message
     assert links() == {"lo"}
 
 
+def check_in_namespace(function: Callable[[], None]) -> None:
+    """Run a check in a new host namespace, then remove the namespaces."""
+    _netns.make(f"/run/netns/{HOST}")
+    try:
+        words = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        command("sysctl", "-qw", *words, netns=HOST)
+        function()
+        apply(driver="veth")
+    finally:
+        for name in ("md-a", "md-b", HOST):
+            _netns.remove(f"/run/netns/{name}")
+
+
 def main() -> None:
-    run("insmod", sys.argv[1])
+    command("insmod", sys.argv[1])
     for name, function in CHECKS.items():
-        failure = ""
-        _netns.make(HOST)
-        try:
-            words = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-            run("sysctl", "-qw", *words, netns=HOST)
-            function()
-            apply(driver="veth")
-        except Exception:
-            failure = traceback.format_exc()
-        finally:
-            for left in ("md-a", "md-b", "md-host"):
-                _netns.remove(f"/run/netns/{left}")
-        print(json.dumps({"check": name, "failure": failure}), flush=True)
+        node_checks.report(name, *node_checks.outcome(partial(check_in_namespace, function)))
     for path in Path(PINS).iterdir():
         path.unlink()
     Path(PINS).rmdir()

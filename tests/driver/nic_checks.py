@@ -1,20 +1,19 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""nic_tuning on a node, on drivers that only a node has: ``nic_checks.py netdevsim.ko``.
+"""Run nic_tuning on a node, on drivers that only a node has.
 
-Prints a JSON object for each check: its name and what went wrong ("" for nothing). The node's e1000e and igb
-are QEMU's, netdevsim is the kernel's NIC without hardware. The collection lies beside this file.
+usage: nic_checks netdevsim.ko
+
+QEMU emulates the e1000e and the igb; netdevsim is the kernel's simulated NIC.
 """
 
 from __future__ import annotations
 
-import json
 import struct
-import subprocess
 import sys
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,13 @@ from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, settings
+from tests.support import node_checks
+from tests.support.namespaces import command
 
-CHECKS: dict[str, Callable[[], None]] = {}
+CHECKS = node_checks.Checks()
 
 DRIVERS = ("netdevsim", "e1000e", "igb")
 XDP, XDP_PASS = 6, 2
-
-
-def check(function: Callable[[], None]) -> Callable[[], None]:
-    CHECKS[function.__name__] = function
-    return function
-
-
-def run(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def tune(*nics: dict[str, Any], check: bool = False) -> dict[str, Any]:
@@ -96,17 +86,17 @@ def with_xdp(then: Callable[[], None]) -> None:
     with bpf.closing(bpf.bpf(5, attributes.ljust(120, b"\0"))) as descriptor:
         bpf.obj_pin(descriptor, pin)
     try:
-        run("ip", "link", "set", "dev", nic, "xdp", "pinned", pin)
+        command("ip", "link", "set", "dev", nic, "xdp", "pinned", pin)
         then()
     finally:
-        run("ip", "link", "set", "dev", nic, "xdp", "off")
+        command("ip", "link", "set", "dev", nic, "xdp", "off")
         Path(pin).unlink()
 
 
 # netdevsim
 
 
-@check
+@CHECKS
 def netdevsim_takes_rings_channels_coalescing_and_flow_control() -> None:
     wish = {
         "driver": "netdevsim", "mtu": 8264, "rings": {"rx": 1024, "tx": 2048}, "channels": {"combined": 2},
@@ -119,7 +109,7 @@ def netdevsim_takes_rings_channels_coalescing_and_flow_control() -> None:
     promised_made_and_left_alone(wish, expected)
 
 
-@check
+@CHECKS
 def all_numbers_above_the_maxima_are_named_at_once() -> None:
     message = refused({"driver": "netdevsim", "rings": {"rx": 5000, "tx": 9999}, "channels": {"combined": 5}})
     assert [line.partition("): ")[2] for line in message.splitlines()] == [
@@ -129,7 +119,7 @@ def all_numbers_above_the_maxima_are_named_at_once() -> None:
     ], message
 
 
-@check
+@CHECKS
 def a_maximum_is_taken_where_that_is_asked_for() -> None:
     wish = {"driver": "netdevsim", "rings": {"rx": 5000}, "limit_to_maximum": True}
     assert tune(wish)["nics"][0]["limited"] == {"rings.rx": 4096}
@@ -137,7 +127,7 @@ def a_maximum_is_taken_where_that_is_asked_for() -> None:
     assert not tune(wish)["changed"]
 
 
-@check
+@CHECKS
 def a_refusal_midway_puts_back_the_nics_before_it_too() -> None:
     def then() -> None:
         message = refused(
@@ -152,7 +142,7 @@ def a_refusal_midway_puts_back_the_nics_before_it_too() -> None:
     with_xdp(then)
 
 
-@check
+@CHECKS
 def header_split_where_the_driver_has_it() -> None:
     nic = state()["netdevsim"]
     if "rings.tcp-data-split" not in nic.values:
@@ -174,7 +164,7 @@ def header_split_where_the_driver_has_it() -> None:
     assert f"rings.hds-thresh = {top + 1} is above the maximum of {top}" in message, message
 
 
-@check
+@CHECKS
 def header_split_and_xdp_exclude_each_other() -> None:
     if "rings.tcp-data-split" not in state()["netdevsim"].values:
         return  # header_split_where_the_driver_has_it says what happens then
@@ -193,7 +183,7 @@ def header_split_and_xdp_exclude_each_other() -> None:
 # e1000e and igb
 
 
-@check
+@CHECKS
 def e1000e_takes_rings_coalescing_and_features() -> None:
     promised_made_and_left_alone(
         {"driver": "e1000e", "mtu": 4168, "rings": {"rx": 1024, "tx": 512}, "coalesce": {"rx-usecs": 50},
@@ -204,13 +194,13 @@ def e1000e_takes_rings_coalescing_and_features() -> None:
     )  # fmt: skip
 
 
-@check
+@CHECKS
 def e1000e_rounds_a_ring_up_and_that_is_a_failure() -> None:
     message = refused({"driver": "e1000e", "mtu": 8264, "rings": {"rx": 1001}, "coalesce": {"rx-usecs": 30}})
     assert "(driver e1000e): rings.rx = 1001 was accepted, but is 1008 now" in message, message
 
 
-@check
+@CHECKS
 def what_e1000e_does_not_have_is_named_at_once() -> None:
     message = refused(
         {"driver": "e1000e", "channels": {"combined": 2}, "coalesce": {"tx-usecs": 5}, "features": {"lro": 1}}
@@ -223,14 +213,14 @@ def what_e1000e_does_not_have_is_named_at_once() -> None:
     ], message
 
 
-@check
+@CHECKS
 def a_private_flag_that_the_hardware_lacks_is_named() -> None:
     # The driver lists the flag for every device and refuses it on the 82574 that QEMU emulates.
     message = refused({"driver": "e1000e", "priv_flags": {"s0ix-enabled": True}, "rings": {"rx": 256}})
     assert "the kernel refuses priv_flags: s0ix-enabled = on: Invalid argument" in message, message
 
 
-@check
+@CHECKS
 def igb_takes_a_private_flag_rings_channels_and_coalescing() -> None:
     nic = state()["igb"]
     more = nic.values["channels.combined"] == 1 and nic.maximum["channels.combined"] > 1
@@ -243,29 +233,29 @@ def igb_takes_a_private_flag_rings_channels_and_coalescing() -> None:
     )  # fmt: skip
 
 
+def check_and_restore(function: Callable[[], None], former: dict[str, _ethtool.Nic]) -> None:
+    """Run a check, then restore the NICs' former settings."""
+    function()
+    ethtool = _ethtool.Ethtool()
+    words = settings.restore(ethtool, former.values())
+    ethtool.close()
+    assert words == "Every NIC is set as it was before." and state() == former, words
+
+
 def main() -> None:
     module = sys.argv[1]
-    for needed in run("modinfo", "-F", "depends", module).strip().split(","):
-        run("modprobe", needed)
-    run("insmod", module)
+    for needed in command("modinfo", "-F", "depends", module).strip().split(","):
+        command("modprobe", needed)
+    command("insmod", module)
     Path("/sys/bus/netdevsim/new_device").write_text("1 1 4")  # number, ports, queues
-    run("udevadm", "settle")
+    command("udevadm", "settle")
     for driver in DRIVERS:
-        run("ip", "link", "set", state()[driver].name, "up")
+        command("ip", "link", "set", state()[driver].name, "up")
     former = state()
     for name, function in CHECKS.items():
-        failure = ""
-        try:
-            function()
-            ethtool = _ethtool.Ethtool()
-            words = settings.restore(ethtool, former.values())
-            ethtool.close()
-            assert words == "Every NIC is set as it was before." and state() == former, words
-        except Exception:
-            failure = traceback.format_exc()
-        print(json.dumps({"check": name, "failure": failure}), flush=True)
+        node_checks.report(name, *node_checks.outcome(partial(check_and_restore, function, former)))
     Path("/sys/bus/netdevsim/del_device").write_text("1")
-    run("rmmod", "netdevsim")
+    command("rmmod", "netdevsim")
 
 
 if __name__ == "__main__":

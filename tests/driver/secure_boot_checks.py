@@ -1,48 +1,40 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Drivers on a kernel that Secure Boot has locked down: unsigned.ko, stranger.ko and enrolled.ko beside this.
+"""Load drivers on a kernel in Secure Boot's lockdown: unsigned.ko, unknown.ko and enrolled.ko.
 
-The guest's only process; prints a JSON object a check on the console: its name and what went wrong.
+This is the guest's init; it prints the results on the console and powers the guest off.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 from ansible_collections.podnet.datapath.plugins.module_utils._node import readiness
+from tests.support import node_checks
 
-HERE = Path(__file__).parent
 MARK = "SECURE_BOOT "
 KERNEL = os.uname().release
-ENROLLED, STRANGER = str(HERE / "enrolled.pem"), str(HERE / "stranger.pem")
-CHECKS: dict[str, Callable[[], None]] = {}
-
-
-def check(function: Callable[[], None]) -> Callable[[], None]:
-    CHECKS[function.__name__] = function
-    return function
+ENROLLED, UNKNOWN = "enrolled.pem", "unknown.pem"
+CHECKS = node_checks.Checks()
 
 
 def insmod(name: str) -> str:
-    done = subprocess.run(["insmod", str(HERE / name)], capture_output=True, text=True, check=False)
+    done = subprocess.run(["insmod", name], capture_output=True, text=True, check=False)
     return done.stderr
 
 
 def deliver(name: str, certificate: str = "") -> str:
     """Install a driver as the role does; return the error, or nothing."""
     serial = signing.serial(Path(certificate).read_bytes()) if certificate else ""
-    desired = delivery.Desired("meta", KERNEL, (HERE / name).read_bytes(), "idle", serial)
+    desired = delivery.Desired("meta", KERNEL, Path(name).read_bytes(), "idle", serial)
     try:
         delivery.deliver(delivery.Installer("meta"), desired, check_mode=False)
     except loading.ModuleError as error:
@@ -60,18 +52,18 @@ def traces() -> list[str]:
     return [path for path in paths if os.path.exists(path)]
 
 
-@check
+@CHECKS
 def secure_boot_locks_the_kernel_down() -> None:
     facts = _node.Node().security("")
     assert facts["secure_boot"] and facts["lockdown"] == "integrity" and facts["signature_required"], facts
 
 
-@check
+@CHECKS
 def preflight_knows_which_key_is_enrolled() -> None:
     node = _node.Node()
     need = readiness.Requirements((), True, True)
     facts = node.facts()
-    for certificate, enrolled in ((ENROLLED, True), (STRANGER, False), ("", False)):
+    for certificate, enrolled in ((ENROLLED, True), (UNKNOWN, False), ("", False)):
         security = node.security(certificate)
         assert security["key_enrolled"] is enrolled, (certificate, security)
         refusals = [
@@ -82,19 +74,19 @@ def preflight_knows_which_key_is_enrolled() -> None:
         assert bool(refusals) is not enrolled, (certificate, refusals)
 
 
-@check
+@CHECKS
 def an_unsigned_driver_is_refused() -> None:
     assert insmod("unsigned.ko") and not loaded()
     assert "Secure Boot is on" in deliver("unsigned.ko") and not loaded() and not traces()
 
 
-@check
-def a_driver_that_a_stranger_signed_is_refused() -> None:
-    assert insmod("stranger.ko") and not loaded()
-    assert deliver("stranger.ko", STRANGER) and not loaded() and not traces()
+@CHECKS
+def driver_signed_with_unknown_key_is_refused() -> None:
+    assert insmod("unknown.ko") and not loaded()
+    assert deliver("unknown.ko", UNKNOWN) and not loaded() and not traces()
 
 
-@check
+@CHECKS
 def a_driver_signed_with_the_enrolled_key_is_loaded_and_works() -> None:
     assert not deliver("enrolled.ko", ENROLLED)
     assert loaded() and len(traces()) == 2
@@ -103,12 +95,7 @@ def a_driver_signed_with_the_enrolled_key_is_loaded_and_works() -> None:
 
 def main() -> None:
     for name, function in CHECKS.items():
-        failure = ""
-        try:
-            function()
-        except Exception:
-            failure = traceback.format_exc()
-        print(MARK + json.dumps({"check": name, "failure": failure}), flush=True)
+        node_checks.report(name, *node_checks.outcome(function), mark=MARK)
 
 
 if __name__ == "__main__":

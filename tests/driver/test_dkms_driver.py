@@ -13,19 +13,18 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driver_lab import DRIVER, LAB, lab, run
+from lablib import debian
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod import dkms
-
-sys.path.insert(0, str(LAB.parent))
-from lablib import debian
+from tests.support.checkout import DRIVER
+from tests.support.lab_node import lab, run
+from tests.support.module_build import make_signing_key
 
 CONF = """PACKAGE_NAME="trivial"
 PACKAGE_VERSION="{version}"
@@ -266,20 +265,7 @@ def key(image: Image) -> tuple[str, str, str]:
     """A key in the image, its certificate, and the number of that; both paths as the image sees them."""
     folder = image.root / "etc/keys"
     folder.mkdir()
-    new = (
-        "openssl",
-        "req",
-        "-new",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=signed",
-    )
-    run(*new, "-set_serial", "0x4cfe", "-keyout", f"{folder}/key", "-out", f"{folder}/certificate")
+    make_signing_key(f"{folder}/key", f"{folder}/certificate", "signed", serial=0x4CFE)
     return "/etc/keys/key", "/etc/keys/certificate", "4C:FE"
 
 

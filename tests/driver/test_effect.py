@@ -5,40 +5,33 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driver_lab import HERE, SHARED, Node, bring
-from linux_source import tcp_mmap
 
-CHECKS = re.findall(r"^@check\ndef (\w+)", (HERE / "effect_checks.py").read_text(), re.MULTILINE)
-
+from tests.driver.effect_checks import CHECKS
+from tests.driver.linux_source import tcp_mmap
+from tests.support.lab_node import LabNode
 
 if os.environ.get("PODNET_KERNEL", "6.1") != "6.12":
     pytest.skip(
-        "minutes of emulated streams, run on 6.12 alone: make test-driver KERNEL=6.12",
+        "takes minutes in the emulated node, so it runs on 6.12 only: make test-driver KERNEL=6.12",
         allow_module_level=True,
     )
 
 
 @pytest.fixture(scope="module")
-def outcomes(
-    node: Node, module: Path, datapath_object: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
-    """What came of each check; all are one process in the node."""
-    files = (*SHARED.glob("*.py"), tcp_mmap(), module, datapath_object)
-    folder = bring(node, tmp_path_factory.mktemp("archive"), "effect_checks.py", *files)
-    words = f"python3 effect_checks.py {module.name} {datapath_object.name}"
-    output = node.ssh(f"cd {folder} && exec {words}", timeout=1800)
-    return {one["check"]: one for one in map(json.loads, output.splitlines())}
+def outcomes(node: LabNode, module: Path, datapath_object: Path) -> dict[str, dict[str, Any]]:
+    """Run all checks in one process on the node; return their results."""
+    files = (tcp_mmap(), module, datapath_object)
+    arguments = (module.name, datapath_object.name)
+    return node.run_checks("tests.driver.effect_checks", *arguments, files=files, timeout=1800)
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_on_node(outcomes: dict[str, Any], check: str) -> None:
-    """One of effect_checks.py, which says what it is about."""
+def test_on_node(outcomes: dict[str, dict[str, Any]], check: str) -> None:
+    """Pass a check of effect_checks.py."""
     print(outcomes[check]["measured"])
     assert not outcomes[check]["failure"], f"\n{outcomes[check]['failure']}"

@@ -5,58 +5,38 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import re
-import time
-from pathlib import Path
+from typing import Any
 
 import pytest
-from driver_lab import HERE, Node, bring, lab
-from linux_source import netdevsim
 
-CHECKS = re.findall(r"^@check\ndef (\w+)", (HERE / "nic_checks.py").read_text(), re.MULTILINE)
+from tests.driver.linux_source import netdevsim
+from tests.driver.nic_checks import CHECKS
+from tests.support.lab_node import LabNode
 
 
 @pytest.fixture(scope="module")
-def outcomes(node: Node, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What went wrong on the node by check, "" where nothing did; all checks are one process there."""
+def outcomes(node: LabNode) -> dict[str, dict[str, Any]]:
+    """Run all checks in one process on the node; return their results."""
     module = netdevsim(node, os.environ.get("PODNET_KERNEL", "6.1"))
-    folder = bring(node, tmp_path_factory.mktemp("archive"), "nic_checks.py", module)
-    output = node.ssh(f"cd {folder} && exec python3 nic_checks.py {module.name}", timeout=1200)
-    return {one["check"]: one["failure"] for one in map(json.loads, output.splitlines())}
+    return node.run_checks("tests.driver.nic_checks", module.name, files=[module])
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_on_node(outcomes: dict[str, str], check: str) -> None:
-    """One of nic_checks.py, which says what it is about."""
-    assert not outcomes[check], f"\n{outcomes[check]}"
+def test_on_node(outcomes: dict[str, dict[str, Any]], check: str) -> None:
+    """Pass a check of nic_checks.py."""
+    assert not outcomes[check]["failure"], f"\n{outcomes[check]['failure']}"
 
 
-def reboot(node: Node) -> None:
-    """Boot the node and wait until it is there again."""
-    ask = "cat /proc/sys/kernel/random/boot_id"
-    before = node.ssh(ask)
-    with contextlib.suppress(RuntimeError):  # the connection may end first
-        node.ssh("systemctl reboot")
-    end = time.monotonic() + 900
-    while time.monotonic() < end:
-        with contextlib.suppress(RuntimeError):
-            if node.ssh(ask) != before:
-                return
-        time.sleep(1)
-    raise AssertionError("the node did not come back")
-
-
-def test_settings_outlive_a_driver_s_reload_and_a_boot(node: Node, tmp_path: Path) -> None:
-    """As nic_boot_checks.py says, with owners that want something else."""
-    folder = bring(node, tmp_path, "nic_boot_checks.py")
+def test_settings_survive_driver_reload_and_reboot(node: LabNode) -> None:
+    """Settings of nic_tuning win over those of networkd and udev, see nic_boot_checks.py."""
+    node.send("tests/driver", name="nic_boot_checks")
+    checks = "cd nic_boot_checks && exec python3 -m tests.driver.nic_boot_checks"
     try:
         for step in ("keep", "reload"):
-            node.ssh(f"cd {folder} && exec python3 nic_boot_checks.py {step}", timeout=300)
-        reboot(node)
-        node.ssh(f"cd {folder} && exec python3 nic_boot_checks.py look", timeout=300)
+            node.ssh(f"{checks} {step}", timeout=300)
+        node.reboot()
+        node.ssh(f"{checks} verify", timeout=300)
     finally:
-        # The node is others' too.
-        lab("restore", "--name", node.lab, "booted")
+        # Other tests share the node.
+        node.restore()

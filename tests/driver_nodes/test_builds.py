@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/driver"))
-
-from driver_lab import lab  # noqa: E402
+from tests.support.lab_node import lab
 
 KERNELS = ("6.1", "6.12")
 NODES = 20

@@ -14,17 +14,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/driver"))
-
-from driver_lab import DRIVER, lab  # noqa: E402
+from tests.support.checkout import CHECKOUT, DRIVER
+from tests.support.lab_node import lab
 
 LAB = "driver-nodes"
 KERNEL = os.environ.get("PODNET_KERNEL", "6.1")
@@ -64,7 +61,7 @@ class Site:
         facts = {"pods_mtu": 1500, "meta_driver_cache": str(self.cache), **variables}
         done = subprocess.run(
             [
-                *("ansible-playbook", "-i", inventory, "-i", str(ROOT / "inventories/lab")),
+                *("ansible-playbook", "-i", inventory, "-i", str(CHECKOUT / "inventories/lab")),
                 *("--skip-tags", SKIPPED, "-e", json.dumps(facts)),
                 str(self.collection / "playbooks/site.yml"),
             ],
@@ -99,8 +96,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     made = Site(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("cache"))
     made.collection.mkdir(parents=True)
     for name in COLLECTION:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, made.collection / name)
+        copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
+        copy(CHECKOUT / name, made.collection / name)
     lab("up", "--name", LAB, "--kernel", KERNEL, "--snapshot", "booted")
     for node in NODES:
         ssh(node, FORWARDING)

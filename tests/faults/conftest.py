@@ -11,17 +11,18 @@ import time
 from typing import Any
 
 import pytest
-from faulty_node import Node
+
+from tests.support.faulty_node import FaultyNode
 
 
 @pytest.fixture(scope="session")
-def node() -> Node:
+def node() -> FaultyNode:
     name = os.environ.get("PODNET_LAB", "faults")
-    return Node(name, "--nodes", "1", "--kernel", os.environ.get("PODNET_KERNEL", "6.1"), "--durable")
+    return FaultyNode(name, "--nodes", "1", "--kernel", os.environ.get("PODNET_KERNEL", "6.1"), "--durable")
 
 
 @pytest.fixture
-def former(node: Node) -> dict[str, Any]:
+def former(node: FaultyNode) -> dict[str, Any]:
     """How the node was before the test."""
     return node.state()
 

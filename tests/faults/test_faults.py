@@ -17,7 +17,8 @@ import time
 from typing import Any
 
 import pytest
-from faulty_node import NIC, THERE, Node, Unreachable, same
+
+from tests.support.faulty_node import NIC, REMOTE, FaultyNode, Unreachable, same
 
 COUNT = int(os.environ.get("PODNET_COUNT") or 1)
 # Seconds that a change is given. Emulated, it takes up to a minute itself.
@@ -28,14 +29,14 @@ NICS = {
     "flag": {"name": NIC, "features": {"tso": False, "gro": False}},
     "qdisc": {"name": NIC, "qdisc": "fq"},
 }
-DROP = ("program", f"{THERE}/drop.bpf.o", NIC)
+DROP = ("program", f"{REMOTE}/drop.bpf.o", NIC)
 
 
 def nic(name: str, seconds: int) -> tuple[str, str, str]:
     return "nic", json.dumps(NICS[name]), str(seconds)
 
 
-def pass_the_time(node: Node) -> None:
+def pass_the_time(node: FaultyNode) -> None:
     """Let the timer expire: systemd counts from boot, so an earlier moment is written and read again."""
     node.ssh(
         "sed -i 's/OnBootSec=.*/OnBootSec=1/' /run/systemd/system/podnet-checkpoint.timer"
@@ -43,7 +44,7 @@ def pass_the_time(node: Node) -> None:
     )
 
 
-def test_confirmed_it_stays_and_reverted_it_is_as_before(node: Node, former: dict[str, Any]) -> None:
+def test_confirmed_it_stays_and_reverted_it_is_as_before(node: FaultyNode, former: dict[str, Any]) -> None:
     made = node.do(*nic("mtu", LATE))
     assert node.do("checkpoint", "confirmed", made["checkpoint"])["status"] == "confirmed"
     now = node.state()
@@ -53,7 +54,7 @@ def test_confirmed_it_stays_and_reverted_it_is_as_before(node: Node, former: dic
     assert same(node.state(), former) and not node.do("revert")["changed"]
 
 
-def test_the_controller_dies_before_the_confirmation(node: Node, former: dict[str, Any]) -> None:
+def test_the_controller_dies_before_the_confirmation(node: FaultyNode, former: dict[str, Any]) -> None:
     """The node comes back by itself, and says why; a second controller is refused meanwhile."""
     made = node.do(*nic("mtu", LATE))
     for change in (nic("mtu", LATE), nic("qdisc", LATE), (*DROP, str(LATE))):
@@ -67,7 +68,7 @@ def test_the_controller_dies_before_the_confirmation(node: Node, former: dict[st
     assert "was reverted" in node.do("checkpoint", "confirmed", made["checkpoint"])["problem"]
 
 
-def test_a_program_that_drops_everything(node: Node, former: dict[str, Any]) -> None:
+def test_a_program_that_drops_everything(node: FaultyNode, former: dict[str, Any]) -> None:
     """The very connection is cut; the node takes the program away and can be reached again."""
     with node.doing(*DROP, str(SOON)) as running:
         running.communicate()
@@ -77,9 +78,9 @@ def test_a_program_that_drops_everything(node: Node, former: dict[str, Any]) -> 
     assert any("mgmt0-ingress = None" in line for line in now["checkpoint"]["reverted"])
 
 
-def test_a_program_in_the_place_of_another(node: Node, former: dict[str, Any]) -> None:
+def test_a_program_in_the_place_of_another(node: FaultyNode, former: dict[str, Any]) -> None:
     """What is confirmed is what a later change that is not goes back to: the same program."""
-    wire = ("program", f"{THERE}/drop.bpf.o", "wire0")
+    wire = ("program", f"{REMOTE}/drop.bpf.o", "wire0")
     made = node.do(*wire, str(LATE))
     node.do("checkpoint", "confirmed", made["checkpoint"])
     confirmed = node.state()
@@ -92,7 +93,7 @@ def test_a_program_in_the_place_of_another(node: Node, former: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("kind", NICS)
-def test_the_path_is_lost_with_the_change(node: Node, former: dict[str, Any], kind: str) -> None:
+def test_the_path_is_lost_with_the_change(node: FaultyNode, former: dict[str, Any], kind: str) -> None:
     with node.doing(*nic(kind, SOON)):
         time.sleep(3)
         node.link("mgmt", False)
@@ -101,7 +102,7 @@ def test_the_path_is_lost_with_the_change(node: Node, former: dict[str, Any], ki
     assert same(node.state(), former)
 
 
-def test_a_link_that_stays_down_is_not_confirmed(node: Node, former: dict[str, Any]) -> None:
+def test_a_link_that_stays_down_is_not_confirmed(node: FaultyNode, former: dict[str, Any]) -> None:
     """A flag after which the NIC has no carrier: the other NIC's connection does not hide that."""
     made = node.do("nic", json.dumps({**NICS["flag"], "name": "wire0"}), str(LATE))
     try:
@@ -114,7 +115,7 @@ def test_a_link_that_stays_down_is_not_confirmed(node: Node, former: dict[str, A
     assert same(node.state(), former)
 
 
-def test_cut_off_at_random_moments(node: Node, former: dict[str, Any], numbers: random.Random) -> None:
+def test_cut_off_at_random_moments(node: FaultyNode, former: dict[str, Any], numbers: random.Random) -> None:
     """The module is killed, the cable pulled, or a program drops everything; COUNT times."""
     for number in range(1, COUNT + 1):
         way, kind = numbers.choice(("killed", "cable", "program")), numbers.choice([*NICS, "program"])
@@ -142,7 +143,7 @@ def test_cut_off_at_random_moments(node: Node, former: dict[str, Any], numbers: 
 
 
 def test_the_power_fails_at_a_random_moment(
-    node: Node, former: dict[str, Any], numbers: random.Random
+    node: FaultyNode, former: dict[str, Any], numbers: random.Random
 ) -> None:
     """QEMU is killed; the next boot takes back what was not confirmed, before there is a network."""
     for number in range(1, COUNT + 1):
@@ -161,7 +162,7 @@ def test_the_power_fails_at_a_random_moment(
         former = now
 
 
-def test_the_power_fails_after_the_confirmation(node: Node, former: dict[str, Any]) -> None:
+def test_the_power_fails_after_the_confirmation(node: FaultyNode, former: dict[str, Any]) -> None:
     made = node.do(*nic("mtu", LATE))
     node.do("checkpoint", "confirmed", made["checkpoint"])
     node.cut_power()
@@ -171,7 +172,7 @@ def test_the_power_fails_after_the_confirmation(node: Node, former: dict[str, An
     assert same(node.state(), former)
 
 
-def test_a_full_disk(node: Node, former: dict[str, Any]) -> None:
+def test_a_full_disk(node: FaultyNode, former: dict[str, Any]) -> None:
     """Full before: refused, nothing changed. Full after the arming: the way back has its room."""
     folder = "/var/lib/podnet-datapath"
     most = f"fallocate -l $(($(stat -f -c '%f * %S' {folder}) - 16 * 1024 * 1024)) {folder}/most"

@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_node import HERE, NIC, PATIENCE, THERE, Node, programs, same
-from test_faults import LATE, SOON, pass_the_time
 
+from tests.faults.test_faults import LATE, SOON, pass_the_time
+from tests.support.faulty_node import NIC, PATIENCE, REMOTE, FaultyNode, programs, same
+
+HERE = Path(__file__).resolve().parent
 MARK = "PODNET_TESTED_RUN"  # in the environment of a run's processes, to find them by
 
 
 class Run:
     """A run of a playbook, as a controller that can be killed."""
 
-    def __init__(self, node: Node, log: Path, playbook: str, **variables: Any) -> None:
+    def __init__(self, node: FaultyNode, log: Path, playbook: str, **variables: Any) -> None:
         self._log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
@@ -73,7 +75,7 @@ class Run:
 
 
 @pytest.fixture
-def far(node: Node, tmp_path: Path) -> Iterator[str]:
+def far(node: FaultyNode, tmp_path: Path) -> Iterator[str]:
     """A peer behind a switch whose MTU is 1500."""
     inside, switch = ["ip", "netns", "exec", node.lab["namespace"]], tmp_path / "switch.o"
     switch.write_bytes(programs())
@@ -93,14 +95,14 @@ def far(node: Node, tmp_path: Path) -> Iterator[str]:
     subprocess.run([*inside, "ip", "link", "del", "far"], check=True)
 
 
-def change(node: Node, log: Path, mtu: int, seconds: int, **variables: Any) -> Run:
+def change(node: FaultyNode, log: Path, mtu: int, seconds: int, **variables: Any) -> Run:
     nics = [{"name": "wire0", "mtu": mtu}]
     wishes = {"node_tuning_nics": nics, "node_tuning_confirm_timeout": seconds}
     return Run(node, log, "change.yml", **wishes, **variables)
 
 
 def test_an_mtu_that_the_path_does_not_bear(
-    node: Node, former: dict[str, Any], far: str, tmp_path: Path
+    node: FaultyNode, former: dict[str, Any], far: str, tmp_path: Path
 ) -> None:
     """The node can be reached, over another NIC: the packets of full size tell."""
     run = change(node, tmp_path / "log", 4000, LATE, node_tuning_path=[{"to": far, "size": 4000}])
@@ -110,7 +112,7 @@ def test_an_mtu_that_the_path_does_not_bear(
 
 
 def test_pods_are_cut_off_and_the_node_is_not(
-    node: Node, former: dict[str, Any], far: str, tmp_path: Path
+    node: FaultyNode, former: dict[str, Any], far: str, tmp_path: Path
 ) -> None:
     """What answered before the change has to answer after it; what never did is not missed."""
     paths = [{"to": far}, {"to": far, "size": 1500}, {"to": "172.31.0.77"}]
@@ -123,9 +125,9 @@ def test_pods_are_cut_off_and_the_node_is_not(
     assert same(node.state(), former)
 
 
-def test_a_program_that_cuts_the_run_off(node: Node, former: dict[str, Any], tmp_path: Path) -> None:
+def test_a_program_that_cuts_the_run_off(node: FaultyNode, former: dict[str, Any], tmp_path: Path) -> None:
     named = {"change": f"test-{time.monotonic_ns()}"}
-    drop = {"object": f"{THERE}/drop.bpf.o", "device": NIC, "seconds": SOON, **named}
+    drop = {"object": f"{REMOTE}/drop.bpf.o", "device": NIC, "seconds": SOON, **named}
     run = Run(node, tmp_path / "log", "program.yml", **drop)
     assert run.end() != 0
     assert f"site/{NIC}-ingress = None" in run.said and f"not confirmed in {SOON} s" in run.said, run.said
@@ -133,7 +135,7 @@ def test_a_program_that_cuts_the_run_off(node: Node, former: dict[str, Any], tmp
 
 
 def test_the_path_is_lost_while_the_run_changes_the_nic(
-    node: Node, former: dict[str, Any], tmp_path: Path
+    node: FaultyNode, former: dict[str, Any], tmp_path: Path
 ) -> None:
     run = change(node, tmp_path / "log", 4000, SOON)
     run.reach("Set up NICs]")
@@ -147,7 +149,7 @@ def test_the_path_is_lost_while_the_run_changes_the_nic(
 
 
 def test_the_controller_is_killed_and_the_next_one_is_told(
-    node: Node, former: dict[str, Any], tmp_path: Path
+    node: FaultyNode, former: dict[str, Any], tmp_path: Path
 ) -> None:
     run = change(node, tmp_path / "first", 4000, LATE)
     run.reach("rollout : Close the connection]")
@@ -166,7 +168,7 @@ def test_the_controller_is_killed_and_the_next_one_is_told(
 
 
 def test_of_two_controllers_at_once_one_is_refused(
-    node: Node, former: dict[str, Any], tmp_path: Path
+    node: FaultyNode, former: dict[str, Any], tmp_path: Path
 ) -> None:
     first = change(node, tmp_path / "first", 4000, LATE)
     first.reach("rollout : Close the connection]")
@@ -181,7 +183,7 @@ def test_of_two_controllers_at_once_one_is_refused(
 
 
 def test_the_power_fails_before_the_run_has_confirmed(
-    node: Node, former: dict[str, Any], tmp_path: Path
+    node: FaultyNode, former: dict[str, Any], tmp_path: Path
 ) -> None:
     run = change(node, tmp_path / "log", 4000, LATE)
     run.reach("rollout : Close the connection]")
@@ -193,7 +195,7 @@ def test_the_power_fails_before_the_run_has_confirmed(
 
 
 def test_the_path_is_lost_once_revert_yml_has_put_the_nic_back(
-    node: Node, former: dict[str, Any], tmp_path: Path
+    node: FaultyNode, former: dict[str, Any], tmp_path: Path
 ) -> None:
     run = change(node, tmp_path / "there", 4000, LATE)
     assert run.end() == 0, run.said

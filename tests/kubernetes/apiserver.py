@@ -16,17 +16,13 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "roles/lab_node/files"))
-
-from lablib import common, debian  # noqa: E402
+from lablib import common, debian
 
 SUITE = "bookworm"
 PACKAGES = ("etcd-server", "golang-go", "jq", "make", "rsync")

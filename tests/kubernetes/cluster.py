@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
+from tests.support.checkout import CHECKOUT
 
-MODULE = Path(__file__).resolve().parents[2] / "plugins/modules/kube_node.py"
+MODULE = CHECKOUT / "plugins/modules/kube_node.py"
 OWNER = [
     {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "1", "controller": True},
 ]
@@ -100,7 +100,6 @@ class Cluster:
         done = subprocess.run(
             [sys.executable, str(MODULE)],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             check=False,

@@ -13,22 +13,19 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from apiserver import running
-from cluster import OWNER, Cluster
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/rollout"))
+from tests.kubernetes.apiserver import running
+from tests.kubernetes.cluster import OWNER, Cluster
+from tests.support.checkout import CHECKOUT
+from tests.support.local_node import SKIPPED, node
 
-from local_node import SKIPPED, node  # noqa: E402
-
-OPERATIONS = (ROOT / "docs/operations.md").read_text()
+OPERATIONS = (CHECKOUT / "docs/operations.md").read_text()
 
 
 @pytest.fixture(scope="module")

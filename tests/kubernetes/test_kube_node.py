@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from apiserver import running
-from cluster import DAEMON, OWNER, Cluster
 
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
+from tests.kubernetes.apiserver import running
+from tests.kubernetes.cluster import DAEMON, OWNER, Cluster
 
 
 @pytest.fixture(scope="module")

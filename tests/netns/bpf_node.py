@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
-
-SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
+from tests.support.checkout import PROGRAMS
 
 
 class Node:
@@ -85,7 +84,7 @@ class Node:
 
 def compiled(folder: Path, *edits: tuple[str, str, str]) -> str:
     """Compile the programs with edits of their sources: file, pattern, replacement. Return the object."""
-    for source in SOURCES.iterdir():
+    for source in PROGRAMS.iterdir():
         text = source.read_text()
         for file, pattern, replacement in edits:
             if source.name == file:

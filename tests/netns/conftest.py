@@ -13,14 +13,13 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from bpf_node import Node, compiled
-from namespaces import Namespaces, command, enter
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.netns.bpf_node import Node, compiled
+from tests.support.checkout import PROGRAMS
+from tests.support.namespaces import Namespaces, command, enter
 
 RunModule = Callable[..., dict[str, Any]]
 
@@ -124,7 +123,7 @@ def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The compiled programs."""
     out = tmp_path_factory.mktemp("object")
-    command("make", "-s", "-C", str(CHECKOUT / "roles/bpf_datapath/files"), f"OUT={out}")
+    command("make", "-s", "-C", str(PROGRAMS), f"OUT={out}")
     return str(out / "datapath.o")
 
 

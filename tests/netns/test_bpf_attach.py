@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bpf_node import Node
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from tests.netns.bpf_node import Node
 
 
 def test_check_mode_changes_nothing_and_tells_all(node: Node) -> None:

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from nodes import NODES, Nodes, Pod
 
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info
+from tests.support.pod_nodes import NODES, Nodes, Pod
 
 PODS = {
     "pod1": Pod("node1", "10.31.1.11", "fd31:1::11"),

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bpf_node import Node
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, persist, revert, settings
@@ -28,6 +27,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._programs import a
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm as _checkpoint_arm
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint, journal
+from tests.netns.bpf_node import Node
 
 COUNT = int(os.environ.get("PODNET_COUNT") or 10)
 SUBSYSTEMS = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}

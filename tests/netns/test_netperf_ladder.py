@@ -9,17 +9,12 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(CHECKOUT / "roles/lab_node/files"))
-
-from lablib import debian  # noqa: E402
+from lablib import debian
 
 SERVERS = Path("/run/podnet/bench")
 # where netperf's licence was not yet free

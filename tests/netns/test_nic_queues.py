@@ -57,7 +57,6 @@ class Node:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         result: dict[str, Any] = json.loads(done.stdout)
         assert bool(result.get("failed")) == fails, result.get("msg", result)
@@ -215,7 +214,6 @@ def test_a_queue_that_had_nothing_keeps_nothing_else_from_coming_back(node: Node
     """As the way back from a way back has it where channels had been lowered, and are there again."""
     subprocess.run(
         ["ip", "netns", "exec", node.netns, sys.executable, "-c", WAY_BACK],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=True,
     )
     assert node.read("veth0/mtu") == "1400"

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.support.checkout import CHECKOUT
 
 # A network of its own, with the sysfs and the BPF file system that belong to it.
 NODE = """
@@ -37,7 +36,6 @@ def node_info(folder: Path, script: str, **arguments: Any) -> dict[str, Any]:
     given = json.dumps({"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_remote_tmp": "/tmp"}})
     done = subprocess.run(
         ["unshare", "--net", "--mount", "bash", "-c", script, "bash", agent, sys.executable, module, given],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,

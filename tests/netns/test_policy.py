@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from policy_checks import CHECKS
-from policy_lab import Lab, has_sctp
+
+from tests.support.policy_checks import CHECKS
+from tests.support.policy_lab import Lab, has_sctp
 
 
 @pytest.fixture(scope="module")

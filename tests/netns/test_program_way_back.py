@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bpf_node import Node
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
@@ -22,6 +21,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._programs import r
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.pins import Pins
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import Change
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, journal, revert
+from tests.netns.bpf_node import Node
 
 OTHER = ("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
 OLDER = ("endpoints.h", r"__u16 slot;(?=[^}]*}[^}]*struct pod {)", "__u32 once; __u16 slot;")

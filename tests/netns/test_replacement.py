@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from policy_lab import ALLOWED_WITHIN, TCP, Check, Lab, address_of
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import libbpf
+from tests.support.policy_lab import ALLOWED_WITHIN, TCP, Check, Lab, address_of
 
 SWAPS = int(os.environ.get("PODNET_SWAPS", "100"))
 LOADED = 4  # of them with a load each

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -149,7 +148,6 @@ def test_pods_are_found_by_name_and_process_and_told_from_others() -> None:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     ).stdout.splitlines()
     held, rootless = out[0].split()
     own, every, left = json.loads(out[1])

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -16,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.checkout import CHECKOUT
+
 Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
 
-MODULE = Path(__file__).resolve().parents[2] / "plugins/modules/sysctl_zc.py"
+MODULE = CHECKOUT / "plugins/modules/sysctl_zc.py"
 
 RMEM, WMEM = "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"
 
@@ -180,7 +181,6 @@ def test_a_container_where_proc_sys_is_read_only_is_told_so(node: Node) -> None:
     done = subprocess.run(
         ["unshare", "--net", "--mount", "sh", "-c", script, "sh", sys.executable, str(MODULE)],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": {**given, "_ansible_remote_tmp": "/tmp"}}),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         text=True,
         check=False,

@@ -25,11 +25,9 @@ import pexpect
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in ("tests/driver", "bench/rollout_scale")]
-
-from count_tasks import AT_HOME  # noqa: E402
-from driver_lab import lab  # noqa: E402
+from bench.rollout_scale.count_tasks import AT_HOME
+from tests.support.checkout import CHECKOUT
+from tests.support.lab_node import lab
 
 LAB = "operations"
 UPSTREAM = "https://github.com/podnet/datapath"
@@ -64,7 +62,7 @@ def commands() -> dict[str, list[str]]:
     """Return the commands of each heading of docs/operations.md."""
     found: dict[str, list[str]] = {}
     heading = ""
-    for line in (ROOT / "docs/operations.md").read_text().splitlines():
+    for line in (CHECKOUT / "docs/operations.md").read_text().splitlines():
         if line.startswith("#"):
             heading = line.lstrip("# ")
         elif re.match(r"    (ansible|rm)", line):
@@ -112,7 +110,7 @@ class Operator:
         (folder / "home").mkdir()
         reached = yaml.safe_load(Path(json.loads(lab("inventory", "--name", LAB))["inventory"]).read_text())
         self.reached = reached["lab"]
-        self.wanted = yaml.safe_load((ROOT / "inventories/lab/group_vars/lab.yml").read_text())
+        self.wanted = yaml.safe_load((CHECKOUT / "inventories/lab/group_vars/lab.yml").read_text())
         # netkit of a newer kernel would leave nothing for the driver to do.
         self.wanted["preflight_driver"] = "meta"
         self.wanted["node_tuning_reboot_timeout"] = BOOT
@@ -122,7 +120,7 @@ class Operator:
                 key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PODNET_"))
             },
             "HOME": str(folder / "home"),
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
             "ANSIBLE_HOME": str(folder / "home/.ansible"),
             "ANSIBLE_COLLECTIONS_PATH": str(folder / "home/.ansible/collections"),
             "ANSIBLE_NOCOLOR": "1",
@@ -144,7 +142,7 @@ class Operator:
         (folder / "hosts.yml").write_text(yaml.safe_dump(everything))
         (folder / "group_vars/all.yml").write_text(yaml.safe_dump(self.wanted))
         for node in nodes:
-            facts = yaml.safe_load((ROOT / f"inventories/lab/host_vars/{node}.yml").read_text())
+            facts = yaml.safe_load((CHECKOUT / f"inventories/lab/host_vars/{node}.yml").read_text())
             if len(nodes) == 1:
                 del facts["pods_host_routes"]
             (folder / f"host_vars/{node}.yml").write_text(yaml.safe_dump(facts))
@@ -190,7 +188,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
     lab("up", "--name", LAB, "--kernel", "6.1", "--snapshot", "booted")
     person = Operator(tmp_path_factory.mktemp("operations"))
     person.write_inventory(person.folder / "inventory", "node1")
-    clone = ["git", "clone", "-q", str(ROOT), str(person.upstream)]
+    clone = ["git", "clone", "-q", str(CHECKOUT), str(person.upstream)]
     subprocess.run(clone, env=person.environment, check=True)
     person.run(COMMANDS["5. Upgrade the collection"][0])
     return person
@@ -292,7 +290,7 @@ def test_awx_runs_the_same(operator: Operator) -> None:
     folder = operator.folder / "awx"
     operator.write_inventory(folder / "inventory", "node1", "node2")
     (folder / "env").mkdir()
-    survey = yaml.safe_load((ROOT / "playbooks/vars/awx.yml").read_text())
+    survey = yaml.safe_load((CHECKOUT / "playbooks/vars/awx.yml").read_text())
     answers = {"podnet_report": str(folder / "report")}
     (folder / "env/extravars").write_text(json.dumps(answers))
     clone = ["git", "clone", "-q", str(operator.upstream), str(folder / "project")]

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.checkout import CHECKOUT
+
 HERE = Path(__file__).resolve().parent
 HOSTS = [f"node{n}" for n in range(1, 8)]
 
@@ -197,7 +199,7 @@ def test_numbers_that_do_not_fit_are_refused(rollout: Any) -> None:
 
 
 def test_the_gate_is_the_first_and_the_last_thing_of_each_batch() -> None:
-    plays = yaml.safe_load((HERE.parents[1] / "playbooks/site.yml").read_text())
+    plays = yaml.safe_load((CHECKOUT / "playbooks/site.yml").read_text())
     batched = [play for play in plays if "serial" in play]
     assert len(batched) == 1
     for task, entry in ((batched[0]["pre_tasks"][0], "lost"), (batched[0]["post_tasks"][-1], "gate")):

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.support.checkout import CHECKOUT
+
 TEXT = (CHECKOUT / "docs/operations.md").read_text()
 COMMANDS = re.findall(r"^    (ansible-playbook .*?)(?:\s+#.*)?$", TEXT, re.MULTILINE)
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROLE = Path(__file__).resolve().parents[2] / "roles/pods"
+from tests.support.checkout import CHECKOUT
+
+ROLE = CHECKOUT / "roles/pods"
 HOSTS = [f"node{n}" for n in range(1, 7)]
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
-from local_node import SKIPPED, node
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.support.checkout import CHECKOUT
+from tests.support.local_node import SKIPPED, node
 
 
 @pytest.fixture

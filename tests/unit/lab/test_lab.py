@@ -16,25 +16,22 @@ import tarfile
 import time
 from pathlib import Path
 
+import lab as command_line
 import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
+from lablib import access, common, debian, disks, image, machine, qemu, recipe, spec
+from lablib.common import LabError
+from lablib.debian import Mirror, Source
+from lablib.files import LabFiles
+from lablib.lifecycle import Lab
+from lablib.ports import PORTS, choose_port
+from lablib.process import is_running, start_time
+from lablib.spec import LabSpec
+from lablib.state import Node, State
 
 FILES = Path(__file__).resolve().parents[3] / "roles/lab_node/files"
-sys.path.insert(0, str(FILES))
-
-import lab as command_line  # noqa: E402
-from lablib import access, common, debian, disks, image, machine, qemu, recipe, spec  # noqa: E402
-from lablib.common import LabError  # noqa: E402
-from lablib.debian import Mirror, Source  # noqa: E402
-from lablib.files import LabFiles  # noqa: E402
-from lablib.lifecycle import Lab  # noqa: E402
-from lablib.ports import PORTS, choose_port  # noqa: E402
-from lablib.process import is_running, start_time  # noqa: E402
-from lablib.spec import LabSpec  # noqa: E402
-from lablib.state import Node, State  # noqa: E402
-
 TOKEN = st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True)
 TOKENS = st.lists(TOKEN, min_size=1, max_size=3).map(tuple)
 URI = st.builds("{}://{}/{}".format, st.sampled_from(["http", "https"]), TOKEN, TOKEN)

@@ -5,14 +5,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "debug_kernel"))
-
-from kernel_log import new_reports, parse
+from tests.support.kernel_log import new_reports, parse
 
 # As User-Mode Linux 6.1 itself has it, at the first fork.
 OWN = """\

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A node of the lab that loses its link, its power or its controller."""
+"""A lab node whose link, power and controller a test can cut."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-CHECKOUT = HERE.parents[1]
-LAB = CHECKOUT / "roles/lab_node/files/lab.py"
-sys.path.insert(0, str(LAB.parent))
+from lablib.qmp import Qmp
 
-from lablib.qmp import Qmp  # noqa: E402
+from tests.support import guest_tree
+from tests.support.checkout import LAB, SUPPORT
 
 NIC = "mgmt0"  # it carries the controller's connection
-THERE = "/root/faults"
-# A module outlives the connection that started it, and the way back the timer.
+REMOTE = "/root/faults"  # on the node
+COMMANDS = "tests.support.faulty_node_commands"
+# A module outlives the connection that started it; the rollback outlives its timer.
 BUSY = (
-    "pgrep -f 'node_side.py (nic|program)' >/dev/null"
+    f"pgrep -f '{COMMANDS} (nic|program)' >/dev/null"
     " || systemctl is-active podnet-checkpoint.timer podnet-checkpoint.service | grep -qE '^(de)?activ'"
 )
-PATIENCE = 900  # seconds until a node that does not come back is lost
+PATIENCE = 900  # seconds that an emulated node may take to come back
 
 
 def lab(*words: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def lab(*words: str) -> dict[str, Any]:
 
 
 class Unreachable(Exception):
-    """The connection ended, or none came about."""
+    """The node closed the connection or did not accept one."""
 
 
 def programs() -> bytes:
@@ -52,27 +52,22 @@ def programs() -> bytes:
     headers = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True, check=True)
     include = f"-I/usr/include/{headers.stdout.strip()}"
     clang = ["clang", "-target", "bpf", "-O2", "-g", "-Wall", "-Werror", include]
-    done = subprocess.run([*clang, "-c", HERE / "drop.bpf.c", "-o", "-"], capture_output=True, check=True)
+    done = subprocess.run([*clang, "-c", SUPPORT / "drop.bpf.c", "-o", "-"], capture_output=True, check=True)
     return done.stdout
 
 
-class Node:
-    """The node, reached as a controller would: each command is a connection of its own."""
+class FaultyNode:
+    """The node, as a controller reaches it: each command opens a new connection."""
 
     def __init__(self, name: str, *up: str) -> None:
-        """Take the lab of this name; ``up`` is how to make it."""
+        """Start the lab of this name; ``up`` are the options of ``lab.py up``."""
         self._name, self._up = name, up
         self.lab = lab("up", "--name", name, *up)
-        built = programs()
-        utils, place = "plugins/module_utils", "ansible_collections/podnet/datapath"
-        tar = ["tar", "-cf", "-", "--exclude=__pycache__", f"--transform=s,^{utils},{place}/{utils},"]
-        archive = subprocess.run(
-            [*tar, "-C", str(CHECKOUT), utils, "-C", str(HERE), "node_side.py"],
-            capture_output=True,
-            check=True,
-        ).stdout
-        self.ssh(f"rm -rf {THERE} && mkdir -p {THERE} && tar -x -C {THERE}", archive)
-        self.ssh(f"cat >{THERE}/drop.bpf.o", built)
+        with tempfile.TemporaryDirectory() as folder:
+            guest_tree.write(Path(folder))
+            (Path(folder) / "drop.bpf.o").write_bytes(programs())
+            archive = subprocess.run(["tar", "-C", folder, "-c", "."], capture_output=True, check=True).stdout
+        self.ssh(f"rm -rf {REMOTE} && mkdir -p {REMOTE} && tar -x -C {REMOTE}", archive)
 
     def _argv(self, script: str) -> list[str]:
         alive = ["-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"]
@@ -88,17 +83,17 @@ class Node:
         return done.stdout.decode()
 
     def do(self, *words: str) -> dict[str, Any]:
-        """Run node_side.py."""
+        """Run a command of faulty_node_commands.py; return its result."""
         found: dict[str, Any] = json.loads(self.ssh(self.command(*words)))
         return found
 
     @staticmethod
     def command(*words: str) -> str:
-        return f"cd {THERE} && exec python3 node_side.py {shlex.join(words)}"
+        return f"cd {REMOTE} && exec python3 -m {COMMANDS} {shlex.join(words)}"
 
     @contextmanager
     def doing(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Have node_side.py run meanwhile; its connection is ended after the block."""
+        """Run a command of faulty_node_commands.py during the block, then close its connection."""
         with subprocess.Popen(
             self._argv(self.command(*words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as running:
@@ -108,29 +103,29 @@ class Node:
                 running.kill()
 
     def link(self, netdev: str, up: bool) -> None:
-        """Pull a cable, ``mgmt`` or ``wire``, or put it back."""
+        """Set the carrier of a NIC, ``mgmt`` or ``wire``."""
         with Qmp(Path(self.lab["folder"]) / "node1/qmp.sock") as qmp:
             qmp("set_link", name=netdev, up=up)
 
     def cut_power(self) -> None:
-        """Kill QEMU, and have the node boot again."""
+        """Kill QEMU, then boot the node again."""
         os.kill(self.lab["nodes"][0]["pid"], signal.SIGKILL)
         self.lab = lab("up", "--name", self._name, *self._up)
 
     def state(self) -> dict[str, Any]:
-        """Return how the node is once it can be reached and nothing runs or waits for a confirmation."""
-        end, why = time.monotonic() + PATIENCE, ""
+        """Wait until no change runs or is pending confirmation, then return the node's state."""
+        end, reason = time.monotonic() + PATIENCE, ""
         while time.monotonic() < end:
             try:
-                # Asked in one shell: to start Python again and again would take what the way back needs.
+                # One shell polls: starting Python repeatedly would slow down the rollback.
                 self.ssh(f"while {BUSY}; do sleep 1; done")
                 return self.do("state")
             except Unreachable as unreachable:
-                why = str(unreachable)
+                reason = str(unreachable)
             time.sleep(1)
-        raise AssertionError(f"the node did not come back: {why}")
+        raise AssertionError(f"the node did not come back: {reason}")
 
 
 def same(now: dict[str, Any], former: dict[str, Any]) -> bool:
-    """Tell whether nothing is left of a change."""
+    """Return whether two states have the same settings, programs, pins and files."""
     return all(now[key] == former[key] for key in ("nics", "programs", "pins", "files"))

@@ -19,9 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from policy_lab import ALLOWED_WITHIN, FORBIDDEN_FOR, TCP, UDP, Check, Lab, address_of, checks_of
-
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from tests.support.policy_lab import (
+    ALLOWED_WITHIN,
+    FORBIDDEN_FOR,
+    TCP,
+    UDP,
+    Check,
+    Lab,
+    address_of,
+    checks_of,
+)
 
 CHECKS: dict[str, Callable[[Lab], None]] = {}
 
@@ -245,13 +253,16 @@ def _drops_are_told(lab: Lab, command: str) -> None:
 
 
 def read_cases() -> list[dict[str, Any]]:
-    """The table of cases; a node has no YAML."""
-    path = Path(__file__).with_name("policy_cases.json")
-    if path.exists():
-        return json.loads(path.read_text())
-    import yaml
+    """Return policy_cases.yml, or policy_cases.json in a guest, which has no YAML parser."""
+    table = Path(__file__).with_name("policy_cases.yml")
+    cases: list[dict[str, Any]]
+    if table.exists():
+        import yaml
 
-    return yaml.safe_load(path.with_suffix(".yml").read_text())
+        cases = yaml.safe_load(table.read_text())
+    else:
+        cases = json.loads(Path("policy_cases.json").read_text())
+    return cases
 
 
 CHECKS.update({case["name"]: functools.partial(run_case, case=case) for case in read_cases()})

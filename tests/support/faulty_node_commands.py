@@ -1,10 +1,12 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What runs on the node: the modules' own code, and how the node is now. Prints JSON.
+"""Run the modules' code on a node, or read the node's state. Prints JSON.
 
-node_side.py nic '{"name": ...}' SECONDS | program OBJECT DEVICE SECONDS
-node_side.py checkpoint STATE NAME | revert | state
+usage: faulty_node_commands nic '{"name": ...}' SECONDS
+       faulty_node_commands program OBJECT DEVICE SECONDS
+       faulty_node_commands checkpoint STATE NAME
+       faulty_node_commands revert | state
 """
 
 from __future__ import annotations

@@ -14,10 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "roles/lab_node/files"))
-
-from lablib import image, machine, qemu, recipe  # noqa: E402
+from lablib import image, machine, qemu, recipe
 
 SECTOR = 512
 

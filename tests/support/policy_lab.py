@@ -24,12 +24,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nodes import NODES, Nodes, Pod
-
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info as _datapath_info
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach as _bpf_attach
+from tests.support.pod_nodes import NODES, Nodes, Pod
 
 PODS = {
     "front": Pod("node1", "10.31.1.11", "fd31:1::11", {"app": "front", "ns": "shop"}),

@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import driver_node as node
-from driver_node import How, Meta, Namespace, Programs, Refused, Rtnl, run, s32, text, u32
+from tests.support import driver_node as node
+from tests.support.driver_node import How, Meta, Namespace, Programs, Refused, Rtnl, run, s32, text, u32
 
 HOST, POD1, POD2, WIRE, FAR = "10.9.3.1", "10.9.0.1", "10.9.0.2", "10.9.1.2", "10.9.2.2"
 POD1_6, POD2_6, WIRE_6, FAR_6 = "fd09::1", "fd09::2", "fd09:1::2", "fd09:2::2"
@@ -25,7 +25,7 @@ GATEWAY, GATEWAY_6 = "10.9.1.1", "fd09:1::1"
 PINNED = "/sys/fs/bpf/driver_checks_ingress"
 
 
-class World:
+class Topology:
     """The namespaces of a check; ``pods()`` and ``wire()`` fill them."""
 
     NAMES = ("host", "pod1", "pod2", "far")
@@ -147,10 +147,10 @@ class World:
         self.programs.tell(program, ifindex, how, argument, nexthop)
 
 
-CHECKS: dict[str, Callable[[World], None]] = {}
+CHECKS: dict[str, Callable[[Topology], None]] = {}
 
 
-def check(function: Callable[[World], None]) -> Callable[[World], None]:
+def check(function: Callable[[Topology], None]) -> Callable[[Topology], None]:
     CHECKS[function.__name__] = function
     return function
 
