@@ -35,7 +35,7 @@ _value:
   description:
     - A dictionary for each difference, with C(where) (V(node), a Pod's network namespace, a NIC,
       V(Pods), V(boot) or V(warning)), C(what), C(now), C(wanted), and C(others), those who set it too.
-    - What could not be looked at is a row as well, with the reason in C(what).
+    - What could not be observe at is a row as well, with the reason in C(what).
   type: list
   elements: dict
 """

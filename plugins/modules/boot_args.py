@@ -127,12 +127,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        result, warnings = apply.run(module.params, module.check_mode, module.run_command)
+        result = apply.run(module.params, module.check_mode, module.run_command)
     except plan.Problem as problem:
         module.fail_json(msg=str(problem))
-    for warning in warnings:
-        module.warn(warning)
-    module.exit_json(**result)
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

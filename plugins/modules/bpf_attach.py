@@ -233,7 +233,7 @@ def main() -> None:
     )
     p = module.params
     try:
-        journalled = Journalled(confirm.terms(p), module.run_command)
+        journalled = Journalled(confirm.confirmation(p), module.run_command)
         if p["state"] == "absent":
             outcome = absent(p["pin_path"], module.check_mode, journalled.guard)
         else:
@@ -253,9 +253,9 @@ def main() -> None:
             )
             if p["command"]:
                 outcome.changes += install_command(p["command"], module.check_mode)
-        news = checkpoint.news()
+        news = checkpoint.unreported()
         if not module.check_mode:
-            checkpoint.told(news)
+            checkpoint.mark_reported(news)
     except (BpfError, Problem, OSError) as e:
         module.fail_json(msg=str(e))
     for sentence in news.values():

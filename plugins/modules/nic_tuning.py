@@ -301,18 +301,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        result, warnings = apply.run(
+        result = apply.run(
             module.params["nics"],
             module.params["persist"],
             module.check_mode,
             module.run_command,
-            terms=confirm.terms(module.params),
+            confirmation=confirm.confirmation(module.params),
         )
     except plan.Problem as problem:
         module.fail_json(msg=str(problem))
-    for warning in warnings:
-        module.warn(warning)
-    module.exit_json(**result)
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

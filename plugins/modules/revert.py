@@ -129,15 +129,13 @@ def main() -> None:
     )
     p = module.params
     try:
-        terms = confirm.terms(p)
-        result, warnings = revert_node.run(
-            p["subsystems"], p["force"], module.check_mode, module.run_command, terms
+        confirmation = confirm.confirmation(p)
+        result = revert_node.run(
+            p["subsystems"], p["force"], module.check_mode, module.run_command, confirmation
         )
     except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
-    for warning in warnings:
-        module.warn(warning)
-    module.exit_json(**result)
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

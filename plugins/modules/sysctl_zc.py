@@ -247,12 +247,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        outcome = apply.run(module.params, module.check_mode)
+        result = apply.run(module.params, module.check_mode)
     except plan.Problem as problem:
         module.fail_json(msg=str(problem))
-    for warning in outcome.warnings:
-        module.warn(warning)
-    module.exit_json(**outcome.result)
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

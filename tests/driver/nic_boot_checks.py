@@ -75,11 +75,11 @@ def keep() -> None:
         Path(path).write_text(text)
     command(["systemctl", "restart", "systemd-networkd"])
     time.sleep(3)
-    result, warnings = apply.run(WISHES, True, False, command)
-    assert result["changed"] and not warnings, warnings
-    assert DROP_IN in result["files"], result["files"]
-    again, warnings = apply.run(WISHES, True, False, command)
-    assert not again["changed"] and not again["files"] and not warnings, again
+    result = apply.run(WISHES, True, False, command)
+    assert result.changed and not result.warnings, result
+    assert DROP_IN in result.values["files"], result
+    again = apply.run(WISHES, True, False, command)
+    assert not again.changed and not again.values["files"] and not again.warnings, again
     command(["systemctl", "restart", "systemd-networkd"])
     settled()
 

@@ -32,9 +32,9 @@ XDP, XDP_PASS = 6, 2
 
 def tune(*nics: dict[str, Any], check: bool = False) -> dict[str, Any]:
     """Run the module without keeping anything for the next boot; return its result."""
-    result, warnings = apply.run(nics, False, check, lambda words: (0, "", ""))
-    assert not warnings, warnings
-    return result
+    result = apply.run(nics, False, check, lambda words: (0, "", ""))
+    assert not result.warnings, result.warnings
+    return result.as_dict()
 
 
 def state() -> dict[str, _ethtool.Nic]:

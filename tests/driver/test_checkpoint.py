@@ -28,7 +28,7 @@ def test_program_that_drops_all_packets_is_rolled_back(faulty: FaultyNode) -> No
     former = faulty.state()
     mtu = json.dumps({"name": NIC, "mtu": 1300})
     made = faulty.do("nic", mtu, "900")
-    assert "waits for its confirmation" in faulty.do("program", f"{REMOTE}/drop.bpf.o", NIC, "900")["problem"]
+    assert "is pending confirmation" in faulty.do("program", f"{REMOTE}/drop.bpf.o", NIC, "900")["problem"]
     assert faulty.do("checkpoint", "reverted", made["checkpoint"])["status"] == "reverted"
     with faulty.doing("program", f"{REMOTE}/drop.bpf.o", NIC, "10") as running:
         running.communicate()

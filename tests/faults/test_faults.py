@@ -59,7 +59,7 @@ def test_the_controller_dies_before_the_confirmation(node: FaultyNode, former: d
     made = node.do(*nic("mtu", LATE))
     for change in (nic("mtu", LATE), nic("qdisc", LATE), (*DROP, str(LATE))):
         refused = node.do(*change)["problem"]
-        assert made["checkpoint"] in refused and "waits for its confirmation" in refused
+        assert made["checkpoint"] in refused and "is pending confirmation" in refused
     pass_the_time(node)
     now = node.state()
     assert same(now, former) and now["checkpoint"]["checkpoint_state"] == "reverted"

@@ -155,7 +155,7 @@ def test_the_controller_is_killed_and_the_next_one_is_told(
     run.reach("rollout : Close the connection]")
     run.kill()
     second = change(node, tmp_path / "second", 3000, LATE)
-    assert second.end() != 0 and "waits for its confirmation" in second.said, second.said
+    assert second.end() != 0 and "is pending confirmation" in second.said, second.said
     pass_the_time(node)
     assert same(node.state(), former)
 
@@ -174,7 +174,7 @@ def test_of_two_controllers_at_once_one_is_refused(
     first.reach("rollout : Close the connection]")
     first.signal(signal.SIGSTOP)  # A slow one, so that the other is at the node meanwhile.
     second = change(node, tmp_path / "second", 3000, LATE)
-    assert second.end() != 0 and "waits for its confirmation" in second.said, second.said
+    assert second.end() != 0 and "is pending confirmation" in second.said, second.said
     first.signal(signal.SIGCONT)
     assert first.end() == 0, first.said
     assert node.state()["nics"]["wire0"]["mtu"] == 4000

@@ -38,10 +38,10 @@ def command(words: Sequence[str]) -> tuple[int, str, str]:
     return 0, "", ""
 
 
-def arm(terms: _checkpoint_arm.Terms, way_back: object, command: object) -> str:
+def arm(confirmation: _checkpoint_arm.Confirmation, rollback: object, command: object) -> str:
     """Write what arming writes into the journal; timer and units need a node."""
     name = f"{time.monotonic_ns()}"
-    about = {"by": "here", "time": "now", "timeout": terms.seconds, "boot_id": journal.boot_id()}
+    about = {"by": "here", "time": "now", "timeout": confirmation.seconds, "boot_id": journal.boot_id()}
     journal.append({"checkpoint": name, "checkpoint_state": "armed", **about})
     return name
 
@@ -88,7 +88,7 @@ def killed_after(seconds: float, place: Node, change: Callable[[], object]) -> b
     return False
 
 
-def way_back() -> None:
+def rollback() -> None:
     checkpoint.expire(command, SUBSYSTEMS)
 
 
@@ -103,16 +103,16 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
     if kind == "nic, put back":
         with place.ns.inside(place.name):
             apply.run(wire, True, False, command, str(root))
-    known = journal.fold(journal.read())
+    known = journal.net_changes(journal.read())
 
     def change() -> None:
         if kind == "nic":
-            apply.run(wire, True, False, command, str(root), _checkpoint_arm.Terms(30))
+            apply.run(wire, True, False, command, str(root), _checkpoint_arm.Confirmation(30))
             return
         if kind == "nic, put back":
-            revert_node.run(["nics"], False, False, command, _checkpoint_arm.Terms(30))
+            revert_node.run(["nics"], False, False, command, _checkpoint_arm.Confirmation(30))
             return
-        guard = _revert_programs.Journalled(_checkpoint_arm.Terms(30), command).guard
+        guard = _revert_programs.Journalled(_checkpoint_arm.Confirmation(30), command).guard
         attach.present(place.pins, other, {}, [wish], guard=guard)
 
     former = state(place, root)
@@ -123,13 +123,13 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
     ended = 0
     for number in range(COUNT):
         # The way back is killed as well, and begun again.
-        killed_after(numbers.uniform(0, 1.2 * long), place, way_back)
+        killed_after(numbers.uniform(0, 1.2 * long), place, rollback)
         with place.ns.inside(place.name):
-            way_back()
+            rollback()
         assert state(place, root) == former, f"{kind}, {number}, of {long:.3f} s"
-        assert journal.fold(journal.read()) == known or kind == "another program"
+        assert journal.net_changes(journal.read()) == known or kind == "another program"
         ended += killed_after(numbers.uniform(0, 1.2 * long), place, change)
     with place.ns.inside(place.name):
-        way_back()
+        rollback()
     assert state(place, root) == former
     print(f"{kind}: {COUNT} of {COUNT} as before, {ended} of them had been done in time")

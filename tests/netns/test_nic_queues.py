@@ -202,18 +202,18 @@ def test_nothing_is_kept_without_systemd(node: Node, run_module: RunModule) -> N
     assert "mtu 1500" in node.namespaces.run(node.netns, "ip", "link", "show", "veth0")
 
 
-WAY_BACK = """
+ROLLBACK = """
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import revert
-from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import net_changes
 names = {"queues.rx-0.rps_cpus": None, "mtu": 1400}
-revert.Nics().write({journal.Key("nics", "veth0", name): value for name, value in names.items()})
+revert.Nics().write({net_changes.Key("nics", "veth0", name): value for name, value in names.items()})
 """
 
 
 def test_a_queue_that_had_nothing_keeps_nothing_else_from_coming_back(node: Node) -> None:
     """As the way back from a way back has it where channels had been lowered, and are there again."""
     subprocess.run(
-        ["ip", "netns", "exec", node.netns, sys.executable, "-c", WAY_BACK],
+        ["ip", "netns", "exec", node.netns, sys.executable, "-c", ROLLBACK],
         check=True,
     )
     assert node.read("veth0/mtu") == "1400"

@@ -39,7 +39,7 @@ def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> C
             attach.keep(node.pins)
         node.attach(*attachments, **args)
         break_it()
-        folded = journal.fold(journal.read()[number:])
+        folded = journal.net_changes(journal.read()[number:])
         with node.ns.inside(node.name):
             revert.run(
                 folded, {"programs": _revert_programs.Programs()}, lambda words: (0, "", ""), force=True
@@ -132,7 +132,7 @@ def test_what_another_run_changed_since_the_look_is_not_changed(
 ) -> None:
     """Loading takes seconds, in which another one may be quicker."""
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
-    journalled = _revert_programs.Journalled(arm.Terms(), lambda words: (0, "", ""))
+    journalled = _revert_programs.Journalled(arm.Confirmation(), lambda words: (0, "", ""))
     node.attach("host_ingress left ingress clsact")
     wish = attach.Wish("pod_ingress", "left", "ingress")
 

@@ -138,4 +138,4 @@ def test_a_node_whose_change_waits_for_its_confirmation_is_left_alone(
     armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": journal.boot_id()}
     journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed})
     made = node.module(name, args, fails=True)
-    assert "a change from 192.0.2.1 of then waits for its confirmation" in made["msg"]
+    assert "a change from 192.0.2.1 at then is pending confirmation" in made["msg"]

@@ -63,7 +63,7 @@ def state() -> dict[str, Any]:
 
 
 def attach(path: str, device: str, seconds: str) -> dict[str, Any]:
-    journalled = _revert_programs.Journalled(arm.Terms(int(seconds)), command)
+    journalled = _revert_programs.Journalled(arm.Confirmation(int(seconds)), command)
     wish = _bpf_attach.Wish("drop_all", device, "ingress")
     _bpf_attach.present(bpf.DEFAULT_PIN_PATH, path, {}, [wish], guard=journalled.guard)
     return {"checkpoint": journalled.checkpoint}
@@ -72,14 +72,14 @@ def attach(path: str, device: str, seconds: str) -> dict[str, Any]:
 def do(words: Sequence[str]) -> dict[str, Any]:
     if words[0] == "nic":
         nics = [json.loads(words[1])]
-        return apply.run(nics, True, False, command, terms=arm.Terms(int(words[2])))[0]
+        return apply.run(nics, True, False, command, confirmation=arm.Confirmation(int(words[2]))).as_dict()
     if words[0] == "program":
         return attach(*words[1:])
     if words[0] == "checkpoint":
         subsystems = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
         return confirm.run(words[2], words[1], "the test asked", {}, False, command, subsystems)
     if words[0] == "revert":
-        return revert_node.run(revert_node.SUBSYSTEMS, False, False, command)[0]
+        return revert_node.run(revert_node.SUBSYSTEMS, False, False, command).as_dict()
     return state()
 
 

@@ -16,10 +16,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from .._core.files import DropIn, replace_file
-from .._core.plan import Change, Problem, diff, reason
+from .._core.plan import Change, Plan, Problem, Result, diff, reason
 from .._node.facts import Node
 from .._rollback import journal
 from .bls import MARKER, Current, Entry, Grubby, RunCommand, SystemdBoot
@@ -300,20 +301,8 @@ def _remember(path: str, tokens: Iterable[str]) -> None:
     replace_file(path, "\n".join([*tokens, ""]).encode())
 
 
-def _entry(loader: Bootloader, ours: Change) -> journal.Entry:
-    """Return what the journal is to know before our arguments change."""
-
-    def looked() -> list[tuple[str, Change]]:
-        now = Change(ours.name, ours.before, " ".join(loader.read().own) or None)
-        return [("", now)] if now.before != now.after else []
-
-    return journal.Entry("boot_args", [("", ours)], looked=looked)
-
-
-def run(
-    params: dict[str, Any], check: bool, command: RunCommand, root: str = "/"
-) -> tuple[dict[str, Any], list[str]]:
-    """Do what the module's options say; return its result, and warnings.
+def run(params: dict[str, Any], check: bool, command: RunCommand, root: str = "/") -> Result:
+    """Bring the boot loader's entries to the arguments of the module's options.
 
     Raises ``Problem``; then nothing has changed.
     """
@@ -349,15 +338,18 @@ def run(
     left = stale(former, {*tokens, *foreign(current)}, running)
     if changes and loader and not check:
         ours = Change(loader.file, " ".join(current.own) or None, " ".join(tokens) or None)
-        with journal.entered(_entry(loader, ours)):
+
+        def observe() -> list[Change]:
+            now = replace(ours, after=" ".join(loader.read().own) or None)
+            return [now] if now.before != now.after else []
+
+        with journal.transaction(Plan("boot_args", [ours]), observe):
             loader.write(tokens)
         if left:
             _remember(node.path(LEFT_OVER), left)
     missing = list(lacking(tokens, running))
-    result = {
-        "changed": bool(changes),
+    values = {
         "changes": [change.as_dict() for change in changes],
-        "diff": [diff(f"boot arguments ({name})", changes)] if changes else [],
         "bootloader": name,
         "args": tokens,
         "missing": missing,
@@ -365,4 +357,7 @@ def run(
         "reboot_required": bool(missing or left),
         "boot_id": node.read("/proc/sys/kernel/random/boot_id"),
     }
-    return result, [f"args: {token}: {cost}" for token, cost in risky.items()]
+    warnings = [f"args: {token}: {cost}" for token, cost in risky.items()]
+    return Result(
+        bool(changes), values, warnings, [diff(f"boot arguments ({name})", changes)] if changes else []
+    )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from dataclasses import dataclass
 
@@ -88,3 +89,27 @@ def sync_folder(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_file(path: str) -> str | None:
+    """Return a file's content as ``text_of`` encodes it, ``None`` if there is no file."""
+    try:
+        with open(path, "rb") as file:
+            return text_of(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def text_of(data: bytes | None) -> str | None:
+    """Return a file's content as text that ``bytes_of`` turns back into the same bytes."""
+    return None if data is None else data.decode("utf-8", "surrogateescape")
+
+
+def bytes_of(text: str) -> bytes:
+    """Return the bytes of a text that ``text_of`` returned."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def digest(text: str | None) -> str | None:
+    """Return the SHA-256 of a file's content, ``None`` if there is no file."""
+    return None if text is None else hashlib.sha256(bytes_of(text)).hexdigest()

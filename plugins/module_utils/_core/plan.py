@@ -1,44 +1,90 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes, problems, and how both are shown."""
+"""One protocol for all subsystems: ``plan(current, desired)`` returns a Plan, ``apply(plan)`` executes it.
+
+A module reads the current state, calls ``plan``, which is pure, and rejects the request if the plan has
+problems. Check mode stops there; the diff is the plan. Otherwise ``_rollback.journal.transaction`` writes the
+plan to the journal, ``apply`` makes the changes inside it, and the module reads the state again.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Union
+from dataclasses import dataclass, field
+from typing import Any, Union
 
 Value = Union[str, int, bool, None]
 
 
 class Problem(Exception):
-    """What is asked cannot be. The text names option, value and remedy, a line a problem."""
+    """A request that cannot be carried out. Each line names an option, its value and the remedy."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that is to become ``after``. ``None`` stands for a thing that is not there."""
+    """One thing that becomes ``after``; ``None`` means that it does not exist.
+
+    ``scope`` is the NIC, network namespace or pin directory that it belongs to, empty for the node itself.
+    """
 
     name: str
     before: Value
     after: Value
+    scope: str = ""
 
     def as_dict(self) -> dict[str, Value]:
-        """Return the change as the modules return it."""
+        """Return the change as modules return it."""
         return {"name": self.name, "before": self.before, "after": self.after}
 
 
+@dataclass(frozen=True)
+class Plan:
+    """All changes of one subsystem that a request needs.
+
+    ``files`` maps each file to its text before and after, ``None`` if there is none. A subsystem whose
+    ``apply`` needs more than this derives a class with further fields.
+    """
+
+    subsystem: str
+    changes: Sequence[Change] = ()
+    files: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.files)
+
+    def require_valid(self) -> None:
+        """Raise ``Problem`` with a line for each problem."""
+        if self.problems:
+            raise Problem("\n".join(dict.fromkeys(self.problems)))
+
+
+@dataclass
+class Result:
+    """What a module returns: ``values`` as its RETURN documents them."""
+
+    changed: bool
+    values: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    diff: list[dict[str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the arguments of AnsibleModule.exit_json()."""
+        return {**self.values, "changed": self.changed, "diff": self.diff, "warnings": self.warnings}
+
+
 def shown(value: Value) -> str:
-    """Return a value as people write it: on and off for flags."""
+    """Return a value as users write it: on and off for flags."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(value)
 
 
 def diff(header: str, changes: Iterable[Change]) -> dict[str, str]:
-    """Return the diff that Ansible shows for changes of small values, a line each."""
+    """Return the diff of small values, one line each, as Ansible shows it."""
     changes = list(changes)
 
     def lines(pairs: Iterable[tuple[str, Value]]) -> str:
@@ -53,13 +99,13 @@ def diff(header: str, changes: Iterable[Change]) -> dict[str, str]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean ...?`` for the names most like ``name``, or nothing."""
+    """Return ``; did you mean ...?`` with the known names most similar to ``name``, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.75)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def reason(error: OSError) -> str:
-    """Return the kernel's words for an error."""
+    """Return the kernel's message for an error."""
     return error.strerror or str(error)
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from .._core.plan import Change, Problem, reason
-from .._rollback import arm, journal
+from .._core.files import text_of
+from .._core.plan import Plan, Problem, Result, diff, reason
+from .._kernel.ethtool import Ethtool
+from .._rollback import arm
 from .._rollback import checkpoint as _checkpoint
-from .._rollback.arm import Terms
+from .._rollback.arm import Confirmation
 from .._rollback.revert import RunCommand
 from . import mtu as _nic_mtu
 from . import owner, revert, settings
 from . import persist as _nic_persist
 
-WAY_BACK = arm.WayBack("nics", revert.Nics)
+ROLLBACK = arm.RollbackProgram("nics", revert.Nics)
 
 _RELOAD = (["udevadm", "control", "--reload"], ["systemctl", "daemon-reload"])
 
@@ -54,7 +57,14 @@ def _persist(
     differing = after.differing(former)
     if check or not differing:
         return differing
-    with checkpoint.entered(_files_entry(former, after, root)):
+    files = {
+        os.path.join(root, path.lstrip("/")): (
+            text_of(former.files.get(path)),
+            text_of(after.files.get(path)),
+        )
+        for path in differing
+    }
+    with checkpoint.transaction(Plan("nics", files=files)):
         try:
             _nic_persist.write(after, root)
             for words in _RELOAD:
@@ -68,39 +78,8 @@ def _persist(
     return differing
 
 
-def _files_entry(former: _nic_persist.Kept, after: _nic_persist.Kept, root: str) -> journal.Entry:
-    """Return what the journal is to know before files are written."""
-    text = journal.text_of
-    return journal.Entry(
-        "nics",
-        files={
-            os.path.join(root, path.lstrip("/")): (text(former.files.get(path)), text(after.files.get(path)))
-            for path in after.differing(former)
-        },
-    )
-
-
-def _nics_entry(jobs: Sequence[settings.Job]) -> journal.Entry:
-    """Return what the journal is to know before NICs are set.
-
-    Other channels may take queues away, with what these had: all of it, should nobody come to tell the end.
-    """
-    changes = [(job.nic.name, change) for job in jobs for change in job.changes]
-    for job in jobs:
-        planned = {change.name for change in job.changes}
-        if any(name.startswith("channels.") for name in planned):
-            changes += [
-                (job.nic.name, Change(setting, value, None))
-                for setting, value in job.nic.values.items()
-                if settings.of_queue(setting) and setting not in planned
-            ]
-    return journal.Entry(
-        "nics", changes, looked=lambda: settings.differing(job.nic for job in jobs if job.changes)
-    )
-
-
-def _objections(jobs: Sequence[settings.Job]) -> list[str]:
-    """Return what the way back would not bring back. At boot nobody asks for a way back."""
+def _mtu_problems(jobs: Sequence[settings.Job]) -> list[str]:
+    """Return what a rollback of lower MTUs would not restore."""
     wished = {job.nic.name: int(job.resolved.settings.get("mtu", job.nic.values["mtu"])) for job in jobs}
     lowered = {
         job.nic.name: (job.nic.index, wished[job.nic.name])
@@ -118,31 +97,49 @@ def run(
     check: bool,
     command: RunCommand,
     root: str = "/",
-    terms: Terms | None = None,
-) -> tuple[dict[str, Any], list[str]]:
-    """Do what the module's options say; return its result, and warnings.
+    confirmation: Confirmation | None = None,
+) -> Result:
+    """Bring NICs to their settings, now and, with ``persist``, at boot.
 
-    Raises ``Problem``; then every NIC is set as before, unless the text says otherwise.
+    Raises ``Problem``; then every NIC has its former settings, unless the message says otherwise.
     """
     if persist:
         if nics:
             _nic_persist.check(root)
-        _nic_persist.present(root)  # Names a file of somebody else's before the first change.
-    checkpoint = arm.Checkpoint(terms or Terms(), WAY_BACK, command)
+        _nic_persist.present(root)  # Reports a foreign file before the first change.
+    checkpoint = arm.Checkpoint(confirmation or Confirmation(), ROLLBACK, command)
+    rollbacks = _checkpoint.unreported()
     ours: Mapping[str, bytes] = {}
-    news = _checkpoint.news()
-    with checkpoint.whole():
-        result = settings.run(nics, check, lambda jobs: checkpoint.entered(_nics_entry(jobs)), _objections)
-        entries = result.pop("entries")
-        result["files"] = []
-        if persist:
-            ours = owner.drop_ins(entries, root)
-            result["files"] = _persist(entries, ours, check, command, checkpoint, root)
+    files: list[str] = []
+    ethtool = Ethtool()
+    try:
+        with checkpoint.complete_or_revert():
+            found = settings.plan_nics(ethtool, nics)
+            found.require_valid()
+            replace(found, problems=_mtu_problems(found.jobs)).require_valid()
+            if not check:
+                changed = [job.nic for job in found.jobs if job.changes]
+                with checkpoint.transaction(found, lambda: settings.differing(changed)):
+                    settings.apply(ethtool, found.jobs)
+            if persist:
+                ours = owner.drop_ins(found.entries, root)
+                files = _persist(found.entries, ours, check, command, checkpoint, root)
+    finally:
+        ethtool.close()
     if not check:
-        _checkpoint.told(news)
-    result["checkpoint"], result["rolled_back"] = checkpoint.name, " ".join(news.values())
-    if not persist:
-        return result, [*news.values()]
-    result["changed"] = result["changed"] or bool(result["files"])
-    here = {**dict.fromkeys(owner.present(root)), **ours}
-    return result, [*news.values(), *_mtu_warnings(entries, here, root)]
+        _checkpoint.mark_reported(rollbacks)
+    warnings = [*rollbacks.values()]
+    if persist:
+        here = {**dict.fromkeys(owner.present(root)), **ours}
+        warnings += _mtu_warnings(found.entries, here, root)
+    return Result(
+        bool(found or files),
+        {
+            "nics": settings.report(found),
+            "files": files,
+            "checkpoint": checkpoint.name,
+            "rolled_back": " ".join(rollbacks.values()),
+        },
+        warnings,
+        [diff(job.nic.name, job.changes) for job in found.jobs if job.changes],
+    )

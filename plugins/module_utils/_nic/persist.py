@@ -39,10 +39,10 @@ from {PACKAGE}._nic import settings
 with open({SETTINGS!r}, encoding="utf-8") as file:
     nics = [nic for nic in json.load(file) if nic["name"] == sys.argv[1]]
 try:
-    result = settings.run(nics, check=False)
+    result = settings.set_up(nics)
 except plan.Problem as problem:
     sys.exit(str(problem))
-print(json.dumps(result["nics"]))
+print(json.dumps(result))
 """
 
 

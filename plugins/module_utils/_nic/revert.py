@@ -12,8 +12,8 @@ from typing import Any
 
 from .._core.plan import Problem, Value, reason
 from .._kernel.ethtool import Ethtool, Nic
-from .._rollback.journal import Key
-from .._rollback.revert import AWAY, GONE, Now
+from .._rollback.net_changes import Key
+from .._rollback.revert import GONE, REMOVED, Now
 from . import settings
 
 
@@ -27,10 +27,10 @@ class Nics:
         found: dict[Key, Now] = {}
         try:
             for key in keys:
-                if key.place not in known:
-                    known[key.place] = _read(ethtool, key.place)
-                nic = known[key.place]
-                absent = AWAY if settings.of_queue(key.name) else GONE
+                if key.scope not in known:
+                    known[key.scope] = _read(ethtool, key.scope)
+                nic = known[key.scope]
+                absent = REMOVED if settings.of_queue(key.name) else GONE
                 found[key] = nic.values.get(key.name, absent) if nic else GONE
         finally:
             ethtool.close()
@@ -45,19 +45,19 @@ class Nics:
             for key, value in wished.items()
             if value is not None or not settings.of_queue(key.name)
         }
-        left = sorted({key.place for key in due})
+        left = sorted({key.scope for key in due})
         tried: list[str] = []
         problems: list[str] = []
         try:
             # Again while that helps: an interface has to wait for the larger MTU of the one below it.
             while left and left != tried:
                 tried, left, problems = left, [], []
-                for place in tried:
-                    former: dict[str, Any] = {key.name: v for key, v in due.items() if key.place == place}
+                for name in tried:
+                    former: dict[str, Any] = {key.name: v for key, v in due.items() if key.scope == name}
                     try:
-                        _write(ethtool, place, former)
+                        _write(ethtool, name, former)
                     except Problem as problem:
-                        left.append(place)
+                        left.append(name)
                         problems.append(str(problem))
         finally:
             ethtool.close()
@@ -65,25 +65,25 @@ class Nics:
             raise Problem("\n".join(problems))
 
 
-def _read(ethtool: Ethtool, place: str) -> Nic | None:
+def _read(ethtool: Ethtool, name: str) -> Nic | None:
     """Return a NIC, ``None`` where there is none of that name; raises ``Problem``."""
     try:
-        return settings.read(ethtool, place)
+        return settings.read(ethtool, name)
     except OSError as error:
-        if place in (name for dummy, name in socket.if_nameindex()):
-            raise Problem(f"{place} cannot be read: {reason(error)}") from None
+        if name in (name for dummy, name in socket.if_nameindex()):
+            raise Problem(f"{name} cannot be read: {reason(error)}") from None
         return None
 
 
-def _write(ethtool: Ethtool, place: str, former: Mapping[str, Any]) -> None:
+def _write(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> None:
     """Set one NIC to former values; raises ``Problem``."""
-    now = _read(ethtool, place)
+    now = _read(ethtool, name)
     if now is None:
         return
     wanted = {name: value for name, value in former.items() if name in now.wanted}
     as_it_was = replace(now, values={**now.values, **former}, wanted={**now.wanted, **wanted})
     said = settings.restore(ethtool, [as_it_was])
-    after = _read(ethtool, place)
+    after = _read(ethtool, name)
     # Of a queue that did not come back, as somebody else changed their number, nothing can be set.
     there = {s: v for s, v in former.items() if after and (s in after.values or not settings.of_queue(s))}
     missed = settings.missed(after, there) if after else []

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from .._core import plan as _plan
-from .._core.plan import Change, Problem
+from .._core.plan import Change, Plan, Problem
 from .._kernel import qdisc
 from .._kernel.ethtool import GROUPS, SIZES, Ethtool, Nic, Setting
 from .._node.facts import Node
@@ -93,6 +93,14 @@ class Job:
     resolved: Resolved
     changes: Sequence[Change]
     wish: Wish
+
+
+@dataclass(frozen=True)
+class NicPlan(Plan):
+    """The plan for NICs; ``entries`` are the module's, with the names that they select."""
+
+    jobs: Sequence[Job] = ()
+    entries: Sequence[Mapping[str, Any]] = ()
 
 
 class NotByItself(Problem):
@@ -317,7 +325,7 @@ def plan(nic: Nic, settings: Mapping[str, Setting]) -> list[Change]:
     A feature that is off only for want of another one counts as a change, so that it is asked for.
     """
     return [
-        Change(setting, nic.values[setting], settings[setting])
+        Change(setting, nic.values[setting], settings[setting], nic.name)
         for setting in sorted(settings, key=lambda setting: _rank(setting, settings[setting]))
         if nic.values[setting] != settings[setting]
         or nic.wanted.get(setting, settings[setting]) != settings[setting]
@@ -519,7 +527,7 @@ def apply(ethtool: Ethtool, jobs: Sequence[Job]) -> None:
         raise Problem(f"{problem}\n{restore(ethtool, reversed(touched))}") from None
 
 
-def differing(nics: Iterable[Nic]) -> list[tuple[str, Change]]:
+def differing(nics: Iterable[Nic]) -> list[Change]:
     """Return, by NIC, what is not as it was: more than was asked for where settings hang together.
 
     The settings of a queue that there is no more became ``None``: they have to be set when it is there again.
@@ -530,7 +538,7 @@ def differing(nics: Iterable[Nic]) -> list[tuple[str, Change]]:
     finally:
         ethtool.close()
     return [
-        (now.name, Change(setting, value, now.values.get(setting)))
+        Change(setting, value, now.values.get(setting), now.name)
         for former, now in pairs
         for setting, value in former.values.items()
         if (setting in now.values or of_queue(setting)) and now.values.get(setting) != value
@@ -546,48 +554,54 @@ def devices(ethtool: Ethtool) -> list[Device]:
     ]
 
 
-Guard = Callable[[Sequence[Job]], "contextlib.AbstractContextManager[None]"]
-Objections = Callable[[Sequence[Job]], Sequence[str]]
+def plan_nics(ethtool: Ethtool, nics: Sequence[Mapping[str, Any]]) -> NicPlan:
+    """Return what brings NICs to their settings; raises ``Problem`` if one cannot be selected.
+
+    Fewer channels remove queues with all their settings, so those are part of the plan.
+    """
+    entries = select(nics, devices(ethtool))
+    jobs = []
+    for wish in parse(entries):
+        nic = read(ethtool, wish.nic)
+        resolved = _resolved(nic, wish)
+        jobs.append(Job(nic, resolved, [] if resolved.problems else plan(nic, resolved.settings), wish))
+    changes = [change for job in jobs for change in job.changes]
+    for job in jobs:
+        planned = {change.name for change in job.changes}
+        if any(name.startswith("channels.") for name in planned):
+            changes += [
+                Change(setting, value, None, job.nic.name)
+                for setting, value in job.nic.values.items()
+                if of_queue(setting) and setting not in planned
+            ]
+    problems = [problem for job in jobs for problem in job.resolved.problems]
+    return NicPlan("nics", changes, problems=problems, jobs=jobs, entries=entries)
 
 
-def run(
-    nics: Sequence[Mapping[str, Any]],
-    check: bool,
-    guard: Guard | None = None,
-    objections: Objections = lambda jobs: (),
-) -> dict[str, Any]:
-    """Bring NICs to their settings, inside of ``guard``; return what was done to each.
+def set_up(nics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Bring NICs to their settings, without a journal, as at boot; return what was done to each.
 
-    Raises ``Problem``, with the ``objections`` to what is planned; then every NIC is set as before.
+    Raises ``Problem``; then every NIC has its former settings.
     """
     ethtool = Ethtool()
     try:
-        entries = select(nics, devices(ethtool))
-        jobs = []
-        for wish in parse(entries):
-            nic = read(ethtool, wish.nic)
-            resolved = _resolved(nic, wish)
-            jobs.append(Job(nic, resolved, [] if resolved.problems else plan(nic, resolved.settings), wish))
-        problems = [problem for job in jobs for problem in job.resolved.problems] or objections(jobs)
-        if problems:
-            raise Problem("\n".join(problems))
-        if not check:
-            with guard(jobs) if guard else contextlib.nullcontext():
-                apply(ethtool, jobs)
+        found = plan_nics(ethtool, nics)
+        found.require_valid()
+        apply(ethtool, found.jobs)
     finally:
         ethtool.close()
-    return {
-        "changed": any(job.changes for job in jobs),
-        "entries": entries,
-        "nics": [
-            {
-                "name": job.nic.name,
-                "driver": job.nic.driver,
-                "changes": [change.as_dict() for change in job.changes],
-                "skipped": dict(job.resolved.skipped),
-                "limited": dict(job.resolved.limited),
-            }
-            for job in jobs
-        ],
-        "diff": [_plan.diff(job.nic.name, job.changes) for job in jobs if job.changes],
-    }
+    return report(found)
+
+
+def report(found: NicPlan) -> list[dict[str, Any]]:
+    """Return what the plan changes of each NIC, as the module returns it."""
+    return [
+        {
+            "name": job.nic.name,
+            "driver": job.nic.driver,
+            "changes": [change.as_dict() for change in job.changes],
+            "skipped": dict(job.resolved.skipped),
+            "limited": dict(job.resolved.limited),
+        }
+        for job in found.jobs
+    ]

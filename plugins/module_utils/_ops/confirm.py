@@ -14,8 +14,8 @@ from urllib.parse import unquote
 from .._core.plan import Problem
 from .._measure import probe as _probe
 from .._rollback import checkpoint, journal
-from .._rollback.arm import Terms, has_carrier
-from .._rollback.journal import Record
+from .._rollback.arm import Confirmation, has_carrier
+from .._rollback.net_changes import Record
 from .._rollback.revert import RunCommand, Subsystem
 
 # Seconds until what a change interrupts for a while, as a link that is negotiated anew, has to be back.
@@ -41,9 +41,11 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-def terms(params: Mapping[str, Any]) -> Terms:
+def confirmation(params: Mapping[str, Any]) -> Confirmation:
     """Return what the options say; raises ``Problem``."""
-    return Terms(params["confirm_timeout"], params["confirm_name"], look(params["confirm_paths"]))
+    return Confirmation(
+        params["confirm_timeout"], params["confirm_name"], read_paths(params["confirm_paths"])
+    )
 
 
 # Paths: what came through before the change
@@ -66,7 +68,7 @@ def probes(paths: Sequence[Mapping[str, Any]]) -> list[_probe.Probe]:
         raise Problem(f"confirm_paths: {problem}") from None
 
 
-def look(paths: Sequence[Mapping[str, Any]]) -> Callable[[], list[Record]]:
+def read_paths(paths: Sequence[Mapping[str, Any]]) -> Callable[[], list[Record]]:
     """Return what finds the paths that answer, as the journal keeps them; two seconds for each that does not.
 
     Raises ``Problem``.
@@ -109,16 +111,16 @@ def errors(nic: str) -> int | None:
     return total
 
 
-def sick(nics: Iterable[str], before: Mapping[str, Any], dark: Iterable[str] = ()) -> list[str]:
+def unhealthy(nics: Iterable[str], before: Mapping[str, Any], no_carrier: Iterable[str] = ()) -> list[str]:
     """Return what is wrong with NICs: no carrier, or more errors than ``before``, where that has any.
 
-    ``dark`` are those that had no carrier before the change, as a port without a cable.
+    ``no_carrier`` are those that had no carrier before the change, as a port without a cable.
     """
     found = []
     for nic in sorted(nics):
         count = errors(nic)
         if count is None:
-            if nic not in dark:
+            if nic not in no_carrier:
                 found.append(f"{nic} has no carrier")
         elif before.get(nic) is not None and count > int(before[nic]):
             found.append(f"{nic} counted {count - int(before[nic])} errors since the change")
@@ -160,7 +162,7 @@ def run(
     if state == "confirmed":
         found = _confirm(name, before, check, command)
     elif changed and not check:
-        found = checkpoint.revert(found["checkpoint"], why, command, subsystems)
+        found = checkpoint.roll_back(found["checkpoint"], why, command, subsystems)
     return {
         "changed": changed,
         "name": found.get("checkpoint", ""),
@@ -180,7 +182,7 @@ def _confirm(name: str, before: Mapping[str, Any], check: bool, command: RunComm
     with journal.locked():
         status = checkpoint.status(journal.read(), name)
         if status.get("checkpoint_state") != "armed" or status["checkpoint"] != found.get("checkpoint"):
-            raise Problem(checkpoint.too_late(name, status))
+            raise Problem(checkpoint.ended_message(name, status))
         if wrong:
             raise Problem(f"checkpoint {status['checkpoint']} is not confirmed: {'; '.join(wrong)}")
         if not check:
@@ -198,9 +200,9 @@ def _wrong(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     end = time.monotonic() + PATIENCE
     while True:
         records = journal.read()
-        half = [] if checkpoint.status(records, name).get("complete") else ["only a part of it was changed"]
+        half = [] if checkpoint.status(records, name).get("complete") else ["its changes are not complete"]
         silent = [f"there were answers before the change, now {text}" for text in map(_silent, paths) if text]
-        wrong = [*half, *sick(_nics(records, name), before, found.get("dark", ())), *silent]
+        wrong = [*half, *unhealthy(_nics(records, name), before, found.get("no_carrier", ())), *silent]
         if not wrong or time.monotonic() > end:
             return wrong
         time.sleep(0.5)

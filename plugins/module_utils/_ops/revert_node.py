@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from .._boot import apply
 from .._core import plan
-from .._core.plan import Change, Problem, Value
+from .._core.plan import Change, Problem, Result, Value
 from .._kernel import netns
 from .._nic import apply as _nic_tuning
 from .._nic import revert as _revert_nics
@@ -19,8 +18,8 @@ from .._node import pod_netns
 from .._node.facts import Node
 from .._programs import revert as _revert_programs
 from .._rollback import arm, journal, revert
-from .._rollback.arm import Terms
-from .._rollback.journal import Key
+from .._rollback.arm import Confirmation
+from .._rollback.net_changes import Key, NetChanges, net_changes
 from .._rollback.revert import GONE, Now, RunCommand, Subsystem
 from .._sysctl.keys import Tree, path_of
 
@@ -35,20 +34,20 @@ class Sysctls:
         self._paths: dict[str, str] = {}
 
     @contextlib.contextmanager
-    def _entered(self, place: str) -> Iterator[None]:
-        if place and not self._paths:
+    def _entered(self, scope: str) -> Iterator[None]:
+        if scope and not self._paths:
             self._paths = {namespace.name: namespace.path for namespace in pod_netns.found()}
-        if place and place not in self._paths:
-            raise ProcessLookupError(place)
-        with netns.entered(self._paths[place]) if place else contextlib.nullcontext():
+        if scope and scope not in self._paths:
+            raise ProcessLookupError(scope)
+        with netns.entered(self._paths[scope]) if scope else contextlib.nullcontext():
             yield
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
         """Return what is."""
         found: dict[Key, Now] = {}
-        for place, names in _by_place(keys).items():
+        for scope, names in _by_scope(keys).items():
             found.update(dict.fromkeys(names, GONE))
-            with contextlib.suppress(OSError), self._entered(place):
+            with contextlib.suppress(OSError), self._entered(scope):
                 for key in names:
                     if self._tree.exists(path_of(key.name)):
                         found[key] = self._tree.read(path_of(key.name))
@@ -56,8 +55,8 @@ class Sysctls:
 
     def write(self, wished: Mapping[Key, Value]) -> None:
         """Set them; raises ``Problem``."""
-        for place, keys in _by_place(wished).items():
-            with self._entered(place):
+        for scope, keys in _by_scope(wished).items():
+            with self._entered(scope):
                 desired = {path_of(key.name): str(wished[key]) for key in keys}
                 now = self._tree.current(desired)
                 changes = [Change(key.name, now[path_of(key.name)], wished[key]) for key in keys]
@@ -65,10 +64,10 @@ class Sysctls:
                 self._tree.apply(changes, {**self._tree.touched(changes, desired), **desired})
 
 
-def _by_place(keys: Iterable[Key]) -> dict[str, list[Key]]:
+def _by_scope(keys: Iterable[Key]) -> dict[str, list[Key]]:
     found: dict[str, list[Key]] = {}
     for key in keys:
-        found.setdefault(key.place, []).append(key)
+        found.setdefault(key.scope, []).append(key)
     return found
 
 
@@ -92,12 +91,16 @@ class BootArgs:
 
 
 def run(
-    subsystems: Sequence[str], force: bool, check: bool, command: RunCommand, terms: Terms | None = None
-) -> tuple[dict[str, Any], list[str]]:
-    """Do what the module's options say; return its result, and warnings. Raises ``Problem``."""
-    if terms and terms.seconds and list(subsystems) != ["nics"]:
+    subsystems: Sequence[str],
+    force: bool,
+    check: bool,
+    command: RunCommand,
+    confirmation: Confirmation | None = None,
+) -> Result:
+    """Restore what this collection changed in ``subsystems``; raises ``Problem``."""
+    if confirmation and confirmation.seconds and list(subsystems) != ["nics"]:
         raise Problem(
-            f"confirm_timeout: {terms.seconds} is for subsystems: [nics] alone, not for"
+            f"confirm_timeout: {confirmation.seconds} is for subsystems: [nics] alone, not for"
             f" [{', '.join(subsystems)}]: have the rest put back by another call, without it"
         )
     known: dict[str, Subsystem] = {
@@ -107,48 +110,48 @@ def run(
         "sysctls": Sysctls(),
     }
     wanted = {name: known[name] for name in SUBSYSTEMS if name in subsystems}
-    checkpoint = arm.Checkpoint(terms or Terms(), _nic_tuning.WAY_BACK, command)
-
-    def entered(entry: journal.Entry) -> contextlib.AbstractContextManager[None]:
-        return journal.entered(entry) if entry.found else checkpoint.entered(entry)
-
-    # Of our own name, it is this call, made once more.
-    journal.refuse_other(journal.pending(journal.read()), terms.name if terms else "")
-    folded = journal.fold(journal.read())
-    with checkpoint.whole():
-        outcome = revert.run(folded, wanted, command, force=force, check=check, entered=entered)
+    checkpoint = arm.Checkpoint(confirmation or Confirmation(), _nic_tuning.ROLLBACK, command)
+    # A pending checkpoint of the same name is this call, repeated.
+    journal.refuse_other(journal.pending(journal.read()), confirmation.name if confirmation else "")
+    nets = net_changes(journal.read())
+    plans = []
+    with checkpoint.complete_or_revert():
+        for subsystem, found in revert.plans(nets, wanted, force):
+            plans.append(found)
+            if not check:
+                revert.apply(found, subsystem, command, checkpoint.transaction, journal.transaction)
     archived = "" if check else _put_away(command)
-    changes = [
-        {"subsystem": key.subsystem, "scope": key.place, **_shown(key, change).as_dict()}
-        for key, change in outcome.back.items()
-    ]
-    result = {
-        "changed": bool(outcome.back),
-        "changes": changes,
-        "drift": [drift.as_dict() for drift in outcome.drift],
+    restored = {key: change for found in plans for key, change in {**found.things, **found.texts}.items()}
+    drift = [one for found in plans for one in found.drift]
+    values = {
+        "changes": [
+            {"subsystem": key.subsystem, "scope": key.scope, **_shown(key, change).as_dict()}
+            for key, change in restored.items()
+        ],
+        "drift": [one.as_dict() for one in drift],
         "archived": archived,
         "checkpoint": checkpoint.name,
-        "diff": [plan.diff(where, found) for where, found in _diffs(outcome.back).items()],
     }
-    return result, [_sentence(drift) for drift in outcome.drift]
+    diffs = [plan.diff(where, changes) for where, changes in _diffs(restored).items()]
+    return Result(bool(restored), values, [_drift_warning(one) for one in drift], diffs)
 
 
 def _put_away(command: RunCommand) -> str:
     """Archive a journal in which nothing is left, and return its new name; else empty."""
     with journal.locked():
         records = journal.read()
-        if not records or journal.pending(records) or not _settled(journal.fold(records)):
+        if not records or journal.pending(records) or not _settled(net_changes(records)):
             return ""
         arm.remove(command)
         return journal.archive()
 
 
-def _settled(folded: journal.Folded) -> bool:
+def _settled(nets: NetChanges) -> bool:
     """Tell whether nothing is left, but for programs that went with a boot or with a Pod's device."""
-    if folded.files or any(key.subsystem != "programs" for key in folded.things):
+    if nets.files or any(key.subsystem != "programs" for key in nets.things):
         return False
-    now = _revert_programs.Programs().read(folded.things)
-    return not revert.plan(folded.things, now, force=True).back
+    now = _revert_programs.Programs().read(nets.things)
+    return not revert.plan("programs", nets, now, {}, force=True)
 
 
 def _is_file(key: Key) -> bool:
@@ -166,17 +169,17 @@ def _shown(key: Key, change: Change) -> Change:
 def _diffs(back: Mapping[Key, Change]) -> dict[str, list[Change]]:
     found: dict[str, list[Change]] = {}
     for key, change in back.items():
-        found.setdefault(f"{key.subsystem} {key.place}".strip(), []).append(_shown(key, change))
+        found.setdefault(f"{key.subsystem} {key.scope}".strip(), []).append(_shown(key, change))
     return found
 
 
-def _sentence(drift: revert.Drift) -> str:
+def _drift_warning(drift: revert.Drift) -> str:
     key = drift.key
-    where = f"{key.subsystem}: {key.place}: " if key.place else f"{key.subsystem}: "
+    where = f"{key.subsystem}: {key.scope}: " if key.scope else f"{key.subsystem}: "
     if _is_file(key):
         return f"{where}{key.name} was changed after this collection wrote it: it is left alone (force: true)"
     return (
         f"{where}{key.name} is {plan.shown(drift.now)},"
-        f" neither {plan.shown(drift.span.after)} as this collection left it nor"
-        f" {plan.shown(drift.span.before)} as it was before: it is left alone (force: true puts it back)"
+        f" neither {plan.shown(drift.net.after)} as this collection left it nor"
+        f" {plan.shown(drift.net.before)} as it was before: it is left alone (force: true puts it back)"
     )

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Programs and their attachments under the journal's eyes, and the way back. Private to this collection.
 
-In the journal ``place`` is the folder of pins. An attachment's name is that of its pin, its value is
+In the journal, the scope is the directory of the pins. An attachment's name is that of its pin, its value is
 program, kernel's number and type; ``progs`` stands for all that is pinned. Numbers are those of one boot,
 and a boot takes all of it: where nothing is pinned, nothing is to be put back.
 """
@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from .._core.plan import Change, Problem, Value, reason
+from .._core.plan import Change, Plan, Problem, Value, reason
 from .._datapath.maps import kept_at
 from .._kernel.bpf import BpfError
-from .._rollback import arm, journal
-from .._rollback.arm import Terms
-from .._rollback.journal import Key
+from .._rollback import arm
+from .._rollback.arm import Confirmation
+from .._rollback.net_changes import Key
 from .._rollback.revert import GONE, Now, RunCommand
 from . import attach, plan
 from .pins import Pins
@@ -52,38 +52,38 @@ class Programs:
         """Return what is."""
         keys = list(keys)
         values = {}
-        for place in {key.place for key in keys}:
-            pins = Pins(place)
+        for path in {key.scope for key in keys}:
+            pins = Pins(path)
             # A killed run may have attached what it did not come to pin.
-            pins.find_strays(key.name for key in keys if key.place == place)
-            values[place] = _values(pins)
-        return {key: values[key.place].get(key.name) if values[key.place] else GONE for key in keys}
+            pins.find_strays(key.name for key in keys if key.scope == path)
+            values[path] = _values(pins)
+        return {key: values[key.scope].get(key.name) if values[key.scope] else GONE for key in keys}
 
     def write(self, wished: Mapping[Key, Value]) -> None:
         """Bring them back to what they were; raises ``Problem``."""
-        for place in {key.place for key in wished}:
+        for path in {key.scope for key in wished}:
             former = {
                 key.name: _parsed(str(value)) if value else None
                 for key, value in wished.items()
-                if key.place == place and key.name != ALL
+                if key.scope == path and key.name != ALL
             }
             try:
-                attach.back(place, former)
+                attach.back(path, former)
             except BpfError as problem:
                 raise Problem(str(problem)) from None
             except OSError as error:
-                raise Problem(f"programs of {place} cannot be put back: {reason(error)}") from None
+                raise Problem(f"programs of {path} cannot be put back: {reason(error)}") from None
 
 
-WAY_BACK = arm.WayBack("programs", Programs)
+ROLLBACK = arm.RollbackProgram("programs", Programs)
 
 
 class Journalled:
-    """Journals one call of bpf_attach, under a checkpoint on ``terms`` where an uplink is concerned."""
+    """Journal of one call of bpf_attach, under a checkpoint if it changes an uplink."""
 
-    def __init__(self, terms: Terms, command: RunCommand) -> None:
-        self._armed = arm.Checkpoint(terms, WAY_BACK, command)
-        self._free = arm.Checkpoint(Terms(), WAY_BACK, command)
+    def __init__(self, confirmation: Confirmation, command: RunCommand) -> None:
+        self._armed = arm.Checkpoint(confirmation, ROLLBACK, command)
+        self._free = arm.Checkpoint(Confirmation(), ROLLBACK, command)
 
     @property
     def checkpoint(self) -> str:
@@ -95,11 +95,11 @@ class Journalled:
         """Journal what the block changes of the pins, which are as they were when that was planned."""
         path, before = pins.path, _values(pins)
 
-        def looked() -> list[tuple[str, Change]]:
+        def observe() -> list[Change]:
             after = _values(Pins(path))
             names = sorted({*before, *after})
             return [
-                (path, Change(name, before.get(name), after.get(name)))
+                Change(name, before.get(name), after.get(name), path)
                 for name in names
                 if before.get(name) != after.get(name)
             ]
@@ -108,15 +108,14 @@ class Journalled:
         planned = {change.name: change.after or None for change in changes if change.kind == "attachment"}
         if any(change.kind == "program" for change in changes):
             planned[ALL] = "new" if any(c.kind == "program" and c.after for c in changes) else None
-        entry = journal.Entry(
+        journalled = Plan(
             "programs",
-            [(path, Change(name, before.get(name), after)) for name, after in sorted(planned.items())],
-            looked=looked,
-            kept=kept_at(path),
+            [Change(name, before.get(name), after, path) for name, after in sorted(planned.items())],
         )
         uplink = any(name.endswith(("-ingress", "-egress")) for name in names)
-        checkpoint = self._armed if uplink or not entry else self._free
-        with checkpoint.whole(), checkpoint.entered(entry):
-            if entry and checkpoint.name:
+        checkpoint = self._armed if uplink or not journalled else self._free
+        transaction = checkpoint.transaction(journalled, observe, backup=kept_at(path))
+        with checkpoint.complete_or_revert(), transaction:
+            if journalled and checkpoint.name:
                 attach.keep(path)
             yield

@@ -7,4 +7,4 @@ Callers: modules, _boot, _datapath, _nic, _ops, _programs, _sysctl
 May import: _core
 """
 
-__all__ = ["arm", "checkpoint", "journal", "revert"]
+__all__ = ["arm", "checkpoint", "journal", "net_changes", "revert"]

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a node is made to take a change back by itself: a program, a timer, a unit for the next boot.
+"""Arm a checkpoint: install a program, a timer and a boot unit that roll back what is not confirmed.
 
-Private to this collection. The units stay, and do nothing while nothing is armed.
+The units stay on the node and do nothing while no checkpoint is armed.
 
 Sources: systemd.timer(5), systemd.special(7), bootup(7).
 """
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 
 from .._core.bundle import PACKAGE, archive, interpreter
 from .._core.files import replace_file, sync_folder
-from .._core.plan import Problem, reason
+from .._core.plan import Plan, Problem, reason
 from . import checkpoint, journal
 from .checkpoint import ARMED, TIMER
-from .journal import Record
+from .net_changes import Record
 from .revert import RunCommand, Subsystem
 
 MARKER = "# Written by podnet.datapath: changes made here are lost."
@@ -32,46 +32,49 @@ SERVICE = "/etc/systemd/system/podnet-checkpoint.service"
 AT_BOOT = "/etc/systemd/system/sysinit.target.wants/podnet-checkpoint.service"
 FILES = (PROGRAM, SERVICE, AT_BOOT)
 
-_ROOM = 1 << 20  # bytes that the way back may need on a full disk
-# There where systemd runs in a container (Container Interface of systemd.io).
+_RESERVED = 1 << 20  # bytes that a rollback may need on a full disk
+# Exists if systemd runs in a container (Container Interface of systemd.io).
 _CONTAINER = "/run/systemd/container"
 
-Look = Callable[[], Sequence[Record]]
+ReadPaths = Callable[[], Sequence[Record]]
 
 
 @dataclass(frozen=True)
-class Terms:
-    """On which terms a change is made.
+class Confirmation:
+    """How a change is confirmed.
 
-    ``seconds`` to confirm it, 0 where it needs none; the ``name`` that whoever will confirm it gave, made up
-    where empty; ``look`` is called just before, and returns the paths that come through.
+    ``seconds`` until the node rolls it back, 0 if it needs no confirmation; the checkpoint's ``name``,
+    generated if empty; ``read_paths`` returns the paths that work before the change.
     """
 
     seconds: int = 0
     name: str = ""
-    look: Look = list
+    read_paths: ReadPaths = list
 
     def __post_init__(self) -> None:
         if self.seconds < 0:
             raise Problem(
-                f"confirm_timeout: {self.seconds} is no time: give seconds, or 0 to go without confirmation"
+                f"confirm_timeout: {self.seconds} is negative: set a number of seconds, or 0 for a change"
+                f" without"
+                " confirmation"
             )
         if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", self.name):
             raise Problem(
-                f"confirm_name: {self.name!r} is no name: give up to 64 letters, digits, dots, dashes or"
+                f"confirm_name: {self.name!r} is not a valid name: use up to 64 letters, digits, dots,"
+                f" dashes and"
                 " underscores"
             )
 
 
 @dataclass(frozen=True)
-class WayBack:
-    """What takes changes of one subsystem back: a class that is made without arguments."""
+class RollbackProgram:
+    """The program that rolls back one subsystem; ``maker`` is a class without constructor arguments."""
 
     subsystem: str
     maker: type[Subsystem]
 
-    def program(self) -> bytes:
-        """Return it as a program of its own."""
+    def archive(self) -> bytes:
+        """Return a zip file that Python runs."""
         name = self.maker.__name__
         return archive(f"""\
 import subprocess, sys
@@ -89,13 +92,12 @@ except (plan.Problem, OSError) as problem:
 
 
 def service(python: str) -> str:
-    """Return the unit that reverts what is not confirmed, at boot before there is a network.
+    """Return the unit that rolls back an unconfirmed checkpoint, at boot before the network is up.
 
-    It is started again without end, as nobody else takes this back: a NIC may take minutes until it can be
-    read.
+    systemd restarts it without limit, as nothing else would roll back. A NIC may take minutes to appear.
     """
     return (
-        f"{MARKER}\n[Unit]\nDescription=Take back changes of the network that nobody confirmed\n"
+        f"{MARKER}\n[Unit]\nDescription=Roll back unconfirmed changes of the network\n"
         "DefaultDependencies=no\n"
         f"ConditionPathExists={ARMED}\n"
         f"RequiresMountsFor={journal.FOLDER} {PROGRAM}\n"
@@ -108,9 +110,9 @@ def service(python: str) -> str:
 
 
 def timer(seconds: int) -> str:
-    """Return the unit that starts it in ``seconds``.
+    """Return the unit that starts the service in ``seconds``.
 
-    It counts from boot: what counts from the timer's start begins anew whenever systemd reloads its units.
+    The time counts from boot: a time that counts from the timer's start begins again at a daemon-reload.
     """
     at = int(time.clock_gettime(time.CLOCK_MONOTONIC)) + seconds
     return (
@@ -120,36 +122,32 @@ def timer(seconds: int) -> str:
     )
 
 
-def arm(terms: Terms, way_back: WayBack, command: RunCommand) -> str:
-    """Have everything changed from now on taken back unless it is confirmed; return the checkpoint's name.
+def arm(confirmation: Confirmation, program: RollbackProgram, command: RunCommand) -> str:
+    """Arm a checkpoint and return its name; later changes are rolled back unless it is confirmed.
 
-    Raises ``Problem``; nothing is armed then.
+    Raises ``Problem``; then nothing is armed.
     """
     if not os.path.isdir("/run/systemd/system"):
-        raise Problem("confirm_timeout: needs systemd on this node: set confirm_timeout: 0")
+        raise Problem("confirm_timeout: requires systemd on this node: set confirm_timeout: 0")
     if os.path.exists(_CONTAINER):
         raise Problem(
-            "confirm_timeout: this is a container, whose systemd does not start what takes the change back"
-            " when the node boots: run it on the node, or set confirm_timeout: 0"
+            "confirm_timeout: this is a container, whose systemd does not start the rollback when the node"
+            " boots:"
+            " run it on the node, or set confirm_timeout: 0"
         )
-    paths = list(terms.look())
+    paths = list(confirmation.read_paths())
     with journal.locked():
         records = journal.read()
         journal.refuse_other(journal.pending(records))
-        if terms.name and checkpoint.status(records, terms.name):
-            raise Problem(f"confirm_name: {terms.name} was the name of an earlier change: give another")
-        name = terms.name or uuid.uuid4().hex[:12]
+        if confirmation.name and checkpoint.status(records, confirmation.name):
+            raise Problem(
+                f"confirm_name: {confirmation.name} is the name of an earlier checkpoint: choose another name"
+            )
+        name = confirmation.name or uuid.uuid4().hex[:12]
         try:
-            _reserve()
-            for path, data in _files(terms.seconds, way_back).items():
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                replace_file(path, data)
-            with contextlib.suppress(FileExistsError):
-                os.makedirs(os.path.dirname(AT_BOOT), exist_ok=True)
-                os.symlink(SERVICE, AT_BOOT)
-                sync_folder(AT_BOOT)
-            # Before the journal knows: a process that is killed here leaves nothing armed that nobody ends.
-            # A timer that expires here starts what waits for the lock.
+            _install(confirmation.seconds, program)
+            # Before the journal has the checkpoint: if this process is killed here, nothing stays armed
+            # without a timer. A timer that expires here waits for the lock.
             _systemctl(command, "daemon-reload")
             _systemctl(command, "restart", os.path.basename(TIMER))
             journal.append(
@@ -159,26 +157,26 @@ def arm(terms: Terms, way_back: WayBack, command: RunCommand) -> str:
                     "time": journal.now(),
                     "boot_id": journal.boot_id(),
                     "by": journal.requester(),
-                    "timeout": terms.seconds,
+                    "timeout": confirmation.seconds,
                     "paths": paths,
-                    # No change takes a carrier from these.
-                    "dark": [nic for nic in os.listdir("/sys/class/net") if not has_carrier(nic)],
+                    "no_carrier": [nic for nic in os.listdir("/sys/class/net") if not has_carrier(nic)],
                 }
             )
         except OSError as error:
-            checkpoint.stand_down(command)
+            checkpoint.disarm(command)
             raise Problem(
-                f"confirm_timeout: cannot be armed ({reason(error)}), so nothing was changed: run as root"
-                " (become), and have room on a writable file system"
+                f"confirm_timeout: the checkpoint cannot be armed ({reason(error)}), so nothing was"
+                f" changed: run"
+                " as root (become), and free space on a writable file system"
             ) from None
         except Problem:
-            checkpoint.stand_down(command)
+            checkpoint.disarm(command)
             raise
     return name
 
 
 def has_carrier(nic: str) -> bool:
-    """Tell whether a NIC is there, is up, and has a carrier."""
+    """Return whether a NIC exists, is up, and has a carrier."""
     try:
         with open(f"/sys/class/net/{nic}/carrier", encoding="ascii") as file:
             return file.read().strip() == "1"
@@ -186,62 +184,67 @@ def has_carrier(nic: str) -> bool:
         return False
 
 
-def _reserve() -> None:
-    """Keep room on the disk for the way back; raises ``OSError``."""
+def _install(seconds: int, program: RollbackProgram) -> None:
+    """Write the program and its units, and reserve disk space; raises ``OSError``."""
     descriptor = os.open(ARMED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(descriptor, 0, _ROOM)
+        os.posix_fallocate(descriptor, 0, _RESERVED)
     except OSError:
         os.unlink(ARMED)
         raise
     finally:
         os.close(descriptor)
-
-
-def _files(seconds: int, way_back: WayBack) -> dict[str, bytes]:
-    return {
-        PROGRAM: way_back.program(),
-        SERVICE: service(interpreter()).encode(),
-        TIMER: timer(seconds).encode(),
-    }
+    units = {SERVICE: service(interpreter()).encode(), TIMER: timer(seconds).encode()}
+    for path, data in {PROGRAM: program.archive(), **units}.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        replace_file(path, data)
+    with contextlib.suppress(FileExistsError):
+        os.makedirs(os.path.dirname(AT_BOOT), exist_ok=True)
+        os.symlink(SERVICE, AT_BOOT)
+        sync_folder(AT_BOOT)
 
 
 def _systemctl(command: RunCommand, *words: str) -> None:
     code, out, err = command(["systemctl", *words])
     if code:
-        said = (out + err).strip()
-        raise Problem(f"confirm_timeout: systemctl {' '.join(words)} failed, so nothing was changed: {said}")
+        output = (out + err).strip()
+        raise Problem(
+            f"confirm_timeout: systemctl {' '.join(words)} failed, so nothing was changed: {output}"
+        )
 
 
 class Checkpoint:
-    """The checkpoint of one call of a module, armed before its first change where ``terms`` ask for it."""
+    """The checkpoint of one module call, armed before its first change if ``confirmation`` asks for it."""
 
-    def __init__(self, terms: Terms, way_back: WayBack, command: RunCommand) -> None:
+    def __init__(self, confirmation: Confirmation, program: RollbackProgram, command: RunCommand) -> None:
         self.name = ""
-        self._terms, self._way_back, self._command = terms, way_back, command
+        self._confirmation, self._program, self._command = confirmation, program, command
 
     @contextlib.contextmanager
-    def entered(self, entry: journal.Entry) -> Iterator[None]:
-        """Journal what the block changes, as part of this checkpoint.
+    def transaction(
+        self, plan: Plan, observe: journal.Observe | None = None, *, backup: str = ""
+    ) -> Iterator[None]:
+        """Record what the block changes in the journal, as part of this checkpoint.
 
-        Raises ``Problem`` before the block where somebody else's change waits for its confirmation: even
-        what is as it is to be may be taken back then. Of our own name, it is this call, made once more.
+        Raises ``Problem`` before the block if another checkpoint is pending, even if nothing is to be
+        changed: the current state may be rolled back. A pending checkpoint of the same name is this call,
+        repeated.
         """
-        if not entry and not self.name:
+        if not plan and not self.name:
             armed = journal.pending(journal.read())
-            if armed and armed["checkpoint"] == self._terms.name:
-                self.name = self._terms.name
+            if armed and armed["checkpoint"] == self._confirmation.name:
+                self.name = self._confirmation.name
             journal.refuse_other(armed, self.name)
-        if entry and self._terms.seconds and not self.name:
-            self.name = arm(self._terms, self._way_back, self._command)
-        with journal.entered(entry, self.name):
+        if plan and self._confirmation.seconds and not self.name:
+            self.name = arm(self._confirmation, self._program, self._command)
+        with journal.transaction(plan, observe, checkpoint=self.name, backup=backup):
             yield
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
-        """Be the module's whole change: where the block fails, what it changed is taken back at once.
+    def complete_or_revert(self) -> Iterator[None]:
+        """Mark the checkpoint as complete after the block, or revert it at once if the block fails.
 
-        Only what has come to its end can be confirmed.
+        Only a complete checkpoint can be confirmed.
         """
         try:
             yield
@@ -250,21 +253,21 @@ class Checkpoint:
         except Exception as problem:
             if self.name:
                 why = f"the module failed: {problem}"
-                subsystems = {self._way_back.subsystem: self._way_back.maker()}
+                subsystems = {self._program.subsystem: self._program.maker()}
                 try:
-                    checkpoint.revert(self.name, why, self._command, subsystems)
-                except Problem as other:  # The time may have been up.
+                    checkpoint.roll_back(self.name, why, self._command, subsystems)
+                except Problem as other:  # The time may have expired.
                     raise Problem(f"{problem}\n{other}") from None
             raise
 
 
 def remove(command: RunCommand) -> list[str]:
-    """Take away what ``arm`` installed; return the files that there were."""
+    """Remove what ``arm`` installed; return the files that existed."""
     present = [path for path in FILES if os.path.lexists(path)]
     for path in present:
         os.unlink(path)
         if os.path.dirname(path) == os.path.dirname(PROGRAM):
-            with contextlib.suppress(OSError):  # Another program of ours is still there.
+            with contextlib.suppress(OSError):  # Another program of this collection is still there.
                 os.rmdir(os.path.dirname(path))
     if present:
         command(["systemctl", "daemon-reload"])

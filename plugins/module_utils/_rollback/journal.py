@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was changed on a node, and what it was before: a file that only grows, written before each change.
+"""The journal: an append-only file of all changes on a node, written before each change is made.
 
-Private to this collection. A change is two lines of JSON: what is about to happen, on disk before it does,
-and how it ended. Whatever cuts a run short, the first line tells what may have been touched.
+A change is two records, each a line of JSON: the plan, on disk before the change begins, and the end with
+what really changed. If a run is interrupted, the first record names everything that it may have touched.
 """
 
 from __future__ import annotations
@@ -12,127 +12,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from .._core import ssh_origin
-from .._core.files import sync_folder
-from .._core.plan import Change, Problem, Value, reason
+from .._core.files import digest, read_file, sync_folder
+from .._core.plan import Change, Plan, Problem, Value, reason
+from .net_changes import Record
 
 FOLDER = "/var/lib/podnet-datapath"
 FILE = "journal.jsonl"
-_WAIT = 30.0  # seconds for another module on this node to end
+_LOCK_TIMEOUT = 30.0  # seconds to wait for another module on this node
 
-Record = Mapping[str, Any]
-
-
-# What a journal says
-
-
-@dataclass(frozen=True)
-class Key:
-    """A thing of the node, files by path; ``place``: a NIC, a Pod's namespace, or empty for the node."""
-
-    subsystem: str
-    place: str
-    name: str
-
-
-@dataclass(frozen=True)
-class Span:
-    """What a thing was before our first change, and after our last.
-
-    ``cut``: what it was before those of our changes whose end is not told; each may not have happened.
-    """
-
-    before: Value
-    after: Value
-    cut: frozenset[Value] = frozenset()
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Everything that a journal says is not as it was before us. A file's ``after`` is a digest."""
-
-    things: Mapping[Key, Span]
-    files: Mapping[Key, Span]
-
-    def __bool__(self) -> bool:
-        return bool(self.things or self.files)
-
-
-def _lay(
-    spans: dict[Any, Span],
-    key: object,
-    before: Value,
-    after: Value,
-    told: bool,
-    same: Callable[[Any], Any],
-) -> None:
-    """Add a change to what is known of a thing, ``told``: whether its end is.
-
-    ``same`` makes a former value comparable with a later one.
-    """
-    span = spans.pop(key, Span(before, same(before)))
-    cut = frozenset() if told else (span.cut | {span.after}) - {same(span.before)}
-    if same(span.before) != after or cut:
-        spans[key] = Span(span.before, after, cut)
-
-
-def fold(records: Iterable[Record]) -> Folded:
-    """Return what differs from before the first record.
-
-    What was put back counts no more, so that a later change begins with what the thing was then. A change
-    whose end is not told, a way back as well, may or may not have happened: it stands as it was planned.
-    """
-    records = list(records)
-    ends = {record["run"]: record for record in records if "end" in record}
-    things: dict[Key, Span] = {}
-    files: dict[Key, Span] = {}
-    for record in records:
-        if "changes" not in record or "end" in record:
-            continue
-        end = ends.get(record["run"], {})
-        for change in end.get("changes", record["changes"]):
-            key = Key(record["subsystem"], change["scope"], change["name"])
-            told = "changes" in end
-            _lay(things, key, change["before"], change["after"], told, lambda value: value)
-        for path, file in record["files"].items():
-            if path in end.get("files_kept", ()):
-                continue
-            key = Key(record["subsystem"], "", path)
-            _lay(files, key, file["before"], file["after"], bool(end), digest)
-    return Folded(things, files)
-
-
-def digest(text: str | None) -> str | None:
-    """Return what stands for a file's content; ``None`` is no file."""
-    return None if text is None else hashlib.sha256(bytes_of(text)).hexdigest()
-
-
-def text_of(data: bytes | None) -> str | None:
-    """Return a file's content as a journal keeps it; every byte comes back from it."""
-    return None if data is None else data.decode("utf-8", "surrogateescape")
-
-
-def read_file(path: str) -> str | None:
-    """Return a file's content, ``None`` where there is none."""
-    try:
-        with open(path, "rb") as file:
-            return text_of(file.read())
-    except FileNotFoundError:
-        return None
-
-
-def bytes_of(text: str) -> bytes:
-    """Return the bytes of a file's content as a journal keeps it."""
-    return text.encode("utf-8", "surrogateescape")
+Observe = Callable[[], Sequence[Change]]
 
 
 # The file
@@ -145,12 +41,12 @@ def boot_id() -> str:
 
 
 def now() -> str:
-    """Return the time, as the journal has it."""
+    """Return the time in the journal's format, UTC as in RFC 3339."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def requester() -> str:
-    """Return from where this process was started: the controller's address, as sshd tells it."""
+    """Return the controller's address from the SSH session, else ``this node``."""
     return ssh_origin.address() or "this node"
 
 
@@ -160,9 +56,9 @@ def path() -> str:
 
 
 def read() -> list[dict[str, Any]]:
-    """Return the records; raises ``Problem``.
+    """Return all records; raises ``Problem`` if a line is not JSON.
 
-    A last line without its end was being written when the node stopped: what it announces did not begin.
+    Ignores a last line without a newline: the node stopped while it was written, so its change never began.
     """
     text = ""
     with contextlib.suppress(FileNotFoundError), open(path(), encoding="utf-8") as file:
@@ -174,12 +70,14 @@ def read() -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except ValueError:
-            raise Problem(f"{path()}: line {number} is no JSON: look what happened to the file") from None
+            raise Problem(
+                f"{path()}: line {number} is not JSON: inspect the file and repair that line"
+            ) from None
     return records
 
 
 def append(record: Record) -> None:
-    """Write a record, and return only once it is on disk; raises ``OSError``, the file is as before then."""
+    """Append a record and return once it is on disk; raises ``OSError`` and leaves the file unchanged."""
     os.makedirs(FOLDER, mode=0o700, exist_ok=True)
     descriptor = os.open(path(), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
@@ -202,15 +100,15 @@ def append(record: Record) -> None:
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """Have the journal, and with it the right to change the node, to oneself; raises ``Problem``."""
+    """Hold the lock of the journal, which is required for any change of the node; raises ``Problem``."""
     name = os.path.join(FOLDER, "lock")
     try:
         os.makedirs(FOLDER, mode=0o700, exist_ok=True)
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Problem(f"{_refusal(error)}") from None
+        raise Problem(_not_writable(error)) from None
     try:
-        deadline = time.monotonic() + _WAIT
+        deadline = time.monotonic() + _LOCK_TIMEOUT
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -219,10 +117,10 @@ def locked() -> Iterator[None]:
                 if time.monotonic() > deadline:
                     holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
                     raise Problem(
-                        f"another run is changing this node ({holder}): run this again when it is done"
+                        f"another run is changing this node ({holder}): run this again when it has finished"
                     ) from None
             time.sleep(0.2)
-        with contextlib.suppress(OSError):  # Only for the text above.
+        with contextlib.suppress(OSError):  # Only for the message above.
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"from {requester()}, process {os.getpid()}".encode(), 0)
         yield
@@ -230,37 +128,132 @@ def locked() -> Iterator[None]:
         os.close(descriptor)
 
 
-def _refusal(error: OSError) -> str:
+def archive() -> str:
+    """Rename a journal that has nothing left to revert; return its new name."""
+    name = os.path.join(FOLDER, f"journal-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.jsonl")
+    os.rename(path(), name)
+    return name
+
+
+def _not_writable(error: OSError) -> str:
     return (
         f"{path()} cannot be written ({reason(error)}), so nothing was changed:"
-        " run as root (become), and have room on a writable file system"
+        " run as root (become), and free space on a writable file system"
     )
 
 
-# Changes under the journal's eyes
+# Transactions
 
 
-@dataclass
-class Entry:
-    """A change that is to be journalled. ``looked`` returns what really differs from before it.
+@contextlib.contextmanager
+def transaction(
+    plan: Plan, observe: Observe | None = None, *, checkpoint: str = "", backup: str = ""
+) -> Iterator[None]:
+    """Record what the block changes: the plan before it, the end after it.
 
-    ``kept``: a folder with what the way back needs, to be removed once the checkpoint has ended.
-    ``found``: nothing is to be changed, as somebody else did that already.
+    ``observe`` returns the changes that can be observed, against the values before the plan. ``backup`` is a
+    directory that a rollback of ``checkpoint`` needs; it is removed when the checkpoint ends.
+
+    Raises ``Problem`` before the block if the journal cannot be written, if another change is pending
+    confirmation, if ``checkpoint`` has ended, or if something has changed since it was planned.
     """
+    if not plan:
+        yield
+        return
+    with locked():
+        records = read()
+        refuse_other(pending(records), checkpoint)
+        if checkpoint:
+            refuse_ended(records, checkpoint)
+        _refuse_drift(plan, observe)
+        run = uuid.uuid4().hex[:12]
+        try:
+            append(_begin(plan, run, checkpoint, backup))
+        except OSError as error:
+            raise Problem(_not_writable(error)) from None
+        with _ended(plan, run, observe):
+            yield
 
-    subsystem: str
-    changes: Sequence[tuple[str, Change]] = ()
-    files: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
-    looked: Callable[[], Sequence[tuple[str, Change]]] | None = None
-    kept: str = ""
-    found: bool = False
 
-    def __bool__(self) -> bool:
-        return bool(self.changes or self.files)
+@contextlib.contextmanager
+def rollback_transaction(plan: Plan, checkpoint: str) -> Iterator[None]:
+    """Record what a rollback of ``checkpoint`` changes. Never refuses: the node may be unreachable."""
+    if not plan:
+        yield
+        return
+    with locked():
+        refuse_other(pending(read()), checkpoint)
+        run = uuid.uuid4().hex[:12]
+        with contextlib.suppress(OSError):
+            append(_begin(plan, run, checkpoint))
+        with _ended(plan, run, None):
+            yield
 
 
-def _listed(changes: Iterable[tuple[str, Change]]) -> list[dict[str, Value]]:
-    return [{"scope": place, **change.as_dict()} for place, change in changes]
+def _listed(changes: Iterable[Change]) -> list[dict[str, Value]]:
+    return [{"scope": change.scope, **change.as_dict()} for change in changes]
+
+
+def _begin(plan: Plan, run: str, checkpoint: str, backup: str = "") -> Record:
+    return {
+        "time": now(),
+        "boot_id": boot_id(),
+        "run": run,
+        "by": requester(),
+        "subsystem": plan.subsystem,
+        "changes": _listed(plan.changes),
+        "files": {
+            name: {"before": before, "after": digest(after)} for name, (before, after) in plan.files.items()
+        },
+        **({"checkpoint": checkpoint} if checkpoint else {}),
+        **({"backup": backup} if checkpoint and backup else {}),
+    }
+
+
+@contextlib.contextmanager
+def _ended(plan: Plan, run: str, observe: Observe | None) -> Iterator[None]:
+    """Record the end of the block. If that cannot be written, the change counts as planned."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        unchanged = [name for name, (old, new) in plan.files.items() if old != new and read_file(name) == old]
+        record: dict[str, Any] = {"time": now(), "run": run, "end": "failed" if failed else "done"}
+        with contextlib.suppress(Problem, OSError):
+            if observe:
+                record["changes"] = _listed(observe())
+            elif not failed:
+                record["changes"] = _listed(plan.changes)
+        if failed and record.get("changes") == [] and len(unchanged) == len(plan.files):
+            record["end"] = "restored"
+        if unchanged:
+            record["files_unchanged"] = unchanged
+        with contextlib.suppress(OSError):
+            append(record)
+
+
+def _refuse_drift(plan: Plan, observe: Observe | None) -> None:
+    """Raise ``Problem`` if something that the plan changes has changed since it was planned."""
+    planned = {(change.scope, change.name) for change in plan.changes}
+    try:
+        observed = observe() if observe else ()
+        moved = [
+            f"{change.scope}: {change.name}".lstrip(": ")
+            for change in observed
+            if (change.scope, change.name) in planned
+        ]
+        moved += [name for name, (before, dummy) in plan.files.items() if read_file(name) != before]
+    except OSError as error:
+        what = error.filename or f"the state of {plan.subsystem}"
+        raise Problem(f"{what} can no longer be read ({reason(error)}): run this again") from None
+    if moved:
+        raise Problem(
+            f"{', '.join(moved)} changed while this was planned, so nothing was changed: run this again"
+        )
+
+
+# Pending checkpoints
 
 
 def pending(records: Iterable[Record]) -> Record | None:
@@ -275,106 +268,24 @@ def pending(records: Iterable[Record]) -> Record | None:
     return next(iter(open_ones.values()), None)
 
 
-@contextlib.contextmanager
-def entered(entry: Entry, checkpoint: str = "", unjournalled: bool = False) -> Iterator[None]:
-    """Journal what the block changes.
-
-    Raises ``Problem`` before the block where the journal cannot be written, where somebody else's change
-    still waits for its confirmation or was made since ``entry`` was planned, or where the time of
-    ``checkpoint`` is up: nothing would take this back.
-    ``unjournalled``, for the way back itself: goes on all the same.
-    """
-    if not entry:
-        yield
-        return
-    with locked():
-        records = read()
-        refuse_other(pending(records), checkpoint)
-        if checkpoint and not unjournalled:
-            refuse_ended(records, checkpoint)
-        if not unjournalled:
-            _refuse_moved(entry)
-        run = uuid.uuid4().hex[:12]
-        begin = {
-            "time": now(),
-            "boot_id": boot_id(),
-            "run": run,
-            "by": requester(),
-            "subsystem": entry.subsystem,
-            "changes": _listed(entry.changes),
-            "files": {
-                name: {"before": before, "after": digest(after)}
-                for name, (before, after) in entry.files.items()
-            },
-            **({"checkpoint": checkpoint} if checkpoint else {}),
-            **({"kept": entry.kept} if checkpoint and entry.kept else {}),
-        }
-        try:
-            append(begin)
-        except OSError as error:
-            if not unjournalled:
-                raise Problem(_refusal(error)) from None
-        try:
-            yield
-        except BaseException:
-            _close(run, entry, failed=True)
-            raise
-        _close(run, entry, failed=False)
-
-
-def _close(run: str, entry: Entry, failed: bool) -> None:
-    """Write how it ended. Where that cannot be written, the change stands as it was planned."""
-    kept = [name for name, (old, new) in entry.files.items() if old != new and read_file(name) == old]
-    record: dict[str, Any] = {"time": now(), "run": run, "end": "failed" if failed else "done"}
-    with contextlib.suppress(Problem, OSError):
-        if entry.looked:
-            record["changes"] = _listed(entry.looked())
-        elif not failed:
-            record["changes"] = _listed(entry.changes)
-    if failed and record.get("changes") == [] and len(kept) == len(entry.files):
-        record["end"] = "put back"
-    if kept:
-        record["files_kept"] = kept
-    with contextlib.suppress(OSError):
-        append(record)
-
-
 def refuse_other(armed: Record | None, checkpoint: str = "") -> None:
-    """Raise ``Problem`` where a change waits for its confirmation, other than that of ``checkpoint``."""
+    """Raise ``Problem`` if a checkpoint other than ``checkpoint`` is pending confirmation."""
     if armed is None or armed["checkpoint"] == checkpoint:
         return
     raise Problem(
-        f"a change from {armed['by']} of {armed['time']} waits for its confirmation (checkpoint"
-        f" {armed['checkpoint']}, {armed['timeout']} s): run this again when it is confirmed or reverted, or"
-        " have it reverted now by checkpoint with state: reverted"
+        f"a change from {armed['by']} at {armed['time']} is pending confirmation (checkpoint"
+        f" {armed['checkpoint']}, {armed['timeout']} s): run this again once it is confirmed or reverted, or"
+        " revert it now with the module checkpoint and state: reverted"
     )
 
 
 def refuse_pending() -> None:
-    """Raise ``Problem`` where a change waits for its confirmation: the node is somebody else's until then."""
+    """Raise ``Problem`` if any checkpoint is pending confirmation."""
     refuse_other(pending(read()))
 
 
-def _refuse_moved(entry: Entry) -> None:
-    """Raise ``Problem`` where what is to be changed is not any more as it was when that was planned."""
-    planned = {(place, change.name) for place, change in entry.changes}
-    try:
-        looked = entry.looked() if entry.looked else ()
-        moved = [
-            f"{place}: {change.name}".lstrip(": ")
-            for place, change in looked
-            if (place, change.name) in planned
-        ]
-        moved += [name for name, (before, dummy) in entry.files.items() if read_file(name) != before]
-    except OSError as error:
-        what = error.filename or f"what is to be changed of {entry.subsystem}"
-        raise Problem(f"{what} cannot be read any more ({reason(error)}): run this again") from None
-    if moved:
-        raise Problem(f"{', '.join(moved)}: changed by somebody else just now, so left alone: run this again")
-
-
 def refuse_ended(records: Iterable[Record], checkpoint: str) -> None:
-    """Raise ``Problem`` where a checkpoint is not armed any more."""
+    """Raise ``Problem`` if a checkpoint is no longer armed."""
     states = [
         r["checkpoint_state"]
         for r in records
@@ -382,13 +293,7 @@ def refuse_ended(records: Iterable[Record], checkpoint: str) -> None:
     ]
     if states[-1:] != ["armed"]:
         raise Problem(
-            f"confirm_timeout: its time was up before all was changed (checkpoint {checkpoint}), so what was"
-            " changed is taken back: give more seconds"
+            f"confirm_timeout: checkpoint {checkpoint} expired before all changes were made, so they are"
+            f" rolled"
+            " back: increase confirm_timeout"
         )
-
-
-def archive() -> str:
-    """Put a journal away in which nothing is left to revert; return its new name."""
-    name = os.path.join(FOLDER, f"journal-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.jsonl")
-    os.rename(path(), name)
-    return name

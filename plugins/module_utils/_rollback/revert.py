@@ -1,9 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way back: what the journal says was changed, as it was before. Private to this collection.
+"""Roll back what the journal records: compare the current state with the net changes, restore the rest.
 
-What is neither as we left it nor as it was before us has been changed by somebody else, and is left to them.
+A value that is neither the one this collection wrote nor the original one was changed by others. It is
+reported as drift and left alone.
 """
 
 from __future__ import annotations
@@ -11,85 +12,115 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Union
 
-from .._core.files import replace_file, sync_folder, temporary
-from .._core.plan import Change, Problem, Value, reason
-from . import journal
-from .journal import Folded, Key, Span
+from .._core.files import bytes_of, digest, read_file, replace_file, sync_folder, temporary
+from .._core.plan import Change, Plan, Problem, Value, reason
+from .net_changes import Key, NetChange, NetChanges
 
 RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
-Entered = Callable[[journal.Entry], "contextlib.AbstractContextManager[None]"]
+Transaction = Callable[[Plan], "contextlib.AbstractContextManager[None]"]
 
-_RELOADED = {
+_RELOAD = {
     "/etc/systemd/": ["systemctl", "daemon-reload"],
     "/etc/udev/": ["udevadm", "control", "--reload"],
 }
 
 
-class Gone:
-    """Stands for the value of a thing that is no longer there: its NIC, its namespace, its key."""
+class Absent:
+    """Type of the current value of a thing that does not exist, as its NIC, namespace or key is gone."""
 
 
-GONE = Gone()
-# Of what comes and goes with others, as a queue with their number: it is to come back where we took it away.
-AWAY = Gone()
-Now = Union[Value, Gone]
+GONE = Absent()
+# The thing comes and goes with others, such as a queue with their number: restore it if this collection
+# removed it.
+REMOVED = Absent()
+Now = Union[Value, Absent]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A thing that somebody else changed after us."""
+    """A thing that others changed after this collection."""
 
     key: Key
     now: Value
-    span: Span
+    net: NetChange
 
     def as_dict(self) -> dict[str, Value]:
-        """Return it as the module returns it; of a file, only digests."""
-        found = {"subsystem": self.key.subsystem, "scope": self.key.place, "name": self.key.name}
-        return {**found, "current": self.now, "applied": self.span.after, "original": self.span.before}
+        """Return it as the module returns it; for a file, with digests."""
+        found = {"subsystem": self.key.subsystem, "scope": self.key.scope, "name": self.key.name}
+        return {**found, "current": self.now, "applied": self.net.after, "original": self.net.before}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be put back, what is as it was already, and what is not ours any more."""
+class RollbackPlan(Plan):
+    """Changes that restore original values.
 
-    back: Mapping[Key, Change]
-    settled: Mapping[Key, Span]
-    drift: Sequence[Drift]
+    ``things`` and ``texts`` have the changes of settings and of files by key. ``original`` is a plan of what
+    has its original value already, to be recorded as settled.
+    """
+
+    things: Mapping[Key, Change] = field(default_factory=dict)
+    texts: Mapping[Key, Change] = field(default_factory=dict)
+    original: Plan = field(default_factory=lambda: Plan(""))
+    drift: Sequence[Drift] = ()
 
 
-def plan(spans: Mapping[Key, Span], now: Mapping[Key, Now], force: bool) -> Plan:
-    """Compare what is with what we left; ``force`` puts back what somebody else changed, too."""
-    back: dict[Key, Change] = {}
-    settled: dict[Key, Span] = {}
-    drift = []
-    for key, span in spans.items():
+def plan(
+    subsystem: str, nets: NetChanges, now: Mapping[Key, Now], texts: Mapping[Key, str | None], force: bool
+) -> RollbackPlan:
+    """Return the plan that restores one subsystem.
+
+    ``now`` has the current values of ``nets.things``, ``texts`` the contents of ``nets.files``. With
+    ``force``, drift is restored too.
+    """
+    restore: dict[Key, Change] = {}
+    restore_files: dict[Key, Change] = {}
+    settled, drift = [], []
+    for key, net in nets.things.items():
         value = now[key]
-        if value is AWAY and None in {span.after, *span.cut}:
+        if value is REMOVED and None in {net.after, *net.unfinished}:
             value = None
-        if isinstance(value, Gone) or value == span.before:
-            settled[key] = span
-        elif force or value in {span.after, *span.cut}:
-            back[key] = Change(key.name, value, span.before)
+        if isinstance(value, Absent) or value == net.before:
+            settled.append(Change(key.name, net.after, net.before, key.scope))
+        elif force or value in {net.after, *net.unfinished}:
+            restore[key] = Change(key.name, value, net.before, key.scope)
         else:
-            drift.append(Drift(key, value, span))
-    return Plan(back, settled, drift)
+            drift.append(Drift(key, value, net))
+    files: dict[str, tuple[str | None, str | None]] = {}
+    settled_files: dict[str, tuple[str | None, str | None]] = {}
+    for key, net in nets.files.items():
+        before, found = net.before if isinstance(net.before, str) else None, digest(texts[key])
+        if found == digest(before):
+            settled_files[key.name] = (before, before)
+        elif force or found in {net.after, *net.unfinished}:
+            files[key.name] = (texts[key], before)
+            restore_files[key] = Change(key.name, texts[key], before)
+        else:
+            drift.append(Drift(key, found, NetChange(digest(before), net.after, net.unfinished)))
+    return RollbackPlan(
+        subsystem,
+        list(restore.values()),
+        files,
+        things=restore,
+        texts=restore_files,
+        original=Plan(subsystem, settled, settled_files),
+        drift=drift,
+    )
 
 
-# Concerns
+# Subsystems
 
 
 class Subsystem(Protocol):
-    """How the things of one subsystem are read and written."""
+    """How the settings of one subsystem are read and restored."""
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
-        """Return what is, ``GONE`` for what is no longer there."""
+        """Return the current values, ``GONE`` for what no longer exists."""
 
-    def write(self, wished: Mapping[Key, Value]) -> None:
-        """Bring things to their former values; raises ``Problem``."""
+    def write(self, desired: Mapping[Key, Value]) -> None:
+        """Set original values; raises ``Problem``."""
 
 
 class Files:
@@ -98,122 +129,80 @@ class Files:
     def __init__(self, command: RunCommand) -> None:
         self._command = command
 
-    def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
-        """Return what is."""
-        return {key: journal.read_file(key.name) for key in keys}
-
-    def write(self, wished: Mapping[str, str | None]) -> None:
-        """Give files their former content, or take them away; raises ``Problem``."""
+    def write(self, desired: Mapping[str, str | None]) -> None:
+        """Restore the contents of files, or remove them; raises ``Problem``."""
         try:
-            for path, text in wished.items():
+            for path, text in desired.items():
                 if text is not None:
                     os.makedirs(os.path.dirname(path), exist_ok=True)
-                    replace_file(path, journal.bytes_of(text))
+                    replace_file(path, bytes_of(text))
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
                     sync_folder(path)
         except OSError as error:
-            raise Problem(f"{error.filename} cannot be put back: {reason(error)}") from None
-        for prefix, words in _RELOADED.items():
+            raise Problem(f"{error.filename} cannot be restored: {reason(error)}") from None
+        for prefix, words in _RELOAD.items():
             running = prefix != "/etc/udev/" or os.path.exists("/run/udev/control")
-            if running and any(path.startswith(prefix) for path in wished):
+            if running and any(path.startswith(prefix) for path in desired):
                 code, out, err = self._command(words)
                 if code:
                     raise Problem(f"{' '.join(words)} failed: {(out + err).strip()}")
 
     @staticmethod
-    def tidy(paths: Iterable[str]) -> None:
-        """Take away what a killed run left beside files, and folders of ours that have none any more."""
+    def remove_leftovers(paths: Iterable[str]) -> None:
+        """Remove the temporary files of an interrupted run, and empty directories of this collection."""
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary(path))
             folder = os.path.dirname(path)
             if os.path.basename(folder).startswith("podnet") or folder.endswith(".network.d"):
-                with contextlib.suppress(OSError):  # Other files are still there.
+                with contextlib.suppress(OSError):  # It still contains other files.
                     os.rmdir(folder)
 
 
-def file_plan(spans: Mapping[Key, Span], now: Mapping[Key, Now], force: bool) -> Plan:
-    """As ``plan``, for files, which are compared by digest; changes have texts."""
-    former = {
-        key: Span(journal.digest(_text(span.before)), span.after, span.cut) for key, span in spans.items()
-    }
-    found = plan(former, {key: journal.digest(_text(value)) for key, value in now.items()}, force)
-    back = {key: Change(key.name, _text(now[key]), spans[key].before) for key in found.back}
-    return Plan(back, {key: spans[key] for key in found.settled}, found.drift)
+# Rollback of several subsystems
 
 
-def _text(value: Now) -> str | None:
-    return value if isinstance(value, str) else None
+def plans(
+    nets: NetChanges, subsystems: Mapping[str, Subsystem], force: bool
+) -> Iterable[tuple[Subsystem, RollbackPlan]]:
+    """Yield the plan of each subsystem, read just before it is yielded: restoring one may change another."""
+    for name, subsystem in subsystems.items():
+        its = NetChanges(
+            {key: net for key, net in nets.things.items() if key.subsystem == name},
+            {key: net for key, net in nets.files.items() if key.subsystem == name},
+        )
+        texts = {key: read_file(key.name) for key in its.files}
+        yield subsystem, plan(name, its, subsystem.read(its.things), texts, force)
 
 
-# The whole
-
-
-@dataclass
-class Outcome:
-    """What was, or would be, put back, and what was left alone."""
-
-    back: dict[Key, Change]
-    drift: list[Drift]
-
-
-def run(
-    folded: Folded,
-    subsystems: Mapping[str, Subsystem],
+def apply(
+    found: RollbackPlan,
+    subsystem: Subsystem,
     command: RunCommand,
-    *,
-    force: bool = False,
-    check: bool = False,
-    entered: Entered = journal.entered,
-) -> Outcome:
-    """Put back what ``folded`` says, a subsystem after the other, each journalled by ``entered``.
+    transaction: Transaction,
+    settle: Transaction,
+) -> None:
+    """Restore one subsystem; raises ``Problem``.
 
-    Raises ``Problem``.
+    ``transaction`` journals the restored values, ``settle`` the values that were original already.
     """
     files = Files(command)
-    outcome = Outcome({}, [])
-    for name, subsystem in subsystems.items():
-        things = {key: span for key, span in folded.things.items() if key.subsystem == name}
-        its_files = {key: span for key, span in folded.files.items() if key.subsystem == name}
-        planned = plan(things, subsystem.read(things), force)
-        with_files = file_plan(its_files, files.read(its_files), force)
-        outcome.back.update({**planned.back, **with_files.back})
-        outcome.drift += [*planned.drift, *with_files.drift]
-        if check:
-            continue
-        _carry_out(name, subsystem, files, planned, with_files, entered)
-    return outcome
-
-
-def _carry_out(
-    name: str,
-    subsystem: Subsystem,
-    files: Files,
-    planned: Plan,
-    with_files: Plan,
-    entered: Entered,
-) -> None:
-    """Put one subsystem back, and journal that: what was found as it was before us is settled, too."""
-    settled = [(key.place, Change(key.name, s.after, s.before)) for key, s in planned.settled.items()]
-    changes = [(key.place, change) for key, change in planned.back.items()]
-    texts = {key.name: (_text(c.before), _text(c.after)) for key, c in with_files.back.items()}
-    same = {key.name: (_text(s.before), _text(s.before)) for key, s in with_files.settled.items()}
-    with entered(journal.Entry(name, settled, same, found=True)):
-        files.tidy(same)
-    with entered(journal.Entry(name, changes, texts)):
+    with settle(found.original):
+        files.remove_leftovers(found.original.files)
+    with transaction(found):
         problems = []
-        # First what the next boot would do; what cannot be put back keeps nothing else from it.
+        # Files first, as they decide what the next boot does. One failure does not stop the others.
         try:
-            files.write({path: after for path, (dummy, after) in texts.items()})
+            files.write({path: after for path, (dummy, after) in found.files.items()})
         except Problem as problem:
             problems.append(str(problem))
-        if planned.back:
+        if found.things:
             try:
-                subsystem.write({key: change.after for key, change in planned.back.items()})
+                subsystem.write({key: change.after for key, change in found.things.items()})
             except Problem as problem:
                 problems.append(str(problem))
         if problems:
             raise Problem("\n".join(problems))
-        files.tidy(texts)
+        files.remove_leftovers(found.files)

@@ -4,7 +4,7 @@
 """The whole of sysctl_zc: a node's own sysctls, those of its running Pods, the file, and who else sets them.
 
 Private to this collection. What a network namespace has for itself, and what it begins with, differs from
-kernel to kernel; it is looked up in a new one.
+kernel to kernel; this module observes it in a new one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .._core.files import DropIn
-from .._core.plan import Change, Problem, diff, reason
+from .._core.files import DropIn, read_file
+from .._core.plan import Change, Plan, Problem, Result, diff, reason
 from .._kernel import netns, sock_diag
 from .._node import pod_netns
 from .._rollback import journal
@@ -31,14 +31,6 @@ WITHOUT_EFFECT = {
     "net/ipv4/tcp_fack": "since Linux 4.15 RACK has taken its place",
     "net/ipv4/tcp_tw_recycle": "removed in Linux 4.12, as it broke connections through NAT",
 }
-
-
-@dataclass
-class Outcome:
-    """What the module returns."""
-
-    result: dict[str, Any]
-    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -306,28 +298,28 @@ def _diffs(jobs: Iterable[Job]) -> list[dict[str, str]]:
 # The journal
 
 
-def _entry(
+def _journalled(
     tree: Tree, jobs: Sequence[Job], files: Mapping[str, tuple[str | None, str | None]]
-) -> journal.Entry:
-    """Return what the journal is to know before the sysctls are written."""
+) -> tuple[Plan, journal.Observe]:
+    """Return the plan for the journal, and what observes the sysctls that it touches."""
     former = []
     for job in jobs:
         with job.place.entered():
             former.append((job.place, tree.touched(job.changes, job.desired)))
 
-    def looked() -> list[tuple[str, Change]]:
+    def observe() -> list[Change]:
         found = []
         for place, values in former:
             with place.entered():
                 now = {path: tree.read(path) for path in values if tree.exists(path)}
-            found += [(place.name, Change(name_of(p), values[p], now[p])) for p in now if now[p] != values[p]]
+            found += [Change(name_of(p), values[p], now[p], place.name) for p in now if now[p] != values[p]]
         return found
 
-    changes = [(job.place.name, change) for job in jobs for change in job.changes]
-    return journal.Entry("sysctls", changes, files, looked)
+    changes = [replace(change, scope=job.place.name) for job in jobs for change in job.changes]
+    return Plan("sysctls", changes, files), observe
 
 
-# The whole
+# The module
 
 
 def _checked(params: Mapping[str, Any]) -> None:
@@ -340,17 +332,17 @@ def _checked(params: Mapping[str, Any]) -> None:
         raise Problem("state: absent removes the file, but file is empty")
 
 
-def run(params: Mapping[str, Any], check: bool, root: str = "/") -> Outcome:
-    """Do what the module's options say; ``root`` is where other files are looked for.
+def run(params: Mapping[str, Any], check: bool, root: str = "/") -> Result:
+    """Bring sysctls to the values of the module's options; searches other writers below ``root``.
 
     Raises ``Problem``; then neither the kernel nor the file has changed.
     """
     _checked(params)
     own, scale, tree = params["file"], params["window_scale"], Tree()
     if params["state"] == "absent":
-        outcome = Outcome(_result(Job(Place()), []), [])
-        _settle(tree, DropIn(own, MARKER), [], outcome, check)
-        return outcome
+        result = _result(Job(Place()), [], [])
+        _settle(tree, DropIn(own, MARKER), [], result, check)
+        return result
     with places(params["pods"]) as (meant, left):
         host, warnings = _plan_host(tree, parse(params["sysctls"]), scale)
         asked = parse(params["pods"]["sysctls"], "pods: sysctls") if params["pods"] else {}
@@ -359,20 +351,19 @@ def run(params: Mapping[str, Any], check: bool, root: str = "/") -> Outcome:
         warnings += writer_warnings(others, own)
         if scale is not None and RMEM_MAX not in host.desired:
             warnings += _scale_warnings(scale, own, root)
-        outcome = Outcome(_result(host, jobs[1:]), warnings)
-        outcome.result["other_writers"] = [writer.as_dict() for writer in others]
-        outcome.result["pods_skipped"] = left
-        _settle(tree, DropIn(own, MARKER) if own else None, jobs, outcome, check)
+        result = _result(host, jobs[1:], warnings)
+        result.values["other_writers"] = [writer.as_dict() for writer in others]
+        result.values["pods_skipped"] = left
+        _settle(tree, DropIn(own, MARKER) if own else None, jobs, result, check)
         if scale is not None:
-            outcome.result["connections"], more = _connections((job.place for job in jobs), scale)
-            warnings += more
-        outcome.result["new_pod_defaults"] = _new_pods(tree, jobs[1:]) if meant else {}
-    return outcome
+            result.values["connections"], more = _connections((job.place for job in jobs), scale)
+            result.warnings += more
+        result.values["new_pod_defaults"] = _new_pods(tree, jobs[1:]) if meant else {}
+    return result
 
 
-def _result(host: Job, pods: Sequence[Job]) -> dict[str, Any]:
-    return {
-        "changed": any(job.changes for job in (host, *pods)),
+def _result(host: Job, pods: Sequence[Job], warnings: list[str]) -> Result:
+    values = {
         "changes": [change.as_dict() for change in host.changes],
         "values": _named(host.desired),
         "pods": [
@@ -387,24 +378,25 @@ def _result(host: Job, pods: Sequence[Job]) -> dict[str, Any]:
         "new_pod_defaults": {},
         "connections": [],
         "other_writers": [],
-        "diff": _diffs((host, *pods)),
     }
+    jobs = (host, *pods)
+    return Result(any(job.changes for job in jobs), values, warnings, _diffs(jobs))
 
 
-def _settle(tree: Tree, drop_in: DropIn | None, jobs: Sequence[Job], outcome: Outcome, check: bool) -> None:
+def _settle(tree: Tree, drop_in: DropIn | None, jobs: Sequence[Job], result: Result, check: bool) -> None:
     """Write the sysctls and the file, or only say so."""
     before = drop_in.read() if drop_in else None
     after = render(jobs[0].desired) if drop_in and jobs and jobs[0].desired else None
     if drop_in and before != after:
         drop_in.check_writable()
-        outcome.result["changed"] = True
+        result.changed = True
         headers = {"before_header": drop_in.path, "after_header": drop_in.path}
-        outcome.result["diff"].append({**headers, "before": before or "", "after": after or ""})
+        result.diff.append({**headers, "before": before or "", "after": after or ""})
     if check:
         return
     # As it is, byte for byte: what the journal has comes back.
-    files = {drop_in.path: (journal.read_file(drop_in.path), after)} if drop_in and before != after else {}
-    with journal.entered(_entry(tree, jobs, files)):
+    files = {drop_in.path: (read_file(drop_in.path), after)} if drop_in and before != after else {}
+    with journal.transaction(*_journalled(tree, jobs, files)):
         done = _apply(tree, jobs)
         if drop_in and files:
             try:

@@ -163,8 +163,9 @@ class System:
         self, args: object, check: bool = False, state: str = "present", risk: bool = False
     ) -> dict[str, Any]:
         params = {"args": args, "state": state, "acknowledge_risk": risk}
-        result, self.warnings = apply.run(params, check, self.command, str(self.root))
-        return result
+        result = apply.run(params, check, self.command, str(self.root))
+        self.warnings = result.warnings
+        return result.as_dict()
 
     def files(self) -> dict[str, bytes]:
         return {str(p): p.read_bytes() for p in self.root.rglob("*") if p.is_file()}

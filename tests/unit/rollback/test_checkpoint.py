@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints: what the journal says of them, and the program that stays on the node."""
+"""Checkpoints: their state in the journal, and the program that stays on the node."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Change, Problem, Value
+from ansible_collections.podnet.datapath.plugins.module_utils._core.files import read_file
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Change, Plan, Problem, Value
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, settings
 from ansible_collections.podnet.datapath.plugins.module_utils._nic.revert import Nics
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm, revert_node
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, journal
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint as _checkpoint
-from ansible_collections.podnet.datapath.plugins.module_utils._rollback.journal import Entry, Key
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import Key, net_changes
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback.revert import GONE, Now
 
 SUBSYSTEMS = {"nics": Nics()}
@@ -56,23 +57,23 @@ def armed(name: str = "one", boot_id: str = "") -> None:
 
 
 def write(path: Path, text: str, checkpoint: str) -> None:
-    before = journal.read_file(str(path))
-    with journal.entered(Entry("nics", files={str(path): (before, text)}), checkpoint):
+    plan = Plan("nics", files={str(path): (read_file(str(path)), text)})
+    with journal.transaction(plan, checkpoint=checkpoint):
         path.write_text(text)
 
 
-def test_confirmed_once_and_kept(tmp_path: Path) -> None:
+def test_a_confirmed_change_stays_and_is_confirmed_once(tmp_path: Path) -> None:
     armed()
     write(tmp_path / "file", "new", "one")
     _checkpoint.complete("one")
     result = confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
     assert result["changed"] and result["status"] == "confirmed" and (tmp_path / "file").read_text() == "new"
-    with pytest.raises(Problem, match="one is confirmed already"):
+    with pytest.raises(Problem, match="one is already confirmed"):
         confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
-    assert "Nothing waits" in _checkpoint.expire(command, SUBSYSTEMS)
+    assert "No checkpoint is pending" in _checkpoint.expire(command, SUBSYSTEMS)
 
 
-def test_not_confirmed_everything_of_it_is_as_it_was_and_nothing_else(tmp_path: Path) -> None:
+def test_an_unconfirmed_change_is_rolled_back_and_no_other(tmp_path: Path) -> None:
     write(tmp_path / "earlier", "kept", "")
     armed()
     for text in ("new", "newer"):
@@ -81,16 +82,16 @@ def test_not_confirmed_everything_of_it_is_as_it_was_and_nothing_else(tmp_path: 
     assert not (tmp_path / "file").exists() and (tmp_path / "earlier").read_text() == "kept"
     with pytest.raises(Problem, match=r"one was reverted at .*not confirmed in 120 s.*file"):
         confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
-    assert [key.name for key in journal.fold(journal.read()).files] == [str(tmp_path / "earlier")]
+    assert [key.name for key in net_changes(journal.read()).files] == [str(tmp_path / "earlier")]
     assert not confirm.run("one", "reverted", "", {}, False, command, SUBSYSTEMS)["changed"]
 
 
-def test_a_boot_in_between_is_told(tmp_path: Path) -> None:
+def test_the_reason_names_a_boot(tmp_path: Path) -> None:
     armed(boot_id="another")
     assert "booted before the confirmation" in _checkpoint.expire(command, SUBSYSTEMS)
 
 
-def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Path) -> None:
+def test_an_interrupted_rollback_is_finished_and_cannot_be_confirmed(tmp_path: Path) -> None:
     armed()
     write(tmp_path / "file", "new", "one")
     journal.append({"checkpoint": "one", "checkpoint_state": "reverting", "time": "t"})
@@ -103,26 +104,26 @@ def test_a_revert_that_was_cut_short_is_finished_and_not_confirmed(tmp_path: Pat
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
+    """Stand-in for SIGKILL: nothing catches it."""
 
 
 class Settings:
-    """A subsystem of one NIC; ``failing`` is raised by the next write, half of which was done."""
+    """A subsystem of one NIC; the next write raises ``failing`` halfway."""
 
     def __init__(self) -> None:
         self.values: dict[str, Value] = {"mtu": 1500, "txqlen": 1000}
         self.failing: BaseException | None = None
 
     def change(self, name: str, value: Value) -> None:
-        change = ("wire0", Change(name, self.values[name], value))
-        with journal.entered(Entry("nics", [change]), "one"):
+        change = Change(name, self.values[name], value, "wire0")
+        with journal.transaction(Plan("nics", [change]), checkpoint="one"):
             self.values[name] = value
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
         return {key: self.values[key.name] for key in keys}
 
-    def write(self, wished: Mapping[Key, Value]) -> None:
-        for key, value in sorted(wished.items(), key=lambda item: item[0].name):
+    def write(self, desired: Mapping[Key, Value]) -> None:
+        for key, value in sorted(desired.items(), key=lambda item: item[0].name):
             self.values[key.name] = value
             failing, self.failing = self.failing, None
             if failing:
@@ -130,8 +131,8 @@ class Settings:
 
 
 @pytest.mark.parametrize("failing", [Killed(), Problem("the NIC is being reset")])
-def test_a_way_back_that_failed_is_begun_again(tmp_path: Path, failing: BaseException) -> None:
-    """Killed, or refused by the kernel once: the next attempt does all that is left, files too."""
+def test_a_failed_rollback_is_repeated(tmp_path: Path, failing: BaseException) -> None:
+    """Killed, or refused by the kernel once: the next attempt restores the rest, files as well."""
     nic, former = Settings(), dict(Settings().values)
     armed()
     nic.change("mtu", 9000)
@@ -141,13 +142,13 @@ def test_a_way_back_that_failed_is_begun_again(tmp_path: Path, failing: BaseExce
     with pytest.raises(type(failing)):
         _checkpoint.expire(command, {"nics": nic})
     assert nic.values != former and journal.pending(journal.read())
-    said = _checkpoint.expire(command, {"nics": nic})
+    message = _checkpoint.expire(command, {"nics": nic})
     assert nic.values == former and not (tmp_path / "file").exists()
-    assert "mtu = 1500" in said and "txqlen = 1000" in said
-    assert not journal.pending(journal.read()) and not journal.fold(journal.read())
+    assert "mtu = 1500" in message and "txqlen = 1000" in message
+    assert not journal.pending(journal.read()) and not net_changes(journal.read())
 
 
-def test_what_cannot_be_put_back_keeps_no_file_from_it(tmp_path: Path) -> None:
+def test_files_are_restored_even_if_a_setting_cannot_be(tmp_path: Path) -> None:
     nic = Settings()
     armed()
     nic.change("mtu", 9000)
@@ -158,7 +159,7 @@ def test_what_cannot_be_put_back_keeps_no_file_from_it(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
-def test_a_nic_that_cannot_be_read_is_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nic_that_cannot_be_read_is_not_treated_as_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     def detached(*words: object) -> Any:
         raise OSError(errno.ENODEV, "No such device")
 
@@ -169,15 +170,15 @@ def test_a_nic_that_cannot_be_read_is_not_taken_for_gone(monkeypatch: pytest.Mon
     assert Nics().read([absent]) == {absent: GONE}
 
 
-def test_no_journal_is_put_away_while_a_change_waits() -> None:
+def test_the_journal_is_not_archived_while_a_change_is_pending() -> None:
     armed()
-    with pytest.raises(Problem, match="waits for its confirmation"):
+    with pytest.raises(Problem, match="is pending confirmation"):
         revert_node.run(["nics"], False, False, lambda words: (0, "", ""))
     assert journal.pending(journal.read())
 
 
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have everything that arming writes below a folder."""
+def install_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redirect everything that arming writes into a directory."""
     for name in ("PROGRAM", "SERVICE", "AT_BOOT", "TIMER"):
         monkeypatch.setattr(arm, name, str(tmp_path / name.lower()))
     monkeypatch.setattr(arm, "ARMED", str(tmp_path / "armed"))
@@ -186,11 +187,11 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("verb", ["daemon-reload", "restart", "append"])
-def test_killed_while_it_arms_nothing_waits(
+def test_a_kill_while_arming_leaves_nothing_pending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    """Or every later change would be refused until the next boot."""
-    at_home(tmp_path, monkeypatch)
+    """Otherwise every later change would be refused until the next boot."""
+    install_below(tmp_path, monkeypatch)
     started: list[bool] = []
 
     def killed(*words: object, **more: object) -> None:
@@ -204,38 +205,38 @@ def test_killed_while_it_arms_nothing_waits(
     if verb == "append":
         monkeypatch.setattr(journal, "append", killed)
     with pytest.raises(Killed):
-        arm.arm(arm.Terms(120), apply.WAY_BACK, systemctl)
+        arm.arm(arm.Confirmation(120), apply.ROLLBACK, systemctl)
     assert not journal.pending(journal.read())
     assert started == [verb in ("restart", "append")]
-    # Without it systemd would not start what the timer is for.
+    # The service's ConditionPathExists.
     assert (tmp_path / "armed").exists()
-    assert "Nothing waits" in _checkpoint.expire(command, SUBSYSTEMS)
+    assert "No checkpoint is pending" in _checkpoint.expire(command, SUBSYSTEMS)
     assert not (tmp_path / "armed").exists()
 
 
-def test_a_timer_that_expires_while_it_is_armed_waits_for_the_journal(tmp_path: Path) -> None:
+def test_a_timer_that_expires_while_arming_waits_for_the_journal(tmp_path: Path) -> None:
     with journal.locked():
         expiring = subprocess.Popen(
             [sys.executable, "-c", EXPIRE, str(tmp_path)], stdout=subprocess.PIPE, text=True
         )
         time.sleep(2)
         armed()
-    assert "Reverted, as not confirmed in 120 s" in expiring.communicate()[0]
+    assert "Reverted (not confirmed in 120 s)" in expiring.communicate()[0]
 
 
-def test_what_comes_too_late_is_not_changed(tmp_path: Path) -> None:
-    """A module that is slower than its timer would leave what nobody takes back."""
+def test_nothing_is_changed_after_the_checkpoint_expired(tmp_path: Path) -> None:
+    """A module slower than its timer would leave changes that nothing rolls back."""
     armed()
     write(tmp_path / "file", "new", "one")
     _checkpoint.expire(command, SUBSYSTEMS)
     for state in ("reverted", "reverting"):
-        with pytest.raises(Problem, match="its time was up before all was changed"):
+        with pytest.raises(Problem, match="expired before all changes were made"):
             write(tmp_path / "later", "new", "one")
         assert not (tmp_path / "later").exists()
         journal.append({"checkpoint": "one", "checkpoint_state": state, "time": "t"})
 
 
-def test_a_full_disk_does_not_bar_the_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_prevent_the_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     armed()
     write(tmp_path / "file", "new", "one")
 
@@ -257,37 +258,38 @@ def test_dry_runs_change_nothing() -> None:
     assert confirm.run("other", "status", "", {}, False, command, SUBSYSTEMS)["status"] == "none"
 
 
-def test_what_the_node_did_by_itself_is_told_once() -> None:
+def test_an_automatic_rollback_is_reported_once() -> None:
     armed()
     confirm.run("one", "reverted", "asked for", {}, False, command, SUBSYSTEMS)
-    assert not _checkpoint.news()
+    assert not _checkpoint.unreported()
     armed("two")
     _checkpoint.expire(command, SUBSYSTEMS)
-    news = _checkpoint.news()
-    assert [*news] == ["two"] and "not confirmed in 120 s" in news["two"]
-    _checkpoint.told(news)
-    assert not _checkpoint.news()
+    messages = _checkpoint.unreported()
+    assert [*messages] == ["two"] and "not confirmed in 120 s" in messages["two"]
+    _checkpoint.mark_reported(messages)
+    assert not _checkpoint.unreported()
 
 
-def test_what_was_kept_for_the_way_back_goes_with_the_checkpoint(tmp_path: Path) -> None:
+def test_a_backup_is_removed_with_its_checkpoint(tmp_path: Path) -> None:
     for state in ("confirmed", "reverted"):
         armed(state)
-        kept = tmp_path / "kept"
-        kept.mkdir()
-        with journal.entered(Entry("nics", files={"/none": (None, "x")}, kept=str(kept)), state):
+        backup = tmp_path / "backup"
+        backup.mkdir()
+        plan = Plan("nics", files={"/none": (None, "x")})
+        with journal.transaction(plan, checkpoint=state, backup=str(backup)):
             pass
         _checkpoint.complete(state)
         confirm.run(state, state, "", {}, False, command, SUBSYSTEMS)
-        assert not kept.exists()
+        assert not backup.exists()
 
 
-@pytest.mark.parametrize("way_back", [apply.WAY_BACK, revert.WAY_BACK])
-def test_the_program_has_all_that_it_needs(tmp_path: Path, way_back: arm.WayBack) -> None:
+@pytest.mark.parametrize("rollback", [apply.ROLLBACK, revert.ROLLBACK])
+def test_the_program_contains_all_its_imports(tmp_path: Path, rollback: arm.RollbackProgram) -> None:
     program = tmp_path / "checkpoint.pyz"
-    program.write_bytes(way_back.program())
+    program.write_bytes(rollback.archive())
     with zipfile.ZipFile(program) as packed:
         main = packed.read("__main__.py").decode()
-    # Every import, in an interpreter without this collection; the journal is that of this machine.
+    # All imports, in an interpreter without this collection.
     imports = "\n".join(line for line in main.splitlines() if "import" in line)
     done = subprocess.run(
         [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(program)!r})\n{imports}"],
@@ -306,113 +308,115 @@ def test_the_timer_counts_from_boot_and_the_service_runs_before_the_network() ->
     assert "Before=network-pre.target" in arm.service(sys.executable)
 
 
-def test_a_part_of_a_change_is_not_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its module was killed, or is still at it after the connection was lost."""
+def test_an_incomplete_change_is_not_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module was killed, or still runs after the connection was lost."""
     monkeypatch.setattr(confirm, "PATIENCE", 0)
     armed()
     write(tmp_path / "file", "new", "one")
-    with pytest.raises(Problem, match="one is not confirmed: only a part of it was changed"):
+    with pytest.raises(Problem, match="one is not confirmed: its changes are not complete"):
         confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
     monkeypatch.setattr(confirm, "PATIENCE", 15)
     threading.Timer(1, _checkpoint.complete, ("one",)).start()
     assert confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)["status"] == "confirmed"
 
 
-def test_nothing_to_change_while_a_change_waits(tmp_path: Path) -> None:
-    """It may be taken back yet: somebody else's is refused, one's own is to be confirmed."""
+def test_a_run_without_changes_while_a_change_is_pending(tmp_path: Path) -> None:
+    """It may still be rolled back. Another checkpoint is refused, the same one is confirmed."""
     armed("mine")
     write(tmp_path / "file", "new", "mine")
-    for terms in (arm.Terms(), arm.Terms(120), arm.Terms(120, "other")):
-        other = arm.Checkpoint(terms, apply.WAY_BACK, command)
-        with pytest.raises(Problem, match="checkpoint mine"), other.whole(), other.entered(Entry("nics")):
+    for confirmation in (arm.Confirmation(), arm.Confirmation(120), arm.Confirmation(120, "other")):
+        other = arm.Checkpoint(confirmation, apply.ROLLBACK, command)
+        with (
+            pytest.raises(Problem, match="checkpoint mine"),
+            other.complete_or_revert(),
+            other.transaction(Plan("nics")),
+        ):
             pytest.fail("entered")
-    again = arm.Checkpoint(arm.Terms(120, "mine"), apply.WAY_BACK, command)
-    with again.whole(), again.entered(Entry("nics")):
+    again = arm.Checkpoint(arm.Confirmation(120, "mine"), apply.ROLLBACK, command)
+    with again.complete_or_revert(), again.transaction(Plan("nics")):
         assert again.name == "mine"
     assert _checkpoint.status(journal.read(), "mine")["complete"]
 
 
-def test_a_module_that_fails_after_its_time_says_both(
+def test_a_module_that_fails_after_the_timeout_reports_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_home(tmp_path, monkeypatch)
-    mine = arm.Checkpoint(arm.Terms(120), apply.WAY_BACK, command)
-    entry = Entry("nics", [("eth0", Change("mtu", 1, 2))], looked=list)
+    install_below(tmp_path, monkeypatch)
+    mine = arm.Checkpoint(arm.Confirmation(120), apply.ROLLBACK, command)
+    plan = Plan("nics", [Change("mtu", 1, 2, "eth0")])
     both = r"(?s)the kernel refuses.*was reverted at .*not confirmed in 120 s"
-    with pytest.raises(Problem, match=both), mine.whole():
-        with mine.entered(entry):
+    with pytest.raises(Problem, match=both), mine.complete_or_revert():
+        with mine.transaction(plan, list):
             pass
         _checkpoint.expire(command, SUBSYSTEMS)
         raise Problem("the kernel refuses")
 
 
-def test_what_was_taken_back_meanwhile_is_not_complete() -> None:
+def test_a_reverted_checkpoint_cannot_be_completed() -> None:
     armed()
     _checkpoint.expire(command, SUBSYSTEMS)
-    with pytest.raises(Problem, match="its time was up before all was changed"):
+    with pytest.raises(Problem, match="expired before all changes were made"):
         _checkpoint.complete("one")
 
 
-def test_a_change_has_the_name_that_it_was_given_and_no_other_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_home(tmp_path, monkeypatch)
-    terms = arm.Terms(120, "mine")
-    assert arm.arm(terms, apply.WAY_BACK, command) == "mine"
+def test_checkpoint_names_are_unique(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_below(tmp_path, monkeypatch)
+    confirmation = arm.Confirmation(120, "mine")
+    assert arm.arm(confirmation, apply.ROLLBACK, command) == "mine"
     found = _checkpoint.status(journal.read(), "mine")
-    assert found["checkpoint_state"] == "armed" and "lo" not in found["dark"]
-    with pytest.raises(Problem, match="the journal knows none of the name other"):
+    assert found["checkpoint_state"] == "armed" and "lo" not in found["no_carrier"]
+    with pytest.raises(Problem, match="the journal has no checkpoint named other"):
         confirm.run("other", "confirmed", "", {}, False, command, SUBSYSTEMS)
     _checkpoint.expire(command, SUBSYSTEMS)
-    with pytest.raises(Problem, match="confirm_name: mine was the name of an earlier change"):
-        arm.arm(terms, apply.WAY_BACK, command)
-    assert len(arm.arm(arm.Terms(120), apply.WAY_BACK, command)) == 12
+    with pytest.raises(Problem, match="confirm_name: mine is the name of an earlier checkpoint"):
+        arm.arm(confirmation, apply.ROLLBACK, command)
+    assert len(arm.arm(arm.Confirmation(120), apply.ROLLBACK, command)) == 12
 
 
-def test_terms_that_are_none_are_refused() -> None:
-    with pytest.raises(Problem, match="confirm_timeout: -1 is no time"):
-        arm.Terms(-1)
+def test_invalid_confirmations_are_rejected() -> None:
+    with pytest.raises(Problem, match="confirm_timeout: -1 is negative"):
+        arm.Confirmation(-1)
     for name in ("a b", "a" * 65, "a/b", "a\n"):
-        with pytest.raises(Problem, match=r"confirm_name: .* is no name"):
-            arm.Terms(120, name)
+        with pytest.raises(Problem, match=r"confirm_name: .* is not a valid name"):
+            arm.Confirmation(120, name)
 
 
-def test_in_a_container_nothing_is_armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_home(tmp_path, monkeypatch)
+def test_nothing_is_armed_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_below(tmp_path, monkeypatch)
     (tmp_path / "container").write_text("lxc")
     with pytest.raises(Problem, match="confirm_timeout: this is a container"):
-        arm.arm(arm.Terms(120), apply.WAY_BACK, command)
+        arm.arm(arm.Confirmation(120), apply.ROLLBACK, command)
     assert not journal.read() and not (tmp_path / "service").exists()
 
 
 def test_a_nic_without_carrier_is_not_confirmed() -> None:
     armed()
-    # The loopback has a carrier; nothing here has counted minus one errors.
-    assert confirm.sick(["lo"], {"lo": 0}) == [] == confirm.sick(["lo"], {})
-    assert confirm.sick(["lo"], {"lo": -1}) == ["lo counted 1 errors since the change"]
-    assert confirm.sick(["none0"], {}) == ["none0 has no carrier"]
-    # As a port without a cable: it had none before.
-    assert confirm.sick(["none0"], {}, ["none0"]) == []
-    # It had none when errors were counted, so what it has since it was made says nothing.
-    assert confirm.sick(["lo"], {"lo": None}) == []
+    # The loopback has a carrier and no errors.
+    assert confirm.unhealthy(["lo"], {"lo": 0}) == [] == confirm.unhealthy(["lo"], {})
+    assert confirm.unhealthy(["lo"], {"lo": -1}) == ["lo counted 1 errors since the change"]
+    assert confirm.unhealthy(["none0"], {}) == ["none0 has no carrier"]
+    # A port without a cable had none before.
+    assert confirm.unhealthy(["none0"], {}, ["none0"]) == []
+    # Without a carrier before the change there is no count to compare with.
+    assert confirm.unhealthy(["lo"], {"lo": None}) == []
 
 
-def test_every_change_that_was_taken_back_is_told_once() -> None:
+def test_each_automatic_rollback_is_reported_once() -> None:
     for name in ("first", "second"):
         armed(name)
         _checkpoint.expire(command, SUBSYSTEMS)
     armed("third")
     _checkpoint.end("third", "confirmed", command)
-    news = _checkpoint.news()
-    assert list(news) == ["first", "second"] and "not confirmed in 120 s" in news["first"]
-    _checkpoint.told(news)
-    assert _checkpoint.news() == {}
+    messages = _checkpoint.unreported()
+    assert list(messages) == ["first", "second"] and "not confirmed in 120 s" in messages["first"]
+    _checkpoint.mark_reported(messages)
+    assert _checkpoint.unreported() == {}
 
 
-def test_a_way_back_that_fails_again_and_again_waits_longer_and_writes_little(
+def test_repeated_rollbacks_wait_longer_and_write_little(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A NIC that refuses a setting for good is not reset every five seconds."""
+    """A NIC that refuses a setting is not reset every five seconds."""
     waited: list[float] = []
     monkeypatch.setattr(_checkpoint.time, "sleep", waited.append)
 
@@ -420,11 +424,11 @@ def test_a_way_back_that_fails_again_and_again_waits_longer_and_writes_little(
         def read(self, keys: Any) -> Any:
             return dict.fromkeys(keys, 2)
 
-        def write(self, wished: Any) -> None:
+        def write(self, desired: Any) -> None:
             raise Problem("no")
 
     armed()
-    with journal.entered(Entry("nics", [("eth0", Change("mtu", 1, 2))]), "one"):
+    with journal.transaction(Plan("nics", [Change("mtu", 1, 2, "eth0")]), checkpoint="one"):
         pass
     for dummy in range(12):
         with pytest.raises(Problem, match="no"):
@@ -434,16 +438,16 @@ def test_a_way_back_that_fails_again_and_again_waits_longer_and_writes_little(
     assert states == ["armed", "reverting"]
 
 
-def test_a_timer_that_was_started_for_nothing_is_stopped(tmp_path: Path) -> None:
-    """Its arming was killed before the journal knew: it would count as running for good."""
-    said: list[list[str]] = []
+def test_a_timer_without_a_checkpoint_is_stopped(tmp_path: Path) -> None:
+    """The process that armed it was killed before the journal had the checkpoint."""
+    commands: list[list[str]] = []
     (tmp_path / "timer").write_text("")
     (tmp_path / "armed").write_text("")
 
     def listening(words: Any) -> tuple[int, str, str]:
-        said.append([*words])
+        commands.append([*words])
         return 0, "", ""
 
-    assert _checkpoint.expire(listening, SUBSYSTEMS) == "Nothing waits for a confirmation."
-    assert said == [["systemctl", "stop", "timer"]]
+    assert _checkpoint.expire(listening, SUBSYSTEMS) == "No checkpoint is pending confirmation."
+    assert commands == [["systemctl", "stop", "timer"]]
     assert not (tmp_path / "timer").exists() and not (tmp_path / "armed").exists()

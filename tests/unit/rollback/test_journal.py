@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The journal: what it says together, and that nothing is changed which it does not know of."""
+"""The journal: net changes, and no change without a record."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import os
 import resource
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Change, Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._core.files import bytes_of, digest, read_file
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Change, Plan, Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal, revert
-from ansible_collections.podnet.datapath.plugins.module_utils._rollback.journal import (
-    Entry,
-    Folded,
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import (
     Key,
-    Span,
+    NetChange,
+    NetChanges,
+    net_changes,
 )
 
 MTU = Key("nics", "eth0", "mtu")
@@ -29,83 +29,83 @@ MTU = Key("nics", "eth0", "mtu")
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
-    monkeypatch.setattr(journal, "_WAIT", 0.5)
+    monkeypatch.setattr(journal, "_LOCK_TIMEOUT", 0.5)
 
 
-def mtu(before: int, after: int, **more: Any) -> Entry:
-    return Entry("nics", [("eth0", Change("mtu", before, after))], **more)
+def mtu(before: int, after: int) -> Plan:
+    return Plan("nics", [Change("mtu", before, after, "eth0")])
 
 
-def done(*entries: Entry) -> Folded:
-    for entry in entries:
-        with journal.entered(entry):
+def done(*plans: Plan, observe: journal.Observe | None = None) -> NetChanges:
+    for plan in plans:
+        with journal.transaction(plan, observe):
             pass
-    return journal.fold(journal.read())
+    return net_changes(journal.read())
 
 
-def test_first_before_and_last_after_count() -> None:
-    assert done(mtu(1500, 4000), mtu(4000, 8264)).things == {MTU: Span(1500, 8264)}
+def test_net_change_is_first_before_and_last_after() -> None:
+    assert done(mtu(1500, 4000), mtu(4000, 8264)).things == {MTU: NetChange(1500, 8264)}
 
 
-def test_what_was_put_back_begins_anew() -> None:
+def test_a_restored_setting_has_no_net_change() -> None:
     assert not done(mtu(1500, 4000), mtu(4000, 1500))
-    assert done(mtu(1600, 9000)).things == {MTU: Span(1600, 9000)}
+    assert done(mtu(1600, 9000)).things == {MTU: NetChange(1600, 9000)}
 
 
-def test_places_and_concerns_are_kept_apart() -> None:
-    sysctl = [("", Change("net.core.a", "1", "2")), ("pod", Change("net.core.a", "3", "2"))]
-    assert done(Entry("sysctls", sysctl), Entry("x", sysctl[:1])).things == {
-        Key("sysctls", "", "net.core.a"): Span("1", "2"),
-        Key("sysctls", "pod", "net.core.a"): Span("3", "2"),
-        Key("x", "", "net.core.a"): Span("1", "2"),
+def test_scopes_and_subsystems_are_distinct() -> None:
+    sysctl = [Change("net.core.a", "1", "2"), Change("net.core.a", "3", "2", "pod")]
+    assert done(Plan("sysctls", sysctl), Plan("x", sysctl[:1])).things == {
+        Key("sysctls", "", "net.core.a"): NetChange("1", "2"),
+        Key("sysctls", "pod", "net.core.a"): NetChange("3", "2"),
+        Key("x", "", "net.core.a"): NetChange("1", "2"),
     }
 
 
-def test_what_really_became_of_it_counts() -> None:
-    found: list[tuple[str, Change]] = []
-    with journal.entered(mtu(1500, 9000, looked=lambda: found)):
-        found += [("eth0", Change("mtu", 1500, 9000)), ("eth0", Change("features.rx-lro", True, False))]
-    assert journal.fold(journal.read()).things == {
-        MTU: Span(1500, 9000),
-        Key("nics", "eth0", "features.rx-lro"): Span(True, False),
+def test_observed_changes_count() -> None:
+    found: list[Change] = []
+    with journal.transaction(mtu(1500, 9000), lambda: found):
+        found += [Change("mtu", 1500, 9000, "eth0"), Change("features.rx-lro", True, False, "eth0")]
+    assert net_changes(journal.read()).things == {
+        MTU: NetChange(1500, 9000),
+        Key("nics", "eth0", "features.rx-lro"): NetChange(True, False),
     }
 
 
-def test_what_somebody_else_changed_since_the_plan_is_not_changed(tmp_path: Path) -> None:
-    found = [("eth0", Change("mtu", 1500, 4000))]
-    with pytest.raises(Problem, match="eth0: mtu: changed by somebody else just now"):
-        done(mtu(1500, 9000, looked=lambda: found))
+def test_drift_since_the_plan_is_refused(tmp_path: Path) -> None:
+    found = [Change("mtu", 1500, 4000, "eth0")]
+    with pytest.raises(Problem, match="eth0: mtu changed while this was planned"):
+        done(mtu(1500, 9000), observe=lambda: found)
     (tmp_path / "file").write_text("theirs")
-    with pytest.raises(Problem, match=f"{tmp_path}/file: changed by somebody else just now"):
-        done(Entry("nics", files={str(tmp_path / "file"): (None, "ours")}))
-    # What was not planned may move, as a setting that hangs together with another.
-    found = [("eth0", Change("coalesce.rx-usecs", 8, 9))]
-    assert done(mtu(1500, 9000, looked=lambda: found)).things
+    with pytest.raises(Problem, match=f"{tmp_path}/file changed while this was planned"):
+        done(Plan("nics", files={str(tmp_path / "file"): (None, "ours")}))
+    # A setting outside the plan may change, as it may depend on another one.
+    found = [Change("coalesce.rx-usecs", 8, 9, "eth0")]
+    assert done(mtu(1500, 9000), observe=lambda: found).things
 
 
 @pytest.mark.parametrize("happened", [False, True])
-def test_a_second_change_that_was_cut_short_is_ours_whether_it_happened_or_not(happened: bool) -> None:
+def test_an_interrupted_second_change_is_managed_whether_it_happened_or_not(happened: bool) -> None:
     done(mtu(1500, 4000))
     child = os.fork()
     if not child:
-        with journal.entered(mtu(4000, 9000)):
+        with journal.transaction(mtu(4000, 9000)):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    folded = journal.fold(journal.read())
-    assert folded.things == {MTU: Span(1500, 9000, frozenset({4000}))}
+    nets = net_changes(journal.read())
+    assert nets.things == {MTU: NetChange(1500, 9000, frozenset({4000}))}
     now = 9000 if happened else 4000
-    assert revert.plan(folded.things, {MTU: now}, False).back == {MTU: Change("mtu", now, 1500)}
-    assert revert.plan(folded.things, {MTU: 1400}, False).drift
-    # The next one has looked; a cut way to where it began may have happened or not, too.
-    assert done(mtu(now, 8264)).things == {MTU: Span(1500, 8264)}
+    restored = revert.plan("nics", nets, {MTU: now}, {}, force=False)
+    assert restored.things == {MTU: Change("mtu", now, 1500, "eth0")}
+    assert revert.plan("nics", nets, {MTU: 1400}, {}, force=False).drift
+    assert done(mtu(now, 8264)).things == {MTU: NetChange(1500, 8264)}
 
 
-def test_a_cut_change_of_a_file_and_one_back_to_the_first_value(tmp_path: Path) -> None:
+def test_interrupted_changes_of_a_file_and_back_to_the_original_value(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     begin = {"run": "1", "subsystem": "nics", "changes": [], "files": {path: {"before": "a", "after": "B"}}}
     cut = {"run": "2", "subsystem": "nics", "changes": [], "files": {path: {"before": "b", "after": "C"}}}
-    folded = journal.fold([begin, {"run": "1", "end": "done"}, cut])
-    assert folded.files == {Key("nics", "", path): Span("a", "C", frozenset({"B"}))}
+    nets = net_changes([begin, {"run": "1", "end": "done"}, cut])
+    assert nets.files == {Key("nics", "", path): NetChange("a", "C", frozenset({"B"}))}
     records = [
         {
             "run": str(n),
@@ -116,62 +116,62 @@ def test_a_cut_change_of_a_file_and_one_back_to_the_first_value(tmp_path: Path) 
         for n, change in enumerate(({"before": 1500, "after": 9000}, {"before": 9000, "after": 1500}))
     ]
     ends = [{"run": "0", "end": "done", "changes": records[0]["changes"]}]
-    assert journal.fold([*records, *ends]).things == {MTU: Span(1500, 1500, frozenset({9000}))}
+    assert net_changes([*records, *ends]).things == {MTU: NetChange(1500, 1500, frozenset({9000}))}
 
 
-def test_a_failed_change_that_was_put_back_counts_for_nothing() -> None:
-    with pytest.raises(KeyError), journal.entered(mtu(1500, 9000, looked=list)):
+def test_a_failed_change_that_was_restored_has_no_net_change() -> None:
+    with pytest.raises(KeyError), journal.transaction(mtu(1500, 9000), list):
         raise KeyError
-    assert journal.read()[-1]["end"] == "put back" and not journal.fold(journal.read())
+    assert journal.read()[-1]["end"] == "restored" and not net_changes(journal.read())
 
 
-def test_a_failed_change_that_nobody_looked_at_may_have_happened() -> None:
-    with pytest.raises(KeyError), journal.entered(mtu(1500, 9000)):
+def test_a_failed_change_without_observation_counts_as_planned() -> None:
+    with pytest.raises(KeyError), journal.transaction(mtu(1500, 9000)):
         raise KeyError
-    assert journal.fold(journal.read()).things == {MTU: Span(1500, 9000)}
+    assert net_changes(journal.read()).things == {MTU: NetChange(1500, 9000)}
 
 
-def test_a_change_is_known_before_it_begins_and_a_cut_one_stands_as_planned() -> None:
+def test_an_interrupted_change_is_recorded_and_counts_as_planned() -> None:
     child = os.fork()
     if not child:
-        with journal.entered(mtu(1500, 9000)):
+        with journal.transaction(mtu(1500, 9000)):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     (begin,) = journal.read()
     assert "end" not in begin and begin["boot_id"] == journal.boot_id()
-    assert journal.fold([begin]).things == {MTU: Span(1500, 9000)}
+    assert net_changes([begin]).things == {MTU: NetChange(1500, 9000)}
 
 
-def test_files_come_back_byte_for_byte(tmp_path: Path) -> None:
+def test_files_are_recorded_byte_for_byte(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(range(256)))
-    before = journal.read_file(str(file))
-    with journal.entered(
-        Entry("nics", files={str(file): (before, "new"), str(tmp_path / "other"): (None, "x")})
+    before = read_file(str(file))
+    with journal.transaction(
+        Plan("nics", files={str(file): (before, "new"), str(tmp_path / "other"): (None, "x")})
     ):
         file.write_text("new")
-    folded = journal.fold(journal.read())
-    (span,) = folded.files.values()  # the other one was not written
-    assert span.after == journal.digest("new") and journal.bytes_of(str(span.before)) == bytes(range(256))
+    nets = net_changes(journal.read())
+    (net,) = nets.files.values()  # the other one was not written
+    assert net.after == digest("new") and bytes_of(str(net.before)) == bytes(range(256))
 
 
-def test_a_torn_last_line_did_not_begin_and_is_written_over() -> None:
+def test_an_incomplete_last_line_is_overwritten() -> None:
     done(mtu(1500, 4000))
     with open(journal.path(), "a") as file:
         file.write('{"run": "cut')
-    assert done(mtu(4000, 8264)).things == {MTU: Span(1500, 8264)}
+    assert done(mtu(4000, 8264)).things == {MTU: NetChange(1500, 8264)}
     assert all(json.loads(line) for line in Path(journal.path()).read_text().splitlines())
 
 
-def test_a_broken_line_is_no_empty_journal() -> None:
+def test_an_invalid_line_is_an_error() -> None:
     done(mtu(1500, 4000))
     with open(journal.path(), "a") as file:
         file.write("nonsense\n")
-    with pytest.raises(Problem, match=r"line 3 is no JSON"):
+    with pytest.raises(Problem, match=r"line 3 is not JSON"):
         journal.read()
 
 
-def test_where_nothing_can_be_written_nothing_is_changed() -> None:
+def test_nothing_is_changed_if_the_journal_cannot_be_written() -> None:
     done(mtu(1500, 4000))
     before = Path(journal.path()).read_bytes()
     child = os.fork()
@@ -179,7 +179,7 @@ def test_where_nothing_can_be_written_nothing_is_changed() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, len(before) + 40))
         try:
-            with journal.entered(mtu(4000, 9000)):
+            with journal.transaction(mtu(4000, 9000)):
                 os._exit(1)
         except Problem as problem:
             os._exit(0 if "so nothing was changed" in str(problem) else 2)
@@ -191,23 +191,23 @@ def test_one_run_at_a_time() -> None:
     with (
         journal.locked(),
         pytest.raises(Problem, match=f"process {os.getpid()}"),
-        journal.entered(mtu(1, 2)),
+        journal.transaction(mtu(1, 2)),
     ):
         pytest.fail("entered")
 
 
-def test_another_change_waits_for_the_confirmation_of_the_first() -> None:
+def test_another_change_is_refused_while_one_is_pending() -> None:
     armed = {"checkpoint_state": "armed", "checkpoint": "c1", "by": "192.0.2.1", "time": "t", "timeout": 120}
     os.makedirs(journal.FOLDER)
     journal.append(armed)
-    with pytest.raises(Problem, match=r"192\.0\.2\.1 of t waits"), journal.entered(mtu(1, 2)):
+    with pytest.raises(Problem, match=r"192\.0\.2\.1 at t is pending"), journal.transaction(mtu(1, 2)):
         pytest.fail("entered")
-    with journal.entered(mtu(1500, 4000), "c1"):
+    with journal.transaction(mtu(1500, 4000), checkpoint="c1"):
         pass
     journal.append({"checkpoint_state": "confirmed", "checkpoint": "c1"})
-    assert done(mtu(4000, 9000)).things == {MTU: Span(1500, 9000)}
+    assert done(mtu(4000, 9000)).things == {MTU: NetChange(1500, 9000)}
 
 
-def test_no_change_no_journal() -> None:
-    done(Entry("nics"))
+def test_an_empty_plan_writes_no_journal() -> None:
+    done(Plan("nics"))
     assert not os.path.exists(journal.FOLDER)

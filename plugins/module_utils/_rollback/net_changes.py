@@ -1,0 +1,93 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Net changes: what the records of a journal leave changed, compared with before the first record.
+
+All functions are pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .._core.files import digest
+from .._core.plan import Value
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A setting or file of the node.
+
+    ``scope`` is a NIC, a network namespace or a pin directory, empty for the node. ``name`` is a file's path.
+    """
+
+    subsystem: str
+    scope: str
+    name: str
+
+
+@dataclass(frozen=True)
+class NetChange:
+    """The value before this collection's first change and after its last one.
+
+    ``unfinished`` has the values of changes whose end is not recorded: each may or may not have happened.
+    """
+
+    before: Value
+    after: Value
+    unfinished: frozenset[Value] = frozenset()
+
+
+@dataclass(frozen=True)
+class NetChanges:
+    """Everything that differs from before the first record. A file's ``after`` is a digest."""
+
+    things: Mapping[Key, NetChange]
+    files: Mapping[Key, NetChange]
+
+    def __bool__(self) -> bool:
+        return bool(self.things or self.files)
+
+
+def _add(
+    nets: dict[Key, NetChange],
+    key: Key,
+    before: Value,
+    after: Value,
+    finished: bool,
+    comparable: Callable[[Any], Any],
+) -> None:
+    """Add one recorded change. ``comparable`` converts a value from before to one that ``after`` can have."""
+    net = nets.pop(key, NetChange(before, comparable(before)))
+    unfinished = frozenset() if finished else (net.unfinished | {net.after}) - {comparable(net.before)}
+    if comparable(net.before) != after or unfinished:
+        nets[key] = NetChange(net.before, after, unfinished)
+
+
+def net_changes(records: Iterable[Record]) -> NetChanges:
+    """Return what differs from before the first record.
+
+    A setting that was restored drops out, so a later change starts from its value at that time. A change or
+    rollback without a recorded end counts as planned and is marked as unfinished.
+    """
+    records = list(records)
+    ends = {record["run"]: record for record in records if "end" in record}
+    things: dict[Key, NetChange] = {}
+    files: dict[Key, NetChange] = {}
+    for record in records:
+        if "changes" not in record or "end" in record:
+            continue
+        end = ends.get(record["run"], {})
+        for change in end.get("changes", record["changes"]):
+            key = Key(record["subsystem"], change["scope"], change["name"])
+            _add(things, key, change["before"], change["after"], "changes" in end, lambda value: value)
+        for path, file in record["files"].items():
+            if path in end.get("files_unchanged", ()):
+                continue
+            key = Key(record["subsystem"], "", path)
+            _add(files, key, file["before"], file["after"], bool(end), digest)
+    return NetChanges(things, files)
