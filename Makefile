@@ -1,21 +1,22 @@
-# What a contributor types. `make help` lists the targets; every one installs what it needs.
-# Needs git, make and python3 (3.11 to 3.13) on Debian 12 or 13, as root or with sudo.
+# Entry points for contributors. `make help` lists the targets; each one installs what it needs.
+# Requires git, make and python3 (3.11 to 3.13) on Debian 12 or 13, as root or with sudo.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# Everything that is built is kept outside the checkout, named by its content.
+# Build results are outside the checkout, named after a hash of their inputs.
 export PODNET_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podnet-datapath
 PYTHON ?= python3
 VENV := $(PODNET_CACHE)/venv-$(shell { cat requirements-dev.txt; $(PYTHON) -V; } | sha256sum | cut -c1-12)
-# Ansible finds a collection only below a folder named ansible_collections; a clone may lie anywhere.
+# Ansible finds a collection only below a directory ansible_collections, so TREE has a link to this checkout.
 TREE := $(PODNET_CACHE)/trees/$(shell pwd -P | sha256sum | cut -c1-12)
+VERSION := $(shell sed -n 's/^version: //p' galaxy.yml)
 
 export ANSIBLE_COLLECTIONS_PATH := $(TREE)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-# A collection in the user's own Ansible home would come before the tree.
+# A collection in the user's Ansible home would take precedence over TREE.
 export ANSIBLE_HOME := $(TREE)/ansible-home
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHONPATH := $(TREE)
@@ -38,7 +39,7 @@ LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 BENCH := PYTHONPATH=$(TREE):$(CURDIR)/roles/lab_node/files python3 -m bench
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
-# Network namespaces, taps and image roots need root: such a target is run again through sudo.
+# Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-rollout test-kubernetes \
 	test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-scale bench-tuning packages
@@ -241,6 +242,16 @@ lock: tools  ## Resolve requirements-dev.in into requirements-dev.txt; UPGRADE=1
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line \
 		--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --output-file requirements-dev.txt requirements-dev.in
 
+archive: export ANSIBLE_COLLECTIONS_PATH := $(TREE)/installed
+archive: export PYTHONPATH :=
+archive: tools  ## Build the collection's archive and check an installation of it
+	$(call say,Archive of the collection)
+	rm -rf $(TREE)/installed
+	ansible-galaxy collection build --force
+	ansible-galaxy collection install --offline -p $(TREE)/installed podnet-datapath-$(VERSION).tar.gz
+	ansible-galaxy collection verify --offline podnet.datapath
+	cd $(TREE)/installed && ansible-playbook --syntax-check podnet.datapath.{site,preflight,audit,benchmark,revert}
+
 hooks: tools  ## Run the checks of make lint on every git commit
 	pre-commit install
 
@@ -250,4 +261,4 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: $(AS_ROOT) $(LINT) lab-up test-one test-unit env lint lock hooks sanity clean help
+.PHONY: $(AS_ROOT) $(LINT) lab-up test-one test-unit env lint lock archive hooks sanity clean help
