@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Nodes under policies learn of each other's Pods, whose variables are read once a run."""
+"""Nodes with policies get the Pods of all other nodes; each host's variables are read once per run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ROLE = CHECKOUT / "roles/pods"
 HOSTS = [f"node{n}" for n in range(1, 7)]
 
 
-@pytest.mark.parametrize("asking", [HOSTS, HOSTS[3:5], []])
-def test_each_node_is_asked_once_for_its_pods(tmp_path: Path, asking: list[str]) -> None:
-    asked = tmp_path / "asked"
-    asked.touch()
-    # Whoever reads this variable leaves a line.
+@pytest.mark.parametrize("with_policies", [HOSTS, HOSTS[3:5], []])
+def test_pods_of_each_node_are_read_once(tmp_path: Path, with_policies: list[str]) -> None:
+    reads = tmp_path / "reads"
+    reads.touch()
+    # Reading this variable appends the host's name to a file.
     pods = json.dumps([{"name": "pod-HOST", "addresses": ["10.99.0.1/32"]}])
-    script = f"echo HOST >> {asked}; echo '{pods}'".replace("HOST", "{{ inventory_hostname }}")
+    script = f"echo HOST >> {reads}; echo '{pods}'".replace("HOST", "{{ inventory_hostname }}")
     hosts = {
         name: {
-            "pods_policies": [{"name": "some"}] if name in asking else [],
-            "expected": [f"pod-{other}" for other in HOSTS if other != name and name in asking],
+            "pods_policies": [{"name": "some"}] if name in with_policies else [],
+            "expected": [f"pod-{other}" for other in HOSTS if other != name and name in with_policies],
         }
         for name in HOSTS
     }
@@ -37,17 +37,17 @@ def test_each_node_is_asked_once_for_its_pods(tmp_path: Path, asking: list[str])
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": variables}}))
     tasks = [
         {
-            "name": "Know who lives on other nodes",
-            "ansible.builtin.include_tasks": str(ROLE / "tasks/everywhere.yml"),
-            "when": "__pods_asked",
+            "name": "Collect the Pods of all nodes",
+            "ansible.builtin.include_tasks": str(ROLE / "tasks/collect_endpoints.yml"),
+            "when": "__pods_remote_needed",
         },
         {
-            "name": "Be told the names",
+            "name": "Check the names of remote Pods",
             "ansible.builtin.assert": {"that": "__pods_remote | map(attribute='name') == expected"},
         },
     ]
     play = {
-        "name": "Ask",
+        "name": "Collect Pods",
         "hosts": "all",
         "gather_facts": False,
         "serial": 2,
@@ -63,4 +63,4 @@ def test_each_node_is_asked_once_for_its_pods(tmp_path: Path, asking: list[str])
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert asked.read_text().split() == (HOSTS if asking else [])
+    assert reads.read_text().split() == (HOSTS if with_policies else [])
