@@ -7,40 +7,33 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: meta_device
-short_description: Give a node's Pods their network devices (meta, netkit or veth)
+short_description: Manage Pod network devices (meta, netkit or veth)
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Brings all devices of O(owner) on a node to the declared state in one call. What is missing is made, what
-    differs is changed, and Pods of this owner that are not listed are removed.
-  - A Pod is a network namespace that holds one end of a pair of devices. The other end stays with the host.
-  - In the namespace, the module sets the loopback device up, assigns the addresses and lets the default
-    routes lead through the device. On the host, it lets a route lead to each address.
-  - Everything is checked before the first change, and all problems are reported together. If a change fails,
+  - Brings all Pod devices of O(owner) on a node to the declared state in one call. Missing devices are
+    created, devices that differ are changed, and Pods of this owner that are not listed are removed.
+  - A Pod is a network namespace that contains one end of a device pair. The other end stays in the host's
+    namespace.
+  - In the Pod's namespace, the module sets the loopback device up, assigns the addresses, and creates default
+    routes through the device. On the host, it creates a route to each address.
+  - All options are validated before the first change, and one error lists all problems. If a change fails,
     the former state is restored.
-  - Warns where Pods do not agree with the way out of the node on the size of packets. The way out is the
-    interfaces of O(host_routes), without any those of the default routes. They disagree where Pods have a
-    larger MTU than these, or than a default route has for itself, or where BIG TCP is in use and its sizes
-    differ.
-  - Devices that this module did not make are never touched. It knows its own by the alias of the host's end,
-    C(podnet:<owner>/<name>).
-requirements:
-  - pyroute2 >= 0.7.2 (Debian has it as C(python3-pyroute2))
+  - Warns if Pods and uplinks disagree on packet sizes. This is the case if a Pod's MTU exceeds that of an
+    uplink or of a default route, or if BIG TCP is in use and the GSO and GRO limits differ. Uplinks are the
+    interfaces of O(host_routes) or, if there are none, those of the default routes.
+  - Devices that this module did not create are never changed. It identifies its own devices by the alias
+    C(podnet:<owner>/<name>) of the host end.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
 attributes:
-  check_mode:
-    description: Changes nothing and reports what would change.
-    support: full
   diff_mode:
-    description: Shows the Pods that change, the namespaces and the host's routes before and after.
-    support: full
-  idempotent:
-    description: A second call with the same options changes nothing.
-    support: full
+    description: Returns the Pods that change, the namespaces and the host routes before and after.
+requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
   pods:
-    description:
-      - All Pods that O(owner) has on this node.
-      - An empty list removes all of them.
+    description: All Pods of O(owner) on this node. V([]) removes all of them.
     type: list
     elements: dict
     required: true
@@ -51,108 +44,110 @@ options:
         required: true
       netns:
         description:
-          - Network namespace of the Pod, by name or by absolute path. The default is O(pods[].name).
-          - A name stands for C(/run/netns/<name>). The namespace is made if it is missing, and one that was
-            made here is removed with the Pod.
+          - Network namespace of the Pod, as a name or an absolute path. The default is O(pods[].name).
+          - A name refers to C(/run/netns/<name>). The module creates the namespace if it does not exist. It
+            removes a namespace that it created together with the Pod.
           - A path must exist, for example C(/proc/4711/ns/net). It is never removed.
-          - A namespace holds one Pod, since its default routes lead through the Pod's device.
+          - A namespace can contain only one Pod, because its default routes use the Pod's device.
         type: str
       interface:
-        description: Name of the device in the Pod.
+        description: Interface name in the Pod.
         type: str
         default: eth0
       host_interface:
         description:
-          - Name of the host's end.
-          - The default is C(pn) and 12 hexadecimal digits that follow from O(pods[].name).
+          - Interface name of the host end.
+          - The default is C(pn) and 12 hexadecimal digits derived from O(pods[].name).
         type: str
       addresses:
         description:
-          - Addresses of the Pod, IPv4 and IPv6. Without a prefix length it is V(/32) or V(/128).
-          - They are usable at once, without duplicate address detection.
+          - IPv4 and IPv6 addresses of the Pod. The default prefix length is C(/32) or C(/128).
+          - The addresses are usable immediately, without duplicate address detection.
         type: list
         elements: str
         default: []
       driver:
-        description: The Pod's driver, if it is not O(driver).
+        description: Driver of this Pod. The default is O(driver).
         type: str
         choices: [auto, meta, netkit, veth]
       mtu:
-        description: The Pod's MTU in bytes, if it is not O(mtu).
+        description: MTU of this Pod in bytes. The default is O(mtu).
         type: int
   driver:
     description:
-      - Kind of the pairs.
-      - V(auto) takes netkit where the kernel has it, else meta where its module is loaded or can be, else
-        veth. RV(driver_reason) says why.
-      - Any other value never falls back. Where the node cannot make such devices, the module fails.
-      - A Pod whose driver changes gets a new device. Its namespace, its addresses and its connections stay.
+      - Driver of the device pairs.
+      - V(auto) selects netkit if the kernel supports it, otherwise meta if its module is loaded or can be
+        loaded, otherwise veth. RV(driver_reason) returns the reason.
+      - The other values never fall back. The module fails if the node does not support the driver.
+      - If the driver of a Pod changes, the Pod gets a new device. Its namespace, addresses and connections
+        are preserved.
     type: str
     choices: [auto, meta, netkit, veth]
     default: auto
   owner:
     description:
-      - Whose Pods these are. Pods of other owners are left alone, and so are their addresses.
+      - Owner of the Pods. Pods and addresses of other owners are not changed.
       - Letters, digits, C(-) and C(_).
     type: str
     default: site
   mtu:
-    description: MTU of both ends in bytes. If omitted, the MTU is left as it is.
+    description: MTU of both ends in bytes. By default the current MTU is kept.
     type: int
   mode:
     description:
-      - V(l3) pairs have neither MAC addresses nor ARP or neighbour discovery.
-      - V(l2) pairs have stable MAC addresses. The Pod sends to the gateways 169.254.1.1 and fe80::1, whose
-        MAC address is known as a permanent neighbour.
-      - O(driver=veth) is always V(l2).
+      - V(l3) devices have no MAC addresses and use neither ARP nor neighbour discovery.
+      - V(l2) devices have stable MAC addresses. The Pod uses the gateways 169.254.1.1 and fe80::1, for which
+        it has permanent neighbour entries.
+      - With O(driver=veth) the mode is always V(l2).
     type: str
     choices: [l2, l3]
     default: l3
   policy:
     description:
-      - What meta and netkit do with the packets of an end that has no program. veth passes them to the host's
-        upper stack.
+      - Default policy of meta and netkit for packets on an end without a program. veth ignores it and passes
+        such packets to the host's upper stack.
     type: str
     choices: [drop, pass]
     default: drop
   gso_max_size:
-    description:
-      - Largest packet that is segmented late, in bytes, at both ends. Beyond 65536 this is BIG TCP (IPv6).
+    description: Maximum GSO packet size of both ends in bytes. Values above 65536 enable BIG TCP for IPv6.
     type: int
   gro_max_size:
-    description: Largest packet that receiving aggregates to, in bytes, at both ends.
+    description: Maximum GRO packet size of both ends in bytes.
     type: int
   gso_ipv4_max_size:
-    description: O(gso_max_size) for IPv4 (Linux 6.3).
+    description: Like O(gso_max_size), for IPv4. Requires Linux 6.3.
     type: int
   gro_ipv4_max_size:
-    description: O(gro_max_size) for IPv4 (Linux 6.3).
+    description: Like O(gro_max_size), for IPv4. Requires Linux 6.3.
     type: int
   ipv4_advmss:
     description:
-      - MSS in bytes that the Pods advertise over IPv4. If omitted, it follows from the MTU.
-      - With an MTU whose IPv6 packets carry whole pages, V(4108) for 4168 and V(8204) for 8264 has IPv4's
-        carry whole pages too, as TCP zero-copy needs it.
+      - MSS in bytes that the Pods advertise over IPv4. By default the kernel derives it from the MTU.
+      - TCP zero-copy needs segments of whole pages. If the MTU is chosen for IPv6, V(4108) with MTU 4168 and
+        V(8204) with MTU 8264 give IPv4 segments of whole pages, too.
     type: int
   programs:
     description:
-      - Pinned BPF programs for meta devices, which get them as they are made, before a packet can pass.
-      - Programs of netkit and veth are attached by M(podnet.datapath.bpf_attach).
-      - A program that is left out stays as it is. The empty string takes it off.
+      - Pinned BPF programs for meta devices. The programs are attached at device creation, before any packet
+        can pass.
+      - Use M(podnet.datapath.bpf_attach) to attach programs to netkit and veth.
+      - A program that is not given is left unchanged. An empty string detaches it.
     type: dict
     suboptions:
       from_pod:
-        description: Pin of the program that sees what a Pod sends.
+        description: Path of the pinned program that sees packets from the Pod.
         type: str
       to_pod:
-        description: Pin of the program that sees what the host sends to a Pod.
+        description: Path of the pinned program that sees packets from the host to the Pod.
         type: str
   host_routes:
     description:
-      - Routes of the host, usually to the Pods of other nodes.
-      - A route that this owner made earlier and that is not listed is removed. A route that is there already
-        is used as it is.
-      - One that would take the way to the address from where Ansible came, by SSH, is refused.
+      - Routes of the host, usually to Pods of other nodes.
+      - Routes that this owner created earlier and that are not listed are removed. Routes that exist already
+        are used, but not managed.
+      - A route that would change the path to the Ansible controller, as seen in the SSH connection, is
+        rejected.
     type: list
     elements: dict
     default: []
@@ -165,16 +160,16 @@ options:
         description: Next hop.
         type: str
       dev:
-        description: Interface of the host.
+        description: Outgoing interface.
         type: str
         required: true
 """
 
 EXAMPLES = r"""
-- name: Two Pods, on the best driver that the node has
+- name: Create two Pods with the best driver that the node supports
   podnet.datapath.meta_device:
     mtu: 8264
-    # a Pod of this owner that is not listed is removed
+    # Pods of this owner that are not listed are removed
     pods:
       - name: pod1
         addresses: [10.31.1.11/32, "fd31:1::11/128"]
@@ -184,7 +179,7 @@ EXAMPLES = r"""
       - {to: 10.31.2.0/24, via: 172.31.0.2, dev: wire0}
   register: result
 
-- name: A Pod on meta, whose programs are there before its first packet
+- name: Create a meta device with programs attached from the first packet on
   podnet.datapath.meta_device:
     driver: meta
     programs:
@@ -194,7 +189,7 @@ EXAMPLES = r"""
       - name: web
         addresses: [10.31.1.20]
 
-- name: A device for a namespace that something else made
+- name: Create a device in an existing namespace
   podnet.datapath.meta_device:
     owner: runtime
     pods:
@@ -211,7 +206,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 pods:
-  description: The Pods as they are now, in the order of O(pods).
+  description: The Pods after this call, in the order of O(pods). In check mode, the planned state.
   returned: success
   type: list
   elements: dict
@@ -220,22 +215,22 @@ pods:
       description: Name of the Pod.
       type: str
     driver:
-      description: Kind of its pair.
+      description: Driver of the device pair.
       type: str
     host_interface:
-      description: Name of the host's end.
+      description: Interface name of the host end.
       type: str
     host_ifindex:
-      description: Index of the host's end; 0 in check mode where it is yet to be made.
+      description: Interface index of the host end. In check mode, 0 if the device does not exist yet.
       type: int
     netns:
-      description: Path of its namespace.
+      description: Path of the network namespace.
       type: str
     interface:
-      description: Name of the end in the Pod.
+      description: Interface name in the Pod.
       type: str
     addresses:
-      description: Addresses with prefix lengths, in canonical form.
+      description: Addresses with prefix length, in canonical form.
       type: list
       elements: str
   sample:
@@ -247,12 +242,12 @@ pods:
       interface: eth0
       addresses: [10.31.1.11/32, "fd31:1::11/128"]
 driver_reason:
-  description: Why O(driver=auto) became the driver that the Pods have.
+  description: Why O(driver=auto) selected the driver.
   returned: success
   type: str
   sample: "auto: kernel 6.1.0-56-amd64 has no netkit; meta is there"
 changes:
-  description: What was, or would be, changed, in order.
+  description: The changes in order, in check mode the planned ones.
   returned: success
   type: list
   elements: str

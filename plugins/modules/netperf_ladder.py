@@ -7,50 +7,48 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: netperf_ladder
-short_description: Measure several ways between two nodes with netperf, by turns
+short_description: Compare network paths between two nodes with netperf
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - On the server's node, brings the netservers in its network namespaces to the declared state.
-  - On the client's node, runs netperf over a number of ways (rungs) by turns, so that slow drift of the
-    machines hits all of them alike, and returns every single sample.
-  - While a run lasts, counts the packets that the client host's upper stack forwarded.
+  - On the server node, starts and stops netserver processes in network namespaces to match the declared
+    state.
+  - On the client node, runs netperf over several paths (rungs of the ladder). The runs alternate between the
+    rungs, so that slow drift of the machines affects all rungs alike. Returns every sample.
+  - During each run, counts the packets that the upper stack of the client host forwarded.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
 attributes:
   check_mode:
-    description: Can run in check mode and returns what it would return without it.
     support: partial
     details:
-      - With O(state=measured) it checks namespaces and servers, and sends no load.
+      - With O(state=measured), checks namespaces and servers, but does not run netperf.
   diff_mode:
-    description: Shows the servers before and after.
-    support: full
-  idempotent:
-    description: Running it twice changes nothing the second time.
-    support: full
+    description: Returns the netserver processes before and after.
 options:
   state:
     description:
-      - V(serving) makes the netservers that this module started exactly O(servers).
-      - V(stopped) stops all netservers that this module started. Others are left alone.
-      - V(measured) runs the schedule of O(rungs), O(tests) and O(samples), and changes nothing.
+      - V(serving) ensures that exactly O(servers) run. Other netservers that this module started are stopped.
+      - V(stopped) stops all netservers that this module started. Other netservers are not affected.
+      - V(measured) runs O(tests) on O(rungs) and changes nothing.
     type: str
     choices: [serving, stopped, measured]
     default: measured
   servers:
-    description: Where netservers are to listen. Used with O(state=serving).
+    description: The netservers to run. Used with O(state=serving).
     type: list
     elements: dict
     default: []
     suboptions:
       netns:
-        description: Name of the network namespace. The host's own if left out.
+        description: Name of the network namespace. The default is the host's namespace.
         type: str
       address:
-        description: Address to listen on, and on no other.
+        description: The address to listen on.
         type: str
         required: true
   rungs:
-    description: The ways to compare, in the order of the ladder. Required with O(state=measured).
+    description: Paths to compare, in the order of the ladder. Required if O(state=measured).
     type: list
     elements: dict
     default: []
@@ -58,31 +56,31 @@ options:
       name:
         description:
           - Name of the rung in the results.
-          - If left out, the kind of the device that its packets leave by, such as C(veth) or C(meta).
+          - The default is the kind of the outgoing device, for example C(veth) or C(meta).
         type: str
       group:
-        description: Rungs that are compared with each other, such as C(wire) and C(local).
+        description: Group of rungs to compare with each other, for example C(wire) or C(local).
         type: str
         default: wire
       netns:
-        description: Name of the network namespace that netperf runs in. The host's own if left out.
+        description: Name of the network namespace to run netperf in. The default is the host's namespace.
         type: str
       target:
-        description: IPv4 or IPv6 address of the rung's netserver.
+        description: IPv4 or IPv6 address of the netserver.
         type: str
         required: true
   tests:
-    description: What to measure on each rung, request and response by turns or a bulk stream.
+    description: Tests to run on each rung, request-response (V(tcp_rr)) or bulk transfer (V(tcp_stream)).
     type: list
     elements: str
     choices: [tcp_rr, tcp_stream]
     default: [tcp_rr, tcp_stream]
   samples:
-    description: Runs of each test on each rung. One more is made first, to warm up, and marked as discarded.
+    description: Number of runs of each test on each rung, in addition to one warm-up run.
     type: int
     default: 5
   seconds:
-    description: Length of a run.
+    description: Duration of a run in seconds.
     type: int
     default: 10
   port:
@@ -97,14 +95,14 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Netservers for two rungs
+- name: Start netservers for two rungs
   podnet.datapath.netperf_ladder:
     state: serving
     servers:
       - {address: 172.31.0.2}
       - {netns: pod3, address: 10.31.2.11}
 
-- name: Measure both rungs by turns
+- name: Measure both rungs
   podnet.datapath.netperf_ladder:
     rungs:
       - {name: host, target: 172.31.0.2}
@@ -121,16 +119,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 runs:
-  description: Every run in the order made.
-  returned: O(state=measured); on failure, those that ended before
+  description: All runs in chronological order.
+  returned: O(state=measured); on failure, the completed runs
   type: list
   elements: dict
   contains:
     round:
-      description: Number of the round; 0 is the one that warms up.
+      description: Number of the round. Round 0 is the warm-up.
       type: int
     warmup:
-      description: Whether the run is the warm-up of its round, which the report leaves out.
+      description: Whether the run is a warm-up run, which the report excludes.
       type: bool
     group:
       description: Group of the rung.
@@ -139,36 +137,37 @@ runs:
       description: Name of the rung.
       type: str
     test:
-      description: The test.
+      description: Name of the test.
       type: str
     start:
       description: Start time in seconds since the Unix epoch.
       type: float
     elapsed:
-      description: Seconds that netperf measured for.
+      description: Duration in seconds, as netperf measured it.
       type: float
     forwarded:
-      description: Packets that the client host's upper stack forwarded meanwhile.
+      description: Packets that the upper stack of the client host forwarded during the run.
       type: int
     transactions:
-      description: Transactions a second (tcp_rr).
+      description: Transactions per second (V(tcp_rr)).
       type: float
     min_us:
-      description: Latency in microseconds (tcp_rr); so are mean_us, p50_us, p90_us, p99_us and max_us.
+      description:
+        - Minimum latency in microseconds (V(tcp_rr)). C(mean_us), C(p50_us), C(p90_us), C(p99_us) and
+          C(max_us) are the mean, the percentiles and the maximum.
       type: float
     mbits:
-      description: 10^6 bits a second (tcp_stream).
+      description: Throughput in Mbit/s (V(tcp_stream)).
       type: float
     retransmits:
-      description: Segments the sender sent again (tcp_stream).
+      description: Segments that the sender retransmitted (V(tcp_stream)).
       type: float
   sample:
     - {round: 1, warmup: false, group: wire, rung: meta, test: tcp_rr, start: 1766000000.1, elapsed: 10.0,
        forwarded: 0, transactions: 26556.3, min_us: 31, mean_us: 37.5, p50_us: 36, p90_us: 41, p99_us: 60,
        max_us: 802}
 paths:
-  description:
-    - The rungs, with the device that the packets of each leave by. Made for P(podnet.datapath.ladder#filter).
+  description: The rungs with their outgoing device, as input for P(podnet.datapath.ladder#filter).
   returned: O(state=measured)
   type: list
   elements: dict
@@ -176,7 +175,7 @@ paths:
     - {group: wire, name: meta, netns: pod1, target: 10.31.2.11, source: 10.31.1.11, device: eth0, kind: meta,
        mtu: 8264}
 environment:
-  description: Kernel, processor, NICs and settings of this node.
+  description: Kernel, CPU, NICs and settings of this node.
   returned: success
   type: dict
   sample: {kernel: 6.1.0-41-amd64, cpu: AMD EPYC, emulated: false, nics: {eth0: {driver: ice, mtu: 9000}}}
@@ -186,7 +185,7 @@ version:
   type: str
   sample: "2.7.0"
 servers:
-  description: Names of the netservers that run afterwards, each C(namespace-address-port).
+  description: The netservers that run after this call, each as C(<namespace>-<address>-<port>).
   returned: O(state=serving) and O(state=stopped)
   type: list
   elements: str

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: nic_info
-short_description: Tell what network interfaces are set to, and what they can be set to
+short_description: Gather settings and limits of network interfaces
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Reads everything that M(podnet.datapath.nic_tuning) sets, by the same names, with the limits of the
-    driver.
-  - Never changes the node.
-extends_documentation_fragment: [podnet.datapath.attributes.info]
+  - Returns all settings that M(podnet.datapath.nic_tuning) can change, under the same names, with the limits
+    of the driver.
+extends_documentation_fragment:
+  - podnet.datapath.attributes.info
+  - podnet.datapath.tuning
 options:
   nics:
-    description: Which interfaces; all of them if left out.
+    description: Interfaces to query. The default is all interfaces.
     type: list
     elements: dict
     default: []
@@ -26,55 +27,56 @@ options:
         description: Name of the interface.
         type: str
       driver:
-        description: Every interface of this driver.
+        description: All interfaces of this driver.
         type: str
       pci:
-        description: Every interface of the device at this PCI address.
+        description: All interfaces of the device at this PCI address.
         type: str
       default_route:
-        description: Every interface that carries a default route.
+        description: All interfaces that carry a default route.
         type: bool
         default: false
-seealso:
-  - name: Tuning
-    description: What is tuned, to which values, and why.
-    link: https://github.com/podnet/datapath/tree/main/docs/tuning.md
 """
 
 EXAMPLES = r"""
-- name: What can the NIC do that carries the default route?
+- name: Gather settings of the NIC that carries the default route
   podnet.datapath.nic_info:
     nics: [{default_route: true}]
   register: uplink
 
-- name: Its largest ring and packet
+- name: Show its maximum ring and packet sizes
   ansible.builtin.debug:
     msg: "{{ uplink.nics[0].maximum['rings.rx'] | default(0) }}, {{ uplink.nics[0].maximum.gso_max_size }}"
 """
 
 RETURN = r"""
 nics:
-  description: What is known of each interface.
+  description: The selected interfaces.
   returned: success
   type: list
   elements: dict
   contains:
-    name: {description: Its name., type: str}
-    driver: {description: Its driver; empty where it has none., type: str}
-    bus: {description: "Its PCI address, or what the driver says.", type: str}
-    default_route: {description: Whether it carries a default route., type: bool}
-    settings: {description: "What it is set to, as C(rings.rx) or C(features.rx-gro).", type: dict}
-    minimum: {description: Smallest values., type: dict}
-    maximum: {description: Largest values., type: dict}
+    name: {description: Name of the interface., type: str}
+    driver: {description: Name of the driver; empty if unknown., type: str}
+    bus: {description: "PCI address, or the bus information that the driver reports.", type: str}
+    default_route: {description: Whether the interface carries a default route., type: bool}
+    settings: {description: "Current settings, for example C(rings.rx) or C(features.rx-gro).", type: dict}
+    minimum: {description: Minimum value of each setting that has one., type: dict}
+    maximum: {description: Maximum value of each setting that has one., type: dict}
     fixed: {description: Features that cannot be changed., type: list, elements: str}
     requested_on:
-      description: Features that are requested on but off, as C([requested on]) of C(ethtool -k).
+      description: Features that are requested on but off, C([requested on]) in C(ethtool -k).
       type: list
       elements: str
     xdp: {description: Whether an XDP program is attached., type: bool}
-    header_split: {description: Ways of splitting headers that it has., type: list, elements: str}
-    mtu_sources: {description: "Configuration files that set its MTU, with the MTU.", type: dict}
-    persisted: {description: Whether nic_tuning sets it up at every boot., type: bool}
+    header_split:
+      description: Values of O(podnet.datapath.nic_tuning#module:nics[].header_split) that are supported now.
+      type: list
+      elements: str
+    mtu_sources: {description: "Configuration files that set the MTU, each with its value.", type: dict}
+    persisted:
+      description: Whether M(podnet.datapath.nic_tuning) configures the interface at every boot.
+      type: bool
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -7,33 +7,32 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: nic_tuning
-short_description: Set MTU, queues, offloads, segment sizes, steering and more of network interfaces
+short_description: Set MTU, queues, offloads, packet sizes and steering of network interfaces
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
-extends_documentation_fragment: [podnet.datapath.confirm]
 description:
-  - Brings all given network interfaces to the given settings in one call, and reads them back.
-  - What a driver does not support, and values above its maximum, are refused before the first change to any
-    interface. Where the kernel refuses midway, or makes a value another one, everything is set as it was
-    before, and the module fails.
-  - Settings that are not given stay.
-  - The settings last until the next boot or until the driver is loaded again, unless O(persist) is given.
-  - Needs Linux 5.7 and no program on the node; C(ethtool) in particular need not be installed.
-  - O(nics[].napi) and O(nics[].steering) are read in C(/sys), so they are there for interfaces of the network
-    namespace that C(/sys) was mounted in.
+  - Brings all listed network interfaces to the requested settings in one call, and verifies them by reading
+    back. Settings that are not given are not changed.
+  - Unsupported settings and values above the driver's maximum are rejected before anything changes. If the
+    kernel later rejects or clamps a value, all settings are restored and the module fails.
+  - Settings are lost when the node reboots or the driver is reloaded, unless O(persist) is set.
+  - Requires Linux 5.7. No tools are required on the node, not even C(ethtool).
+  - O(nics[].napi) and O(nics[].steering) use sysfs. They are available for interfaces in the network
+    namespace in which C(/sys) was mounted.
+  - With O(confirm_timeout), a rollback also restores the files of O(persist).
+extends_documentation_fragment:
+  - podnet.datapath.attributes
+  - podnet.datapath.confirm
+  - podnet.datapath.tuning
 attributes:
   check_mode:
-    description: Can run in check mode and tells what would change. What the kernel clamps, only a run shows.
-    support: full
+    details:
+      - Values that the kernel clamps are only detected when they are written.
   diff_mode:
-    description: Shows the settings that change, an interface at a time.
-    support: full
-  idempotent:
-    description: Running it twice changes nothing the second time.
-    support: full
+    description: Returns the settings that change, for each interface.
 options:
   nics:
-    description: The interfaces and their settings.
+    description: Interfaces and their settings.
     type: list
     elements: dict
     required: true
@@ -41,41 +40,43 @@ options:
       name:
         description:
           - Name of the interface.
-          - Exactly one of O(nics[].name), O(nics[].driver), O(nics[].pci) and O(nics[].default_route) is
-            given.
+          - Each entry requires exactly one of O(nics[].name), O(nics[].driver), O(nics[].pci) and
+            O(nics[].default_route).
         type: str
       driver:
-        description: Every interface of this driver, virtual functions included, such as V(mlx5_core).
+        description: All interfaces of this driver, including virtual functions, for example V(mlx5_core).
         type: str
       pci:
-        description: Every interface of the device at this PCI address, such as V(0000:3b:00.0) or V(3b:00.0).
+        description:
+          - All interfaces of the device at this PCI address, for example V(0000:3b:00.0) or V(3b:00.0).
         type: str
       default_route:
-        description: Every interface that carries a default route, of IPv4 or IPv6.
+        description: All interfaces that carry an IPv4 or IPv6 default route.
         type: bool
         default: false
       mtu:
         description:
           - MTU in bytes.
-          - A lower one is refused where it would take along what the former one does not bring back, IPv6
-            addresses below 1280 and the MTU of a VLAN, macvlan or MACsec device on the interface, unless that
-            is given one of its own in O(nics). Devices in other network namespaces are not seen.
+          - A lower MTU is rejected if a rollback could not restore what it removes. These are IPv6 addresses,
+            which the kernel removes below 1280 bytes, and the MTU of VLAN, macvlan and MACsec devices on top
+            of the interface, unless O(nics) also sets the MTU of those devices. Devices in other network
+            namespaces are not checked.
         type: int
       rings:
         description:
-          - Ring sizes in descriptors, C(rx), C(tx), C(rx-mini), C(rx-jumbo), and what belongs to rings
-            besides, C(rx-buf-len), C(tcp-data-split), C(hds-thresh), C(cqe-size), C(tx-push), C(rx-push) and
+          - Ring sizes in descriptors, C(rx), C(tx), C(rx-mini) and C(rx-jumbo), and further ring parameters,
+            C(rx-buf-len), C(tcp-data-split), C(hds-thresh), C(cqe-size), C(tx-push), C(rx-push) and
             C(tx-push-buf-len).
         type: dict
         default: {}
       channels:
-        description: Numbers of queues, C(combined), C(rx), C(tx), C(other).
+        description: Number of queues, C(combined), C(rx), C(tx) and C(other).
         type: dict
         default: {}
       coalesce:
         description:
-          - Interrupt coalescing by the names of ethtool(8), such as C(rx-usecs), C(tx-frames) and
-            C(adaptive-rx).
+          - Interrupt coalescing parameters with their names in ethtool(8), for example C(rx-usecs),
+            C(tx-frames) and C(adaptive-rx).
         type: dict
         default: {}
       pause:
@@ -84,121 +85,109 @@ options:
         default: {}
       features:
         description:
-          - Offloads to switch on or off, by the names that C(ethtool -k) prints, by its short names (C(gro),
-            C(lro), C(tso) and so on) or by the kernel's (C(rx-gro-hw)).
-          - A name that stands for several features, such as C(tso), sets those of them that can be changed.
+          - Offloads to switch on or off, with the names that C(ethtool -k) prints, the short names of ethtool
+            (C(gro), C(lro), C(tso) and so on), or the kernel's names (C(rx-gro-hw)).
+          - A name that stands for several features, for example C(tso), sets those that are not fixed.
         type: dict
         default: {}
       priv_flags:
-        description: The driver's private flags to switch on or off, such as C(rx_striding_rq) of mlx5.
+        description: Private flags of the driver to switch on or off, for example C(rx_striding_rq) of mlx5.
         type: dict
         default: {}
       gso_max_size:
         description:
-          - Bytes in the largest packet that the stack hands to the interface to be segmented, C(tso_max_size)
-            of the driver at most. More than 65536 is BIG TCP.
+          - Maximum size in bytes of packets that the stack passes to the interface for segmentation, at most
+            the C(tso_max_size) of the driver. Values above 65536 enable BIG TCP.
         type: int
       gro_max_size:
-        description: Bytes in the largest packet that the stack merges received segments into.
+        description: Maximum size in bytes of packets that GRO builds from received segments.
         type: int
       gso_ipv4_max_size:
         description:
-          - As O(nics[].gso_max_size), for IPv4. Needs Linux 6.3.
-          - If it is not given it stays, also where O(nics[].gso_max_size) is 65536 or less, with which the
-            kernel alone would change it.
+          - Like O(nics[].gso_max_size), for IPv4. Requires Linux 6.3.
+          - By default the current value is kept, even where the kernel would change it together with an
+            O(nics[].gso_max_size) of 65536 or less.
         type: int
       gro_ipv4_max_size:
-        description: As O(nics[].gro_max_size), for IPv4. Needs Linux 6.3.
+        description: Like O(nics[].gro_max_size), for IPv4. Requires Linux 6.3.
         type: int
       header_split:
         description:
-          - How headers and data get into different pages, as TCP zero-copy needs it.
-          - V(striding_off) is the way of the talk, for C(mlx5_core) with the talk's patch. Striding receive
-            queues, HW-GRO and LRO are switched off.
-          - V(data_split) is upstream's way, the ring parameter C(tcp-data-split). On C(mlx5_core) it brings
-            striding receive queues and HW-GRO, without compressed completions and LRO. Refused while an XDP
-            program is attached.
-          - What contradicts it in the other options is an error that gives the reason.
+          - How the NIC places headers and data on different pages, which TCP zero-copy requires.
+          - V(striding_off) is the method of the talk, for C(mlx5_core) with the talk's patch. It disables
+            striding receive queues, HW-GRO and LRO.
+          - V(data_split) is the upstream method, the ring parameter C(tcp-data-split). It disables LRO. On
+            C(mlx5_core) it also enables striding receive queues and HW-GRO, and disables compressed
+            completions. Rejected while an XDP program is attached.
+          - Conflicting values in other options are an error that names the reason.
         type: str
         choices: [striding_off, data_split]
       napi:
         description:
-          - C(threaded), whether NAPI runs in kernel threads, C(gro_flush_timeout) in nanoseconds, and
-            C(napi_defer_hard_irqs), how many empty polls keep interrupts masked.
+          - C(threaded) selects whether NAPI polls in kernel threads. C(gro_flush_timeout) is the GRO flush
+            timeout in nanoseconds. C(napi_defer_hard_irqs) is the number of empty polls for which interrupts
+            remain masked.
         type: dict
         default: {}
       steering:
         description:
-          - Which CPUs serve the interface. CPUs are V(local), those of the interface's NUMA node, V(all),
-            V(none), or a list such as V(0-3,8).
+          - CPUs that process packets of the interface. A set of CPUs is V(local) (the NUMA node of the
+            interface), V(all), V(none), or a list such as V(0-3,8).
         type: dict
         suboptions:
           rps:
-            description: CPUs that every receive queue hands packets to in software; V(none) switches it off.
+            description: CPUs for Receive Packet Steering, for every receive queue. V(none) disables RPS.
             type: str
           xps:
-            description: CPUs that the transmit queues are dealt out to.
+            description: CPUs for Transmit Packet Steering. Each transmit queue gets one of them, in turn.
             type: str
           rfs:
             description:
-              - Flows that the receive queues remember together, so that packets go where their reader runs.
-                V(0) switches that off.
-              - C(net.core.rps_sock_flow_entries) must be at least that.
+              - Total number of flow table entries for Receive Flow Steering, distributed over the receive
+                queues. V(0) disables RFS.
+              - The sysctl C(net.core.rps_sock_flow_entries) must be at least this value.
             type: int
           irqs:
             description:
-              - CPUs that the interface's interrupts are dealt out to. Refused while irqbalance runs, which
-                would move them.
+              - CPUs for the interrupts of the interface. Each interrupt gets one of them, in turn. Rejected
+                while irqbalance runs, because it would move the interrupts.
             type: str
       qdisc:
         description:
-          - Queueing discipline without settings, such as V(fq), of the interface or of each of its queues.
-          - A present one that somebody set up is not replaced.
+          - Root qdisc of the interface, or of each queue of a multiqueue interface, without parameters. For
+            example V(fq).
+          - A qdisc that others configured is not replaced.
         type: str
       limit_to_maximum:
         description:
-          - Take the driver's maximum for a number that is above it, instead of failing. RV(nics[].limited)
-            tells.
+          - Whether to lower values to the driver's maximum instead of failing. RV(nics[].limited) returns the
+            lowered values.
         type: bool
         default: false
       optional:
         description:
-          - What is left out where driver or kernel does not support it, instead of failing. Options of this
-            interface (C(coalesce), C(gso_ipv4_max_size), C(header_split)) or one setting
-            (C(features.rx-gro-hw), C(rings.tx)).
-          - RV(nics[].skipped) tells what was left out. Values above a maximum are an error all the same.
+          - Settings to skip if the driver or the kernel does not support them, instead of failing. Either an
+            option of this entry (C(coalesce), C(gso_ipv4_max_size), C(header_split)) or a single setting
+            (C(features.rx-gro-hw), C(rings.tx)). RV(nics[].skipped) returns the skipped settings.
+          - Values above the maximum are an error in any case.
         type: list
         elements: str
         default: []
   persist:
     description:
-      - Have the same settings made again at every boot and whenever an interface appears, as after a driver's
-        reload. It keeps exactly the interfaces of this call, by name; an empty O(nics) takes all of it away.
-      - A copy of this module's code in C(/usr/local/lib/podnet) is started by a udev rule and a unit of
-        systemd.
-      - What a C(.link) file sets comes before and is overwritten. Where networkd gives such an interface
-        another MTU, it gets a drop-in; where its file serves other interfaces too, or NetworkManager or
-        ifupdown have another MTU, that is a warning.
+      - Whether to apply the same settings at every boot and whenever an interface appears, for example after
+        a driver reload. Exactly the interfaces of this call are persisted, by name. With an empty O(nics),
+        persistence is removed.
+      - A udev rule and a systemd unit start a copy of this module's code in C(/usr/local/lib/podnet).
+      - The settings override those of C(.link) files, which are applied earlier. If systemd-networkd sets
+        another MTU, the module writes a drop-in file. If that file also applies to other interfaces, or if
+        NetworkManager or ifupdown set another MTU, the module warns.
     type: bool
     default: false
-  confirm_timeout:
-    description:
-      - Seconds within which M(podnet.datapath.checkpoint) has to confirm the changes. Otherwise the node
-        takes them back by itself, those to files of O(persist) included. Where it is booted before that, it
-        takes them back at boot. V(0) needs no confirmation.
-      - Counts where there is something to change; RV(checkpoint) is what to confirm then.
-      - While it waits, whoever else wants to change this node is refused.
-    type: int
-    default: 0
-seealso:
-  - module: podnet.datapath.checkpoint
-  - name: Tuning
-    description: What is tuned, to which values, and why.
-    link: https://github.com/podnet/datapath/tree/main/docs/tuning.md
 """
 
 EXAMPLES = r"""
-- name: Two pages of data in each packet, BIG TCP, no LRO
+- name: Set an MTU for two pages of data per packet, enable BIG TCP, disable LRO
   podnet.datapath.nic_tuning:
     nics:
       - name: ens1f0np0
@@ -212,14 +201,14 @@ EXAMPLES = r"""
         gro_ipv4_max_size: 185000
   become: true
 
-- name: Header and data split as in the talk, on every NIC of the driver
+- name: Split headers and data as in the talk, on all NICs of the driver
   podnet.datapath.nic_tuning:
     nics:
       - driver: mlx5_core
         header_split: striding_off
   become: true
 
-- name: The NIC that carries the default route, served by the CPUs next to it, at the next boot as well
+- name: Steer the default route's NIC to the CPUs of its NUMA node, now and at boot
   podnet.datapath.nic_tuning:
     nics:
       - default_route: true
@@ -232,19 +221,23 @@ EXAMPLES = r"""
 
 RETURN = r"""
 nics:
-  description: A result for each interface, in the order given.
+  description: Result for each interface, in the order of O(nics).
   returned: success
   type: list
   elements: dict
   contains:
     name: {description: Name of the interface., type: str}
-    driver: {description: Its driver; empty where it has none., type: str}
+    driver: {description: Name of the driver; empty if unknown., type: str}
     changes:
-      description: What was, or in check mode would be, set, each with C(name), C(before) and C(after).
+      description: The changes, in check mode the planned ones, each with C(name), C(before) and C(after).
       type: list
       elements: dict
-    skipped: {description: "What O(nics[].optional) left out, with the reason.", type: dict}
-    limited: {description: "What O(nics[].limit_to_maximum) lowered, and to what.", type: dict}
+    skipped:
+      description: Settings skipped due to O(nics[].optional), each with the reason.
+      type: dict
+    limited:
+      description: Settings lowered due to O(nics[].limit_to_maximum), each with the new value.
+      type: dict
   sample:
     - name: ens1f0np0
       driver: mlx5_core
@@ -253,15 +246,15 @@ nics:
       skipped: {features.rx-gro-hw: is fixed off, so it cannot be on}
       limited: {}
 rolled_back:
-  description: What the node took back by itself before, if no run was told of it yet; a warning, too.
+  description: Earlier changes that the node rolled back and that no run has reported yet. Also a warning.
   returned: success
   type: str
 checkpoint:
-  description: The name of what is to be confirmed, empty where nothing is.
+  description: Name of the checkpoint to confirm; empty if none was created.
   returned: success
   type: str
 files:
-  description: Files of O(persist) that were, or in check mode would be, written or removed.
+  description: Files of O(persist) that were written or removed. In check mode, the planned ones.
   returned: success
   type: list
   elements: str

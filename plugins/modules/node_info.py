@@ -7,75 +7,73 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node_info
-short_description: Tell what a node can do, which driver its Pods get, and what stands in the way
+short_description: Gather node capabilities, and select the driver for Pod devices
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Reads the facts that the roles of this collection decide upon, in one call, and probes the kernel instead
-    of guessing by its version.
-  - Chooses the driver for the node's Pods and says why. Lists everything that stands in the way, with its
-    remedy.
-  - Never changes the node. Kernel features are asked for with requests that the kernel refuses either way.
+  - Returns the facts on which the roles of this collection base their decisions, in one call. Capabilities
+    are probed, not derived from kernel versions. The probes are requests that the kernel rejects in any case.
+  - Selects the driver for the node's Pods and returns the reason. Lists all problems with their remedies.
 extends_documentation_fragment: [podnet.datapath.attributes.info]
 options:
   driver:
     description:
-      - The driver that the Pods' network devices are wanted to have.
-      - V(auto) takes netkit where the kernel has it, else meta where it is loaded, installed or can be built,
-        else veth.
-      - V(meta) is this collection's own driver, for kernels without netkit.
-      - A driver asked for by name is never replaced by another. What stands in its way is in RV(problems).
+      - Requested driver for Pod devices.
+      - V(auto) selects netkit if the kernel supports it, otherwise meta if it is loaded, installed or can be
+        built, otherwise veth.
+      - V(meta) is the driver of this collection, for kernels without netkit.
+      - The other values never fall back. RV(problems) lists what is missing for the requested driver.
     type: str
     choices: [auto, meta, netkit, veth]
     default: auto
   uplinks:
-    description: Interfaces that carry traffic between nodes. A name that the node does not have is a problem.
+    description: Interfaces that carry traffic between nodes. An interface that does not exist is a problem.
     type: list
     elements: str
     default: []
   allow_package_install:
     description:
-      - Whether the caller is going to install RV(missing_packages).
-      - If V(true), the driver is chosen as if they were installed, and they are no problem.
+      - Whether the caller will install RV(missing_packages).
+      - If V(true), the driver is selected as if the packages were installed, and RV(problems) omits them.
     type: bool
     default: false
   meta_build:
     description:
-      - Where the driver meta is built for this node.
-      - With V(dkms) on the node itself, which then needs the compiler, DKMS and the kernel's headers.
-      - With V(fleet) on one node for all with its kernel. Each then needs nothing, and RV(builder) tells
-        which could build.
+      - Where the meta driver is built for this node.
+      - V(dkms) builds on the node itself. This requires a compiler, DKMS and the kernel headers.
+      - V(fleet) builds on one node for all nodes with the same kernel, which then need none of these.
+        RV(builder) returns whether this node can build.
     type: str
     choices: [dkms, fleet]
     default: dkms
   cilium:
     description:
-      - What to do about a Cilium that owns the datapath of the node. With V(refuse) it is a problem.
-      - With V(tune) it is none, and RV(driver) is V(none), as no second datapath may be installed either way.
+      - How to treat a node whose datapath Cilium manages. V(refuse) reports a problem.
+      - V(tune) reports none and returns V(none) as RV(driver), because no second datapath may be installed.
     type: str
     choices: [refuse, tune]
     default: refuse
   signing_certificate:
     description:
-      - Certificate that the driver meta is signed for, as a path on the node or as PEM.
-      - Asked for where the kernel takes signed modules only. By default that of DKMS, and none with
-        O(meta_build=fleet).
+      - Certificate whose key signs the meta driver, as a path on the node or as PEM.
+      - Used if the kernel requires signed modules, to check whether the certificate is enrolled. The default
+        is the certificate of DKMS, or none with O(meta_build=fleet).
     type: str
 """
 
 EXAMPLES = r"""
-- name: See what the node can do
+- name: Gather the capabilities of the node
   podnet.datapath.node_info:
     uplinks: [ens1f0np0]
   become: true
   register: node
 
-- name: Stop at everything that stands in the way, at once
+- name: Fail if the node has problems
   ansible.builtin.assert:
     that: node.problems | length == 0
     fail_msg: "{{ node.problems }}"
 
-- name: Pods must have netkit on this node
+- name: Check that the node supports netkit
   podnet.datapath.node_info:
     driver: netkit
   become: true
@@ -83,41 +81,43 @@ EXAMPLES = r"""
 
 RETURN = r"""
 driver:
-  description: The driver for this node's Pods; V(none) where Cilium owns the datapath.
+  description: Driver for this node's Pods, or V(none) if Cilium manages the datapath.
   returned: always
   type: str
   sample: meta
 driver_reason:
-  description: Why this driver. Begins with C(fallback) where O(driver=auto) had to take veth.
+  description: Why the driver was selected. Begins with C(fallback) if O(driver=auto) falls back to veth.
   returned: always
   type: str
   sample: the kernel has no netkit (CONFIG_NETKIT=n); meta, this collection's own driver, is loaded
 problems:
-  description: What stands in the way, a sentence each, with its remedy. Empty where nothing does.
+  description: Problems that prevent the use of this node, each with its remedy.
   returned: always
   type: list
   elements: str
 missing_packages:
-  description: Packages that would bring what the node lacks for the best driver that it can have.
+  description: Packages that are missing for the best driver that this node can run.
   returned: always
   type: list
   elements: str
   sample: [dkms, linux-headers-6.1.0-56-amd64]
 required_packages:
-  description: Those of them that every driver needs, or the one asked for by name.
+  description: The subset of RV(missing_packages) that every driver requires, or that O(driver) requires.
   returned: always
   type: list
   elements: str
 builder:
-  description: Whether a module for the running kernel can be built on this node.
+  description: Whether this node can build a module for its running kernel.
   returned: always
   type: dict
   contains:
-    possible: {description: "Whether it can, at least with RV(builder.packages).", type: bool}
-    missing: {description: What the node lacks for it., type: list, elements: str}
-    packages: {description: The packages that bring it., type: list, elements: str}
+    possible:
+      description: Whether the node can build, possibly after installing RV(builder.packages).
+      type: bool
+    missing: {description: Missing build requirements., type: list, elements: str}
+    packages: {description: Packages that provide them., type: list, elements: str}
 meta_build:
-  description: O(meta_build).
+  description: The value of O(meta_build).
   returned: always
   type: str
 root:
@@ -129,31 +129,31 @@ kernel:
   returned: always
   type: dict
   contains:
-    release: {description: Release as C(uname -r) prints it., type: str, sample: 6.1.0-56-amd64}
-    version: {description: Version as C(uname -v) prints it., type: str}
-    flavour: {description: Flavour named in the release; empty if none., type: str, sample: cloud-amd64}
-    architecture: {description: Machine as C(uname -m) prints it., type: str, sample: x86_64}
-    boot_id: {description: Changes with every boot., type: str}
-    cmdline: {description: The kernel's command line., type: str}
-    config: {description: Build options that matter here; empty where the kernel does not tell., type: dict}
-    headers: {description: Whether modules can be built for the running kernel., type: bool}
-    headers_package: {description: The package that brings the headers; empty where unknown., type: str}
-    btf: {description: Whether the kernel has BTF., type: bool}
+    release: {description: Kernel release (C(uname -r))., type: str, sample: 6.1.0-56-amd64}
+    version: {description: Kernel version (C(uname -v))., type: str}
+    flavour: {description: Flavour in the release; empty if none., type: str, sample: cloud-amd64}
+    architecture: {description: Machine type (C(uname -m))., type: str, sample: x86_64}
+    boot_id: {description: The kernel's boot ID. It changes with every boot., type: str}
+    cmdline: {description: The kernel command line., type: str}
+    config: {description: Relevant build options; empty if the configuration is unavailable., type: dict}
+    headers: {description: Whether the headers of the running kernel are installed., type: bool}
+    headers_package: {description: Package that provides the headers; empty if unknown., type: str}
+    btf: {description: Whether the kernel provides BTF., type: bool}
     bpf_helpers_missing:
-      description: Helpers that the programs call and this kernel does not have.
+      description: BPF helpers that the programs call and that this kernel does not support.
       type: list
       elements: str
-    bpf_fs: {description: "Whether a BPF file system is mounted on /sys/fs/bpf.", type: bool}
-    netkit: {description: "Whether the kernel makes links of the kind netkit, by its own answer.", type: bool}
+    bpf_fs: {description: "Whether a BPF file system is mounted at C(/sys/fs/bpf).", type: bool}
+    netkit: {description: "Whether the kernel supports netkit devices, as probed.", type: bool}
     netkit_attributes:
-      description: "Which of V(scrub) and V(headroom) its netkit knows, by the kernel's own answer."
+      description: "The netkit attributes V(scrub) and V(headroom) that the kernel supports, as probed."
       type: list
       elements: str
-    veth: {description: Whether the kernel has veth., type: bool}
+    veth: {description: Whether the kernel supports veth devices., type: bool}
     upcoming:
       description:
-        - Installed kernels newer than the running one that have no driver meta, each with its C(release), and
-          C(headers) that tells whether it can be built for.
+        - Installed kernels that are newer than the running one and lack the meta driver, each with its
+          C(release) and whether its C(headers) are installed.
       type: list
       elements: dict
 distribution:
@@ -161,72 +161,79 @@ distribution:
   returned: always
   type: dict
 tools:
-  description: Paths of C(dkms), C(gcc), C(make) and C(modprobe); empty where missing.
+  description: Paths of C(dkms), C(gcc), C(make) and C(modprobe); empty if not installed.
   returned: always
   type: dict
 libraries:
-  description: Versions of C(pyroute2), for the Python that ran this, and C(libbpf); empty where missing.
+  description:
+    - Versions of C(pyroute2), for the Python interpreter of this module, and C(libbpf); empty if not
+      installed.
   returned: always
   type: dict
   sample: {libbpf: '1.1', pyroute2: 0.7.2}
 meta:
-  description: The kernel module of the driver meta.
+  description: The kernel module of the meta driver.
   returned: always
   type: dict
   contains:
-    loaded: {description: Whether it is loaded., type: bool}
-    available: {description: Whether it is installed for the running kernel., type: bool}
-    version: {description: "Version of the loaded one, else of the installed one.", type: str}
-    srcversion: {description: Checksum of the source that it was built from., type: str}
+    loaded: {description: Whether the module is loaded., type: bool}
+    available: {description: Whether the module is installed for the running kernel., type: bool}
+    version: {description: "Version of the loaded module, otherwise of the installed module.", type: str}
+    srcversion: {description: The C(srcversion) of that module., type: str}
     devices:
       description:
-        - The devices of the kind meta in the host's namespace, each with C(name), C(alias), and its
-          C(primary), C(policy), C(peer_policy), C(mode), C(scrub), C(peer_scrub), C(headroom), C(tailroom),
-          C(prog_id), C(peer_prog_id), C(prog_tag) and C(peer_prog_tag), as far as it shows them.
+        - The meta devices in the host's namespace, each with C(name), C(alias), and C(primary), C(policy),
+          C(peer_policy), C(mode), C(scrub), C(peer_scrub), C(headroom), C(tailroom), C(prog_id),
+          C(peer_prog_id), C(prog_tag) and C(peer_prog_tag) as far as the device reports them.
       type: list
       elements: dict
       sample:
         - {name: pn5f4dcc3b5aa7, alias: podnet:site/pod1, primary: true, policy: drop, mode: l3, prog_id: 31}
 security:
-  description: What the kernel asks of modules.
+  description: The kernel's requirements for modules.
   returned: always
   type: dict
   contains:
-    secure_boot: {description: Whether the firmware booted with Secure Boot., type: bool}
-    lockdown: {description: "V(none), V(integrity) or V(confidentiality).", type: str}
-    signature_required: {description: Whether unsigned modules are refused., type: bool}
-    certificate: {description: "The certificate, where signatures are required.", type: str}
-    key_enrolled: {description: "Whether the firmware knows it; null where none is required.", type: bool}
+    secure_boot: {description: Whether Secure Boot is enabled., type: bool}
+    lockdown: {description: "Lockdown mode, V(none), V(integrity) or V(confidentiality).", type: str}
+    signature_required: {description: Whether the kernel rejects unsigned modules., type: bool}
+    certificate: {description: "The certificate, if signatures are required.", type: str}
+    key_enrolled:
+      description: Whether the certificate is enrolled in the firmware; null if no signature is required.
+      type: bool
 bootloader:
-  description: What writes the boot arguments, V(grubby), V(grub), V(systemd-boot) or V(none).
+  description: The tool that manages kernel arguments, V(grubby), V(grub), V(systemd-boot) or V(none).
   returned: always
   type: str
 nics:
-  description: Interfaces with hardware behind them, those in O(uplinks), and those with a default route.
+  description: Hardware interfaces, the interfaces in O(uplinks), and interfaces with a default route.
   returned: always
   type: list
   elements: dict
   contains:
     name: {description: Name of the interface., type: str}
-    driver: {description: Its kernel driver; empty without hardware., type: str}
-    mac: {description: Its MAC address., type: str}
+    driver: {description: Name of the kernel driver; empty for interfaces without hardware., type: str}
+    mac: {description: MAC address., type: str}
     mtu: {description: MTU in bytes., type: int}
-    speed: {description: Speed in Mbit/s; -1 where unknown., type: int}
-    carrier: {description: Whether the link is up., type: bool}
-    pci: {description: Its PCI address; empty where it is on no PCI bus., type: str}
-    default_route: {description: "Whether a default route, IPv4 or IPv6, leaves by it.", type: bool}
-    virtual_functions: {description: SR-IOV functions made of it., type: int}
-    gso_max_size: {description: Largest packet that it segments itself., type: int}
-    gso_ipv4: {description: Whether there is a limit of its own for IPv4 (BIG TCP)., type: bool}
-    header_split: {description: Ways of splitting headers that it has now., type: list, elements: str}
-    rings: {description: Largest rings that it can have; empty where it has none to set., type: dict}
+    speed: {description: Speed in Mbit/s; -1 if unknown., type: int}
+    carrier: {description: Whether the interface has a carrier., type: bool}
+    pci: {description: PCI address; empty if the interface is not on a PCI bus., type: str}
+    default_route: {description: "Whether the interface carries an IPv4 or IPv6 default route.", type: bool}
+    virtual_functions: {description: Number of SR-IOV virtual functions., type: int}
+    gso_max_size: {description: Maximum of the interface's C(gso_max_size) in bytes., type: int}
+    gso_ipv4: {description: Whether the interface has separate limits for IPv4 BIG TCP., type: bool}
+    header_split:
+      description: Values of O(podnet.datapath.nic_tuning#module:nics[].header_split) that are supported now.
+      type: list
+      elements: str
+    rings: {description: Maximum ring sizes; empty if they cannot be set., type: dict}
 vfio:
-  description: PCI addresses of the devices that VFIO has taken.
+  description: PCI addresses of the devices that are bound to the vfio-pci driver.
   returned: always
   type: list
   elements: str
 cilium:
-  description: Traces of a Cilium that owns the datapath of this node.
+  description: Evidence that Cilium manages the datapath of this node; empty if there is none.
   returned: always
   type: list
   elements: str
@@ -236,11 +243,11 @@ coexistence:
   type: dict
   contains:
     cni:
-      description: The CNI configurations, in their order, with C(file), C(name) and C(plugins).
+      description: CNI configurations in their order of precedence, each with C(file), C(name) and C(plugins).
       type: list
       elements: dict
-    vm_runtimes: {description: Runtimes of virtual machines., type: list, elements: str}
-    tuners: {description: Programs and files that set sysctls or NICs as well., type: list, elements: str}
+    vm_runtimes: {description: Virtual machine runtimes., type: list, elements: str}
+    tuners: {description: Programs and files that set sysctls or NIC settings., type: list, elements: str}
 """
 
 from typing import Any

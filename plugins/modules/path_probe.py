@@ -7,95 +7,96 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: path_probe
-short_description: Send packets between Pods and see whether the host's upper stack saw them
+short_description: Test the paths between Pods, and whether they bypass the upper stack
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Sends bursts of ICMP echo requests from network namespaces of a node, and TCP streams between two of them,
-    and reports what came back.
-  - Reads the IP counters of the host before and after. Where Pods use BPF host routing, the upper stack
-    forwards none of their packets.
-  - Never changes the node.
+  - Sends bursts of ICMP echo requests from network namespaces of a node and TCP streams between two of them,
+    and returns the results.
+  - Reads the IP counters of the host before and after. If Pods use BPF host routing, the upper stack forwards
+    none of their packets.
 extends_documentation_fragment: [podnet.datapath.attributes.info]
 options:
   probes:
-    description: Bursts of echo requests, sent one burst after the other.
+    description: Bursts of ICMP echo requests, sent one after the other.
     type: list
     elements: dict
     default: []
     suboptions:
       netns:
-        description: Name of the network namespace to send from. The host's own if left out.
+        description: Name of the network namespace to send from. The default is the host's namespace.
         type: str
       to:
-        description: IPv4 or IPv6 address to send to.
+        description: IPv4 or IPv6 address of the destination.
         type: str
         required: true
       count:
-        description: Packets in the burst.
+        description: Number of packets in the burst.
         type: int
         default: 200
       size:
         description:
-          - Bytes of the whole IP packet, headers included. A size of 8264 tests a path of that MTU.
-          - All packets carry the "don't fragment" flag.
+          - Size of the IP packet in bytes, headers included. A size of 8264 tests a path of that MTU.
+          - The packets have the DF flag set.
         type: int
         default: 84
       timeout:
-        description: Seconds to wait for answers after the last packet.
+        description: Seconds to wait for replies after the last packet.
         type: float
         default: 2
   streams:
     description:
-      - TCP transfers between two namespaces of this node, one after the other. The bytes are compared.
+      - TCP transfers between two namespaces of this node, one after the other. The received data is compared
+        with the sent data.
     type: list
     elements: dict
     default: []
     suboptions:
       from_netns:
-        description: Name of the sender's network namespace. The host's own if left out.
+        description: Name of the sender's network namespace. The default is the host's namespace.
         type: str
       to_netns:
-        description: Name of the receiver's network namespace. The host's own if left out.
+        description: Name of the receiver's network namespace. The default is the host's namespace.
         type: str
       to:
-        description: Address of the receiver.
+        description: IPv4 or IPv6 address of the receiver.
         type: str
         required: true
       optional:
-        description: Leave it out, with a warning, where one of the namespaces is not there.
+        description: Whether to skip the stream with a warning if one of the namespaces does not exist.
         type: bool
         default: false
       bytes:
-        description: Bytes to send.
+        description: Number of bytes to send.
         type: int
         default: 16777216
       timeout:
-        description: Seconds that the transfer may take.
+        description: Maximum duration of the transfer in seconds.
         type: float
         default: 60
   max_loss:
-    description: Fail where a burst loses more than this many per cent. V(100) only looks.
+    description: Maximum packet loss of each burst in percent. With V(100), loss is only reported.
     type: float
     default: 0
   host_counters:
-    description: Return what the host's IP layer counted while the packets were under way.
+    description: Whether to return RV(host_counters).
     type: bool
     default: true
   expect_bypass:
     description:
-      - Fail where the host's upper stack forwarded more than O(max_forwarded) packets meanwhile.
-      - The host's other forwarded traffic counts as well, so on a busy node raise O(max_forwarded).
+      - Whether to fail if the upper stack of the host forwards more than O(max_forwarded) packets during the
+        test.
+      - Other traffic that the host forwards counts, too. Raise O(max_forwarded) on a busy node.
     type: bool
     default: false
   max_forwarded:
-    description: Packets that the upper stack may forward while the bursts run. Used with O(expect_bypass).
+    description: Maximum number of packets that the upper stack may forward. Used with O(expect_bypass).
     type: int
     default: 0
 """
 
 EXAMPLES = r"""
-- name: Pods reach each other, locally and across the wire, past the upper stack
+- name: Check that Pods reach each other locally and across the wire, bypassing the upper stack
   podnet.datapath.path_probe:
     probes:
       - {netns: pod1, to: 10.31.1.12}
@@ -105,13 +106,13 @@ EXAMPLES = r"""
       - {from_netns: pod1, to_netns: pod2, to: 10.31.1.12}
     expect_bypass: true
 
-- name: Packets of 8264 bytes pass unfragmented
+- name: Check that packets of 8264 bytes pass without fragmentation
   podnet.datapath.path_probe:
     probes:
       - {netns: pod1, to: 10.31.2.11, size: 8264, count: 3}
       - {netns: pod1, to: "fd31:2::11", size: 8264, count: 3}
 
-- name: See what is lost, without failing
+- name: Measure the packet loss without failing
   podnet.datapath.path_probe:
     probes:
       - {to: 172.31.0.2, count: 1000}
@@ -120,80 +121,80 @@ EXAMPLES = r"""
 
 RETURN = r"""
 probes:
-  description: A result for each burst, in the order given.
-  returned: always, also on failure once the bursts ran
+  description: Results of the bursts, in the order of O(probes).
+  returned: always; on failure, if the bursts completed
   type: list
   elements: dict
   contains:
     netns:
-      description: Namespace sent from, or none for the host's own.
+      description: Network namespace of the sender; null for the host's namespace.
       type: str
     to:
-      description: Address sent to.
+      description: Destination address.
       type: str
     size:
-      description: Bytes of each packet.
+      description: Size of each packet in bytes.
       type: int
     sent:
-      description: Packets sent.
+      description: Number of packets sent.
       type: int
     received:
-      description: Answers that came back with the same bytes.
+      description: Number of replies with unchanged payload.
       type: int
     loss:
-      description: Per cent that did not come back.
+      description: Packet loss in percent.
       type: float
     rtt:
-      description: Smallest (C(min)), mean (C(avg)) and largest (C(max)) round-trip time in milliseconds.
+      description: Minimum (C(min)), mean (C(avg)) and maximum (C(max)) round-trip time in milliseconds.
       type: dict
     ttl:
-      description: TTL of the last answer, 64 less one for each router. IPv4 only.
+      description: TTL of the last reply, 64 minus the number of routers. IPv4 only.
       type: int
     path_mtu:
-      description: MTU of the path as the sending kernel knows it.
+      description: Path MTU in bytes, as known to the sending kernel.
       type: int
     errors:
-      description: What the kernel reported on the way, each kind once.
+      description: Errors that the kernel reported, without duplicates.
       type: list
       elements: str
   sample:
     - {netns: pod1, to: 10.31.2.11, size: 84, sent: 200, received: 200, loss: 0.0,
        rtt: {min: 0.31, avg: 0.44, max: 1.9}, ttl: 62, path_mtu: 8264, errors: []}
 streams:
-  description: A result for each stream, in the order given.
-  returned: always, also on failure once the streams ran
+  description: Results of the streams, in the order of O(streams).
+  returned: always; on failure, if the streams completed
   type: list
   elements: dict
   contains:
     from_netns:
-      description: Namespace of the sender.
+      description: Network namespace of the sender; null for the host's namespace.
       type: str
     to_netns:
-      description: Namespace of the receiver.
+      description: Network namespace of the receiver; null for the host's namespace.
       type: str
     to:
       description: Address of the receiver.
       type: str
     bytes:
-      description: Bytes sent and compared.
+      description: Number of bytes transferred and compared.
       type: int
     seconds:
-      description: Time it took.
+      description: Duration in seconds.
       type: float
     mbits:
-      description: Speed in megabits a second, as seen by Python; no benchmark.
+      description: Throughput of this Python implementation in Mbit/s. Not suited as a benchmark.
       type: float
     window_scale:
       description: TCP window scale that the receiver announced.
       type: int
     mss:
-      description: Bytes in a full segment of the sender.
+      description: MSS of the sender in bytes.
       type: int
 host_counters:
   description:
-    - What the host's IP layer counted from the first packet to the last.
-    - The host's own traffic, SSH too, is counted in C(in_receives).
-    - IPv6 is counted by interface as well; interfaces that counted nothing are left out.
+    - Increase of the host's IP counters during the test.
+    - C(in_receives) includes the traffic of the host itself, for example SSH.
+    - For IPv6, C(interfaces) contains the counters of each interface that counted packets.
   returned: when O(host_counters) or O(expect_bypass) is true
   type: dict
   sample:

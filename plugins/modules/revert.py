@@ -7,90 +7,78 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: revert
-short_description: Put back what this collection changed on a node, as its journal has it
+short_description: Restore the settings that a node had before this collection changed them
 version_added: 0.1.0
-extends_documentation_fragment: [podnet.datapath.confirm]
 author: podnet.datapath contributors (@podnet)
 description:
   - M(podnet.datapath.sysctl_zc), M(podnet.datapath.nic_tuning), M(podnet.datapath.boot_args) and
-    M(podnet.datapath.bpf_attach) write what they change, and what it was before, into
-    C(/var/lib/podnet-datapath/journal.jsonl). This module gives every sysctl, NIC setting, boot argument and
-    file in it its former value, or takes the file away, and programs with their pins, too.
-  - What is as it was already is left so. What is neither as it was nor as this collection left it has been
-    changed by somebody else, is left alone, and is a warning.
-  - Pods that ended and NICs that are gone need nothing.
-  - With nothing left to put back, the journal is put away as C(journal-<time>.jsonl).
-attributes:
-  check_mode:
-    description: Can run in check mode and tells what would be put back.
-    support: full
-  diff_mode:
-    description: Shows what is put back.
-    support: full
-  idempotent:
-    description: Running it twice changes nothing the second time.
-    support: full
+    M(podnet.datapath.bpf_attach) record every change with its former value in the journal
+    C(/var/lib/podnet-datapath/journal.jsonl). This module restores the former values of all recorded sysctls,
+    NIC settings, boot arguments, files, and BPF programs with their pins. Files that did not exist before are
+    removed.
+  - Settings that already have their former value are skipped. Settings that others changed after the last run
+    of this collection are left unchanged, with a warning.
+  - Pods and NICs that no longer exist are skipped.
+  - When nothing remains to restore, the journal is archived as C(journal-<time>.jsonl).
+  - O(confirm_timeout) requires O(subsystems=[nics]). If the change is not confirmed, the node restores the
+    settings of this collection.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
+  - podnet.datapath.confirm
 options:
   subsystems:
-    description: What is put back.
+    description: Subsystems to restore.
     type: list
     elements: str
     choices: [programs, nics, boot_args, sysctls]
     default: [programs, nics, boot_args, sysctls]
   force:
-    description: Whether what somebody else changed since is put back, too.
+    description: Whether to restore settings even if others have changed them since.
     type: bool
     default: false
-  confirm_timeout:
-    description:
-      - Seconds within which M(podnet.datapath.checkpoint) has to confirm that NICs were put back. Otherwise
-        the node takes that back by itself, and is as this collection left it. V(0) needs no confirmation.
-      - For O(subsystems=[nics]) alone. Counts where there is something to put back; RV(checkpoint) is what to
-        confirm then.
-    type: int
-    default: 0
-seealso:
-  - module: podnet.datapath.checkpoint
 """
 
 EXAMPLES = r"""
-- name: Look what would be put back
+- name: Show what would be restored
   podnet.datapath.revert:
   become: true
   check_mode: true
   diff: true
 
-- name: Give NICs their former settings, now and at the next boot
+- name: Restore the former NIC settings, and roll back unless confirmed within two minutes
   podnet.datapath.revert:
     subsystems: [nics]
     confirm_timeout: 120
   become: true
-  register: put_back
+  register: reverted
 
-- name: Keep that, over a connection that shows that the node is still there
+- name: Close the connection, so that the next task opens a new one
+  ansible.builtin.meta: reset_connection
+
+- name: Confirm the restored NIC settings
   podnet.datapath.checkpoint:
-    name: "{{ put_back.checkpoint }}"
+    name: "{{ reverted.checkpoint }}"
     state: confirmed
   become: true
-  when: put_back.checkpoint | length > 0
+  when: reverted.checkpoint | length > 0
 """
 
 RETURN = r"""
 changes:
-  description: What was, or in check mode would be, put back.
+  description: The restored settings, in check mode the planned ones.
   returned: success
   type: list
   elements: dict
   contains:
     subsystem: {description: One of O(subsystems)., type: str}
     scope:
-      description: NIC, network namespace or pin folder that the setting belongs to; empty for the node.
+      description: NIC, network namespace or pin directory of the setting; empty for the node.
       type: str
-    name: {description: "The setting, or the path of the file.", type: str}
-    before: {description: What it was until now., type: raw}
-    after: {description: What it is again., type: raw}
+    name: {description: "Name of the setting, or path of the file.", type: str}
+    before: {description: Value before this call., type: raw}
+    after: {description: Restored value., type: raw}
 drift:
-  description: What was left alone, as somebody else changed it.
+  description: Settings that others changed and that were left unchanged.
   returned: success
   type: list
   elements: dict
@@ -102,11 +90,11 @@ drift:
     applied: {description: Value that this collection applied., type: raw}
     original: {description: Value before this collection changed it., type: raw}
 archived:
-  description: Where the journal lies now that nothing is left to put back; empty otherwise.
+  description: Path of the archived journal; empty if it was not archived.
   returned: success
   type: str
 checkpoint:
-  description: The name of what is to be confirmed, empty where nothing is.
+  description: Name of the checkpoint to confirm; empty if none was created.
   returned: success
   type: str
 """

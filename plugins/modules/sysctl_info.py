@@ -7,89 +7,97 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sysctl_info
-short_description: Tell what sysctls are, on a node and in its Pods, and who sets them
+short_description: Gather sysctls of a node and its Pods
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Reads sysctls of a node and of its Pods' network namespaces, and tells which of them each namespace has
-    for itself, what a new one begins with, and who sets them.
-  - Tells which TCP window scale the kernel picks there for new connections, and what open ones announce.
-  - Never changes the node.
-extends_documentation_fragment: [podnet.datapath.attributes.info]
+  - Returns sysctls of a node and of its Pods' network namespaces, whether each sysctl is per network
+    namespace, its value in a new namespace, and what else sets it.
+  - Returns the TCP window scale that the kernel selects for new connections, and the window scales of open
+    connections.
+extends_documentation_fragment:
+  - podnet.datapath.attributes.info
+  - podnet.datapath.tuning
 options:
   sysctls:
-    description: Keys, written as for M(podnet.datapath.sysctl_zc).
+    description: Sysctl names, in the notation of O(podnet.datapath.sysctl_zc#module:sysctls).
     type: list
     elements: str
     default: [net.core.rmem_max, net.core.optmem_max, net.ipv4.tcp_rmem, net.ipv4.tcp_wmem]
   pods:
-    description: Which Pods' network namespaces to look into; none if left out.
+    description: Pods whose network namespaces are queried. The default is none.
     type: dict
     suboptions:
       select:
-        description: As O(podnet.datapath.sysctl_zc#module:pods.select).
+        description: Which namespaces to select, as in O(podnet.datapath.sysctl_zc#module:pods.select).
         type: str
         choices: [managed, all, named]
         default: all
       names:
-        description: Names in C(/run/netns), or paths of network namespaces, for O(pods.select=named).
+        description: Names in C(/run/netns) or paths of network namespaces, for O(pods.select=named).
         type: list
         elements: str
         default: []
       except:
-        description: Names or paths that are left alone.
+        description: Names or paths of namespaces to exclude.
         type: list
         elements: str
         default: []
-seealso:
-  - name: Tuning
-    description: What is tuned, to which values, and why.
-    link: https://github.com/podnet/datapath/tree/main/docs/tuning.md
 """
 
 EXAMPLES = r"""
-- name: Which Pods still have a small window?
+- name: Gather sysctls and TCP window scales of all Pods
   podnet.datapath.sysctl_info:
     pods: {select: all}
   become: true
   register: tcp
 
-- name: Name them
+- name: Show the Pods whose new connections do not use a window scale of 12
   ansible.builtin.debug:
     msg: "{{ tcp.windows | selectattr('window_scale', 'ne', 12) | map(attribute='netns') }}"
 """
 
 RETURN = r"""
 sysctls:
-  description: What is known of each key, in the order given.
+  description: The sysctls, in the order of O(sysctls).
   returned: success
   type: list
   elements: dict
   contains:
-    key: {description: The key., type: str}
-    value: {description: Its value on the node., type: str}
-    scope: {description: "V(namespace) if each network namespace has its own, else V(node).", type: str}
-    new_namespace: {description: What a network namespace made now begins with., type: str}
-    pods: {description: Its value in each Pod., type: dict}
+    key: {description: Name of the sysctl., type: str}
+    value: {description: Value on the node., type: str}
+    scope: {description: "V(namespace) if the sysctl is per network namespace, otherwise V(node).", type: str}
+    new_namespace:
+      description: Value in a new network namespace; null if the sysctl is not per namespace.
+      type: str
+    pods: {description: Value in each Pod., type: dict}
     other_writers:
-      description: Who sets it to another value, as RV(podnet.datapath.sysctl_zc#module:other_writers).
+      description:
+        - Other sources that set the sysctl to another value, as
+          RV(podnet.datapath.sysctl_zc#module:other_writers).
       type: list
       elements: dict
-    without_effect: {description: "Why it does nothing in newer kernels, if so.", type: str}
+    without_effect:
+      description: Why the sysctl has no effect in newer kernels; empty if it has.
+      type: str
 windows:
-  description: The TCP windows of the node, whose name is empty, and of each Pod.
+  description: TCP window scaling of the node and of each Pod.
   returned: success
   type: list
   elements: dict
   contains:
-    netns: {description: The Pod., type: str}
-    window_scale: {description: What new connections announce; none if scaling is off., type: int}
+    netns: {description: Name of the Pod; empty for the node., type: str}
+    window_scale:
+      description: Window scale that new connections announce; null if window scaling is disabled.
+      type: int
     connections:
-      description: Open connections by the scale they announce, none for those that agreed on none.
+      description:
+        - Open connections, grouped by the window scale that they announce. The scale is null for connections
+          that did not negotiate one. The list is null if the kernel cannot list connections.
       type: list
       elements: dict
 pods_skipped:
-  description: As RV(podnet.datapath.sysctl_zc#module:pods_skipped).
+  description: Namespaces that were not queried, as RV(podnet.datapath.sysctl_zc#module:pods_skipped).
   returned: success
   type: dict
 """

@@ -7,114 +7,111 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sysctl_zc
-short_description: Set a batch of sysctls, running and at boot, and the TCP window scale
+short_description: Set sysctls and the TCP window scale, now and at boot
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Brings all given sysctls to their values in one call, reads them back, and keeps them for the next boot in
-    one file of C(sysctl.d).
-  - Solves C(net.ipv4.tcp_rmem) and C(net.ipv4.tcp_wmem) for a wanted TCP window scale.
-  - Unknown and read-only keys are refused before the first change. Where the kernel refuses a value midway,
-    or makes it another one, everything written before has its former value again, and the module fails.
-  - Does the same in the network namespaces of Pods that already run, if O(pods) is given. Such a namespace
-    took its values when it was made, so what is set on the node later does not reach it.
-  - Which keys a network namespace has for itself, and what it begins with, is looked up in the running
-    kernel.
-  - Writes below C(/proc/sys) as this process sees it. Keys that each network namespace has for itself are
-    those of the namespace that the module runs in.
+  - Brings all given sysctls to the requested values in one call, verifies them by reading back, and stores
+    them for the next boot in one C(sysctl.d) file.
+  - Computes C(net.ipv4.tcp_rmem) and C(net.ipv4.tcp_wmem) from a requested TCP window scale.
+  - Unknown and read-only sysctls are rejected before anything changes. If the kernel later rejects or clamps
+    a value, all former values are restored and the module fails.
+  - With O(pods), the module also sets sysctls in the network namespaces of running Pods. A namespace gets its
+    values at creation, so later changes on the node do not affect it.
+  - The module probes the running kernel to find out which sysctls are per network namespace and which values
+    a new namespace has.
+  - Sysctls of the node are those in the C(/proc/sys) of the module's process. Sysctls that are per network
+    namespace are set in the namespace in which the module runs.
+extends_documentation_fragment:
+  - podnet.datapath.attributes
+  - podnet.datapath.tuning
 attributes:
   check_mode:
-    description: Can run in check mode and tells what would change. What the kernel clamps, only a run shows.
-    support: full
+    details:
+      - Values that the kernel clamps are only detected when they are written.
   diff_mode:
-    description: Shows the running values that change, and the file.
-    support: full
-  idempotent:
-    description: Running it twice changes nothing the second time.
-    support: full
+    description: Returns the running values that change, and the file.
 options:
   sysctls:
     description:
-      - Values by key. A key is written with dots or with slashes, as in sysctl.d(5).
-      - Where the name of an interface has a dot, write C(net.ipv4.conf.eth0/100.forwarding) or
+      - Values by sysctl name. Names use dots or slashes as separators, as in sysctl.d(5).
+      - If an interface name contains a dot, write C(net.ipv4.conf.eth0/100.forwarding) or
         C(net/ipv4/conf/eth0.100/forwarding).
-      - Values of several numbers are strings; blanks between them do not matter. V(true) is 1, V(false) is 0.
-      - Keys are written in an order in which C(conf.all) and C(conf.default) do not undo what is asked for an
-        interface.
+      - Write values of several numbers as a string separated by whitespace. V(true) means 1, V(false) means
+        0.
+      - The values are written in an order in which C(conf.all) and C(conf.default) do not override values of
+        single interfaces.
     type: dict
     default: {}
   window_scale:
     description:
-      - The TCP window scale that the kernel is to announce for new connections, V(0) to V(14). V(12) keeps
-        the receive window a multiple of 4096 bytes, as TCP zero-copy needs it.
-      - Chooses the last number of C(net.ipv4.tcp_rmem), the smallest that gives the scale unless the present
-        one gives it as well, and raises that of C(net.ipv4.tcp_wmem) to it. The other numbers stay. Sets
-        C(net.ipv4.tcp_window_scaling) to 1.
-      - C(net.core.rmem_max) is left alone, since other programs rely on it. Where it is so large that it
-        alone gives a larger scale, the module fails unless O(sysctls) sets it.
-      - Keys given in O(sysctls) are used as they are; the module fails where they give another scale.
+      - TCP window scale for the kernel to announce in new connections, V(0) to V(14). With V(12), the receive
+        window is a multiple of 4096 bytes, which TCP zero-copy requires.
+      - Sets the maximum (last number) of C(net.ipv4.tcp_rmem) to the smallest value that results in this
+        scale, unless the current value does so already. Raises the maximum of C(net.ipv4.tcp_wmem) to the
+        same value. The other numbers are not changed. Sets C(net.ipv4.tcp_window_scaling) to 1.
+      - Does not change C(net.core.rmem_max), because other programs rely on it. If its value alone results in
+        a larger scale, the module fails unless O(sysctls) sets it.
+      - Values in O(sysctls) take precedence. The module fails if they result in another scale.
     type: int
   pods:
     description:
-      - Has the network namespaces of running Pods tuned as well, by O(window_scale) and O(pods.sysctls).
+      - Running Pods in whose network namespaces O(window_scale) and O(pods.sysctls) are set, too.
       - Namespaces are found by their names in C(/run/netns) and C(/run/docker/netns), and by the processes in
         them.
-      - Nothing of this persists over a boot. RV(new_pod_defaults) lists the values that a
-        Pod that starts later does not have by itself.
+      - These values do not persist across a reboot or a restart of the Pod. RV(new_pod_defaults) lists the
+        values that a new Pod does not get by itself.
     type: dict
     suboptions:
       select:
         description:
-          - V(managed) are the namespaces that M(podnet.datapath.meta_device) made.
-          - V(all) are those that have an interface besides the loopback and belong to the node's user
-            namespace. Neither a service with C(PrivateNetwork=) nor a rootless container is meant.
-          - V(named) are those in O(pods.names).
+          - V(managed) selects the namespaces that M(podnet.datapath.meta_device) created.
+          - V(all) selects all namespaces that have an interface besides the loopback device and belong to the
+            node's user namespace. This excludes services with C(PrivateNetwork=) and rootless containers.
+          - V(named) selects the namespaces in O(pods.names).
         type: str
         choices: [managed, all, named]
         default: managed
       names:
-        description: Names in C(/run/netns), or paths of network namespaces, for O(pods.select=named).
+        description: Names in C(/run/netns) or paths of network namespaces, for O(pods.select=named).
         type: list
         elements: str
         default: []
       except:
         description:
-          - Names or paths that are left alone, such as those of Pods that set the same keys in their
-            specification. One that does not exist does not matter.
+          - Names or paths of namespaces to exclude, for example of Pods that set the same sysctls in their
+            specification. Namespaces that do not exist are ignored.
         type: list
         elements: str
         default: []
       sysctls:
         description:
-          - Values by key, for each of these namespaces. A key that holds for the whole node in this kernel
-            must have the same value in O(sysctls); so C(net.core.optmem_max), which each namespace has
-            for itself in Linux 6.12 but not in 6.1, may be given in both.
+          - Values by sysctl name, for each selected namespace. If the running kernel has one value of a
+            sysctl for the whole node, O(sysctls) must set the same value. For example,
+            C(net.core.optmem_max) is per namespace in Linux 6.12 but not in 6.1, and can be given in both
+            options.
         type: dict
         default: {}
   file:
     description:
-      - Where the values are kept for the next boot. It holds exactly the keys of this call, those for
-        O(window_scale) included. The default sorts after what packages install.
-      - A file that this module did not write is not overwritten.
-      - An empty string keeps nothing for the next boot.
+      - File that stores the values for the next boot. It contains exactly the sysctls of this call, including
+        those for O(window_scale). The default name sorts after the files of packages.
+      - An existing file that this module did not write is not overwritten.
+      - With an empty string, nothing is stored for the next boot.
     type: str
     default: /etc/sysctl.d/zz-podnet.conf
   state:
     description:
       - V(present) sets the values and writes O(file).
-      - V(absent) removes O(file). The running values stay until the next boot, and the other options do not
-        matter.
+      - V(absent) removes O(file) and ignores the other options. The running values remain until the next
+        boot.
     type: str
     choices: [present, absent]
     default: present
-seealso:
-  - name: Tuning
-    description: What is tuned, to which values, and why.
-    link: https://github.com/podnet/datapath/tree/main/docs/tuning.md
 """
 
 EXAMPLES = r"""
-- name: Forward, and announce a window scale of 12
+- name: Enable forwarding, and announce a window scale of 12
   podnet.datapath.sysctl_zc:
     sysctls:
       net.ipv4.conf.all.forwarding: 1
@@ -123,7 +120,7 @@ EXAMPLES = r"""
     window_scale: 12
   become: true
 
-- name: Reach the Pods that run, too
+- name: Set the same values in running Pods
   podnet.datapath.sysctl_zc:
     sysctls:
       net.core.optmem_max: 1048576
@@ -135,22 +132,23 @@ EXAMPLES = r"""
         net.core.optmem_max: 1048576
   become: true
 
-- name: The talk's values in full; 64 MiB for every new socket is much on a node with many of them
+- name: Set the values of the talk
   podnet.datapath.sysctl_zc:
     sysctls:
+      # 64 MiB is the initial buffer of every new socket; mind nodes with many sockets
       net.ipv4.tcp_rmem: 4096 67108864 134217728
       net.ipv4.tcp_wmem: 4096 67108864 134217728
     window_scale: 12
   become: true
 
-- name: An interface with a dot in its name, until the next boot only
+- name: Disable forwarding on an interface with a dot in its name, until the next boot
   podnet.datapath.sysctl_zc:
     sysctls:
       net/ipv4/conf/eth0.100/forwarding: 0
     file: ""
   become: true
 
-- name: Keep nothing for the next boot; what runs stays
+- name: Remove the file, and keep the running values
   podnet.datapath.sysctl_zc:
     state: absent
   become: true
@@ -158,69 +156,69 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changes:
-  description: What was, or in check mode would be, written.
+  description: The changes, in check mode the planned ones.
   returned: success
   type: list
   elements: dict
   contains:
-    name: {description: The key., type: str}
-    before: {description: Its value before., type: str}
-    after: {description: Its value after., type: str}
+    name: {description: Name of the sysctl., type: str}
+    before: {description: Former value., type: str}
+    after: {description: New value., type: str}
   sample:
     - {name: net.core.optmem_max, before: "20480", after: "1048576"}
 values:
-  description: Every key of this call with its value, those for O(window_scale) included.
+  description: All sysctls of this call with their values, including those for O(window_scale).
   returned: success
   type: dict
   sample: {net.ipv4.tcp_rmem: 4096 131072 134217728}
 pods:
-  description: What was, or in check mode would be, done to each Pod's network namespace.
+  description: Result for each Pod's network namespace. In check mode, the planned changes.
   returned: success
   type: list
   elements: dict
   contains:
-    netns: {description: "Its name, its path, or a process in it.", type: str}
+    netns: {description: "Name or path of the namespace, or a process in it.", type: str}
     changes: {description: As RV(changes)., type: list, elements: dict}
     values: {description: As RV(values)., type: dict}
 pods_skipped:
-  description: Namespaces that O(pods.select) would mean, each with the reason why it was left alone.
+  description: Namespaces that match O(pods.select) but were skipped, each with the reason.
   returned: success
   type: dict
   sample: {process 812 (chronyd): has no interface but the loopback}
 new_pod_defaults:
   description:
-    - Keys of RV(pods) that a network namespace made now would begin with other values of, which are given.
-      Pods made later need this module again, or a CNI plugin that sets them.
+    - The sysctls in RV(pods) whose value in a new network namespace differs from the requested one, with the
+      value in a new namespace. For Pods that are created later, run this module again or use a CNI plugin
+      that sets the values.
   returned: success
   type: dict
   sample: {net.core.optmem_max: "131072"}
 connections:
   description:
-    - TCP connections that announce another scale than O(window_scale). A connection keeps the scale that it
-      began with, so these have it until they are made anew. A socket with a receive buffer of its own has a
-      smaller one.
+    - TCP connections that announce a window scale other than O(window_scale). A connection keeps its scale
+      until it is closed. A socket with its own receive buffer size has a smaller scale.
   returned: success
   type: list
   elements: dict
   contains:
-    netns: {description: "As RV(pods[].netns), empty for the node.", type: str}
-    scale: {description: "The scale.", type: int}
-    count: {description: How many there are., type: int}
-    examples: {description: "Local and remote end of some.", type: list, elements: str}
+    netns: {description: "As RV(pods[].netns); empty for the node.", type: str}
+    scale: {description: Window scale., type: int}
+    count: {description: Number of connections., type: int}
+    examples: {description: Local and remote addresses of some connections., type: list, elements: str}
 other_writers:
   description:
-    - Who else sets the same keys to other values. These are files that are read at boot and
-      C(/etc/sysctl.conf), TuneD's active profile, and cilium-agent where Cilium runs.
-    - One that comes after O(file), and so undoes it, is a warning as well.
+    - Other sources that set the same sysctls to other values. These are files that are read at boot,
+      C(/etc/sysctl.conf), the active profile of TuneD, and cilium-agent if Cilium runs.
+    - The module warns about each source that takes effect after O(file).
   returned: success
   type: list
   elements: dict
   contains:
-    by: {description: "V(sysctl.d), V(Cilium), V(cilium-agent), or TuneD's profile.", type: str}
-    file: {description: "The other file, if it is one.", type: str}
-    key: {description: The key., type: str}
-    value: {description: The value there., type: str}
-    wins: {description: "Whether it comes after O(file), or O(file) is empty.", type: bool}
+    by: {description: "V(sysctl.d), V(Cilium), V(cilium-agent), or the TuneD profile.", type: str}
+    file: {description: Path of the other file; empty if the source is not a file., type: str}
+    key: {description: Name of the sysctl., type: str}
+    value: {description: Value that the source sets., type: str}
+    wins: {description: "Whether the source takes effect after O(file), or O(file) is empty.", type: bool}
 """
 
 from ansible.module_utils.basic import AnsibleModule
