@@ -258,7 +258,7 @@ hooks: tools  ## Run the checks of make lint on every git commit
 clean: lab-down  ## Remove the lab and everything built from the cache
 	rm -rf --one-file-system $(PODNET_CACHE)
 
-help:  ## This list
+help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
 .PHONY: $(AS_ROOT) $(LINT) lab-up test-one test-unit env lint lock archive hooks sanity clean help
