@@ -32,7 +32,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath import a
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from tests.support.namespaces import Namespaces, command
-from tests.support.pod_nodes import NODES, Nodes, Pod
+from tests.support.pod_nodes import NODES, Devices, Nodes, Pod
 
 OBJECT = str(Path("datapath.o").resolve())
 PINS = "/sys/fs/bpf/podnet"
@@ -232,7 +232,7 @@ class Paced(Nodes):
     """Two nodes with meta Pods, one of which has a rate or an uplink that has one."""
 
     def __init__(self, namespaces: Namespaces) -> None:
-        super().__init__(namespaces, PACED, "meta")
+        super().__init__(namespaces, PACED, Devices("meta"))
         for node in NODES:
             with self.ns.inside(self.names[node]):
                 attach.present(f"{PINS}-{node}", OBJECT, {}, self.wishes(node))

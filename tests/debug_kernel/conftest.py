@@ -16,7 +16,7 @@ import pytest
 from lablib import common
 
 from tests.debug_kernel.debug_kernel import DebugKernel, debug_kernel
-from tests.debug_kernel.debug_run import KERNEL, MINUTES, SEED, UNFIT, Run
+from tests.debug_kernel.debug_run import EXCLUDED, KERNEL, MINUTES, SEED, Run
 from tests.driver import driver_checks
 from tests.support import guest_tree, node_checks
 from tests.support.checkout import DRIVER, SUPPORT
@@ -53,8 +53,8 @@ def booted(kernel: DebugKernel, folder: Path, title: str, seconds: float, *argum
             for line in kernel.boot(folder, *arguments, seconds=4 * seconds + 600):
                 copy.write(line)
         log = parse(file.read_text().splitlines())
-    said = [entry["end"] for entry in log.said if "end" in entry]
-    assert said == ["complete"], "\n".join([*said, f"the kernel's log: {file}"])
+    ends = [entry["end"] for entry in log.messages if "end" in entry]
+    assert ends == ["complete"], "\n".join([*ends, f"the kernel's log: {file}"])
     return log
 
 
@@ -65,7 +65,7 @@ def baseline(kernel: DebugKernel, folder: Path) -> Log:
 
 @pytest.fixture(scope="session")
 def driver_run(kernel: DebugKernel, folder: Path) -> Run:
-    checks = [name for name in driver_checks.CHECKS if name not in UNFIT]
+    checks = [name for name in driver_checks.CHECKS if name not in EXCLUDED]
     title = f"checks, then {MINUTES:g} min of random operations (seed {SEED})"
     log = booted(kernel, folder, title, 300 + 60 * MINUTES, "driver", str(SEED), str(MINUTES), *checks)
     results = node_checks.parse((folder / "checks").read_text())

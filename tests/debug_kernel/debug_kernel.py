@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Boots the debug kernel.
+"""Boot the debug kernel.
 
-User-Mode Linux is a process of this machine, as fast as its processor. Its root is the Debian root that it
-was built in, read-only; a folder with the module and the checks is at /mnt.
+User-Mode Linux runs as a process of this machine at native speed. Its root is the Debian root that it was
+built in, read-only; a folder with modules and checks is at /mnt.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MEMORY = "1280M"
 
 @dataclass(frozen=True)
 class DebugKernel:
-    """A root with a User-Mode Linux in /usr/src/build, where modules are built against it too."""
+    """A root with User-Mode Linux and its build tree in /usr/src/build."""
 
     root: Path
     release: str
 
     def boot(self, folder: Path, *arguments: str, seconds: float) -> Iterator[str]:
-        """Boot with ``folder`` at /mnt and its inside.py as init; yield the lines of the kernel's log."""
+        """Boot with ``folder`` at /mnt and inside.py as init; yield the lines of the kernel's log."""
         (folder / "arguments").write_text("\n".join(arguments))
         (folder / "randomness").write_bytes(os.urandom(512))
         enter = (
@@ -50,8 +50,8 @@ class DebugKernel:
                 "tests.debug_kernel.inside",
             ),
         ]
-        # Whatever ends this process ends the kernel; it is not the first process of its namespace, which
-        # signals of its own cannot end, as it wants after a panic.
+        # The end of this process ends the kernel. The kernel is not init of its PID namespace, because it
+        # ends itself by a signal after a panic, which an init ignores.
         isolate = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
         process = subprocess.Popen(
             [*isolate, "sh", "-c", enter, str(self.root), str(folder), *kernel],

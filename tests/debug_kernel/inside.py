@@ -1,11 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The init of the debug kernel. /mnt/arguments, a word a line, says what to do: ``detectors`` plants bugs,
+"""Init of the debug kernel. /mnt/arguments has its arguments, one per line: ``detectors`` plants bugs,
 ``driver SEED MINUTES CHECK...`` tests the driver.
 
-What it says goes to the kernel's log, so that it stands there in order with the kernel's reports. The folder
-of the host is written at /run/host.
+Its messages go to the kernel's log, so that they are in order with the kernel's reports. Results are written
+to the host's folder, mounted at /run/host.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ MOUNTS = (
     ("hostfs", "/run/host", "/mnt"),
 )
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
-YOUNG = 6  # seconds for which kmemleak takes no object for a leak, and one more
-SHOWN = 10  # leaks to show
+YOUNG = 6  # seconds: kmemleak ignores objects younger than 5 s
+SHOWN = 10  # leaks to log at most
 POWER_OFF = 0x4321FEDC  # linux/reboot.h
 RNDADDENTROPY = 0x40085203  # linux/random.h
-BUGS = ("leak", "rcu-usage", "refcount", "lock-order", "use-after-free")  # the last two end lockdep
+BUGS = ("leak", "rcu-usage", "refcount", "lock-order", "use-after-free")  # the last two disable lockdep
 
 
 def seed_random() -> None:
-    """Give the kernel randomness of the host's: it has no source of its own, and getrandom() would wait."""
+    """Credit the host's entropy: the kernel has no source, so getrandom() would block."""
     data = Path("/mnt/randomness").read_bytes()
     with Path("/dev/random").open("wb") as device:
         fcntl.ioctl(device, RNDADDENTROPY, struct.pack("=ii", 8 * len(data), len(data)) + data)
 
 
-def say(**facts: str) -> None:
+def log_message(**facts: str) -> None:
     Path("/dev/kmsg").write_text("podnet: " + json.dumps(facts))
 
 
 def begin(what: str) -> None:
-    say(begin=what)
+    log_message(begin=what)
 
 
 def show_leaks() -> None:
-    """Scan twice, as an object is a leak only if no scan finds it; put what was found into the log."""
+    """Scan twice, because an object can be missed by one scan; write the leaks to the kernel's log."""
     time.sleep(YOUNG)
     for dummy in range(2):
         KMEMLEAK.write_text("scan")
@@ -70,13 +70,13 @@ def show_leaks() -> None:
 
 
 def check_lockdep() -> None:
-    """Tell whether lockdep still runs: it ends with its first report, also one that nobody saw."""
+    """Log whether lockdep is still on: it turns itself off at its first report."""
     stats = Path("/proc/lockdep_stats").read_text()
-    say(lockdep="on" if re.search(r"debug_locks:\s+1\b", stats) else "off")
+    log_message(lockdep="on" if re.search(r"debug_locks:\s+1\b", stats) else "off")
 
 
 def detectors() -> None:
-    """Traffic over what is the kernel's own, then one bug of each kind."""
+    """Send traffic over the kernel's own devices, then plant one bug of each kind."""
     from tests.support import driver_node, driver_topology  # at import they need the mounts
 
     begin("traffic without the driver")
@@ -100,7 +100,7 @@ def detectors() -> None:
 
 
 def driver(seed: str, minutes: str, *checks: str) -> None:
-    """The functional checks, then random operations under traffic, then a look for leaks."""
+    """Run the checks, then random operations under traffic; log leaks after both."""
     begin("checks")
     with Path("/run/host/checks").open("w") as output:
         arguments = ["/mnt/meta.ko", "/mnt/driver.bpf.o", *checks]
@@ -113,7 +113,7 @@ def driver(seed: str, minutes: str, *checks: str) -> None:
         command = [sys.executable, "-m", "tests.debug_kernel.random_operations", seed, minutes]
         subprocess.run(command, stdout=output, check=True)
     begin("leaks after random operations")
-    show_leaks()  # while the names of the module's functions are known
+    show_leaks()  # while the module is loaded, so that its functions have names
     subprocess.run(["rmmod", "meta"], check=True)
     show_leaks()
     check_lockdep()
@@ -134,10 +134,10 @@ def main() -> None:
     try:
         what, *arguments = Path("/mnt/arguments").read_text().splitlines()
         {"detectors": detectors, "driver": driver}[what](*arguments)
-        say(end="complete")
+        log_message(end="complete")
     except BaseException:
         for line in traceback.format_exc().splitlines():
-            say(end=line[:700])
+            log_message(end=line[:700])
     libc.reboot(POWER_OFF)
 
 

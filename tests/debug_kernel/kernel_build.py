@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Builds the debug kernel: Debian's source as User-Mode Linux, with everything that finds bugs.
+"""Build the debug kernel: Debian's source as User-Mode Linux, with all bug detectors.
 
-Every change of this file or of ``config`` is another kernel.
+A change of this file or of ``config`` triggers a new build.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from lablib import common, debian, recipe
 
 CONFIG = Path(__file__).resolve().parent / "config"
 OPTIONAL = "# Optional"  # a kernel may lack the options after this line of the config
-# To build the kernel and modules, and what the checks run in it.
+# To build the kernel and modules, and to run the checks.
 PACKAGES = (
     *("bc", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "make", "xz-utils"),
     *("ethtool", "iproute2", "iputils-ping", "kmod", "libbpf1", "python3"),
 )
-# Modules that ask for pending softirqs want it; only this architecture does not export it.
+# local_softirq_pending() in modules needs this symbol, which only this architecture does not export.
 NOT_EXPORTED = "DEFINE_PER_CPU_SHARED_ALIGNED(irq_cpustat_t, irq_stat);\n"
 EXPORTED = "#include <linux/export.h>\nEXPORT_PER_CPU_SYMBOL(irq_stat);\n"
-# Modules are built against headers, scripts and symbols; the rest of the source is most of a gigabyte.
+# A module build needs headers, scripts and symbols only; these folders take most of a gigabyte.
 UNUSED_SOURCE = ("Documentation", "drivers", "fs", "net", "samples", "sound", "tools")
 
 
 def built_root(kernel: str) -> Path:
-    """Return the root of the debug kernel of one of the lab's kernels, built if the cache lacks it."""
+    """Return the root with the debug kernel of a lab kernel; build it unless it is cached."""
     common.require_root_and_commands()
     recipes = "".join(path.read_text() for path in (CONFIG, Path(__file__)))
     facts = json.dumps([kernel, recipes, recipe.KERNELS[kernel].suite])
@@ -83,8 +83,8 @@ def _build(kernel: str, root: Path) -> None:
 
 
 def _check_config(made: str) -> None:
-    """Raise where the kernel did not take an option that must be."""
+    """Raise LabError if the kernel did not accept a required option."""
     required = re.findall(r"^CONFIG_.*$", CONFIG.read_text().partition(OPTIONAL)[0], re.MULTILINE)
     missing = set(required).difference(made.splitlines())
     if missing:
-        raise common.LabError(f"{CONFIG}: this kernel does not take {', '.join(sorted(missing))}")
+        raise common.LabError(f"{CONFIG}: this kernel does not accept {', '.join(sorted(missing))}")

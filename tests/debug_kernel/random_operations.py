@@ -1,11 +1,13 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Random operations on the driver under traffic, in the debug kernel: ``random_operations.py SEED MINUTES``.
+"""Run random operations on the driver under traffic, in the debug kernel.
 
-Everything that a host or a Pod can do to a pair is done in an order that the seed decides, while every Pod
-sends UDP and TCP to every other. Each round ends with the module's removal, pairs, traffic and all. Prints a
-JSON object at the end; /run/host/operations has the operations as they are begun.
+usage: random_operations SEED MINUTES
+
+The seed determines the order of all operations that a host or a Pod can do with a pair, while all Pods
+exchange UDP and TCP. At the end of each round the module is removed under traffic. Prints a JSON object;
+/run/host/operations logs each operation at its start.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ from pathlib import Path
 
 from tests.support import driver_node as node
 from tests.support.driver_node import (
-    How,
+    Action,
     Meta,
     Namespace,
+    NetlinkError,
     Programs,
-    Refused,
     Rtnl,
     attribute,
     run,
@@ -40,14 +42,14 @@ from tests.support.driver_node import (
     u32,
 )
 
-ROUND = 30  # seconds from one removal of the module to the next
+ROUND = 30  # seconds between removals of the module
 PAIRS = 8
 PODS = [f"pod{number}" for number in range(1, 6)]
 WIRE, WIRE_6 = "10.9.1.2", "fd09:1::2"
 NO_SUCH_INDEX = 9999
 LOOPBACK = 1
 RTM_NEWADDR, RTM_NEWROUTE = 20, 24
-SET = 0x500  # NLM_F_CREATE | NLM_F_REPLACE: there may be one already
+SET = 0x500  # NLM_F_CREATE | NLM_F_REPLACE, because it may exist
 IFF_UP, IFF_PROMISC = 0x1, 0x100
 PINNED = "/sys/fs/bpf/random_operations_ingress"
 
@@ -65,13 +67,13 @@ def family(address: str) -> int:
 
 
 def traffic(namespace: Namespace, chance: random.Random) -> int:
-    """Start a process that sends and serves UDP and TCP in the namespace until it is killed."""
+    """Start a process that sends and serves UDP and TCP in the namespace; return its PID."""
     pid = os.fork()
     if pid:
         return pid
     try:
         with namespace.inside():
-            os.closerange(3, 1 << 12)  # other namespaces among them, which it would keep alive
+            os.closerange(3, 1 << 12)  # among them other namespaces, which would stay alive
             _send_and_serve(chance)
     finally:
         os._exit(1)
@@ -118,7 +120,7 @@ def _send_and_serve(chance: random.Random) -> None:
 
 @dataclass
 class Pair:
-    """A primary in the host's namespace and its peer in a Pod's; either may be gone by itself."""
+    """A primary in the host's namespace and its peer in a Pod's; either may be deleted by an operation."""
 
     name: str
     peer: str
@@ -127,7 +129,7 @@ class Pair:
 
 
 class Operations:
-    """The namespaces, and what is done to the pairs between them."""
+    """The namespaces, and the operations on pairs between them."""
 
     def __init__(self, programs: Programs, chance: random.Random) -> None:
         self.programs = programs
@@ -136,7 +138,7 @@ class Operations:
         self.pairs: list[Pair] = []
         self.namespaces: dict[str, Namespace] = {}
         self.processes: dict[str, int] = {}
-        self.told: set[tuple[str, int]] = set()
+        self.actions: set[tuple[str, int]] = set()
         for name in ("host", "far", *PODS):
             self._make_namespace(name)
         host, far = self.host, self.namespaces["far"]
@@ -156,7 +158,7 @@ class Operations:
             run("tc", "qdisc", "add", "dev", "wire", "clsact")
             run("tc", "filter", "add", "dev", "wire", "ingress", "bpf", "da", "pinned", PINNED)
         Path(PINNED).unlink()
-        programs.tell("ingress", self.wire, How.VERDICT, Meta.PASS)
+        programs.set_action("ingress", self.wire, Action.VERDICT, Meta.PASS)
         for name, namespace in (("host", host), ("far", far)):
             self.processes[name] = traffic(namespace, random.Random(chance.random()))
 
@@ -207,7 +209,7 @@ class Operations:
         rtnl.request(node.RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, index, flags, change))
 
     def _configure(self, pair: Pair) -> None:
-        """Bring both ends up, with the Pod's addresses and routes where it is in one."""
+        """Set both ends up; if the peer is in a Pod, add its addresses and routes."""
         self._set_flags(self.rtnl, pair.index, IFF_UP, IFF_UP)
         with Rtnl(self.namespaces[pair.pod]) as pod:
             index = pod.get(pair.peer).index
@@ -218,11 +220,11 @@ class Operations:
             self._route(pod, index, "0.0.0.0", "::")
         self._route(self.rtnl, pair.index, *addresses(pair.pod))
 
-    # The operations. One that is refused has had its effect on the kernel, too.
+    # Operations. A refused one tests the kernel as well.
 
     def create(self) -> None:
         if len(self.pairs) >= PAIRS:
-            return self.delete_by_the_host()
+            return self.delete_by_host()
         self.count += 1
         pod = self.chance.choice(PODS)
         pair = Pair(f"m{self.count}", f"e{self.count}", pod, 0)
@@ -240,21 +242,21 @@ class Operations:
         self.rtnl.create(pair.name, *data, peer=peer)
         pair.index = self.rtnl.get(pair.name).index
         self.pairs.append(pair)
-        self._tell("from_pod", pair.index)
-        self._tell("to_pod", pair.index)
+        self._set_action("from_pod", pair.index)
+        self._set_action("to_pod", pair.index)
         self._configure(pair)
         return None
 
-    def delete_by_the_host(self) -> None:
+    def delete_by_host(self) -> None:
         self.rtnl.delete(self._pair().name)
 
-    def delete_by_the_pod(self) -> None:
+    def delete_by_pod(self) -> None:
         pair = self._pair()
         with Rtnl(self.namespaces[pair.pod]) as pod:
             pod.delete(pair.peer)
 
-    def move_the_peer(self) -> None:
-        """To another Pod, or the host's own namespace."""
+    def move_peer(self) -> None:
+        """Move a peer to another Pod or to the host's namespace."""
         pair = self._pair()
         target = self.chance.choice([*PODS, "host"])
         with Rtnl(self.namespaces[pair.pod]) as pod:
@@ -263,7 +265,7 @@ class Operations:
         pair.pod = target
         self._configure(pair)
 
-    def move_the_primary_and_back(self) -> None:
+    def move_primary_and_back(self) -> None:
         pair = self._pair()
         far = self.namespaces["far"]
         self.rtnl.link_request(node.RTM_NEWLINK, 0, pair.name, s32(node.IFLA_NET_NS_FD, far.fd))
@@ -284,29 +286,33 @@ class Operations:
         kind = self.chance.choice((Meta.POLICY, Meta.PEER_POLICY))
         self.rtnl.change(self._pair().name, u32(kind, self.chance.choice((Meta.PASS, Meta.DROP))))
 
-    def _tell(self, program: str, index: int) -> None:
-        """Give a program another thing to do, with any target, also wrong ones."""
+    def _set_action(self, program: str, index: int) -> None:
+        """Set a random action of a program, with valid and invalid targets."""
         present = {pair.index for pair in self.pairs}
-        for name, other in [told for told in self.told if told[1] not in present | {index}]:
-            self.programs.untell(name, other)
-            self.told.discard((name, other))
-        how = self.chance.choice((*range(9), How.PEER, How.NEIGH, How.REDIRECT, How.VERDICT))
-        if how == How.VERDICT:
+        for name, other in [key for key in self.actions if key[1] not in present | {index}]:
+            self.programs.clear_action(name, other)
+            self.actions.discard((name, other))
+        action = self.chance.choice(
+            (*range(9), Action.REDIRECT_PEER, Action.REDIRECT_NEIGH, Action.REDIRECT, Action.VERDICT)
+        )
+        if action == Action.VERDICT:
             argument = self.chance.choice((Meta.PASS, Meta.PASS, Meta.DROP, -1, 5))
         else:
             argument = self.chance.choice((*present, self.wire, self.wire, NO_SUCH_INDEX, LOOPBACK))
-        self.programs.tell(program, index, how, argument, self.chance.choice(("", WIRE, WIRE_6)))
-        self.told.add((program, index))
+        self.programs.set_action(program, index, action, argument, self.chance.choice(("", WIRE, WIRE_6)))
+        self.actions.add((program, index))
 
-    def redirect_otherwise(self) -> None:
-        self._tell(self.chance.choice(("from_pod", "to_pod")), self._pair().index)
+    def change_action(self) -> None:
+        self._set_action(self.chance.choice(("from_pod", "to_pod")), self._pair().index)
 
-    def redirect_what_comes_by_wire(self) -> None:
-        how = self.chance.choice((How.PEER, How.REDIRECT, How.VERDICT))
-        self.programs.tell("ingress", self.wire, how, 0 if how == How.VERDICT else self._pair().index)
+    def change_wire_action(self) -> None:
+        action = self.chance.choice((Action.REDIRECT_PEER, Action.REDIRECT, Action.VERDICT))
+        self.programs.set_action(
+            "ingress", self.wire, action, 0 if action == Action.VERDICT else self._pair().index
+        )
 
     def change_flags(self) -> None:
-        """Of either end; it comes up again more often than down."""
+        """Change flags of either end; IFF_UP is set more often than cleared."""
         pair = self._pair()
         flag = self.chance.choice((IFF_UP, IFF_UP, IFF_PROMISC, node.IFF_NOARP))
         flags = flag if self.chance.random() < 0.6 else 0
@@ -322,11 +328,11 @@ class Operations:
         mtu = u32(node.IFLA_MTU, self.chance.choice((68, 576, 1280, 1500, 9000, 65535)))
         self.rtnl.link_request(node.RTM_NEWLINK, 0, self._pair().name, mtu)
 
-    def set_the_wire_down_and_up(self) -> None:
+    def set_wire_down_and_up(self) -> None:
         self._set_flags(self.rtnl, self.wire, 0, IFF_UP)
         self._set_flags(self.rtnl, self.wire, IFF_UP, IFF_UP)
 
-    def ask_for_all(self) -> None:
+    def dump_links(self) -> None:
         present = set(self.rtnl.names())
         self.pairs = [pair for pair in self.pairs if pair.name in present]
         for pair in self.pairs:
@@ -334,7 +340,7 @@ class Operations:
             with Rtnl(self.namespaces[pair.pod]) as pod:
                 pod.names()
 
-    def ask_for_nonsense(self) -> None:
+    def send_invalid_requests(self) -> None:
         pair = self._pair()
         kind, size = self.chance.randrange(40), self.chance.choice((0, 1, 2, 4, 8, 40))
         data = attribute(kind, self.chance.randbytes(size))
@@ -346,8 +352,8 @@ class Operations:
             else:
                 rtnl.change(pair.name if where == "host" else pair.peer, data)
 
-    def send_garbage(self) -> None:
-        """Frames of any content and length, from a raw socket of either end."""
+    def send_random_frames(self) -> None:
+        """Send frames of random content and length by a packet socket of either end."""
         pair = self._pair()
         where, name = self.chance.choice((("host", pair.name), (pair.pod, pair.peer)))
         with self.namespaces[where].raw() as raw:
@@ -359,8 +365,8 @@ class Operations:
                 with contextlib.suppress(OSError):
                     raw.sendto(frame[: self.chance.choice((13, 14, 15, 33, 34, 60, 2000))], (name, kind))
 
-    def send_summed_by_hardware(self) -> None:
-        """A packet with CHECKSUM_COMPLETE, which no socket can make."""
+    def send_checksum_complete(self) -> None:
+        """Send a packet with CHECKSUM_COMPLETE, which only a module can build."""
         pair = self._pair()
         with self.namespaces[pair.pod].inside():
             source, target = (addresses(self.chance.choice(PODS))[0] for dummy in range(2))
@@ -375,8 +381,8 @@ class Operations:
             feature = self.chance.choice(("tx", "rx", "sg", "tso", "gso", "gro"))
             run("ethtool", "-K", pair.name, feature, self.chance.choice(("on", "off")))
 
-    def make_a_namespace_anew(self) -> None:
-        """Its traffic ends before it goes or holds it for a while."""
+    def recreate_namespace(self) -> None:
+        """Delete and create a Pod's namespace; traffic ends before, or holds the namespace for some time."""
         name = self.chance.choice(PODS)
         traffic_first = self.chance.random() < 0.5
         if traffic_first:
@@ -388,11 +394,11 @@ class Operations:
         self._make_namespace(name)
 
     WEIGHTS = (
-        *((create, 10), (delete_by_the_host, 3), (delete_by_the_pod, 2), (move_the_peer, 4)),
-        *((move_the_primary_and_back, 2), (replace_programs, 12), (change_policies, 6)),
-        *((redirect_otherwise, 20), (redirect_what_comes_by_wire, 4), (change_flags, 5), (change_mtu, 2)),
-        *((set_the_wire_down_and_up, 1), (ask_for_all, 4), (ask_for_nonsense, 4), (send_garbage, 8)),
-        *((send_summed_by_hardware, 1), (change_offloads, 1), (make_a_namespace_anew, 1)),
+        *((create, 10), (delete_by_host, 3), (delete_by_pod, 2), (move_peer, 4)),
+        *((move_primary_and_back, 2), (replace_programs, 12), (change_policies, 6)),
+        *((change_action, 20), (change_wire_action, 4), (change_flags, 5), (change_mtu, 2)),
+        *((set_wire_down_and_up, 1), (dump_links, 4), (send_invalid_requests, 4), (send_random_frames, 8)),
+        *((send_checksum_complete, 1), (change_offloads, 1), (recreate_namespace, 1)),
     )
 
     def one(self, log: int, done: Counter[str], refused: Counter[str]) -> None:
@@ -401,15 +407,15 @@ class Operations:
         os.write(log, f"{sum(done.values())} {operation.__name__}\n".encode())
         try:
             operation(self)
-        except (Refused, OSError, AssertionError):
-            # What was chosen may be gone: with its Pod, by an operation before, or as nobody can have it.
+        except (NetlinkError, OSError, AssertionError):
+            # The chosen device may be deleted already, or the request is invalid.
             refused[operation.__name__] += 1
             present = set(self.rtnl.names())
             self.pairs = [pair for pair in self.pairs if pair.name in present]
         done[operation.__name__] += 1
 
     def reload(self, done: Counter[str]) -> None:
-        """Remove the module with all that uses it, and load it again."""
+        """Remove the module with all its pairs, and load it again."""
         run("rmmod", "meta")
         names = self.rtnl.names()
         assert not [pair for pair in self.pairs if pair.name in names], names
@@ -428,28 +434,28 @@ class Operations:
 
 def main() -> None:
     seed, minutes = int(sys.argv[1]), float(sys.argv[2])
-    complaints = node.kernel_messages()
+    complaints = node.watch_kernel_log()
     run("insmod", "/mnt/meta.ko")
     programs = Programs("/mnt/driver.bpf.o")
-    programs.forget()
+    programs.clear_records()
     log = os.open("/run/host/operations", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     done: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     operations = Operations(programs, random.Random(seed))
     start = reloaded = time.monotonic()
-    said = ""
-    while not said and time.monotonic() - start < minutes * 60:
+    logged = ""
+    while not logged and time.monotonic() - start < minutes * 60:
         for dummy in range(20):
             operations.one(log, done, refused)
-        said = complaints()
+        logged = complaints()
         if time.monotonic() - reloaded > ROUND:
             operations.reload(done)
             reloaded = time.monotonic()
     seconds = time.monotonic() - start
-    packets = sum(programs.note(number)["packets"] for number in range(4))
+    packets = sum(programs.record(number)["packets"] for number in range(4))
     operations.close()
     programs.close()
-    facts = {"seconds": round(seconds), "packets": packets, "said": said}
+    facts = {"seconds": round(seconds), "packets": packets, "complaints": logged}
     print(json.dumps({**facts, "done": dict(done), "refused": dict(refused)}))
 
 

@@ -17,6 +17,7 @@ from functools import partial
 
 from tests.support import node_checks
 from tests.support.namespaces import Namespaces
+from tests.support.pod_nodes import Devices
 from tests.support.policy_checks import CHECKS
 from tests.support.policy_lab import Lab
 
@@ -28,7 +29,7 @@ def check_kind(kind: str, datapath_object: str, every: int) -> None:
     driver, dummy, mode = kind.partition("-")
     namespaces = Namespaces()
     try:
-        lab = Lab(namespaces, BPFFS, datapath_object, driver, mode or "l3")
+        lab = Lab(namespaces, BPFFS, datapath_object, Devices(driver, mode or "l3"))
         try:
             for name in list(CHECKS)[::every]:
                 node_checks.report(f"{kind}: {name}", *node_checks.outcome(partial(CHECKS[name], lab)))

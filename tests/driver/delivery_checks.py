@@ -28,7 +28,7 @@ CHECKS = node_checks.Checks()
 
 
 def deliver(file: str, reload: str = "idle", **options: str) -> tuple[list[str], str, str]:
-    """Install a module; return the steps, what is loaded then, and the warnings."""
+    """Install a module; return the steps, the version loaded afterwards, and the warnings."""
     installer = delivery.Installer("meta")
     desired = delivery.Desired("meta", KERNEL, Path(file).read_bytes(), reload, **options)
     result = delivery.deliver(installer, desired, check_mode=False)
@@ -57,7 +57,7 @@ def primaries() -> list[str]:
 
 
 @CHECKS
-def a_node_without_a_driver_gets_it_at_once_and_at_boot() -> None:
+def driver_is_installed_loaded_and_loaded_at_boot() -> None:
     assert deliver("old.ko") == (["install", "autoload", "load"], "0.1.0", "")
     assert deliver("old.ko") == ([], "0.1.0", "")
     assert Path("/etc/modules-load.d/podnet-meta.conf").read_text().split()[-1] == "meta"
@@ -65,7 +65,7 @@ def a_node_without_a_driver_gets_it_at_once_and_at_boot() -> None:
 
 
 @CHECKS
-def a_pod_keeps_its_device_and_the_new_driver_waits() -> None:
+def new_driver_waits_while_a_pod_uses_the_old_one() -> None:
     pair("own0", "podnet:checks/a")
     steps, loaded, warning = deliver("new.ko")
     assert (steps, loaded) == (["install"], "0.1.0") and "own0" in warning and "next boot" in warning, warning
@@ -73,8 +73,8 @@ def a_pod_keeps_its_device_and_the_new_driver_waits() -> None:
 
 
 @CHECKS
-def a_device_of_anybody_else_is_never_cut() -> None:
-    pair("guest0", "somebody's")
+def unmanaged_device_prevents_reload() -> None:
+    pair("guest0", "unmanaged")
     steps, loaded, warning = deliver("new.ko", "managed")
     assert (steps, loaded) == ([], "0.1.0") and "guest0" in warning and "own0" not in warning, warning
     command("ip", "netns", "add", "elsewhere")
@@ -86,7 +86,7 @@ def a_device_of_anybody_else_is_never_cut() -> None:
 
 
 @CHECKS
-def own_devices_go_for_a_new_driver_and_a_veth_pod_notices_nothing() -> None:
+def reload_removes_managed_devices_and_leaves_veth_traffic_alone() -> None:
     for words in (
         "link add vp0 type veth peer name vp1 netns elsewhere",
         "address add 10.79.0.1/24 dev vp0",
@@ -101,16 +101,16 @@ def own_devices_go_for_a_new_driver_and_a_veth_pod_notices_nothing() -> None:
         steps, loaded, warning = deliver("new.ko", "managed")
     finally:
         ping.send_signal(2)
-        said = ping.communicate(timeout=60)[0]
+        output = ping.communicate(timeout=60)[0]
     assert (steps, loaded, warning) == (["reload"], "0.1.1", "") and primaries() == []
-    # The last one sent may not have come back when ping was told to stop.
-    sent, received = map(int, re.findall(r"(\d+) (?:packets transmitted|received)", said))
-    assert sent > 1 and sent - received <= 1, said
+    # The reply to the last request may be outstanding when ping stops.
+    sent, received = map(int, re.findall(r"(\d+) (?:packets transmitted|received)", output))
+    assert sent > 1 and sent - received <= 1, output
     command("ip", "link", "delete", "vp0")
 
 
 @CHECKS
-def what_cannot_be_loaded_leaves_the_former_driver() -> None:
+def module_that_fails_to_load_leaves_the_former_driver() -> None:
     Path("broken.ko").write_bytes(
         Path("old.ko").read_bytes().replace(b"rtnl_link_register", b"rtnl_link_registeq")
     )
@@ -121,15 +121,15 @@ def what_cannot_be_loaded_leaves_the_former_driver() -> None:
 
 
 @CHECKS
-def dkms_module_absent_takes_all_back() -> None:
+def dkms_driver_absent_removes_module_and_configuration() -> None:
     result = dkms.absent(dkms.Driver("meta"), KERNEL, False)
     assert result["changed"] and not INSTALLED.exists() and not Path("/sys/module/meta").exists()
     assert not Path("/etc/modules-load.d/podnet-meta.conf").exists()
 
 
 @CHECKS
-def a_kernel_that_takes_signed_modules_only_is_told_apart() -> None:
-    """The last one: what is enforced stays so until the next boot."""
+def unsigned_module_is_refused_when_signatures_are_enforced() -> None:
+    """This check is the last: signatures stay enforced until the next boot."""
     node = _node.Node()
     assert not readiness.signature_refusal(node.security(""), delivered=True)
     ENFORCE.write_text("1")
@@ -141,7 +141,7 @@ def a_kernel_that_takes_signed_modules_only_is_told_apart() -> None:
     assert "signatures are enforced" in problem and "meta_driver_signing_key" in problem, problem
     message = refused("old.ko")
     assert "signatures are enforced" in message and not INSTALLED.exists(), message
-    # Signed, but this kernel does not know the key: it is the kernel that refuses, and all is taken back.
+    # The kernel does not have the key of this module, so it refuses and the delivery rolls back.
     message = refused("signed.ko", serial="4CFE")
     assert "Required key not available" in message or "signature" in message, message
     assert not INSTALLED.exists() and not Path("/sys/module/meta").exists()

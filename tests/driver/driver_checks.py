@@ -40,7 +40,7 @@ REMOVAL = "module_is_removed_without_complaints"  # runs after all others
 
 def main() -> None:
     module, objects = sys.argv[1:3]
-    complaints = node.kernel_messages()
+    complaints = node.watch_kernel_log()
 
     def check(name: str) -> None:
         with contextlib.closing(Topology(module, programs)) as topology:

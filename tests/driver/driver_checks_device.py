@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The device itself: its ends, modes, sizes, addresses, what a packet brings along."""
+"""The device: ends, modes, sizes, addresses, packet metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from tests.support import driver_node as node
-from tests.support.driver_node import How, Meta, Programs, Rtnl, attribute, run, s32, text, u16, u32
+from tests.support.driver_node import Action, Meta, Programs, Rtnl, attribute, run, s32, text, u16, u32
 from tests.support.driver_topology import (
     HOST,
     POD1,
@@ -31,8 +31,8 @@ from tests.support.driver_topology import (
 
 
 @check
-def a_pair_is_made_and_its_peer_moved(topology: Topology) -> None:
-    """Its peer in the Pod's namespace, both ends report what they are."""
+def pair_is_created_and_peer_moves_to_pod(topology: Topology) -> None:
+    """A pair is created with its peer in the Pod's namespace, or the peer moves there later."""
     topology.pair("p1", topology.pod1)
     link = topology.rtnl.get("p1")
     assert link.flags & node.IFF_NOARP
@@ -43,20 +43,20 @@ def a_pair_is_made_and_its_peer_moved(topology: Topology) -> None:
     with Rtnl(topology.pod1) as pod:
         assert pod.get("eth0").number(Meta.PRIMARY) == 0
 
-    # Made in one namespace, moved later.
+    # The peer is created in the host's namespace and moved later.
     topology.rtnl.create("p2", peer=text(node.IFLA_IFNAME, "p2peer"))
     topology.rtnl.link_request(node.RTM_NEWLINK, 0, "p2peer", s32(node.IFLA_NET_NS_FD, topology.pod2.fd))
     assert "p2peer" not in topology.rtnl.names()
-    # Everything but the kind may be left to the kernel.
+    # Only the kind is mandatory.
     topology.rtnl.create("p3")
     assert "meta0" in topology.rtnl.names()
 
 
 @check
-def without_a_program_all_is_dropped_and_counted(topology: Topology) -> None:
-    """The default policy of both directions is drop; a policy of pass lets through."""
+def without_program_all_packets_are_dropped_and_counted(topology: Topology) -> None:
+    """The default policy of both directions is drop; the policy pass lets packets through."""
     topology.pods()
-    topology.quiet()
+    topology.set_ipv6(False)
     topology.rtnl.change("p1", s32(Meta.PROG_FD, -1), s32(Meta.PEER_PROG_FD, -1))
     before = topology.rtnl.get("p1")
     assert before.number(Meta.PROG_ID) is None and before.number(Meta.PEER_PROG_ID) is None
@@ -79,8 +79,8 @@ def without_a_program_all_is_dropped_and_counted(topology: Topology) -> None:
 
 
 @check
-def programs_are_attached_by_descriptor(topology: Topology) -> None:
-    """Given at creation they run from the first packet on; ids and tags tell which they are."""
+def programs_are_attached_by_file_descriptor(topology: Topology) -> None:
+    """Programs given at creation process the first packet; the link reports their IDs and tags."""
     index, dummy = topology.pods()
     before = topology.rtnl.get("p1")
     for kind, tag, name in (
@@ -91,31 +91,31 @@ def programs_are_attached_by_descriptor(topology: Topology) -> None:
         facts = dict(line.split(":\t", 1) for line in info.splitlines() if ":\t" in line)
         assert before.number(kind) == int(facts["prog_id"])
         assert before.info[tag].hex() == facts["prog_tag"]
-    topology.quiet()  # the last packet seen is to be a ping's
+    topology.set_ipv6(False)  # so that the last packet is an echo request
     topology.pod1.ping(HOST)
     topology.host.ping(POD1)
     for program in (Programs.FROM_POD, Programs.TO_POD):
-        note = topology.programs.note(program)
-        assert (note["ifindex"], note["protocol"]) == (index, socket.htons(0x0800)), note
+        record = topology.programs.record(program)
+        assert (record["ifindex"], record["protocol"]) == (index, socket.htons(0x0800)), record
     after = topology.rtnl.get("p1").stats
     assert after["tx_dropped"] == 0 and min(after["rx_packets"], after["tx_packets"]) >= 10, after
 
 
 @check
 def unknown_verdicts_drop(topology: Topology) -> None:
-    """Next and pass pass; drop and every verdict that is not known drop."""
+    """TCX_NEXT and TCX_PASS pass; TCX_DROP and unknown verdicts drop."""
     one, dummy = topology.pods()
-    topology.quiet()
+    topology.set_ipv6(False)
     verdicts = (1, 2, 3, 4, 5, 6, 8, 100, -2)
     server, udp = topology.host.udp(HOST), topology.pod1.udp()
     with udp, server, Rtnl(topology.pod1) as pod, drop_reasons() as reasons:
         for verdict in (-1, 0):
-            topology.tell("from_pod", one, How.VERDICT, verdict)
+            topology.set_action("from_pod", one, Action.VERDICT, verdict)
             send(udp, HOST, str(verdict).encode())
             assert server.recv(10) == str(verdict).encode()
         before = pod.get("eth0").stats["tx_dropped"]
         for verdict in verdicts:
-            topology.tell("from_pod", one, How.VERDICT, verdict)
+            topology.set_action("from_pod", one, Action.VERDICT, verdict)
             send(udp, HOST)
         dropped, traced = pod.get("eth0").stats["tx_dropped"] - before, reasons()
     assert dropped == len(verdicts), dropped
@@ -123,63 +123,63 @@ def unknown_verdicts_drop(topology: Topology) -> None:
 
 
 @check
-def metadata_ends_at_the_namespace(topology: Topology) -> None:
-    """Mark and priority of a socket do not cross to another namespace; with scrub none they do."""
+def scrub_clears_mark_and_priority_between_namespaces(topology: Topology) -> None:
+    """A socket's mark and priority are cleared between namespaces, unless scrub is none."""
     for scrub in (1, 0):
         topology.pods(u32(Meta.SCRUB, scrub), u32(Meta.PEER_SCRUB, scrub))
         for sender, address, program in (
             (topology.pod1, HOST, Programs.FROM_POD),
             (topology.host, POD1, Programs.TO_POD),
         ):
-            topology.quiet()
+            topology.set_ipv6(False)
             with sender.udp() as udp:
                 udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 42)
                 udp.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 5)
                 send(udp, address)
-            note = topology.programs.note(program)
-            assert (note["mark"], note["priority"]) == ((0, 0) if scrub else (42, 5)), (scrub, note)
+            record = topology.programs.record(program)
+            assert (record["mark"], record["priority"]) == ((0, 0) if scrub else (42, 5)), (scrub, record)
         for name in ("p1", "p2"):
             topology.rtnl.delete(name)
-        topology.quiet(False)
-    # Within one namespace there is no boundary.
+        topology.set_ipv6(True)
+    # Within one namespace nothing is cleared.
     to_pod = s32(Meta.PROG_FD, topology.programs.fd("to_pod"))
     topology.rtnl.create("side1", to_pod, peer=text(node.IFLA_IFNAME, "side2"))
-    topology.quiet()
+    topology.set_ipv6(False)
     topology.ip(topology.host, "link set side1 up", "link set side2 up", "address add 10.9.5.1/24 dev side1")
-    topology.running("side1")
+    topology.wait_running("side1")
     with topology.host.udp() as udp:
         udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 42)
         send(udp, "10.9.5.2")
-    assert topology.programs.note(Programs.TO_POD)["mark"] == 42
+    assert topology.programs.record(Programs.TO_POD)["mark"] == 42
 
 
 @check
-def the_programs_packet_type_stands(topology: Topology) -> None:
-    """L2: a frame for another MAC is not the Pod's unless the program says so. L3: MACs do not matter."""
+def program_can_set_packet_type(topology: Topology) -> None:
+    """A frame for another MAC reaches the Pod in L3 mode, in L2 mode only if the program sets the type."""
     frame = b"\2\0\0\0\0\x63\2\0\0\0\0\x64\x08\0" + datagram(HOST, POD1, b"here")
 
     def arrives(how: int) -> bool:
-        topology.tell("to_pod", index, how, Meta.PASS)
+        topology.set_action("to_pod", index, how, Meta.PASS)
         with topology.pod1.udp(POD1) as server, topology.host.raw() as raw, contextlib.suppress(TimeoutError):
             server.settimeout(1)
             raw.sendto(frame, ("p1", 0x0800))
             return bool(server.recv(100) == b"here")
         return False
 
-    for mode, pkt_type, arrives_unaided in ((Meta.L3, 0, True), (Meta.L2, 3, False)):  # HOST, OTHERHOST
+    for mode, pkt_type, arrives_by_default in ((Meta.L3, 0, True), (Meta.L2, 3, False)):  # HOST, OTHERHOST
         index, dummy = topology.pods(mode=mode)
-        topology.quiet()
-        assert arrives(How.VERDICT) == arrives_unaided, mode
-        assert topology.programs.note(Programs.TO_POD)["pkt_type"] == pkt_type
-        assert arrives(How.TYPE_HOST), mode
+        topology.set_ipv6(False)
+        assert arrives(Action.VERDICT) == arrives_by_default, mode
+        assert topology.programs.record(Programs.TO_POD)["pkt_type"] == pkt_type
+        assert arrives(Action.SET_PKT_TYPE), mode
         for name in ("p1", "p2"):
             topology.rtnl.delete(name)
-        topology.quiet(False)
+        topology.set_ipv6(True)
 
 
 @check
-def l2_mode_has_addresses_and_resolves(topology: Topology) -> None:
-    """MAC addresses as given or random; ARP and neighbour discovery go through the programs."""
+def l2_mode_has_mac_addresses_and_resolves_neighbours(topology: Topology) -> None:
+    """MAC addresses are set or random; ARP and neighbour discovery pass the programs."""
     mac = b"\2\0\0\0\0\x31"
     peer = text(node.IFLA_IFNAME, "m2") + attribute(node.IFLA_ADDRESS, mac)
     topology.rtnl.create("m1", u32(Meta.MODE, Meta.L2), peer=peer)
@@ -193,18 +193,19 @@ def l2_mode_has_addresses_and_resolves(topology: Topology) -> None:
     transfer(topology.pod2, topology.pod1, POD2)
     assert "lladdr" in run("ip", "-n", "pod1", "neigh", "show", "169.254.1.1")
     assert (
-        topology.programs.note(Programs.FROM_POD)["arps"] and topology.programs.note(Programs.TO_POD)["arps"]
+        topology.programs.record(Programs.FROM_POD)["arps"]
+        and topology.programs.record(Programs.TO_POD)["arps"]
     )
-    # A frame that is redirected to the peer is the Pod's whatever its MAC address.
-    topology.tell("from_pod", one, How.PEER, two)
+    # A frame that is redirected to the peer is accepted whatever its destination MAC.
+    topology.set_action("from_pod", one, Action.REDIRECT_PEER, two)
     with topology.pod2.udp(POD2) as server, topology.pod1.udp() as client:
         send(client, POD2, b"for you")
         assert server.recv(10) == b"for you"
 
 
 @check
-def sizes_are_kept(topology: Topology) -> None:
-    """Head- and tailroom are set and shown; large MTU and BIG TCP sizes are taken, wrong ones refused."""
+def headroom_tailroom_mtu_and_gso_size_are_kept(topology: Topology) -> None:
+    """Headroom, tailroom, MTU and BIG TCP sizes are set and reported; an invalid MTU is refused."""
     gso = u32(node.IFLA_GSO_MAX_SIZE, 185000)
     peer = text(node.IFLA_IFNAME, "m2") + u32(node.IFLA_MTU, 9000) + gso
     topology.rtnl.create("m1", u16(Meta.HEADROOM, 200), u16(Meta.TAILROOM, 60), peer=peer, more=gso)
@@ -219,20 +220,20 @@ def sizes_are_kept(topology: Topology) -> None:
 
 
 @check
-def carrier_follows_both_ends(topology: Topology) -> None:
-    """There is a carrier only while both ends are up, and traffic comes back with it."""
+def carrier_requires_both_ends_up(topology: Topology) -> None:
+    """The carrier is on only while both ends are up; traffic resumes with it."""
     topology.pods()
 
     topology.ip(topology.pod1, "link set eth0 down")
-    node.eventually(lambda: not topology.rtnl.get("p1").flags & node.IFF_RUNNING, "no carrier")
+    node.wait_until(lambda: not topology.rtnl.get("p1").flags & node.IFF_RUNNING, "no carrier")
     topology.ip(topology.pod1, "link set eth0 up", "route add default dev eth0")
-    topology.running("p1")
+    topology.wait_running("p1")
     topology.host.ping(POD1)
 
 
 @check
-def l3_mode_resolves_nothing(topology: Topology) -> None:
-    """Both ends have the MAC address zero; no neighbour is ever asked for."""
+def l3_mode_resolves_no_neighbours(topology: Topology) -> None:
+    """Both ends have a zero MAC address; nothing sends ARP or neighbour discovery."""
     topology.pods()
     topology.pod1.ping(POD2)
     topology.host.ping(POD1)
@@ -240,17 +241,17 @@ def l3_mode_resolves_nothing(topology: Topology) -> None:
         for link in (topology.rtnl.get("p1"), pod.get("eth0")):
             assert link.attributes[node.IFLA_ADDRESS] == bytes(6)
     for program in (Programs.FROM_POD, Programs.TO_POD):
-        note = topology.programs.note(program)
-        assert note["packets"] and not note["arps"], note
+        record = topology.programs.record(program)
+        assert record["packets"] and not record["arps"], record
 
 
 @check
-def packet_types_come_from_the_frame(topology: Topology) -> None:
-    """Host, broadcast, multicast and other host as the program is shown them; in L3 unicast is the host's."""
+def packet_type_follows_destination_mac(topology: Topology) -> None:
+    """Programs see host, broadcast, multicast and other host; in L3 mode all unicast is host."""
     host, broadcast, multicast, other = range(4)
     for mode in (Meta.L2, Meta.L3):
         topology.pods(mode=mode)
-        topology.quiet()
+        topology.set_ipv6(False)
         with Rtnl(topology.pod1) as pod:
             own = pod.get("eth0").attributes[node.IFLA_ADDRESS]
         for address, expected in (
@@ -261,15 +262,15 @@ def packet_types_come_from_the_frame(topology: Topology) -> None:
         ):
             with topology.host.raw() as raw:
                 raw.sendto(address + bytes(6) + b"\x08\0" + datagram(HOST, POD1, b""), ("p1", 0x0800))
-            assert topology.programs.note(Programs.TO_POD)["pkt_type"] == expected, (mode, address)
+            assert topology.programs.record(Programs.TO_POD)["pkt_type"] == expected, (mode, address)
         for name in ("p1", "p2"):
             topology.rtnl.delete(name)
-        topology.quiet(False)
+        topology.set_ipv6(True)
 
 
 @check
-def a_virtual_machine_has_the_pods_address(topology: Topology) -> None:
-    """L2: a machine behind a bridge in the Pod takes the Pod's MAC and IP addresses; ARP and ND reach it."""
+def virtual_machine_behind_bridge_uses_pod_addresses(topology: Topology) -> None:
+    """In L2 mode a machine behind a bridge in the Pod uses the Pod's addresses and answers ARP and ND."""
     topology.pods(mode=Meta.L2)
     with Rtnl(topology.pod1) as pod:
         mac = pod.get("eth0").attributes[node.IFLA_ADDRESS].hex(":")
@@ -277,7 +278,7 @@ def a_virtual_machine_has_the_pods_address(topology: Topology) -> None:
         topology.pod1,
         "address flush dev eth0",
         "link set eth0 down",
-        "link set eth0 address 02:00:00:00:00:77",  # which the Pod may in L2 mode
+        "link set eth0 address 02:00:00:00:00:77",  # allowed for the Pod in L2 mode
         "link set eth0 up",
         "link add br0 type bridge mcast_snooping 0",
         "link add tap0 type veth peer name eth0 netns far",
@@ -303,8 +304,8 @@ def a_virtual_machine_has_the_pods_address(topology: Topology) -> None:
 
 
 @check
-def addresses_are_stable(topology: Topology) -> None:
-    """L2: the MAC address of an end stays through down and up, and through another namespace."""
+def mac_address_survives_down_and_move(topology: Topology) -> None:
+    """In L2 mode an end keeps its MAC address when it goes down and moves to another namespace."""
     topology.pods(mode=Meta.L2)
     with Rtnl(topology.pod1) as pod, Rtnl(topology.pod2) as other:
         before = pod.get("eth0").attributes[node.IFLA_ADDRESS]
@@ -317,19 +318,19 @@ def addresses_are_stable(topology: Topology) -> None:
 
 
 @check
-def ends_move_between_namespaces(topology: Topology) -> None:
-    """Programs, policies and traffic go along with the peer, and the primary, whose indexes then hold."""
+def both_ends_move_between_namespaces(topology: Topology) -> None:
+    """Programs and policies stay with a moved peer or primary; programs see the primary's new ifindex."""
     one, dummy = topology.pods()
     before = topology.rtnl.get("p1").info
     topology.ip(topology.pod1, "link set eth0 down", "link set eth0 name moved", "link set moved netns far")
     commands = (f"address add {POD1}/32 dev moved", "link set moved up", "route add default dev moved")
     topology.ip(topology.far, *commands)
-    topology.programs.forget()
+    topology.programs.clear_records()
     topology.far.ping(HOST)
     assert topology.rtnl.get("p1").info == before
-    assert topology.programs.note(Programs.FROM_POD)["ifindex"] == one
+    assert topology.programs.record(Programs.FROM_POD)["ifindex"] == one
 
-    # The primary follows; from there it is changed, and from nowhere else.
+    # After the primary has moved, only its new namespace can change the pair.
     topology.ip(topology.host, "link set p1 netns pod1")
     with Rtnl(topology.pod1) as pod, Rtnl(topology.far) as far:
         link = pod.get("p1")
@@ -338,18 +339,18 @@ def ends_move_between_namespaces(topology: Topology) -> None:
             topology.pod1, "link set p1 up", f"address add {HOST}/32 dev lo", f"route add {POD1} dev p1"
         )
         for program in ("to_pod", "from_pod"):
-            topology.tell(program, link.index, How.VERDICT, Meta.PASS)
-        topology.programs.forget()
+            topology.set_action(program, link.index, Action.VERDICT, Meta.PASS)
+        topology.programs.clear_records()
         topology.far.ping(HOST)
-        assert topology.programs.note(Programs.FROM_POD)["ifindex"] == link.index
+        assert topology.programs.record(Programs.FROM_POD)["ifindex"] == link.index
         pod.change("p1", u32(Meta.POLICY, Meta.PASS))
         with refusal(errno.EACCES, "only through the primary"):
             far.change("moved", u32(Meta.POLICY, Meta.PASS))
 
 
 @check
-def a_single_device_is_its_own_other_end(topology: Topology) -> None:
-    """Without a peer: what it sends runs the program and goes where that says, or is received by it again."""
+def single_device_receives_its_own_packets(topology: Topology) -> None:
+    """A single device has no peer: its program redirects a sent packet, or the device receives it."""
     one, dummy = topology.pods()
     program = s32(Meta.PROG_FD, topology.programs.fd("to_pod"))
     topology.rtnl.create("s1", u32(Meta.PAIRING, Meta.SINGLE))
@@ -360,8 +361,8 @@ def a_single_device_is_its_own_other_end(topology: Topology) -> None:
     assert topology.rtnl.get("p1").number(Meta.PAIRING) == Meta.PAIR
     topology.ip(topology.host, "link set s1 up", "route add 10.9.7.7 dev s1")
     topology.ip(topology.pod1, "address add 10.9.7.7/32 dev lo")
-    topology.quiet()
-    topology.running("s1")
+    topology.set_ipv6(False)
+    topology.wait_running("s1")
     stats = topology.rtnl.get("s1").stats
     with topology.host.udp() as udp, drop_reasons() as reasons:
         send(udp, "10.9.7.7")
@@ -369,16 +370,18 @@ def a_single_device_is_its_own_other_end(topology: Topology) -> None:
     assert topology.rtnl.get("s1").stats["tx_dropped"] == stats["tx_dropped"] + 1
 
     topology.rtnl.change("s1", program)
-    topology.tell("to_pod", link.index, How.REDIRECT, one)
+    topology.set_action("to_pod", link.index, Action.REDIRECT, one)
     with topology.pod1.udp("10.9.7.7") as server, topology.host.udp() as udp:
         send(udp, "10.9.7.7", b"redirected")
         assert server.recv(20) == b"redirected"
-    topology.tell("to_pod", link.index, How.VERDICT, Meta.PASS)
+    topology.set_action("to_pod", link.index, Action.VERDICT, Meta.PASS)
     with topology.host.udp() as udp:
         send(udp, "10.9.7.7")
-        node.eventually(lambda: topology.rtnl.get("s1").stats["rx_packets"], "a packet received again")
-    # There is no other namespace to redirect into.
-    topology.tell("from_pod", one, How.PEER, link.index)
+        node.wait_until(
+            lambda: topology.rtnl.get("s1").stats["rx_packets"], "the device to receive its own packet"
+        )
+    # A single device has no peer to redirect to.
+    topology.set_action("from_pod", one, Action.REDIRECT_PEER, link.index)
     with topology.pod1.udp() as udp, Rtnl(topology.pod1) as pod:
         dropped = pod.get("eth0").stats["tx_dropped"]
         send(udp, HOST)
@@ -390,20 +393,22 @@ def a_single_device_is_its_own_other_end(topology: Topology) -> None:
 
 
 @check
-def ethtool_tells(topology: Topology) -> None:
-    """Driver, version, and the peer's ifindex by the name that veth gives it."""
+def ethtool_reports_driver_version_and_peer(topology: Topology) -> None:
+    """ethtool reports driver, version and the peer's ifindex, named as in veth."""
     topology.pods()
     with Rtnl(topology.pod1) as pod:
         index = pod.get("eth0").index
     with topology.host.inside():
-        said = run("ethtool", "-i", "p1")
-        assert "driver: meta" in said and f"version: {Path('/sys/module/meta/version').read_text()}" in said
+        output = run("ethtool", "-i", "p1")
+        assert (
+            "driver: meta" in output and f"version: {Path('/sys/module/meta/version').read_text()}" in output
+        )
         assert f"peer_ifindex: {index}\n" in run("ethtool", "-S", "p1")
 
 
 @check
 def netpoll_is_refused(topology: Topology) -> None:
-    """netconsole may not poll a meta device, while it may a dummy."""
+    """netconsole can use a dummy device, but not a meta device."""
     run("modprobe", "netconsole")
     targets = Path("/sys/kernel/config/netconsole")
     if not targets.exists():
@@ -427,8 +432,8 @@ def netpoll_is_refused(topology: Topology) -> None:
 
 
 @check
-def of_times_only_delivery_times_leave_the_namespace(topology: Topology) -> None:
-    """A plain time of a socket is kept within a namespace and not across; TCP's, by which fq paces, is."""
+def only_delivery_times_cross_namespaces(topology: Topology) -> None:
+    """SO_TXTIME is cleared between namespaces; TCP's delivery time, which fq paces by, is kept."""
     so_txtime = scm_txtime = 61
     so_timestampns = 35
     wanted = time.time_ns() + 10**9
@@ -441,9 +446,9 @@ def of_times_only_delivery_times_leave_the_namespace(topology: Topology) -> None
     topology.rtnl.create(
         "side1", s32(Meta.PROG_FD, topology.programs.fd("to_pod")), peer=text(node.IFLA_IFNAME, "side2")
     )
-    topology.quiet()
+    topology.set_ipv6(False)
     topology.ip(topology.host, "link set side1 up", "link set side2 up", "address add 10.9.5.1/24 dev side1")
-    topology.running("side1")
+    topology.wait_running("side1")
     for sender, address, program, expected in (
         (topology.pod1, HOST, Programs.FROM_POD, 0),
         (topology.host, POD1, Programs.TO_POD, 0),
@@ -451,15 +456,15 @@ def of_times_only_delivery_times_leave_the_namespace(topology: Topology) -> None
     ):
         with sender.udp() as udp:
             send_at(udp, address)
-        note = topology.programs.note(program)
-        assert note["packets"] and note["tstamp"] == expected, (address, note)
-        topology.programs.forget()
+        record = topology.programs.record(program)
+        assert record["packets"] and record["tstamp"] == expected, (address, record)
+        topology.programs.clear_records()
 
     transfer(topology.host, topology.pod1, HOST)
-    assert topology.programs.note(Programs.FROM_POD)["tstamp"]
+    assert topology.programs.record(Programs.FROM_POD)["tstamp"]
 
-    # One that the program sets is not taken for the time of arrival.
-    topology.tell("from_pod", one, How.DELIVERY_TIME)
+    # A delivery time set by the program is not reported as receive time.
+    topology.set_action("from_pod", one, Action.SET_TSTAMP)
     with topology.host.udp(HOST) as server, topology.pod1.udp() as client:
         server.setsockopt(socket.SOL_SOCKET, so_timestampns, 1)
         send(client, HOST)
@@ -469,25 +474,25 @@ def of_times_only_delivery_times_leave_the_namespace(topology: Topology) -> None
 
 
 @check
-def big_tcp_passes_whole(topology: Topology) -> None:
-    """IPv6 packets above 64 KiB go in one piece from Pod to Pod, past the other primary and through it.
+def big_tcp_packets_are_not_segmented(topology: Topology) -> None:
+    """Redirects pass IPv6 packets above 64 KiB from Pod to Pod unsegmented, by peer and by primary.
 
-    Not through the host's stack: a kernel that gives them a hop-by-hop header finds them too big to forward.
+    The host's stack is excluded: kernels that add a hop-by-hop header refuse to forward such packets.
     """
     one, two = topology.pods()
     size = u32(node.IFLA_GSO_MAX_SIZE, 185000)
     for pod in (topology.pod1, topology.pod2):
         with Rtnl(pod) as rtnl:
             rtnl.link_request(node.RTM_NEWLINK, 0, "eth0", size)
-        # Else TCP sends what a millisecond holds where round trips are long, as on a slow machine.
+        # By default TCP limits a packet to 1 ms of data if round trips are long, as on a slow node.
         pod.write("ipv4/tcp_tso_rtt_log", 31)
     for name in ("p1", "p2"):
         topology.rtnl.link_request(node.RTM_NEWLINK, 0, name, size)
-    for how, argument in ((How.PEER, two), (How.REDIRECT, two)):
-        topology.tell("from_pod", one, how, argument)
-        topology.programs.forget()
+    for how, argument in ((Action.REDIRECT_PEER, two), (Action.REDIRECT, two)):
+        topology.set_action("from_pod", one, how, argument)
+        topology.programs.clear_records()
         transfer(topology.pod2, topology.pod1, POD2_6, 64 << 20)
-        longest = topology.programs.note(Programs.FROM_POD)["longest"]
+        longest = topology.programs.record(Programs.FROM_POD)["longest"]
         assert longest > 70000, longest
-    longest = topology.programs.note(Programs.TO_POD)["longest"]
+    longest = topology.programs.record(Programs.TO_POD)["longest"]
     assert longest > 70000, longest

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a program sends a packet: every redirect, and every redirect that must fail."""
+"""Redirects by programs: those that deliver, and those that must drop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 
 from tests.support import driver_node as node
-from tests.support.driver_node import How, Meta, Programs, Rtnl, run, text
+from tests.support.driver_node import Action, Meta, Programs, Rtnl, run, text
 from tests.support.driver_topology import (
     FAR,
     FAR_6,
@@ -34,61 +34,61 @@ from tests.support.driver_topology import (
 
 @check
 def pod_to_pod_by_redirect_peer(topology: Topology) -> None:
-    """bpf_redirect_peer() from inside the Pod's program: ping and TCP, IPv4 and IPv6, past the host."""
+    """bpf_redirect_peer() in the Pod's program delivers ping and TCP of both families without the host."""
     one, two = topology.pods()
-    topology.tell("from_pod", one, How.PEER, two)
-    topology.tell("from_pod", two, How.PEER, one)
+    topology.set_action("from_pod", one, Action.REDIRECT_PEER, two)
+    topology.set_action("from_pod", two, Action.REDIRECT_PEER, one)
     topology.pod1.ping(POD2)
     topology.pod1.ping(POD2_6)
     transfer(topology.pod2, topology.pod1, POD2)
     transfer(topology.pod1, topology.pod2, POD1_6)
     stats = topology.rtnl.get("p1").stats
-    assert stats["rx_bytes"] + stats["tx_bytes"] < 1 << 16, f"the host's end saw the stream: {stats}"
+    assert stats["rx_bytes"] + stats["tx_bytes"] < 1 << 16, f"the primary saw the stream: {stats}"
     with Rtnl(topology.pod2) as pod:
         stats = pod.get("eth0").stats
     assert stats["tx_dropped"] == 0 and min(stats["rx_bytes"], stats["tx_bytes"]) > 1 << 16, stats
 
 
 @check
-def a_task_delivers_without_a_softirq(topology: Topology) -> None:
-    """What a task sends is received within its call, in order; what a softirq sends takes the backlog."""
+def packets_of_a_task_need_no_softirq(topology: Topology) -> None:
+    """A packet that a task sends is received within its call, in order; a softirq's packet is queued."""
 
     def softirqs() -> int:
         line = next(x for x in Path("/proc/softirqs").read_text().splitlines() if "NET_RX" in x)
         return sum(map(int, line.split()[1:]))
 
     one, two = topology.pods()
-    topology.tell("from_pod", one, How.PEER, two)
-    topology.tell("from_pod", two, How.PEER, one)
+    topology.set_action("from_pod", one, Action.REDIRECT_PEER, two)
+    topology.set_action("from_pod", two, Action.REDIRECT_PEER, one)
     count = 1000
     with topology.pod1.udp() as sender, topology.pod2.udp(POD2) as receiver:
         receiver.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
         before = softirqs()
         for number in range(count):
             sender.sendto(struct.pack("=I", number), (POD2, 9))
-        taken = softirqs() - before
+        raised = softirqs() - before
         arrived = [struct.unpack("=I", receiver.recv(100))[0] for dummy in range(count)]
     assert arrived == list(range(count))
-    assert taken < count / 2, f"{taken} receive softirqs for {count} packets"
-    # The echo is sent by the softirq that received the request.
+    assert raised < count / 2, f"{raised} receive softirqs for {count} packets"
+    # The softirq that receives the echo request sends the reply.
     topology.pod1.ping(POD2)
 
 
 @check
-def pod_to_pod_by_plain_redirect(topology: Topology) -> None:
-    """bpf_redirect() to the other primary: its own program runs too."""
+def pod_to_pod_by_redirect(topology: Topology) -> None:
+    """bpf_redirect() to the other primary runs that primary's program as well."""
     one, two = topology.pods()
-    topology.tell("from_pod", one, How.REDIRECT, two)
-    topology.tell("from_pod", two, How.REDIRECT, one)
+    topology.set_action("from_pod", one, Action.REDIRECT, two)
+    topology.set_action("from_pod", two, Action.REDIRECT, one)
     topology.pod1.ping(POD2)
     topology.pod1.ping(POD2_6)
     transfer(topology.pod2, topology.pod1, POD2)
-    assert topology.programs.note(Programs.TO_POD)["packets"] > 10
+    assert topology.programs.record(Programs.TO_POD)["packets"] > 10
 
 
 @check
-def pod_to_pod_through_the_hosts_stack(topology: Topology) -> None:
-    """A verdict of pass on all four ways: the host routes."""
+def pod_to_pod_through_host_stack(topology: Topology) -> None:
+    """With the verdict pass in both directions of both Pods, the host routes."""
     topology.pods()
     topology.pod1.ping(POD2)
     topology.pod1.ping(POD2_6)
@@ -96,10 +96,10 @@ def pod_to_pod_through_the_hosts_stack(topology: Topology) -> None:
 
 
 @check
-def redirect_neigh_resolves(topology: Topology) -> None:
-    """bpf_redirect_neigh() without a next hop: the route of the target's namespace gives it."""
+def redirect_neigh_resolves_next_hop_by_route(topology: Topology) -> None:
+    """bpf_redirect_neigh() without a next hop uses the route of the target's namespace."""
     one, dummy = topology.pods()
-    topology.tell("from_pod", one, How.NEIGH, topology.wire())
+    topology.set_action("from_pod", one, Action.REDIRECT_NEIGH, topology.wire())
     for address in (WIRE, WIRE_6, FAR, FAR_6):
         topology.pod1.ping(address)
     transfer(topology.far, topology.pod1, WIRE)
@@ -107,33 +107,33 @@ def redirect_neigh_resolves(topology: Topology) -> None:
 
 
 @check
-def redirect_neigh_takes_a_next_hop(topology: Topology) -> None:
-    """The next hop given is used, of the packet's family or IPv6 for an IPv4 packet; no route is needed."""
+def redirect_neigh_uses_given_next_hop(topology: Topology) -> None:
+    """bpf_redirect_neigh() uses the given next hop, also IPv6 for IPv4 packets, and needs no route."""
     one, dummy = topology.pods()
     wire = topology.wire()
     topology.ip(topology.host, f"route del {FAR}", f"route del {FAR_6}")
-    topology.tell("from_pod", one, How.NEXTHOP, wire, WIRE)
+    topology.set_action("from_pod", one, Action.REDIRECT_NEXTHOP, wire, WIRE)
     topology.pod1.ping(FAR)
-    topology.tell("from_pod", one, How.NEXTHOP, wire, WIRE_6)
+    topology.set_action("from_pod", one, Action.REDIRECT_NEXTHOP, wire, WIRE_6)
     topology.pod1.ping(FAR_6)
     topology.pod1.ping(FAR)
     transfer(topology.far, topology.pod1, FAR)
 
 
 @check
-def redirect_neigh_refuses_what_has_no_way(topology: Topology) -> None:
-    """Broad- and multicast, a next hop of another family, no neighbours at all: dropped, counted, traced."""
+def redirect_neigh_drops_packets_without_neighbour(topology: Topology) -> None:
+    """Broadcast, multicast, unknown protocols and a next hop of the wrong family are dropped."""
     one, dummy = topology.pods()
     wire = topology.wire()
     udp, udp6 = topology.pod1.udp(), topology.pod1.udp(POD1_6)
     with udp, udp6, Rtnl(topology.pod1) as pod, topology.pod1.raw() as raw, drop_reasons() as reasons:
         before = pod.get("eth0").stats["tx_dropped"]
-        topology.tell("from_pod", one, How.NEIGH, wire)
-        send(udp, "10.9.1.255")  # of the wire's network
+        topology.set_action("from_pod", one, Action.REDIRECT_NEIGH, wire)
+        send(udp, "10.9.1.255")  # broadcast address of the wire's network
         send(udp, "224.0.9.9")
         with contextlib.suppress(OSError):
             raw.sendto(bytes(12) + b"\x12\x34" + bytes(50), ("eth0", 0x1234))
-        topology.tell("from_pod", one, How.NEXTHOP, wire, WIRE)
+        topology.set_action("from_pod", one, Action.REDIRECT_NEXTHOP, wire, WIRE)
         send(udp6, FAR_6)
         dropped, traced = pod.get("eth0").stats["tx_dropped"] - before, reasons()
     assert dropped >= 4, dropped
@@ -142,62 +142,62 @@ def redirect_neigh_refuses_what_has_no_way(topology: Topology) -> None:
 
 
 @check
-def fib_lookups_hold_in_the_program(topology: Topology) -> None:
-    """bpf_fib_lookup() with skb->ifindex asks the host's routes, on the way from the Pod and to it."""
+def fib_lookup_uses_host_routes(topology: Topology) -> None:
+    """bpf_fib_lookup() with skb->ifindex uses the host's routes, in both directions."""
     one, two = topology.pods()
     topology.wire()
-    topology.tell("from_pod", one, How.FIB)
+    topology.set_action("from_pod", one, Action.REDIRECT_FIB)
     for address in (WIRE, WIRE_6, FAR, FAR_6):
         topology.pod1.ping(address)
     transfer(topology.far, topology.pod1, FAR)
-    # On the way to the Pod a packet is still the host's: the program can send it elsewhere.
-    topology.tell("to_pod", two, How.FIB)
+    # A packet to the Pod is still in the host's namespace, so the program can redirect it.
+    topology.set_action("to_pod", two, Action.REDIRECT_FIB)
     topology.ip(topology.host, "rule add pref 0 iif p2 lookup 77", f"route add {POD2} via {WIRE} table 77")
     with topology.host.udp() as udp, Rtnl(topology.far) as far:
         before = far.get("eth0").stats["rx_packets"]
         send(udp, POD2)
-        assert topology.programs.note(Programs.TO_POD)["ifindex"] == two
-        node.eventually(lambda: far.get("eth0").stats["rx_packets"] > before, "a packet at the far end")
+        assert topology.programs.record(Programs.TO_POD)["ifindex"] == two
+        node.wait_until(lambda: far.get("eth0").stats["rx_packets"] > before, "a packet at the far end")
 
 
 @check
-def tc_ingress_redirects_to_the_peer(topology: Topology) -> None:
-    """The kernel's own bpf_redirect_peer() at a device's tc ingress reaches the Pod."""
+def tc_ingress_redirects_to_peer(topology: Topology) -> None:
+    """The kernel's bpf_redirect_peer() at a device's tc ingress delivers to the Pod."""
     one, dummy = topology.pods()
     wire = topology.wire()
-    topology.tell("from_pod", one, How.NEIGH, wire)
-    topology.tell("ingress", wire, How.PEER, one)
-    # The neighbours are resolved before every packet is for the Pod.
+    topology.set_action("from_pod", one, Action.REDIRECT_NEIGH, wire)
+    topology.set_action("ingress", wire, Action.REDIRECT_PEER, one)
+    # Resolve neighbours before all packets are redirected to the Pod.
     topology.pod1.ping(WIRE)
     topology.pod1.ping(WIRE_6)
     topology.attach_ingress(topology.host, "wire")
-    topology.programs.forget()
+    topology.programs.clear_records()
     topology.pod1.ping(WIRE)
     topology.pod1.ping(WIRE_6)
     transfer(topology.far, topology.pod1, WIRE)
-    assert topology.programs.note(Programs.INGRESS)["packets"] > 10
-    assert topology.programs.note(Programs.TO_POD)["packets"] < 10
+    assert topology.programs.record(Programs.INGRESS)["packets"] > 10
+    assert topology.programs.record(Programs.TO_POD)["packets"] < 10
 
 
 @check
-def a_device_without_mac_gets_bare_packets(topology: Topology) -> None:
-    """Plain and neighbour redirects to a tun device: an IP packet with nothing before it."""
+def device_without_mac_receives_packets_without_ethernet_header(topology: Topology) -> None:
+    """Redirects to a tun device deliver an IP packet without Ethernet header."""
     one, dummy = topology.pods()
     tun, index = topology.tun()
     packets: list[bytes] = []
 
-    def came() -> bool:
+    def arrived() -> bool:
         with contextlib.suppress(BlockingIOError):
             while True:
                 packets.append(os.read(tun, 4096))
         return any(packet.endswith(b"bare packet") for packet in packets)
 
     with topology.pod1.udp() as udp:
-        for how in (How.REDIRECT, How.NEIGH):
+        for how in (Action.REDIRECT, Action.REDIRECT_NEIGH):
             packets.clear()
-            topology.tell("from_pod", one, how, index)
+            topology.set_action("from_pod", one, how, index)
             send(udp, "10.9.9.2", b"bare packet")
-            node.eventually(came, "a packet at tun0")
+            node.wait_until(arrived, "a packet at tun0")
             packet = next(packet for packet in packets if packet.endswith(b"bare packet"))
             assert packet[:1] == b"\x45", packet.hex()
             assert packet[12:20] == socket.inet_aton(POD1) + socket.inet_aton("10.9.9.2"), packet.hex()
@@ -205,27 +205,27 @@ def a_device_without_mac_gets_bare_packets(topology: Topology) -> None:
 
 
 @check
-def a_device_without_mac_redirects_to_the_peer(topology: Topology) -> None:
-    """What comes bare from a tun device gets an Ethernet header at its tc ingress, and then to the Pod."""
+def device_without_mac_redirects_to_peer(topology: Topology) -> None:
+    """A packet of a tun device gets an Ethernet header at tc ingress and is redirected to the Pod."""
     one, dummy = topology.pods()
     tun, index = topology.tun()
     topology.attach_ingress(topology.host, "tun0")
-    topology.tell("ingress", index, How.PEER_L3, one)
-    topology.quiet()
-    topology.programs.forget()
+    topology.set_action("ingress", index, Action.REDIRECT_PEER_L3, one)
+    topology.set_ipv6(False)
+    topology.programs.clear_records()
     with topology.pod1.udp(POD1) as server:
         for number in range(5):
             os.write(tun, datagram("10.9.9.2", POD1, b"%d" % number))
             assert server.recv(10) == b"%d" % number
-    assert topology.programs.note(Programs.TO_POD)["packets"] == 0
+    assert topology.programs.record(Programs.TO_POD)["packets"] == 0
     os.close(tun)
 
 
 @check
 def redirect_to_ingress(topology: Topology) -> None:
-    """bpf_redirect() with BPF_F_INGRESS: the host's stack gets the packet as from the target device."""
+    """bpf_redirect() with BPF_F_INGRESS passes the packet to the host's stack as received by the target."""
     one, two = topology.pods()
-    topology.tell("from_pod", one, How.INGRESS, two)
+    topology.set_action("from_pod", one, Action.REDIRECT_INGRESS, two)
     topology.host.write("ipv4/conf/all/rp_filter", 0)
     topology.host.write("ipv4/conf/p2/rp_filter", 0)
     with topology.host.udp(HOST) as server, topology.pod1.udp() as client:
@@ -237,38 +237,38 @@ def redirect_to_ingress(topology: Topology) -> None:
 
 
 @check
-def sums_of_the_hardware_stay_right(topology: Topology) -> None:
-    """A packet that came with CHECKSUM_COMPLETE keeps it right, or gives it up, whichever way it takes."""
+def checksum_complete_stays_valid(topology: Topology) -> None:
+    """CHECKSUM_COMPLETE of a packet stays valid or is reset, whatever the redirect."""
     one, two = topology.pods()
     wire = topology.wire()
     tun, bare = topology.tun()
     for device in ("all", "p2", "tun0"):
         topology.host.write(f"ipv4/conf/{device}/rp_filter", 0)
     for how, target, receiver, address in (
-        (How.VERDICT, Meta.PASS, topology.host, HOST),
-        (How.INGRESS, two, topology.host, HOST),
-        (How.INGRESS, bare, topology.host, HOST),
-        (How.PEER, two, topology.pod2, POD2),
-        (How.REDIRECT, two, topology.pod2, POD2),
-        (How.NEIGH, wire, topology.far, WIRE),
+        (Action.VERDICT, Meta.PASS, topology.host, HOST),
+        (Action.REDIRECT_INGRESS, two, topology.host, HOST),
+        (Action.REDIRECT_INGRESS, bare, topology.host, HOST),
+        (Action.REDIRECT_PEER, two, topology.pod2, POD2),
+        (Action.REDIRECT, two, topology.pod2, POD2),
+        (Action.REDIRECT_NEIGH, wire, topology.far, WIRE),
     ):
-        topology.tell("from_pod", one, how, target)
+        topology.set_action("from_pod", one, how, target)
         with receiver.udp(address) as server:
             with topology.pod1.inside():
                 parameters = ("device=eth0", f"source={POD1}", f"destination={address}")
                 run("insmod", str(Path(topology.module).with_name("inject.ko")), *parameters)
                 run("rmmod", "inject")
             assert server.recv(100) == b"summed by hardware", address
-    # A wrong sum would be in the kernel's log: "hw csum failure".
+    # For a wrong checksum the kernel logs "hw csum failure".
     os.close(tun)
 
 
 @check
-def a_redirect_without_target_is_dropped(topology: Topology) -> None:
-    """No such ifindex, one that is down, no peer or one in the host's namespace: dropped, counted, traced."""
+def redirect_to_missing_target_is_dropped(topology: Topology) -> None:
+    """A target that is missing, down, or without peer in another namespace drops packets with a reason."""
     one, two = topology.pods()
     topology.rtnl.create("side1", peer=text(node.IFLA_IFNAME, "side2"))
-    topology.quiet()
+    topology.set_ipv6(False)
     topology.ip(
         topology.host,
         "link add idle type dummy",
@@ -277,12 +277,16 @@ def a_redirect_without_target_is_dropped(topology: Topology) -> None:
         "link set side2 up",
     )
     idle, side1, side2 = (topology.rtnl.get(name).index for name in ("idle", "side1", "side2"))
-    targets = [(how, index) for how in (How.REDIRECT, How.NEIGH, How.PEER) for index in (9999, idle)]
-    targets += [(How.REDIRECT, two), (How.PEER, side1), (How.PEER, side2)]
+    targets = [
+        (how, index)
+        for how in (Action.REDIRECT, Action.REDIRECT_NEIGH, Action.REDIRECT_PEER)
+        for index in (9999, idle)
+    ]
+    targets += [(Action.REDIRECT, two), (Action.REDIRECT_PEER, side1), (Action.REDIRECT_PEER, side2)]
     with Rtnl(topology.pod1) as pod, topology.pod1.udp() as udp, drop_reasons() as reasons:
         before = pod.get("eth0").stats
         for how, target in targets:
-            topology.tell("from_pod", one, how, target)
+            topology.set_action("from_pod", one, how, target)
             send(udp, POD2)
         after, traced = pod.get("eth0").stats, reasons()
     assert after["tx_dropped"] - before["tx_dropped"] == len(targets), (before, after)
@@ -291,15 +295,18 @@ def a_redirect_without_target_is_dropped(topology: Topology) -> None:
 
 
 @check
-def frames_cut_short_are_dropped(topology: Topology) -> None:
-    """A header and nothing more, to a device without MAC addresses and to a neighbour: counted and traced."""
+def truncated_frames_are_dropped(topology: Topology) -> None:
+    """A frame that is only an Ethernet header is dropped with a reason by both kinds of redirect."""
     one, dummy = topology.pods()
     wire = topology.wire()
     tun, bare = topology.tun()
-    topology.quiet()
+    topology.set_ipv6(False)
     with Rtnl(topology.pod1) as pod, topology.pod1.raw() as raw:
-        for how, target, reason in ((How.REDIRECT, bare, "PKT_TOO_SMALL"), (How.NEIGH, wire, "HDR_TRUNC")):
-            topology.tell("from_pod", one, how, target)
+        for how, target, reason in (
+            (Action.REDIRECT, bare, "PKT_TOO_SMALL"),
+            (Action.REDIRECT_NEIGH, wire, "HDR_TRUNC"),
+        ):
+            topology.set_action("from_pod", one, how, target)
             before = pod.get("eth0").stats["tx_dropped"]
             with drop_reasons() as reasons:
                 with contextlib.suppress(OSError):
@@ -311,11 +318,11 @@ def frames_cut_short_are_dropped(topology: Topology) -> None:
 
 
 @check
-def a_loop_of_redirects_ends(topology: Topology) -> None:
-    """Two primaries that redirect to each other: the packet is dropped at a depth, the node lives."""
+def redirect_loop_ends(topology: Topology) -> None:
+    """Packets between two primaries that redirect to each other are dropped at the recursion limit."""
     one, two = topology.pods()
-    topology.tell("to_pod", one, How.REDIRECT, two)
-    topology.tell("to_pod", two, How.REDIRECT, one)
+    topology.set_action("to_pod", one, Action.REDIRECT, two)
+    topology.set_action("to_pod", two, Action.REDIRECT, one)
     with topology.host.udp() as udp, drop_reasons() as reasons:
         for dummy in range(20):
             send(udp, POD1)
@@ -323,6 +330,6 @@ def a_loop_of_redirects_ends(topology: Topology) -> None:
     assert traced.count("RECURSION_LIMIT") + traced.count("NOT_SPECIFIED") >= 20, traced
     dropped = sum(topology.rtnl.get(name).stats["tx_dropped"] for name in ("p1", "p2"))
     assert dropped >= 20, dropped
-    assert topology.programs.note(Programs.TO_POD)["packets"] >= 60
-    topology.tell("to_pod", one, How.VERDICT, Meta.PASS)
+    assert topology.programs.record(Programs.TO_POD)["packets"] >= 60
+    topology.set_action("to_pod", one, Action.VERDICT, Meta.PASS)
     topology.host.ping(POD1)

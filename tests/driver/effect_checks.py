@@ -30,6 +30,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._pods import model
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import apply as _sysctl_zc
 from tests.support import node_checks
 from tests.support.namespaces import Namespaces, command
+from tests.support.pod_nodes import Devices
 from tests.support.policy_lab import Lab, address_of
 
 CHECKS = node_checks.Checks()
@@ -46,17 +47,17 @@ WIRE = {SENDER: ("10.78.0.1", "fd78::1"), RECEIVER: ("10.78.0.2", "fd78::2")}
 
 
 def tune_namespaces(*names: str) -> None:
-    """Give namespaces what TCP zero-copy needs."""
-    # Up to 6.1 optmem_max is the node's, and a namespace does not show it.
-    own = Path("/proc/sys/net/core/optmem_max")
+    """Set the sysctls that TCP zero-copy needs in namespaces."""
+    # Up to 6.1 optmem_max is one setting of the node, which other namespaces do not show.
+    optmem_max = Path("/proc/sys/net/core/optmem_max")
     with _netns.entered(f"/run/netns/{names[0]}"):
-        each = own.exists()
+        per_namespace = optmem_max.exists()
     optmem = {"net.core.optmem_max": 1048576}
-    # As in the profile talk.
+    # The values of the profile talk.
     buffers = {f"net.ipv4.tcp_{way}mem": "4096 67108864 134217728" for way in "rw"}
-    node, pods = ({}, {**buffers, **optmem}) if each else (optmem, buffers)
-    meant = {"select": "named", "names": list(names), "except": [], "sysctls": pods}
-    options = {"sysctls": node, "window_scale": 12, "file": "", "state": "present", "pods": meant}
+    node, pods = ({}, {**buffers, **optmem}) if per_namespace else (optmem, buffers)
+    pods_options = {"select": "named", "names": list(names), "except": [], "sysctls": pods}
+    options = {"sysctls": node, "window_scale": 12, "file": "", "state": "present", "pods": pods_options}
     _sysctl_zc.run(options, False)
 
 
@@ -67,7 +68,7 @@ def nic_of(driver: str) -> str:
 
 @contextlib.contextmanager
 def wire() -> Iterator[None]:
-    """Have the two NICs in namespaces of their own, with addresses."""
+    """Move the two NICs to their own namespaces during the block, with addresses."""
     nics = {SENDER: nic_of("igb"), RECEIVER: nic_of("e1000e")}
     try:
         for netns, nic in nics.items():
@@ -94,18 +95,18 @@ def set_nic(netns: str, name: str, **settings: int) -> None:
 def set_mtu(mtu: int) -> None:
     for netns in WIRE:
         set_nic(netns, "wire", mtu=mtu)
-    end = time.monotonic() + 30  # a new MTU takes the link down for a while
+    end = time.monotonic() + 30  # the link is down for some seconds after a new MTU
     while time.monotonic() < end:
         words = ["nsenter", f"--net=/run/netns/{SENDER}", "ping", "-c1", "-W1", WIRE[RECEIVER][1]]
         if subprocess.run(words, capture_output=True, check=False).returncode == 0:
             return
-    raise AssertionError(f"nothing passes at MTU {mtu}")
+    raise AssertionError(f"no packet arrives at MTU {mtu}")
 
 
 def mapped(family: int, address: str, sender: str, receiver: str) -> float:
-    """Return how many percent of a stream the receiver had mapped, by tcp_mmap, which checks what it got."""
+    """Return the percentage of a stream that the receiver maps; tcp_mmap verifies the data."""
     program = str(Path("tcp_mmap").resolve())
-    output, terminal = pty.openpty()  # to a pipe it would tell nothing before it ends, which it does not
+    output, terminal = pty.openpty()  # tcp_mmap flushes its output only to a terminal, and does not end
     words = ["nsenter", f"--net=/run/netns/{receiver}", program, f"-{family}", "-s", "-z", "-i"]
     with subprocess.Popen(words, stdout=terminal, stderr=subprocess.DEVNULL) as server:
         try:
@@ -126,7 +127,7 @@ def mapped(family: int, address: str, sender: str, receiver: str) -> float:
 
 
 @CHECKS
-def data_of_whole_pages_is_mapped() -> dict[str, Any]:
+def page_sized_data_is_mapped() -> dict[str, Any]:
     measured = {}
     with wire():
         for family, mtus in ((6, (8264, 4168)), (4, (8244, 4148))):
@@ -139,7 +140,7 @@ def data_of_whole_pages_is_mapped() -> dict[str, Any]:
 
 
 @CHECKS
-def ipv4_at_the_mtu_of_ipv6_needs_the_mss() -> dict[str, Any]:
+def ipv4_at_ipv6_mtu_needs_advmss() -> dict[str, Any]:
     with wire():
         set_mtu(8264)
         address = WIRE[RECEIVER][0]
@@ -155,14 +156,14 @@ def ipv4_at_the_mtu_of_ipv6_needs_the_mss() -> dict[str, Any]:
 
 
 def drain(tap: socket.socket) -> Iterator[int]:
-    """Yield the lengths of the packets that a tap has seen, without their link's header."""
+    """Yield the lengths of the packets that a packet socket has seen, without link-layer header."""
     with contextlib.suppress(BlockingIOError):
         while True:
             yield tap.recv_into(bytearray(1), 1, socket.MSG_TRUNC)
 
 
 def longest(sender: str, receiver: str, device: str, address: str) -> dict[str, int]:
-    """Stream from one namespace to another; return the longest packet that either end's device saw."""
+    """Stream between namespaces; return the longest packet that each end's device saw."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     taps = {}
     with contextlib.ExitStack() as open_:
@@ -184,7 +185,7 @@ def longest(sender: str, receiver: str, device: str, address: str) -> dict[str, 
         found = dict.fromkeys(taps, 0)
         end = time.monotonic() + 60
         while missing:
-            assert time.monotonic() < end, f"{missing} of {STREAM} bytes did not come to {address}"
+            assert time.monotonic() < end, f"{missing} of {STREAM} bytes did not arrive at {address}"
             readable, writable, dummy = select.select([peer, *taps.values()], [client] * bool(unsent), [], 1)
             if writable:
                 unsent -= client.send(data[:unsent])
@@ -197,10 +198,10 @@ def longest(sender: str, receiver: str, device: str, address: str) -> dict[str, 
 
 @contextlib.contextmanager
 def pods() -> Iterator[Lab]:
-    """Two nodes of namespaces, with programs and Pods on meta, and veth for a wire; all with BIG TCP."""
+    """Give two nodes with programs and Pods on meta, connected by a veth, all with BIG TCP."""
     namespaces = Namespaces()
     try:
-        lab = Lab(namespaces, "/sys/fs/bpf", sys.argv[2], "meta", sizes=SIZES)
+        lab = Lab(namespaces, "/sys/fs/bpf", sys.argv[2], Devices("meta", sizes=SIZES))
         try:
             lab.declare()
             for node in ("node1", "node2"):
@@ -213,8 +214,8 @@ def pods() -> Iterator[Lab]:
 
 
 @CHECKS
-def big_tcp_between_pods() -> dict[str, Any]:
-    """On one node, and from node to node over a veth."""
+def pods_exchange_big_tcp_packets() -> dict[str, Any]:
+    """Pods on one node, and on two nodes over a veth."""
     measured = {}
     with pods() as lab:
         lab.ns.sysctl(lab.names["front"], ipv4__tcp_tso_rtt_log=PATIENT)
@@ -228,8 +229,8 @@ def big_tcp_between_pods() -> dict[str, Any]:
 
 
 @CHECKS
-def big_tcp_at_the_receiving_nic() -> dict[str, Any]:
-    """igb takes no more than 64 KiB from TCP; GRO makes more of what e1000e receives."""
+def gro_builds_big_tcp_packets_at_receiving_nic() -> dict[str, Any]:
+    """igb accepts at most 64 KiB from TCP; GRO builds larger packets from those that e1000e receives."""
     measured = {}
     with wire():
         set_mtu(8264)

@@ -24,13 +24,13 @@ from tests.support.module_build import copy_source
 
 NETDEVSIM, TCP_MMAP = "drivers/net/netdevsim", "tools/testing/selftests/net/tcp_mmap.c"
 TCP_MMAP_KERNEL = "6.12"  # the copy in 6.1 cannot check what it received
-# 32 GB in the source: hours of an emulated node.
+# The source sends 32 GB, which takes an emulated node hours.
 TCP_MMAP_BYTES = 1 << 25
 
 
 @contextlib.contextmanager
 def _source(kernel: str, path: str) -> Iterator[Path]:
-    """Give a file or folder of a lab kernel's source for the length of a block."""
+    """Give a file or folder of a lab kernel's source during the block."""
     wanted = recipe.KERNELS[kernel]
     package = "linux-source" + (f"/{wanted.suite}-backports" if wanted.backports else "")
     with tempfile.TemporaryDirectory(dir=common.cache_dir()) as folder:
@@ -44,7 +44,7 @@ def _source(kernel: str, path: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _once(name: str, facts: str) -> Iterator[tuple[Path, Path | None]]:
-    """Give a folder of the cache, and where to build what shall be in it if it is not there yet."""
+    """Give a folder of the cache, and the folder to build in if it does not exist yet."""
     key = hashlib.sha256((Path(__file__).read_text() + facts).encode()).hexdigest()[:16]
     folder = common.cache_dir() / f"kernel-source/{name}-{key}"
     with common.lock(f"kernel-source-{name}"):
@@ -72,7 +72,7 @@ def netdevsim(node: LabNode, kernel: str) -> Path:
 
 
 def tcp_mmap() -> Path:
-    """Return tcp_mmap, which runs on every node, with less to send than its authors had in mind."""
+    """Return tcp_mmap, statically linked, with a smaller amount of data than in its source."""
     with _once("tcp_mmap", TCP_MMAP_KERNEL) as (folder, work):
         if work:
             with _source(TCP_MMAP_KERNEL, TCP_MMAP) as source:
@@ -80,7 +80,7 @@ def tcp_mmap() -> Path:
             text, found = re.subn(
                 r"^#define FILE_SZ .*$", f"#define FILE_SZ {TCP_MMAP_BYTES}ULL", text, flags=re.MULTILINE
             )
-            assert found == 1, f"{TCP_MMAP} of Linux {TCP_MMAP_KERNEL} has another FILE_SZ"
+            assert found == 1, f"{TCP_MMAP} of Linux {TCP_MMAP_KERNEL} has no single #define FILE_SZ"
             (work / "tcp_mmap.c").write_text(text)
             words = ("gcc", "-O2", "-w", "-static", str(work / "tcp_mmap.c"), "-o", str(work / "tcp_mmap"))
             run(*words, "-lpthread", "-lcrypto")

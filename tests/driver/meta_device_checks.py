@@ -38,7 +38,7 @@ CHECKS = node_checks.Checks()
 
 
 def pin(name: str, verdict: int, kind: int = SCHED_CLS) -> str:
-    """Load a program that only returns a verdict, pin it, and return where."""
+    """Load and pin a program that returns a verdict; return its path."""
     path = Path(PINS, name)
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def programs(verdict: int = PASS) -> dict[str, str]:
 
 
 def apply(*names: str, per_pod: Mapping[str, Any] | None = None, **others: Any) -> list[str]:
-    """Run meta_device for some Pods and return what it changed."""
+    """Run meta_device for Pods by name; return its changes."""
     pod = {"netns": None, "interface": "eth0", "host_interface": None, "driver": None, "mtu": None}
     options: dict[str, Any] = {
         "owner": "checks",
@@ -73,12 +73,12 @@ def apply(*names: str, per_pod: Mapping[str, Any] | None = None, **others: Any) 
         **others,
     }
     with _netns.entered(f"/run/netns/{HOST}"):
-        outcome = _meta_device.run(options, False, lambda: "it is not there")
+        outcome = _meta_device.run(options, False, lambda: "it is not installed")
     return [str(change) for change in outcome.changes]
 
 
 def pings(source: str, *targets: str) -> list[bool]:
-    """Tell for each target whether a Pod reaches it."""
+    """Return for each target whether a Pod reaches it."""
     running = [
         subprocess.Popen(
             ["nsenter", f"--net=/run/netns/{source}", "ping", "-c1", "-W2", target], stdout=subprocess.DEVNULL
@@ -89,24 +89,24 @@ def pings(source: str, *targets: str) -> list[bool]:
 
 
 def reachable() -> bool:
-    """Tell whether both Pods reach each other, by both families; they agree, or it is an error."""
+    """Return whether both Pods reach each other; raise AssertionError if directions or families differ."""
     answers = pings("md-a", *ADDRESSES["md-b"]) + pings("md-b", *ADDRESSES["md-a"])
     assert len(set(answers)) == 1, answers
     return answers[0]
 
 
 def kinds() -> list[str]:
-    """Return the drivers of this node that have policies."""
+    """Return the drivers of this node that have a default policy."""
     return [kind for kind in ("meta", "netkit") if netlink.has_link_kind(kind)]
 
 
 def refused(kind: type[Exception], **options: Any) -> str:
-    """Run meta_device where it must fail; return its message."""
+    """Assert that meta_device fails; return its message."""
     try:
         apply("md-a", "md-b", **options)
     except kind as error:
         return str(error)
-    raise AssertionError(f"{options} were not refused")
+    raise AssertionError(f"meta_device did not refuse {options}")
 
 
 def links() -> set[str]:
@@ -114,8 +114,8 @@ def links() -> set[str]:
 
 
 @CHECKS
-def pods_of_every_kind_and_mode() -> None:
-    """Made, found unchanged, and in touch with each other."""
+def pods_of_every_driver_and_mode_reach_each_other() -> None:
+    """Pods are created, a second run changes nothing, and they reach each other."""
     assert "meta" in kinds()
     for driver in [*kinds(), "veth"]:
         for mode in ("l3", "l2"):
@@ -126,7 +126,7 @@ def pods_of_every_kind_and_mode() -> None:
 
 
 @CHECKS
-def the_policy_is_drop_and_changes_in_place() -> None:
+def default_policy_is_drop_and_changes_in_place() -> None:
     for driver in kinds():
         apply("md-a", "md-b", driver=driver)
         assert not reachable(), driver
@@ -140,11 +140,11 @@ def the_policy_is_drop_and_changes_in_place() -> None:
 
 
 @CHECKS
-def programs_are_there_from_the_start_and_are_replaced() -> None:
-    """Programs that pass, under the policy drop; then others under the same pins; then none."""
+def programs_are_attached_at_creation_and_replaced() -> None:
+    """Programs that pass override the policy drop; other programs at the same pins replace them."""
     paths = programs()
     made = apply("md-a", "md-b", programs=paths)
-    assert not any("set driver" in change for change in made), "the programs came after the device"
+    assert not any("set driver" in change for change in made), "the programs were attached after creation"
     assert reachable()
     assert apply("md-a", "md-b", programs=paths) == []
     pin("to_pod_0", DROP)
@@ -153,19 +153,19 @@ def programs_are_there_from_the_start_and_are_replaced() -> None:
     assert not reachable()
     apply("md-a", "md-b", programs=programs())
     assert reachable()
-    assert apply("md-a", "md-b") == [], "programs that the options do not mention stay"
+    assert apply("md-a", "md-b") == [], "programs that the options leave out stay attached"
     apply("md-a", "md-b", programs=NONE)
     assert not reachable()
 
 
 @CHECKS
-def a_program_of_another_type_is_refused_by_name() -> None:
+def program_of_wrong_type_is_refused() -> None:
     wrong = pin("wrong", PASS, XDP)
     message = refused(_meta_device.ApplyError, programs={"from_pod": wrong, "to_pod": None})
     assert "Pod md-a" in message and "The former state was restored" in message, message
     assert links() == {"lo"}
     assert not Path("/run/netns/md-a").exists()
-    # The same where the Pods are there: they keep what they had.
+    # Existing Pods keep their programs.
     paths = programs()
     apply("md-a", "md-b", programs=paths)
     message = refused(_meta_device.ApplyError, programs={"from_pod": wrong, "to_pod": None})
@@ -175,7 +175,7 @@ def a_program_of_another_type_is_refused_by_name() -> None:
 
 
 @CHECKS
-def a_connection_outlives_a_change_of_driver() -> None:
+def connection_survives_driver_change() -> None:
     apply("md-a", "md-b", driver="veth")
     with _netns.entered("/run/netns/md-b"):
         server = socket.create_server(("10.77.0.2", 5001))
@@ -192,7 +192,7 @@ def a_connection_outlives_a_change_of_driver() -> None:
 
 
 @CHECKS
-def a_device_that_its_pod_deleted_comes_again() -> None:
+def device_deleted_by_pod_is_recreated() -> None:
     apply("md-a", "md-b", policy="pass")
     command("ip", "link", "delete", "eth0", netns="md-a")
     apply("md-a", "md-b", policy="pass")
@@ -200,12 +200,12 @@ def a_device_that_its_pod_deleted_comes_again() -> None:
 
 
 @CHECKS
-def a_driver_that_is_not_loaded_is_an_error() -> None:
-    """The last one: it unloads the driver."""
+def unloaded_driver_is_an_error() -> None:
+    """This check is the last: it unloads the driver."""
     apply()
     command("rmmod", "meta")
     message = refused(_meta_device.OptionError)
-    assert "driver: meta: the kernel module meta cannot be loaded (it is not there): " in message, message
+    assert "driver: meta: the kernel module meta cannot be loaded (it is not installed): " in message, message
     assert links() == {"lo"}
 
 

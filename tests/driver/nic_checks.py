@@ -31,14 +31,14 @@ XDP, XDP_PASS = 6, 2
 
 
 def tune(*nics: dict[str, Any], check: bool = False) -> dict[str, Any]:
-    """Run the module without keeping anything for the next boot; return its result."""
+    """Run nic_tuning without persisting settings; return its result."""
     result = apply.run(nics, False, check, lambda words: (0, "", ""))
     assert not result.warnings, result.warnings
     return result.as_dict()
 
 
 def state() -> dict[str, _ethtool.Nic]:
-    """Return what the NICs of the checks are set to, by driver."""
+    """Return the settings of the checks' NICs by driver."""
     ethtool = _ethtool.Ethtool()
     try:
         found = {one.driver: settings.read(ethtool, one.name) for one in settings.devices(ethtool)}
@@ -48,23 +48,23 @@ def state() -> dict[str, _ethtool.Nic]:
 
 
 def refused(*nics: dict[str, Any]) -> str:
-    """Run what must fail and leave everything as it is; return the message."""
+    """Assert that nic_tuning refuses and changes nothing; return its message."""
     before = state()
     try:
         tune(*nics)
     except plan.Problem as problem:
-        assert state() == before, f"{problem}\nbut now it is {state()}\nand was {before}"
+        assert state() == before, f"{problem}\nnow: {state()}\nbefore: {before}"
         return str(problem)
-    raise AssertionError("it was not refused")
+    raise AssertionError("nic_tuning did not refuse")
 
 
-def promised_made_and_left_alone(nic: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Have a NIC set as a dry run says, to ``expected``, and a second run find nothing to do."""
+def check_dry_run_apply_and_idempotence(nic: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Assert that a run makes the changes of its dry run, results in ``expected``, and is idempotent."""
     before = state()
-    promised = tune(nic, check=True)
+    planned = tune(nic, check=True)
     assert state() == before
     made = tune(nic)
-    assert made == promised, f"{made}\n{promised}"
+    assert made == planned, f"{made}\n{planned}"
     driver = made["nics"][0]["driver"]
     now = state()[driver].values
     assert {name: now[name] for name in expected} == expected, now
@@ -75,7 +75,7 @@ def promised_made_and_left_alone(nic: dict[str, Any], expected: dict[str, Any]) 
 
 
 def with_xdp(then: Callable[[], None]) -> None:
-    """Do something while netdevsim has an XDP program, one that lets everything pass."""
+    """Call a function while netdevsim has an XDP program that passes all packets."""
     # r0 = XDP_PASS; exit (linux/bpf.h)
     code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, XDP_PASS, 0x95, 0, 0, 0)
     instructions, licence = bpf.ctypes.create_string_buffer(code), bpf.ctypes.create_string_buffer(b"GPL")
@@ -97,8 +97,8 @@ def with_xdp(then: Callable[[], None]) -> None:
 
 
 @CHECKS
-def netdevsim_takes_rings_channels_coalescing_and_flow_control() -> None:
-    wish = {
+def netdevsim_sets_rings_channels_coalescing_and_pause() -> None:
+    nic_options = {
         "driver": "netdevsim", "mtu": 8264, "rings": {"rx": 1024, "tx": 2048}, "channels": {"combined": 2},
         "coalesce": {"rx-usecs": 16, "tx_frames": 64, "adaptive-rx": "on"}, "pause": {"rx": True, "tx": True},
     }  # fmt: skip
@@ -106,11 +106,11 @@ def netdevsim_takes_rings_channels_coalescing_and_flow_control() -> None:
         "mtu": 8264, "rings.rx": 1024, "rings.tx": 2048, "channels.combined": 2, "coalesce.rx-usecs": 16,
         "coalesce.tx-frames": 64, "coalesce.adaptive-rx": True, "pause.rx": True, "pause.tx": True,
     }  # fmt: skip
-    promised_made_and_left_alone(wish, expected)
+    check_dry_run_apply_and_idempotence(nic_options, expected)
 
 
 @CHECKS
-def all_numbers_above_the_maxima_are_named_at_once() -> None:
+def all_values_above_their_maximum_are_reported_at_once() -> None:
     message = refused({"driver": "netdevsim", "rings": {"rx": 5000, "tx": 9999}, "channels": {"combined": 5}})
     assert [line.partition("): ")[2] for line in message.splitlines()] == [
         "channels.combined = 5 is above the maximum of 4",
@@ -120,15 +120,15 @@ def all_numbers_above_the_maxima_are_named_at_once() -> None:
 
 
 @CHECKS
-def a_maximum_is_taken_where_that_is_asked_for() -> None:
-    wish = {"driver": "netdevsim", "rings": {"rx": 5000}, "limit_to_maximum": True}
-    assert tune(wish)["nics"][0]["limited"] == {"rings.rx": 4096}
+def limit_to_maximum_lowers_values() -> None:
+    nic_options = {"driver": "netdevsim", "rings": {"rx": 5000}, "limit_to_maximum": True}
+    assert tune(nic_options)["nics"][0]["limited"] == {"rings.rx": 4096}
     assert state()["netdevsim"].values["rings.rx"] == 4096
-    assert not tune(wish)["changed"]
+    assert not tune(nic_options)["changed"]
 
 
 @CHECKS
-def a_refusal_midway_puts_back_the_nics_before_it_too() -> None:
+def refusal_restores_nics_changed_before_it() -> None:
     def then() -> None:
         message = refused(
             {"driver": "e1000e", "rings": {"rx": 512}, "coalesce": {"rx-usecs": 40}},
@@ -143,7 +143,7 @@ def a_refusal_midway_puts_back_the_nics_before_it_too() -> None:
 
 
 @CHECKS
-def header_split_where_the_driver_has_it() -> None:
+def header_split_is_set_or_refused_by_capability() -> None:
     nic = state()["netdevsim"]
     if "rings.tcp-data-split" not in nic.values:
         message = refused({"driver": "netdevsim", "rings": {"tcp-data-split": "on"}})
@@ -151,11 +151,11 @@ def header_split_where_the_driver_has_it() -> None:
         message = refused({"driver": "netdevsim", "header_split": "data_split"})
         assert "data_split needs a driver that reports tcp-data-split" in message, message
         return
-    promised_made_and_left_alone(
+    check_dry_run_apply_and_idempotence(
         {"driver": "netdevsim", "rings": {"tcp-data-split": "off", "hds-thresh": 256}},
         {"rings.tcp-data-split": False, "rings.hds-thresh": 256},
     )
-    promised_made_and_left_alone(
+    check_dry_run_apply_and_idempotence(
         {"driver": "netdevsim", "header_split": "data_split"},
         {"rings.tcp-data-split": True, "features.rx-lro": False},
     )
@@ -167,12 +167,12 @@ def header_split_where_the_driver_has_it() -> None:
 @CHECKS
 def header_split_and_xdp_exclude_each_other() -> None:
     if "rings.tcp-data-split" not in state()["netdevsim"].values:
-        return  # header_split_where_the_driver_has_it says what happens then
+        return  # header_split_is_set_or_refused_by_capability covers this kernel
 
     def then() -> None:
         message = refused({"driver": "netdevsim", "header_split": "data_split"})
         assert "data_split and an XDP program exclude each other" in message, message
-        # Asked for as a plain ring parameter it is the kernel that refuses, in words of its own.
+        # As a plain ring parameter the kernel refuses it, with its own message.
         message = refused({"driver": "netdevsim", "rings": {"rx": 300, "tcp-data-split": "on"}})
         assert "tcp-data-split can not be enabled with single buffer XDP" in message, message
 
@@ -184,8 +184,8 @@ def header_split_and_xdp_exclude_each_other() -> None:
 
 
 @CHECKS
-def e1000e_takes_rings_coalescing_and_features() -> None:
-    promised_made_and_left_alone(
+def e1000e_sets_rings_coalescing_and_features() -> None:
+    check_dry_run_apply_and_idempotence(
         {"driver": "e1000e", "mtu": 4168, "rings": {"rx": 1024, "tx": 512}, "coalesce": {"rx-usecs": 50},
          "features": {"rxhash": False, "gro": True, "tso": "off"}},
         {"mtu": 4168, "rings.rx": 1024, "rings.tx": 512, "coalesce.rx-usecs": 50,
@@ -195,13 +195,13 @@ def e1000e_takes_rings_coalescing_and_features() -> None:
 
 
 @CHECKS
-def e1000e_rounds_a_ring_up_and_that_is_a_failure() -> None:
+def ring_size_rounded_by_e1000e_is_a_failure() -> None:
     message = refused({"driver": "e1000e", "mtu": 8264, "rings": {"rx": 1001}, "coalesce": {"rx-usecs": 30}})
     assert "(driver e1000e): rings.rx = 1001 was accepted, but is 1008 now" in message, message
 
 
 @CHECKS
-def what_e1000e_does_not_have_is_named_at_once() -> None:
+def all_unsupported_settings_of_e1000e_are_reported_at_once() -> None:
     message = refused(
         {"driver": "e1000e", "channels": {"combined": 2}, "coalesce": {"tx-usecs": 5}, "features": {"lro": 1}}
     )
@@ -214,18 +214,18 @@ def what_e1000e_does_not_have_is_named_at_once() -> None:
 
 
 @CHECKS
-def a_private_flag_that_the_hardware_lacks_is_named() -> None:
+def private_flag_refused_by_hardware_is_reported() -> None:
     # The driver lists the flag for every device and refuses it on the 82574 that QEMU emulates.
     message = refused({"driver": "e1000e", "priv_flags": {"s0ix-enabled": True}, "rings": {"rx": 256}})
     assert "the kernel refuses priv_flags: s0ix-enabled = on: Invalid argument" in message, message
 
 
 @CHECKS
-def igb_takes_a_private_flag_rings_channels_and_coalescing() -> None:
+def igb_sets_private_flag_rings_channels_and_coalescing() -> None:
     nic = state()["igb"]
     more = nic.values["channels.combined"] == 1 and nic.maximum["channels.combined"] > 1
     combined = 2 if more else 1
-    promised_made_and_left_alone(
+    check_dry_run_apply_and_idempotence(
         {"driver": "igb", "mtu": 8264, "priv_flags": {"legacy-rx": True}, "rings": {"rx": 512, "tx": 512},
          "channels": {"combined": combined}, "coalesce": {"rx-usecs": 30}},
         {"mtu": 8264, "priv_flags.legacy-rx": True, "rings.rx": 512, "rings.tx": 512,

@@ -32,7 +32,7 @@ def insmod(name: str) -> str:
 
 
 def deliver(name: str, certificate: str = "") -> str:
-    """Install a driver as the role does; return the error, or nothing."""
+    """Install a driver as the role does; return the error, or an empty string."""
     serial = signing.serial(Path(certificate).read_bytes()) if certificate else ""
     desired = delivery.Desired("meta", KERNEL, Path(name).read_bytes(), "idle", serial)
     try:
@@ -46,20 +46,20 @@ def loaded() -> bool:
     return Path("/sys/module/meta").exists()
 
 
-def traces() -> list[str]:
-    """What a delivery leaves in the node's files."""
+def delivered_files() -> list[str]:
+    """Return the files of a delivery that exist."""
     paths = (loading.delivered_file("meta", KERNEL), loading.autoload_file("meta"))
     return [path for path in paths if os.path.exists(path)]
 
 
 @CHECKS
-def secure_boot_locks_the_kernel_down() -> None:
+def secure_boot_enables_lockdown() -> None:
     facts = _node.Node().security("")
     assert facts["secure_boot"] and facts["lockdown"] == "integrity" and facts["signature_required"], facts
 
 
 @CHECKS
-def preflight_knows_which_key_is_enrolled() -> None:
+def preflight_reports_enrolled_key() -> None:
     node = _node.Node()
     need = readiness.Requirements((), True, True)
     facts = node.facts()
@@ -75,21 +75,21 @@ def preflight_knows_which_key_is_enrolled() -> None:
 
 
 @CHECKS
-def an_unsigned_driver_is_refused() -> None:
+def unsigned_driver_is_refused() -> None:
     assert insmod("unsigned.ko") and not loaded()
-    assert "Secure Boot is on" in deliver("unsigned.ko") and not loaded() and not traces()
+    assert "Secure Boot is on" in deliver("unsigned.ko") and not loaded() and not delivered_files()
 
 
 @CHECKS
 def driver_signed_with_unknown_key_is_refused() -> None:
     assert insmod("unknown.ko") and not loaded()
-    assert deliver("unknown.ko", UNKNOWN) and not loaded() and not traces()
+    assert deliver("unknown.ko", UNKNOWN) and not loaded() and not delivered_files()
 
 
 @CHECKS
-def a_driver_signed_with_the_enrolled_key_is_loaded_and_works() -> None:
+def driver_signed_with_enrolled_key_is_loaded() -> None:
     assert not deliver("enrolled.ko", ENROLLED)
-    assert loaded() and len(traces()) == 2
+    assert loaded() and len(delivered_files()) == 2
     subprocess.run(["ip", "link", "add", "signed0", "type", "meta"], check=True)
 
 

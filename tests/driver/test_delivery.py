@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Drivers that were built elsewhere: where an older one is loaded, and where only signed ones may be."""
+"""Drivers delivered to a node that has an older one loaded, or that enforces module signatures."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """dkms_driver, kernel_module_build and kernel_module with the real DKMS and compiler of a node's image.
 
-Every test has the image as it was, through an overlay. Nothing is loaded here, as this machine runs another
-kernel; that is tested on nodes.
+Each test has a fresh overlay of the image. Modules are not loaded, because this machine runs another kernel;
+tests on nodes do that.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ MODULE_DESCRIPTION("Nothing");
 
 
 def source(version: str = "1.0", value: str = "0", tag: str = "MODULE_VERSION(VERSION);") -> dict[str, str]:
-    """A small module; ``value`` goes into its source."""
+    """Return the files of a small module; ``value`` is inserted in its source."""
     text = SOURCE.format(value=value, tag=tag.replace("VERSION)", f'"{version}")'))
     return {"Kbuild": "obj-m := trivial.o\n", "dkms.conf": CONF.format(version=version), "trivial.c": text}
 
 
 @dataclass
 class Image:
-    """A node's file system, and the kernel in it that has headers."""
+    """A node's root file system, and its kernel that has headers."""
 
     root: Path
     kernel: str
@@ -86,7 +86,7 @@ class Image:
         return {**result, "failed": "FAILED" in outcome, "shown": shown}
 
     def state(self) -> tuple[list[str], dict[str, str] | None, str]:
-        """What DKMS has, the source, and the installed module: all that a failure must leave as it is."""
+        """Return DKMS' status, the source and the module's digest, which a failure must not change."""
         status = self.enter("dkms", "status", "-m", "trivial").splitlines()
         installed = sorted((self.root / "lib/modules" / self.kernel).glob("updates/dkms/trivial.ko*"))
         digest = run("sha256sum", *map(str, installed)) if installed else ""
@@ -97,7 +97,7 @@ class Image:
 
 
 def overlay(folder: Path, lower: list[Path]) -> Iterator[Path]:
-    """Mount a writable view of the folders in ``lower``, the uppermost first."""
+    """Mount a writable overlay of the folders in ``lower``, uppermost first; yield its root."""
     for name in ("upper", "work", "root"):
         (folder / name).mkdir()
     options = f"lowerdir={':'.join(map(str, lower))},upperdir={folder}/upper,workdir={folder}/work"
@@ -109,7 +109,7 @@ def overlay(folder: Path, lower: list[Path]) -> Iterator[Path]:
 
 
 def image_at(root: Path, folder: Path, kernel: str) -> Image:
-    """Make the interpreter that runs a module inside the image, with its own mounts."""
+    """Write an interpreter that runs a module in the image with private mounts; return the image."""
     enter = (
         f"mount -t proc proc {root}/proc; mount --rbind /sys {root}/sys; mount --bind /dev {root}/dev; "
         f'mount -t tmpfs run {root}/run; exec chroot {root} "$@"'
@@ -136,7 +136,7 @@ def kernel(pristine: Path) -> str:
 
 @pytest.fixture(scope="session")
 def installed(pristine: Path, kernel: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an installation of version 1.0 adds to the image, as a layer."""
+    """Return the overlay layer of an installation of version 1.0."""
     folder = tmp_path_factory.mktemp("installed")
     mounted = overlay(folder, [pristine])
     image = image_at(next(mounted), folder, kernel)
@@ -156,19 +156,19 @@ def installed(pristine: Path, kernel: str, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def image(pristine: Path, installed: Path, kernel: str, tmp_path: Path) -> Iterator[Image]:
-    """The image with version 1.0 of the module."""
+    """Give the image with version 1.0 of the module."""
     for root in overlay(tmp_path, [installed, pristine]):
         yield image_at(root, tmp_path, kernel)
 
 
-def test_a_second_run_changes_nothing(image: Image) -> None:
+def test_second_run_changes_nothing(image: Image) -> None:
     before = image.state()
     result = image.module(version="1.0", files=source())
     assert not result["changed"] and result["changes"] == [] and not result["built"]
     assert image.state() == before
 
 
-def test_another_source_of_the_same_version_is_built(image: Image) -> None:
+def test_changed_source_of_same_version_is_rebuilt(image: Image) -> None:
     before = image.module(version="1.0", files=source())["srcversion"]
     result = image.module("--diff", version="1.0", files=source(value="7"))
     assert result.get("changes") == ["deploy: the source differs: trivial.c"], result
@@ -179,7 +179,7 @@ def test_another_source_of_the_same_version_is_built(image: Image) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
-def test_a_build_that_fails_changes_nothing(image: Image, version: str) -> None:
+def test_failed_build_changes_nothing(image: Image, version: str) -> None:
     before = image.state()
     result = image.module(version=version, files=source(version, value="undeclared"))
     assert result["failed"] and "undeclared" in result["msg"] and "nothing was changed" in result["msg"]
@@ -188,7 +188,7 @@ def test_a_build_that_fails_changes_nothing(image: Image, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.0", "0.9"])
-def test_another_version_takes_the_place(image: Image, version: str) -> None:
+def test_another_version_replaces_the_installed_one(image: Image, version: str) -> None:
     result = image.module(version=version, files=source(version))
     assert [change.split(":")[0] for change in result["changes"]] == ["deploy", "retire"]
     status, former, dummy = image.state()
@@ -196,23 +196,23 @@ def test_another_version_takes_the_place(image: Image, version: str) -> None:
     assert image.enter("modinfo", "-k", image.kernel, "-F", "version", "trivial").strip() == version
 
 
-def test_missing_headers_are_named_with_their_package(image: Image) -> None:
+def test_missing_headers_are_reported_with_their_package(image: Image) -> None:
     headers = image.root / "lib/modules" / image.kernel / "build"
     headers.rename(headers.with_name("away"))
     before = image.state()
     result = image.module(version="2.0", files=source("2.0"))
     assert result["failed"] and f"apt-get install linux-headers-{image.kernel}" in result["msg"]
     assert image.state() == before
-    # A dry run still tells the steps: what is missing may be installed before the real one.
+    # A dry run still reports the steps, because the headers may be installed before the run.
     planned = image.module("--check", version="2.0", files=source("2.0"))
     assert planned["changed"] and f"linux-headers-{image.kernel}" in planned["shown"]
-    # Nothing has to be built.
+    # A run that builds nothing does not need headers.
     assert not image.module(version="1.0", files=source())["changed"]
 
 
-def test_what_fails_after_the_build_is_undone(image: Image) -> None:
+def test_failure_after_the_build_is_rolled_back(image: Image) -> None:
     modules = image.root / "lib/modules" / image.kernel
-    # Outside of the kernel's modules, where DKMS does not look for one to put aside.
+    # Outside of the kernel's modules, where DKMS does not look for modules to replace.
     foreign = image.root / "opt/foreign"
     foreign.mkdir(parents=True)
     run("cp", *map(str, modules.glob("updates/dkms/trivial.ko*")), str(foreign))
@@ -227,7 +227,7 @@ def test_what_fails_after_the_build_is_undone(image: Image) -> None:
         assert image.state() == before and not image.leftovers()
 
 
-def test_a_module_that_cannot_be_told_from_another_is_refused(image: Image) -> None:
+def test_module_without_version_is_refused(image: Image) -> None:
     before = image.state()
     result = image.module(version="1.0", files=source(tag=""))
     assert result["failed"] and "MODULE_VERSION" in result["msg"]
@@ -235,14 +235,14 @@ def test_a_module_that_cannot_be_told_from_another_is_refused(image: Image) -> N
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
-def test_a_source_that_dkms_lost_is_no_obstacle(image: Image, version: str) -> None:
+def test_missing_source_is_deployed_again(image: Image, version: str) -> None:
     run("rm", "-r", str(image.root / "usr/src/trivial-1.0"))
     assert image.module(version=version, files=source(version))["changed"]
     status, dummy, dummy = image.state()
     assert len(status) == 1 and version in status[0] and status[0].endswith(": installed")
 
 
-def test_a_module_that_was_tampered_with_is_put_back(image: Image) -> None:
+def test_modified_module_is_installed_again(image: Image) -> None:
     before = image.state()
     for path in (image.root / "lib/modules" / image.kernel / "updates/dkms").iterdir():
         path.write_bytes(path.read_bytes() + b"x")
@@ -251,7 +251,7 @@ def test_a_module_that_was_tampered_with_is_put_back(image: Image) -> None:
     assert image.state() == before
 
 
-def test_absent_leaves_nothing(image: Image) -> None:
+def test_absent_removes_everything(image: Image) -> None:
     assert image.module("--check", state="absent")["changed"]
     assert image.state()[0]
     assert image.module(state="absent")["changed"]
@@ -262,14 +262,14 @@ def test_absent_leaves_nothing(image: Image) -> None:
 
 @pytest.fixture
 def key(image: Image) -> tuple[str, str, str]:
-    """A key in the image, its certificate, and the number of that; both paths as the image sees them."""
+    """Return the paths of a key and its certificate in the image, and the certificate's serial number."""
     folder = image.root / "etc/keys"
     folder.mkdir()
     make_signing_key(f"{folder}/key", f"{folder}/certificate", "signed", serial=0x4CFE)
     return "/etc/keys/key", "/etc/keys/certificate", "4C:FE"
 
 
-def test_dkms_signs_with_the_key_that_is_given(image: Image, key: tuple[str, str, str]) -> None:
+def test_dkms_signs_with_the_given_key(image: Image, key: tuple[str, str, str]) -> None:
     before = image.state()
     wanted: dict[str, Any] = {"version": "1.0", "files": source(), "signing_key": key[0]}
     result = image.module(**wanted, signing_certificate="/etc/keys/none")
@@ -283,7 +283,7 @@ def test_dkms_signs_with_the_key_that_is_given(image: Image, key: tuple[str, str
     assert not (image.root / "etc/dkms/framework.conf.d/podnet.conf").exists()
 
 
-def test_a_key_that_does_not_fit_changes_nothing(image: Image, key: tuple[str, str, str]) -> None:
+def test_key_that_does_not_match_certificate_changes_nothing(image: Image, key: tuple[str, str, str]) -> None:
     run("openssl", "genrsa", "-out", f"{image.root}{key[0]}", "2048")
     before = image.state()
     result = image.module(version="1.0", files=source(), signing_key=key[0], signing_certificate=key[1])
@@ -296,7 +296,7 @@ def test_a_key_that_does_not_fit_changes_nothing(image: Image, key: tuple[str, s
 MAKEFILE = "modules:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR) modules\n"
 
 
-def test_a_module_is_built_once_and_installed_without_a_compiler(
+def test_module_is_built_once_and_installed_without_a_compiler(
     image: Image, key: tuple[str, str, str], tmp_path: Path
 ) -> None:
     keys = [f"{image.root}{path}" for path in key[:2]]
@@ -316,7 +316,7 @@ def test_a_module_is_built_once_and_installed_without_a_compiler(
     again = image.module(**build)
     assert not again["changed"] and again["path"] == built["path"]
 
-    # From here on the node has neither compiler, headers nor sign-file.
+    # Remove compiler, headers and sign-file from the node.
     for path in ("usr/bin/gcc", "usr/bin/make", f"lib/modules/{image.kernel}/build"):
         (image.root / path).rename(image.root / f"{path}.away")
     install: dict[str, Any] = {"plugin": "kernel_module", "src": str(kept), "certificate": keys[1]}
@@ -338,7 +338,7 @@ def test_a_module_is_built_once_and_installed_without_a_compiler(
     assert image.module(state="absent")["changed"] and not place.exists()
 
 
-def test_dkms_takes_the_place_of_what_was_built_elsewhere(image: Image, tmp_path: Path) -> None:
+def test_dkms_replaces_a_delivered_module(image: Image, tmp_path: Path) -> None:
     files = {**source(), "Makefile": MAKEFILE}
     assert image.module(plugin="kernel_module_build", files=files, dest=str(tmp_path / "kept"))["changed"]
     assert image.module(plugin="kernel_module", src=str(tmp_path / "kept"))["changed"]
@@ -349,7 +349,7 @@ def test_dkms_takes_the_place_of_what_was_built_elsewhere(image: Image, tmp_path
     assert not image.module(version="1.0", files=source())["changed"]
 
 
-def test_what_is_not_this_nodes_is_refused(image: Image, key: tuple[str, str, str], tmp_path: Path) -> None:
+def test_module_for_another_node_is_refused(image: Image, key: tuple[str, str, str], tmp_path: Path) -> None:
     files = {**source(), "Makefile": MAKEFILE}
     kept = str(tmp_path / "kept")
     path = Path(image.module(plugin="kernel_module_build", files=files, dest=kept)["path"])
@@ -369,7 +369,7 @@ def test_what_is_not_this_nodes_is_refused(image: Image, key: tuple[str, str, st
     assert image.state() == before
 
 
-def test_a_build_elsewhere_that_fails_keeps_nothing(image: Image, tmp_path: Path) -> None:
+def test_failed_build_for_delivery_keeps_nothing(image: Image, tmp_path: Path) -> None:
     files = {**source(value="undeclared"), "Makefile": MAKEFILE}
     result = image.module(plugin="kernel_module_build", files=files, dest=str(tmp_path / "kept"))
     assert result["failed"] and "undeclared" in result["msg"] and not (tmp_path / "kept").exists()
@@ -380,7 +380,7 @@ def driver_files() -> dict[str, str]:
     return {name: (DRIVER / name).read_text() for name in names}
 
 
-def test_the_driver_of_this_collection_is_built(image: Image) -> None:
+def test_driver_of_this_collection_is_built(image: Image) -> None:
     files = driver_files()
     version = dkms.conf_value(files["dkms.conf"], "PACKAGE_VERSION")
     result = image.module(name="meta", version=version, files=files)
@@ -390,12 +390,12 @@ def test_the_driver_of_this_collection_is_built(image: Image) -> None:
 
 
 @pytest.mark.parametrize("flavour", ["cloud", "rt"])
-def test_the_driver_is_built_for_the_flavour(image: Image, flavour: str, tmp_path: Path) -> None:
-    """Debian's flavours have headers of their own, and DKMS builds for the kernel as they are installed."""
+def test_driver_is_built_for_kernel_flavour(image: Image, flavour: str, tmp_path: Path) -> None:
+    """Debian's kernel flavours have their own headers, whose installation triggers DKMS."""
     settings = debian.apt_settings(run("apt-config", "dump"))
     (image.root / "etc/apt/apt.conf.d/99machine").write_text("\n".join(settings) + "\n")
     (image.root / "etc/resolv.conf").write_text(Path("/etc/resolv.conf").read_text())
-    for hook in ("initramfs-tools", "zz-update-grub"):  # They want a machine that boots.
+    for hook in ("initramfs-tools", "zz-update-grub"):  # They need a bootable machine.
         (image.root / "etc/kernel/postinst.d" / hook).unlink(missing_ok=True)
     release = re.sub(r"-amd64$", f"-{flavour}-amd64", image.kernel)
     image.enter("apt-get", "-q", "update")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The driver: how it is built against a kernel's headers, and what it does in a node with that kernel."""
+"""The driver: its build against a kernel's headers, and its checks on a node with that kernel."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_on_node(results: dict[str, dict[str, Any]], check: str) -> None:
     assert not results[check]["failure"], f"\n{results[check]['failure']}"
 
 
-def test_module_tells_what_it_is(module: Path) -> None:
-    """Licence, alias, version, and the srcversion that a loaded module is compared by."""
+def test_modinfo_has_licence_alias_version_and_srcversion(module: Path) -> None:
+    """srcversion is compared with that of the loaded module."""
     extract = ["objcopy", "-O", "binary", "--only-section=.modinfo", str(module), "/dev/stdout"]
     section = subprocess.run(extract, capture_output=True, check=True).stdout.decode()
     facts = dict(entry.split("=", 1) for entry in section.split("\0") if entry)
@@ -38,17 +38,17 @@ def test_module_tells_what_it_is(module: Path) -> None:
 
 
 def _refusal(build: Build, kdir: str = "", replace: tuple[Path, Path] | None = None) -> str:
-    """Return what the driver says of a build that it must refuse: one line."""
+    """Assert that the build fails with one message of the driver; return it."""
     done = build.make(kdir=kdir, replace=replace)
     assert done.returncode, "the build was not refused"
-    said = [line for line in done.stderr.splitlines() if line.startswith("meta: ")]
-    assert len(said) == 1, done.stderr
+    messages = [line for line in done.stderr.splitlines() if line.startswith("meta: ")]
+    assert len(messages) == 1, done.stderr
     assert not (build.path / "meta_config.h").exists()
-    return said[0]
+    return messages[0]
 
 
 def _refusal_of_changed(build: Build, link: str, file: str, known: str, unknown: str) -> str:
-    """The same with a file of the kernel's headers changed; ``link``: the link to them beside the modules."""
+    """Return the message of a build with a changed file of the kernel's headers, found by ``link``."""
     modules = f"/usr/lib/modules/{build.node.release}"
     target = os.readlink(f"{build.node.root}{modules}/{link}")  # within the image, absolute or relative
     folder = os.path.normpath(os.path.join(modules, target))
@@ -60,10 +60,10 @@ def _refusal_of_changed(build: Build, link: str, file: str, known: str, unknown:
     return _refusal(build, replace=(original, changed))
 
 
-def test_build_without_headers_names_them(build: Build) -> None:
-    said = _refusal(build, kdir="/lib/modules/0.0.0/build")
-    assert "no kernel headers in /lib/modules/0.0.0/build" in said
-    assert "linux-headers-" in said
+def test_build_without_headers_names_the_package(build: Build) -> None:
+    message = _refusal(build, kdir="/lib/modules/0.0.0/build")
+    assert "no kernel headers in /lib/modules/0.0.0/build" in message
+    assert "linux-headers-" in message
 
 
 @pytest.mark.parametrize(
@@ -74,18 +74,20 @@ def test_build_without_headers_names_them(build: Build) -> None:
         ("linux/skbuff.h", "bool xnet", "int xnet", "skb_scrub_packet"),
     ],
 )
-def test_unknown_declaration_is_named(build: Build, header: str, known: str, unknown: str, name: str) -> None:
-    said = _refusal_of_changed(build, "source", f"include/{header}", known, unknown)
-    assert said == f"meta: unsupported kernel API: {name} is missing or has a different declaration"
+def test_unknown_declaration_is_reported(
+    build: Build, header: str, known: str, unknown: str, name: str
+) -> None:
+    message = _refusal_of_changed(build, "source", f"include/{header}", known, unknown)
+    assert message == f"meta: unsupported kernel API: {name} is missing or has a different declaration"
 
 
-def test_symbol_that_is_not_exported_is_named(build: Build) -> None:
-    said = _refusal_of_changed(build, "build", "Module.symvers", "\t__netif_rx\t", "\t__netif_ry\t")
-    assert said == "meta: unsupported kernel API: __netif_rx is not exported to modules"
+def test_unexported_symbol_is_reported(build: Build) -> None:
+    message = _refusal_of_changed(build, "build", "Module.symvers", "\t__netif_rx\t", "\t__netif_ry\t")
+    assert message == "meta: unsupported kernel API: __netif_rx is not exported to modules"
 
 
-def test_build_is_done_again_for_another_kernel(build: Build) -> None:
-    """A configuration of other headers is not kept; one of the same headers is, with what was built by it."""
+def test_configuration_is_renewed_for_another_kernel(build: Build) -> None:
+    """A configuration of other headers is replaced; one of the same headers is kept, with the module."""
     config = build.path / "meta_config.h"
     config.write_text("#error of another kernel\n")
     done = build.make()

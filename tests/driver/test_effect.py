@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What tuning does to packets: TCP zero-copy maps whole pages, and packets grow beyond 64 KiB."""
+"""The effect of tuning on packets: TCP zero-copy maps pages, and packets exceed 64 KiB."""
 
 from __future__ import annotations
 

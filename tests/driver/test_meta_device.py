@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""meta_device with meta, and netkit where the node's kernel has it, on the node's own pyroute2."""
+"""meta_device with meta, and netkit if the node's kernel has it, with the node's pyroute2."""
 
 from __future__ import annotations
 

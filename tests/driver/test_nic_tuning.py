@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""nic_tuning in a node: on netdevsim, e1000e and igb, and after a boot."""
+"""nic_tuning on a node: on netdevsim, e1000e and igb, and after a reboot."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the driver's checks need on a node: namespaces, rtnetlink, libbpf, traffic. Standard library only.
+"""Namespaces, rtnetlink, libbpf and traffic for the driver's checks on a node. Standard library only.
 
-A process costs most of a second on an emulated node, so all of it happens within one.
+Starting a process takes most of a second on an emulated node, so the checks run in one process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ IFF_RUNNING, IFF_NOARP = 0x40, 0x80
 
 
 class Meta:
-    """Numbers of meta_uapi.h."""
+    """Attributes and values of meta_uapi.h."""
 
     PEER_INFO, PRIMARY, POLICY, PEER_POLICY, MODE, SCRUB, PEER_SCRUB = range(1, 8)
     HEADROOM, TAILROOM, PAIRING = range(8, 11)
@@ -51,21 +51,22 @@ class Meta:
     PAIR, SINGLE = 0, 1
 
 
-class How:
-    """Actions of driver.bpf.c."""
+class Action:
+    """enum action_type of driver.bpf.c."""
 
-    VERDICT, REDIRECT, INGRESS, PEER, NEIGH, NEXTHOP, FIB, TYPE_HOST, MARK, PEER_L3, DELIVERY_TIME = range(11)
+    VERDICT, REDIRECT, REDIRECT_INGRESS, REDIRECT_PEER, REDIRECT_NEIGH, REDIRECT_NEXTHOP = range(6)
+    REDIRECT_FIB, SET_PKT_TYPE, SET_MARK, REDIRECT_PEER_L3, SET_TSTAMP = range(6, 11)
 
 
 def run(*argv: str, stdin: str | None = None) -> str:
-    """Run a program and return its output; its failure is the check's."""
+    """Run a program and return its output; raise AssertionError if it fails."""
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr or done.stdout}"
     return done.stdout
 
 
-def in_child(function: Callable[[], None]) -> None:
-    """Run a function in a process of its own, which may give up what it is; its failure is the check's."""
+def run_in_child(function: Callable[[], None]) -> None:
+    """Run a function in a child process, which may drop privileges; raise AssertionError if it fails."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -81,13 +82,13 @@ def in_child(function: Callable[[], None]) -> None:
     assert not failure, failure
 
 
-def become_root_of_a_user_namespace() -> None:
-    """Every capability, but over what is made from here on only; a network namespace of its own."""
+def enter_user_namespace() -> None:
+    """Move this process to a new user namespace, with all capabilities there, and a new network namespace."""
     assert _libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
 
 
 class Namespace:
-    """A network namespace with a name, so that ip(8) can be used on it too."""
+    """A named network namespace, which ip(8) can address."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -100,7 +101,7 @@ class Namespace:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """Put the calling thread into the namespace for a while."""
+        """Move the calling thread to the namespace during the block."""
         before = os.open(f"/proc/self/task/{threading.get_native_id()}/ns/net", os.O_RDONLY)
         assert _libc.setns(self.fd, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
         try:
@@ -110,12 +111,12 @@ class Namespace:
             os.close(before)
 
     def open(self, *arguments: int) -> socket.socket:
-        """Return a socket of the namespace; it stays there whoever uses it."""
+        """Return a socket of the namespace; every thread can use it."""
         with self.inside():
             return socket.socket(*arguments)
 
     def udp(self, address: str = "") -> socket.socket:
-        """Return a UDP socket of the namespace, bound to port 9 of the address if there is one."""
+        """Return a UDP socket of the namespace, bound to port 9 of ``address`` if one is given."""
         made = self.open(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
         made.settimeout(20)
         if address:
@@ -123,7 +124,7 @@ class Namespace:
         return made
 
     def raw(self) -> socket.socket:
-        """Return a socket that sends whole frames."""
+        """Return a packet socket that sends complete frames."""
         return self.open(socket.AF_PACKET, socket.SOCK_RAW)
 
     def write(self, sysctl: str, value: object) -> None:
@@ -131,14 +132,14 @@ class Namespace:
             Path("/proc/sys/net", sysctl).write_text(str(value))
 
     def ping(self, address: str, *options: str) -> None:
-        """Ping from here; every echo must come back."""
+        """Ping an address from the namespace; raise AssertionError if a reply is missing."""
         with self.inside():
             output = run("ping", "-n", "-i", "0.05", "-c", "5", "-W", "5", *options, address)
         assert " 0% packet loss" in output, output
 
 
 def attribute(kind: int, *values: bytes) -> bytes:
-    """Return a netlink attribute; several values are nested ones."""
+    """Return a netlink attribute; several values become nested attributes."""
     value = b"".join(values)
     return struct.pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
 
@@ -160,7 +161,7 @@ def text(kind: int, value: str) -> bytes:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Return the attributes in a message's payload."""
+    """Return the attributes of a message's payload by type."""
     found = {}
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
@@ -169,13 +170,13 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-class Refused(Exception):
-    """The kernel said no."""
+class NetlinkError(Exception):
+    """The kernel refused a request."""
 
-    def __init__(self, errno: int, sentence: str) -> None:
-        super().__init__(f"{os.strerror(errno)}: {sentence}")
+    def __init__(self, errno: int, message: str) -> None:
+        super().__init__(f"{os.strerror(errno)}: {message}")
         self.errno = errno
-        self.sentence = sentence
+        self.message = message
 
 
 @dataclass
@@ -195,7 +196,7 @@ class Link:
         return attributes(attributes(self.attributes[IFLA_LINKINFO])[IFLA_INFO_DATA])
 
     def number(self, kind: int) -> int | None:
-        """Return an attribute of meta's as a number of any width, or None where it is not there."""
+        """Return an attribute of meta as a number of any width, or None if it is missing."""
         return int.from_bytes(self.info[kind], "little") if kind in self.info else None
 
     @property
@@ -205,7 +206,7 @@ class Link:
 
 
 class Rtnl:
-    """rtnetlink of a namespace, bare, so that malformed requests can be made too."""
+    """rtnetlink of a namespace, without validation, so that checks can send malformed requests."""
 
     def __init__(self, namespace: Namespace | None = None) -> None:
         open_socket = namespace.open if namespace else socket.socket
@@ -221,7 +222,7 @@ class Rtnl:
         self.socket.close()
 
     def request(self, kind: int, flags: int, payload: bytes) -> list[bytes]:
-        """Send a request and return the payloads of its answers, or raise Refused."""
+        """Send a request and return the payloads of its replies; raise NetlinkError if it is refused."""
         head = struct.pack("=IHHII", 16 + len(payload), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0)
         self.socket.send(head + payload)
         answers: list[bytes] = []
@@ -237,7 +238,7 @@ class Rtnl:
                     if errno == 0:
                         return answers
                     extended = attributes(body[20:]) if flags & NLM_F_ACK_TLVS else {}
-                    raise Refused(errno, extended.get(1, b"").rstrip(b"\0").decode())
+                    raise NetlinkError(errno, extended.get(1, b"").rstrip(b"\0").decode())
                 answers.append(body)
 
     def link_request(self, kind: int, flags: int, name: str, *more: bytes, index: int = 0) -> list[bytes]:
@@ -247,7 +248,7 @@ class Rtnl:
     def create(
         self, name: str, *data: bytes, peer: bytes | None = None, more: bytes = b"", peer_index: int = 0
     ) -> None:
-        """Create a pair; ``data``: meta's attributes, ``peer``: the peer's, ``more``: the primary's."""
+        """Create a pair with attributes of meta (``data``), the peer and the primary (``more``)."""
         if peer is not None:
             message = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, peer_index, 0, 0)
             data += (attribute(Meta.PEER_INFO, message, peer),)
@@ -275,7 +276,7 @@ class Rtnl:
 
 
 class Programs:
-    """driver.bpf.o, loaded."""
+    """The loaded programs of driver.bpf.o."""
 
     FROM_POD, FROM_POD_ALT, TO_POD, INGRESS = range(4)  # records
 
@@ -307,43 +308,45 @@ class Programs:
         )
         assert result == 0, f"map {name}: {os.strerror(ctypes.get_errno())}"
 
-    def tell(self, program: str, ifindex: int, how: int, argument: int = 0, nexthop: str = "") -> None:
-        """Have ``program`` act so on what it is shown as a packet of ``ifindex``."""
+    def set_action(
+        self, program: str, ifindex: int, action: int, argument: int = 0, nexthop: str = ""
+    ) -> None:
+        """Set the action of ``program`` for packets whose skb->ifindex is ``ifindex``."""
         family, address = 0, b""
         if nexthop:
             family = socket.AF_INET6 if ":" in nexthop else socket.AF_INET
             address = socket.inet_pton(family, nexthop)
-        value = struct.pack("=III16s", how, argument & 0xFFFFFFFF, family, address)
+        value = struct.pack("=III16s", action, argument & 0xFFFFFFFF, family, address)
         self._update(f"{program}_actions", ifindex, value)
 
-    def untell(self, program: str, ifindex: int) -> None:
-        """Forget what was told of ``ifindex``."""
+    def clear_action(self, program: str, ifindex: int) -> None:
+        """Remove the action of ``program`` for ``ifindex``."""
         key = ctypes.byref(ctypes.c_uint32(ifindex))
         assert _libbpf.bpf_map_delete_elem(self._map(f"{program}_actions"), key) == 0
 
-    def note(self, program: int) -> dict[str, int]:
-        """Return what a program was shown: of the last packet, and how many there were."""
+    def record(self, program: int) -> dict[str, int]:
+        """Return a program's packet count and the fields of its last packet."""
         value = ctypes.create_string_buffer(48)
         key = ctypes.byref(ctypes.c_uint32(program))
         assert _libbpf.bpf_map_lookup_elem(self._map("records"), key, value) == 0
         names = "packets arps tstamp ifindex mark priority protocol pkt_type longest"
         return dict(zip(names.split(), struct.unpack("=QQQIIIIII", value.raw), strict=True))
 
-    def forget(self) -> None:
+    def clear_records(self) -> None:
         for program in range(4):
             self._update("records", program, bytes(48))
 
 
 def program_exists(number: int) -> bool:
-    """Tell whether there is a program of this id."""
+    """Return whether a program with this ID is loaded."""
     descriptor = _libbpf.bpf_prog_get_fd_by_id(ctypes.c_uint32(number))
     if descriptor >= 0:
         os.close(descriptor)
     return bool(descriptor >= 0)
 
 
-def kernel_messages() -> Callable[[], str]:
-    """Return a function that returns what the kernel has complained of since its last call."""
+def watch_kernel_log() -> Callable[[], str]:
+    """Return a function that returns the kernel's complaints since its last call."""
     log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     os.lseek(log, 0, os.SEEK_END)
     bad = re.compile(
@@ -355,7 +358,9 @@ def kernel_messages() -> Callable[[], str]:
         lines = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                with contextlib.suppress(BrokenPipeError):  # overwritten meanwhile: go on with the oldest
+                with contextlib.suppress(
+                    BrokenPipeError
+                ):  # records were overwritten; the next read continues with the oldest
                     record = os.read(log, 8192).decode(errors="replace")
                     lines.append(record.split(";", 1)[1].splitlines()[0])
         return "".join(f"kernel: {line}\n" for line in lines if bad.search(line))
@@ -363,8 +368,8 @@ def kernel_messages() -> Callable[[], str]:
     return complaints
 
 
-def eventually(condition: Callable[[], Any], what: str, seconds: float = 20) -> None:
-    """Wait until ``condition()`` holds."""
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> None:
+    """Wait until ``condition()`` is true; raise AssertionError after ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a check of the driver has around it: the host, two Pods, a wire, and traffic between them."""
+"""Network of a driver check: the host, two Pods, a host behind a wire, and traffic between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.support import driver_node as node
-from tests.support.driver_node import How, Meta, Namespace, Programs, Refused, Rtnl, run, s32, text, u32
+from tests.support.driver_node import (
+    Action,
+    Meta,
+    Namespace,
+    NetlinkError,
+    Programs,
+    Rtnl,
+    run,
+    s32,
+    text,
+    u32,
+)
 
 HOST, POD1, POD2, WIRE, FAR = "10.9.3.1", "10.9.0.1", "10.9.0.2", "10.9.1.2", "10.9.2.2"
 POD1_6, POD2_6, WIRE_6, FAR_6 = "fd09::1", "fd09::2", "fd09:1::2", "fd09:2::2"
@@ -26,21 +37,21 @@ PINNED = "/sys/fs/bpf/driver_checks_ingress"
 
 
 class Topology:
-    """The namespaces of a check; ``pods()`` and ``wire()`` fill them."""
+    """The namespaces of a check; ``pods()`` and ``wire()`` add devices."""
 
     NAMES = ("host", "pod1", "pod2", "far")
 
     def __init__(self, module: str, programs: Programs) -> None:
         self.module = module
         self.programs = programs
-        self.remove()  # what a check that was cut off has left
+        self.remove()  # namespaces of an interrupted check
         run("ip", "-batch", "-", stdin="".join(f"netns add {name}\n" for name in self.NAMES))
         self.host, self.pod1, self.pod2, self.far = self.namespaces = [Namespace(name) for name in self.NAMES]
         self.rtnl = Rtnl(self.host)
         self.host.write("ipv4/ip_forward", 1)
         self.host.write("ipv6/conf/all/forwarding", 1)
         self.ip(self.host, "link set lo up", f"address add {HOST}/32 dev lo")
-        programs.forget()
+        programs.clear_records()
 
     def close(self) -> None:
         self.rtnl.__exit__()
@@ -63,7 +74,7 @@ class Topology:
     def pods(self, *data: bytes, mode: int = Meta.L3) -> tuple[int, int]:
         """Create p1 and p2 with both programs, addresses and routes; return the primaries' ifindexes.
 
-        The programs pass everything until they are told something else.
+        The programs pass all packets until set_action() changes that.
         """
         programs = (
             s32(Meta.PROG_FD, self.programs.fd("to_pod")),
@@ -74,8 +85,8 @@ class Topology:
         for name, pod, v4, v6 in (("p1", self.pod1, POD1, POD1_6), ("p2", self.pod2, POD2, POD2_6)):
             self.pair(name, pod, *programs, u32(Meta.MODE, mode), *data)
             index = self.rtnl.get(name).index
-            self.tell("to_pod", index, How.VERDICT, Meta.PASS)
-            self.tell("from_pod", index, How.VERDICT, Meta.PASS)
+            self.set_action("to_pod", index, Action.VERDICT, Meta.PASS)
+            self.set_action("from_pod", index, Action.VERDICT, Meta.PASS)
             indexes.append(index)
             commands = [f"link set {name} up", f"route add {v4} dev {name}", f"route add {v6} dev {name}"]
             if mode == Meta.L2:
@@ -91,11 +102,11 @@ class Topology:
                 f"route add default {via} dev eth0",
                 f"route add ::/0 {via_6} dev eth0",
             )
-            self.running(name)
+            self.wait_running(name)
         return indexes[0], indexes[1]
 
     def wire(self) -> int:
-        """Join host and far by a veth; return the host's ifindex of it. FAR is behind WIRE."""
+        """Connect host and far by a veth; return the ifindex of the host's end. FAR is routed via WIRE."""
         self.ip(
             self.host,
             "link add wire type veth peer name eth0 netns far",
@@ -118,7 +129,7 @@ class Topology:
         return self.rtnl.get("wire").index
 
     def tun(self) -> tuple[int, int]:
-        """Make tun0 of the host, without MAC addresses; return its descriptor and its ifindex."""
+        """Create tun0 on the host, which has no MAC address; return its file descriptor and ifindex."""
         tunsetiff, iff_tun, iff_no_pi = 0x400454CA, 0x0001, 0x1000
         with self.host.inside():
             tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
@@ -126,25 +137,27 @@ class Topology:
         self.ip(self.host, "link set tun0 up", "address add 10.9.9.1/24 dev tun0")
         return tun, self.rtnl.get("tun0").index
 
-    def running(self, name: str) -> None:
-        """Wait until a device of the host runs: before, it drops without a word what is sent."""
-        node.eventually(lambda: self.rtnl.get(name).flags & node.IFF_RUNNING, f"{name} runs")
+    def wait_running(self, name: str) -> None:
+        """Wait until a device of the host is running; before that it silently drops packets."""
+        node.wait_until(lambda: self.rtnl.get(name).flags & node.IFF_RUNNING, f"{name} runs")
 
-    def quiet(self, quiet: bool = True) -> None:
-        """End what IPv6 says by itself, for checks that count packets."""
+    def set_ipv6(self, enabled: bool) -> None:
+        """Enable or disable IPv6, whose own packets would disturb checks that count packets."""
         for namespace in self.namespaces:
-            namespace.write("ipv6/conf/all/disable_ipv6", int(quiet))
+            namespace.write("ipv6/conf/all/disable_ipv6", int(not enabled))
 
     def attach_ingress(self, namespace: Namespace, device: str) -> None:
-        """Attach the program "ingress" to a device's tc ingress."""
+        """Attach the program "ingress" at a device's tc ingress hook."""
         self.programs.pin("ingress", PINNED)
-        with namespace.inside():  # not tc -n: it hides /sys/fs/bpf
+        with namespace.inside():  # tc -n would hide /sys/fs/bpf
             run("tc", "qdisc", "add", "dev", device, "clsact")
             run("tc", "filter", "add", "dev", device, "ingress", "bpf", "da", "pinned", PINNED)
         Path(PINNED).unlink()
 
-    def tell(self, program: str, ifindex: int, how: int, argument: int = 0, nexthop: str = "") -> None:
-        self.programs.tell(program, ifindex, how, argument, nexthop)
+    def set_action(
+        self, program: str, ifindex: int, action: int, argument: int = 0, nexthop: str = ""
+    ) -> None:
+        self.programs.set_action(program, ifindex, action, argument, nexthop)
 
 
 CHECKS: dict[str, Callable[[Topology], None]] = {}
@@ -156,19 +169,19 @@ def check(function: Callable[[Topology], None]) -> Callable[[Topology], None]:
 
 
 @contextlib.contextmanager
-def refusal(number: int, sentence: str = "") -> Iterator[None]:
-    """What is done within must be refused with this errno and a sentence that has this in it."""
+def refusal(number: int, message: str = "") -> Iterator[None]:
+    """Assert that the kernel refuses a request of the block with this errno and message (or a part of it)."""
     try:
         yield
-    except Refused as refused:
-        wrong = f"expected {errno.errorcode[number]} {sentence!r}, got {refused}"
-        assert refused.errno == number and sentence in refused.sentence, wrong
+    except NetlinkError as refused:
+        wrong = f"expected {errno.errorcode[number]} {message!r}, got {refused}"
+        assert refused.errno == number and message in refused.message, wrong
     else:
-        raise AssertionError(f"not refused: {errno.errorcode[number]} {sentence!r}")
+        raise AssertionError(f"not refused: {errno.errorcode[number]} {message!r}")
 
 
 def datagram(source: str, destination: str, data: bytes) -> bytes:
-    """Return an IPv4 packet of UDP, port 9 to port 9."""
+    """Return an IPv4 packet with a UDP datagram from port 9 to port 9."""
     udp = struct.pack("!HHHH", 9, 9, 8 + len(data), 0) + data
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
     header += socket.inet_aton(source) + socket.inet_aton(destination)
@@ -178,13 +191,13 @@ def datagram(source: str, destination: str, data: bytes) -> bytes:
 
 
 def send(udp: socket.socket, address: str, data: bytes = b"x") -> None:
-    """Send where a refusal is no matter: a drop comes back as ENOBUFS to some sockets."""
+    """Send a datagram and ignore errors: some sockets report a drop as ENOBUFS."""
     with contextlib.suppress(OSError):
         udp.sendto(data, (address, 9))
 
 
 def transfer(server: Namespace, client: Namespace, address: str, amount: int = 1 << 20) -> None:
-    """Send bytes, of which a MiB is the least, over TCP from client to server; they must arrive whole."""
+    """Send ``amount`` bytes, at least 1 MiB, over TCP and assert that the server receives them unchanged."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     data = os.urandom(1 << 20)
     received = hashlib.sha256()
@@ -217,7 +230,7 @@ def transfer(server: Namespace, client: Namespace, address: str, amount: int = 1
 
 @contextlib.contextmanager
 def flood(sender: Namespace, *addresses: str) -> Iterator[None]:
-    """Send UDP from a namespace without end or regard for errors."""
+    """Send UDP from a namespace as fast as possible during the block, ignoring errors."""
     stop = threading.Event()
     sockets = [sender.udp() for dummy in addresses]
 
@@ -240,7 +253,7 @@ def flood(sender: Namespace, *addresses: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def drop_reasons() -> Iterator[Callable[[], str]]:
-    """Trace skb:kfree_skb; the function returns what was traced."""
+    """Trace skb:kfree_skb during the block; give a function that returns the trace."""
     tracing = Path("/sys/kernel/tracing")
     event = tracing / "events/skb/kfree_skb/enable"
     (tracing / "trace").write_text("")

@@ -44,13 +44,13 @@ def digest(path: str) -> str | None:
 
 
 def programs(nic: str) -> list[int]:
-    """Return the numbers of the programs at a NIC."""
+    """Return the IDs of the programs at a NIC's tc hooks."""
     index = hooks.read_devices()[nic].ifindex
     return [f.program_id for hook in ("ingress", "egress") for f in hooks.read_filters(index, hook)]
 
 
 def state() -> dict[str, Any]:
-    """Return what a change may touch, and what the journal says of the last one."""
+    """Return the settings that a change may touch, and the journal's last checkpoint."""
     ethtool = _ethtool.Ethtool()
     return {
         "nics": {nic: settings.read(ethtool, nic).values for nic in NICS},

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A node that is this machine, seen from namespaces of its own: it can have Pods, and must not be tuned."""
+"""A node on this machine, in its own network and mount namespaces: it can have Pods, but not be tuned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# What a run for such a node leaves out.
+# Runs for such a node skip tuning, which would change this machine.
 SKIPPED = "--skip-tags=node_tuning"
 PREPARE = """
 mount -t sysfs sysfs /sys; mount -t bpf bpf /sys/fs/bpf; mount -t tmpfs tmpfs /run/netns; mkdir -p /run/podnet
@@ -25,7 +25,7 @@ echo ready; exec sleep infinity
 
 @contextlib.contextmanager
 def node(folder: Path) -> Iterator[dict[str, Any]]:
-    """Make the namespaces; give the variables of a node in them, whose files are in a folder."""
+    """Create the namespaces; give the inventory variables of a node in them with files in a folder."""
     os.makedirs("/run/netns", exist_ok=True)
     process = subprocess.Popen(
         ["unshare", "--mount", "--net", "sh", "-c", PREPARE], stdout=subprocess.PIPE, text=True

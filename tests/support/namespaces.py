@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Network namespaces for tests, and programs in them. Needs nothing that a node does not have."""
+"""Network namespaces for tests, and commands in them. Standard library only, so that nodes can use it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
 
 def command(*words: str, netns: str | None = None, check: bool = True) -> str:
-    """Run a program and return its output; in ``netns`` its mounts stay the machine's own.
+    """Run a program and return its output; ``netns`` changes its network namespace, not its mounts.
 
-    ``ip netns exec`` would hide the BPF file system behind a new /sys.
+    ``ip netns exec`` would mount a new /sys, which hides the BPF file system.
     """
     inside = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
     done = subprocess.run([*inside, *words], capture_output=True, text=True, check=False)
@@ -28,6 +28,7 @@ def command(*words: str, netns: str | None = None, check: bool = True) -> str:
 
 
 def enter(path: str) -> None:
+    """Move the calling thread to a network namespace."""
     with open(path) as there:
         if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -37,13 +38,13 @@ _numbers = itertools.count()
 
 
 class Namespaces:
-    """Network namespaces with names of their own for this test run."""
+    """Network namespaces with unique names."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
 
     def __call__(self, name: str) -> str:
-        """Make a namespace with loopback up and return its full name."""
+        """Create a namespace with loopback up and return its full name."""
         full = f"t{os.getpid()}-{next(_numbers)}-{name}"
         command("ip", "netns", "add", full)
         self.made.append(full)
@@ -56,7 +57,7 @@ class Namespaces:
 
     @contextlib.contextmanager
     def inside(self, netns: str) -> Iterator[None]:
-        """Have the calling thread in a namespace; what it opens there stays there."""
+        """Move the calling thread to a namespace during the block; sockets opened there stay in it."""
         with open("/proc/thread-self/ns/net") as home:
             enter(f"/run/netns/{netns}")
             try:
@@ -65,7 +66,7 @@ class Namespaces:
                 enter(f"/proc/self/fd/{home.fileno()}")
 
     def ip(self, netns: str, *lines: str) -> None:
-        """Run lines of ip(8) in a namespace, in one process."""
+        """Run lines of ip(8) in a namespace by one process."""
         batch = subprocess.run(
             ["nsenter", f"--net=/run/netns/{netns}", "ip", "-batch", "-"],
             input="\n".join(lines) + "\n",
@@ -76,12 +77,12 @@ class Namespaces:
         assert batch.returncode == 0, batch.stderr
 
     def sysctl(self, netns: str, **values: object) -> None:
-        """Set sysctls below net, with ``__`` for the dots of their names."""
+        """Set sysctls below net, written with ``__`` for the dots of their names."""
         words = [f"net.{name.replace('__', '.')}={value}" for name, value in values.items()]
         command("sysctl", "-qw", *words, netns=netns)
 
     def delete(self) -> None:
-        """Delete them all, and with them their devices."""
+        """Delete all namespaces with their devices."""
         for name in self.made:
             command("ip", "netns", "delete", name, check=False)
         self.made.clear()

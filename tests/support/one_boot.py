@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A guest that boots once from a node's image, runs one command as its first process, and is thrown away.
+"""Boot a guest once from a node's image; it runs one command as its init and writes nothing to the image.
 
-What it runs comes as a disk that is a tar archive, unpacked to /run; what it says is on its console.
+The command's files are on a disk that is a tar archive, unpacked to /run; its output is on the console.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SECTOR = 512
 
 
 def make_disk(folder: Path, disk: Path) -> Path:
-    """Return a disk with what is in a folder."""
+    """Write a folder's files to a disk; return it."""
     subprocess.run(["tar", "-C", str(folder), "-cf", str(disk), "."], check=True)
     with disk.open("r+b") as stream:
         stream.truncate(-(-disk.stat().st_size // SECTOR) * SECTOR)
@@ -28,7 +28,7 @@ def make_disk(folder: Path, disk: Path) -> Path:
 
 
 def boot(base: image.Image, disk: Path, command: str, arguments: Sequence[str], seconds: float) -> str:
-    """Run a command (of one line, without double quotes) in the guest; return its console."""
+    """Run a shell command (one line, no double quotes) in the guest; return the console's text."""
     emulator = qemu.ensure_emulator()
     start = f"mount -t tmpfs tmpfs /run && tar -C /run -xf /dev/vdb && cd /run && {command}"
     grub = (recipe.OVERLAY / "etc/default/grub").read_text()
@@ -49,5 +49,5 @@ def boot(base: image.Image, disk: Path, command: str, arguments: Sequence[str], 
     try:
         subprocess.run(argv, env={**os.environ, **dict(emulator.env)}, check=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        print(f"no end after {seconds:.0f} s", file=sys.stderr)
+        print(f"the guest did not end in {seconds:.0f} s", file=sys.stderr)
     return log.read_text(errors="replace")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two nodes as network namespaces, a wire between them, and Pods with devices of any kind.
+"""Two nodes as network namespaces, a veth between them, and Pods with devices of any driver.
 
 ::
 
@@ -22,7 +22,7 @@ PROGRAMS = {"from_pod": "pod_egress", "to_pod": "pod_ingress"}  # by hook
 
 @dataclass(frozen=True)
 class Pod:
-    """Where it is and what it is called; a machine that is no Pod has no programs."""
+    """A Pod of a node, or with ``programs`` False a host outside of the cluster."""
 
     node: str
     v4: str
@@ -31,22 +31,23 @@ class Pod:
     programs: bool = True
 
 
-class Nodes:
-    """The devices, addresses and routes; a test loads and attaches the programs."""
+@dataclass(frozen=True)
+class Devices:
+    """Driver, mode and sizes (gso_max_size, ...) of the Pods' devices."""
 
-    def __init__(
-        self,
-        namespaces: Any,
-        pods: Mapping[str, Pod],
-        driver: str = "veth",
-        mode: str = "l3",
-        sizes: Mapping[str, int] | None = None,
-    ) -> None:
-        self.ns, self.pods, self.driver, self.mode = namespaces, pods, driver, mode
-        self.sizes = sizes or {}
+    driver: str = "veth"
+    mode: str = "l3"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Nodes:
+    """Devices, addresses and routes of the nodes; a test loads and attaches the programs."""
+
+    def __init__(self, namespaces: Any, pods: Mapping[str, Pod], devices: Devices | None = None) -> None:
+        self.ns, self.pods, self.devices = namespaces, pods, devices or Devices()
         self.names = {name: namespaces(name) for name in (*NODES, *pods)}
         for name in self.names.values():
-            # addresses are good at once: a tentative link-local one cannot ask for neighbours
+            # no DAD: neighbour discovery needs a link-local address that is not tentative
             namespaces.sysctl(name, ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
         self._connect()
         for node in NODES:
@@ -74,7 +75,7 @@ class Nodes:
                 self.ns.ip(self.names[node], f"route add {net4} via {v4}", f"route add {net6} via {v6}")
 
     def _make_pods(self, node: str) -> None:
-        """Make a node's Pods by the module that makes them."""
+        """Create a node's Pods as the module meta_device does."""
         pods = [
             {
                 "name": name,
@@ -82,7 +83,7 @@ class Nodes:
                 "interface": "eth0",
                 "host_interface": name,
                 "addresses": [f"{pod.v4}/32", f"{pod.v6}/128"],
-                "driver": self.driver if pod.programs else "veth",
+                "driver": self.devices.driver if pod.programs else "veth",
                 "mtu": None,
             }
             for name, pod in self.pods.items()
@@ -90,15 +91,15 @@ class Nodes:
         ]
         options: dict[str, Any] = {
             "pods": pods,
-            "driver": self.driver,
+            "driver": self.devices.driver,
             "owner": self.names[node],
             "mtu": None,
-            "mode": self.mode,
+            "mode": self.devices.mode,
             "policy": "drop",
             "programs": {},
             "host_routes": [],
             **dict.fromkeys(model.SIZES),
-            **self.sizes,
+            **self.devices.sizes,
         }
         with self.ns.inside(self.names[node]):
             apply.run(options, False, lambda: "it is not loaded")
@@ -107,7 +108,7 @@ class Nodes:
         return [name for name, pod in self.pods.items() if pod.node == node and pod.programs]
 
     def attachments(self, node: str) -> Iterator[Sequence[str]]:
-        """Program, device and hook of all that runs on a node."""
+        """Yield program, device and hook of a node's attachments."""
         yield "host_ingress", "wire0", "ingress"
         for pod in self.pods_of(node):
             for hook, program in PROGRAMS.items():

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is checked of policies and services, by real sockets, on Pods of any kind.
+"""Checks of policies and services by sockets, on Pods with devices of any driver.
 
-``CHECKS`` are the cases of policy_cases.yml (on a node policy_cases.json) and the functions below.
+``CHECKS`` has the cases of policy_cases.yml and the functions below.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def check_versions(function: Callable[[Lab, int], None]) -> Callable[[Lab, int],
 
 
 def services_of(case: dict[str, Any]) -> list[dict[str, Any]]:
-    """The case's services, one for each family."""
+    """Return the case's services, one per address family."""
     return [
         {
             "name": f"s{index}v{version}",
@@ -72,7 +72,7 @@ def run_case(lab: Lab, case: dict[str, Any]) -> None:
     ]
     assert checks
     lab.attempt(checks)
-    # an answer that comes is one of who was asked
+    # the answer must come from the target, or from a backend of the service
     behind = {name for one in case.get("services", ()) for name in one["backends"]}
     wrong = [
         str(check)
@@ -84,7 +84,7 @@ def run_case(lab: Lab, case: dict[str, Any]) -> None:
 
 
 @check_versions
-def weights_share_new_connections(lab: Lab, version: int) -> None:
+def backend_weights_share_new_connections(lab: Lab, version: int) -> None:
     backends = [
         {"address": address_of(name, version), "port": 80, "weight": weight}
         for name, weight in (("web", 3), ("db", 1), ("other", 0))
@@ -98,12 +98,12 @@ def weights_share_new_connections(lab: Lab, version: int) -> None:
         lab.attempt(checks)
         found.update(check.answer or check.refusal for check in checks)
     assert set(found) == {"web", "db"}, found
-    assert 20 <= found["db"] <= 80, found  # 50 of 200; beyond that once in a million
+    assert 20 <= found["db"] <= 80, found  # expected 50 of 200; outside of this range once in a million runs
 
 
 @check_versions
-def a_backend_that_is_taken_out_drains(lab: Lab, version: int) -> None:
-    """Connections it has go on; new ones go elsewhere; connections of others stay where they are."""
+def removed_backend_keeps_its_connections(lab: Lab, version: int) -> None:
+    """Connections stay with their backends; new ones use the remaining backend."""
 
     def declare(*names: str) -> None:
         backends = [{"address": address_of(name, version), "port": 80} for name in names]
@@ -129,7 +129,7 @@ def a_backend_that_is_taken_out_drains(lab: Lab, version: int) -> None:
 
 
 @check_versions
-def a_new_policy_ends_what_it_forbids(lab: Lab, version: int) -> None:
+def new_policy_ends_forbidden_connections(lab: Lab, version: int) -> None:
     lab.declare()
     with lab.start(Check("front", "web", TCP, 80, version, True)) as client:
         client.settimeout(ALLOWED_WITHIN)
@@ -138,15 +138,15 @@ def a_new_policy_ends_what_it_forbids(lab: Lab, version: int) -> None:
         client.sendall(b"?")
         client.settimeout(FORBIDDEN_FOR)
         with contextlib.suppress(TimeoutError):
-            raise AssertionError(f"forbidden, and yet came {client.recv(64)!r}")
+            raise AssertionError(f"forbidden, but received {client.recv(64)!r}")
         lab.declare()
         client.settimeout(ALLOWED_WITHIN)
         assert client.recv(64) == b"web"
 
 
 @check
-def errors_about_what_is_allowed_come_back(lab: Lab) -> None:
-    """Nobody listens there: the target's ICMP error reaches who asked, through policy and service."""
+def icmp_errors_of_allowed_packets_return(lab: Lab) -> None:
+    """The ICMP error of a port without listener reaches the client, through policy and service."""
     ports = [{"ports": [{"protocol": "udp", "port": 9999}]}]
     policies = [
         {"name": "front", "pods": {"names": ["front"]}, "egress": ports},
@@ -173,7 +173,7 @@ def errors_about_what_is_allowed_come_back(lab: Lab) -> None:
 
 
 @check_versions
-def a_masqueraded_pod_leaves_under_the_nodes_address(lab: Lab, version: int) -> None:
+def masqueraded_pod_uses_node_address(lab: Lab, version: int) -> None:
     lab.declare(masqueraded=["front"])
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     for source, seen in (("front", "node1"), ("web", "web")):
@@ -188,15 +188,15 @@ def a_masqueraded_pod_leaves_under_the_nodes_address(lab: Lab, version: int) -> 
             client.bind((address_of(source, version), 0))
             client.connect(server.getsockname()[:2])
             client.send(b"?")
-            dummy, asked_by = server.recvfrom(64)
-            assert asked_by[0] == address_of(seen, version)
+            dummy, client_address = server.recvfrom(64)
+            assert client_address[0] == address_of(seen, version)
             if source == "front":
-                assert 61000 <= asked_by[1] <= 65535
-            server.sendto(b"!", asked_by)
+                assert 61000 <= client_address[1] <= 65535
+            server.sendto(b"!", client_address)
             assert client.recv(64) == b"!"
-    # Pods of other nodes see the Pod itself
+    # Pods of other nodes see the Pod's address
     to_pod = Check("front", "remote", TCP, 80, version, True)
-    # and who asks a Pod itself is answered by it
+    # a Pod answers with its own address
     from_outside = Check("world", "front", TCP, 80, version, True)
     lab.attempt([to_pod, from_outside])
     for one in (to_pod, from_outside):
@@ -204,11 +204,11 @@ def a_masqueraded_pod_leaves_under_the_nodes_address(lab: Lab, version: int) -> 
 
 
 @check
-def a_pod_sends_from_its_own_addresses_only(lab: Lab) -> None:
+def pod_cannot_spoof_source_address(lab: Lab) -> None:
     lab.declare()
     for version in (4, 6):
         stolen = address_of("db", version)
-        width = "/32" if version == 4 else "/128 nodad"  # or it cannot be used at once
+        width = "/32" if version == 4 else "/128 nodad"  # without DAD the address is usable at once
         lab.ns.ip(lab.names["front"], f"addr add {stolen}{width} dev lo")
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         with lab.ns.inside(lab.names["front"]):
@@ -220,33 +220,33 @@ def a_pod_sends_from_its_own_addresses_only(lab: Lab) -> None:
         own = Check("front", "world", UDP, 80, version, True)
         lab.attempt([own])
         assert own.answer == "world", str(own)
-    told = lab.info()["front"]["packets"]["egress"]
-    assert told.get("DROP_INVALID_SOURCE_IP", 0) >= 2, told
+    counted = lab.info()["front"]["packets"]["egress"]
+    assert counted.get("DROP_INVALID_SOURCE_IP", 0) >= 2, counted
 
 
 @check
-def drops_are_told(lab: Lab) -> None:
-    """The command shows each drop with time, Pod, who, whom and why, and counts it."""
+def drops_are_logged_and_counted(lab: Lab) -> None:
+    """The command podnet-datapath shows each drop with time, Pod, addresses and reason, and counts it."""
     with tempfile.TemporaryDirectory() as folder:
         command = f"{folder}/podnet-datapath"
         attach.install_command(command)
         assert os.access(command, os.X_OK)
-        _drops_are_told(lab, command)
+        _check_drops(lab, command)
 
 
-def _drops_are_told(lab: Lab, command: str) -> None:
+def _check_drops(lab: Lab, command: str) -> None:
     run = ("python3", command, "--pin-path", lab.pins["node1"])
     lab.declare([{"name": "deny", "pods": {"names": ["web"]}, "ingress": []}])
-    lab.ns.run(lab.names["node1"], *run, "drops", "--wait", "0.2")  # what earlier tests left
+    lab.ns.run(lab.names["node1"], *run, "drops", "--wait", "0.2")  # discards the drops of earlier checks
     before = lab.info()["web"]["packets"]["ingress"].get("DROP_POLICY_INGRESS", 0)
     lab.attempt([Check("other", "web", UDP, 80, version, False) for version in (4, 6)])
-    told = lab.ns.run(lab.names["node1"], *run, "drops", "--wait", "0.2")
-    assert "drop (policy ingress)" in told
+    shown = lab.ns.run(lab.names["node1"], *run, "drops", "--wait", "0.2")
+    assert "drop (policy ingress)" in shown
     for version in (4, 6):
         source, target = address_of("other", version), address_of("web", version)
         assert any(
-            source in line and f"{target}" in line and " udp, " in line for line in told.splitlines()
-        ), told
+            source in line and f"{target}" in line and " udp, " in line for line in shown.splitlines()
+        ), shown
     assert lab.info()["web"]["packets"]["ingress"]["DROP_POLICY_INGRESS"] == before + 2
     text = lab.ns.run(lab.names["node1"], *run, "prometheus")
     assert f'pod="web",owner="site",direction="ingress",reason="DROP_POLICY_INGRESS"}} {before + 2}' in text

@@ -1,13 +1,13 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Nodes with programs and Pods that are declared, servers everywhere, and clients that try.
+"""Two nodes with programs and Pods, servers in every namespace, and clients that test connections.
 
 ::
 
     node1: front web db other -- wire0 ======== wire0 -- remote, world :node2
 
-world is a machine without programs, which is no Pod.
+world is a host outside of the cluster, without programs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath import a
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info as _datapath_info
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach as _bpf_attach
-from tests.support.pod_nodes import NODES, Nodes, Pod
+from tests.support.pod_nodes import NODES, Devices, Nodes, Pod
 
 PODS = {
     "front": Pod("node1", "10.31.1.11", "fd31:1::11", {"app": "front", "ns": "shop"}),
@@ -43,8 +43,8 @@ TCP, UDP, SCTP, ICMP = socket.SOCK_STREAM, socket.SOCK_DGRAM, "sctp", "icmp"
 LISTEN = ((TCP, (80, 81, 443)), (UDP, (53, 80)), (SCTP, (80, 81)))
 PROTOCOLS = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "sctp": SCTP}
 
-FORBIDDEN_FOR = 0.4  # seconds in which nothing that is forbidden may come
-ALLOWED_WITHIN = 10.0  # on a busy machine
+FORBIDDEN_FOR = 0.4  # seconds to wait for packets that must not arrive
+ALLOWED_WITHIN = 10.0  # seconds for packets that must arrive, on a busy machine
 
 
 def address_of(name: str, version: int) -> str:
@@ -56,7 +56,7 @@ def address_of(name: str, version: int) -> str:
 
 @dataclass
 class Check:
-    """One attempt to talk, and what came back."""
+    """One connection attempt and its result."""
 
     source: str
     target: str
@@ -77,7 +77,7 @@ class Check:
 
 
 def has_sctp() -> bool:
-    """Tell whether the running kernel speaks SCTP."""
+    """Return whether the running kernel supports SCTP."""
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
     except OSError:
@@ -106,18 +106,12 @@ def checks_of(text: str, passes: bool) -> Iterator[Check]:
 
 
 class Lab(Nodes):
-    """The nodes with programs and servers."""
+    """The nodes with attached programs and running servers."""
 
     def __init__(
-        self,
-        namespaces: Any,
-        bpffs: str,
-        datapath_object: str,
-        driver: str = "veth",
-        mode: str = "l3",
-        sizes: Mapping[str, int] | None = None,
+        self, namespaces: Any, bpffs: str, datapath_object: str, devices: Devices | None = None
     ) -> None:
-        super().__init__(namespaces, PODS, driver, mode, sizes)
+        super().__init__(namespaces, PODS, devices)
         self.object = datapath_object
         self.pins = {node: f"{bpffs}/policy-{self.names[node]}" for node in NODES}
         for name in self.names.values():
@@ -129,7 +123,7 @@ class Lab(Nodes):
         self.server.start()
 
     def attach(self, node: str, **rodata: int) -> list[str]:
-        """Load the programs and attach them everywhere; return what changed."""
+        """Load the programs and attach them on a node; return the changes."""
         with libbpf.BpfObject(self.object, rodata) as programs:
             return self.install(node, programs)
 
@@ -145,7 +139,7 @@ class Lab(Nodes):
         services: Sequence[dict[str, Any]] = (),
         masqueraded: Sequence[str] = (),
     ) -> None:
-        """Tell both nodes, as the role pods does."""
+        """Apply Pods, policies and services to both nodes, as the role pods does."""
         raw = {
             name: {"name": name, "node": pod.node, "addresses": [pod.v4, pod.v6], "labels": {**pod.labels}}
             for name, pod in PODS.items()
@@ -170,13 +164,13 @@ class Lab(Nodes):
                 )
 
     def info(self) -> dict[str, Any]:
-        """Return what datapath_info says of node1's Pods, by name."""
+        """Return node1's Pods of datapath_info by name."""
         with self.ns.inside(self.names["node1"]):
             gathered = _datapath_info.gather(self.pins["node1"])
         return {pod["name"]: pod for pod in gathered["pods"]}
 
     def _serve(self) -> None:
-        """Answer everybody with the name of who was asked."""
+        """Answer every client with the name of the server's namespace."""
         listen = [(kind, port) for kind, ports in LISTEN for port in ports if kind != SCTP or has_sctp()]
         with selectors.DefaultSelector() as selector, contextlib.ExitStack() as open_:
             for name, version, (kind, port) in itertools.product((*PODS, "node1"), (4, 6), listen):
@@ -185,7 +179,7 @@ class Lab(Nodes):
                 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if version == 6:
                     server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                # its own address: an answer comes from where the question went
+                # bind to the address, so that a UDP reply has it as source
                 server.bind((address_of(name, version), port))
                 server.setblocking(False)
                 if kind != UDP:
@@ -218,10 +212,8 @@ class Lab(Nodes):
             with self.ns.inside(self.names[node]):
                 _bpf_attach.absent(self.pins[node])
 
-    # Clients
-
     def start(self, check: Check) -> socket.socket:
-        """Begin to talk."""
+        """Open a client socket and send the first packet; store an immediate error in the check."""
         with self.ns.inside(self.names[check.source]):
             client = open_socket(check.version, check.protocol)
         client.setblocking(False)
@@ -239,7 +231,7 @@ class Lab(Nodes):
         return client
 
     def attempt(self, checks: list[Check]) -> None:
-        """Talk all at once; wait for what must pass, and long enough for what must not."""
+        """Run all checks at once; wait for all required answers, and FORBIDDEN_FOR for forbidden ones."""
         began = time.monotonic()
         with selectors.DefaultSelector() as selector, contextlib.ExitStack() as open_:
             for check in checks:
