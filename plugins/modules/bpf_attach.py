@@ -239,7 +239,7 @@ def main() -> None:
         else:
             wishes = [Wish(**a) for a in p["attachments"]]
             rodata = parse_rodata(p["rodata"])
-            if p["command"]:  # What is wrong with it is said before the first change.
+            if p["command"]:  # Fail before the first change.
                 install_command(p["command"], check=True)
             outcome = present(
                 p["pin_path"],
@@ -258,8 +258,8 @@ def main() -> None:
             checkpoint.mark_reported(news)
     except (BpfError, Problem, OSError) as e:
         module.fail_json(msg=str(e))
-    for sentence in news.values():
-        module.warn(sentence)
+    for message in news.values():
+        module.warn(message)
     module.exit_json(
         changed=bool(outcome.changes),
         changes=[f"{c.action} {c.kind} {c.name}" for c in outcome.changes],

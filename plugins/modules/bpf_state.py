@@ -370,8 +370,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import
     BpfError,
 )
 
-TEXTS = {"type": "list", "elements": "str"}
-BY_POD = {
+STRINGS = {"type": "list", "elements": "str"}
+POD_SELECTOR = {
     "labels": {"type": "dict"},
     "expressions": {
         "type": "list",
@@ -383,15 +383,15 @@ BY_POD = {
                 "required": True,
                 "choices": ["In", "NotIn", "Exists", "DoesNotExist"],
             },
-            "values": TEXTS,
+            "values": STRINGS,
         },
     },
-    "names": TEXTS,
+    "names": STRINGS,
 }
 PEERS = {
     "type": "list",
     "elements": "dict",
-    "options": {**BY_POD, "cidr": {"type": "str"}, "except": TEXTS, "host": {"type": "bool"}},
+    "options": {**POD_SELECTOR, "cidr": {"type": "str"}, "except": STRINGS, "host": {"type": "bool"}},
 }
 RULE = {
     "ports": {
@@ -405,10 +405,11 @@ RULE = {
     "action": {"type": "str", "choices": ["allow", "deny"], "default": "allow"},
 }
 DEFAULT = {"type": "str", "choices": ["allow", "deny"]}
-POD = {"addresses": {**TEXTS, "required": True}, "labels": {"type": "dict", "default": {}}}
+POD = {"addresses": {**STRINGS, "required": True}, "labels": {"type": "dict", "default": {}}}
 
 
-def some(options: dict[str, Any], **more: object) -> dict[str, Any]:
+def list_of(options: dict[str, Any], **more: object) -> dict[str, Any]:
+    """Return the argument spec of a list of dictionaries with these options."""
     return {"type": "list", "elements": "dict", "options": options, **more}
 
 
@@ -418,7 +419,7 @@ def main() -> None:
             "pin_path": {"type": "path", "default": DEFAULT_PIN_PATH},
             "owner": {"type": "str", "default": DEFAULT_OWNER},
             "node": {"type": "str", "default": ""},
-            "endpoints": some(
+            "endpoints": list_of(
                 {
                     **POD,
                     "name": {"type": "str"},
@@ -429,7 +430,7 @@ def main() -> None:
                 },
                 required=True,
             ),
-            "remote_pods": some(
+            "remote_pods": list_of(
                 {
                     **POD,
                     "name": {"type": "str", "required": True},
@@ -437,29 +438,29 @@ def main() -> None:
                 },
                 default=[],
             ),
-            "policies": some(
+            "policies": list_of(
                 {
                     "name": {"type": "str", "required": True},
-                    "pods": {"type": "dict", "options": BY_POD},
-                    "ingress": some({"from": PEERS, **RULE}),
-                    "egress": some({"to": PEERS, **RULE}),
+                    "pods": {"type": "dict", "options": POD_SELECTOR},
+                    "ingress": list_of({"from": PEERS, **RULE}),
+                    "egress": list_of({"to": PEERS, **RULE}),
                     "ingress_default": DEFAULT,
                     "egress_default": DEFAULT,
                     "optional": {"type": "bool", "default": False},
                 },
                 default=[],
             ),
-            "services": some(
+            "services": list_of(
                 {
                     "name": {"type": "str", "required": True},
                     "address": {"type": "str", "required": True},
                     "port": {"type": "int", "required": True},
                     "protocol": {"type": "str", "choices": ["tcp", "udp"], "default": "tcp"},
-                    "backends": some(
+                    "backends": list_of(
                         {
                             "address": {"type": "str"},
                             "labels": {"type": "dict"},
-                            "names": TEXTS,
+                            "names": STRINGS,
                             "port": {"type": "int"},
                             "weight": {"type": "int", "default": 1},
                         },
@@ -470,7 +471,7 @@ def main() -> None:
             ),
             "masquerade": {
                 "type": "dict",
-                "options": {"ipv4": {"type": "str"}, "ipv6": {"type": "str"}, "except": TEXTS},
+                "options": {"ipv4": {"type": "str"}, "ipv6": {"type": "str"}, "except": STRINGS},
             },
         },
         supports_check_mode=True,

@@ -137,7 +137,7 @@ def main() -> None:
             "kernel": {"type": "str"},
             "certificate": {"type": "path"},
             "reload": {"type": "str", "choices": list(loading.RELOADS), "default": "idle"},
-            # Filled in by the controller's part of this module.
+            # Set by the action plugin.
             "content": {"type": "str"},
             "sha256": {"type": "str"},
             "serial": {"type": "str"},
@@ -147,7 +147,9 @@ def main() -> None:
     params = module.params
     content = base64.b64decode(params["content"] or "")
     if hashlib.sha256(content).hexdigest() != params["sha256"]:
-        module.fail_json(msg="src: the module came damaged to the node, and nothing was changed: run again")
+        module.fail_json(
+            msg="src: the copy on the node does not match the SHA-256; nothing changed, run the task again"
+        )
     desired = delivery.Desired(
         params["name"],
         params["kernel"] or os.uname().release,

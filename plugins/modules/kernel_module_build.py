@@ -107,7 +107,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "files": {"type": "dict", "required": True},
-            # These are the controller's, and its part of this module looks after them.
+            # The action plugin uses these on the controller.
             "dest": {"type": "path", "required": True},
             "kernel": {"type": "str"},
             "signing_key": {"type": "path", "no_log": False},

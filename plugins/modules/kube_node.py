@@ -135,7 +135,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     p = module.params
-    want = kubernetes.Desired(
+    desired = kubernetes.Desired(
         p["name"],
         p["owner"],
         p["force"],
@@ -146,8 +146,8 @@ def main() -> None:
     )
     try:
         api = kubernetes.Api(kubernetes.access(p["kubeconfig"], p["context"]))
-        before = bool(api.node(want.name)["spec"].get("unschedulable"))
-        outcome = STATES[p["state"]](api, want, module.check_mode)
+        before = bool(api.node(desired.name)["spec"].get("unschedulable"))
+        outcome = STATES[p["state"]](api, desired, module.check_mode)
     except kubernetes.KubernetesError as error:
         module.fail_json(msg=str(error))
     module.exit_json(

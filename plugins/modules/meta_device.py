@@ -265,13 +265,13 @@ from ansible_collections.podnet.datapath.plugins.module_utils._rollback import j
 
 
 def _load_meta(module: AnsibleModule) -> str:
-    """Load the kernel module meta, in check mode only try whether it could be; return what is in the way."""
+    """Load the kernel module meta (dry run in check mode). Return an error message, empty on success."""
     modprobe = module.get_bin_path("modprobe", opt_dirs=["/sbin", "/usr/sbin"])
     if modprobe is None:
-        return "there is no modprobe: install kmod"
+        return "modprobe is not installed: install kmod"
     command = [modprobe, *(["--dry-run"] if module.check_mode else []), "meta"]
     code, _out, error = module.run_command(command)
-    return "" if code == 0 else error.strip() or f"modprobe ended with {code}"
+    return "" if code == 0 else error.strip() or f"modprobe exited with status {code}"
 
 
 def main() -> None:
@@ -312,7 +312,7 @@ def main() -> None:
         outcome = apply.run(module.params, module.check_mode, lambda: _load_meta(module))
     except PermissionError as error:
         module.fail_json(
-            msg=f"{error}: network devices need root (CAP_NET_ADMIN, CAP_SYS_ADMIN): set become: true"
+            msg=f"{error}: network devices require root (CAP_NET_ADMIN, CAP_SYS_ADMIN); set become: true"
         )
     except (apply.OptionError, _pods_change.ApplyError, Problem, OSError) as error:
         module.fail_json(msg=str(error))

@@ -224,8 +224,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._measure.probe imp
 )
 
 
-def bring_servers(module: AnsibleModule, result: dict[str, Any]) -> None:
-    """Start and stop netservers until those of O(servers) run and no others of ours."""
+def ensure_servers(module: AnsibleModule, result: dict[str, Any]) -> None:
+    """Start and stop netservers until exactly ``servers`` run; set the module's result."""
     p = module.params
     wanted = [
         Server(str(parse_address("servers: address", o["address"])), o["netns"], p["port"])
@@ -260,16 +260,14 @@ def bring_servers(module: AnsibleModule, result: dict[str, Any]) -> None:
 
 
 def run_ladder(module: AnsibleModule, result: dict[str, Any]) -> None:
-    """Make every run of the schedule."""
+    """Run the schedule and add each run to the result."""
     p = module.params
     rungs = [
         Rung(o["name"], str(parse_address("rungs: target", o["target"])), o["group"], o["netns"])
         for o in p["rungs"]
     ]
     if p["samples"] < 1 or p["seconds"] < 1:
-        raise NetperfError(
-            f"samples is {p['samples']} and seconds is {p['seconds']}: both are to be 1 or more"
-        )
+        raise NetperfError(f"samples: {p['samples']}, seconds: {p['seconds']}: both must be at least 1")
     netperf = find_tool("netperf")
     result["version"] = (run_tool(netperf, "-V") or "").rpartition(" ")[2]
     result["paths"] = []
@@ -324,7 +322,7 @@ def main() -> None:
             result["runs"] = []
             run_ladder(module, result)
         else:
-            bring_servers(module, result)
+            ensure_servers(module, result)
     except (NetperfError, ProbeError) as e:
         module.fail_json(msg=str(e), runs=result.get("runs", []))
     module.exit_json(**result)

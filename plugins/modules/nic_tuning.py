@@ -179,9 +179,9 @@ options:
         a driver reload. Exactly the interfaces of this call are persisted, by name. With an empty O(nics),
         persistence is removed.
       - A udev rule and a systemd unit start a copy of this module's code in C(/usr/local/lib/podnet).
-      - The settings override those of C(.link) files, which are applied earlier. If systemd-networkd sets
-        another MTU, the module writes a drop-in file. If that file also applies to other interfaces, or if
-        NetworkManager or ifupdown set another MTU, the module warns.
+      - The settings override those of C(.link) files, which are applied earlier. If a C(.network) file of
+        systemd-networkd sets another MTU, the module writes a drop-in for it. If the C(.network) file also
+        applies to other interfaces, or if NetworkManager or ifupdown set another MTU, the module warns.
     type: bool
     default: false
 """
@@ -279,7 +279,10 @@ def main() -> None:
         "header_split": {"type": "str", "choices": ["striding_off", "data_split"]},
         "steering": {
             "type": "dict",
-            "options": {**{way: {"type": "str"} for way in ("rps", "xps", "irqs")}, "rfs": {"type": "int"}},
+            "options": {
+                **{option: {"type": "str"} for option in ("rps", "xps", "irqs")},
+                "rfs": {"type": "int"},
+            },
         },
         "qdisc": {"type": "str"},
         "limit_to_maximum": {"type": "bool", "default": False},

@@ -260,8 +260,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._node import coexi
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 
 
-def abilities(name: str) -> dict[str, Any]:
-    """Return what a NIC can do; what it does not tell is empty."""
+def nic_capabilities(name: str) -> dict[str, Any]:
+    """Return the capabilities of a NIC; empty values if it does not report them."""
     try:
         (nic,) = info.nics([{"name": name}])
     except plan.Problem:
@@ -288,7 +288,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    wanted = module.params["driver"]
+    requested = module.params["driver"]
     delivered = module.params["meta_build"] == "fleet"
     requirements = readiness.Requirements(
         tuple(module.params["uplinks"]),
@@ -299,12 +299,12 @@ def main() -> None:
     certificate = module.params["signing_certificate"] or ("" if delivered else None)
     node = _node.Node()
     facts = node.facts(requirements.uplinks, certificate)
-    driver, reason = readiness.choose_driver(facts, wanted, requirements.allow_package_install, delivered)
-    lacking, required = readiness.missing_packages(facts, wanted, delivered)
+    driver, reason = readiness.choose_driver(facts, requested, requirements.allow_package_install, delivered)
+    missing, required = readiness.missing_packages(facts, requested, delivered)
     if facts["cilium"] and requirements.beside_cilium:
         driver, reason = "none", f"Cilium owns the datapath ({', '.join(facts['cilium'])})"
-        lacking = required = readiness.packages_of_libraries(facts)
-    if wanted == "auto" and driver == "veth":
+        missing = required = readiness.packages_of_libraries(facts)
+    if requested == "auto" and driver == "veth":
         module.warn(reason)
     if driver == "meta":
         for warning in readiness.upcoming_warnings(facts, delivered):
@@ -313,13 +313,13 @@ def main() -> None:
         changed=False,
         driver=driver,
         driver_reason=reason,
-        problems=readiness.problems(facts, wanted, requirements),
-        missing_packages=lacking,
+        problems=readiness.problems(facts, requested, requirements),
+        missing_packages=missing,
         required_packages=required,
         builder=readiness.builder(facts),
         meta_build=module.params["meta_build"],
         coexistence=coexistence.neighbours(node),
-        **{**facts, "nics": [{**nic, **abilities(nic["name"])} for nic in facts["nics"]]},
+        **{**facts, "nics": [{**nic, **nic_capabilities(nic["name"])} for nic in facts["nics"]]},
     )
 
 

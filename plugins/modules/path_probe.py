@@ -221,11 +221,13 @@ from ansible_collections.podnet.datapath.plugins.module_utils._measure.probe imp
 
 
 def _missing(module: AnsibleModule, stream: dict[str, Any]) -> bool:
-    """Tell whether a namespace of a stream is not there, and warn of it."""
+    """Return whether a namespace of the stream does not exist; warn if so."""
     names = [stream[end] for end in ("from_netns", "to_netns") if stream[end]]
     missing = [name for name in names if not os.path.exists(netns.path_of(name))]
     if missing:
-        module.warn(f"streams: the one to {stream['to']} is left out: there is no {' and no '.join(missing)}")
+        module.warn(
+            f"streams: skipped the stream to {stream['to']}: no network namespace {' and '.join(missing)}"
+        )
     return bool(missing)
 
 
@@ -293,14 +295,16 @@ def main() -> None:
         result["host_counters"] = counted.as_dict()
     lost = [burst.describe() for burst in bursts if burst.loss > p["max_loss"]]
     if lost:
-        module.fail_json(msg=f"more than {p['max_loss']:g} % lost: {'. '.join(lost)}", **result)
+        module.fail_json(
+            msg=f"packet loss exceeds max_loss of {p['max_loss']:g} %: {'. '.join(lost)}", **result
+        )
     if p["expect_bypass"] and counted.forwarded > p["max_forwarded"]:
         module.fail_json(
             msg=(
                 f"the host's upper stack forwarded {counted.ip4_forwarded} IPv4 and {counted.ip6_forwarded}"
-                f" IPv6 packets while the bursts ran, max_forwarded is {p['max_forwarded']}: look whether the"
-                " programs are attached (podnet.datapath.bpf_attach) and each Pod has its endpoint entry"
-                " (podnet.datapath.bpf_state)"
+                f" IPv6 packets during the test, max_forwarded is {p['max_forwarded']}: check that the"
+                " programs are attached (podnet.datapath.bpf_attach) and that each Pod has its endpoint"
+                " entry (podnet.datapath.bpf_state)"
             ),
             **result,
         )

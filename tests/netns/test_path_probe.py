@@ -146,6 +146,6 @@ def test_a_transfer_of_pods_that_are_not_there_is_left_out_where_it_may_be(
     gone = {"from_netns": place.pod1, "to_netns": "nobody", "to": "10.9.0.9", "bytes": 1000}
     told = run_module("path_probe", {"streams": [there, {**gone, "optional": True}]}, place.host)
     assert [stream["to"] for stream in told["streams"]] == ["10.9.0.2"]
-    assert "the one to 10.9.0.9 is left out: there is no nobody" in str(told["warnings"])
+    assert "skipped the stream to 10.9.0.9: no network namespace nobody" in str(told["warnings"])
     failed = run_module("path_probe", {"streams": [gone]}, place.host, fails=True)
     assert "there is no network namespace 'nobody'" in failed["msg"]
