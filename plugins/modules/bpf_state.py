@@ -62,7 +62,7 @@ options:
         default: {}
       rate:
         description:
-          - Maximum rate of traffic from the Pod to other nodes, for example V(100mbit). The units are
+          - Maximum rate of the Pod's traffic that leaves the node, for example V(100mbit). The units are
             C(bit), C(kbit), C(mbit) and C(gbit), the range is 1 Mbit/s to 1000 Gbit/s. The default is
             unlimited.
           - Requires the qdisc C(fq) on the uplink, which delays packets until their departure time.
@@ -73,8 +73,8 @@ options:
         default: false
       anti_spoof:
         description:
-          - Whether to drop packets whose source address is not one of the Pod's. Set V(false) for routers and
-            hosts of virtual machines.
+          - Whether to drop packets whose source address is not one of the Pod's. V(false) also allows source
+            addresses that belong to no Pod, for routers and hosts of virtual machines.
         type: bool
         default: true
   remote_pods:
