@@ -22,8 +22,7 @@ done
 ((${#missing[@]})) || exit 0
 
 echo "== Installing Debian packages, about 1 min: ${missing[*]}"
-mkdir -p "$PODNET_CACHE"
-exec 9>"$PODNET_CACHE/packages.lock"
+exec 9>/run/lock/podnet-datapath-packages
 flock 9
 apt-get update -q
 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
