@@ -18,8 +18,10 @@
  */
 #define CONFIG_BUFFERS 2
 
-#define FEATURE_SERVICES 1
-#define FEATURE_MASQUERADE 2
+enum config_feature {
+	FEATURE_SERVICES = 1 << 0,
+	FEATURE_MASQUERADE = 1 << 1,
+};
 
 struct config {
 	union {

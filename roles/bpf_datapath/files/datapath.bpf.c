@@ -19,6 +19,7 @@
 #include "mtu.h"
 #include "pacing.h"
 #include "parse.h"
+#include "shared_types.h"
 
 /* Return whether a TCP packet opens or closes its connection: conntrack must see it. */
 static __noinline bool tcp_changes_state(struct __sk_buff *skb, const struct packet *p)

@@ -17,26 +17,29 @@
 #define ENDPOINTS_MAX 16384
 #define PODS_MAX 1024
 
-/* enforce: directions under policy, and the default verdict of each */
-#define ENFORCE_INGRESS 1
-#define ENFORCE_EGRESS 2
-#define DENY_INGRESS 4
-#define DENY_EGRESS 8
+/* Directions under policy, and the default verdict of each */
+enum endpoint_enforce {
+	ENFORCE_INGRESS = 1 << 0,
+	ENFORCE_EGRESS = 1 << 1,
+	DENY_INGRESS = 1 << 2,
+	DENY_EGRESS = 1 << 3,
+};
 
-/* flags */
-#define POD_NETKIT 1		/* netkit: its xmit does not support bpf_redirect_peer */
-#define POD_L2 2		/* L2 mode: reply to ARP and NDP */
-#define POD_MASQUERADE 4	/* leaves the node with the node's address */
-#define POD_ANY_SOURCE 8	/* may send from other source addresses: a router, a VM's host */
+enum pod_flag {
+	POD_NETKIT = 1 << 0,		/* netkit: its xmit does not support bpf_redirect_peer */
+	POD_L2 = 1 << 1,		/* L2 mode: reply to ARP and NDP */
+	POD_MASQUERADE = 1 << 2,	/* leaves the node with the node's address */
+	POD_ANY_SOURCE = 1 << 3,	/* may send from other addresses: a router, a VM's host */
+};
 
 /* An address of a Pod, of this or another node. */
 struct endpoint {
 	__u32 ifindex;		/* the host end of the Pod's device; 0: a Pod of another node */
 	__u32 owner;		/* crc32 of the entry's owner */
 	__u32 identity[CONFIG_BUFFERS];
-	__u16 enforce[CONFIG_BUFFERS];
+	__u16 enforce[CONFIG_BUFFERS];	/* enum endpoint_enforce */
 	__u16 slot;		/* of `metrics`; 0: none */
-	__u16 flags;
+	__u16 flags;		/* enum pod_flag */
 };
 
 /* A Pod of this node, by the host end of its device. */

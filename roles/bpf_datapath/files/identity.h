@@ -16,10 +16,15 @@
 
 #define CIDRS_MAX 16384
 
-#define IDENTITY_WORLD 0	/* selected by no rule */
-#define IDENTITY_HOST 1		/* this node */
+/* Reserved identities */
+enum identity {
+	IDENTITY_WORLD = 0,	/* selected by no rule */
+	IDENTITY_HOST = 1,	/* this node */
+};
 
-#define CIDR_NO_MASQUERADE 1	/* Pods keep their own address to this prefix */
+enum cidr_flag {
+	CIDR_NO_MASQUERADE = 1 << 0,	/* Pods keep their own address to this prefix */
+};
 
 /* The buffer is part of the prefix: prefixlen is that of the CIDR plus 32. */
 struct cidr4_key {

@@ -49,7 +49,7 @@ enum reason {
 	REASON_MAX,
 };
 
-/* Unused by programs: keeps the enum in the object's BTF for readers of `metrics`. */
+/* Unused by programs: keeps the enum in the BTF. */
 const volatile enum reason reason_max = REASON_MAX;
 
 #define METRICS_REASONS 64	/* counters per element, at least REASON_MAX; a power of two */

@@ -15,24 +15,28 @@
 #define RULESETS_MAX 4096
 #define RULESET_RANGES 16
 
-#define POLICY_INGRESS 0
-#define POLICY_EGRESS 1
+enum policy_direction {
+	POLICY_INGRESS = 0,
+	POLICY_EGRESS = 1,
+};
 
-#define VERDICT_DEFAULT 0	/* the Pod's: DENY_INGRESS, DENY_EGRESS */
-#define VERDICT_ALLOW 1
-#define VERDICT_DENY 2
+enum verdict {
+	VERDICT_DEFAULT = 0,	/* the Pod's: DENY_INGRESS, DENY_EGRESS */
+	VERDICT_ALLOW = 1,
+	VERDICT_DENY = 2,
+};
 
 struct policy_key {
 	__u32 subject;		/* identity of the Pod that the policy applies to */
 	__u32 peer;
 	__u8 buffer;
-	__u8 direction;
+	__u8 direction;		/* enum policy_direction */
 	__u16 pad;
 };
 
 struct policy_range {
 	__u8 proto;		/* 0: any */
-	__u8 verdict;
+	__u8 verdict;		/* enum verdict */
 	__u16 first;		/* destination port, host byte order; ICMP: type << 8 | code */
 	__u16 last;
 };

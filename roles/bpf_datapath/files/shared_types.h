@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Keeps types in the object's BTF that no map or global function refers to. The collection
+ * compares its own declarations with them before it loads the object.
+ */
+#ifndef PODNET_SHARED_TYPES_H
+#define PODNET_SHARED_TYPES_H
+
+#include "config.h"
+#include "drops.h"
+#include "endpoints.h"
+#include "identity.h"
+#include "policy.h"
+
+/* Unused by programs. */
+const volatile struct {
+	enum cidr_flag cidr_flag;
+	enum config_feature config_feature;
+	enum endpoint_enforce endpoint_enforce;
+	enum identity identity;
+	enum pod_flag pod_flag;
+	enum policy_direction policy_direction;
+	enum verdict verdict;
+	struct drop_event drop_event;
+} shared_types;
+
+#endif
