@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import verify
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from tests.netns.bpf_node import Node
@@ -127,6 +128,18 @@ def test_maps_of_another_layout_are_filled_before_programs_change(node: Node, bu
     message = node.module("bpf_state", endpoints=pods, fails=True)["msg"]
     assert "the map endpoints4 " in message
     assert not node.module("bpf_state", endpoints=mine)["changed"]
+
+
+def test_an_object_of_another_version_is_rejected(node: Node, build: Any) -> None:
+    """Structs of the same size in another order: programs would read other values than are written."""
+    node.attach("pod_egress left from_pod")
+    before = node.everything()
+    swapped = build(("endpoints.h", r"(\t__u16 slot;.*\n)(\t__u16 flags;.*\n)", r"\2\1"))
+    for check in (True, False):
+        message = node.attach("pod_egress left from_pod", object=swapped, fails=True, check=check)["msg"]
+        assert "map endpoints4: field `slot` is at offset 22 in the object and at 20" in message
+        assert "different versions" in message and "Compile the object again" in message
+    assert node.everything() == before
 
 
 def test_connections_are_taken_over_or_the_programs_refused(node: Node, build: Any) -> None:
@@ -447,8 +460,12 @@ class TestState:
         assert {program["name"] for program in told["programs"]} >= {"pod_egress", "host_ingress"}
         assert told["generation"] == 1 and told["connections"]["entries"] == 0
 
-    def test_maps_of_another_version_are_named_with_all_the_rest(self, node: Node, build: Any) -> None:
-        node.attach(object=build(("config.h", "#define LAYOUT 1", "#define LAYOUT 7")))
+    def test_maps_of_another_version_are_named_with_all_the_rest(
+        self, node: Node, build: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as another_version:
+            another_version.setattr(verify, "check", lambda obj: None)
+            node.attach(object=build(("config.h", "#define LAYOUT 1", "#define LAYOUT 7")))
         given = [{"device": "nosuch", "addresses": ["10.31.1"]}]
         message = node.module("bpf_state", endpoints=given, fails=True)["msg"]
         for part in ("the maps have layout 7, this version 1", "no such device", "'10.31.1' is no"):

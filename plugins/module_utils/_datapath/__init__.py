@@ -7,4 +7,4 @@ Callers: modules, _programs
 May import: _core, _kernel, _rollback
 """
 
-__all__ = ["apply", "command", "info", "layout", "maps", "store"]
+__all__ = ["apply", "command", "info", "layout", "maps", "store", "verify"]

@@ -19,13 +19,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .._kernel import bpf
+from .layout import DROP_EVENT
 from .model import PROTOCOLS
 
 _BUSY, _DISCARD = 1 << 31, 1 << 30
 _HEADER = 8
-# struct drop_event: time; src, dst, sport, dport, proto, family, kind (struct tuple); ifindex, len, peer,
-# slot, reason, direction
-_DROP = struct.Struct("=Q16s16s2s2sBBHIIIHBB")
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 AF_INET, AF_INET6 = 2, 10
 
@@ -57,7 +55,7 @@ def _end(packed: bytes, port: bytes, family: int, has_port: bool) -> str:
 def decode(raw: bytes) -> Drop:
     """Return a record of the ring."""
     when, src, dst, sport, dport, protocol, family, dummy, ifindex, length, peer, slot, reason, direction = (
-        _DROP.unpack_from(raw)
+        DROP_EVENT.unpack(raw)
     )
     has_ports = protocol in (6, 17, 132)
     known = family in (AF_INET, AF_INET6)

@@ -28,7 +28,7 @@ from .snapshot import Snapshot
 from .store import Store
 
 PREFIX = "REASON_"
-INTO_POD = ("INBOUND", "HOST", "DROP_POLICY_INGRESS")
+INTO_POD = [name[len(PREFIX) :] for name in layout.INBOUND_REASONS]
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 _TABLE_SIZE = layout.MAGLEV_SIZE
 
@@ -38,8 +38,8 @@ def reasons(pin_path: str) -> dict[int, str]:
     folder = os.path.join(pin_path, "progs")
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         with bpf.closing(bpf.obj_get(os.path.join(folder, name))) as fd:
-            found = bpf.program_enum(fd, "reason")
-        return {number: text[len(PREFIX) :] for number, text in found.items()}
+            found = bpf.program_btf(fd).enum("reason")
+        return {number: text[len(PREFIX) :] for text, number in found.items()}
     return {}
 
 

@@ -1,21 +1,25 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The programs' maps byte by byte, and an image of what they say. Private to this collection.
+"""Structs and constants that BPF programs and this collection share. Private to this collection.
 
-Source: config.h, endpoints.h, identity.h, policy.h, lb.h, masquerade.h, metrics.h of the programs.
+``verify`` compares these declarations with the object's before the object is loaded.
+Source: the header files of the role bpf_datapath.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
+import sys
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from .model import Address, Network, Ports
+from .._kernel.btf import Field
+from .identity import HOST, WORLD
+from .model import EGRESS, INGRESS, Address, Network, Ports
 from .policy import Ruleset
 
 LAYOUT = 1  # LAYOUT of config.h
@@ -26,40 +30,122 @@ ENFORCE, DENY = (1, 2), (4, 8)  # by direction
 POD_NETKIT, POD_L2, POD_MASQUERADE, POD_ANY_SOURCE = 1, 2, 4, 8
 CIDR_NO_MASQUERADE = 1
 POD_SLOTS, REASONS = 1024, 64
-
-CONFIG = struct.Struct("=II")  # generation, features
-ENDPOINT = struct.Struct("=II2I2HHH")  # ifindex, owner, identity[2], enforce[2], slot, flags
-POD = struct.Struct("=IHH2I2H6s6xQ")  # owner, slot, flags, identity[2], enforce[2], mac, rate
-CIDR = struct.Struct("=II")  # identity, flags
-POLICY_KEY = struct.Struct("=IIBBxx")  # subject, peer, bank, direction
-_RULESET = struct.Struct("=BBxx")  # verdict, ranges; then the ranges
-_RANGE = struct.Struct("=BBHH")  # proto, verdict, first, last
-SERVICE_KEY = struct.Struct("=16s2sBBI")  # address, port, proto, family, bank
-SERVICE = struct.Struct("=II")  # table, id
-TABLE = struct.Struct(f"={MAGLEV_SIZE}I8s")  # backends, digest
-_BACKEND = struct.Struct("=16s2sxx")  # address, port (struct addr_port)
-_NODE = struct.Struct("=4sHH16s")  # masquerade4, first_port, last_port, masquerade6
-INDEX = struct.Struct("=I")
-_RULESET_SIZE = _RULESET.size + MAX_RANGES * _RANGE.size
 _VERDICTS = {True: 1, False: 2}
 
-# Key and value sizes of the maps that are written here. Programs write the others.
-SIZES: dict[str, tuple[int, int]] = {
-    "config": (4, CONFIG.size),
-    "endpoints4": (4, ENDPOINT.size),
-    "endpoints6": (16, ENDPOINT.size),
-    "pods": (4, POD.size),
-    "cidrs4": (12, CIDR.size),
-    "cidrs6": (24, CIDR.size),
-    "policy": (POLICY_KEY.size, 4),
-    "rulesets": (4, _RULESET_SIZE),
-    "services": (SERVICE_KEY.size, SERVICE.size),
-    "tables": (4, TABLE.size),
-    "backends": (4, _BACKEND.size),
-    "node": (4, _NODE.size),
+
+class Record:
+    """A struct of the programs: its fields in order, each with a format character of module struct.
+
+    The format may have a count, as for an array. A nested record is a tuple of the record and a count.
+    """
+
+    def __init__(self, **fields: str | tuple[Record, int]) -> None:
+        self.fields: dict[str, Field] = {}
+        self.form: str = "="
+        self.size: int = 0
+        for name, given in fields.items():
+            if isinstance(given, tuple):
+                record, count = given
+                size, form = record.size, record.form[1:] * count
+                for inner, field_ in record.fields.items():
+                    self.fields[f"{name}.{inner}"] = replace(field_, offset=self.size + field_.offset)
+            else:
+                count, size, form = int(given[:-1] or 1), struct.calcsize("=" + given[-1]), given
+            self.fields[name] = Field(self.size, size, count)
+            self.form += form
+            self.size += size * count
+        self._struct = struct.Struct(self.form)
+
+    def pack(self, *values: Any) -> bytes:
+        """Return the struct's bytes."""
+        return self._struct.pack(*values)
+
+    def unpack(self, raw: bytes) -> tuple[Any, ...]:
+        """Return the fields' values; padding has none."""
+        return self._struct.unpack(raw)
+
+
+def _scalar(form: str) -> Record:
+    """Return a record for a key or value that is no struct."""
+    return Record(**{"": form})
+
+
+INDEX = _scalar("I")
+CONFIG = Record(generation="I", features="I")
+ENDPOINT = Record(ifindex="I", owner="I", identity="2I", enforce="2H", slot="H", flags="H")
+POD = Record(
+    owner="I", slot="H", flags="H", identity="2I", enforce="2H", mac="6s", pad="6x", rate="Q"
+)  # fmt: skip
+CIDR4_KEY = Record(prefixlen="I", buffer="I", address="4s")
+CIDR6_KEY = Record(prefixlen="I", buffer="I", address="16s")
+CIDR = Record(identity="I", flags="I")
+POLICY_KEY = Record(subject="I", peer="I", buffer="B", direction="B", pad="2x")
+_RANGE = Record(proto="B", verdict="B", first="H", last="H")
+_RULESET = Record(verdict="B", ranges="B", pad="2x", range=(_RANGE, MAX_RANGES))
+SERVICE_KEY = Record(address="16s", port="2s", proto="B", family="B", buffer="I")
+SERVICE = Record(table="I", id="I")
+TABLE = Record(backend=f"{MAGLEV_SIZE}I", digest="8s")
+_BACKEND = Record(address="16s", port="2s", pad="2x")
+_NODE = Record(masquerade4="4s", first_port="H", last_port="H", masquerade6="16s")
+_COUNTERS = Record(packets=f"{REASONS}Q")
+_TUPLE = Record(src="16s", dst="16s", sport="2s", dport="2s", proto="B", family="B", kind="H")
+DROP_EVENT = Record(
+    time="Q", tuple=(_TUPLE, 1), ifindex="I", len="I", peer="I", slot="H", reason="B", direction="B"
+)
+
+# Keys and values of the maps that the collection writes. Programs write the others.
+WRITTEN: dict[str, tuple[Record, Record]] = {
+    "config": (INDEX, CONFIG),
+    "endpoints4": (_scalar("4s"), ENDPOINT),
+    "endpoints6": (_scalar("16s"), ENDPOINT),
+    "pods": (INDEX, POD),
+    "cidrs4": (CIDR4_KEY, CIDR),
+    "cidrs6": (CIDR6_KEY, CIDR),
+    "policy": (POLICY_KEY, INDEX),
+    "rulesets": (INDEX, _RULESET),
+    "services": (SERVICE_KEY, SERVICE),
+    "tables": (INDEX, TABLE),
+    "backends": (INDEX, _BACKEND),
+    "node": (INDEX, _NODE),
 }
+# All maps whose content the collection knows
+MAPS = {**WRITTEN, "layout": (INDEX, INDEX), "metrics": (INDEX, _COUNTERS)}
+# Structs that are in no map's definition
+STRUCTS = {"drop_event": DROP_EVENT}
+# Sizes of maps that the collection relies on
+ENTRIES = {"layout": LAYOUT, "config": 1, "metrics": POD_SLOTS, "pacing": POD_SLOTS, "node": 2}
+ENUMS: dict[str, dict[str, int]] = {
+    "cidr_flag": {"CIDR_NO_MASQUERADE": CIDR_NO_MASQUERADE},
+    "config_feature": {"FEATURE_SERVICES": FEATURE_SERVICES, "FEATURE_MASQUERADE": FEATURE_MASQUERADE},
+    "endpoint_enforce": {
+        "ENFORCE_INGRESS": ENFORCE[INGRESS],
+        "ENFORCE_EGRESS": ENFORCE[EGRESS],
+        "DENY_INGRESS": DENY[INGRESS],
+        "DENY_EGRESS": DENY[EGRESS],
+    },
+    "identity": {"IDENTITY_WORLD": WORLD, "IDENTITY_HOST": HOST},
+    "pod_flag": {
+        "POD_NETKIT": POD_NETKIT,
+        "POD_L2": POD_L2,
+        "POD_MASQUERADE": POD_MASQUERADE,
+        "POD_ANY_SOURCE": POD_ANY_SOURCE,
+    },
+    "policy_direction": {"POLICY_INGRESS": INGRESS, "POLICY_EGRESS": EGRESS},
+    "verdict": {"VERDICT_ALLOW": _VERDICTS[True], "VERDICT_DENY": _VERDICTS[False]},
+}
+# Names in enum reason, whose values are read from the running programs
+INBOUND_REASONS = ("REASON_INBOUND", "REASON_HOST", "REASON_DROP_POLICY_INGRESS")
+
+# Key and value sizes of the maps that the collection writes
+SIZES = {name: (key.size, value.size) for name, (key, value) in WRITTEN.items()}
 ARRAYS = ("rulesets", "tables", "backends", "node")
 HASHES = ("endpoints4", "endpoints6", "pods", "cidrs4", "cidrs6", "policy", "services")
+
+
+def buffer_offset(name: str) -> int:
+    """Return where a map's keys have the number of their buffer; the byte is enough for it."""
+    field_ = WRITTEN[name][0].fields["buffer"]
+    return field_.offset + (field_.size - 1 if sys.byteorder == "big" else 0)
 
 
 class Endpoint(NamedTuple):
@@ -112,20 +198,16 @@ def encode_ruleset(ruleset: Ruleset) -> bytes:
     """Return a ruleset as the programs read it; raise ValueError where it has too many ranges."""
     if len(ruleset.ranges) > MAX_RANGES:
         raise ValueError(f"{len(ruleset.ranges)} ranges of ports, more than {MAX_RANGES}")
-    ranges = b"".join(
-        _RANGE.pack(r.protocol, _VERDICTS[not ruleset.allow], r.first, r.last) for r in ruleset.ranges
-    )
-    raw = _RULESET.pack(_VERDICTS[ruleset.allow], len(ruleset.ranges)) + ranges
-    return raw.ljust(_RULESET_SIZE, b"\0")
+    verdict = _VERDICTS[not ruleset.allow]
+    values = [value for r in ruleset.ranges for value in (r.protocol, verdict, r.first, r.last)]
+    values += [0] * (len(_RANGE.fields) * MAX_RANGES - len(values))
+    return _RULESET.pack(_VERDICTS[ruleset.allow], len(ruleset.ranges), *values)
 
 
 def decode_ruleset(raw: bytes) -> Ruleset:
     """Return what ``encode_ruleset`` made."""
-    verdict, count = _RULESET.unpack_from(raw)
-    ranges = []
-    for index in range(count):
-        protocol, dummy, first, last = _RANGE.unpack_from(raw, _RULESET.size + index * _RANGE.size)
-        ranges.append(Ports(protocol, first, last))
+    verdict, count, *values = _RULESET.unpack(raw)
+    ranges = [Ports(values[i], *values[i + 2 : i + 4]) for i in range(0, 4 * count, 4)]
     return Ruleset(verdict == _VERDICTS[True], tuple(ranges))
 
 

@@ -10,7 +10,6 @@ banks: only elements that the holding bank does not use are ever written.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 from . import maglev
 from .layout import (
     CIDR,
+    CIDR4_KEY,
+    CIDR6_KEY,
     DENY,
     ENDPOINT,
     ENFORCE,
@@ -30,6 +31,8 @@ from .layout import (
     SERVICE_KEY,
     TABLE,
     Image,
+    Record,
+    buffer_offset,
 )
 from .snapshot import Services, Snapshot, differences, held
 
@@ -85,13 +88,13 @@ def plan(snapshot: Snapshot, wants: Image) -> tuple[Plan | None, list[str]]:
     problems: list[str] = []
     found = Plan(config=((snapshot.generation + 1) & 0xFFFFFFFF, wants.features))
 
-    def banked(name: str, entries: dict[bytes, bytes], is_idle: Any, option: str) -> None:
+    def banked(name: str, entries: dict[bytes, bytes], option: str) -> None:
         """Make the idle bank's entries of a map ``entries``."""
-        current = snapshot.hashes[name]
-        stale = [key for key in current if is_idle(key) and key not in entries]
+        current, at = snapshot.hashes[name], buffer_offset(name)
+        stale = [key for key in current if key[at] == idle and key not in entries]
         found.delete[name] = stale
         found.update[name] = {key: value for key, value in entries.items() if current.get(key) != value}
-        other = sum(not is_idle(key) for key in current)
+        other = sum(key[at] != idle for key in current)
         if other + len(entries) > snapshot.sizes[name]:
             problems.append(
                 f"{option}: {len(entries)} entries are more than the map {name} holds beside the {other}"
@@ -121,7 +124,8 @@ def plan(snapshot: Snapshot, wants: Image) -> tuple[Plan | None, list[str]]:
 
     # policy
     places = {key: INDEX.unpack(value)[0] for key, value in snapshot.hashes["policy"].items()}
-    in_use = {index for key, index in places.items() if key[8] == bank}
+    at = buffer_offset("policy")
+    in_use = {index for key, index in places.items() if key[at] == bank}
     wanted_rulesets = set(wants.policy.values())
     known: dict[bytes, int] = {}
     for index in sorted(set(places.values())):
@@ -134,7 +138,7 @@ def plan(snapshot: Snapshot, wants: Image) -> tuple[Plan | None, list[str]]:
         for (subject, peer, direction), content in wants.policy.items()
     }
     shelved("rulesets", rulesets, "policies")
-    banked("policy", policy, lambda key: key[8] == idle, "policies")
+    banked("policy", policy, "policies")
 
     # services
     services = Services(snapshot)
@@ -157,16 +161,16 @@ def plan(snapshot: Snapshot, wants: Image) -> tuple[Plan | None, list[str]]:
         tables.new[index] = _table(wants.backends[digest], digest, shelf)
     shelved("backends", shelf, "services")
     shelved("tables", tables, "services")
-    banked("services", entries, lambda key: key[20] == idle, "services")
+    banked("services", entries, "services")
 
     # cidrs
-    for name, size in (("cidrs4", 4), ("cidrs6", 16)):
+    for name, size, record in (("cidrs4", 4, CIDR4_KEY), ("cidrs6", 16, CIDR6_KEY)):
         cidrs = {
-            struct.pack("=II", length + 32, idle) + packed: CIDR.pack(*value)
+            record.pack(length + 32, idle, packed): CIDR.pack(*value)
             for (length, packed), value in wants.cidrs.items()
             if len(packed) == size
         }
-        banked(name, cidrs, lambda key: key[4] == idle, "policies")
+        banked(name, cidrs, "policies")
 
     # Pods
     def closed(at: int) -> Any:
@@ -207,9 +211,7 @@ def plan(snapshot: Snapshot, wants: Image) -> tuple[Plan | None, list[str]]:
     return found, problems
 
 
-def _both(
-    layout: struct.Struct, raw: bytes | None, at: int, bank: int, identity: int, enforce: int
-) -> list[int]:
+def _both(layout: Record, raw: bytes | None, at: int, bank: int, identity: int, enforce: int) -> list[int]:
     """Return identity and enforce of both banks; who is new is nobody, and closed, until the turn."""
     if raw:
         values = list(layout.unpack(raw)[at : at + 4])

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .layout import (
     CIDR,
+    CIDR4_KEY,
+    CIDR6_KEY,
     ENDPOINT,
     HASHES,
     INDEX,
@@ -85,11 +86,12 @@ def held(snapshot: Snapshot, bank: int) -> Image:
     for key, value in snapshot.hashes["pods"].items():
         p = POD.unpack(value)
         image.pods[INDEX.unpack(key)[0]] = Device(p[0], p[1], p[2], p[3 + bank], p[5 + bank], p[7], p[8])
-    for name in ("cidrs4", "cidrs6"):
+    for name, record in (("cidrs4", CIDR4_KEY), ("cidrs6", CIDR6_KEY)):
         for key, value in snapshot.hashes[name].items():
-            length, of = struct.unpack_from("=II", key)
+            length, of, address = record.unpack(key)
             if of == bank:
-                image.cidrs[length - 32, key[8:]] = CIDR.unpack(value)
+                identity, flags = CIDR.unpack(value)
+                image.cidrs[length - 32, address] = (identity, flags)
     for key, value in snapshot.hashes["policy"].items():
         subject, peer, of, direction = POLICY_KEY.unpack(key)
         if of == bank:

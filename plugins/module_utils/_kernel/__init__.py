@@ -11,6 +11,7 @@ May import: nothing
 
 __all__ = [
     "bpf",
+    "btf",
     "ethtool",
     "libbpf",
     "link_kinds",

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .btf import Btf
+
 # bpf(2) has no wrapper in libc
 SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 
@@ -53,10 +55,6 @@ HELPERS = {
     "bpf_skb_set_tstamp": 192,
 }
 
-BTF_KIND_ENUM = 6
-# Bytes after a struct btf_type: of each kind, and of each of its members (include/uapi/linux/btf.h)
-_BTF_EXTRA = {1: 4, 3: 12, 14: 4, 17: 4}
-_BTF_MEMBER = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
 BPF_NOEXIST = 1  # of an update: only where there is no such entry
 _BATCH = 4096  # entries
 ENOTSUPP = 524  # the kernel's own, leaks out of map operations that a map type does not have
@@ -211,8 +209,8 @@ def program_info(fd: int) -> ProgramInfo:
     return ProgramInfo(number, _text(raw[64:80]), tag.hex(), tuple(ids[: min(count, len(ids))]))
 
 
-def program_enum(fd: int, name: str) -> dict[int, str]:
-    """Return the members of an enum that a loaded program was compiled with, from its BTF, by their value."""
+def program_btf(fd: int) -> Btf:
+    """Return the types that a loaded program was compiled with."""
     number = struct.unpack_from("=I", _info(fd, ctypes.create_string_buffer(132)), 128)[0]
     with closing(bpf(BPF_BTF_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))) as btf:
         info = ctypes.create_string_buffer(16)  # struct bpf_btf_info: btf, btf_size, id
@@ -220,27 +218,7 @@ def program_enum(fd: int, name: str) -> dict[int, str]:
         raw = ctypes.create_string_buffer(size)
         struct.pack_into("=QI", info, 0, _address(raw), size)
         _info(btf, info)
-    return _btf_enum(raw.raw, name)
-
-
-def _btf_enum(raw: bytes, wanted: str) -> dict[int, str]:
-    # struct btf_header: magic, version, flags, hdr_len, type_off, type_len, str_off, str_len
-    header, types, size, strings = struct.unpack_from("=4xIIII", raw)
-
-    def name(offset: int) -> str:
-        start = header + strings + offset
-        return raw[start : raw.index(b"\0", start)].decode()
-
-    place = header + types
-    while place < header + types + size:
-        name_at, info, dummy = struct.unpack_from("=3I", raw, place)
-        kind, count = info >> 24 & 0x1F, info & 0xFFFF
-        place += 12
-        if kind == BTF_KIND_ENUM and name(name_at) == wanted:
-            members = struct.iter_unpack("=Ii", raw[place : place + 8 * count])
-            return {value: name(at) for at, value in members}
-        place += _BTF_EXTRA.get(kind, 0) + _BTF_MEMBER.get(kind, 0) * count
-    return {}
+    return Btf(raw.raw)
 
 
 def map_info(fd: int) -> MapInfo:

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from .bpf import OBJECT_NAME, RODATA_MAP, BpfError, Layout
+from .btf import Btf
 
 _BTF_KIND_DATASEC = 15
 
@@ -74,6 +75,7 @@ _POINTERS = (
     "bpf_object__next_map",
     "bpf_object__next_program",
     "bpf_object__btf",
+    "btf__raw_data",
     "bpf_map__initial_value",
     "btf__type_by_id",
 )
@@ -235,6 +237,25 @@ class BpfObject:
             for name, m in self._maps.items()
             if not name.startswith(OBJECT_NAME + ".")
         }
+
+    @property
+    def map_types(self) -> dict[str, tuple[int, int]]:
+        """The BTF ids of each map's key and value; 0 of those that have none."""
+        lib = self._lib
+        return {
+            name: (lib.bpf_map__btf_key_type_id(m), lib.bpf_map__btf_value_type_id(m))
+            for name, m in self._maps.items()
+        }
+
+    @property
+    def btf(self) -> Btf:
+        """The object's types; raises BpfError if it was compiled without."""
+        handle = ctypes.c_void_p(self._lib.bpf_object__btf(self._handle))
+        size = ctypes.c_uint32()
+        data = self._lib.btf__raw_data(handle, ctypes.byref(size)) if handle else None
+        if not data:
+            raise BpfError(f"object: '{self.path}' has no BTF; compile it with -g")
+        return Btf(ctypes.string_at(data, size.value))
 
     def load(self, maps: Mapping[str, int] | None = None) -> None:
         """Load all programs into the kernel, taking ``maps`` (descriptors by name) instead of new ones.

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from .._core.files import replace_file
-from .._datapath import apply, command
+from .._datapath import apply, command, verify
 from .._datapath import layout as _datapath_layout
 from .._datapath.maps import kept_at
 from .._datapath.store import Store
@@ -316,6 +316,7 @@ def install(
         pins = Pins(path)
         attachments = resolve(pins, wishes, list(obj._programs), owner)
 
+        verify.check(obj)
         # Loading is how the wanted tags come to be known; until it is pinned it changes nothing.
         layouts, data = obj.layouts, obj.rodata
         pinned_layouts = {name: info.layout for name, info in pins.maps.items()}
