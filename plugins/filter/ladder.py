@@ -6,42 +6,41 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: ladder
-short_description: Sum up the runs of a benchmark as a ladder
+short_description: Summarize the runs of a benchmark
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Takes the runs that M(podnet.datapath.netperf_ladder) returned and gives, for each rung and test, the
-    samples with their median, smallest and largest value, half their range as a part of the median, and the
-    ratio to the first rung of the group and to the rung before it.
-  - A ratio is the median of the ratios within each round, so that drift of the machine from round to round
-    cancels out.
-  - Discarded runs do not count.
+  - Takes the runs that M(podnet.datapath.netperf_ladder) returned. For each rung and test, returns the
+    samples with median, minimum and maximum, their variation, and the ratios to the first rung of the group
+    and to the previous rung.
+  - A ratio is the median of the ratios within each round, so that drift between rounds cancels out.
+  - Ignores warm-up runs.
 positional: rungs
 options:
   _input:
-    description: RV(podnet.datapath.netperf_ladder#module:runs) of the module.
+    description: Runs as in RV(podnet.datapath.netperf_ladder#module:runs).
     type: list
     elements: dict
     required: true
   rungs:
     description:
-      - The rungs in the order of the ladder, at least C(group) and C(name) of each. What else they hold is
-        kept in the result.
+      - The rungs in the order of the ladder, each with at least C(group) and C(name). Other keys are copied
+        to the result.
     type: list
     elements: dict
     required: true
 """
 
 EXAMPLES = r"""
-- name: The median of each rung
+- name: Show the median of each rung
   ansible.builtin.debug:
-    msg: "{{ item.name }}: {{ item.tests.tcp_rr.metrics.transactions.median }} transactions a second"
+    msg: "{{ item.name }}: {{ item.tests.tcp_rr.metrics.transactions.median }} transactions/s"
   loop: "{{ (measured.runs | podnet.datapath.ladder(rungs)).0.rungs }}"
 """
 
 RETURN = r"""
 _value:
-  description: A list of groups, each with its rungs.
+  description: Groups with their rungs.
   type: list
   elements: dict
   sample:
@@ -50,12 +49,12 @@ _value:
         - name: host
           tests:
             tcp_stream:
-              headline: mbits
+              primary_metric: mbits
               metrics:
                 mbits: {samples: [101.0, 99.0, 100.0], median: 100.0, min: 99.0, max: 101.0}
               variation: 0.01
-              of_first: 1.0
-              of_previous: null
+              ratio_to_first: 1.0
+              ratio_to_previous: null
 """
 
 import statistics
@@ -63,14 +62,14 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-# The figure of each test that the ladder is built on; more is better.
-HEADLINES = {"tcp_rr": "transactions", "tcp_stream": "mbits"}
-# What is in a run besides its figures.
-NO_FIGURES = ("round", "warmup", "group", "rung", "test", "start", "elapsed")
+# The metric of each test for which variation and ratios are computed; higher is better.
+PRIMARY_METRICS = {"tcp_rr": "transactions", "tcp_stream": "mbits"}
+# Keys of a run that are not metrics.
+NOT_METRICS = ("round", "warmup", "group", "rung", "test", "start", "elapsed")
 
 
-def spread(samples: list[float]) -> dict[str, Any]:
-    """Return the samples with their median, smallest and largest."""
+def summarize_samples(samples: list[float]) -> dict[str, Any]:
+    """Return the samples with their median, minimum and maximum."""
     return {
         "samples": samples,
         "median": statistics.median(samples),
@@ -80,19 +79,19 @@ def spread(samples: list[float]) -> dict[str, Any]:
 
 
 def variation(samples: list[float]) -> float:
-    """Return half the range as a part of the median: 0.1 is ±10 %."""
+    """Return half the range relative to the median: 0.1 means ±10 %."""
     return round((max(samples) - min(samples)) / 2 / statistics.median(samples), 4)
 
 
-def ratio(runs: list[dict[str, Any]], to: list[dict[str, Any]], figure: str) -> float | None:
-    """Return the median of the ratios of each round that both have; None where they share no round."""
-    other = {run["round"]: run[figure] for run in to}
-    ratios = [run[figure] / other[run["round"]] for run in runs if other.get(run["round"])]
+def median_ratio(runs: list[dict[str, Any]], reference: list[dict[str, Any]], metric: str) -> float | None:
+    """Return the median of the ratios within the common rounds, or None if there is no common round."""
+    other = {run["round"]: run[metric] for run in reference}
+    ratios = [run[metric] / other[run["round"]] for run in runs if other.get(run["round"])]
     return round(statistics.median(ratios), 4) if ratios else None
 
 
 def ladder(runs: list[dict[str, Any]], rungs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups in the order in which ``rungs`` names them first."""
+    """Return the groups with the summary of each rung, in the order in which ``rungs`` introduces them."""
     samples: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for run in runs:
         if not run["warmup"]:
@@ -102,37 +101,37 @@ def ladder(runs: list[dict[str, Any]], rungs: list[dict[str, Any]]) -> list[dict
         try:
             groups.setdefault(rung["group"], []).append(rung)
         except (KeyError, TypeError) as e:
-            raise AnsibleFilterError(f"ladder: a rung needs 'group' and 'name', this one is {rung!r}") from e
+            raise AnsibleFilterError(f"ladder: rung {rung!r} lacks 'group' or 'name'") from e
     result = []
     for group, members in groups.items():
-        summed = []
+        summaries = []
         for position, rung in enumerate(members):
             tests = {}
-            for test, headline in HEADLINES.items():
+            for test, metric in PRIMARY_METRICS.items():
                 own = samples.get((group, rung["name"], test))
                 if not own:
                     continue
                 first = samples.get((group, members[0]["name"], test), [])
                 previous = samples.get((group, members[position - 1]["name"], test), []) if position else []
                 tests[test] = {
-                    "headline": headline,
+                    "primary_metric": metric,
                     "metrics": {
-                        figure: spread([run[figure] for run in own])
-                        for figure in own[0]
-                        if figure not in NO_FIGURES
+                        name: summarize_samples([run[name] for run in own])
+                        for name in own[0]
+                        if name not in NOT_METRICS
                     },
-                    "variation": variation([run[headline] for run in own]),
-                    "of_first": ratio(own, first, headline),
-                    "of_previous": ratio(own, previous, headline),
+                    "variation": variation([run[metric] for run in own]),
+                    "ratio_to_first": median_ratio(own, first, metric),
+                    "ratio_to_previous": median_ratio(own, previous, metric),
                 }
-            summed.append({**rung, "tests": tests})
-        result.append({"name": group, "rungs": summed})
+            summaries.append({**rung, "tests": tests})
+        result.append({"name": group, "rungs": summaries})
     return result
 
 
 class FilterModule:
-    """The filter for Ansible."""
+    """Ansible filter plugin."""
 
     def filters(self) -> dict[str, Any]:
-        """Return it by name."""
+        """Return the filter by its name."""
         return {"ladder": ladder}

@@ -6,27 +6,28 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: pod_paths
-short_description: Say which paths of a node's Pods to try
+short_description: Select paths between Pods for a connectivity check
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - The first Pod of the node reaches its neighbour on it, and the first Pod of the next node that has Pods.
-  - So the work of a node stays the same however many nodes there are, and every node sends and answers.
+  - Returns the paths from the first Pod of a node to its second Pod, and to the first Pod of the next node
+    that has Pods.
+  - So the cost per node does not depend on the number of nodes, and each node is both source and target.
 positional: hostvars, node
 options:
   _input:
-    description: The nodes in question, in an order that all of them share.
+    description: The nodes to check, in the same order on each node.
     type: list
     elements: str
     required: true
   hostvars:
     description:
-      - The variables of all hosts. The filter reads C(pods_endpoints), and C(preflight_node), as a node whose
+      - The variables of all hosts. The filter reads C(pods_endpoints) and C(preflight_node); a node whose
         driver is V(none) has no managed Pods.
     type: dict
     required: true
   node:
-    description: The node that sends.
+    description: The node that is the source.
     type: str
     required: true
 """
@@ -39,7 +40,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The paths, each with C(netns) and C(to); none where the node has no Pods on a datapath of ours.
+  description: The paths, each with C(netns) and C(to). Empty if the node has no managed Pods.
   type: list
   elements: dict
   sample: [{netns: pod1, to: 10.31.1.12}, {netns: pod1, to: 10.31.2.11}]
@@ -53,27 +54,29 @@ def _addresses(pods: Sequence[Mapping[str, Any]]) -> list[str]:
     return [str(address).partition("/")[0] for pod in pods for address in pod.get("addresses") or []]
 
 
-def _reachable(host: Mapping[str, Any]) -> bool:
-    """Tell whether a host has Pods on a datapath of ours."""
+def _has_managed_pods(host: Mapping[str, Any]) -> bool:
+    """Return whether a host has Pods that this collection manages."""
     return bool(host.get("pods_endpoints")) and (host.get("preflight_node") or {}).get("driver") != "none"
 
 
 def pod_paths(hosts: Sequence[str], hostvars: Mapping[str, Any], node: str) -> list[dict[str, str]]:
-    """Return the paths; reads the variables of as few hosts as it takes to find the next one with Pods."""
-    if not _reachable(hostvars[node]):
+    """Return the paths. Read only the variables of hosts up to the next one with Pods: each read is slow."""
+    if not _has_managed_pods(hostvars[node]):
         return []
     pods = hostvars[node]["pods_endpoints"]
     names = list(hosts)
     start = names.index(node) + 1 if node in names else 0
     following = (hostvars[name] for name in names[start:] + names[: max(start - 1, 0)])
-    elsewhere: Sequence[Any] = next((other["pods_endpoints"] for other in following if _reachable(other)), [])
-    sender = pods[0].get("netns") or pods[0]["name"]
-    return [{"netns": sender, "to": to} for to in _addresses([*pods[1:2], *elsewhere[:1]])]
+    next_pods: Sequence[Any] = next(
+        (other["pods_endpoints"] for other in following if _has_managed_pods(other)), []
+    )
+    source = pods[0].get("netns") or pods[0]["name"]
+    return [{"netns": source, "to": to} for to in _addresses([*pods[1:2], *next_pods[:1]])]
 
 
 class FilterModule:
-    """The filter for Ansible."""
+    """Ansible filter plugin."""
 
     def filters(self) -> dict[str, Any]:
-        """Return it by name."""
+        """Return the filter by its name."""
         return {"pod_paths": pod_paths}

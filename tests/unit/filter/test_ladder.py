@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a benchmark makes on its nodes, and what its runs sum up to."""
+"""Filters of the benchmark: the plan for its nodes, and the summary of its runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ansible_collections.podnet.datapath.plugins.filter.ladder_plan import ladde
 def run(
     rung: str, number: int, value: float, test: str = "tcp_stream", group: str = "wire"
 ) -> dict[str, Any]:
-    """Return a run as the module does."""
+    """Return a run like the module netperf_ladder."""
     return {
         "round": number,
         "warmup": number == 0,
@@ -36,51 +36,51 @@ def run(
 RUNGS = [{"group": "wire", "name": "host", "mtu": 8264}, {"group": "wire", "name": "meta"}]
 
 
-def test_medians_do_not_count_the_run_that_warms_up() -> None:
+def test_medians_ignore_the_warm_up_run() -> None:
     runs = [run("host", 0, 1.0), run("host", 1, 90.0), run("host", 2, 110.0), run("host", 3, 100.0)]
-    summed = ladder(runs, RUNGS)[0]["rungs"][0]
-    assert summed["mtu"] == 8264
-    assert summed["tests"]["tcp_stream"]["metrics"]["mbits"] == {
+    summary = ladder(runs, RUNGS)[0]["rungs"][0]
+    assert summary["mtu"] == 8264
+    assert summary["tests"]["tcp_stream"]["metrics"]["mbits"] == {
         "samples": [90.0, 110.0, 100.0],
         "median": 100.0,
         "min": 90.0,
         "max": 110.0,
     }
-    assert summed["tests"]["tcp_stream"]["metrics"]["forwarded"]["median"] == 3
-    assert summed["tests"]["tcp_stream"]["variation"] == 0.1
-    assert summed["tests"]["tcp_stream"]["of_first"] == 1
-    assert summed["tests"]["tcp_stream"]["of_previous"] is None
+    assert summary["tests"]["tcp_stream"]["metrics"]["forwarded"]["median"] == 3
+    assert summary["tests"]["tcp_stream"]["variation"] == 0.1
+    assert summary["tests"]["tcp_stream"]["ratio_to_first"] == 1
+    assert summary["tests"]["tcp_stream"]["ratio_to_previous"] is None
 
 
-def test_a_ratio_is_taken_within_each_round() -> None:
-    # the machine halves its speed from round to round, and meta always has 80 %
+def test_ratio_is_computed_within_each_round() -> None:
+    # The machine halves its speed in each round; meta always reaches 80 % of host.
     runs = [run("host", n, 1000 / 2**n) for n in range(1, 4)] + [
         run("meta", n, 800 / 2**n) for n in (3, 1, 2)
     ]
-    assert ladder(runs, RUNGS)[0]["rungs"][1]["tests"]["tcp_stream"]["of_first"] == 0.8
+    assert ladder(runs, RUNGS)[0]["rungs"][1]["tests"]["tcp_stream"]["ratio_to_first"] == 0.8
 
 
-def test_the_rung_before_is_the_one_below_in_the_ladder() -> None:
+def test_previous_rung_is_the_one_listed_before() -> None:
     rungs = [{"group": "wire", "name": name} for name in ("host", "veth", "meta")]
     runs = [run("host", 1, 100.0), run("veth", 1, 50.0), run("meta", 1, 75.0)]
     meta = ladder(runs, rungs)[0]["rungs"][2]["tests"]["tcp_stream"]
-    assert (meta["of_first"], meta["of_previous"]) == (0.75, 1.5)
+    assert (meta["ratio_to_first"], meta["ratio_to_previous"]) == (0.75, 1.5)
 
 
-def test_groups_and_tests_do_not_mix() -> None:
+def test_groups_and_tests_are_separate() -> None:
     rungs = [*RUNGS, {"group": "local", "name": "meta"}]
     runs = [run("meta", 1, 5.0), run("meta", 1, 7.0, "tcp_rr"), run("meta", 1, 9.0, group="local")]
     wire, local = ladder(runs, rungs)
     assert [group["name"] for group in (wire, local)] == ["wire", "local"]
     assert wire["rungs"][0]["tests"] == {}
     assert wire["rungs"][1]["tests"]["tcp_stream"]["metrics"]["mbits"]["median"] == 5
-    assert wire["rungs"][1]["tests"]["tcp_stream"]["of_first"] is None
+    assert wire["rungs"][1]["tests"]["tcp_stream"]["ratio_to_first"] is None
     assert wire["rungs"][1]["tests"]["tcp_rr"]["metrics"]["transactions"]["median"] == 7
     assert local["rungs"][0]["tests"]["tcp_stream"]["metrics"]["mbits"]["median"] == 9
 
 
 @given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=9))
-def test_a_median_lies_between_the_ends(values: list[float]) -> None:
+def test_median_lies_between_minimum_and_maximum(values: list[float]) -> None:
     metric = ladder([run("host", n, v) for n, v in enumerate(values, 1)], RUNGS)[0]["rungs"][0]["tests"][
         "tcp_stream"
     ]["metrics"]["mbits"]
@@ -88,13 +88,13 @@ def test_a_median_lies_between_the_ends(values: list[float]) -> None:
     assert sorted(metric["samples"]) == sorted(values)
 
 
-def test_a_rung_without_a_group_is_an_error() -> None:
-    with pytest.raises(AnsibleFilterError, match="a rung needs 'group' and 'name'"):
+def test_rung_without_group_is_an_error() -> None:
+    with pytest.raises(AnsibleFilterError, match="lacks 'group' or 'name'"):
         ladder([], [{"name": "host"}])
 
 
 def nodes() -> list[dict[str, Any]]:
-    """Return the lab's nodes."""
+    """Return two nodes like those of the lab."""
     return [
         {
             "name": "node1",
@@ -117,7 +117,7 @@ def nodes() -> list[dict[str, Any]]:
 ALL = ["host", "veth_stack", "veth_bpf", "pods"]
 
 
-def test_rungs_across_the_wire_and_within_the_client() -> None:
+def test_rungs_between_nodes_and_within_the_client() -> None:
     plan = ladder_plan(nodes(), ALL)
     assert [tuple(rung.values()) for rung in plan["rungs"]] == [
         ("wire-ipv4", "host", None, "172.31.0.2"),
@@ -137,35 +137,33 @@ def test_rungs_across_the_wire_and_within_the_client() -> None:
     st.lists(st.sampled_from(["ipv4", "ipv6"]), min_size=1, unique=True),
     st.booleans(),
 )
-def test_each_rung_finds_its_server_and_its_namespace(
-    rungs: list[str], families: list[str], local: bool
-) -> None:
+def test_each_rung_has_a_server_and_a_namespace(rungs: list[str], families: list[str], local: bool) -> None:
     plan = ladder_plan(nodes(), rungs, families, local)
-    made = plan["nodes"]
+    created = plan["nodes"]
     for node in ("node1", "node2"):
-        assert len({pod["host_interface"] for pod in made[node]["pods"]}) == len(made[node]["pods"])
-        devices = {pod["host_interface"] for pod in made[node]["pods"] if "bpf" in pod["name"]}
-        assert {entry["device"] for entry in made[node]["endpoints"]} == devices
-        assert {a["device"] for a in made[node]["attachments"]} == devices
-        routed = {route["to"] for route in made[node]["host_routes"]}
-        assert len(routed) == (len(families) if made[node]["pods"] else 0)
+        assert len({pod["host_interface"] for pod in created[node]["pods"]}) == len(created[node]["pods"])
+        devices = {pod["host_interface"] for pod in created[node]["pods"] if "bpf" in pod["name"]}
+        assert {entry["device"] for entry in created[node]["endpoints"]} == devices
+        assert {a["device"] for a in created[node]["attachments"]} == devices
+        routed = {route["to"] for route in created[node]["host_routes"]}
+        assert len(routed) == (len(families) if created[node]["pods"] else 0)
     for rung in plan["rungs"]:
-        server = made["node1" if rung["group"].startswith("local") else "node2"]
+        server = created["node1" if rung["group"].startswith("local") else "node2"]
         assert rung["target"] in [one["address"] for one in server["servers"]]
-        own = {pod["name"] for pod in made["node1"]["pods"]} | {None, "pod1"}
-        assert rung["netns"] in own
-    servers = [tuple(one.values()) for node in made.values() for one in node["servers"]]
+        clients = {pod["name"] for pod in created["node1"]["pods"]} | {None, "pod1"}
+        assert rung["netns"] in clients
+    servers = [tuple(one.values()) for node in created.values() for one in node["servers"]]
     assert len(set(servers)) == len(servers) == len(plan["rungs"])
 
 
-def test_a_pod_alone_has_no_local_rung() -> None:
+def test_single_pod_has_no_local_rung() -> None:
     one = nodes()
     del one[0]["pods"][1]
     assert [rung["group"] for rung in ladder_plan(one, ["pods"])["rungs"]] == ["wire-ipv4"]
 
 
 @pytest.mark.parametrize(
-    ("change", "arguments", "said"),
+    ("change", "arguments", "message"),
     [
         (lambda n: n[1].update(pods=[]), {}, "needs a Pod with an ipv4 address on node2"),
         (
@@ -178,13 +176,15 @@ def test_a_pod_alone_has_no_local_rung() -> None:
         (
             lambda n: None,
             {"rungs": ["host", "mata"]},
-            "rung 'mata' is none of host, veth_stack, veth_bpf, pods",
+            "rung 'mata' must be one of host, veth_stack, veth_bpf, pods",
         ),
-        (lambda n: None, {"families": ["ipv5"]}, "family 'ipv5' is none of ipv4, ipv6"),
+        (lambda n: None, {"families": ["ipv5"]}, "family 'ipv5' must be one of ipv4, ipv6"),
     ],
 )
-def test_what_is_missing_is_named_with_its_node(change: Any, arguments: dict[str, Any], said: str) -> None:
+def test_error_names_the_node_and_what_is_missing(
+    change: Any, arguments: dict[str, Any], message: str
+) -> None:
     changed = nodes()
     change(changed)
-    with pytest.raises(AnsibleFilterError, match=said):
+    with pytest.raises(AnsibleFilterError, match=message):
         ladder_plan(changed, **{"rungs": ALL, **arguments})

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The benchmark's report, rendered by Ansible from nothing but a file of results."""
+"""The benchmark's report, rendered by Ansible from results.json alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ VOID = {"meta", "link", "br", "hr", "img"}
 
 
 def results(**others: Any) -> dict[str, Any]:
-    """Return results as a run writes them, with figures that are easy to find again."""
+    """Return results like those of a run, with values that are easy to find in the report."""
     rungs = [
         {"group": "wire-ipv4", "name": name, "netns": None, "source": "s", "target": "t", "device": "d",
          "kind": None, "mtu": 1500}
@@ -51,10 +51,10 @@ def results(**others: Any) -> dict[str, Any]:
     for number in (1, 2, 3):
         for rung, value in zip(rungs, (40000.0, 20000.0, 30000.0)):
             run = {"round": number, "warmup": False, "group": rung["group"], "rung": rung["name"]}
-            stack = 1234 if rung["name"] == "veth_stack" else 0
+            forwarded = 1234 if rung["name"] == "veth_stack" else 0
             latency = dict(zip(("min_us", "p90_us", "p99_us"), (11, 22, 33)))
-            runs.append({**run, "test": "tcp_stream", "forwarded": stack, "mbits": value + number})
-            runs.append({**run, "test": "tcp_rr", "forwarded": stack, "transactions": value, **latency})
+            runs.append({**run, "test": "tcp_stream", "forwarded": forwarded, "mbits": value + number})
+            runs.append({**run, "test": "tcp_rr", "forwarded": forwarded, "transactions": value, **latency})
     return {
         "schema": 1,
         "name": "made-up",
@@ -88,35 +88,35 @@ def render(folder: Path, given: dict[str, Any]) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The report of results from no emulator."""
+    """Return the report of results from nodes that are not emulated."""
     return render(tmp_path_factory.mktemp("report"), results())
 
 
-class Balance(HTMLParser):
-    """Counts elements that are not closed, and keeps what the page would fetch."""
+class PageParser(HTMLParser):
+    """Record unclosed elements, and all resources that the page would load."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.fetched: list[str] = []
+        self.loaded: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in VOID:
             self.open.append(tag)
-        self.fetched += [str(value) for name, value in attrs if name in ("src", "srcset", "data")]
-        self.fetched += [tag] if tag in ("script", "link", "iframe") else []
+        self.loaded += [str(value) for name, value in attrs if name in ("src", "srcset", "data")]
+        self.loaded += [tag] if tag in ("script", "link", "iframe") else []
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
 
-def cells(markdown: str, rung: str) -> list[list[str]]:
-    """Return the cells of a rung's rows."""
-    rows = [line.strip("| \n").split("|") for line in markdown.splitlines() if line.startswith(f"| {rung}")]
+def cells(markdown: str, label: str) -> list[list[str]]:
+    """Return the cells of all table rows that start with a label."""
+    rows = [line.strip("| \n").split("|") for line in markdown.splitlines() if line.startswith(f"| {label}")]
     return [[cell.strip() for cell in row] for row in rows]
 
 
-def test_the_table_has_figures_ratios_and_latencies(report: tuple[str, str]) -> None:
+def test_table_has_values_ratios_and_latencies(report: tuple[str, str]) -> None:
     markdown = report[0]
     assert cells(markdown, "host to host") == [
         ["host to host", "40,000 ±0 %", "100 %", "", "11 / 22 / 33", "0"],
@@ -131,30 +131,30 @@ def test_the_table_has_figures_ratios_and_latencies(report: tuple[str, str]) -> 
     assert markdown.endswith("\n")
 
 
-def test_every_row_of_a_table_has_all_its_cells(report: tuple[str, str]) -> None:
+def test_all_rows_of_a_table_have_the_same_number_of_cells(report: tuple[str, str]) -> None:
     for block in report[0].split("\n\n"):
         counts = {line.count("|") for line in block.splitlines() if line.startswith("|")}
         assert len(counts) <= 1, block
 
 
-def test_the_page_is_whole_and_needs_nothing_else(report: tuple[str, str]) -> None:
-    page = Balance()
+def test_page_is_well_formed_and_self_contained(report: tuple[str, str]) -> None:
+    page = PageParser()
     page.feed(report[1])
     assert page.open == []
-    assert page.fetched == []
+    assert page.loaded == []
     assert "url(" not in report[1] and "@import" not in report[1]
     assert "Some &lt;fast&gt; CPU" in report[1]
 
 
-def test_bars_are_as_long_as_their_figures(report: tuple[str, str]) -> None:
-    # the longest is the best single run, 40,003 Mbit/s
+def test_bars_are_proportional_to_their_values(report: tuple[str, str]) -> None:
+    # The full width is the best run, 40,003 Mbit/s.
     for median in (40002, 20002, 30002):
         assert f'style="width:{100 * median / 40003:.2f}%"' in report[1]
 
 
-def test_an_emulated_processor_is_named_first(tmp_path: Path, report: tuple[str, str]) -> None:
+def test_note_on_emulation_comes_first(tmp_path: Path, report: tuple[str, str]) -> None:
     note = "Ratios on an emulated CPU; not a statement about hardware."
     emulated = render(tmp_path, results(nodes={"node1": NODE, "node2": {**NODE, "emulated": True}}))
-    for without, text in zip(report, emulated):
-        assert note not in without
-        assert 0 < text.index(note) < text.index("Across the wire, IPv4")
+    for native, text in zip(report, emulated):
+        assert note not in native
+        assert 0 < text.index(note) < text.index("Between nodes, IPv4")
