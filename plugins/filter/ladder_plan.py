@@ -12,8 +12,8 @@ author: podnet.datapath contributors (@podnet)
 description:
   - For the client and the server of a benchmark, returns the Pods, routes, program attachments, endpoints
     and netservers that the rungs require, and the rungs for M(podnet.datapath.netperf_ladder).
-  - The rungs C(host) and C(pods) use existing objects, the addresses of the uplinks and the first declared Pods
-    of the nodes. For C(veth_stack) and C(veth_bpf), additional Pods are created.
+  - The rungs C(host) and C(pods) use existing objects, the addresses of the uplinks and the first declared
+    Pods of the nodes. For C(veth_stack) and C(veth_bpf), additional Pods are created.
 positional: rungs
 options:
   _input:
