@@ -1,10 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Twenty nodes with two kernels: two builds. The nodes are names, each with the root of a real image.
+"""Twenty hosts with two kernels need two builds. Each host is a name with the root of a node's image.
 
-A node's Python runs in that root, so compiler and headers are those of the kernel; what node_info would have
-told of it is given.
+A host's Python runs in that root, with the kernel's compiler and headers; the facts of node_info are given.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ KERNELS = ("6.1", "6.12")
 NODES = 20
 
 
-def test_twenty_nodes_on_two_kernels_have_two_builds(tmp_path: Path) -> None:
+def test_twenty_hosts_with_two_kernels_need_two_builds(tmp_path: Path) -> None:
     hosts, releases = {}, []
     for number, kernel in enumerate(KERNELS):
         root = Path(lab("root", "--kernel", kernel).strip())
@@ -35,7 +34,7 @@ def test_twenty_nodes_on_two_kernels_have_two_builds(tmp_path: Path) -> None:
             "driver": "meta",
             "builder": {"possible": True, "missing": [], "packages": []},
         }
-        # One kernel for every other node, as in a fleet that is being upgraded.
+        # Every other host has the newer kernel, as in a fleet during an upgrade.
         for node in range(number, NODES, len(KERNELS)):
             hosts[f"node{node:02}"] = {"facts": facts, "ansible_python_interpreter": str(python)}
     variables = {
@@ -48,7 +47,7 @@ def test_twenty_nodes_on_two_kernels_have_two_builds(tmp_path: Path) -> None:
     }
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": variables}}))
     role = {"name": "podnet.datapath.meta_driver", "tasks_from": "prepare"}
-    tasks = [{"name": "Have the builds", "ansible.builtin.import_role": role}]
+    tasks = [{"name": "Build the driver for all kernels", "ansible.builtin.import_role": role}]
     play = {"name": "Build", "hosts": "all", "gather_facts": False, "tasks": tasks}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
     done = subprocess.run(
@@ -59,8 +58,8 @@ def test_twenty_nodes_on_two_kernels_have_two_builds(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     sections = re.split(r"^TASK ", done.stdout, flags=re.MULTILINE)
-    said = "".join(section for section in sections if section.split("]")[0].endswith(": Build the driver"))
-    builds = re.findall(r"^(?:changed|ok): .*", said, re.MULTILINE)
+    output = "".join(section for section in sections if section.split("]")[0].endswith(": Build the driver"))
+    builds = re.findall(r"^(?:changed|ok): .*", output, re.MULTILINE)
     assert len(builds) == len(KERNELS), done.stdout
     kept = list((tmp_path / "cache").rglob("*.ko"))
     magic = [subprocess.check_output(["modinfo", "-F", "vermagic", path], text=True) for path in kept]

@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""site.yml on two nodes: one builds the driver for both, and a new version takes the place of a loaded one.
+"""site.yml on two nodes: one node builds the driver for both, and a new version replaces a loaded one.
 
-The nodes stay for the next run (`lab.py down --name driver-nodes` removes them), which begins with them as
-they were when they had booted.
+The nodes stay for the next run, which restores their first boot.
+`lab.py down --name driver-nodes` removes them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def version() -> str:
 
 @dataclass
 class Site:
-    """A copy of the collection, as it was installed, and what it keeps."""
+    """An installed copy of the collection, and its cache of built drivers."""
 
     folder: Path
     cache: Path
@@ -83,7 +83,7 @@ def kept(site: Site) -> list[Path]:
 
 
 def devices(node: str) -> dict[str, int]:
-    """Return the indexes of the primaries that the Pods of a node have."""
+    """Return the ifindex of each primary of a node's Pods by alias."""
     links = json.loads(ssh(node, "ip -json -details link show type meta"))
     found = {link["ifalias"]: link["ifindex"] for link in links if link.get("ifalias")}
     assert sorted(found) == [f"podnet:site/{pod}" for pod in PODS[node]], found
@@ -92,7 +92,7 @@ def devices(node: str) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Two nodes as they booted, of which the second can build nothing."""
+    """Boot two nodes; the second one has no compiler and headers."""
     made = Site(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("cache"))
     made.collection.mkdir(parents=True)
     for name in COLLECTION:
@@ -117,14 +117,14 @@ def test_one_node_builds_for_both(site: Site) -> None:
     assert ssh("node2", "ls /usr/bin/gcc /usr/bin/make 2>/dev/null | wc -l") == "0"
     for node in NODES:
         devices(node)
-    # Nothing is built, installed or made again.
+    # A second run changes nothing.
     recap = site.run()
     assert {node: counts["changed"] for node, counts in recap.items()} == dict.fromkeys(NODES, 0), recap
     assert kept(site) == [module]
 
 
-def test_a_new_version_is_loaded_and_the_pods_are_made_again_in_one_run(site: Site) -> None:
-    """With meta_driver_reload: managed. That they reach each other then is site.yml's own last play."""
+def test_new_version_is_loaded_and_pods_are_recreated_in_one_run(site: Site) -> None:
+    """meta_driver_reload: managed reloads the driver; site.yml's last play verifies the traffic of Pods."""
     before = {node: devices(node) for node in NODES}
     for name, pattern in (("meta.h", r'(META_VERSION\s+").+(")'), ("dkms.conf", r'(PACKAGE_VERSION=").+(")')):
         file = site.collection / "roles/meta_driver/files" / name

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The node of these tests. It stays for the next run (`lab.py down --name faults` removes it)."""
+"""The node of these tests. It stays for the next run; `lab.py down --name faults` removes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def node() -> FaultyNode:
 
 @pytest.fixture
 def former(node: FaultyNode) -> dict[str, Any]:
-    """How the node was before the test."""
+    """Return the node's state before the test."""
     return node.state()
 
 

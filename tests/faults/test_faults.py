@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes that are cut off: the node is as it was or as it is to be, and the journal tells which and why.
+"""Interrupted changes: the node has its former or the new settings, and the journal says which and why.
 
-On a node of the lab, with systemd, timers and boots. PODNET_COUNT (1) is how often what happens at a random
-moment is done, PODNET_SEED with which numbers.
+The tests run on a lab node with systemd, timers and reboots. PODNET_COUNT (1) is the number of repetitions of
+tests with random moments, PODNET_SEED their seed.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def nic(name: str, seconds: int) -> tuple[str, str, str]:
     return "nic", json.dumps(NICS[name]), str(seconds)
 
 
-def pass_the_time(node: FaultyNode) -> None:
-    """Let the timer expire: systemd counts from boot, so an earlier moment is written and read again."""
+def expire_timer(node: FaultyNode) -> None:
+    """Expire the rollback timer: systemd counts from boot, so an earlier moment is written and reloaded."""
     node.ssh(
         "sed -i 's/OnBootSec=.*/OnBootSec=1/' /run/systemd/system/podnet-checkpoint.timer"
         " && systemctl daemon-reload && systemctl restart podnet-checkpoint.timer"
     )
 
 
-def test_confirmed_it_stays_and_reverted_it_is_as_before(node: FaultyNode, former: dict[str, Any]) -> None:
+def test_confirmed_change_stays_and_revert_restores(node: FaultyNode, former: dict[str, Any]) -> None:
     made = node.do(*nic("mtu", LATE))
     assert node.do("checkpoint", "confirmed", made["checkpoint"])["status"] == "confirmed"
     now = node.state()
@@ -54,13 +54,13 @@ def test_confirmed_it_stays_and_reverted_it_is_as_before(node: FaultyNode, forme
     assert same(node.state(), former) and not node.do("revert")["changed"]
 
 
-def test_the_controller_dies_before_the_confirmation(node: FaultyNode, former: dict[str, Any]) -> None:
-    """The node comes back by itself, and says why; a second controller is refused meanwhile."""
+def test_change_without_confirmation_is_rolled_back(node: FaultyNode, former: dict[str, Any]) -> None:
+    """The node rolls back by itself and reports the reason; a second controller is refused while pending."""
     made = node.do(*nic("mtu", LATE))
     for change in (nic("mtu", LATE), nic("qdisc", LATE), (*DROP, str(LATE))):
         refused = node.do(*change)["problem"]
         assert made["checkpoint"] in refused and "is pending confirmation" in refused
-    pass_the_time(node)
+    expire_timer(node)
     now = node.state()
     assert same(now, former) and now["checkpoint"]["checkpoint_state"] == "reverted"
     assert "not confirmed in" in now["checkpoint"]["reason"]
@@ -68,8 +68,8 @@ def test_the_controller_dies_before_the_confirmation(node: FaultyNode, former: d
     assert "was reverted" in node.do("checkpoint", "confirmed", made["checkpoint"])["problem"]
 
 
-def test_a_program_that_drops_everything(node: FaultyNode, former: dict[str, Any]) -> None:
-    """The very connection is cut; the node takes the program away and can be reached again."""
+def test_program_that_drops_all_packets_is_rolled_back(node: FaultyNode, former: dict[str, Any]) -> None:
+    """The program cuts the controller's connection; the node detaches it and is reachable again."""
     with node.doing(*DROP, str(SOON)) as running:
         running.communicate()
     now = node.state()
@@ -78,8 +78,8 @@ def test_a_program_that_drops_everything(node: FaultyNode, former: dict[str, Any
     assert any("mgmt0-ingress = None" in line for line in now["checkpoint"]["reverted"])
 
 
-def test_a_program_in_the_place_of_another(node: FaultyNode, former: dict[str, Any]) -> None:
-    """What is confirmed is what a later change that is not goes back to: the same program."""
+def test_unconfirmed_program_is_replaced_by_confirmed_one(node: FaultyNode, former: dict[str, Any]) -> None:
+    """An unconfirmed change rolls back to the program that was confirmed before."""
     wire = ("program", f"{REMOTE}/drop.bpf.o", "wire0")
     made = node.do(*wire, str(LATE))
     node.do("checkpoint", "confirmed", made["checkpoint"])
@@ -93,7 +93,9 @@ def test_a_program_in_the_place_of_another(node: FaultyNode, former: dict[str, A
 
 
 @pytest.mark.parametrize("kind", NICS)
-def test_the_path_is_lost_with_the_change(node: FaultyNode, former: dict[str, Any], kind: str) -> None:
+def test_change_that_loses_the_path_is_rolled_back(
+    node: FaultyNode, former: dict[str, Any], kind: str
+) -> None:
     with node.doing(*nic(kind, SOON)):
         time.sleep(3)
         node.link("mgmt", False)
@@ -102,8 +104,8 @@ def test_the_path_is_lost_with_the_change(node: FaultyNode, former: dict[str, An
     assert same(node.state(), former)
 
 
-def test_a_link_that_stays_down_is_not_confirmed(node: FaultyNode, former: dict[str, Any]) -> None:
-    """A flag after which the NIC has no carrier: the other NIC's connection does not hide that."""
+def test_change_without_carrier_is_not_confirmed(node: FaultyNode, former: dict[str, Any]) -> None:
+    """A NIC without carrier prevents the confirmation, although another NIC carries the connection."""
     made = node.do("nic", json.dumps({**NICS["flag"], "name": "wire0"}), str(LATE))
     try:
         node.link("wire", False)
@@ -115,16 +117,18 @@ def test_a_link_that_stays_down_is_not_confirmed(node: FaultyNode, former: dict[
     assert same(node.state(), former)
 
 
-def test_cut_off_at_random_moments(node: FaultyNode, former: dict[str, Any], numbers: random.Random) -> None:
-    """The module is killed, the cable pulled, or a program drops everything; COUNT times."""
+def test_interruption_at_random_moment_is_rolled_back(
+    node: FaultyNode, former: dict[str, Any], numbers: random.Random
+) -> None:
+    """The module is killed, the cable is pulled, or a program drops all packets; COUNT times."""
     for number in range(1, COUNT + 1):
-        way, kind = numbers.choice(("killed", "cable", "program")), numbers.choice([*NICS, "program"])
+        fault, kind = numbers.choice(("killed", "cable", "program")), numbers.choice([*NICS, "program"])
         seconds, moment = numbers.randint(5, SOON), numbers.uniform(0, 15)
-        words = (*DROP, str(seconds)) if way == "program" or kind == "program" else nic(kind, seconds)
-        if way == "program":
+        words = (*DROP, str(seconds)) if fault == "program" or kind == "program" else nic(kind, seconds)
+        if fault == "program":
             with node.doing(*words) as running:
                 running.communicate()
-        elif way == "cable":
+        elif fault == "cable":
             with node.doing(*words):
                 time.sleep(moment)
                 node.link("mgmt", False)
@@ -132,20 +136,22 @@ def test_cut_off_at_random_moments(node: FaultyNode, former: dict[str, Any], num
             node.link("mgmt", True)
         else:
             script = node.command(*words).replace("exec ", f"exec timeout -s KILL {moment:.2f} ")
-            with contextlib.suppress(Unreachable):  # by the program, before its module was killed
+            with contextlib.suppress(
+                Unreachable
+            ):  # the program cut the connection before its module was killed
                 node.ssh(f"({script}) >/dev/null 2>&1 || true")
         now = node.state()
-        what = f"{way}, {words[0]} {words[1]}, {seconds} s, at {moment:.1f} s"
+        what = f"{fault}, {words[0]} {words[1]}, {seconds} s, at {moment:.1f} s"
         assert same(now, former), f"{number}: {what}: {now}"
-        why = now["checkpoint"]["reason"] if now["checkpoint"] != former["checkpoint"] else "not begun"
-        print(f"cut-off {number}: {what}: as before; {why}", flush=True)
+        reason = now["checkpoint"]["reason"] if now["checkpoint"] != former["checkpoint"] else "not started"
+        print(f"interruption {number}: {what}: restored; {reason}", flush=True)
         former = now
 
 
-def test_the_power_fails_at_a_random_moment(
+def test_power_failure_at_random_moment_is_rolled_back_at_boot(
     node: FaultyNode, former: dict[str, Any], numbers: random.Random
 ) -> None:
-    """QEMU is killed; the next boot takes back what was not confirmed, before there is a network."""
+    """The next boot rolls back unconfirmed changes before the network starts."""
     for number in range(1, COUNT + 1):
         kind, moment = numbers.choice([*NICS, "program"]), numbers.uniform(0, 20)
         with node.doing(*((*DROP, str(LATE)) if kind == "program" else nic(kind, LATE))):
@@ -154,15 +160,15 @@ def test_the_power_fails_at_a_random_moment(
         now = node.state()
         assert now["boot"] != former["boot"]
         assert same(now, former), f"{number}: {kind}, {moment:.2f} s: {now}"
-        why = "not begun"
+        reason = "not started"
         if now["checkpoint"] != former["checkpoint"]:
-            why = now["checkpoint"]["reason"]
-            assert "booted before the confirmation" in why
-        print(f"power cut {number}: {kind}, {moment:.1f} s: as before; {why}", flush=True)
+            reason = now["checkpoint"]["reason"]
+            assert "booted before the confirmation" in reason
+        print(f"power cut {number}: {kind}, {moment:.1f} s: restored; {reason}", flush=True)
         former = now
 
 
-def test_the_power_fails_after_the_confirmation(node: FaultyNode, former: dict[str, Any]) -> None:
+def test_confirmed_change_survives_power_failure(node: FaultyNode, former: dict[str, Any]) -> None:
     made = node.do(*nic("mtu", LATE))
     node.do("checkpoint", "confirmed", made["checkpoint"])
     node.cut_power()
@@ -172,8 +178,8 @@ def test_the_power_fails_after_the_confirmation(node: FaultyNode, former: dict[s
     assert same(node.state(), former)
 
 
-def test_a_full_disk(node: FaultyNode, former: dict[str, Any]) -> None:
-    """Full before: refused, nothing changed. Full after the arming: the way back has its room."""
+def test_full_disk_refuses_changes_but_not_rollback(node: FaultyNode, former: dict[str, Any]) -> None:
+    """With a full disk a change is refused; a checkpoint that is armed before has reserved its space."""
     folder = "/var/lib/podnet-datapath"
     most = f"fallocate -l $(($(stat -f -c '%f * %S' {folder}) - 16 * 1024 * 1024)) {folder}/most"
     fill = f"{most}; dd if=/dev/zero of={folder}/rest bs=64k 2>/dev/null; sync"

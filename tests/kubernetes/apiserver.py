@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real kube-apiserver with a real etcd, built from Debian's source once and kept in the cache.
+"""kube-apiserver and etcd for tests, built once from Debian's source and cached.
 
-Debian packages kubectl and etcd, but no server; Debian 12's source of kubectl has all of Kubernetes 1.20.
+Debian packages kubectl and etcd, but no kube-apiserver; its kubectl source is all of Kubernetes 1.20.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOKEN = "test"
 
 
 def binaries() -> Path:
-    """Return the folder with ``etcd`` and ``kube-apiserver``, built if the cache lacks it."""
+    """Return the folder with ``etcd`` and ``kube-apiserver``; build it unless it is cached."""
     common.require_root_and_commands()
     recipe = "".join([SUITE, *PACKAGES, *map(inspect.getsource, (_build, _source))])
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
@@ -56,7 +56,7 @@ def _build(root: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         archive = _source(Path(scratch))
         common.run(["tar", "-C", source, "-xf", archive, "--strip-components=1"])
-    # Its scripts read from /dev/fd, which leads to /proc.
+    # The build scripts read /dev/fd, a link to /proc.
     prepare = 'mount --rbind /proc "$0/proc" && ln -sfn /proc/self/fd "$0/dev/fd" && exec chroot "$0" "$@"'
     make = ["nice", "make", "-C", "/src/k8s.io/kubernetes", "WHAT=cmd/kube-apiserver"]
     common.run(
@@ -68,7 +68,7 @@ def _build(root: Path, target: Path) -> None:
             "HOME": "/root",
             "CGO_ENABLED": "0",
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            # What git would tell in a checkout.
+            # git reports these in a checkout.
             "KUBE_GIT_VERSION": "v1.20.2",
             "KUBE_GIT_COMMIT": "unknown",
             "KUBE_GIT_TREE_STATE": "archive",
@@ -76,14 +76,14 @@ def _build(root: Path, target: Path) -> None:
             "KUBE_GIT_MINOR": "20",
         },
     )
-    # Not _output/bin, a link that holds in the root alone.
+    # _output/bin is a link that is valid only inside of the root.
     (server,) = source.glob("_output/local/bin/linux/*/kube-apiserver")
     shutil.copy2(server, target)
     shutil.copy2(root / "usr/bin/etcd", target)
 
 
 def _source(folder: Path) -> Path:
-    """Fetch the source package with the machine's own way to its mirror; return the archive."""
+    """Fetch the source package from this machine's mirror; return the archive."""
     for name in ("lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True)
     line = debian.sources_lines(debian.machine_mirror(), SUITE, ["main"], backports=False)[0]
@@ -112,7 +112,7 @@ def _port() -> int:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Path]:
-    """Run both on loopback; give the path of a kubeconfig."""
+    """Run etcd and kube-apiserver on loopback; give the path of a kubeconfig."""
     found = binaries()
     client, peer, secure = _port(), _port(), _port()
     etcd = f"http://127.0.0.1:{client}"

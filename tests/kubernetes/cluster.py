@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A cluster that only the API knows: what kubelet and controllers would do, the test does."""
+"""A cluster that consists of an API server only; tests do the work of kubelet and controllers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAEMON = [{**OWNER[0], "kind": "DaemonSet"}]
 
 
 class Cluster:
-    """A cluster of nodes that only the API knows."""
+    """Node, Pod and PodDisruptionBudget objects of an API server, without kubelets."""
 
     def __init__(self, config: Path) -> None:
         self.config = config
@@ -39,12 +39,12 @@ class Cluster:
         body = {"nodeName": node, "containers": [{"name": "c", "image": "i"}], **spec}
         path = "/api/v1/namespaces/default/pods"
         made = self.api.request("POST", path, {"kind": "Pod", "metadata": meta, "spec": body})
-        # Pods that do not run yet are evicted whatever their budget says.
+        # A Pod that is not Running is evicted regardless of its budget.
         made["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
         self.api.request("PUT", f"{path}/{name}/status", made)
 
     def add_budget(self, app: str, allowed: int) -> None:
-        """Add a disruption budget and say, as its controller does, how many disruptions it allows."""
+        """Add a PodDisruptionBudget and set its allowed disruptions, as its controller does."""
         path = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets"
         spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": app}}}
         made = self.api.request(
@@ -70,7 +70,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def kubelet(self) -> Iterator[None]:
-        """End the Pods that are being deleted, as the nodes' kubelets would."""
+        """Remove terminating Pods during the block, as kubelets do."""
         stop = threading.Event()
 
         def end() -> None:
@@ -94,7 +94,7 @@ class Cluster:
             thread.join()
 
     def run(self, name: str, state: str, check: bool = False, **options: Any) -> dict[str, Any]:
-        """Run the module as Ansible would."""
+        """Run kube_node as Ansible does; return its result."""
         arguments = {"name": name, "state": state, "kubeconfig": str(self.config), **options}
         arguments.update(_ansible_check_mode=check, _ansible_diff=True, _ansible_remote_tmp="/tmp")
         done = subprocess.run(

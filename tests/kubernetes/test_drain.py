@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""site.yml drains a node for what its Pods would notice, and for nothing else.
+"""site.yml drains a node only for changes that disrupt its Pods.
 
-The command is that of docs/operations.md. The node is this machine, seen from namespaces of its own, so it is
-not tuned; the API server is a real one.
+The command is the one of docs/operations.md. The node runs on this machine in its own namespaces and is not
+tuned; kube-apiserver and etcd are real.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def roll_out(cluster: Cluster, folder: Path, *more: str, fails: bool = False, **facts: Any) -> int:
-    """Run the documented command; return how many changes it made."""
+    """Run the documented command; return its number of changes."""
     found = re.search(r"^    (ansible-playbook .* -e fleet_kubernetes=true .*)$", OPERATIONS, re.MULTILINE)
     assert found
     inventory = {"all": {"hosts": {"node1": None}, "vars": facts}}
@@ -55,11 +55,11 @@ def roll_out(cluster: Cluster, folder: Path, *more: str, fails: bool = False, **
     return int(recap)
 
 
-def test_a_node_is_drained_for_what_disturbs_its_pods_alone(cluster: Cluster, tmp_path: Path) -> None:
+def test_node_is_drained_only_for_disruptive_changes(cluster: Cluster, tmp_path: Path) -> None:
     with node(tmp_path) as facts, cluster.kubelet():
 
         def drained(**more: Any) -> tuple[bool, int]:
-            """Say whether a roll-out moved the node's Pod away, and how many changes it made."""
+            """Return whether a roll-out evicted the node's Pod, and its number of changes."""
             if not cluster.names("node1"):
                 cluster.add_pod("web-a", "node1", OWNER)
             before = cluster.api.node("node1")["metadata"]["resourceVersion"]
@@ -72,8 +72,8 @@ def test_a_node_is_drained_for_what_disturbs_its_pods_alone(cluster: Cluster, tm
 
         touched, changes = drained()
         assert touched and changes > 0
-        assert drained() == (False, 0), "a node that is as it is to be is left alone"
-        # What the programs know is changed between two packets.
+        assert drained() == (False, 0), "a converged node is not drained"
+        # A change of services does not disrupt Pods.
         touched, changes = drained(
             services=[
                 {"name": "web", "address": "10.98.0.1", "port": 80, "backends": [{"labels": {"app": "web"}}]}
@@ -84,18 +84,16 @@ def test_a_node_is_drained_for_what_disturbs_its_pods_alone(cluster: Cluster, tm
         assert touched and changes > 0
 
 
-def test_a_node_that_failed_stays_cordoned_until_its_pods_are_verified(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_failed_node_stays_cordoned_until_its_pods_are_verified(cluster: Cluster, tmp_path: Path) -> None:
     def cordoned() -> bool:
         return bool(cluster.api.node("node1")["spec"].get("unschedulable"))
 
     with node(tmp_path) as facts, cluster.kubelet():
-        # What a run cordoned itself it takes back, whatever its tags.
+        # A run uncordons the node that it cordoned, whatever its tags.
         before = cluster.api.node("node1")["metadata"]["resourceVersion"]
         roll_out(cluster, tmp_path, "--tags", "bpf_datapath", **facts)
         assert not cordoned() and cluster.api.node("node1")["metadata"]["resourceVersion"] != before
-        # Drained, changed, and then the proof by effect asks for what cannot be.
+        # The node is drained and changed, then the verification fails because of an impossible limit.
         roll_out(cluster, tmp_path, fails=True, pods_verify_max_forwarded=-1, **facts)
         assert cordoned()
         roll_out(cluster, tmp_path, "--tags", "bpf_datapath", **facts)

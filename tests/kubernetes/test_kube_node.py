@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """kube_node against a real kube-apiserver with etcd.
 
-There is no kubelet and no controller, so the test does their part: it says that Pods run, ends
-those that are being deleted, and says what a disruption budget has left.
+Without kubelet and controllers the tests set the status of Pods and budgets, and remove terminating Pods.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def node(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Give a fresh node and remove it, with its Pods, afterwards."""
+    """Give a new node; remove it with its Pods afterwards."""
     name = request.node.name.replace("_", "-")[:60]
     cluster.add_node(name)
     yield name
@@ -43,7 +42,7 @@ def unschedulable(cluster: Cluster, node: str) -> bool:
     return bool(cluster.api.node(node)["spec"].get("unschedulable"))
 
 
-def test_drained_and_taken_back(cluster: Cluster, node: str) -> None:
+def test_node_is_drained_and_uncordoned(cluster: Cluster, node: str) -> None:
     cluster.add_pod("web-a", node, OWNER)
     cluster.add_pod("agent-a", node, DAEMON)
     planned = cluster.run(node, "drained", check=True)
@@ -59,7 +58,7 @@ def test_drained_and_taken_back(cluster: Cluster, node: str) -> None:
     assert not cluster.run(node, "uncordoned")["changed"]
 
 
-def test_a_budget_without_disruptions_leaves_the_node_cordoned(cluster: Cluster, node: str) -> None:
+def test_exhausted_budget_leaves_node_cordoned(cluster: Cluster, node: str) -> None:
     cluster.add_pod("db-a", node, OWNER)
     cluster.add_budget("db", allowed=0)
     with cluster.kubelet():
@@ -72,7 +71,7 @@ def test_a_budget_without_disruptions_leaves_the_node_cordoned(cluster: Cluster,
     assert waited.get("evicted") == ["default/db-a"] and cluster.names(node) == set(), waited
 
 
-def test_what_would_be_lost_is_refused_before_the_node_is_cordoned(cluster: Cluster, node: str) -> None:
+def test_data_loss_is_refused_before_node_is_cordoned(cluster: Cluster, node: str) -> None:
     cluster.add_pod("single", node, [])
     cluster.add_pod("scratch-a", node, OWNER, volumes=[{"name": "v", "emptyDir": {}}])
     refused = cluster.run(node, "drained")
@@ -84,7 +83,7 @@ def test_what_would_be_lost_is_refused_before_the_node_is_cordoned(cluster: Clus
     assert forced["evicted"] == ["default/scratch-a", "default/single"]
 
 
-def test_who_cordoned_it_uncordons_it(cluster: Cluster, node: str) -> None:
+def test_node_cordoned_by_others_stays_cordoned(cluster: Cluster, node: str) -> None:
     version = cluster.api.node(node)["metadata"]["resourceVersion"]
     cluster.api.patch_node(node, True, None, version)
     done = cluster.run(node, "drained")
@@ -94,25 +93,27 @@ def test_who_cordoned_it_uncordons_it(cluster: Cluster, node: str) -> None:
     assert unschedulable(cluster, node)
 
 
-def test_no_more_nodes_than_the_cap(cluster: Cluster, node: str) -> None:
+def test_max_cordoned_limits_cordoned_nodes(cluster: Cluster, node: str) -> None:
     cluster.add_node("other")
     assert cluster.run("other", "cordoned", max_cordoned=1, owner="earlier")["changed"]
     refused = cluster.run(node, "drained", max_cordoned=1)
     assert "1 others are cordoned" in refused["msg"] and "other" in refused["msg"]
     assert not unschedulable(cluster, node)
-    assert not cluster.run("other", "cordoned", max_cordoned=1)["changed"], "it counts for itself only"
+    assert not cluster.run("other", "cordoned", max_cordoned=1)["changed"], (
+        "a node does not count against itself"
+    )
     assert cluster.run(node, "cordoned", max_cordoned=2)["changed"]
-    assert not cluster.run("other", "uncordoned")["changed"], "another owner's"
+    assert not cluster.run("other", "uncordoned")["changed"], "the node has another owner"
     assert cluster.run("other", "uncordoned", owner="earlier")["changed"]
 
 
-def test_a_node_that_is_not_known_is_told(cluster: Cluster, node: str) -> None:
+def test_unknown_node_is_reported(cluster: Cluster, node: str) -> None:
     refused = cluster.run("nowhere", "drained")
     assert "no node 'nowhere'" in refused["msg"] and node in refused["msg"]
     assert "fleet_kubernetes_node" in refused["msg"]
 
 
-def test_a_token_that_may_not_is_told(cluster: Cluster, node: str, tmp_path: Path) -> None:
+def test_invalid_token_is_reported(cluster: Cluster, node: str, tmp_path: Path) -> None:
     config = json.loads(cluster.config.read_text())
     config["users"][0]["user"]["token"] = "wrong"
     (tmp_path / "config").write_text(json.dumps(config))

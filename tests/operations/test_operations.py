@@ -32,7 +32,7 @@ from tests.support.lab_node import lab
 LAB = "operations"
 UPSTREAM = "https://github.com/podnet/datapath"
 NEW_VERSION = "0.1.1"
-# What an operator wants to know of a node before it is touched.
+# Rows of the preflight report, which an operator reads before the first change.
 REPORTED = {
     "kernel",
     "driver",
@@ -48,7 +48,7 @@ REPORTED = {
 REPORTED |= {"virtual machines", "CNI", "Cilium", "other tuners", "in the way"}
 OPTMEM = "net.core.optmem_max"
 REACH = "ip netns exec pod1 ping -c1 -W9 10.31.2.11 >/dev/null && echo reached"
-# The kernel of the backports, in the words of the node's own sources; it comes by itself only if told so.
+# Enable the kernel of the backports from the node's mirror, with a pin that makes apt upgrade to it.
 BACKPORTS = (
     "sed -n 's/ bookworm main.*/ bookworm-backports main/p' /etc/apt/sources.list"
     " > /etc/apt/sources.list.d/backports.list && printf"
@@ -79,19 +79,19 @@ def ssh(node: str, command: str) -> str:
 
 @dataclass
 class Run:
-    """What a command came to: its status, what it said, and the counts of each node's recap."""
+    """Status and output of a command, with the counts of each node's recap."""
 
     status: int
-    said: str
+    output: str
 
     @property
     def words(self) -> str:
-        """What was said, however its lines were broken."""
-        return " ".join(self.said.split())
+        """Return the output without line breaks."""
+        return " ".join(self.output.split())
 
     @property
     def recap(self) -> dict[str, dict[str, int]]:
-        lines = re.findall(r"^(node\d)\s+: (ok=.*?)\s*$", self.said, re.MULTILINE)
+        lines = re.findall(r"^(node\d)\s+: (ok=.*?)\s*$", self.output, re.MULTILINE)
         return {
             node: {key: int(count) for key, count in re.findall(r"(\w+)=(\d+)", counts)}
             for node, counts in lines
@@ -102,19 +102,19 @@ class Run:
 
 
 class Operator:
-    """A person with a folder: an inventory, a home, and the collection as it was installed."""
+    """An operator's folder: an inventory, a home directory and the installed collection."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.upstream = folder / "upstream"
         (folder / "home").mkdir()
-        reached = yaml.safe_load(Path(json.loads(lab("inventory", "--name", LAB))["inventory"]).read_text())
-        self.reached = reached["lab"]
-        self.wanted = yaml.safe_load((CHECKOUT / "inventories/lab/group_vars/lab.yml").read_text())
-        # netkit of a newer kernel would leave nothing for the driver to do.
-        self.wanted["preflight_driver"] = "meta"
-        self.wanted["node_tuning_reboot_timeout"] = BOOT
-        del self.wanted["fleet_batches"]
+        access = yaml.safe_load(Path(json.loads(lab("inventory", "--name", LAB))["inventory"]).read_text())
+        self.access = access["lab"]
+        self.variables = yaml.safe_load((CHECKOUT / "inventories/lab/group_vars/lab.yml").read_text())
+        # With a newer kernel, auto would select netkit.
+        self.variables["preflight_driver"] = "meta"
+        self.variables["node_tuning_reboot_timeout"] = BOOT
+        del self.variables["fleet_batches"]
         self.environment = {
             **{
                 key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PODNET_"))
@@ -124,7 +124,7 @@ class Operator:
             "ANSIBLE_HOME": str(folder / "home/.ansible"),
             "ANSIBLE_COLLECTIONS_PATH": str(folder / "home/.ansible/collections"),
             "ANSIBLE_NOCOLOR": "1",
-            # The collection comes from where it is published; here, from a clone of this checkout.
+            # The published collection is a clone of this checkout.
             "GIT_CONFIG_COUNT": "2",
             "GIT_CONFIG_KEY_0": f"url.{self.upstream}.insteadOf",
             "GIT_CONFIG_VALUE_0": UPSTREAM,
@@ -134,13 +134,13 @@ class Operator:
         self.environment.pop("PYTHONPATH", None)
 
     def write_inventory(self, folder: Path, *nodes: str) -> None:
-        """Write an inventory of these nodes, with routes to the Pods of those that it has."""
-        hosts = {node: self.reached["hosts"][node] for node in nodes}
+        """Write an inventory of nodes, with routes to each other's Pods."""
+        hosts = {node: self.access["hosts"][node] for node in nodes}
         (folder / "host_vars").mkdir(parents=True, exist_ok=True)
         (folder / "group_vars").mkdir(exist_ok=True)
-        everything = {"all": {"hosts": hosts, "vars": self.reached["vars"]}}
+        everything = {"all": {"hosts": hosts, "vars": self.access["vars"]}}
         (folder / "hosts.yml").write_text(yaml.safe_dump(everything))
-        (folder / "group_vars/all.yml").write_text(yaml.safe_dump(self.wanted))
+        (folder / "group_vars/all.yml").write_text(yaml.safe_dump(self.variables))
         for node in nodes:
             facts = yaml.safe_load((CHECKOUT / f"inventories/lab/host_vars/{node}.yml").read_text())
             if len(nodes) == 1:
@@ -148,7 +148,7 @@ class Operator:
             (folder / f"host_vars/{node}.yml").write_text(yaml.safe_dump(facts))
 
     def run(self, command: str, answer: str = "yes", good: bool = True, **environment: str) -> Run:
-        """Run a command as it stands, at a terminal where somebody answers."""
+        """Run a command at a terminal, answer its questions, and assert success (``good``) or failure."""
         print(f"\n$ {command}", flush=True)
         terminal = pexpect.spawn(
             "bash",
@@ -158,19 +158,19 @@ class Operator:
             cwd=str(self.folder),
             env={**self.environment, **environment},
         )
-        said = b""
+        output = b""
         while terminal.expect([pexpect.EOF, "Type yes to go on.*:"]):
-            said += terminal.before + terminal.after
+            output += terminal.before + terminal.after
             terminal.sendline(answer)
-        said += terminal.before
-        # The terminal may be closed a moment before the command has ended: pexpect.run would kill it then.
+        output += terminal.before
+        # The terminal may close before the command ends; pexpect.run would kill the command then.
         status = terminal.wait()
-        text = said.decode(errors="replace").replace("\r\n", "\n")
+        text = output.decode(errors="replace").replace("\r\n", "\n")
         assert (status == 0) is good, f"{command}: status {status}\n{text[-4000:]}"
         return Run(status, text)
 
     def do(self, heading: str, **names: str) -> Iterator[Run]:
-        """Run the commands of a heading, one after another, with names for NODE and NEW."""
+        """Run the commands of a heading in order, with names in place of NODE and NEW; yield the runs."""
         for command in COMMANDS[heading]:
             patience = f" -a reboot_timeout={BOOT}" if command.endswith(".reboot") else ""
             yield self.run(filled(command, names) + patience)
@@ -184,7 +184,7 @@ def filled(command: str, names: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
-    """Two nodes as they booted; an inventory that has the first alone; the collection installed."""
+    """Boot two nodes; write an inventory of the first one, and install the collection."""
     lab("up", "--name", LAB, "--kernel", "6.1", "--snapshot", "booted")
     person = Operator(tmp_path_factory.mktemp("operations"))
     person.write_inventory(person.folder / "inventory", "node1")
@@ -199,25 +199,27 @@ def test_every_task_has_commands() -> None:
     assert [task[0] for task in tasks] == list("12345678")
 
 
-def test_1_the_first_roll_out(operator: Operator) -> None:
-    look, dry, *_more = list(map(operator.run, COMMANDS["1. The first roll-out"][:3]))
-    assert look.changed() == {"node1": 0} and dry.changed()["node1"] > 0
+def test_1_first_roll_out(operator: Operator) -> None:
+    preflight, dry, *_more = list(map(operator.run, COMMANDS["1. The first roll-out"][:3]))
+    assert preflight.changed() == {"node1": 0} and dry.changed()["node1"] > 0
     report = operator.folder / "reports/preflight"
     rows = re.findall(r"^\| ([^|]+) \|", (report / "preflight.md").read_text(), re.MULTILINE)
     assert set(rows) >= REPORTED
     assert json.loads((report / "preflight.json").read_text())["node1"]["driver"] == "meta"
     assert ssh("node1", "cat /sys/module/meta/version") == version(operator.upstream)
-    assert ssh("node1", "ip netns exec pod1 cat /sys/class/net/eth0/mtu") == str(operator.wanted["pods_mtu"])
+    assert ssh("node1", "ip netns exec pod1 cat /sys/class/net/eth0/mtu") == str(
+        operator.variables["pods_mtu"]
+    )
 
 
 def test_2_change_one_value(operator: Operator) -> None:
     forwarding = {f"net.ipv{family}.conf.all.forwarding": 1 for family in (4, 6)}
-    operator.wanted["node_tuning_sysctls"] = {**forwarding, OPTMEM: 2097152}
+    operator.variables["node_tuning_sysctls"] = {**forwarding, OPTMEM: 2097152}
     operator.write_inventory(operator.folder / "inventory", "node1")
     before = ssh("node1", f"sysctl -n {OPTMEM}")
     dry, done = operator.do("2. Change one value")
     assert before != "2097152" == ssh("node1", f"sysctl -n {OPTMEM}")
-    assert OPTMEM in dry.said and done.changed()["node1"] > 0
+    assert OPTMEM in dry.output and done.changed()["node1"] > 0
 
 
 def test_3_add_a_node(operator: Operator) -> None:
@@ -228,7 +230,7 @@ def test_3_add_a_node(operator: Operator) -> None:
 
 
 def test_4_upgrade_the_kernel(operator: Operator) -> None:
-    """To that of the backports, which takes the place of a newer one of the distribution itself."""
+    """Upgrade to the kernel of the backports, which stands in for a newer one of the distribution."""
     before = ssh("node1", "uname -r")
     ssh("node1", BACKPORTS)
     list(operator.do("4. Upgrade the kernel", NODE="node1"))
@@ -237,41 +239,41 @@ def test_4_upgrade_the_kernel(operator: Operator) -> None:
     assert ssh("node1", REACH) == "reached"
 
 
-def test_4_upgrade_it_without_headers(operator: Operator) -> None:
-    """What DKMS cannot build is told before the boot and refused after it; the network stays the node's."""
+def test_4_kernel_without_headers_is_reported_and_refused(operator: Operator) -> None:
+    """Missing headers are reported before the reboot and refused after it; the network is unchanged."""
     network = "ip -brief address show wire0; ip route show default; cat /sys/class/net/wire0/mtu"
     release = ssh("node1", "uname -r")
-    # The image's package breaks older linux-headers-amd64, so apt would bring that to the same version.
+    # The image package breaks older linux-headers-amd64, so apt would upgrade the headers as well.
     packages = "linux-image-amd64 linux-headers-amd64-"
     ssh("node2", f"{BACKPORTS} && apt-get -qq update && apt-get -qqy install {packages} 2>&1")
-    *_install, look, boot, roll_out = [
+    *_install, preflight, boot, roll_out = [
         filled(c, {"NODE": "node2"}) for c in COMMANDS["4. Upgrade the kernel"]
     ]
     dkms = "-e meta_driver_build=dkms -e preflight_install_packages=false"
-    assert f"linux-headers-{release}, and DKMS builds it" in operator.run(f"{look} {dkms}").words
+    assert f"linux-headers-{release}, and DKMS builds it" in operator.run(f"{preflight} {dkms}").words
     before = ssh("node2", network)
     operator.run(f"{boot} -a reboot_timeout={BOOT}")
     assert ssh("node2", f"uname -r; ls /lib/modules/{release}/build 2>/dev/null; true") == release
     refused = operator.run(f"{roll_out} {dkms}", good=False)
     assert f"missing: the headers of kernel {release}" in refused.words and refused.changed() == {"node2": 0}
     assert ssh("node2", network) == before
-    # What another node built for this kernel needs no headers.
+    # A driver built on another node for this kernel needs no headers.
     operator.run(roll_out)
     assert ssh("node1", REACH) == "reached"
 
 
 def test_5_upgrade_the_collection(operator: Operator) -> None:
-    """Refused at the second batch, and then gone on with, as the first task has it for a run that stopped."""
+    """The second batch is not approved; the run is resumed by the command of the first task."""
     raise_version(operator)
     install, dry, roll_out = COMMANDS["5. Upgrade the collection"]
     operator.run(install)
-    assert NEW_VERSION in operator.run("ansible-galaxy collection list podnet.datapath").said
+    assert NEW_VERSION in operator.run("ansible-galaxy collection list podnet.datapath").output
     assert operator.run(dry).changed()["node1"] > 0
     stopped = operator.run(roll_out, answer="no", good=False)
     assert "not approved; 1 nodes were not touched" in stopped.words
     rest = operator.run(COMMANDS["1. The first roll-out"][3])
     assert set(rest.recap) - {"localhost"} == {"node2"}
-    assert "a new version of it waits for the next boot" in stopped.said + rest.said
+    assert "a new version of it waits for the next boot" in stopped.output + rest.output
     operator.run(f"{roll_out} -e meta_driver_reload=managed")
     assert {ssh(node, "cat /sys/module/meta/version") for node in ("node1", "node2")} == {NEW_VERSION}
 
@@ -281,12 +283,12 @@ def test_6_find_drift(operator: Operator) -> None:
     assert audit.changed() == dry.changed() == {"node1": 0, "node2": 0}
     ssh("node2", f"sysctl -qw {OPTMEM}=65536")
     found = operator.run(COMMANDS["6. Find drift"][0], good=False)
-    assert OPTMEM in found.said and found.recap["node1"]["failed"] == 0 < found.recap["node2"]["failed"]
+    assert OPTMEM in found.output and found.recap["node1"]["failed"] == 0 < found.recap["node2"]["failed"]
     assert operator.run(COMMANDS["6. Find drift"][1]).changed()["node2"] > 0
 
 
-def test_awx_runs_the_same(operator: Operator) -> None:
-    """ansible-runner in AWX's folders, nobody answered the survey; results are artifacts."""
+def test_awx_jobs_have_the_same_results(operator: Operator) -> None:
+    """ansible-runner in AWX' folders with unanswered surveys; results are artifacts."""
     folder = operator.folder / "awx"
     operator.write_inventory(folder / "inventory", "node1", "node2")
     (folder / "env").mkdir()
@@ -299,7 +301,7 @@ def test_awx_runs_the_same(operator: Operator) -> None:
     numbers = itertools.count(1)
 
     def launch(name: str) -> tuple[dict[str, Any], dict[str, Any], Counter[str]]:
-        """Run a template's job; return its statistics, its artifacts, and the tasks that each node ran."""
+        """Run a template's job; return statistics, artifacts, and the number of remote tasks of each node."""
         (template,) = (one for one in survey["awx_templates"] if one["name"] == name)
         (folder / "env/cmdline").write_text("--forks 5" + " --check" * (template.get("job_type") == "check"))
         ident = str(next(numbers))
@@ -324,7 +326,7 @@ def test_awx_runs_the_same(operator: Operator) -> None:
 
 
 def test_7_roll_back(operator: Operator) -> None:
-    """The next boot is without our arguments, too."""
+    """After the next boot the kernel command line is restored as well."""
     assert "iommu=pt" in ssh("node1", "cat /proc/cmdline").split()
     (done,) = operator.do("7. Roll back", NODE="node1")
     assert set(done.recap) == {"node1"}
@@ -341,19 +343,19 @@ def test_8_leave_for_good(operator: Operator) -> None:
     assert not list(home.glob(".ansible/collections/*/podnet/datapath")) and not list(
         home.glob(".cache/podnet*")
     )
-    assert done.changed()["node1"] == 0, "it was rolled back before"
+    assert done.changed()["node1"] == 0, "node1 was rolled back before"
     assert_bare("node2")
 
 
 def assert_bare(node: str) -> None:
-    """Nothing is left on a node that this collection brought there."""
-    left = ssh(
+    """Assert that a node has no files, modules, programs and settings of this collection."""
+    remaining = ssh(
         node,
         "ls -d /sys/module/meta /sys/fs/bpf/podnet /etc/sysctl.d/*podnet* /usr/local/sbin/podnet-datapath"
         " /lib/modules/*/updates/*/meta.ko* /etc/modules-load.d/*meta* 2>/dev/null; ip -br netns;"
         f" sysctl -n {OPTMEM} | grep -x 2097152; cat /sys/class/net/wire0/mtu | grep -x 8264; true",
     )
-    assert left == ""
+    assert remaining == ""
 
 
 def version(collection: Path) -> str:

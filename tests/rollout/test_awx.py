@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What AWX is given fits the roles, and runs as AWX runs it: by ansible-runner, in its folders."""
+"""AWX' survey, templates and workflow match the roles and run under ansible-runner, as AWX runs them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def options() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("question", AWX["awx_survey"], ids=lambda question: question["variable"])
-def test_a_question_is_an_option_of_a_role(question: dict[str, Any]) -> None:
+def test_survey_question_is_a_role_option(question: dict[str, Any]) -> None:
     option = options()[question["variable"]]
     assert question["type"] == ("multiplechoice" if "choices" in option else TYPES[option["type"]])
     assert question.get("choices") in (["false", "true"], option.get("choices"))
 
 
 @pytest.mark.parametrize("question", AWX["awx_survey"], ids=lambda question: question["variable"])
-def test_what_is_not_answered_leaves_the_inventory_its_word(question: dict[str, Any]) -> None:
-    """What AWX sends beats group_vars; by its rules for optional questions it sends nothing here."""
+def test_unanswered_question_is_omitted(question: dict[str, Any]) -> None:
+    """Answers override group_vars, so AWX must not send unanswered questions."""
     assert not question["required"] and "default" not in question
     assert question["type"] != "text" or question["min"] > 0
 
 
-def test_templates_name_playbooks_and_variables_that_there_are() -> None:
+def test_templates_name_existing_playbooks_and_variables() -> None:
     known = {*options(), "audit_strict"}
     for template in AWX["awx_templates"]:
         plays = yaml.safe_load((CHECKOUT / template["playbook"]).read_text())
@@ -53,7 +53,7 @@ def test_templates_name_playbooks_and_variables_that_there_are() -> None:
         assert set(template.get("extra_vars", {})) <= known
 
 
-def test_the_workflow_asks_before_the_canary_and_before_the_rest() -> None:
+def test_workflow_asks_before_canary_and_before_remaining_hosts() -> None:
     nodes = {node["identifier"]: node for node in AWX["awx_workflow"]["nodes"]}
     templates = {template["name"] for template in AWX["awx_templates"]}
     order, name = [], "preflight"
@@ -66,27 +66,18 @@ def test_the_workflow_asks_before_the_canary_and_before_the_rest() -> None:
     assert order == ["preflight", "approve-canary", "canary", "approve-rest", "rest", "audit"] == list(nodes)
 
 
-def test_it_runs_as_awx_runs_it(tmp_path: Path) -> None:
-    """A clone is the project, its requirements give the collection, answers are extra variables."""
-    runner = shutil.which("ansible-runner")
-    if not runner:
-        pytest.fail("ansible-runner is missing: make installs it")
+@pytest.fixture
+def project(tmp_path: Path) -> dict[str, str]:
+    """Make AWX' folders of a job, with a clone and the installed collection; return a job's environment."""
     clone = ["git", "-c", "safe.directory=*", "clone", "-q", str(CHECKOUT), str(tmp_path / "project")]
     subprocess.run(clone, check=True)
     collections = tmp_path / "requirements_collections"
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PYTHONPATH"))
     }
+    install = ("ansible-galaxy", "collection", "install", "-r", "collections/requirements.yml")
     subprocess.run(
-        [
-            "ansible-galaxy",
-            "collection",
-            "install",
-            "-r",
-            "collections/requirements.yml",
-            "-p",
-            str(collections),
-        ],
+        [*install, "-p", str(collections)],
         cwd=tmp_path / "project",
         env={**environment, "ANSIBLE_COLLECTIONS_PATH": str(collections)},
         check=True,
@@ -101,9 +92,17 @@ def test_it_runs_as_awx_runs_it(tmp_path: Path) -> None:
     answers.update(preflight_driver="veth", podnet_report=str(tmp_path / "report"))
     (tmp_path / "env/extravars").write_text(json.dumps(answers))
     (tmp_path / "env/envvars").write_text(json.dumps({"ANSIBLE_COLLECTIONS_PATH": str(collections)}))
+    return environment
+
+
+def test_templates_run_under_ansible_runner(tmp_path: Path, project: dict[str, str]) -> None:
+    """The project is a clone, its requirements install the collection, answers are extra variables."""
+    runner = shutil.which("ansible-runner")
+    if not runner:
+        pytest.fail("ansible-runner is missing; run make tools")
 
     def launch(name: str, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Run the job of a template; return its statistics and its artifacts."""
+        """Run a template's job; return its statistics and artifacts."""
         (template,) = (one for one in AWX["awx_templates"] if one["name"] == name)
         check = ["--check"] if template.get("job_type") == "check" else []
         done = subprocess.run(
@@ -111,7 +110,7 @@ def test_it_runs_as_awx_runs_it(tmp_path: Path) -> None:
                 *(runner, "run", str(tmp_path), "-p", template["playbook"], "-i", name.split()[-1], "--json"),
                 *("--limit", "node1", "--cmdline", " ".join(["--forks 5", *check, *arguments])),
             ],
-            env=environment,
+            env=project,
             capture_output=True,
             text=True,
             check=False,
@@ -135,10 +134,10 @@ def test_it_runs_as_awx_runs_it(tmp_path: Path) -> None:
         assert stats["changed"] == stats["failures"] == stats["dark"] == {}, "a converged node has no drift"
 
 
-def test_the_execution_environment_is_one(tmp_path: Path) -> None:
+def test_execution_environment_is_accepted_by_ansible_builder(tmp_path: Path) -> None:
     builder = shutil.which("ansible-builder")
     if not builder:
-        pytest.fail("ansible-builder is missing: make installs it")
+        pytest.fail("ansible-builder is missing; run make tools")
     done = subprocess.run(
         [builder, "create", "-f", str(CHECKOUT / "execution-environment.yml"), "-c", str(tmp_path)],
         capture_output=True,

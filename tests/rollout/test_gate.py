@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A roll-out stops after the batch in which a node was lost, whatever Ansible's keywords would do.
+"""A roll-out stops after a batch with a failed or unreachable node, whatever Ansible's keywords would do.
 
-Every test is a run of ansible-playbook. A node that is cut off is one whose SSH port nobody listens on.
+Each test runs ansible-playbook. An unreachable node is one with a closed SSH port.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ HOSTS = [f"node{n}" for n in range(1, 8)]
 
 @dataclass
 class Run:
-    """What a run came to: status, output, the nodes that were worked on and those that are left."""
+    """Result of a run: status, output, the changed hosts and the remaining hosts."""
 
     status: int
-    said: str
+    output: str
     worked: list[str]
-    todo: list[str]
+    remaining: list[str]
 
 
 def play(words: list[str], answers: str) -> tuple[int, str]:
-    """Return status and output of a command; at a terminal, where ``answers`` are typed when it asks."""
+    """Return status and output of a command; with ``answers`` it has a terminal, where they are typed."""
     if answers:
         words = ["script", "-qefc", shlex.join(words), "/dev/null"]
     with subprocess.Popen(
@@ -50,20 +50,20 @@ def play(words: list[str], answers: str) -> tuple[int, str]:
         assert running.stdin and running.stdout
         if not answers:
             running.stdin.close()
-        said = b""
+        output = b""
         while chunk := os.read(running.stdout.fileno(), 1 << 16):
-            said += chunk
-            if answers and b"Type yes" in said:
-                time.sleep(1)  # What was typed before it asked is thrown away.
+            output += chunk
+            if answers and b"Type yes" in output:
+                time.sleep(1)  # ansible discards input from before the prompt
                 running.stdin.write(answers.encode() + b"\r")
                 running.stdin.flush()
                 answers = ""
-    return running.returncode, said.decode()
+    return running.returncode, output.decode()
 
 
 @pytest.fixture
 def rollout(tmp_path: Path) -> Any:
-    """Run the roll-out over seven hosts with extra variables."""
+    """Return a function that rolls out over seven hosts with extra variables."""
     inventory = {"all": {"hosts": {name: {"ansible_host": "127.0.0.1", "ansible_port": 1} for name in HOSTS}}}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
 
@@ -83,28 +83,28 @@ def rollout(tmp_path: Path) -> Any:
         worked.write_text("")
         extra = {
             "worked": str(worked),
-            "fleet_remaining_hosts_file": str(tmp_path / "kept/todo"),
+            "fleet_remaining_hosts_file": str(tmp_path / "kept/remaining"),
             "absent": [],
             "cut": [],
-            "failing": "nobody",
+            "failing": "none",
             "ansible_python_interpreter": "{{ ansible_playbook_python }}",
             **variables,
         }
-        status, said = play(
+        status, output = play(
             [
                 *("ansible-playbook", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "rollout.yml")),
                 *("-e", json.dumps(extra), *arguments),
             ],
             answers,
         )
-        todo = tmp_path / "kept/todo"
-        left = todo.read_text().split() if todo.exists() else []
-        return Run(status, " ".join(said.split()), sorted(worked.read_text().split()), left)
+        file = tmp_path / "kept/remaining"
+        remaining = file.read_text().split() if file.exists() else []
+        return Run(status, " ".join(output.split()), sorted(worked.read_text().split()), remaining)
 
     return run
 
 
-# The holes of plain Ansible: with these keywords it goes on to every host where a node became unreachable.
+# Without the gate, Ansible continues with all hosts after an unreachable node, despite these keywords.
 @pytest.mark.parametrize(
     ("batches", "keywords", "cut", "worked"),
     [
@@ -115,14 +115,14 @@ def rollout(tmp_path: Path) -> Any:
         pytest.param([2], {"any_errors_fatal": True}, "node1", 1, id="the first of two, any_errors_fatal"),
     ],
 )
-def test_it_stops_where_a_node_became_unreachable(
+def test_rollout_stops_at_unreachable_node(
     rollout: Any, batches: list[int], keywords: dict[str, Any], cut: str, worked: int
 ) -> None:
     run = rollout(fleet_batches=batches, keywords=keywords, cut=[cut])
     assert run.status != 0
-    assert len(run.worked) == worked, run.said
-    assert set(HOSTS) - set(run.worked) <= set(run.todo), "what is not done is left"
-    assert "rescued=1" not in run.said, "no rescue ever runs on a node that became unreachable"
+    assert len(run.worked) == worked, run.output
+    assert set(HOSTS) - set(run.worked) <= set(run.remaining), "hosts without change remain"
+    assert "rescued=1" not in run.output, "no rescue runs on an unreachable node"
 
 
 @pytest.mark.parametrize(
@@ -135,70 +135,72 @@ def test_it_stops_where_a_node_became_unreachable(
         pytest.param([1], {}, "node1", [], id="no keyword"),
     ],
 )
-def test_without_the_gate_it_would_go_on(
+def test_rollout_without_gate_continues(
     rollout: Any, batches: list[int], keywords: dict[str, Any], cut: str, worked: list[str]
 ) -> None:
-    """What the gate is for. Where this fails, Ansible has changed, and so may the gate."""
+    """This is why the gate exists. If it fails, Ansible has changed and the gate may be obsolete."""
     assert rollout(fleet_batches=batches, keywords=keywords, cut=[cut], gated=False).worked == worked
 
 
-def test_it_stops_where_a_node_failed_and_goes_on_where_it_stopped(rollout: Any, tmp_path: Path) -> None:
+def test_rollout_stops_at_failed_node_and_resumes(rollout: Any, tmp_path: Path) -> None:
     run = rollout(fleet_batches=[1, 2], failing="node3")
     assert run.status != 0 and run.worked == ["node1", "node2", "node3"]
-    assert "Stopped, as 1 of 7 nodes failed or became unreachable: node3." in run.said
-    assert run.todo == ["node3", "node4", "node5", "node6", "node7"]
-    again = rollout("--limit", f"@{tmp_path}/kept/todo", fleet_batches=[1, 2])
-    assert again.status == 0, again.said
-    assert again.worked == ["node3", "node4", "node5", "node6", "node7"] and again.todo == []
+    assert "Stopped, as 1 of 7 nodes failed or became unreachable: node3." in run.output
+    assert run.remaining == ["node3", "node4", "node5", "node6", "node7"]
+    again = rollout("--limit", f"@{tmp_path}/kept/remaining", fleet_batches=[1, 2])
+    assert again.status == 0, again.output
+    assert again.worked == ["node3", "node4", "node5", "node6", "node7"] and again.remaining == []
 
 
-def test_a_loss_that_is_allowed_for_leaves_room_below_the_cap(rollout: Any) -> None:
+def test_batches_plus_allowed_failures_stay_below_max_unavailable(rollout: Any) -> None:
     run = rollout(fleet_batches=["100%"], fleet_max_unavailable=3, fleet_max_failures=1, failing="node2")
-    assert "Batches of 2, 2, 2, 1" in run.said, "with one that is lost no more than three are disturbed"
-    assert run.worked == HOSTS and run.todo == ["node2"]
+    assert "Batches of 2, 2, 2, 1" in run.output, (
+        "one failed host and a batch of two are three unavailable hosts"
+    )
+    assert run.worked == HOSTS and run.remaining == ["node2"]
 
 
-def test_nothing_is_changed_where_a_node_is_absent_from_the_beginning(rollout: Any) -> None:
+def test_unreachable_node_at_start_prevents_changes(rollout: Any) -> None:
     run = rollout(absent=["node7"])
     assert run.status != 0 and run.worked == []
-    assert "Nothing has been changed, as 1 of 7 nodes" in run.said
-    left_out = rollout(absent=["node7"], fleet_skip_unready=True)
-    assert left_out.worked == HOSTS[:-1] and left_out.todo == ["node7"], left_out.said
+    assert "Nothing has been changed, as 1 of 7 nodes" in run.output
+    skipped = rollout(absent=["node7"], fleet_skip_unready=True)
+    assert skipped.worked == HOSTS[:-1] and skipped.remaining == ["node7"], skipped.output
 
 
-def test_without_a_terminal_nobody_approves(rollout: Any) -> None:
+def test_approval_without_terminal_is_denied(rollout: Any) -> None:
     run = rollout(fleet_approve="canary")
     assert run.status != 0 and run.worked == ["node1"]
-    assert "not approved; 6 nodes were not touched" in run.said and run.todo == HOSTS[1:]
+    assert "not approved; 6 nodes were not touched" in run.output and run.remaining == HOSTS[1:]
 
 
 @pytest.mark.parametrize(("answer", "worked"), [("yes", HOSTS), ("no", HOSTS[:1])])
-def test_somebody_at_the_terminal_is_asked(rollout: Any, answer: str, worked: list[str]) -> None:
+def test_approval_is_asked_at_the_terminal(rollout: Any, answer: str, worked: list[str]) -> None:
     run = rollout(fleet_batches=[1, "100%"], fleet_approve="canary", answers=answer)
-    assert "1 nodes are done (node1), 6 are next. Type yes to go on" in run.said, run.said
-    assert run.worked == worked and (run.status == 0) == (answer == "yes"), run.said
+    assert "1 nodes are done (node1), 6 are next. Type yes to go on" in run.output, run.output
+    assert run.worked == worked and (run.status == 0) == (answer == "yes"), run.output
 
 
-def test_a_batch_is_watched_before_the_next(rollout: Any) -> None:
+def test_soak_pauses_between_batches(rollout: Any) -> None:
     run = rollout(fleet_batches=[3, "100%"], fleet_soak=5)
     assert run.status == 0 and run.worked == HOSTS
-    assert run.said.count("Pausing for 5 seconds") == 1, "there is nothing to wait for after the last one"
+    assert run.output.count("Pausing for 5 seconds") == 1, "no pause follows the last batch"
 
 
-def test_a_canary_alone_ends_well_and_leaves_the_rest(rollout: Any) -> None:
+def test_stop_after_canary_succeeds_with_remaining_hosts(rollout: Any) -> None:
     run = rollout(fleet_batches=[2, "100%"], fleet_stop_after=1, fleet_approve="canary")
-    assert run.status == 0, run.said
-    assert run.worked == HOSTS[:2] and run.todo == HOSTS[2:]
+    assert run.status == 0, run.output
+    assert run.worked == HOSTS[:2] and run.remaining == HOSTS[2:]
 
 
-def test_numbers_that_do_not_fit_are_refused(rollout: Any) -> None:
+def test_invalid_batches_and_limits_are_refused(rollout: Any) -> None:
     run = rollout(fleet_batches=["0%"])
-    assert run.status != 0 and run.worked == [] and "'0%' is no size of a batch" in run.said
+    assert run.status != 0 and run.worked == [] and "'0%' is no size of a batch" in run.output
     run = rollout(fleet_max_unavailable=2, fleet_max_failures=2)
-    assert run.status != 0 and run.worked == [] and "fleet_max_unavailable is 2" in run.said
+    assert run.status != 0 and run.worked == [] and "fleet_max_unavailable is 2" in run.output
 
 
-def test_the_gate_is_the_first_and_the_last_thing_of_each_batch() -> None:
+def test_gate_is_first_and_last_task_of_each_batch() -> None:
     plays = yaml.safe_load((CHECKOUT / "playbooks/site.yml").read_text())
     batched = [play for play in plays if "serial" in play]
     assert len(batched) == 1

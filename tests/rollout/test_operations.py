@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands of docs/operations.md name tags and variables that there are."""
+"""The commands of docs/operations.md use existing tags and variables."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def tags(plays: list[dict[str, Any]]) -> set[str]:
     }
 
 
-def test_every_variable_is_an_option() -> None:
+def test_variables_are_role_options() -> None:
     known = options() | {"audit_strict", "awx_inventory", "awx_credential"}
     named = {name for command in COMMANDS for name in re.findall(r"-e (\w+)=", command)}
     named |= set(re.findall(r"`(\w+_\w+)[=:]", TEXT))
     assert len(COMMANDS) > 10 and named - known == set()
 
 
-def test_every_tag_is_one() -> None:
+def test_tags_exist_in_site_yml() -> None:
     named = {tag for command in COMMANDS for tag in re.findall(r"--tags (\w+)", command)}
     assert named and named <= tags(yaml.safe_load((CHECKOUT / "playbooks/site.yml").read_text()))
 
 
-def test_all_eight_tasks_are_told() -> None:
+def test_eight_tasks_are_documented() -> None:
     assert re.findall(r"^## (\d)\. ", TEXT, re.MULTILINE) == [str(number) for number in range(1, 9)]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""site.yml on a node that lacks something or belongs to Cilium, and revert.yml where one is lost."""
+"""site.yml on a node with missing settings or with Cilium, and revert.yml with an unreachable node."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def play(
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_beside_cilium_a_node_needs_no_pods(tmp_path: Path, facts: dict[str, Any]) -> None:
+def test_node_with_cilium_needs_no_pods(tmp_path: Path, facts: dict[str, Any]) -> None:
     make = "import subprocess; subprocess.run('ip link add cilium_host type veth', shell=True, check=True)"
     subprocess.run([facts["ansible_python_interpreter"], "-c", make], check=True)
     del facts["pods_endpoints"], facts["pods_mtu"]
@@ -50,29 +50,27 @@ def test_beside_cilium_a_node_needs_no_pods(tmp_path: Path, facts: dict[str, Any
     assert "node1: none (Cilium owns the datapath" in done.stdout and "changed=0" in done.stdout
 
 
-def test_a_node_that_does_not_know_its_pods_is_refused(tmp_path: Path, facts: dict[str, Any]) -> None:
+def test_missing_pods_endpoints_is_refused(tmp_path: Path, facts: dict[str, Any]) -> None:
     del facts["pods_endpoints"]
     done = site(tmp_path, facts)
     assert done.returncode and "pods_endpoints is not defined for node1" in done.stdout, done.stdout
     assert "changed=0" in done.stdout and "PLAY [Bring nodes" not in done.stdout
 
 
-def test_pods_need_no_mtu(tmp_path: Path, facts: dict[str, Any]) -> None:
+def test_pods_mtu_is_optional(tmp_path: Path, facts: dict[str, Any]) -> None:
     del facts["pods_mtu"]
     done = site(tmp_path, facts)
     assert done.returncode == 0 and "changed=0" not in done.stdout, done.stdout
 
 
-def test_an_uplink_that_is_not_there_is_told_before_the_first_change(
-    tmp_path: Path, facts: dict[str, Any]
-) -> None:
+def test_missing_uplink_is_reported_before_any_change(tmp_path: Path, facts: dict[str, Any]) -> None:
     done = site(tmp_path, {**facts, "bpf_datapath_uplinks": ["uplink7"]})
     assert done.returncode and "this node has no interface 'uplink7'" in done.stdout, done.stdout
     assert "changed=0" in done.stdout and "PLAY [Bring nodes" not in done.stdout
 
 
-def test_a_dry_run_ends_well_where_libraries_are_missing(tmp_path: Path, facts: dict[str, Any]) -> None:
-    """Python without its packages: pyroute2 would have to be installed."""
+def test_dry_run_succeeds_without_pyroute2(tmp_path: Path, facts: dict[str, Any]) -> None:
+    """The node's Python runs without site-packages, so pyroute2 is missing."""
     python = Path(facts["ansible_python_interpreter"])
     python.write_text(python.read_text().replace(sys.executable, f"{sys.executable} -S"))
     done = site(tmp_path, {**facts, "preflight_install_packages": True}, "--check")
@@ -80,8 +78,8 @@ def test_a_dry_run_ends_well_where_libraries_are_missing(tmp_path: Path, facts: 
     assert "Pods are not looked at: that needs pyroute2, which" in done.stdout
 
 
-def test_the_way_back_stops_where_a_node_is_lost(tmp_path: Path, facts: dict[str, Any]) -> None:
-    """Ansible by itself goes on where a part of a batch became unreachable."""
+def test_revert_stops_at_unreachable_node(tmp_path: Path, facts: dict[str, Any]) -> None:
+    """Ansible itself continues when a part of a batch becomes unreachable."""
     away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_connection": "ssh"}
     hosts = {"node1": facts, "node2": away, "node3": facts}
     done = play("playbooks/revert.yml", tmp_path, hosts, "-e", '{"fleet_batches": [2, 1]}', "--tags", "pods")
