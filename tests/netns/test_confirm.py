@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Change, Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Change, Plan, Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm as _checkpoint_confirm
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint, journal
 
@@ -55,7 +55,7 @@ def _pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for number, name in enumerate((POD, PEER), 1):
             ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
-        found = _checkpoint_confirm.look(PATHS)()
+        found = _checkpoint_confirm.read_paths(PATHS)()
         assert found == PATHS[:2]  # No other answers, or is there.
         armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": journal.boot_id()}
         journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed, "paths": found})
@@ -102,9 +102,10 @@ def test_a_port_without_a_cable_needs_no_carrier(monkeypatch: pytest.MonkeyPatch
         armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": journal.boot_id()}
         checkpoint.end("one", "confirmed", command)
         journal.append(
-            {"checkpoint": "two", "checkpoint_state": "armed", **armed, "dark": ["uncabled"] * dark}
+            {"checkpoint": "two", "checkpoint_state": "armed", **armed, "no_carrier": ["uncabled"] * dark}
         )
-        with journal.entered(journal.Entry("nics", [("uncabled", Change("mtu", 1500, 1400))]), "two"):
+        plan = Plan("nics", [Change("mtu", 1500, 1400, "uncabled")])
+        with journal.transaction(plan, checkpoint="two"):
             pass
         checkpoint.complete("two")
         if dark:
@@ -129,6 +130,6 @@ def test_a_path_has_time_to_come_back() -> None:
 
 def test_a_path_that_is_none_is_refused() -> None:
     with pytest.raises(Problem, match=r"confirm_paths: to: 'pod1' is no IPv4 or IPv6 address"):
-        _checkpoint_confirm.look([{"to": "pod1", "size": 84}])
+        _checkpoint_confirm.read_paths([{"to": "pod1", "size": 84}])
     with pytest.raises(Problem, match=r"confirm_paths: size 20 .* is outside of 36"):
-        _checkpoint_confirm.look([{"to": "192.0.2.1", "size": 20}])
+        _checkpoint_confirm.read_paths([{"to": "192.0.2.1", "size": 20}])

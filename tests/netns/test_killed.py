@@ -27,6 +27,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._programs import a
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm as _checkpoint_arm
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint, journal
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import net_changes
 from tests.netns.bpf_node import Node
 
 COUNT = int(os.environ.get("PODNET_COUNT") or 10)
@@ -103,7 +104,7 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
     if kind == "nic, put back":
         with place.ns.inside(place.name):
             apply.run(wire, True, False, command, str(root))
-    known = journal.net_changes(journal.read())
+    known = net_changes(journal.read())
 
     def change() -> None:
         if kind == "nic":
@@ -127,7 +128,7 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
         with place.ns.inside(place.name):
             rollback()
         assert state(place, root) == former, f"{kind}, {number}, of {long:.3f} s"
-        assert journal.net_changes(journal.read()) == known or kind == "another program"
+        assert net_changes(journal.read()) == known or kind == "another program"
         ended += killed_after(numbers.uniform(0, 1.2 * long), place, change)
     with place.ns.inside(place.name):
         rollback()

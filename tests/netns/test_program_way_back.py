@@ -22,6 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._programs import r
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.pins import Pins
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import Change
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, journal, revert
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import net_changes
 from tests.netns.bpf_node import Node
 
 OTHER = ("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
@@ -40,11 +41,12 @@ def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> C
             attach.keep(node.pins)
         node.attach(*attachments, **args)
         break_it()
-        folded = journal.net_changes(journal.read()[number:])
+        folded = net_changes(journal.read()[number:])
         with node.ns.inside(node.name):
-            revert.run(
-                folded, {"programs": _revert_programs.Programs()}, lambda words: (0, "", ""), force=True
-            )
+            for programs, plan in revert.plans(folded, {"programs": _revert_programs.Programs()}, force=True):
+                revert.apply(
+                    plan, programs, lambda words: (0, "", ""), journal.transaction, journal.transaction
+                )
         return sorted(key.name for key in folded.things)
 
     return run
@@ -143,7 +145,7 @@ def test_what_another_run_changed_since_the_look_is_not_changed(
         node.attach("host_ingress right ingress clsact")
         return journalled.guard(pins, changes)
 
-    with node.ns.inside(node.name), pytest.raises(Problem, match=r"left-ingress.*changed by somebody else"):
+    with node.ns.inside(node.name), pytest.raises(Problem, match=r"left-ingress changed while"):
         attach.present(node.pins, node.object, {}, [wish], guard=late)
     assert "host_ingress" in node.filters("right", "ingress")
 
