@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The programs loaded once, and the namespace that they look at. Root is needed."""
+"""Fixtures: the programs, loaded once, and the network namespace that they run in. Requires root."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.bpf import coverage
-from tests.bpf.programs import POD_NETKIT, SOURCES, TOPOLOGY, Datapath
+from tests.bpf.programs import SOURCES, TOPOLOGY, Datapath
 from tests.bpf.state import State
 
 
 @pytest.fixture(scope="session")
-def reached() -> set[str]:
-    """Every reason that a test saw counted."""
+def covered() -> set[str]:
+    """All reasons that tests saw counted."""
     return set()
 
 
 @pytest.fixture(scope="session")
 def netns() -> Iterator[str]:
-    """A namespace with Pods' devices, two wires and routes of every kind."""
+    """A network namespace with Pods' devices, two uplinks and all types of routes."""
     if os.geteuid() != 0:
-        pytest.fail("tests/bpf load programs: run them as root (sudo make test-fast)")
+        pytest.fail("tests/bpf load BPF programs: run them as root (sudo make test-bpf)")
     name = f"t{os.getpid()}-bpf"
     subprocess.run(["ip", "netns", "add", name], check=True)
     inside = ["nsenter", f"--net=/run/netns/{name}"]
@@ -45,8 +46,8 @@ def netns() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, reached: set[str]) -> Iterator[Datapath]:
-    """The programs, and Pods on meta or veth. PODNET_COVERAGE is a folder for what they ran through."""
+def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, covered: set[str]) -> Iterator[Datapath]:
+    """The loaded programs. With PODNET_COVERAGE, a directory, write a coverage report there."""
     folder = tmp_path_factory.mktemp("object")
     functions = {}
     if wanted := os.environ.get("PODNET_COVERAGE"):
@@ -56,7 +57,7 @@ def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, reached: set[
     else:
         subprocess.run(["make", "-s", "-C", str(SOURCES), f"OUT={folder}"], check=True)
         path = folder / "datapath.o"
-    loaded = Datapath(str(path), netns, reached)
+    loaded = Datapath(str(path), netns, covered)
     yield loaded
     if functions:
         counters = bpf.array_read(loaded.object.maps[coverage.SECTION])
@@ -66,28 +67,28 @@ def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, reached: set[
 
 @pytest.fixture
 def full_datapath(datapath: Datapath) -> Iterator[Datapath]:
-    """The programs with a table of connections that is full."""
+    """The programs with a full conntrack map."""
     layout = bpf.map_info(datapath.object.maps["ct"]).layout
     with bpf.closing(bpf.map_create(bpf.BPF_MAP_TYPE_HASH, layout.key_size, layout.value_size, 1)) as full:
         bpf.map_update(full, {bytes(layout.key_size): bytes(layout.value_size)})
-        loaded = Datapath(datapath.object.path, datapath.netns, datapath.reached, {"ct": full})
+        loaded = Datapath(datapath.object.path, datapath.netns, datapath.covered, {"ct": full})
         yield loaded
         loaded.object.close()
 
 
 @pytest.fixture
 def netkit_datapath(datapath: Datapath) -> Iterator[Datapath]:
-    """The programs, and pod1 on netkit."""
+    """The programs, with pod1 on netkit."""
     with datapath.inside():
         pod1 = datapath.ifindex("pod1")
-    datapath.endpoint(11, pod1, flags=POD_NETKIT)
+    datapath.endpoint(11, pod1, flags=layout.POD_NETKIT)
     yield datapath
     datapath.endpoint(11, pod1)
 
 
 @pytest.fixture
 def state(datapath: Datapath) -> Iterator[State]:
-    """The programs, and two Pods that policy knows."""
+    """Map entries of two Pods with identities."""
     made = State(datapath)
     made.pods()
     yield made
@@ -95,8 +96,8 @@ def state(datapath: Datapath) -> Iterator[State]:
 
 
 @pytest.fixture
-def one_processor() -> Iterator[None]:
-    """Decisions are kept for each processor."""
+def one_cpu() -> Iterator[None]:
+    """Pin the test to one CPU: the flow cache is per CPU."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     yield

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which branches of the programs the tests took: clang's counters, kept in a map of the loaded object.
+"""Branch coverage of the programs: clang's counters, in a map of the loaded object.
 
-The counters are put into .data.counters, of which libbpf makes a map; what they are at the end becomes a
+The counters are moved to the section .data.counters, which libbpf loads as a map. Their final values become a
 profile for llvm-cov, which finds the branches in the same object.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECTION = ".data.counters"
-# Two branches that stay uncounted: with their counters the longest way needs more than 512 bytes of stack.
+# Its two branches are not counted: their counters would exceed the stack limit of 512 bytes.
 UNCOUNTED = "flow_cache_update"
 
 _COUNTERS = re.compile(r"^@__profc_(\S+) = private global \[(\d+) x i64\]")
@@ -26,7 +26,7 @@ _DATA = re.compile(r"^@__profd_(\S+) = .*? \{ i64 (-?\d+), i64 (-?\d+),")
 
 @dataclass(frozen=True)
 class Counted:
-    """A function's counters: its name in profiles, the hash of its form, and how many there are."""
+    """A function's counters: its name in profiles, its structural hash, and the number of counters."""
 
     name: str
     form: int
@@ -34,7 +34,7 @@ class Counted:
 
 
 def build(sources: Path, folder: Path) -> tuple[Path, dict[str, Counted]]:
-    """Compile the programs with counters; return the object and its functions by their counters' symbol."""
+    """Compile the programs with counters; return the object, and its functions by counter symbol."""
     command = subprocess.run(
         ["make", "-s", "-n", "-B", "-C", str(sources), f"OUT={folder}"],
         capture_output=True,
@@ -71,7 +71,7 @@ def build(sources: Path, folder: Path) -> tuple[Path, dict[str, Counted]]:
     assert functions and functions.keys() == forms.keys()
     for symbol, counted in functions.items():
         number, form = forms[symbol]
-        names = (symbol, symbol.replace(".c_", ".c:", 1))  # of a static function with its file
+        names = (symbol, symbol.replace(".c_", ".c:", 1))  # static functions have the prefix of their file
         name = next(n for n in names if _number(n) == number)
         functions[symbol] = Counted(name, form, counted.count)
     (folder / "counted.ll").write_text("\n".join(lines) + "\n")
@@ -98,7 +98,7 @@ def _number(name: str) -> int:
 
 
 def report(path: Path, functions: dict[str, Counted], counters: bytes) -> str:
-    """Return what llvm-cov says of the counters."""
+    """Return llvm-cov's report on the counters."""
     symbols = subprocess.run(["llvm-nm", str(path)], capture_output=True, text=True, check=True).stdout
     profile = []
     for at, symbol in re.findall(r"^(\w+) \w __profc_(\S+)$", symbols, re.MULTILINE):

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The programs on the running kernel: one packet in, verdict, packet and counters out. Root is needed.
+"""Run the programs on single packets and return verdict, packet and counters. Requires root.
 
-BPF_PROG_TEST_RUN never shows where a redirect leads; tests/netns do that.
+BPF_PROG_TEST_RUN does not show the device of a redirect; tests/netns covers that.
 """
 
 from __future__ import annotations
@@ -20,22 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 
 SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
 
 BPF_PROG_TEST_RUN = 10
-# struct __sk_buff (include/uapi/linux/bpf.h): its size and the offsets that a test may set
+# struct __sk_buff (include/uapi/linux/bpf.h): size, and offsets of fields that tests set
 SKB_SIZE, SKB_IFINDEX, SKB_GSO_SEGS, SKB_GSO_SIZE = 192, 40, 164, 176
 
-SLOTS = (0, 1, 2)  # of no Pod, of pod1 and pod2 where a test gives them one
-REASONS = 64  # metrics.h: counters of a Pod
-
-DROP = struct.Struct("=Q16s16sHHBBHIIIHBB")  # drops.h: struct drop_event
+SLOTS = (0, 1, 2)  # no Pod, pod1, pod2
 
 PASS, REDIRECT = -1, 7  # TC_ACT_UNSPEC, TC_ACT_REDIRECT
 
-# Every device that packets come in through has this address, or the kernel calls them another host's.
+# MAC address of all ingress devices; frames to other addresses become PACKET_OTHERHOST.
 MAC = "02:00:00:00:00:01"
 NEIGHBOUR = "02:00:00:00:00:99"
 
@@ -81,28 +79,27 @@ route add 10.31.10.0/24 via 172.31.0.2 mtu lock 1300
 route add fd31:10::/64 via fd31::2 mtu lock 1300
 """
 
-# Pods by the last part of their addresses: one with a small MTU, one whose device is gone, one whose
-# packets are not forwarded, and a second address of pod1.
+# Devices by the last part of Pods' addresses: a small MTU (13), a deleted device (14), forwarding disabled
+# (15), a second address of pod1 (16).
 ENDPOINTS = {11: "pod1", 12: "pod2", 13: "small", 14: None, 15: "closed", 16: "pod1"}
 GONE = 0x7FFFFFFF
-POD_NETKIT = 1  # endpoints.h
 
 
 def reason_names() -> list[str]:
-    """The names in the order of the enum."""
+    """Return the reasons in the order of the enum."""
     text = (SOURCES / "metrics.h").read_text()
     return re.findall(r"^\tREASON_(\w+),", text, re.MULTILINE)[:-1]
 
 
 def address(number: int, family: int, node: int = 1) -> bytes:
-    """The address written ``<node>.<number>`` in tests, as maps have it."""
+    """Return the address that tests write as ``<node>.<number>``, packed."""
     if family == 4:
         return bytes([10, 31, node, number])
     return bytes.fromhex(f"fd31{node:04x}{'0' * 20}{int(str(number), 16):04x}")
 
 
 def possible_cpus() -> int:
-    """Processors that a per-CPU map has a value for."""
+    """Return how many values an entry of a per-CPU map has."""
     text = Path("/sys/devices/system/cpu/possible").read_text().strip()
     return sum(
         int(last or first) - int(first) + 1
@@ -112,7 +109,7 @@ def possible_cpus() -> int:
 
 @dataclass(frozen=True)
 class Result:
-    """What a program did with a packet."""
+    """The result of a program: verdict, packet, and counters that changed."""
 
     verdict: int
     packet: bytes
@@ -120,12 +117,12 @@ class Result:
 
 
 class Datapath:
-    """The loaded programs and a network namespace that they look at."""
+    """The loaded programs, and the network namespace that they run in."""
 
     def __init__(
-        self, path: str, netns: str, reached: set[str], maps: Mapping[str, int] | None = None
+        self, path: str, netns: str, covered: set[str], maps: Mapping[str, int] | None = None
     ) -> None:
-        self.netns, self.reached = netns, reached
+        self.netns, self.covered = netns, covered
         self.generation = 0
         self.features = 0
         self.object = libbpf.BpfObject(path)
@@ -145,9 +142,8 @@ class Datapath:
         flags: int = 0,
         node: int = 1,
     ) -> None:
-        """Write the entries of a Pod's two addresses, the same in both banks."""
-        banks = (identity, identity, enforce, enforce)
-        value = struct.pack("=IIIIHHHH", ifindex, 1, *banks, slot, flags)
+        """Write the endpoints of a Pod's two addresses, the same in both buffers."""
+        value = layout.ENDPOINT.pack(ifindex, 1, identity, identity, enforce, enforce, slot, flags)
         for family in (4, 6):
             bpf.map_update(self.object.maps[f"endpoints{family}"], {address(number, family, node): value})
 
@@ -158,16 +154,16 @@ class Datapath:
         return socket.if_nametoindex(device)
 
     def counters(self, slot: int = 0) -> list[int]:
-        """Packets of the slot's Pod by reason; slot 0 is for all that has none."""
+        """Return the packets of a slot by reason; slot 0 counts packets of no Pod."""
         key = struct.pack("=I", slot)
-        raw = bpf.map_lookup(self.object.maps["metrics"], key, 8 * REASONS * possible_cpus())
+        raw = bpf.map_lookup(self.object.maps["metrics"], key, 8 * layout.REASONS * possible_cpus())
         values = struct.unpack(f"={len(raw) // 8}Q", raw)
-        return [sum(values[number::REASONS]) for number in range(len(self.names))]
+        return [sum(values[number :: layout.REASONS]) for number in range(len(self.names))]
 
     def test_run(
         self, program: str, packet: bytes, device: str, gso_size: int = 0, gso_segs: int = 0
     ) -> tuple[int, bytes]:
-        """Run a program over a packet that came in through ``device``."""
+        """Run a program on a packet whose ingress device is ``device``."""
         context = bytearray(SKB_SIZE)
         with self.inside():
             struct.pack_into("=I", context, SKB_IFINDEX, self.ifindex(device))
@@ -189,7 +185,7 @@ class Datapath:
         return verdict, out.raw[:size]
 
     def drops(self) -> list[dict[str, Any]]:
-        """Take every record out of the ring that a consumer of the kernel's own would get."""
+        """Consume all drop events of the ring buffer."""
         page = mmap.PAGESIZE
         fd = self.object.maps["drops"]
         size = bpf.map_info(fd).layout.max_entries
@@ -203,7 +199,7 @@ class Datapath:
             while at < end:
                 place = page + at % size
                 length = struct.unpack_from("=I", ring, place)[0] & 0x3FFFFFFF
-                found.append(DROP.unpack_from(ring, place + 8))
+                found.append(layout.DROP_EVENT.unpack(ring[place + 8 : place + 8 + layout.DROP_EVENT.size]))
                 at += 8 + (length + 7) // 8 * 8
             struct.pack_into("=Q", consumer, 0, at)
         fields = (
@@ -212,11 +208,12 @@ class Datapath:
         )
         records = [dict(zip(fields, record)) for record in found]
         for record in records:
-            record["sport"], record["dport"] = (socket.ntohs(record[end]) for end in ("sport", "dport"))
+            for name in ("sport", "dport"):
+                record[name] = int.from_bytes(record[name], "big")
         return records
 
-    def forget(self) -> None:
-        """End what was decided for flows, as whoever changes the endpoints does."""
+    def new_generation(self) -> None:
+        """Invalidate the flow cache, as a commit of new state does."""
         self.generation += 1
         bpf.map_update(
             self.object.maps["config"], {bytes(4): struct.pack("=II", self.generation, self.features)}
@@ -228,21 +225,19 @@ class Datapath:
             found.update(dict(zip(self.names, self.counters(slot))))
         return found
 
-    def run(
-        self, program: str, packet: bytes, device: str = "", remembering: bool = False, **gso: int
-    ) -> Result:
-        """Run a program over one packet and say what was counted; its flow is new, unless ``remembering``.
+    def run(self, program: str, packet: bytes, device: str = "", cached: bool = False, **gso: int) -> Result:
+        """Run a program on one packet; invalidate the flow cache first, unless ``cached``.
 
         ``gso``: gso_size and gso_segs.
         """
-        if not remembering:
-            self.forget()
+        if not cached:
+            self.new_generation()
         return self.run_after(None, program, packet, device, **gso)
 
     def run_after(
         self, first: bytes | None, program: str, packet: bytes, device: str = "", **gso: int
     ) -> Result:
-        """Run a program over a packet right after another one, whose own count is left out."""
+        """Run a program on a packet right after another packet, whose counters are not included."""
         device = device or ("wire0" if program == "host_ingress" else "pod1")
         alone = Counter(self.run(program, first, device).counted) if first else Counter()
         before = self.all_counters()
@@ -250,12 +245,12 @@ class Datapath:
             self.test_run(program, first, device)
         verdict, out = self.test_run(program, packet, device, **gso)
         counted = dict(self.all_counters() - before - alone)
-        self.reached.update(counted)
+        self.covered.update(counted)
         return Result(verdict, out, counted)
 
 
 class Entered:
-    """The calling thread in a network namespace."""
+    """Run the calling thread in a network namespace."""
 
     def __init__(self, name: str) -> None:
         self.path = f"/run/netns/{name}"

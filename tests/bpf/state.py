@@ -1,12 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the programs are told of Pods, policy and services, as entries of their maps; and packets."""
+"""Test state: map entries for Pods, policies and services, and packets."""
 
 from __future__ import annotations
 
 import ipaddress
-import struct
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 MAC = "02:00:00:00:00:01"
@@ -22,13 +22,11 @@ SENDER = "02:00:00:00:00:02"
 PASS, DROP, REDIRECT = -1, 2, 7
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
-# endpoints.h, policy.h, config.h, ct.h
-ENFORCE_INGRESS, ENFORCE_EGRESS, DENY_INGRESS, DENY_EGRESS = 1, 2, 4, 8
-POD_L2, POD_MASQUERADE, POD_ANY_SOURCE = 2, 4, 8
-INGRESS, EGRESS = 0, 1
-DEFAULT, ALLOW, DENY = 0, 1, 2
-SERVICES, MASQUERADE = 1, 2
-MAGLEV_SIZE, RANGES = 251, 16
+ENFORCE_INGRESS, ENFORCE_EGRESS = layout.ENFORCE
+DENY_INGRESS, DENY_EGRESS = layout.DENY
+POD_L2, POD_MASQUERADE, POD_ANY_SOURCE = layout.POD_L2, layout.POD_MASQUERADE, layout.POD_ANY_SOURCE
+INGRESS, EGRESS = layout.ENUMS["policy_direction"].values()
+DEFAULT, ALLOW, DENY = 0, 1, 2  # enum verdict
 
 HOST, POD1, POD2, REMOTE = 1, 11, 12, 13  # identities
 TCP_, UDP_, ICMP_, SCTP_ = 6, 17, 1, 132
@@ -39,7 +37,7 @@ def text(where: str, family: int) -> str:
 
 
 def packed(where: str, family: int) -> bytes:
-    """An address as maps of both families have it."""
+    """Return an address in the common format of both families."""
     return ipaddress.ip_address(text(where, family)).packed.ljust(16, b"\0")
 
 
@@ -50,7 +48,7 @@ def frame(src: str, dst: str, payload: Packet, family: int, **fields: Any) -> by
 
 
 def valid(packet: bytes) -> Packet:
-    """Parse a packet and assert that every sum in it is right."""
+    """Parse a packet; assert that all its checksums are valid."""
     again = Ether(packet)
     for layer in again.layers():
         if layer in (IP, TCP, UDP, ICMP):
@@ -62,7 +60,7 @@ def valid(packet: bytes) -> Packet:
 
 
 class State:
-    """Entries of the maps, and what they are made of."""
+    """Writes map entries, and removes them after the test."""
 
     def __init__(self, datapath: Any) -> None:
         self.datapath, self.maps = datapath, datapath.object.maps
@@ -81,10 +79,10 @@ class State:
         self.datapath.endpoint(11, 0, REMOTE, node=2)
 
     def device(self, flags: int = 0, enforce: int = 0, rate: int = 0) -> None:
-        """What the programs know of pod1's device."""
+        """Write the entry of pod1's device."""
         mac = bytes.fromhex(MAC.replace(":", ""))
-        value = struct.pack("=IHHIIHH6s6xQ", 1, 1, flags, POD1, POD1, enforce, enforce, mac, rate)
-        self.put("pods", struct.pack("=I", self.pod1), value)
+        value = layout.POD.pack(1, 1, flags, POD1, POD1, enforce, enforce, mac, rate)
+        self.put("pods", layout.INDEX.pack(self.pod1), value)
 
     def rule(
         self,
@@ -94,45 +92,45 @@ class State:
         *ranges: tuple[int, int, int, int],
         verdict: int = DEFAULT,
     ) -> None:
-        """``ranges``: protocol, verdict, first, last."""
+        """Add a policy; ``ranges``: protocol, verdict, first and last port."""
         self.rulesets += 1
-        body = b"".join(struct.pack("=BBHH", *r) for r in ranges).ljust(6 * RANGES, b"\0")
-        value = struct.pack("=BBxx", verdict, len(ranges)) + body
-        bpf.map_update(self.maps["rulesets"], {struct.pack("=I", self.rulesets): value})
-        for bank in (0, 1):
-            key = struct.pack("=IIBBxx", subject, peer, bank, direction)
-            self.put("policy", key, struct.pack("=I", self.rulesets))
+        values = [value for one in ranges for value in one] + [0] * 4 * (layout.MAX_RANGES - len(ranges))
+        value = layout.MAPS["rulesets"][1].pack(verdict, len(ranges), *values)
+        bpf.map_update(self.maps["rulesets"], {layout.INDEX.pack(self.rulesets): value})
+        for buffer in (0, 1):
+            key = layout.POLICY_KEY.pack(subject, peer, buffer, direction)
+            self.put("policy", key, layout.INDEX.pack(self.rulesets))
 
     def cidr(self, prefix: str, identity: int, flags: int = 0) -> None:
         network = ipaddress.ip_network(prefix)
-        for bank in (0, 1):
-            key = struct.pack("=II", 32 + network.prefixlen, bank) + network.network_address.packed
-            self.put(f"cidrs{network.version}", key, struct.pack("=II", identity, flags))
+        for buffer in (0, 1):
+            record = layout.CIDR4_KEY if network.version == 4 else layout.CIDR6_KEY
+            key = record.pack(32 + network.prefixlen, buffer, network.network_address.packed)
+            self.put(f"cidrs{network.version}", key, layout.CIDR.pack(identity, flags))
 
     def service(
         self, where: str, port: int, proto: int, backends: list[tuple[str, int]], family: int
     ) -> None:
-        self.datapath.features |= SERVICES
+        self.datapath.features |= layout.FEATURE_SERVICES
         for index, (address, at) in enumerate(backends, 1):
-            value = packed(address, family) + struct.pack("!Hxx", at)
-            bpf.map_update(self.maps["backends"], {struct.pack("=I", index): value})
-        slots = [1 + i % len(backends) if backends else 0 for i in range(MAGLEV_SIZE)]
-        table = struct.pack(f"={MAGLEV_SIZE}I8x", *slots)
-        bpf.map_update(self.maps["tables"], {struct.pack("=I", 1): table})
-        for bank in (0, 1):
-            number = 2 if family == 4 else 10
-            key = packed(where, family) + struct.pack("!HBB", port, proto, number) + struct.pack("=I", bank)
-            self.put("services", key, struct.pack("=II", 1, 1))
+            value = layout.MAPS["backends"][1].pack(packed(address, family), at.to_bytes(2, "big"))
+            bpf.map_update(self.maps["backends"], {layout.INDEX.pack(index): value})
+        slots = [1 + i % len(backends) if backends else 0 for i in range(layout.MAGLEV_SIZE)]
+        table = layout.TABLE.pack(*slots, bytes(8))
+        bpf.map_update(self.maps["tables"], {layout.INDEX.pack(1): table})
+        for buffer in (0, 1):
+            front = layout.encode_service(ipaddress.ip_address(text(where, family)), port, proto)
+            self.put("services", layout.SERVICE_KEY.pack(*front, buffer), layout.SERVICE.pack(1, 1))
 
     def masquerade(self, first: int = 61000, last: int = 65535) -> None:
-        self.datapath.features |= MASQUERADE
-        v4, v6 = (ipaddress.ip_address(a).packed for a in ("172.31.0.1", "fd31::1"))
-        for bank in (0, 1):
-            value = v4 + struct.pack("=HH", first, last) + v6
-            bpf.map_update(self.maps["node"], {struct.pack("=I", bank): value})
+        self.datapath.features |= layout.FEATURE_MASQUERADE
+        ipv4, ipv6 = ipaddress.IPv4Address("172.31.0.1"), ipaddress.IPv6Address("fd31::1")
+        for buffer in (0, 1):
+            value = layout.encode_node(ipv4, ipv6, (first, last))
+            bpf.map_update(self.maps["node"], {layout.INDEX.pack(buffer): value})
 
     def clear(self) -> None:
-        self.datapath.drops()  # or the ring would be full some day
+        self.datapath.drops()  # keeps room in the ring buffer
         self.datapath.features = 0
         self.datapath.endpoint(11, self.pod1)
         self.datapath.endpoint(12, self.pod2)
@@ -146,19 +144,19 @@ class State:
             bpf.map_delete(self.maps[name], keys)
 
 
-def sent(state: State, src: str, dst: str, payload: Packet, family: int, **fields: Any) -> Any:
-    """What a Pod's packet becomes; pod1 is 1.11, pod2 is 1.12."""
+def from_pod(state: State, src: str, dst: str, payload: Packet, family: int, **fields: Any) -> Any:
+    """Run pod_egress on a Pod's packet; pod1 has 1.11, pod2 has 1.12."""
     return state.datapath.run(
         "pod_egress", frame(src, dst, payload, family, **fields), "pod1" if src == "1.11" else "pod2"
     )
 
 
-def came(state: State, src: str, dst: str, payload: Packet, family: int, **fields: Any) -> Any:
-    """What a packet from the wire becomes."""
+def from_wire(state: State, src: str, dst: str, payload: Packet, family: int, **fields: Any) -> Any:
+    """Run host_ingress on a packet from the wire."""
     return state.datapath.run("host_ingress", frame(src, dst, payload, family, **fields))
 
 
-def made_by_host(state: State, src: str, dst: str, payload: Packet, family: int) -> Any:
+def from_host(state: State, src: str, dst: str, payload: Packet, family: int) -> Any:
     return state.datapath.run("pod_ingress", frame(src, dst, payload, family), "pod1")
 
 

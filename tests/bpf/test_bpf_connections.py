@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How connections, fragments and decisions end, and what becomes of packets that come afterwards."""
+"""Expiry and end of connections, fragments and NAT mappings, and ICMP errors."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from tests.bpf.state import (
     TCP_,
     UDP_,
     State,
-    came,
     frame,
-    sent,
+    from_pod,
+    from_wire,
     text,
     valid,
 )
@@ -41,11 +41,11 @@ from tests.bpf.state import (
 BOTH = ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS
 CT_KIND = 38  # tuple.h: offset in struct tuple
 CT_MASQUERADE = 2  # ct.h
-FRAGMENT_SECONDS = 30  # fragments.h
+FRAGMENT_TIMEOUT = 30  # fragments.h
 
 
 def age(state: State, name: str, seconds: int, offset: int = 0) -> None:
-    """Make all entries of a map as much older; ``offset``: of the time in an entry."""
+    """Age all entries of a map by ``seconds``; ``offset``: of last_seen in the value."""
     aged = {}
     for key, value in bpf.map_read(state.maps[name]).items():
         seen = struct.unpack_from("=I", value, offset)[0]
@@ -59,12 +59,12 @@ def tcp(flags: str, back: bool = False) -> Packet:
     return TCP(sport=ports[0], dport=ports[1], flags=flags)
 
 
-class TestAge:
-    """Entries live as long as ct.h says, from their last packet on."""
+class TestTimeout:
+    """Entries expire after the timeouts of ct.h, counted from their last packet."""
 
     @FAMILIES
     @pytest.mark.parametrize(
-        ("packets", "life"),
+        ("packets", "timeout"),
         [
             ([tcp("S")], 60),
             ([tcp("S"), tcp("SA", back=True)], 8000),
@@ -75,114 +75,116 @@ class TestAge:
         ],
         ids=["opening", "established", "closing", "refused", "unreplied", "replied"],
     )
-    def test_replies_pass_for_a_life(
-        self, state: State, family: int, packets: list[Packet], life: int
+    def test_replies_pass_until_the_timeout(
+        self, state: State, family: int, packets: list[Packet], timeout: int
     ) -> None:
         state.pods(BOTH)
         state.rule(POD1, REMOTE, EGRESS, (0, ALLOW, 80, 80))
-        # on the same state, or each packet would be judged anew
+        # cached: a new generation would apply policy to each packet again
         for packet in packets:
             data = frame("1.11", "2.11", packet, family) if packet.dport == 80 else None
             if data:
-                state.datapath.run("pod_egress", data, "pod1", remembering=True)
+                state.datapath.run("pod_egress", data, "pod1", cached=True)
             else:
                 data = frame("2.11", "1.11", packet, family)
-                state.datapath.run("host_ingress", data, remembering=True)
+                state.datapath.run("host_ingress", data, cached=True)
         reply = frame("2.11", "1.11", type(packets[0])(sport=80, dport=1234), family)
         if packets[0].name == "TCP":
             reply = frame("2.11", "1.11", tcp("A", back=True), family)
         kept = bpf.map_read(state.maps["ct"])
-        for older, counted in ((life - 5, "INBOUND"), (life + 5, "DROP_POLICY_INGRESS")):
+        for older, counted in ((timeout - 5, "INBOUND"), (timeout + 5, "DROP_POLICY_INGRESS")):
             bpf.map_update(state.maps["ct"], kept)
             age(state, "ct", older)
-            time.sleep(0.05)  # what was decided is forgotten, as in test_it_is_forgotten
-            assert state.datapath.run("host_ingress", reply, remembering=True).counted == {counted: 1}
+            time.sleep(0.05)  # the flow cache expires
+            assert state.datapath.run("host_ingress", reply, cached=True).counted == {counted: 1}
 
-    def test_a_fragment_that_comes_late(self, state: State) -> None:
+    def test_a_late_fragment(self, state: State) -> None:
         state.pods(0, ENFORCE_INGRESS | DENY_INGRESS)
         state.rule(POD2, POD1, INGRESS, (UDP_, ALLOW, 53, 53))
         first = UDP(dport=53, len=200) / Raw(bytes(72))
         later = {"frag": 10, "proto": UDP_, "id": 5}
-        assert sent(state, "1.11", "1.12", first, 4, flags="MF", id=5).counted == {"LOCAL": 1}
-        for older, counted in ((FRAGMENT_SECONDS - 5, "LOCAL"), (10, "DROP_FRAG_NOT_FOUND")):
+        assert from_pod(state, "1.11", "1.12", first, 4, flags="MF", id=5).counted == {"LOCAL": 1}
+        for older, counted in ((FRAGMENT_TIMEOUT - 5, "LOCAL"), (10, "DROP_FRAG_NOT_FOUND")):
             age(state, "fragments", older)
-            assert sent(state, "1.11", "1.12", Raw(bytes(64)), 4, **later).counted == {counted: 1}
+            assert from_pod(state, "1.11", "1.12", Raw(bytes(64)), 4, **later).counted == {counted: 1}
 
 
-class TestEnd:
+class TestClose:
     @FAMILIES
-    def test_ports_used_again_the_other_way_are_judged(self, state: State, family: int) -> None:
-        """After a FIN, a SYN on the same ports is a new connection, which is not allowed from outside."""
+    def test_policy_applies_to_reused_ports_in_the_other_direction(self, state: State, family: int) -> None:
+        """After a FIN, a SYN on the same ports is a new connection, which policy denies from the wire."""
         state.pods(BOTH)
         state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
-        assert sent(state, "1.11", "2.11", tcp("S"), family).counted == {"REMOTE": 1}
-        assert came(state, "2.11", "1.11", tcp("S", back=True), family).counted == {"INBOUND": 1}
-        assert sent(state, "1.11", "2.11", tcp("FA"), family).counted == {"REMOTE": 1}
-        assert came(state, "2.11", "1.11", tcp("A", back=True), family).counted == {"INBOUND": 1}
-        assert came(state, "2.11", "1.11", tcp("S", back=True), family).counted == {"DROP_POLICY_INGRESS": 1}
-        # who began the last one may begin another one
-        assert sent(state, "1.11", "2.11", tcp("S"), family).counted == {"REMOTE": 1}
-        assert came(state, "2.11", "1.11", tcp("SA", back=True), family).counted == {"INBOUND": 1}
+        assert from_pod(state, "1.11", "2.11", tcp("S"), family).counted == {"REMOTE": 1}
+        assert from_wire(state, "2.11", "1.11", tcp("S", back=True), family).counted == {"INBOUND": 1}
+        assert from_pod(state, "1.11", "2.11", tcp("FA"), family).counted == {"REMOTE": 1}
+        assert from_wire(state, "2.11", "1.11", tcp("A", back=True), family).counted == {"INBOUND": 1}
+        assert from_wire(state, "2.11", "1.11", tcp("S", back=True), family).counted == {
+            "DROP_POLICY_INGRESS": 1
+        }
+        # the client of the last connection may open another
+        assert from_pod(state, "1.11", "2.11", tcp("S"), family).counted == {"REMOTE": 1}
+        assert from_wire(state, "2.11", "1.11", tcp("SA", back=True), family).counted == {"INBOUND": 1}
 
     @FAMILIES
-    @pytest.mark.usefixtures("one_processor")
+    @pytest.mark.usefixtures("one_cpu")
     @pytest.mark.parametrize("flags", ["FA", "RA"])
-    def test_a_fin_is_seen_though_the_flow_is_decided(self, state: State, family: int, flags: str) -> None:
+    def test_a_fin_is_tracked_despite_the_flow_cache(self, state: State, family: int, flags: str) -> None:
         state.pods(BOTH)
         state.rule(POD1, POD2, EGRESS, (TCP_, ALLOW, 80, 80))
         packets = [frame("1.11", "1.12", tcp(f), family) for f in ("S", "A", "A", flags)]
         for number, packet in enumerate(packets):
-            found = state.datapath.run("pod_egress", packet, "pod1", remembering=number > 0)
+            found = state.datapath.run("pod_egress", packet, "pod1", cached=number > 0)
             assert found.counted == {"LOCAL": 1}
         back = frame("1.12", "1.11", tcp("S", back=True), family)
-        found = state.datapath.run("pod_egress", back, "pod2", remembering=True)
+        found = state.datapath.run("pod_egress", back, "pod2", cached=True)
         assert found.counted == {"DROP_POLICY_INGRESS": 1}
 
 
-class TestMasqueradesPort:
+class TestMasqueradePort:
     OUTSIDE = {4: "172.31.0.1", 6: "fd31::1"}
 
     @FAMILIES
-    def test_it_is_lost(self, state: State, family: int) -> None:
-        """An entry that made room for others: the connection takes a port again, most likely the same."""
+    def test_evicted_mapping(self, state: State, family: int) -> None:
+        """The connection allocates a port again, most likely the same."""
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
-        first = valid(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
-        lost = [key for key in bpf.map_read(state.maps["ct"]) if key[CT_KIND] == CT_MASQUERADE]
-        assert len(lost) == 1
-        bpf.map_delete(state.maps["ct"], lost)
-        again = valid(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
+        first = valid(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
+        evicted = [key for key in bpf.map_read(state.maps["ct"]) if key[CT_KIND] == CT_MASQUERADE]
+        assert len(evicted) == 1
+        bpf.map_delete(state.maps["ct"], evicted)
+        again = valid(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
         assert (again[1].src, again[UDP].sport) == (self.OUTSIDE[family], first[UDP].sport)
 
     @FAMILIES
-    def test_it_is_anothers_by_now(self, state: State, family: int) -> None:
+    def test_mapping_of_another_connection(self, state: State, family: int) -> None:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
-        first = valid(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
+        first = valid(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
         ((key, value),) = (
             one for one in bpf.map_read(state.maps["ct"]).items() if one[0][CT_KIND] == CT_MASQUERADE
         )
         own = struct.pack("!H", 1234)
         assert value.count(own) == 1
         bpf.map_update(state.maps["ct"], {key: value.replace(own, struct.pack("!H", 4321))})
-        again = valid(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
+        again = valid(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
         assert again[1].src == self.OUTSIDE[family]
         assert again[UDP].sport != first[UDP].sport
 
     @FAMILIES
-    def test_the_node_has_no_address_of_the_family(self, state: State, family: int) -> None:
+    def test_node_without_address_of_the_family(self, state: State, family: int) -> None:
         state.masquerade()
-        for bank in (0, 1):
-            key = struct.pack("=I", bank)
+        for buffer in (0, 1):
+            key = struct.pack("=I", buffer)
             bpf.map_update(state.maps["node"], {key: struct.pack("=4sHH16s", b"", 61000, 65535, b"")})
         state.pods(flags=POD_MASQUERADE)
-        result = sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family)
+        result = from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family)
         assert result.counted == {"REMOTE": 1}
         assert Ether(result.packet)[1].src == text("1.11", family)
 
 
 class TestErrors:
-    """ICMP errors by whom they come from: the other end of a connection, or one in between."""
+    """ICMP errors from either end of a connection, or from a router on the path."""
 
     @staticmethod
     def error(family: int, src: str, dst: str, inner: Packet) -> Packet:
@@ -191,25 +193,25 @@ class TestErrors:
         return ICMPv6DestUnreach(code=4) / IPerror6(src=src, dst=dst) / inner
 
     @FAMILIES
-    def test_from_the_pod_that_was_asked(self, state: State, family: int) -> None:
+    def test_from_the_server(self, state: State, family: int) -> None:
         state.pods(BOTH)
         state.rule(POD1, REMOTE, INGRESS, (UDP_, ALLOW, 53, 53))
         about = (text("2.11", family), text("1.11", family), UDPerror(sport=1234, dport=53))
         error = frame("1.11", "2.11", self.error(family, *about), family)
         assert state.datapath.run("pod_egress", error, "pod1").counted == {"DROP_POLICY_EGRESS": 1}
-        assert came(state, "2.11", "1.11", UDP(sport=1234, dport=53), family).counted == {"INBOUND": 1}
-        result = state.datapath.run("pod_egress", error, "pod1", remembering=True)
+        assert from_wire(state, "2.11", "1.11", UDP(sport=1234, dport=53), family).counted == {"INBOUND": 1}
+        result = state.datapath.run("pod_egress", error, "pod1", cached=True)
         assert result.counted == {"REMOTE": 1}
         assert Ether(result.packet)[1:] == Ether(error)[1:] or result.packet[34:] == error[34:]
 
     @FAMILIES
-    def test_from_a_client_about_its_services_answer(self, state: State, family: int) -> None:
-        """The client says that the service's port is closed to it; the backend knows its own address only."""
+    def test_from_a_client_about_a_reply_of_its_service(self, state: State, family: int) -> None:
+        """The client's port is closed: the error must reach the backend, with the backend's address."""
         state.service("9.10", 80, UDP_, [("1.12", 53)], family)
-        assert sent(state, "1.11", "9.10", UDP(sport=1234, dport=80), family).counted == {"LOCAL": 1}
+        assert from_pod(state, "1.11", "9.10", UDP(sport=1234, dport=80), family).counted == {"LOCAL": 1}
         about = (text("9.10", family), text("1.11", family), UDPerror(sport=80, dport=1234))
         packet = frame("1.11", "9.10", self.error(family, *about), family)
-        result = state.datapath.run("pod_egress", packet, "pod1", remembering=True)
+        result = state.datapath.run("pod_egress", packet, "pod1", cached=True)
         assert result.counted == {"LOCAL": 1}
         found = Ether(result.packet)
         inner = found[IPerror if family == 4 else IPerror6]
@@ -217,18 +219,18 @@ class TestErrors:
         assert found[UDPerror].sport == 53
 
     @FAMILIES
-    @pytest.mark.parametrize("what", ["cut off", "options", "later fragment"])
-    def test_what_it_is_about_cannot_be_told(self, state: State, family: int, what: str) -> None:
-        """Then the error is judged as a packet of its own."""
+    @pytest.mark.parametrize("what", ["truncated", "options", "later fragment"])
+    def test_inner_packet_that_cannot_be_parsed(self, state: State, family: int, what: str) -> None:
+        """Policy then applies to the error itself."""
         state.pods(BOTH)
         state.rule(POD1, REMOTE, EGRESS, (UDP_, ALLOW, 53, 53))
-        sent(state, "1.11", "2.11", UDP(sport=1234, dport=53), family)
+        from_pod(state, "1.11", "2.11", UDP(sport=1234, dport=53), family)
         about = (text("1.11", family), text("2.11", family), UDPerror(sport=1234, dport=53))
         packet = bytearray(frame("2.11", "1.11", self.error(family, *about), family))
-        whole = state.datapath.run("host_ingress", bytes(packet), remembering=True)
+        whole = state.datapath.run("host_ingress", bytes(packet), cached=True)
         assert whole.counted == {"INBOUND": 1}
         inner = 14 + (20 if family == 4 else 40) + 8
-        if what == "cut off":
+        if what == "truncated":
             del packet[inner + 12 :]
             outer = Ether(bytes(packet))[1]
             del packet[14:]
@@ -244,5 +246,5 @@ class TestErrors:
             packet[inner + 7] = 10
         else:
             packet[inner + 6] = 44
-        result = state.datapath.run("host_ingress", bytes(packet), remembering=True)
+        result = state.datapath.run("host_ingress", bytes(packet), cached=True)
         assert result.counted == {"DROP_POLICY_INGRESS": 1}

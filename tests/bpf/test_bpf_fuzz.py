@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mutated packets of Pods under policy: none passes that a model of the policy forbids.
+"""Mutated packets of Pods under policy: none passes that a model of the policy denies.
 
 PODNET_FUZZ is the number of packets for each program (make fuzz-bpf COUNT=1000000).
 """
@@ -48,27 +48,27 @@ from tests.bpf.state import (
 )
 
 COUNT = int(os.environ.get("PODNET_FUZZ", "2000"))
-# Where a program's packets may go: the other end's address by family, protocol, first and last port.
-LAW = {
+# What each program allows: the peer's address, protocol, first and last port.
+ALLOWED = {
     "pod_egress": {("1.12", TCP_, 80, 85), ("1.12", UDP_, 53, 53), ("2.11", TCP_, 443, 443)},
     "host_ingress": {("2.11", TCP_, 8080, 8080)},
-    # on netkit what Pods of this node send passes here too
+    # on netkit packets from Pods of this node pass here too
     "pod_ingress": {("2.11", TCP_, 8080, 8080), ("1.11", TCP_, 80, 85), ("1.11", UDP_, 53, 53)},
 }
 ICMP_ERRORS = {4: {3, 4, 11, 12}, 6: {1, 2, 3, 4}}
 
 
 class Model:
-    """What the policy allows of a program's packets, from their bytes alone."""
+    """Model of the policy: decides from a packet's bytes alone."""
 
     def __init__(self, program: str) -> None:
         self.outbound = program == "pod_egress"
-        self.last_discovery = 136 if self.outbound else 137  # a Pod redirects nobody
+        self.last_discovery = 136 if self.outbound else 137  # redirects by Pods are dropped
         self.own = {family: packed("1.11", family)[: 4 if family == 4 else 16] for family in (4, 6)}
         self.pod2 = {family: packed("1.12", family)[: 4 if family == 4 else 16] for family in (4, 6)}
-        self.law = {
+        self.allowed = {
             (packed(where, family)[: 4 if family == 4 else 16], proto, port)
-            for where, proto, first, last in LAW[program]
+            for where, proto, first, last in ALLOWED[program]
             for port in range(first, last + 1)
             for family in (4, 6)
         }
@@ -82,29 +82,29 @@ class Model:
             return self.allows_v4(body)
         if kind == b"\x86\xdd":
             return self.allows_v6(body)
-        # from the wire to the node itself, or from the node
+        # other protocols: from the wire to the node itself, or from the node
         return not self.outbound
 
-    def lawful(self, src: bytes, dst: bytes, proto: int, ports: bytes) -> bool:
-        """A connection's first direction."""
+    def is_allowed(self, src: bytes, dst: bytes, proto: int, ports: bytes) -> bool:
+        """Return whether the packet may open a connection."""
         other = dst if self.outbound else src
-        return len(ports) >= 4 and (other, proto, int.from_bytes(ports[2:4], "big")) in self.law
+        return len(ports) >= 4 and (other, proto, int.from_bytes(ports[2:4], "big")) in self.allowed
 
-    def about(self, src: bytes, dst: bytes, proto: int, ports: bytes) -> bool:
-        """Either direction of it."""
+    def either(self, src: bytes, dst: bytes, proto: int, ports: bytes) -> bool:
+        """Return whether a connection in either direction is allowed."""
         back = ports[2:4] + ports[:2]
-        return self.lawful(src, dst, proto, ports) or self.lawful(dst, src, proto, back)
+        return self.is_allowed(src, dst, proto, ports) or self.is_allowed(dst, src, proto, back)
 
-    def ends(self, src: bytes, dst: bytes, family: int) -> bool:
-        """Whether these ends may be a packet's; of what comes in only what goes to pod2 is judged."""
+    def has_valid_source(self, src: bytes, family: int) -> bool:
+        """Return whether the source address is valid."""
         return src == self.own[family] if self.outbound else True
 
-    def judge(
+    def decide(
         self, family: int, src: bytes, dst: bytes, proto: int, data: bytes, fragment: tuple[int, bool, bytes]
     ) -> bool:
         if not self.outbound and dst != self.pod2[family]:
             return True
-        if not self.ends(src, dst, family):
+        if not self.has_valid_source(src, family):
             return False
         offset, more, number = fragment
         key = (src, dst, proto, number)
@@ -113,28 +113,30 @@ class Model:
         if proto == (1 if family == 4 else 58) and data and data[0] in ICMP_ERRORS[family] and not more:
             inner = data[8:]
             if family == 4:
-                return self.about(inner[12:16], inner[16:20], inner[9] if len(inner) > 9 else 0, inner[20:24])
-            return self.about(inner[8:24], inner[24:40], inner[6] if len(inner) > 6 else 0, inner[40:44])
-        lawful = self.lawful(src, dst, proto, data)
-        if lawful and more:
+                return self.either(
+                    inner[12:16], inner[16:20], inner[9] if len(inner) > 9 else 0, inner[20:24]
+                )
+            return self.either(inner[8:24], inner[24:40], inner[6] if len(inner) > 6 else 0, inner[40:44])
+        is_allowed = self.is_allowed(src, dst, proto, data)
+        if is_allowed and more:
             self.fragments.add(key)
-        return lawful
+        return is_allowed
 
     def allows_v4(self, ip: bytes) -> bool:
         if ip[0] != 0x45:
             return not self.outbound and ip[16:20] != self.pod2[4]
         flags = int.from_bytes(ip[6:8], "big")
         fragment = (flags & 0x1FFF, bool(flags & 0x2000), ip[4:6])
-        return self.judge(4, ip[12:16], ip[16:20], ip[9], ip[20:], fragment)
+        return self.decide(4, ip[12:16], ip[16:20], ip[9], ip[20:], fragment)
 
     def allows_v6(self, ip: bytes) -> bool:
         proto, data, fragment = ip[6], ip[40:], (0, False, b"")
         if not self.outbound and ip[24:40] != self.pod2[6]:
             return True
-        # The stack, which gets it, sends on nothing of a source of link scope (RFC 4291, 2.5.6 and 2.7).
+        # The stack does not forward packets with a link-scope source (RFC 4291, 2.5.6 and 2.7).
         if not self.outbound and (ip[8] == 0xFF or (ip[8] == 0xFE and ip[9] & 0xC0 == 0x80)):
             return True
-        # Discovery is between the Pod and its node; what the stack sends on has a lower hop limit.
+        # Neighbour discovery is link-local; forwarded packets have a lower hop limit.
         if proto == 58 and ip[7] == 255 and data[:1] and 133 <= data[0] <= self.last_discovery:
             return True
         while proto in (0, 43, 44, 60):
@@ -148,17 +150,17 @@ class Model:
                     break
             else:
                 proto, data = data[0], data[(data[1] + 1) * 8 :]
-        return self.judge(6, ip[8:24], ip[24:40], proto, data, fragment)
+        return self.decide(6, ip[8:24], ip[24:40], proto, data, fragment)
 
 
 def seeds(program: str) -> list[bytes]:
-    """Packets near what is allowed, of every form."""
+    """Return packets close to the allowed ones, with all header types."""
     found = []
     options = IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 4)])
-    ways = [("1.11", "1.12"), ("1.11", "2.11")] if program == "pod_egress" else [("2.11", "1.12")]
+    paths = [("1.11", "1.12"), ("1.11", "2.11")] if program == "pod_egress" else [("2.11", "1.12")]
     if program == "pod_ingress":
-        ways.append(("1.11", "1.12"))
-    for src, dst in ways:
+        paths.append(("1.11", "1.12"))
+    for src, dst in paths:
         for family in (4, 6):
             for payload in (
                 *(TCP(sport=9, dport=port, flags="S") for port in (80, 85, 86, 443, 8080)),
@@ -183,11 +185,11 @@ def seeds(program: str) -> list[bytes]:
 
 
 @pytest.fixture
-def policed(datapath: Any) -> Any:
+def policy_state(datapath: Any) -> Any:
     state = State(datapath)
     state.pods(ENFORCE_EGRESS | DENY_EGRESS, ENFORCE_INGRESS | DENY_INGRESS)
     state.device(enforce=ENFORCE_EGRESS | DENY_EGRESS)
-    datapath.endpoint(16, GONE)  # pod1's second address, which no policy is written for
+    datapath.endpoint(16, GONE)  # pod1's second address has no policy
     state.rule(POD1, POD2, EGRESS, (TCP_, ALLOW, 80, 90), (UDP_, ALLOW, 53, 53))
     state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 443, 443))
     state.rule(POD2, POD1, INGRESS, (TCP_, ALLOW, 70, 85), (UDP_, ALLOW, 53, 53))
@@ -197,11 +199,11 @@ def policed(datapath: Any) -> Any:
     datapath.endpoint(16, state.pod1)
 
 
-@pytest.mark.parametrize("program", list(LAW))
-def test_nothing_passes_that_is_forbidden(datapath: Any, policed: State, program: str) -> None:
+@pytest.mark.parametrize("program", list(ALLOWED))
+def test_no_denied_packet_passes(datapath: Any, policy_state: State, program: str) -> None:
     generator = random.Random(program)
     model, originals = Model(program), seeds(program)
-    datapath.forget()
+    datapath.new_generation()
     device = "wire0" if program == "host_ingress" else "pod1"
     allowed = 0
     for number in range(COUNT):
@@ -210,12 +212,12 @@ def test_nothing_passes_that_is_forbidden(datapath: Any, policed: State, program
             place = generator.randrange(12, min(len(packet), 90))
             packet[place] = generator.choice((0, 1, 6, 17, 43, 44, 58, 60, 80, generator.randrange(256)))
         if not generator.randrange(8):
-            # the kernel refuses a test run of less than the header of the protocol in the frame
+            # BPF_PROG_TEST_RUN rejects frames shorter than the header of their protocol
             del packet[generator.randrange(54, 120) :]
         verdict, dummy = datapath.test_run(program, bytes(packet), device)
-        lawful = model.allows(bytes(packet))
+        is_allowed = model.allows(bytes(packet))
         if verdict in (PASS, REDIRECT):
-            assert lawful, (number, packet.hex())
+            assert is_allowed, (number, packet.hex())
             allowed += 1
-    # the policy is no wall: most seeds of it pass
+    # many mutated packets are still allowed
     assert COUNT / 10 < allowed < COUNT

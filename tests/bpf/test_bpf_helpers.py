@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether the kernel has the helpers that the programs call, asked of this machine's."""
+"""Detection of BPF helpers, on the running kernel."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
 OLDER = 152  # bpf_redirect_neigh, of Linux 5.10
 
 
-def test_the_list_has_all_young_helpers_of_the_programs() -> None:
-    """In the kernel's header they are counted from FN(unspec) or have their numbers."""
+def test_helpers_lists_all_recent_helpers_of_the_programs() -> None:
+    """In the kernel's header helpers are numbered from FN(unspec), or explicitly."""
     names = re.findall(r"^\s+FN\((\w+)[,)]", HEADER.read_text(), re.MULTILINE)
     numbers = {f"bpf_{name}": number for number, name in enumerate(names)}
     assert numbers["bpf_unspec"] == 0
@@ -26,7 +26,7 @@ def test_the_list_has_all_young_helpers_of_the_programs() -> None:
     assert {name: numbers[name] for name in called} == bpf.HELPERS
 
 
-def test_a_helper_is_known_or_not() -> None:
+def test_has_helper() -> None:
     assert all(bpf.has_helper(number) for number in bpf.HELPERS.values())
     assert not bpf.has_helper(100000)
     assert facts._helpers_missing() == []

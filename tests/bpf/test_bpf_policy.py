@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What policy, services, masquerade, rates and L2 mode do with single packets; both families."""
+"""Policy, services, masquerade, rates and L2 mode on single packets, with IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ from tests.bpf.state import (
     TCP_,
     UDP_,
     State,
-    came,
     echo,
     frame,
-    made_by_host,
+    from_host,
+    from_pod,
+    from_wire,
     packed,
-    sent,
     syn,
     text,
     valid,
@@ -69,22 +69,22 @@ from tests.bpf.state import (
 
 class TestSource:
     @FAMILIES
-    @pytest.mark.parametrize("src", ["1.12", "2.11", "1.99"], ids=["pod", "remote pod", "nobody"])
-    def test_others_addresses(self, state: State, family: int, src: str) -> None:
+    @pytest.mark.parametrize("src", ["1.12", "2.11", "1.99"], ids=["pod", "remote pod", "unknown"])
+    def test_invalid_source(self, state: State, family: int, src: str) -> None:
         packet = frame(src, "1.12", UDP(), family)
         result = state.datapath.run("pod_egress", packet, "pod1")
         assert (result.verdict, result.counted) == (DROP, {"DROP_INVALID_SOURCE_IP": 1})
         assert result.packet == packet
 
     @FAMILIES
-    @pytest.mark.parametrize("src", ["1.12", "2.11", "1.99"], ids=["pod", "remote pod", "nobody"])
-    def test_a_router_may_send_from_addresses_of_nobody(self, state: State, family: int, src: str) -> None:
+    @pytest.mark.parametrize("src", ["1.12", "2.11", "1.99"], ids=["pod", "remote pod", "unknown"])
+    def test_any_source_allows_addresses_of_no_pod(self, state: State, family: int, src: str) -> None:
         state.device(POD_ANY_SOURCE)
         result = state.datapath.run("pod_egress", frame(src, "1.12", UDP(), family), "pod1")
         assert result.counted == ({"LOCAL": 1} if src == "1.99" else {"DROP_INVALID_SOURCE_IP": 1})
 
-    def test_not_in_what_the_stack_routes_either(self, state: State) -> None:
-        result = sent(state, "1.11", "1.12", UDP(), 4, options=[IPOption_NOP()])
+    def test_source_check_of_packets_for_the_stack(self, state: State) -> None:
+        result = from_pod(state, "1.11", "1.12", UDP(), 4, options=[IPOption_NOP()])
         assert result.counted == {"STACK_IP_OPTIONS": 1}
         packet = frame("1.99", "1.12", UDP(), 4, options=[IPOption_NOP()])
         assert state.datapath.run("pod_egress", packet, "pod1").counted == {"DROP_INVALID_SOURCE_IP": 1}
@@ -94,9 +94,9 @@ class TestPolicy:
     @FAMILIES
     def test_ports_and_directions(self, state: State, family: int) -> None:
         state.pods(ENFORCE_EGRESS | DENY_EGRESS, ENFORCE_INGRESS | DENY_INGRESS)
-        assert sent(state, "1.11", "1.12", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
+        assert from_pod(state, "1.11", "1.12", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
         state.rule(POD1, POD2, EGRESS, (TCP_, ALLOW, 80, 90))
-        assert sent(state, "1.11", "1.12", syn(), family).counted == {"DROP_POLICY_INGRESS": 1}
+        assert from_pod(state, "1.11", "1.12", syn(), family).counted == {"DROP_POLICY_INGRESS": 1}
         state.rule(POD2, POD1, INGRESS, (TCP_, DENY, 81, 81), (TCP_, ALLOW, 80, 85))
         for port, counted in (
             (79, "DROP_POLICY_EGRESS"),
@@ -106,8 +106,10 @@ class TestPolicy:
             (86, "DROP_POLICY_INGRESS"),
             (91, "DROP_POLICY_EGRESS"),
         ):
-            assert sent(state, "1.11", "1.12", syn(port, 1000 + port), family).counted == {counted: 1}, port
-        assert sent(state, "1.11", "1.12", UDP(dport=80), family).counted == {"DROP_POLICY_EGRESS": 1}
+            assert from_pod(state, "1.11", "1.12", syn(port, 1000 + port), family).counted == {counted: 1}, (
+                port
+            )
+        assert from_pod(state, "1.11", "1.12", UDP(dport=80), family).counted == {"DROP_POLICY_EGRESS": 1}
 
     @FAMILIES
     def test_sctp(self, state: State, family: int) -> None:
@@ -115,42 +117,42 @@ class TestPolicy:
         state.rule(POD2, POD1, INGRESS, (SCTP_, ALLOW, 80, 80))
         for port, verdict in ((80, REDIRECT), (81, DROP)):
             payload = SCTP(sport=1234, dport=port) / SCTPChunkInit()
-            assert sent(state, "1.11", "1.12", payload, family).verdict == verdict
-        assert sent(state, "1.11", "1.12", syn(80), family).verdict == DROP
+            assert from_pod(state, "1.11", "1.12", payload, family).verdict == verdict
+        assert from_pod(state, "1.11", "1.12", syn(80), family).verdict == DROP
 
     @FAMILIES
     def test_default_allow_with_a_deny(self, state: State, family: int) -> None:
         state.pods(ENFORCE_EGRESS)
         state.rule(POD1, REMOTE, EGRESS, verdict=DENY)
-        assert sent(state, "1.11", "2.11", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
-        assert sent(state, "1.11", "1.12", syn(), family).counted == {"LOCAL": 1}
+        assert from_pod(state, "1.11", "2.11", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
+        assert from_pod(state, "1.11", "1.12", syn(), family).counted == {"LOCAL": 1}
 
     @FAMILIES
-    def test_replies_pass_and_only_they(self, state: State, family: int) -> None:
+    def test_only_replies_pass(self, state: State, family: int) -> None:
         state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
         state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
         reply = TCP(sport=80, dport=1234, flags="SA")
-        assert came(state, "2.11", "1.11", reply, family).counted == {"DROP_POLICY_INGRESS": 1}
-        assert sent(state, "1.11", "2.11", syn(), family).counted == {"REMOTE": 1}
-        assert came(state, "2.11", "1.11", reply, family).counted == {"INBOUND": 1}
+        assert from_wire(state, "2.11", "1.11", reply, family).counted == {"DROP_POLICY_INGRESS": 1}
+        assert from_pod(state, "1.11", "2.11", syn(), family).counted == {"REMOTE": 1}
+        assert from_wire(state, "2.11", "1.11", reply, family).counted == {"INBOUND": 1}
         other = TCP(sport=80, dport=1235, flags="SA")
-        assert came(state, "2.11", "1.11", other, family).counted == {"DROP_POLICY_INGRESS": 1}
-        # a new state judges anew, by the direction of the first packet
+        assert from_wire(state, "2.11", "1.11", other, family).counted == {"DROP_POLICY_INGRESS": 1}
+        # a new generation: policy applies again, in the direction of the first packet
         state.rule(POD1, REMOTE, EGRESS, verdict=DENY)
-        assert came(state, "2.11", "1.11", reply, family).counted == {"DROP_POLICY_EGRESS": 1}
-        assert sent(state, "1.11", "2.11", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
+        assert from_wire(state, "2.11", "1.11", reply, family).counted == {"DROP_POLICY_EGRESS": 1}
+        assert from_pod(state, "1.11", "2.11", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
 
     @FAMILIES
     def test_echo(self, state: State, family: int) -> None:
         state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
         request = (8 if family == 4 else 128) << 8
         state.rule(POD1, REMOTE, EGRESS, (1 if family == 4 else 58, ALLOW, request, request + 255))
-        assert sent(state, "1.11", "2.11", echo(family, reply=True), family).counted == {
+        assert from_pod(state, "1.11", "2.11", echo(family, reply=True), family).counted == {
             "DROP_POLICY_EGRESS": 1
         }
-        assert sent(state, "1.11", "2.11", echo(family), family).counted == {"REMOTE": 1}
-        assert came(state, "2.11", "1.11", echo(family, True), family).counted == {"INBOUND": 1}
-        assert came(state, "2.11", "1.11", echo(family, True, 8), family).counted == {
+        assert from_pod(state, "1.11", "2.11", echo(family), family).counted == {"REMOTE": 1}
+        assert from_wire(state, "2.11", "1.11", echo(family, True), family).counted == {"INBOUND": 1}
+        assert from_wire(state, "2.11", "1.11", echo(family, True, 8), family).counted == {
             "DROP_POLICY_INGRESS": 1
         }
 
@@ -161,14 +163,14 @@ class TestPolicy:
         state.cidr("10.31.8.9/32" if family == 4 else "fd31:8::9/128", HOST)
         state.rule(POD1, 20, INGRESS, verdict=ALLOW)
         state.rule(POD1, HOST, INGRESS, verdict=ALLOW)
-        assert came(state, "8.1", "1.11", syn(), family).counted == {"INBOUND": 1}
-        assert came(state, "7.1", "1.11", syn(), family).counted == {"DROP_POLICY_INGRESS": 1}
-        assert made_by_host(state, "8.9", "1.11", syn(), family).counted == {"HOST": 1}
-        assert made_by_host(state, "7.1", "1.11", syn(), family).counted == {"DROP_POLICY_INGRESS": 1}
-        # neither the host's nor a local Pod's address comes by the wire
-        assert came(state, "8.9", "1.11", syn(81), family).counted == {"DROP_POLICY_INGRESS": 1}
+        assert from_wire(state, "8.1", "1.11", syn(), family).counted == {"INBOUND": 1}
+        assert from_wire(state, "7.1", "1.11", syn(), family).counted == {"DROP_POLICY_INGRESS": 1}
+        assert from_host(state, "8.9", "1.11", syn(), family).counted == {"HOST": 1}
+        assert from_host(state, "7.1", "1.11", syn(), family).counted == {"DROP_POLICY_INGRESS": 1}
+        # spoofed: the addresses of the host and of local Pods do not come from the wire
+        assert from_wire(state, "8.9", "1.11", syn(81), family).counted == {"DROP_POLICY_INGRESS": 1}
         state.rule(POD1, POD2, INGRESS, verdict=ALLOW)
-        assert came(state, "1.12", "1.11", syn(81), family).counted == {"DROP_POLICY_INGRESS": 1}
+        assert from_wire(state, "1.12", "1.11", syn(81), family).counted == {"DROP_POLICY_INGRESS": 1}
 
     @FAMILIES
     def test_errors_about_an_allowed_flow(self, state: State, family: int) -> None:
@@ -182,31 +184,35 @@ class TestPolicy:
                 return ICMP(type=3, code=4, nexthopmtu=1300) / about
             return ICMPv6PacketTooBig(mtu=1300) / IPerror6(src=text("1.11", 6), dst=text("2.11", 6)) / inner
 
-        assert came(state, "3.1", "1.11", error(80), family).counted == {"DROP_POLICY_INGRESS": 1}
-        sent(state, "1.11", "2.11", syn(), family)
-        remember = {"remembering": True}
+        assert from_wire(state, "3.1", "1.11", error(80), family).counted == {"DROP_POLICY_INGRESS": 1}
+        from_pod(state, "1.11", "2.11", syn(), family)
+        cached = {"cached": True}
         packet = frame("3.1", "1.11", error(80), family)
-        assert state.datapath.run("host_ingress", packet, **remember).counted == {"INBOUND": 1}
+        assert state.datapath.run("host_ingress", packet, **cached).counted == {"INBOUND": 1}
         assert state.datapath.run(
-            "pod_ingress", frame("8.9", "1.11", error(80), family), "pod1", **remember
+            "pod_ingress", frame("8.9", "1.11", error(80), family), "pod1", **cached
         ).counted == {"HOST": 1}
         packet = frame("3.1", "1.11", error(81), family)
-        assert state.datapath.run("host_ingress", packet, **remember).counted == {"DROP_POLICY_INGRESS": 1}
+        assert state.datapath.run("host_ingress", packet, **cached).counted == {"DROP_POLICY_INGRESS": 1}
 
     def test_fragments_v4(self, state: State) -> None:
         state.pods(0, ENFORCE_INGRESS | DENY_INGRESS)
         state.rule(POD2, POD1, INGRESS, (UDP_, ALLOW, 53, 53))
         later = {"frag": 10, "proto": UDP_, "id": 5}
-        assert sent(state, "1.11", "1.12", Raw(bytes(64)), 4, **later).counted == {"DROP_FRAG_NOT_FOUND": 1}
+        assert from_pod(state, "1.11", "1.12", Raw(bytes(64)), 4, **later).counted == {
+            "DROP_FRAG_NOT_FOUND": 1
+        }
         for port, first, then in (
             (54, "DROP_POLICY_INGRESS", "DROP_POLICY_INGRESS"),
             (53, "LOCAL", "LOCAL"),
         ):
             number = {"id": port}
             payload = UDP(dport=port, len=200) / Raw(bytes(72))
-            assert sent(state, "1.11", "1.12", payload, 4, flags="MF", **number).counted == {first: 1}
-            assert sent(state, "1.11", "1.12", Raw(bytes(64)), 4, **{**later, **number}).counted == {then: 1}
-        tiny = sent(state, "1.11", "1.12", Raw(b"\0\0"), 4, flags="MF", proto=UDP_, id=9)
+            assert from_pod(state, "1.11", "1.12", payload, 4, flags="MF", **number).counted == {first: 1}
+            assert from_pod(state, "1.11", "1.12", Raw(bytes(64)), 4, **{**later, **number}).counted == {
+                then: 1
+            }
+        tiny = from_pod(state, "1.11", "1.12", Raw(b"\0\0"), 4, flags="MF", proto=UDP_, id=9)
         assert tiny.counted == {"DROP_FRAG_NOT_FOUND": 1}
 
     def test_fragments_v6(self, state: State) -> None:
@@ -217,7 +223,7 @@ class TestPolicy:
             return IPv6ExtHdrFragment(nh=UDP_, id=number, offset=offset, m=more)
 
         def send(packet: Packet) -> Any:
-            return sent(state, "1.11", "1.12", packet, 6).counted
+            return from_pod(state, "1.11", "1.12", packet, 6).counted
 
         assert send(fragment(1, 10, 0) / Raw(bytes(64))) == {"DROP_FRAG_NOT_FOUND": 1}
         assert send(fragment(2, 0, 1) / UDP(dport=53) / Raw(bytes(64))) == {"LOCAL": 1}
@@ -238,36 +244,36 @@ class TestPolicy:
             (options / options / options / options / options / options / UDP(dport=53), "DROP_UNSUPPORTED"),
             (routing / UDP(dport=53), "DROP_UNSUPPORTED"),
         ):
-            result = sent(state, "1.11", "1.12", payload, 6)
+            result = from_pod(state, "1.11", "1.12", payload, 6)
             assert result.counted == {counted: 1}, payload.summary()
 
-    @pytest.mark.usefixtures("one_processor")
-    def test_nothing_is_decided_by_a_fragment(self, state: State) -> None:
-        """All fragments of two Pods are one flow to routing."""
+    @pytest.mark.usefixtures("one_cpu")
+    def test_fragments_are_not_cached(self, state: State) -> None:
+        """The flow key has no ports for fragments: all fragments between two Pods would match."""
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
         state.rule(POD1, POD2, EGRESS, (UDP_, ALLOW, 53, 53))
         first = frame("1.11", "1.12", UDP(dport=53) / Raw(bytes(64)), 4, flags="MF", id=1)
         later = frame("1.11", "1.12", Raw(bytes(64)), 4, frag=9, proto=UDP_, id=2)
         assert state.datapath.run_after(first, "pod_egress", later).counted == {"DROP_FRAG_NOT_FOUND": 1}
 
-    @pytest.mark.usefixtures("one_processor")
+    @pytest.mark.usefixtures("one_cpu")
     @FAMILIES
-    def test_what_was_decided_for_one_packet_holds_for_no_other(self, state: State, family: int) -> None:
+    def test_the_cache_distinguishes_ports(self, state: State, family: int) -> None:
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
         state.rule(POD1, POD2, EGRESS, (UDP_, ALLOW, 53, 53))
         for repeat in range(2):
             for port, counted in ((53, "LOCAL"), (54, "DROP_POLICY_EGRESS")):
                 packet = frame("1.11", "1.12", UDP(sport=9, dport=port), family)
-                options = {"remembering": repeat == 1}
+                options = {"cached": repeat == 1}
                 assert state.datapath.run("pod_egress", packet, "pod1", **options).counted == {counted: 1}
 
-    def test_closed_to_what_is_not_understood(self, state: State) -> None:
+    def test_unsupported_packets_under_policy(self, state: State) -> None:
         both = ENFORCE_EGRESS | ENFORCE_INGRESS
         state.pods(both)
         state.device(enforce=both)
         options = {"options": [IPOption_NOP()]}
-        assert sent(state, "1.11", "1.12", UDP(), 4, **options).counted == {"DROP_UNSUPPORTED": 1}
-        assert came(state, "2.11", "1.11", UDP(), 4, **options).counted == {"DROP_UNSUPPORTED": 1}
+        assert from_pod(state, "1.11", "1.12", UDP(), 4, **options).counted == {"DROP_UNSUPPORTED": 1}
+        assert from_wire(state, "2.11", "1.11", UDP(), 4, **options).counted == {"DROP_UNSUPPORTED": 1}
         packet = frame("2.11", "1.11", UDP(), 4, **options)
         assert state.datapath.run("pod_ingress", packet, "pod1").counted == {"DROP_UNSUPPORTED": 1}
         for payload, counted in (
@@ -280,9 +286,9 @@ class TestPolicy:
 
     def test_drops_are_reported(self, state: State) -> None:
         state.datapath.drops()
-        sent(state, "1.12", "1.11", UDP(), 4)
+        from_pod(state, "1.12", "1.11", UDP(), 4)
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
-        sent(state, "1.11", "2.11", TCP(sport=5, dport=6), 6)
+        from_pod(state, "1.11", "2.11", TCP(sport=5, dport=6), 6)
         (drop,) = state.datapath.drops()
         assert drop["reason"] == state.datapath.names.index("DROP_POLICY_EGRESS")
         assert (drop["slot"], drop["peer"], drop["direction"]) == (1, REMOTE, EGRESS)
@@ -290,7 +296,7 @@ class TestPolicy:
         assert (drop["sport"], drop["dport"], drop["proto"], drop["family"]) == (5, 6, TCP_, 10)
         assert drop["ifindex"] == state.pod1
 
-    def test_a_full_ring_never_holds_up(self, state: State) -> None:
+    def test_a_full_ring_buffer(self, state: State) -> None:
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
         packet = frame("1.11", "1.12", UDP(), 4)
         for dummy in range(256 * 1024 // 64):
@@ -302,15 +308,15 @@ class TestPolicy:
 
 @FAMILIES
 def test_no_memory_for_a_connection(full_datapath: Any, family: int) -> None:
-    """A table of connections that takes no more stands for a kernel that has no memory for an entry."""
+    """A full conntrack map stands in for a failed allocation."""
     state = State(full_datapath)
     state.pods(enforce1=ENFORCE_EGRESS)
     try:
-        result = sent(state, "1.11", "1.12", syn(), family)
+        result = from_pod(state, "1.11", "1.12", syn(), family)
         assert (result.verdict, result.counted) == (DROP, {"DROP_CT_CREATE_FAILED": 1})
         state.pods(flags=POD_MASQUERADE)
         state.masquerade()
-        result = sent(state, "1.11", "2.99", syn(), family)
+        result = from_pod(state, "1.11", "2.99", syn(), family)
         assert (result.verdict, result.counted) == (DROP, {"DROP_CT_CREATE_FAILED": 1})
     finally:
         state.clear()
@@ -322,11 +328,11 @@ class TestServices:
     def test_there_and_back(self, state: State, family: int, proto: int) -> None:
         state.service("9.10", 80, proto, [("2.11", 8080)], family)
         transport = TCP if proto == TCP_ else UDP
-        result = sent(state, "1.11", "9.10", transport(sport=1234, dport=80) / Raw(b"hello"), family)
+        result = from_pod(state, "1.11", "9.10", transport(sport=1234, dport=80) / Raw(b"hello"), family)
         assert result.counted == {"REMOTE": 1}
         there = valid(result.packet)
         assert (there[1].dst, there[2].dport) == (text("2.11", family), 8080)
-        result = came(state, "2.11", "1.11", transport(sport=8080, dport=1234) / Raw(b"hello!"), family)
+        result = from_wire(state, "2.11", "1.11", transport(sport=8080, dport=1234) / Raw(b"hello!"), family)
         back = valid(result.packet)
         assert (back[1].src, back[2].sport) == (text("9.10", family), 80)
         assert result.counted == {"INBOUND": 1}
@@ -334,38 +340,38 @@ class TestServices:
     @FAMILIES
     def test_a_local_backend(self, state: State, family: int) -> None:
         state.service("9.10", 80, UDP_, [("1.12", 53)], family)
-        result = sent(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
+        result = from_pod(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
         assert result.counted == {"LOCAL": 1}
         assert valid(result.packet)[UDP].dport == 53
-        result = sent(state, "1.12", "1.11", UDP(sport=53, dport=1234), family)
+        result = from_pod(state, "1.12", "1.11", UDP(sport=53, dport=1234), family)
         assert valid(result.packet)[1].src == text("9.10", family)
 
     @FAMILIES
     def test_a_backend_on_the_host(self, state: State, family: int) -> None:
         state.service("9.10", 80, UDP_, [("8.9", 53)], family)
-        sent(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
-        result = made_by_host(state, "8.9", "1.11", UDP(sport=53, dport=1234), family)
+        from_pod(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
+        result = from_host(state, "8.9", "1.11", UDP(sport=53, dport=1234), family)
         assert result.counted == {"HOST": 1}
         assert valid(result.packet)[1].src == text("9.10", family)
-        # on netkit a delivered packet passes here once more, from the service's address
+        # on netkit the redirected packet passes here again, with the service's address
         state.pods(ENFORCE_INGRESS | DENY_INGRESS)
-        again = made_by_host(state, "9.10", "1.11", UDP(sport=80, dport=1234), family)
+        again = from_host(state, "9.10", "1.11", UDP(sport=80, dport=1234), family)
         assert again.counted == {"HOST": 1}
 
     @FAMILIES
     def test_policy_sees_the_backend(self, state: State, family: int) -> None:
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
         state.service("9.10", 80, TCP_, [("2.11", 8080)], family)
-        assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
+        assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
         state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 8080, 8080))
-        assert sent(state, "1.11", "9.10", syn(), family).counted == {"REMOTE": 1}
+        assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"REMOTE": 1}
 
     @FAMILIES
-    def test_affinity_and_drain(self, state: State, family: int) -> None:
+    def test_connections_keep_their_backend(self, state: State, family: int) -> None:
         state.service("9.10", 80, TCP_, [("2.11", 8080), ("2.12", 8080)], family)
 
         def backend(sport: int, flags: str) -> str:
-            result = sent(state, "1.11", "9.10", TCP(sport=sport, dport=80, flags=flags), family)
+            result = from_pod(state, "1.11", "9.10", TCP(sport=sport, dport=80, flags=flags), family)
             return str(valid(result.packet)[1].dst)
 
         chosen = {port: backend(port, "S") for port in range(2000, 2032)}
@@ -374,21 +380,21 @@ class TestServices:
         assert {port: backend(port, "A") for port in chosen} == chosen
         port = next(iter(chosen))
         backend(port, "FA")
-        # the port's next connection is a new one
+        # the next connection of this port selects again
         assert backend(port, "S") == text("2.13", family)
 
     @FAMILIES
-    def test_no_backend_and_oneself(self, state: State, family: int) -> None:
+    def test_no_backend_and_hairpin(self, state: State, family: int) -> None:
         state.service("9.10", 80, TCP_, [], family)
-        assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}
+        assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}
         state.service("9.10", 80, TCP_, [("1.11", 80)], family)
-        assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_HAIRPIN": 1}
+        assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"DROP_HAIRPIN": 1}
 
     @FAMILIES
-    def test_errors_are_led_back(self, state: State, family: int) -> None:
-        """A router's or the backend's error is about the packet that the client knows."""
+    def test_icmp_errors_to_the_client(self, state: State, family: int) -> None:
+        """An error from a router or the backend contains the packet that the client sent."""
         state.service("9.10", 80, UDP_, [("2.11", 53)], family)
-        sent(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
+        from_pod(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
         inner = UDPerror(sport=1234, dport=53)
         for source, seen in (("3.1", "3.1"), ("2.11", "9.10")):
             if family == 4:
@@ -399,7 +405,7 @@ class TestServices:
                 packet = frame(source, "1.11", ICMPv6PacketTooBig(mtu=1300) / about, 6)
             for program in ("host_ingress", "pod_ingress"):
                 device = "pod1" if program == "pod_ingress" else ""
-                result = state.datapath.run(program, packet, device, remembering=True)
+                result = state.datapath.run(program, packet, device, cached=True)
                 back = Ether(result.packet)
                 about_now = back[IPerror if family == 4 else IPerror6]
                 assert about_now.dst == text("9.10", family)
@@ -409,24 +415,24 @@ class TestServices:
 
     @FAMILIES
     def test_too_big_after_translation(self, state: State, family: int) -> None:
-        """The stack gets the packet as it is on its way, so its error is about that one."""
+        """The stack gets the translated packet, so its ICMP error refers to that one."""
         state.service("9.10", 80, UDP_, [("8.11", 53)], family)
-        result = sent(state, "1.11", "9.10", UDP(sport=1234, dport=80) / Raw(bytes(1400)), family)
+        result = from_pod(state, "1.11", "9.10", UDP(sport=1234, dport=80) / Raw(bytes(1400)), family)
         assert (result.verdict, result.counted) == (PASS, {"STACK_MTU": 1})
         assert valid(result.packet)[1].dst == text("8.11", family)
 
     def test_fragments(self, state: State) -> None:
         state.service("9.10", 80, UDP_, [("2.11", 53)], 4)
         state.pods(ENFORCE_EGRESS)
-        first = sent(state, "1.11", "9.10", UDP(dport=80, len=200) / Raw(bytes(72)), 4, flags="MF", id=3)
-        later = sent(state, "1.11", "9.10", Raw(bytes(64)), 4, frag=10, proto=UDP_, id=3)
+        first = from_pod(state, "1.11", "9.10", UDP(dport=80, len=200) / Raw(bytes(72)), 4, flags="MF", id=3)
+        later = from_pod(state, "1.11", "9.10", Raw(bytes(64)), 4, frag=10, proto=UDP_, id=3)
         for result in (first, later):
             assert result.counted == {"REMOTE": 1}
             assert Ether(result.packet)[IP].dst == text("2.11", 4)
 
 
 def assert_icmp_sum(packet: bytes, family: int) -> None:
-    """Add up all words of the message, and IPv6's pseudo header: nothing is left."""
+    """Assert that the ICMP checksum, for IPv6 with the pseudo header, is valid."""
     data = packet[34:] if family == 4 else packet[54:]
     if family == 6:
         data = packet[22:54] + struct.pack("!II", len(data), 58) + data
@@ -452,12 +458,12 @@ class TestMasquerade:
             transport = TCP if kind == "tcp" else UDP
             return transport(sport=53, dport=port) if back else transport(sport=port, dport=53)
 
-        result = sent(state, "1.11", "8.1", payload(1234, False), family)
+        result = from_pod(state, "1.11", "8.1", payload(1234, False), family)
         assert result.counted == {"REMOTE": 1}
         there = valid(result.packet)
         port = there[2].id if kind == "echo" else there[2].sport
         assert there[1].src == self.OUTSIDE[family] and 61000 <= port <= 65535
-        again = valid(sent(state, "1.11", "8.1", payload(1234, False), family).packet)
+        again = valid(from_pod(state, "1.11", "8.1", payload(1234, False), family).packet)
         assert again[1].src == there[1].src and bytes(again[2]) == bytes(there[2])
 
         reply = (IP if family == 4 else IPv6)(src=text("8.1", family), dst=self.OUTSIDE[family])
@@ -471,10 +477,10 @@ class TestMasquerade:
         assert state.datapath.run("host_ingress", packet).counted == {"STACK_NO_ENDPOINT": 1}
 
     @FAMILIES
-    def test_errors_come_back(self, state: State, family: int) -> None:
+    def test_icmp_errors_to_the_pod(self, state: State, family: int) -> None:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
-        there = Ether(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
+        there = Ether(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
         inner = UDPerror(sport=there[UDP].sport, dport=53)
         outside = self.OUTSIDE[family]
         if family == 4:
@@ -490,7 +496,7 @@ class TestMasquerade:
                 / IPerror6(src=outside, dst=text("8.1", 6))
             )
         packet = bytes(Ether(dst=MAC, src=SENDER) / error / inner)
-        result = state.datapath.run("host_ingress", packet, remembering=True)
+        result = state.datapath.run("host_ingress", packet, cached=True)
         assert result.counted == {"INBOUND": 1}
         back = Ether(result.packet)
         assert back[1].dst == back[IPerror if family == 4 else IPerror6].src == text("1.11", family)
@@ -498,12 +504,12 @@ class TestMasquerade:
         assert_icmp_sum(result.packet, family)
 
     @FAMILIES
-    def test_who_keeps_his_address(self, state: State, family: int) -> None:
+    def test_exempt_destinations(self, state: State, family: int) -> None:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
         state.cidr("10.31.8.0/24" if family == 4 else "fd31:8::/64", 0, 1)
         for target in ("2.11", "8.1"):
-            result = sent(state, "1.11", target, UDP(sport=1234, dport=53), family)
+            result = from_pod(state, "1.11", target, UDP(sport=1234, dport=53), family)
             assert Ether(result.packet)[1].src == text("1.11", family)
 
     @FAMILIES
@@ -511,17 +517,17 @@ class TestMasquerade:
         state.masquerade(61000, 61001)
         state.pods(flags=POD_MASQUERADE)
         found = [
-            sent(state, "1.11", "8.1", UDP(sport=port, dport=53), family).counted for port in range(1, 8)
+            from_pod(state, "1.11", "8.1", UDP(sport=port, dport=53), family).counted for port in range(1, 8)
         ]
         assert found[-1] == {"DROP_NAT_NO_MAPPING": 1}
         assert found.count({"REMOTE": 1}) == 2
 
     @FAMILIES
-    def test_what_has_no_port(self, state: State, family: int) -> None:
+    def test_protocol_without_ports(self, state: State, family: int) -> None:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
         fields = {"proto": 47} if family == 4 else {"nh": 47}
-        result = sent(state, "1.11", "8.1", Raw(bytes(8)), family, **fields)
+        result = from_pod(state, "1.11", "8.1", Raw(bytes(8)), family, **fields)
         assert result.counted == {"DROP_NAT_FAILED": 1}
 
 
@@ -529,7 +535,7 @@ class TestL2:
     @pytest.mark.parametrize(
         ("target", "sender", "answered"),
         [("1.12", "1.11", True), ("9.9", "1.11", True), ("1.11", "1.11", False), ("1.12", "", False)],
-        ids=["pod", "anybody", "its own", "probe"],
+        ids=["pod", "any address", "own address", "probe"],
     )
     def test_arp(self, state: State, target: str, sender: str, answered: bool) -> None:
         state.device(POD_L2)
@@ -553,7 +559,7 @@ class TestL2:
             ("fd31:1::11", "fd31:1::11", False),
             ("fd31:1::12", "::", False),
         ],
-        ids=["pod", "link-local", "its own", "probe"],
+        ids=["pod", "link-local", "own address", "probe"],
     )
     def test_ndp(self, state: State, target: str, src: str, answered: bool) -> None:
         state.device(POD_L2)
@@ -573,21 +579,21 @@ class TestL2:
         assert answer[ICMPv6NDOptDstLLAddr].lladdr == MAC
 
 
-@pytest.mark.usefixtures("one_processor")
+@pytest.mark.usefixtures("one_cpu")
 class TestRate:
     @FAMILIES
-    def test_too_far_ahead(self, state: State, family: int) -> None:
-        """At 1000 bytes a second a third packet of 1000 bytes would wait longer than two seconds."""
+    def test_beyond_the_horizon(self, state: State, family: int) -> None:
+        """At 1000 bytes per second the third packet would wait for more than two seconds."""
         state.device(rate=1000)
         packet = frame("1.11", "2.11", UDP() / Raw(bytes(1400)), family)
-        found = [state.datapath.run("pod_egress", packet, remembering=i > 0).counted for i in range(4)]
+        found = [state.datapath.run("pod_egress", packet, cached=i > 0).counted for i in range(4)]
         assert found[0] == {"REMOTE": 1}
         assert found[-1] == {"DROP_EDT_HORIZON": 1}
         key = struct.pack("=I", 1)
         bpf.map_update(state.maps["pacing"], {key: bytes(8)})
 
     @FAMILIES
-    def test_a_pod_of_this_node_is_reached_at_any_rate(self, state: State, family: int) -> None:
+    def test_local_traffic_is_not_paced(self, state: State, family: int) -> None:
         state.device(rate=1)
         packet = frame("1.11", "1.12", UDP() / Raw(bytes(1400)), family)
         for dummy in range(3):

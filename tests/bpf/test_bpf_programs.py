@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Each program, IPv4 and IPv6: verdict, counter, and the bytes that it changed."""
+"""Each program with IPv4 and IPv6: verdict, counter and changed bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from scapy.packet import Packet, Raw
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 
 MAC = "02:00:00:00:00:01"
-# What the wire's first hop is reached by: its address, and that of the device.
+# MAC addresses of frames to the first hop: destination and source.
 MACS = bytes.fromhex("020000000099020000000001")
 PASS, DROP, REDIRECT = -1, 2, 7
 OWN4, OWN6 = bytes([10, 31, 1, 11]), bytes.fromhex("fd3100010000000000000000000000" + "11")
@@ -44,7 +44,7 @@ def frame(packet: Packet, dst: str = MAC) -> bytes:
 
 
 def ip(family: int, dst: str = "2.11", ttl: int = 64, src: str = "1.11", **fields: Any) -> Packet:
-    """An IP header; addresses are those of the lab, written ``<node>.<host>`` for both families."""
+    """Return an IP header; addresses are written as ``<node>.<host>`` for both families."""
     if family == 4:
         return IP(src=f"10.31.{src}", dst=f"10.31.{dst}", ttl=ttl, **fields)
     s, d = (a.replace(".", "::") for a in (src, dst))
@@ -52,7 +52,7 @@ def ip(family: int, dst: str = "2.11", ttl: int = 64, src: str = "1.11", **field
 
 
 def routed(packet: bytes) -> bytes:
-    """The packet after one router: one hop less, checksum as scapy computes it."""
+    """Return the packet after one router: TTL decremented, checksum by scapy."""
     parsed = Ether(packet)
     if IP in parsed:
         parsed[IP].ttl -= 1
@@ -102,15 +102,15 @@ class TestPodEgress:
         assert result.packet == routed(packet)
 
     @pytest.mark.parametrize(("family", "dst"), [(4, "3.11"), (6, "3.11"), (4, "4.11")])
-    def test_neighbour_unknown_or_of_the_other_family(self, datapath: Any, family: int, dst: str) -> None:
+    def test_unresolved_or_ipv6_next_hop(self, datapath: Any, family: int, dst: str) -> None:
         result = datapath.run("pod_egress", frame(ip(family, dst) / UDP()))
         assert (result.verdict, result.counted) == (REDIRECT, {"REMOTE": 1})
 
     @pytest.mark.parametrize("checksum", [0x0000, 0x0001, 0xFEFE, 0xFEFF, 0xFF00, 0xFFFE])
     def test_checksum_carries(self, datapath: Any, checksum: int) -> None:
-        """Headers whose checksum is at the edges of the end-around carry."""
+        """Checksums around the end-around carry."""
         base = IP(bytes(ip(4, "1.12", id=0) / UDP(chksum=0)))
-        # ones' complement: the id that turns the checksum of id 0 into the one wanted
+        # ones' complement: the id that changes the checksum of id 0 to the given one
         number = (base.chksum - checksum) % 0xFFFF
         packet = frame(ip(4, "1.12", id=number) / UDP(chksum=0))
         assert datapath.run("pod_egress", packet).packet == routed(packet)
@@ -142,7 +142,7 @@ class TestPodEgress:
     def test_mtu_of_tcp_segments(
         self, datapath: Any, family: int, dst: str, segment: int, fits: bool
     ) -> None:
-        """A GSO packet may be bigger than the MTU, its segments not. TCP options are in each of them."""
+        """A GSO packet may exceed the MTU, its segments may not. Each segment repeats the TCP options."""
         options = [("Timestamp", (1, 2)), ("NOP", None), ("NOP", None)]
         headers = (20 if family == 4 else 40) + 32
         packet = frame(ip(family, dst) / TCP(options=options) / Raw(bytes(3000)))
@@ -150,7 +150,7 @@ class TestPodEgress:
         assert result.counted == ({"REMOTE": 1} if fits else {"STACK_MTU": 1})
 
     @FAMILIES
-    def test_device_gone(self, datapath: Any, family: int) -> None:
+    def test_device_deleted(self, datapath: Any, family: int) -> None:
         packet = frame(ip(family, "1.14") / UDP() / Raw(bytes(1400)))
         result = datapath.run("pod_egress", packet)
         assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_NO_DEVICE": 1}, packet)
@@ -175,19 +175,19 @@ class TestPodEgress:
         ],
         ids=lambda value: value if isinstance(value, str) else value.summary(),
     )
-    def test_what_the_stack_must_route_or_refuse(self, datapath: Any, packet: Packet, reason: str) -> None:
+    def test_routes_of_the_stack(self, datapath: Any, packet: Packet, reason: str) -> None:
         sent = frame(packet)
         result = datapath.run("pod_egress", sent)
         assert (result.verdict, result.counted, result.packet) == (PASS, {reason: 1}, sent)
 
     @FAMILIES
-    def test_forwarding_off(self, datapath: Any, family: int) -> None:
+    def test_forwarding_disabled(self, datapath: Any, family: int) -> None:
         packet = frame(ip(family, src="1.15") / UDP())
         result = datapath.run("pod_egress", packet, "closed")
         assert (result.verdict, result.counted) == (PASS, {"STACK_FWD_DISABLED": 1})
 
 
-# What neither pod_egress nor host_ingress may route, whatever the destination.
+# Packets that pod_egress and host_ingress pass to the stack, whatever the destination.
 STACK: list[tuple[str, Packet, str]] = [
     ("arp", ARP(pdst="10.31.1.12"), "STACK_PROTOCOL"),
     ("tagged", Dot1Q(vlan=100) / ip(4, "1.12") / UDP(), "STACK_PROTOCOL"),
@@ -206,7 +206,7 @@ STACK: list[tuple[str, Packet, str]] = [
     ("v6 solicitation", ip(6, "1.12", ttl=255) / ICMPv6ND_NS(tgt="fd31:1::12"), "STACK_LINK_SCOPE"),
     ("v6 advertisement", ip(6, "1.12", ttl=255) / ICMPv6ND_NA(tgt="fd31:1::12"), "STACK_LINK_SCOPE"),
     ("v6 redirect", ip(6, "1.12", ttl=255) / ICMPv6ND_Redirect(), "STACK_LINK_SCOPE"),
-    ("v6 icmp cut off", ip(6, "1.12", nh=58), "STACK_MALFORMED"),
+    ("v6 icmp truncated", ip(6, "1.12", nh=58), "STACK_MALFORMED"),
     (
         "v6 router alert",
         ip(6, "1.12") / IPv6ExtHdrHopByHop(options=[RouterAlert()]) / UDP(),
@@ -218,24 +218,24 @@ STACK: list[tuple[str, Packet, str]] = [
         "STACK_IP_OPTIONS",
     ),
     (
-        "v6 jumbogram that is no GSO packet",
+        "v6 jumbogram without GSO",
         ip(6, "1.12", plen=0) / IPv6ExtHdrHopByHop(options=[Jumbo(jumboplen=70000)]) / TCP(),
         "STACK_IP_OPTIONS",
     ),
-    ("v6 hop-by-hop cut off", ip(6, "1.12", nh=0) / Raw(b"\x06\0\xc2"), "STACK_MALFORMED"),
+    ("v6 hop-by-hop truncated", ip(6, "1.12", nh=0) / Raw(b"\x06\0\xc2"), "STACK_MALFORMED"),
 ]
 
 
 @pytest.mark.parametrize("program", ["pod_egress", "host_ingress"])
 @pytest.mark.parametrize(("packet", "reason"), [s[1:] for s in STACK], ids=[s[0] for s in STACK])
-def test_left_to_the_stack(datapath: Any, program: str, packet: Packet, reason: str) -> None:
+def test_passed_to_the_stack(datapath: Any, program: str, packet: Packet, reason: str) -> None:
     sent = frame(packet)
     result = datapath.run(program, sent)
     assert (result.verdict, result.counted, result.packet) == (PASS, {reason: 1}, sent)
 
 
-def test_discovery_is_known_by_its_hop_limit(datapath: Any) -> None:
-    """What a router has passed on is none (RFC 4861, 7.1), and not let past policy."""
+def test_ndp_requires_hop_limit_255(datapath: Any) -> None:
+    """Packets that a router forwarded are invalid (RFC 4861, 7.1) and subject to policy."""
     result = datapath.run("host_ingress", frame(ip(6, "1.12", ttl=254) / ICMPv6ND_Redirect()))
     assert (result.verdict, result.counted) == (REDIRECT, {"INBOUND": 1})
 
@@ -260,13 +260,13 @@ ROUTED: list[tuple[str, Packet, int]] = [
         / Raw(bytes(3000)),
         1200,
     ),
-    ("v6 BIG TCP without one", ip(6, "1.12", plen=0, nh=6) / TCP() / Raw(bytes(3000)), 1200),
+    ("v6 BIG TCP without jumbo option", ip(6, "1.12", plen=0, nh=6) / TCP() / Raw(bytes(3000)), 1200),
 ]
 
 
 @pytest.mark.parametrize("program", ["pod_egress", "host_ingress"])
 @pytest.mark.parametrize(("packet", "gso_size"), [r[1:] for r in ROUTED], ids=[r[0] for r in ROUTED])
-def test_unusual_but_routed(datapath: Any, program: str, packet: Packet, gso_size: int) -> None:
+def test_unusual_but_forwarded(datapath: Any, program: str, packet: Packet, gso_size: int) -> None:
     sent = frame(packet)
     result = datapath.run(program, sent, gso_size=gso_size)
     assert result.verdict == REDIRECT, result.counted
@@ -280,7 +280,7 @@ def test_unusual_but_routed(datapath: Any, program: str, packet: Packet, gso_siz
 
 @pytest.mark.parametrize("plen_zero", [False, True])
 def test_big_tcp_to_the_wire(datapath: Any, plen_zero: bool) -> None:
-    """Both encodings: the segments decide, and the jumbo option is in none of them."""
+    """Both encodings: segment size decides, and segments have no jumbo option."""
     extension = Raw(b"") if plen_zero else IPv6ExtHdrHopByHop(options=[Jumbo(jumboplen=70000)])
     for segment, reason in ((1300, "REMOTE"), (1301, "STACK_MTU")):
         packet = ip(6, "8.11", plen=0, nh=6 if plen_zero else 0) / extension / TCP() / Raw(bytes(3000))
@@ -288,9 +288,9 @@ def test_big_tcp_to_the_wire(datapath: Any, plen_zero: bool) -> None:
         assert result.counted == {reason: 1}
 
 
-@pytest.mark.usefixtures("one_processor")
-class TestDecisions:
-    """What is remembered of a flow, and what is not."""
+@pytest.mark.usefixtures("one_cpu")
+class TestFlowCache:
+    """Which packets use the flow cache, and which do not."""
 
     @staticmethod
     def twice(datapath: Any, first: bytes, second: bytes, **options: Any) -> Any:
@@ -298,8 +298,8 @@ class TestDecisions:
         return datapath.run_after(first, "pod_egress", second, **options)
 
     @classmethod
-    def until_remembered(cls, datapath: Any, packet: bytes, mac: bytes = MACS) -> Any:
-        """The answer to a flow's second packet, which comes too late now and then on a busy machine."""
+    def until_cached(cls, datapath: Any, packet: bytes, mac: bytes = MACS) -> Any:
+        """Return the result of a flow's second packet; on a busy machine the entry may expire before it."""
         for dummy in range(100):
             result = cls.twice(datapath, packet, packet)
             if result.packet.startswith(mac):
@@ -307,18 +307,18 @@ class TestDecisions:
         return result
 
     @FAMILIES
-    def test_the_next_packet_has_its_mac_addresses(self, datapath: Any, family: int) -> None:
+    def test_cached_mac_addresses(self, datapath: Any, family: int) -> None:
         packet = frame(ip(family) / TCP(sport=1, dport=2) / Raw(b"x" * 9))
-        result = self.until_remembered(datapath, packet)
+        result = self.until_cached(datapath, packet)
         assert (result.verdict, result.counted) == (REDIRECT, {"REMOTE": 1})
         assert result.packet == MACS + routed(packet)[12:]
 
     @FAMILIES
     @pytest.mark.parametrize("program", ["pod_egress", "host_ingress"])
-    def test_the_next_packet_to_a_pod(self, datapath: Any, family: int, program: str) -> None:
+    def test_cached_pod(self, datapath: Any, family: int, program: str) -> None:
         packet = frame(ip(family, "1.12") / TCP(sport=1, dport=2))
         first = datapath.run(program, packet)
-        assert datapath.run(program, packet, remembering=True) == first
+        assert datapath.run(program, packet, cached=True) == first
         assert (first.verdict, first.packet) == (REDIRECT, routed(packet))
 
     @FAMILIES
@@ -334,7 +334,7 @@ class TestDecisions:
         ],
         ids=lambda other: next(iter(other)),
     )
-    def test_another_flow_is_decided_anew(self, datapath: Any, family: int, other: dict[str, Any]) -> None:
+    def test_another_flow_misses(self, datapath: Any, family: int, other: dict[str, Any]) -> None:
         fields: dict[str, Any] = {"dst": other.get("dst", "2.11"), "src": other.get("src", "1.11")}
         if "service" in other:
             fields["tos" if family == 4 else "tc"] = other["service"]
@@ -344,8 +344,8 @@ class TestDecisions:
         assert (result.verdict, result.packet) == (REDIRECT, routed(second))
 
     @FAMILIES
-    def test_it_is_forgotten(self, datapath: Any, family: int) -> None:
-        """A neighbour's new address is seen within the life of a decision: 30 ms where HZ is 100."""
+    def test_expiry(self, datapath: Any, family: int) -> None:
+        """A neighbour's new MAC address is used once the entry expires: 30 ms with HZ=100."""
         address = "172.31.0.2" if family == 4 else "fd31::2"
         change = ["ip", "-n", datapath.netns, "neigh", "replace", address, "dev", "wire0", "lladdr"]
         packet = frame(ip(family) / TCP(sport=1, dport=2))
@@ -353,39 +353,39 @@ class TestDecisions:
         subprocess.run([*change, "02:00:00:00:00:98"], check=True)
         try:
             time.sleep(0.05)
-            assert datapath.run("pod_egress", packet, remembering=True).packet == routed(packet)
+            assert datapath.run("pod_egress", packet, cached=True).packet == routed(packet)
             changed = bytes.fromhex("020000000098")
-            assert self.until_remembered(datapath, packet, changed).packet.startswith(changed)
+            assert self.until_cached(datapath, packet, changed).packet.startswith(changed)
         finally:
             subprocess.run([*change, "02:00:00:00:00:99"], check=True)
 
     @FAMILIES
-    def test_what_does_not_fit_is_decided_anew(self, datapath: Any, family: int) -> None:
+    def test_a_packet_over_the_mtu_misses(self, datapath: Any, family: int) -> None:
         transport = TCP(sport=1, dport=2)
         small, big = (frame(ip(family, "8.11") / transport / Raw(b"x" * n)) for n in (9, 1400))
         result = self.twice(datapath, small, big)
         assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_MTU": 1}, big)
 
     @FAMILIES
-    def test_the_last_hop_is_decided_anew(self, datapath: Any, family: int) -> None:
+    def test_the_last_hop_misses(self, datapath: Any, family: int) -> None:
         first, last = (frame(ip(family, ttl=ttl) / TCP(sport=1, dport=2)) for ttl in (64, 1))
         result = self.twice(datapath, first, last)
         assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_TTL": 1}, last)
 
-    def test_endpoints_count_at_once(self, datapath: Any) -> None:
+    def test_a_new_endpoint_takes_effect_at_once(self, datapath: Any) -> None:
         packet = frame(ip(4, "2.99") / TCP(sport=1, dport=2))
         assert self.twice(datapath, packet, packet).counted == {"REMOTE": 1}
         endpoints = datapath.object.maps["endpoints4"]
         known = bpf.map_lookup(endpoints, bytes([10, 31, 1, 12]), 24)
         bpf.map_update(endpoints, {bytes([10, 31, 2, 99]): known})
         try:
-            datapath.forget()
-            assert datapath.run("pod_egress", packet, remembering=True).counted == {"LOCAL": 1}
+            datapath.new_generation()
+            assert datapath.run("pod_egress", packet, cached=True).counted == {"LOCAL": 1}
         finally:
             bpf.map_delete(endpoints, [bytes([10, 31, 2, 99])])
 
-    def test_a_tagged_frame_is_left_to_its_device(self, datapath: Any) -> None:
-        """Over a real device: a test run has no tags."""
+    def test_a_vlan_tagged_frame_passes_to_the_stack(self, datapath: Any) -> None:
+        """Over a real device: BPF_PROG_TEST_RUN cannot set a VLAN tag."""
         tagged = bytes(Ether(dst=MAC, src=MAC) / Dot1Q(vlan=100) / ip(4, "1.12") / UDP())
         with datapath.inside(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as pod:
             ifindex = datapath.ifindex("pod1")
@@ -399,10 +399,10 @@ class TestDecisions:
                 counted = dict(datapath.all_counters() - before)
             finally:
                 libbpf.clsact_destroy(ifindex)
-        # the device's own discovery of neighbours may come in between
+        # neighbour discovery of the device itself
         counted.pop("STACK_LINK_SCOPE", None)
         assert counted == {"STACK_VLAN": 1}
-        datapath.reached.update(counted)
+        datapath.covered.update(counted)
 
 
 class TestHostIngress:
@@ -415,7 +415,7 @@ class TestHostIngress:
         assert result.packet == routed(packet)
 
     @FAMILIES
-    def test_on_netkit_too_the_peer_is_taken(self, netkit_datapath: Any, family: int) -> None:
+    def test_netkit_uses_redirect_peer(self, netkit_datapath: Any, family: int) -> None:
         packet = frame(ip(family, "1.12", src="2.11") / UDP())
         result = netkit_datapath.run("host_ingress", packet)
         assert (result.verdict, result.counted) == (REDIRECT, {"INBOUND": 1})
@@ -439,7 +439,7 @@ class TestHostIngress:
         assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_MTU": 1}, packet)
 
     @pytest.mark.parametrize("mac", ["02:00:00:00:00:77", "ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01"])
-    def test_frames_for_others(self, datapath: Any, mac: str) -> None:
+    def test_frames_to_other_hosts(self, datapath: Any, mac: str) -> None:
         packet = frame(ip(4, "1.12") / UDP(), dst=mac)
         result = datapath.run("host_ingress", packet)
         assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_OTHERHOST": 1}, packet)
@@ -454,7 +454,7 @@ def test_pod_ingress_passes(datapath: Any, family: int) -> None:
 
 @pytest.mark.parametrize("program", ["pod_egress", "host_ingress"])
 def test_any_bytes(datapath: Any, program: str) -> None:
-    """Mutated packets: routed with one hop less, or passed on as they were; one counter each."""
+    """Mutated packets: forwarded with decremented TTL, or passed unmodified; one count each."""
     generator = random.Random(program)
     seeds = [frame(s[1]) for s in STACK] + [frame(r[1]) for r in ROUTED]
     seeds += [frame(ip(family, dst) / TCP()) for family in (4, 6) for dst in ("1.12", "2.11")]
@@ -466,7 +466,7 @@ def test_any_bytes(datapath: Any, program: str) -> None:
             packet[generator.randrange(12, len(packet))] = generator.choice(
                 (0, 1, 0x45, 0x60, 0xFF, generator.randrange(256))
             )
-        # the kernel refuses a test run of less than the header of the protocol in the frame
+        # BPF_PROG_TEST_RUN rejects frames shorter than the header of their protocol
         del packet[generator.randrange(54, 400) :]
         gso_size = generator.choice((0, 0, 0, 500))
         verdict, out = datapath.test_run(

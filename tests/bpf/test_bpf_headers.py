@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rare forms of packets: headers that are cut off or follow each other, what only looks like ARP."""
+"""Truncated and chained headers, invalid ARP and NDP, GSO."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ from tests.bpf.state import (
     TCP_,
     UDP_,
     State,
-    came,
     echo,
     frame,
-    sent,
+    from_pod,
+    from_wire,
     syn,
     text,
 )
@@ -59,7 +59,7 @@ ICMPS = {4: 1, 6: 58}
 
 
 def options(*following: Packet) -> Packet:
-    """A header of options for the target, and what follows."""
+    """Return a destination options header, and the headers after it."""
     found: Packet = IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 4)])
     for one in following:
         found = found / one
@@ -67,7 +67,7 @@ def options(*following: Packet) -> Packet:
 
 
 class TestHeaders:
-    """What a Pod under policy may send behind or without the headers that tell its ports."""
+    """Pods under policy: ports after extension headers, and truncated headers."""
 
     @pytest.mark.parametrize(
         ("payload", "counted"),
@@ -91,51 +91,59 @@ class TestHeaders:
                 "hop-by-hop",
                 "routing",
                 "routing, other port",
-                "in one piece",
+                "atomic fragment",
             ),
-            *("AH", "mobility", "longer than the packet", "fragment cut off", "two of fragments"),
+            *(
+                "AH",
+                "mobility",
+                "longer than the packet",
+                "truncated fragment header",
+                "two fragment headers",
+            ),
         ],
     )
-    def test_extensions(self, state: State, payload: Packet, counted: str) -> None:
+    def test_extension_headers(self, state: State, payload: Packet, counted: str) -> None:
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
         state.rule(POD1, POD2, EGRESS, (TCP_, ALLOW, 80, 80))
-        assert sent(state, "1.11", "1.12", payload, 6).counted == {counted: 1}
+        assert from_pod(state, "1.11", "1.12", payload, 6).counted == {counted: 1}
 
     @FAMILIES
     @pytest.mark.parametrize("side", ["egress", "ingress"])
     @pytest.mark.parametrize(
         ("proto", "size"), [(TCP_, 2), (TCP_, 12), (UDP_, 3), (0, 5)], ids=["ports", "flags", "udp", "icmp"]
     )
-    def test_cut_off(self, state: State, family: int, side: str, proto: int, size: int) -> None:
-        """All is allowed that says what it is."""
+    def test_truncated(self, state: State, family: int, side: str, proto: int, size: int) -> None:
+        """Policy allows everything, but truncated headers cannot be parsed."""
         if side == "egress":
             state.pods(ENFORCE_EGRESS)
         else:
             state.pods(0, ENFORCE_INGRESS)
         number = proto or ICMPS[family]
         fields = {"proto": number} if family == 4 else {"nh": number}
-        result = sent(state, "1.11", "1.12", Raw(bytes(size)), family, **fields)
+        result = from_pod(state, "1.11", "1.12", Raw(bytes(size)), family, **fields)
         assert result.counted == {"DROP_UNSUPPORTED": 1}
 
     @FAMILIES
-    def test_cut_off_under_masquerade(self, state: State, family: int) -> None:
-        """The Pod's own address never leaves by it."""
+    def test_truncated_under_masquerade(self, state: State, family: int) -> None:
+        """A packet that cannot be masqueraded must not leave with the Pod's address."""
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
         fields = {"proto": UDP_} if family == 4 else {"nh": UDP_}
-        assert sent(state, "1.11", "8.1", Raw(b"123"), family, **fields).counted == {"DROP_UNSUPPORTED": 1}
-        # nor does it come back by it
-        assert sent(state, "1.11", "2.11", Raw(b"123"), family, **fields).counted == {"REMOTE": 1}
+        assert from_pod(state, "1.11", "8.1", Raw(b"123"), family, **fields).counted == {
+            "DROP_UNSUPPORTED": 1
+        }
+        # to a Pod of another node: not masqueraded
+        assert from_pod(state, "1.11", "2.11", Raw(b"123"), family, **fields).counted == {"REMOTE": 1}
 
     @FAMILIES
     def test_all_ranges_of_a_rule(self, state: State, family: int) -> None:
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
         state.rule(POD1, POD2, EGRESS, *((TCP_, ALLOW, 10 * n, 10 * n) for n in range(1, 17)))
         for port, counted in ((10, "LOCAL"), (160, "LOCAL"), (165, "DROP_POLICY_EGRESS")):
-            assert sent(state, "1.11", "1.12", syn(port, 1000 + port), family).counted == {counted: 1}
+            assert from_pod(state, "1.11", "1.12", syn(port, 1000 + port), family).counted == {counted: 1}
 
     @FAMILIES
-    def test_any_protocol_of_a_range(self, state: State, family: int) -> None:
+    def test_range_of_any_protocol(self, state: State, family: int) -> None:
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
         state.rule(POD1, POD2, EGRESS, (0, ALLOW, 80, 80))
         for payload, counted in (
@@ -143,53 +151,55 @@ class TestHeaders:
             (UDP(dport=80), "LOCAL"),
             (UDP(dport=81), "DROP_POLICY_EGRESS"),
         ):
-            assert sent(state, "1.11", "1.12", payload, family).counted == {counted: 1}
+            assert from_pod(state, "1.11", "1.12", payload, family).counted == {counted: 1}
 
     @FAMILIES
-    def test_what_the_wire_brings_that_is_not_understood(self, state: State, family: int) -> None:
+    def test_unsupported_packet_from_the_wire(self, state: State, family: int) -> None:
         fields: dict[str, Any] = {"proto": UDP_} if family == 4 else {"nh": UDP_}
         state.pods(ENFORCE_INGRESS)
-        assert came(state, "2.11", "1.11", Raw(b"123"), family, **fields).counted == {"DROP_UNSUPPORTED": 1}
+        assert from_wire(state, "2.11", "1.11", Raw(b"123"), family, **fields).counted == {
+            "DROP_UNSUPPORTED": 1
+        }
         state.pods()
-        assert came(state, "2.11", "1.11", Raw(b"123"), family, **fields).counted == {"INBOUND": 1}
+        assert from_wire(state, "2.11", "1.11", Raw(b"123"), family, **fields).counted == {"INBOUND": 1}
 
 
 class TestErrors:
     @pytest.mark.parametrize("kind", [3, 4, 11, 12])
-    def test_each_kind_is_judged_by_what_it_is_about(self, state: State, kind: int) -> None:
+    def test_each_type_belongs_to_the_inner_connection(self, state: State, kind: int) -> None:
         state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
         state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
         inner = bytes(IP(src=text("1.11", 4), dst=text("2.11", 4)) / TCP(sport=1234, dport=80))[:28]
         error = frame("3.1", "1.11", ICMP(type=kind) / Raw(inner), 4)
         assert state.datapath.run("host_ingress", error).counted == {"DROP_POLICY_INGRESS": 1}
-        sent(state, "1.11", "2.11", syn(), 4)
-        assert state.datapath.run("host_ingress", error, remembering=True).counted == {"INBOUND": 1}
+        from_pod(state, "1.11", "2.11", syn(), 4)
+        assert state.datapath.run("host_ingress", error, cached=True).counted == {"INBOUND": 1}
 
     @FAMILIES
-    def test_a_query_is_none(self, state: State, family: int) -> None:
-        """Whatever an echo carries."""
+    def test_an_echo_is_no_error(self, state: State, family: int) -> None:
+        """Even if its payload looks like an inner packet."""
         state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
         state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
-        sent(state, "1.11", "2.11", syn(), family)
+        from_pod(state, "1.11", "2.11", syn(), family)
         inner = bytes(
             (IP if family == 4 else IPv6)(src=text("1.11", family), dst=text("2.11", family)) / syn()
         )
         packet = frame("2.11", "1.11", echo(family) / Raw(inner), family)
-        found = state.datapath.run("host_ingress", packet, remembering=True)
+        found = state.datapath.run("host_ingress", packet, cached=True)
         assert found.counted == {"DROP_POLICY_INGRESS": 1}
 
-    def test_of_no_known_kind(self, state: State) -> None:
-        """ICMPv6 types from 5 on are no errors."""
+    def test_unknown_type(self, state: State) -> None:
+        """ICMPv6 types above 4 are no errors known here."""
         state.pods(ENFORCE_INGRESS | DENY_INGRESS)
         payload = Raw(bytes([5, 0, 0, 0]) + bytes(44))
-        assert came(state, "2.11", "1.11", payload, 6, nh=58).counted == {"DROP_POLICY_INGRESS": 1}
+        assert from_wire(state, "2.11", "1.11", payload, 6, nh=58).counted == {"DROP_POLICY_INGRESS": 1}
 
 
 class TestMasquerade:
     OUTSIDE = {4: "172.31.0.1", 6: "fd31::1"}
 
-    def from_wire(self, state: State, family: int, payload: Packet, **fields: Any) -> dict[str, int]:
-        """What is counted of a packet to the node's own address."""
+    def to_node(self, state: State, family: int, payload: Packet, **fields: Any) -> dict[str, int]:
+        """Run host_ingress on a packet to the node's external address; return what it counted."""
         kind = IP if family == 4 else IPv6
         header = kind(src=text("8.1", family), dst=self.OUTSIDE[family], **fields)
         packet = bytes(Ether(dst=MAC, src=SENDER) / header / payload)
@@ -197,48 +207,48 @@ class TestMasquerade:
         return counted
 
     @FAMILIES
-    def test_what_is_the_nodes_own(self, state: State, family: int) -> None:
+    def test_packets_to_the_node_itself(self, state: State, family: int) -> None:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
         fields = {"proto": UDP_} if family == 4 else {"nh": UDP_}
-        assert self.from_wire(state, family, Raw(b"123"), **fields) == {"STACK_NO_ENDPOINT": 1}
-        assert self.from_wire(state, family, UDP(dport=61000)) == {"STACK_NO_ENDPOINT": 1}
-        other = came(state, "8.1", "9.99", UDP(dport=61000), family)
+        assert self.to_node(state, family, Raw(b"123"), **fields) == {"STACK_NO_ENDPOINT": 1}
+        assert self.to_node(state, family, UDP(dport=61000)) == {"STACK_NO_ENDPOINT": 1}
+        other = from_wire(state, "8.1", "9.99", UDP(dport=61000), family)
         assert other.counted == {"STACK_NO_ENDPOINT": 1}
 
     @FAMILIES
     @pytest.mark.parametrize("program", ["host_ingress", "pod_ingress"])
-    def test_answers_to_who_asks_the_pod_itself(self, state: State, family: int, program: str) -> None:
-        """They come from where was asked, the Pod's own address."""
+    def test_replies_to_direct_connections(self, state: State, family: int, program: str) -> None:
+        """A client that connects to the Pod's own address gets replies from that address."""
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
-        for ask, answer in ((syn(), TCP(sport=80, dport=1234, flags="SA")), (UDP(sport=9), UDP(dport=9))):
-            asked = state.datapath.run(program, frame("8.1", "1.11", ask, family), "pod1")
-            assert asked.counted == {"INBOUND" if program == "host_ingress" else "HOST": 1}
-            result = sent(state, "1.11", "8.1", answer, family)
+        for request, reply in ((syn(), TCP(sport=80, dport=1234, flags="SA")), (UDP(sport=9), UDP(dport=9))):
+            result = state.datapath.run(program, frame("8.1", "1.11", request, family), "pod1")
+            assert result.counted == {"INBOUND" if program == "host_ingress" else "HOST": 1}
+            result = from_pod(state, "1.11", "8.1", reply, family)
             assert result.counted == {"REMOTE": 1}
             assert Ether(result.packet)[1].src == text("1.11", family)
 
     @FAMILIES
-    def test_other_pods_keep_theirs(self, state: State, family: int) -> None:
+    def test_other_pods_keep_their_address(self, state: State, family: int) -> None:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
-        result = sent(state, "1.12", "8.1", UDP(sport=1234, dport=53), family)
+        result = from_pod(state, "1.12", "8.1", UDP(sport=1234, dport=53), family)
         assert Ether(result.packet)[1].src == text("1.12", family)
 
     @FAMILIES
-    def test_sctp_has_no_sum_that_could_follow(self, state: State, family: int) -> None:
+    def test_sctp_is_not_supported(self, state: State, family: int) -> None:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
         payload = SCTP(sport=1234, dport=80) / SCTPChunkInit()
-        assert sent(state, "1.11", "8.1", payload, family).counted == {"DROP_NAT_FAILED": 1}
+        assert from_pod(state, "1.11", "8.1", payload, family).counted == {"DROP_NAT_FAILED": 1}
 
     @FAMILIES
-    def test_an_error_of_the_pods_does_not_show_its_address(self, state: State, family: int) -> None:
-        """About an answer that came to it: outside knows the node's address and port only."""
+    def test_an_icmp_error_hides_the_pods_address(self, state: State, family: int) -> None:
+        """The error is about a reply, and the server knows only the node's address and port."""
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
-        there = Ether(sent(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
+        there = Ether(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
         about = UDPerror(sport=53, dport=1234)
         ends = {"src": text("8.1", family), "dst": text("1.11", family)}
         if family == 4:
@@ -246,7 +256,7 @@ class TestMasquerade:
         else:
             error = ICMPv6DestUnreach(code=4) / IPerror6(**ends) / about
         packet = frame("1.11", "8.1", error, family)
-        result = state.datapath.run("pod_egress", packet, remembering=True)
+        result = state.datapath.run("pod_egress", packet, cached=True)
         assert result.counted == {"REMOTE": 1}
         found = Ether(result.packet)
         inner = found[IPerror if family == 4 else IPerror6]
@@ -255,7 +265,7 @@ class TestMasquerade:
 
 
 class TestFromHost:
-    """What the node itself sends to a Pod, where some Pod is under policy or there are services."""
+    """Packets of the node itself to a Pod, with policies or services in use."""
 
     @FAMILIES
     @pytest.mark.parametrize(
@@ -263,7 +273,7 @@ class TestFromHost:
         [(0, "HOST"), (ENFORCE_INGRESS, "DROP_UNSUPPORTED")],
         ids=["no policy", "under policy"],
     )
-    def test_not_understood(self, state: State, family: int, enforce: int, counted: str) -> None:
+    def test_unsupported(self, state: State, family: int, enforce: int, counted: str) -> None:
         state.pods(enforce | ENFORCE_EGRESS)
         if family == 4:
             packet = frame("8.9", "1.11", UDP(), 4, options=[IPOption_NOP()])
@@ -273,13 +283,13 @@ class TestFromHost:
         assert state.datapath.run("pod_ingress", packet, "pod1").counted == {counted: 1}
 
     @pytest.mark.parametrize("dst", ["fe80::11", "ff02::1"])
-    def test_link_scope_is_the_nodes(self, state: State, dst: str) -> None:
+    def test_link_scope_passes(self, state: State, dst: str) -> None:
         state.pods(ENFORCE_INGRESS | DENY_INGRESS)
         packet = bytes(Ether(dst=MAC, src=SENDER) / IPv6(src="fe80::1", dst=dst) / UDP())
         result = state.datapath.run("pod_ingress", packet, "pod1")
         assert (result.verdict, result.counted) == (PASS, {"HOST": 1})
 
-    def test_no_ip(self, state: State) -> None:
+    def test_arp_passes(self, state: State) -> None:
         state.pods(ENFORCE_INGRESS | DENY_INGRESS)
         assert state.datapath.run("pod_ingress", arp(), "pod1").counted == {"HOST": 1}
 
@@ -287,40 +297,40 @@ class TestFromHost:
 class TestServices:
     @FAMILIES
     def test_only_its_protocol_and_port(self, state: State, family: int) -> None:
-        """The rest goes to the service's address as it is, as to any other."""
+        """Other packets to the service's address are not translated."""
         state.service("2.99", 80, TCP_, [("1.12", 8080)], family)
         for payload in (UDP(dport=80), syn(81), echo(family)):
-            result = sent(state, "1.11", "2.99", payload, family)
+            result = from_pod(state, "1.11", "2.99", payload, family)
             assert result.counted == {"REMOTE": 1}
             assert Ether(result.packet)[1].dst == text("2.99", family)
 
     @FAMILIES
-    def test_what_is_not_understood_goes_as_it_is(self, state: State, family: int) -> None:
+    def test_unsupported_packets_are_not_translated(self, state: State, family: int) -> None:
         state.service("9.10", 80, TCP_, [("2.11", 8080)], family)
         fields = {"proto": UDP_} if family == 4 else {"nh": UDP_}
-        assert sent(state, "1.11", "1.12", Raw(b"123"), family, **fields).counted == {"LOCAL": 1}
+        assert from_pod(state, "1.11", "1.12", Raw(b"123"), family, **fields).counted == {"LOCAL": 1}
 
     @FAMILIES
-    def test_a_syn_that_is_repeated_keeps_its_backend(self, state: State, family: int) -> None:
+    def test_a_retransmitted_syn_keeps_its_backend(self, state: State, family: int) -> None:
         state.service("9.10", 80, TCP_, [("2.11", 8080)], family)
         for dummy in range(2):
-            found = Ether(sent(state, "1.11", "9.10", syn(), family).packet)
+            found = Ether(from_pod(state, "1.11", "9.10", syn(), family).packet)
             assert found[1].dst == text("2.11", family)
             state.service("9.10", 80, TCP_, [("2.12", 8080)], family)
 
     @FAMILIES
-    def test_a_table_that_names_no_backend(self, state: State, family: int) -> None:
+    def test_a_table_entry_without_backend(self, state: State, family: int) -> None:
         state.service("9.10", 80, TCP_, [("1.12", 8080)], family)
         bpf.map_update(state.maps["backends"], {struct.pack("=I", 1): bytes(20)})
-        assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}
+        assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}
 
     @FAMILIES
-    def test_no_memory_for_the_choice(self, full_datapath: Any, family: int) -> None:
+    def test_no_memory_for_the_conntrack_entry(self, full_datapath: Any, family: int) -> None:
         state = State(full_datapath)
         state.pods()
         state.service("9.10", 80, TCP_, [("1.12", 8080)], family)
         try:
-            assert sent(state, "1.11", "9.10", syn(), family).counted == {"DROP_CT_CREATE_FAILED": 1}
+            assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"DROP_CT_CREATE_FAILED": 1}
         finally:
             state.clear()
 
@@ -342,7 +352,7 @@ def solicitation(
 
 
 class TestDiscovery:
-    """What is no request of the form that a Pod's stack sends is left to the host's."""
+    """Unusual or invalid ARP and NDP requests pass to the stack."""
 
     @pytest.mark.parametrize(
         "packet",
@@ -353,18 +363,18 @@ class TestDiscovery:
             solicitation()[:70],
         ],
         ids=[
-            *("reply", "hardware", "protocol", "hardware's length", "protocol's length", "cut off"),
-            *("code", "more options", "advertisement", "nonce", "longer option", "solicitation cut off"),
+            *("reply", "hardware", "protocol", "hardware length", "protocol length", "truncated"),
+            *("code", "more options", "advertisement", "nonce", "longer option", "truncated solicitation"),
         ],
     )
-    def test_other_forms(self, state: State, packet: bytes) -> None:
+    def test_passed_to_the_stack(self, state: State, packet: bytes) -> None:
         state.device(POD_L2)
         result = state.datapath.run("pod_egress", packet)
         assert (result.verdict, result.packet) == (PASS, packet)
         (counted,) = result.counted
         assert counted in ("STACK_PROTOCOL", "STACK_LINK_SCOPE", "STACK_MALFORMED")
 
-    def test_one_that_a_router_passed_on_is_no_discovery(self, state: State) -> None:
+    def test_a_forwarded_solicitation_is_no_ndp(self, state: State) -> None:
         state.device(POD_L2, ENFORCE_EGRESS | DENY_EGRESS)
         state.pods(ENFORCE_EGRESS | DENY_EGRESS)
         packet = solicitation(hlim=254)
@@ -372,14 +382,14 @@ class TestDiscovery:
         assert (result.verdict, result.counted) == (PASS, {"STACK_LINK_SCOPE": 1})
 
 
-@pytest.mark.usefixtures("one_processor")
+@pytest.mark.usefixtures("one_cpu")
 class TestRate:
-    """What is counted against a Pod's rate, in the time at which it may send again."""
+    """Bytes that a packet consumes of the Pod's rate, from the next departure time."""
 
     RATE = 10**6  # bytes a second
 
-    def counted_for(self, state: State, packet: bytes, **gso: int) -> int:
-        """How many bytes a packet was counted for."""
+    def consumed(self, state: State, packet: bytes, **gso: int) -> int:
+        """Return the bytes that a packet consumes."""
         state.device(rate=self.RATE)
         key = struct.pack("=I", 1)
         soon = time.monotonic_ns() + 10**9
@@ -392,20 +402,20 @@ class TestRate:
         return int(then - soon) * self.RATE // 10**9
 
     @FAMILIES
-    def test_a_flows_first_packet_too_may_be_too_far_ahead(self, state: State, family: int) -> None:
+    def test_the_first_packet_of_a_flow_beyond_the_horizon(self, state: State, family: int) -> None:
         state.device(rate=self.RATE)
         key = struct.pack("=I", 1)
         bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", time.monotonic_ns() + 60 * 10**9)})
         try:
-            assert sent(state, "1.11", "2.11", UDP(), family).counted == {"DROP_EDT_HORIZON": 1}
+            assert from_pod(state, "1.11", "2.11", UDP(), family).counted == {"DROP_EDT_HORIZON": 1}
         finally:
             bpf.map_update(state.maps["pacing"], {key: bytes(8)})
 
     @FAMILIES
-    def test_segments_have_headers_of_their_own(self, state: State, family: int) -> None:
+    def test_each_segment_has_headers(self, state: State, family: int) -> None:
         packet = frame("1.11", "2.11", TCP(flags="A") / Raw(bytes(3000)), family)
         headers = len(packet) - 3000
-        assert self.counted_for(state, packet, gso_size=1000, gso_segs=3) == 3000 + 3 * headers
-        assert self.counted_for(state, packet, gso_size=1000, gso_segs=1) == len(packet)
+        assert self.consumed(state, packet, gso_size=1000, gso_segs=3) == 3000 + 3 * headers
+        assert self.consumed(state, packet, gso_size=1000, gso_segs=1) == len(packet)
         small = frame("1.11", "2.11", UDP() / Raw(bytes(100)), family)
-        assert self.counted_for(state, small) == len(small)
+        assert self.consumed(state, small) == len(small)
