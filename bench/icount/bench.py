@@ -1,11 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many instructions a packet costs on each rung: two nodes and their Pods in one emulated guest.
+"""Measure the instructions per packet of each rung: two nodes and their Pods in one emulated guest.
 
-QEMU counts the instructions of one processor (-icount), and the guest's clock follows that count; so
-throughput per second of that clock is work per 10^9 instructions, the same on every machine. What it does not
-show: caches, waiting, several processors. Prints a table and writes reports/icount/<kernel>.json.
+QEMU counts the instructions of one processor (-icount), and the guest's clock follows that count. Throughput
+per second of that clock is work per 10^9 instructions and is the same on every machine. Caches, waiting and
+multiple processors are not modelled. Prints a table and writes reports/icount/<kernel>.json.
 
 usage: python3 -m bench.icount.bench [--kernel 6.12] [--rungs host,veth,veth_bpf,netkit,meta]
                                      [--tests rr,stream]
@@ -73,17 +73,17 @@ def boot(base: image.Image, disk: Path, module: str, more: list[str]) -> list[di
 
 def table(found: list[dict[str, Any]], rungs: list[str], tests: list[str]) -> str:
     """Return the results as a Markdown table, with shares of the rung host, or veth on one node."""
-    columns = [(way, test) for way in ("cross", "local") for test in tests]
-    value = {(r["rung"], r["way"], r["test"]): r["median"] for r in found if r["kind"] == "result"}
+    columns = [(path, test) for path in ("cross", "local") for test in tests]
+    value = {(r["rung"], r["path"], r["test"]): r["median"] for r in found if r["kind"] == "result"}
     lines = [
-        "| rung | " + " | ".join(f"{way} {test}" for way, test in columns) + " |",
+        "| rung | " + " | ".join(f"{path} {test}" for path, test in columns) + " |",
         "|---|" + "---:|" * len(columns),
     ]
     for rung in rungs:
         cells = []
-        for way, test in columns:
-            result = value.get((rung, way, test))
-            base = value.get(("host" if way == "cross" else "veth", way, test))
+        for path, test in columns:
+            result = value.get((rung, path, test))
+            base = value.get(("host" if path == "cross" else "veth", path, test))
             share = f" ({result / base:.3f})" if result and base else ""
             cells.append(f"{result:,.0f}{share}" if result else "")
         lines.append(f"| {rung} | " + " | ".join(cells) + " |")
@@ -97,11 +97,11 @@ def main() -> None:
     parser.add_argument("--kernel", default="6.12", choices=recipe.KERNELS)
     parser.add_argument("--rungs", default="", help="default: all that the kernel has")
     parser.add_argument("--tests", default=",".join(TESTS))
-    parser.add_argument("--qemu", default=[], action="append", help="a further argument of QEMU's")
+    parser.add_argument("--qemu", default=[], action="append", help="an additional QEMU argument")
     options = parser.parse_args()
     rungs = options.rungs.split(",") if options.rungs else list(RUNGS)
     if not options.rungs and options.kernel == "6.1":
-        rungs.remove("netkit")  # came with 6.7
+        rungs.remove("netkit")  # added in 6.7
     tests = options.tests.split(",")
 
     base, _built = image.ensure_image(options.kernel)
@@ -115,7 +115,7 @@ def main() -> None:
     reports = CHECKOUT / "reports/icount"
     reports.mkdir(parents=True, exist_ok=True)
     (reports / f"{options.kernel}.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(f"Kernel {releases[-1]}: transactions and Mbit per 10^9 instructions (share of host; of veth)\n")
+    print(f"Kernel {releases[-1]}: transactions and Mbit per 10^9 instructions (share of host or veth)\n")
     print(table(found, rungs, tests))
     if any(f["kind"] == "failed" for f in found):
         raise SystemExit(1)

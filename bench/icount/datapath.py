@@ -1,11 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the programs cost a packet by feature and scale, and how they keep rates, in one emulated guest.
+"""Measure the programs' instructions per packet by feature and scale, and their rate limits, in a guest.
 
-As in bench.py a nanosecond of the guest is an instruction, so figures are the same on every machine. Costs
-are of the programs alone, by BPF_PROG_TEST_RUN; rates are of real streams between Pods on meta. Fails where a
-cost is not flat, a rate is not kept, or a packet is lost. Writes reports/icount/datapath-<kernel>.json too.
+As in bench.py, a nanosecond of the guest is one instruction, so results are the same on every machine. Costs
+are those of the programs, by BPF_PROG_TEST_RUN; rates are those of streams between Pods on meta. Fails if a
+cost grows with scale, a rate is missed or a packet is lost. Writes reports/icount/datapath-<kernel>.json.
 
 usage: python3 -m bench.icount.datapath [--kernel 6.12] [--scales 2,1000] [--rates 20,100,500]
 """
@@ -23,8 +23,8 @@ from lablib import image, recipe
 from bench.icount.bench import boot, write_disk
 from tests.support.checkout import CHECKOUT
 
-FLAT = 0.02  # of the cost of the smallest scale
-KEPT = 0.05  # of the rate that was asked
+FLAT = 0.02  # allowed growth, relative to the cost of the smallest scale
+KEPT = 0.05  # allowed deviation from the requested rate
 
 Found = list[dict[str, Any]]
 
@@ -34,61 +34,67 @@ def of_kind(found: Found, kind: str) -> Found:
 
 
 def costs(found: Found) -> tuple[list[str], list[str]]:
-    """Return a table in Markdown, and what is wrong."""
+    """Return a Markdown table and its failures."""
     by_scale: dict[tuple[str, str], Found] = {}
     for one in of_kind(found, "cost"):
-        by_scale.setdefault((one["feature"], one["way"]), []).append(one)
+        by_scale.setdefault((one["feature"], one["path"]), []).append(one)
     lines = [
         "| feature | to | Pods | policy entries | first packet | following packets, mean |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    wrong = []
-    for (feature, way), ones in by_scale.items():
+    failures = []
+    for (feature, path), ones in by_scale.items():
         for one in ones:
             shares = {of: one[of] / ones[0][of] for of in ("first", "following")}
             cells = [
                 f"{one[of]:,.0f}" + (f" ({share:.3f})" if one is not ones[0] else "")
                 for of, share in shares.items()
             ]
-            lines.append(f"| {feature} | {way} | {one['pods']} | {one['entries']} | {' | '.join(cells)} |")
-            wrong += [
-                f"{feature}, {way}, {of}: {share:.3f} times as many instructions with {one['pods']} Pods"
+            lines.append(f"| {feature} | {path} | {one['pods']} | {one['entries']} | {' | '.join(cells)} |")
+            failures += [
+                f"{feature}, {path}, {of}: {share:.3f} times as many instructions with {one['pods']} Pods"
                 for of, share in shares.items()
                 if share > 1 + FLAT
             ]
-    return lines, wrong
+    return lines, failures
 
 
 def rates(found: Found) -> tuple[list[str], list[str]]:
-    """Return a table in Markdown, and what is wrong."""
+    """Return a Markdown table and its failures."""
     lines = [
-        "| asked, Mbit/s | stream | on the wire, Mbit/s | of what was asked | lost |",
+        "| requested, Mbit/s | stream | on the wire, Mbit/s | share of requested | lost |",
         "|---:|---|---:|---:|---:|",
     ]
-    wrong = []
+    failures = []
     for one in of_kind(found, "rate"):
-        share = one["measured"] / one["asked"]
+        share = one["measured"] / one["requested"]
         name = f"{one['protocol']} IPv{one['family']}"
         lost = one["lost"] + one["dropped"]
-        lines.append(f"| {one['asked']} | {name} | {one['measured']:.1f} | {share:.3f} | {lost} |")
+        lines.append(f"| {one['requested']} | {name} | {one['measured']:.1f} | {share:.3f} | {lost} |")
         if abs(share - 1) > KEPT or lost:
-            wrong.append(lines[-1])
-    return lines, wrong
+            failures.append(lines[-1])
+    return lines, failures
 
 
 def latencies(found: Found) -> tuple[list[str], list[str]]:
-    """Return a table in Markdown, and what is wrong: a packet lost by pacing."""
+    """Return a Markdown table and its failures: packets lost by pacing."""
     lines = [
-        "| Mbit/s | by | pieces | ping beside four streams, median ms | 99th percentile ms | sent again |",
+        "| Mbit/s | shaper | segment size | ping beside 4 streams, median ms | p99 ms | retransmits |",
         "|---:|---|---|---:|---:|---:|",
     ]
-    wrong = []
+    failures = []
     for one in of_kind(found, "latency"):
-        cells = (one["asked"], one["shaper"], one["pieces"], f"{one['median']:.2f}", f"{one['p99']:.2f}")
+        cells = (
+            one["requested"],
+            one["shaper"],
+            one["segments"],
+            f"{one['median']:.2f}",
+            f"{one['p99']:.2f}",
+        )
         lines.append(f"| {' | '.join(map(str, cells))} | {one['lost']} |")
         if one["shaper"].startswith("programs") and one["lost"]:
-            wrong.append(lines[-1])
-    return lines, wrong
+            failures.append(lines[-1])
+    return lines, failures
 
 
 def numbers(text: str) -> list[int]:
@@ -114,13 +120,13 @@ def main() -> None:
     reports.mkdir(parents=True, exist_ok=True)
     (reports / f"datapath-{options.kernel}.json").write_text(json.dumps(found, indent=1) + "\n")
     print(f"Kernel {release}: instructions of the programs\n")
-    wrong = [f"{one['error']}\n{one['trace']}" for one in of_kind(found, "failed")]
+    failures = [f"{one['error']}\n{one['trace']}" for one in of_kind(found, "failed")]
     for part in (costs, rates, latencies):
         lines, problems = part(found)
         print("\n".join(lines) + "\n")
-        wrong += problems
-    if wrong:
-        raise SystemExit("\n".join(wrong))
+        failures += problems
+    if failures:
+        raise SystemExit("\n".join(failures))
 
 
 if __name__ == "__main__":

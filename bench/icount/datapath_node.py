@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The guest's side of datapath.py: what the programs cost a packet, and how rates are kept.
+"""Guest side of datapath.py: instructions per packet of the programs, and rate limits.
 
-Runs as the guest's first process, so that nothing else takes instructions. Each result is a line of JSON on
-the console. The guest's clock counts instructions: one is one nanosecond.
+Runs as init, so that no other process executes instructions. Each result is a line of JSON on the console.
+The guest's clock counts instructions: one is a nanosecond.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 MARK = "ICOUNT "
 
 
-def say(kind: str, **values: Any) -> None:
+def print_result(kind: str, **values: Any) -> None:
     print(MARK + json.dumps({"kind": kind, **values}), flush=True)
 
 
@@ -50,10 +50,10 @@ BPF_PROG_TEST_RUN = 10
 SKB_SIZE, SKB_IFINDEX = 192, 40  # struct __sk_buff (include/uapi/linux/bpf.h)
 REDIRECT = 7  # TC_ACT_REDIRECT
 POLICY_BANK = 8  # policy.h: offset in struct policy_key
-FOLLOWING = 10  # packets of a flow after its first one
-PAIRS = 200  # of Pods; a hash map's look-ups vary by the place that a key has in it
-APPS = 100  # kinds of Pods where there are many
-CIDRS = 96  # networks in each kind's policy: with two peers each way 10,000 entries on the node
+FOLLOWING = 10  # measured packets of a flow after its first one
+PAIRS = 200  # of Pods; the cost of a hash map's look-up depends on the key's position in its bucket
+APPS = 100  # labels of Pods on the large scale
+CIDRS = 96  # CIDRs of each policy: with two peers per direction 10,000 entries on the node
 FEATURES = ("routing", "policy", "service", "rate")
 OUTSIDE, VIP, PORT = "192.0.2.10", "10.96.0.10", 80
 
@@ -63,7 +63,7 @@ def pod_address(number: int) -> str:
 
 
 def declaration(pods: int, feature: str) -> dict[str, Any]:
-    """What bpf_state is told of a node with so many Pods, all of which use the feature."""
+    """Return bpf_state's options for a node whose Pods all use the feature."""
     many = pods > 2
     apps = min(APPS, pods) if many else 1
     declared: dict[str, Any] = {
@@ -108,7 +108,7 @@ def declaration(pods: int, feature: str) -> dict[str, Any]:
 
 
 class Programs:
-    """The programs of a node, and what it declares."""
+    """The programs of a node and their declarations."""
 
     def __init__(self) -> None:
         attach.present(PINS, OBJECT, {}, [attach.Wish("host_ingress", "wire0", "ingress")])
@@ -117,20 +117,20 @@ class Programs:
         self.policy = bpf.obj_get(f"{PINS}/maps/policy")
 
     def declare(self, pods: int, feature: str) -> int:
-        """Declare; return how many entries the policy has."""
+        """Apply a declaration; return the number of policy entries."""
         apply.run(PINS, "site", node="node", **declaration(pods, feature))
         bank = struct.unpack_from("=I", bpf.map_lookup(self.config, bytes(4), 8))[0] % 2
         return sum(key[POLICY_BANK] == bank for key in bpf.map_read(self.policy))
 
-    def forget(self) -> None:
-        """End all decisions, and leave everything else."""
+    def end_decisions(self) -> None:
+        """Invalidate cached decisions by a new generation."""
         generation, features = struct.unpack("=II", bpf.map_lookup(self.config, bytes(4), 8))
         bpf.map_update(self.config, {bytes(4): struct.pack("=II", generation + 2, features)})
 
     def cost(self, device: int, packet: bytes) -> int:
-        """Return how many instructions a run takes.
+        """Return the instructions of one run.
 
-        A run each, as the kernel repeats it with what became of the packet.
+        Each call is one run: a repeated run would get the packet that the first one modified.
         """
         context = bytearray(SKB_SIZE)
         struct.pack_into("=I", context, SKB_IFINDEX, device)
@@ -150,7 +150,7 @@ class Programs:
 
 
 def datagram(mac: bytes, source: str, target: str, sport: int) -> bytes:
-    """A frame with UDP over IPv4."""
+    """Return an Ethernet frame with a UDP datagram over IPv4."""
     udp = struct.pack("!HHHH", sport, PORT, 8 + 64, 0) + bytes(64)
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 255, 17, 0)
     header += socket.inet_aton(source) + socket.inet_aton(target)
@@ -159,8 +159,8 @@ def datagram(mac: bytes, source: str, target: str, sport: int) -> bytes:
     return mac + bytes(6) + b"\x08\0" + header[:10] + struct.pack("!H", total) + header[12:] + udp
 
 
-def usual(samples: list[float]) -> float:
-    """Return the mean, without the twentieth that an interrupt came into."""
+def trimmed_mean(samples: list[float]) -> float:
+    """Return the mean without the highest twentieth, which interrupts distort."""
     return statistics.mean(sorted(samples)[: len(samples) * 19 // 20])
 
 
@@ -168,29 +168,29 @@ def costs(programs: Programs, mac: bytes, pods: int, feature: str) -> None:
     entries = programs.declare(pods, feature)
     index = [socket.if_nametoindex(f"p{n}") for n in range(pods)]
     chosen = random.Random(pods)
-    for way in ("wire", "local"):
-        if way == "local" and feature in ("service", "rate"):
+    for path in ("wire", "local"):
+        if path == "local" and feature in ("service", "rate"):
             continue
         first: list[float] = []
         following: list[float] = []
         for number in range(PAIRS):
             source = chosen.randrange(pods)
-            other = (source + (APPS if pods > APPS else 1)) % pods  # of the same kind
-            target = OUTSIDE if way == "wire" else pod_address(other)
+            other = (source + (APPS if pods > APPS else 1)) % pods  # with the same label
+            target = OUTSIDE if path == "wire" else pod_address(other)
             if feature == "service":
                 target = str(ipaddress.ip_address(VIP) + other)
             packet = datagram(mac, pod_address(source), target, 1024 + number)
-            programs.forget()
+            programs.end_decisions()
             first.append(programs.cost(index[source], packet))
             following += [programs.cost(index[source], packet) for dummy in range(FOLLOWING)]
-        say(
+        print_result(
             "cost",
             pods=pods,
             entries=entries,
             feature=feature,
-            way=way,
-            first=usual(first),
-            following=usual(following),
+            path=path,
+            first=trimmed_mean(first),
+            following=trimmed_mean(following),
         )
 
 
@@ -207,7 +207,7 @@ def measure_costs(scales: list[int]) -> None:
     ]
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-    command("tc", "qdisc", "replace", "dev", "wire0", "root", "fq")  # or nothing may have a rate
+    command("tc", "qdisc", "replace", "dev", "wire0", "root", "fq")  # rates need fq
     programs = Programs()
     for feature in FEATURES:
         for pods in scales:
@@ -224,21 +224,21 @@ PACED = {
 WARM, SECONDS = 0.5, 2.0
 STREAMS = 4
 # What TCP hands down at once: 64 KiB where the peer is near, or by its rate (net.ipv4.tcp_tso_rtt_log).
-PIECES = {"64 KiB": "9", "by rate": "0"}
+SEGMENTS = {"64 KiB": "9", "by rate": "0"}
 DATAGRAM = 1400
 
 
 class Paced(Nodes):
-    """Two nodes with meta Pods, one of which has a rate or an uplink that has one."""
+    """Two nodes with Pods on meta; one Pod, or the uplink of its node, has a rate limit."""
 
     def __init__(self, namespaces: Namespaces) -> None:
         super().__init__(namespaces, PACED, Devices("meta"))
         for node in NODES:
             with self.ns.inside(self.names[node]):
-                attach.present(f"{PINS}-{node}", OBJECT, {}, self.wishes(node))
+                attach.present(f"{PINS}-{node}", OBJECT, {}, self.entries(node))
             self.declare(node, None)
 
-    def wishes(self, node: str) -> list[attach.Wish]:
+    def entries(self, node: str) -> list[attach.Wish]:
         return [attach.Wish(*words) for words in self.attachments(node)]
 
     def declare(self, node: str, rate: str | None) -> None:
@@ -253,18 +253,18 @@ class Paced(Nodes):
         command("tc", "qdisc", "replace", "dev", "wire0", "root", *words, netns=self.names["node1"])
 
     def dropped(self) -> int:
-        """Packets that the uplink's qdisc dropped."""
+        """Return the packets that the uplink's qdisc has dropped."""
         text = command("tc", "-s", "qdisc", "show", "dev", "wire0", netns=self.names["node1"])
         return sum(map(int, re.findall(r"dropped (\d+)", text)))
 
-    def sent_again(self) -> int:
-        """Segments that the Pod's TCP sent once more."""
+    def retransmitted(self) -> int:
+        """Return the segments that the Pod's TCP has retransmitted."""
         lines = command("cat", "/proc/net/snmp", netns=self.names["fast"]).splitlines()
         names, values = (line.split() for line in lines if line.startswith("Tcp:"))
         return int(dict(zip(names, values))["RetransSegs"])
 
     def refused(self) -> int:
-        """Packets that the programs dropped."""
+        """Return the packets that the programs have dropped."""
         with self.ns.inside(self.names["node1"]):
             counted = info.counters(f"{PINS}-node1")
         return sum(n for of in counted.values() for name, n in of.items() if name.startswith("DROP"))
@@ -278,7 +278,7 @@ class Paced(Nodes):
 
 @contextlib.contextmanager
 def stream(lab: Paced, protocol: str, address: str) -> Iterator[Mapping[str, int]]:
-    """Send as fast as it goes, from the Pod to the target; the mapping has the bytes sent and received."""
+    """Stream from the Pod to the target as fast as possible; give the counts of sent and received bytes."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with lab.ns.inside(lab.names["target"]):
@@ -319,7 +319,7 @@ def stream(lab: Paced, protocol: str, address: str) -> Iterator[Mapping[str, int
 
 
 def throughput(lab: Paced, protocol: str, address: str, rate: int) -> None:
-    """Say how fast it was, in Mbit/s of the wire, and what was lost."""
+    """Print throughput in Mbit/s on the wire, and losses."""
     dropped, refused = lab.dropped(), lab.refused()
     with stream(lab, protocol, address) as count:
         time.sleep(WARM)
@@ -328,9 +328,9 @@ def throughput(lab: Paced, protocol: str, address: str, rate: int) -> None:
         took, got = time.monotonic() - began, count["received"] - before
     headers = (66 if protocol == "tcp" else 42) + (20 if ":" in address else 0)
     data = 1514 - headers if protocol == "tcp" else DATAGRAM
-    say(
+    print_result(
         "rate",
-        asked=rate,
+        requested=rate,
         protocol=protocol,
         family=6 if ":" in address else 4,
         measured=got * 8 * (data + headers) / data / took / 1e6,
@@ -339,11 +339,11 @@ def throughput(lab: Paced, protocol: str, address: str, rate: int) -> None:
     )
 
 
-def latency(lab: Paced, shaper: str, rate: int, pieces: str) -> None:
-    """Say how long a ping takes beside streams, in ms, and what TCP had to send again."""
+def latency(lab: Paced, shaper: str, rate: int, segments: str) -> None:
+    """Print the latency of a ping beside streams in ms, and TCP's retransmissions."""
     with lab.ns.inside(lab.names["fast"]):
-        Path("/proc/sys/net/ipv4/tcp_tso_rtt_log").write_text(PIECES[pieces])
-    again = lab.sent_again()
+        Path("/proc/sys/net/ipv4/tcp_tso_rtt_log").write_text(SEGMENTS[segments])
+    again = lab.retransmitted()
     with contextlib.ExitStack() as streams:
         for dummy in range(STREAMS):
             streams.enter_context(stream(lab, "tcp", PACED["target"].v4))
@@ -352,14 +352,14 @@ def latency(lab: Paced, shaper: str, rate: int, pieces: str) -> None:
         output = command(*words, netns=lab.names["fast"])
     times = sorted(float(value) for value in re.findall(r"time=([\d.]+) ms", output))
     at_99 = times[len(times) * 99 // 100]
-    say(
+    print_result(
         "latency",
         shaper=shaper,
-        pieces=pieces,
-        asked=rate,
+        segments=segments,
+        requested=rate,
         median=statistics.median(times),
         p99=at_99,
-        lost=lab.sent_again() - again,
+        lost=lab.retransmitted() - again,
     )
 
 
@@ -375,13 +375,13 @@ def measure_rates(rates: list[int]) -> None:
         for rate in rates:
             lab.qdisc("fq")
             lab.declare("node1", f"{rate}mbit")
-            for pieces in PIECES:
-                latency(lab, "programs and fq", rate, pieces)
+            for segments in SEGMENTS:
+                latency(lab, "programs and fq", rate, segments)
             lab.declare("node1", None)
-            # the burst is what a timer of 1 kHz needs at least (tc-tbf(8)); the queue is tc's usual example
+            # the minimal burst for a timer of 1 kHz (tc-tbf(8)); the latency is that of its example
             lab.qdisc("tbf", "rate", f"{rate}mbit", "burst", str(max(rate * 125, 3200)), "latency", "50ms")
-            for pieces in PIECES:
-                latency(lab, "tbf, 50 ms", rate, pieces)
+            for segments in SEGMENTS:
+                latency(lab, "tbf, 50 ms", rate, segments)
     finally:
         lab.remove()
 
@@ -391,18 +391,18 @@ def main() -> None:
     command("insmod", "meta.ko")
     Path("/run/netns").mkdir(exist_ok=True)
     command("ip", "link", "set", "lo", "up")
-    say("start", kernel=os.uname().release)
+    print_result("start", kernel=os.uname().release)
     if plan["rates"]:
         measure_rates(plan["rates"])
     if plan["scales"]:
         measure_costs(plan["scales"])
-    say("end")
+    print_result("end")
 
 
 if __name__ == "__main__":
     try:
         main()
     except BaseException as error:
-        say("failed", rung="", error=str(error), trace=traceback.format_exc())
+        print_result("failed", rung="", error=str(error), trace=traceback.format_exc())
     sys.stdout.flush()
     ctypes.CDLL(None).reboot(0x4321FEDC)  # RB_POWER_OFF

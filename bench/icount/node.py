@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The guest's side of the instruction count: two nodes and their Pods as namespaces of one kernel.
+"""Guest side of the instruction count: two nodes and their Pods as network namespaces of one kernel.
 
-Runs as the guest's first process, so that nothing else takes instructions. Each result is a line of JSON on
-the console. The guest's clock counts instructions: one is one nanosecond.
+Runs as init, so that no other process executes instructions. Each result is a line of JSON on the console.
+The guest's clock counts instructions: one is a nanosecond.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ansible_collections.podnet.datapath.plugins.module_utils._programs import a
 OBJECT = str(Path("datapath.o").resolve())
 MARK = "ICOUNT "
 
-FAR = "far"  # the namespace of the second node; the first is the guest's own
+FAR = "far"  # the namespace of the second node; the first node is the guest's initial namespace
 WIRE_MTU = 8264
 # Fixed work: transactions of one sample, and bytes.
 WORK = {"rr": ("TCP_RR", 2000), "stream": ("TCP_STREAM", 64 << 20)}
-# Samples are taken until the last of them agree; the first ones warm caches and windows up.
+# Sampling ends when the last samples agree; the first ones warm up caches and TCP windows.
 AGREEING, AGREEMENT, MOST = 3, 0.002, 12
 
 DRIVERS = {"host": "", "veth": "veth", "veth_bpf": "veth", "netkit": "netkit", "meta": "meta"}
@@ -47,12 +47,12 @@ def run(*argv: str) -> str:
     return done.stdout
 
 
-def say(kind: str, **values: Any) -> None:
+def print_result(kind: str, **values: Any) -> None:
     print(MARK + json.dumps({"kind": kind, **values}), flush=True)
 
 
 class Node:
-    """A node by its namespace, with the Pods of a rung."""
+    """A node in a namespace, with the Pods of a rung."""
 
     def __init__(self, number: int, netns: str, pods: int) -> None:
         self.netns = netns
@@ -70,14 +70,14 @@ class Node:
         return f"/sys/fs/bpf/node{self.number}"
 
     def prepare(self) -> None:
-        """What a node has before there are Pods: the wire, and forwarding."""
+        """Configure the wire and forwarding."""
         with self.inside():
             run("ip", "link", "set", "lo", "up")
             run("ip", "link", "set", f"wire{self.number}", "mtu", str(WIRE_MTU), "up")
             run("ip", "address", "add", f"172.31.0.{self.number}/30", "dev", f"wire{self.number}")
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
-    def _bring(self, driver: str, pods: list[dict[str, Any]], routes: list[dict[str, str]]) -> None:
+    def _apply(self, driver: str, pods: list[dict[str, Any]], routes: list[dict[str, str]]) -> None:
         options: dict[str, Any] = {
             "pods": pods,
             "driver": driver,
@@ -92,7 +92,7 @@ class Node:
         _meta_device.run(options, False, lambda: "")
 
     def make(self, driver: str, bpf: bool) -> None:
-        """Make the Pods by the collection's own modules, with its programs where the rung has them."""
+        """Create the Pods by the collection's modules, with its programs if ``bpf``."""
         addresses = {name: self.address(index) for index, name in enumerate(self.pods, 1)}
         pods = [
             {
@@ -108,36 +108,36 @@ class Node:
         ]
         other, wire = 3 - self.number, f"wire{self.number}"
         with self.inside():
-            self._bring(
+            self._apply(
                 driver, pods, [{"to": f"10.31.{other}.0/24", "via": f"172.31.0.{other}", "dev": wire}]
             )
             if not bpf:
                 return
-            wishes = [attach.Wish("host_ingress", wire, "ingress")]
+            entries = [attach.Wish("host_ingress", wire, "ingress")]
             for name in self.pods:
-                wishes += [
+                entries += [
                     attach.Wish("pod_egress", f"h{name}", "from_pod"),
                     attach.Wish("pod_ingress", f"h{name}", "to_pod"),
                 ]
             Path(self.pins).mkdir(exist_ok=True)
-            attach.present(self.pins, OBJECT, {}, wishes)
+            attach.present(self.pins, OBJECT, {}, entries)
             endpoints = [{"addresses": [a], "device": f"h{name}"} for name, a in addresses.items()]
             apply.run(self.pins, "site", endpoints)
 
     def remove(self) -> None:
         with self.inside():
-            self._bring("veth", [], [])
+            self._apply("veth", [], [])
             if os.path.isdir(self.pins):
                 attach.absent(self.pins)
 
 
 def inside(netns: str) -> AbstractContextManager[None]:
-    """Put the thread, and what it starts, into a namespace; "" is the guest's own."""
+    """Move the thread and its children to a namespace during the block; "" is the initial one."""
     return _netns.entered(_netns.path_of(netns) if netns else "/proc/1/ns/net")
 
 
 def measure(client: str, server: str, address: str, test: str) -> list[float]:
-    """Return work per second of the guest's clock, transactions or Mbit, until the last samples agree."""
+    """Return samples of transactions or Mbit per second of the guest's clock until the last ones agree."""
     name, amount = WORK[test]
     with inside(server):
         serving = subprocess.Popen(
@@ -168,37 +168,37 @@ def main() -> None:
     near, far = Node(1, "", 2), Node(2, FAR, 1)
     for node in (near, far):
         node.prepare()
-    say("start", kernel=os.uname().release)
+    print_result("start", kernel=os.uname().release)
     for rung in plan["rungs"]:
         driver = DRIVERS[rung]
         try:
             if driver:
                 for node in (near, far):
                     node.make(driver, rung != "veth")
-            for way in ("cross", "local"):
-                if not driver and way == "local":
+            for path in ("cross", "local"):
+                if not driver and path == "local":
                     continue
                 client = near.pods[0] if driver else ""
-                server = (far.pods[0] if driver else FAR) if way == "cross" else near.pods[1]
+                server = (far.pods[0] if driver else FAR) if path == "cross" else near.pods[1]
                 address = "172.31.0.2"
                 if driver:
-                    address = far.address(1) if way == "cross" else near.address(2)
+                    address = far.address(1) if path == "cross" else near.address(2)
                 for test in plan["tests"]:
                     samples = measure(client, server, address, test)
                     median = statistics.median(samples[-AGREEING:])
-                    say("result", rung=rung, way=way, test=test, median=median, samples=samples)
-        except Exception as error:  # the other rungs can still be measured
-            say("failed", rung=rung, error=str(error), trace=traceback.format_exc())
+                    print_result("result", rung=rung, path=path, test=test, median=median, samples=samples)
+        except Exception as error:  # continue with the next rung
+            print_result("failed", rung=rung, error=str(error), trace=traceback.format_exc())
         finally:
             for node in (near, far):
                 node.remove()
-    say("end")
+    print_result("end")
 
 
 if __name__ == "__main__":
     try:
         main()
     except BaseException as error:
-        say("failed", rung="", error=str(error), trace=traceback.format_exc())
+        print_result("failed", rung="", error=str(error), trace=traceback.format_exc())
     sys.stdout.flush()
     ctypes.CDLL(None).reboot(0x4321FEDC)  # RB_POWER_OFF

@@ -1,11 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a roll-out costs the controller: site.yml in check mode over many hosts, all of them this machine.
+"""Measure what a roll-out costs the controller: site.yml in check mode over many hosts, all this machine.
 
-The processor time of the modules, which elsewhere run on the nodes, is taken by itself, by a wrapper around
-their Python. A second run has as many tasks that start nothing: what Ansible itself costs. Prints both, and
-writes them to reports/scale/HOSTS.json.
+A wrapper around the modules' Python measures their CPU time, which nodes spend otherwise. A second run has
+the same number of tasks without modules, which is Ansible's own cost. Prints both and writes them to
+reports/scale/HOSTS.json.
 
 usage: python3 -m bench.rollout_scale.bench [--hosts 1000] [--forks 20]
 """
@@ -39,11 +39,11 @@ exit $status
 
 
 def run(playbook: Path, hosts: int, forks: int, *arguments: str) -> dict[str, Any]:
-    """Run a playbook over ``hosts`` names of this machine; return what it cost, and the tasks of a host."""
+    """Run a playbook over ``hosts`` names of this machine; return its costs and the tasks per host."""
     with tempfile.TemporaryDirectory() as folder:
         variables = {
             "ansible_connection": "local",
-            "ansible_pipelining": True,  # as ansible.cfg has it for SSH
+            "ansible_pipelining": True,  # ansible.cfg sets it for SSH
             "ansible_become": False,
             "ansible_python_interpreter": f"{folder}/python3",
             "preflight_install_packages": False,
@@ -57,7 +57,7 @@ def run(playbook: Path, hosts: int, forks: int, *arguments: str) -> dict[str, An
         names = {f"node{number:04}": {} for number in range(hosts)}
         inventory = Path(folder) / "hosts.yml"
         inventory.write_text(yaml.safe_dump({"all": {"hosts": names, "vars": variables}}))
-        # Programs are pinned where this machine may have no file system for it.
+        # Programs are pinned, and this machine may have no BPF file system.
         command = ["unshare", "--mount", "sh", "-c", 'mount -t bpf bpf /sys/fs/bpf && exec "$@"', "sh"]
         command += [
             "ansible-playbook",
@@ -93,13 +93,13 @@ def run(playbook: Path, hosts: int, forks: int, *arguments: str) -> dict[str, An
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime - on_nodes, 1),
         "node_cpu_seconds": round(on_nodes, 1),
         "memory_mib": round(usage.ru_maxrss / 1024),
-        # What grows faster than the number of hosts shows here.
+        # shows tasks that grow faster than the number of hosts
         "slowest": sorted(((round(s, 1), task) for task, s in counts["seconds"].items()), reverse=True)[:8],
     }
 
 
 def empty_playbook(folder: Path, tasks: int) -> Path:
-    """Write a playbook of tasks that the controller does by itself."""
+    """Write a playbook of tasks that start no module."""
     task = {"name": "Nothing", "ansible.builtin.debug": {"msg": "nothing", "verbosity": 4}}
     plays = [{"name": "Empty", "hosts": "all", "gather_facts": False, "tasks": [task] * tasks}]
     path = folder / "empty.yml"
@@ -107,8 +107,8 @@ def empty_playbook(folder: Path, tasks: int) -> Path:
     return path
 
 
-def tell(name: str, one: dict[str, Any]) -> None:
-    """Print what a run cost; the first is known half an hour before the second."""
+def print_costs(name: str, one: dict[str, Any]) -> None:
+    """Print a run's costs; the first run ends half an hour before the second."""
     cpu, on_node = (one[key] / one["hosts"] for key in ("cpu_seconds", "node_cpu_seconds"))
     print(
         f"{name}: {one['hosts']} hosts, {one['tasks']} tasks each, {one['remote_tasks']} of them remote; "
@@ -121,7 +121,6 @@ def tell(name: str, one: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--hosts", type=int, default=1000)
     parser.add_argument("--forks", type=int, default=20)
@@ -129,10 +128,10 @@ def main() -> None:
     site = run(
         CHECKOUT / "site.yml", given.hosts, given.forks, "--check", "-e", '{"fleet_batches": ["100%"]}'
     )
-    tell("site", site)
+    print_costs("site", site)
     with tempfile.TemporaryDirectory() as folder:
         empty = run(empty_playbook(Path(folder), site["tasks"]), given.hosts, given.forks)
-    tell("empty", empty)
+    print_costs("empty", empty)
     found = {"site": site, "empty": empty}
     report = CHECKOUT / f"reports/scale/{given.hosts}.json"
     report.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A callback that counts the tasks of each host, and those that went to it, and times each task."""
+"""A callback that counts all tasks and remote tasks of each host, and times each task."""
 
 from __future__ import annotations
 
@@ -23,12 +23,21 @@ requirements: []
 """
 
 # Actions that never leave the controller.
-AT_HOME = {"assert", "debug", "fail", "include_role", "include_tasks", "pause", "set_fact", "set_stats"}
-AT_HOME |= {"validate_argument_spec", "meta", "add_host", "group_by"}
+CONTROLLER_ACTIONS = {
+    "assert",
+    "debug",
+    "fail",
+    "include_role",
+    "include_tasks",
+    "pause",
+    "set_fact",
+    "set_stats",
+}
+CONTROLLER_ACTIONS |= {"validate_argument_spec", "meta", "add_host", "group_by"}
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Counts results, whatever became of them, except those that were skipped."""
+    """Count results of any status; skipped tasks count as not remote."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -45,7 +54,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def _count(self, result: Any, ignore_errors: bool = False) -> None:
         host = result.host.get_name()
         self.all[host] += 1
-        if result.task.action.split(".")[-1] not in AT_HOME and result.task.delegate_to != "localhost":
+        if (
+            result.task.action.split(".")[-1] not in CONTROLLER_ACTIONS
+            and result.task.delegate_to != "localhost"
+        ):
             self.remote[host] += 1
 
     v2_runner_on_ok = v2_runner_on_failed = v2_runner_on_unreachable = _count
@@ -53,16 +65,16 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_runner_on_skipped(self, result: Any) -> None:
         self.all[result.host.get_name()] += 1
 
-    def _change_over(self, task: str) -> None:
+    def _start_task(self, task: str) -> None:
         now = time.monotonic()
         if self._task:
             self.seconds[self._task] += now - self._begun
         self._task, self._begun = task, now
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        self._change_over(f"{task.get_name()} ({Path(str(task.get_path())).name})")
+        self._start_task(f"{task.get_name()} ({Path(str(task.get_path())).name})")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        self._change_over("")
+        self._start_task("")
         found = {"all": self.all, "remote": self.remote, "seconds": self.seconds}
         Path(os.environ["COUNT_TASKS"]).write_text(json.dumps(found))

@@ -1,11 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What tuning a tuned node costs: the role node_tuning against loops over ansible.posix.sysctl and ethtool.
+"""Compare the costs of a converged run: node_tuning against loops over ansible.posix.sysctl and ethtool.
 
-Both bring one lab node to the settings of settings.yml; then they take turns, so that a loaded machine loads
-both. A play that does nothing is taken off both, as it is Ansible's own start. Prints modules started on the
-node and seconds, by the median, and their ratios.
+Both apply the settings of settings.yml to one lab node, then run alternately, so that a loaded machine slows
+both. The time of an empty play, Ansible's startup, is subtracted. Prints modules started on the node, median
+seconds, and their ratios.
 
 usage: python3 -m bench.tuning.bench [--turns 3]
 """
@@ -34,7 +34,7 @@ NOTHING = [{"hosts": "lab", "gather_facts": False, "tasks": [{"ansible.builtin.p
 
 
 def ansible_posix() -> Path:
-    """Return a folder of collections that has ansible.posix, fetched once."""
+    """Return a collections folder with ansible.posix, downloaded once."""
     folder = CACHE / "collections" / PACKAGE
     if not folder.exists():
         with tempfile.TemporaryDirectory() as wheels:
@@ -50,7 +50,7 @@ def ansible_posix() -> Path:
 
 
 def run(playbook: Path, *arguments: str) -> tuple[int, int, float]:
-    """Run a playbook; return the modules that it started on the node, its changes, and seconds."""
+    """Run a playbook; return its modules started on the node, its changes and its seconds."""
     environment = {
         **os.environ,
         "ANSIBLE_COLLECTIONS_PATH": f"{os.environ['ANSIBLE_COLLECTIONS_PATH']}:{ansible_posix()}",
@@ -77,26 +77,25 @@ def run(playbook: Path, *arguments: str) -> tuple[int, int, float]:
 
 
 def main() -> None:
-    """Make a node, tune it both ways, then measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--turns", type=int, default=3)
     turns = parser.parse_args().turns
     lab = [sys.executable, str(CHECKOUT / "roles/lab_node/files/lab.py")]
     subprocess.run([*lab, "up", "--name", LAB, "--nodes", "1"], check=True)
-    ways = {"role": HERE / "role.yml", "loops": HERE / "loops.yml"}
+    playbooks = {"role": HERE / "role.yml", "loops": HERE / "loops.yml"}
     with tempfile.TemporaryDirectory() as folder:
-        ways["nothing"] = Path(folder) / "nothing.yml"
-        ways["nothing"].write_text(json.dumps(NOTHING))
-        for playbook in ways.values():
+        playbooks["nothing"] = Path(folder) / "nothing.yml"
+        playbooks["nothing"].write_text(json.dumps(NOTHING))
+        for playbook in playbooks.values():
             run(playbook)
-        results = [(name, run(playbook)) for dummy in range(turns) for name, playbook in ways.items()]
+        results = [(name, run(playbook)) for dummy in range(turns) for name, playbook in playbooks.items()]
     subprocess.run([*lab, "down", "--name", LAB], check=True)
 
     changed = {name for name, (dummy, changes, dummy_seconds) in results if changes}
     if changed:
-        sys.exit(f"a node that was tuned was changed again by: {', '.join(changed)}")
+        sys.exit(f"a tuned node was changed again by: {', '.join(changed)}")
     started = {name: result[0] for name, result in results}
-    seconds = {name: statistics.median(r[2] for n, r in results if n == name) for name in ways}
+    seconds = {name: statistics.median(r[2] for n, r in results if n == name) for name in playbooks}
     for name in ("role", "loops"):
         print(f"{name}: {started[name]} modules started, {seconds[name] - seconds['nothing']:.1f} s")
     ratio = (seconds["loops"] - seconds["nothing"]) / (seconds["role"] - seconds["nothing"])

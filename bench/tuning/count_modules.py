@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A callback that counts the modules started on hosts, one for each item of a loop, and changes."""
+"""A callback that counts modules started on hosts, one per loop item, and changes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ requirements: []
 """
 
 # Actions that start nothing on a host.
-AT_HOME = {"assert", "debug", "fail", "include_role", "set_fact", "validate_argument_spec"}
+CONTROLLER_ACTIONS = {"assert", "debug", "fail", "include_role", "set_fact", "validate_argument_spec"}
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Counts results, except those that were skipped."""
+    """Count results of tasks that were not skipped."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -37,7 +37,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self.started = self.changed = 0
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        if result.task.action.split(".")[-1] not in AT_HOME:
+        if result.task.action.split(".")[-1] not in CONTROLLER_ACTIONS:
             self.started += len(result.result.get("results", [None])) if result.task.loop else 1
             self.changed += bool(result.is_changed())
 

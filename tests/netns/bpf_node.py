@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A namespace with links for bpf_attach, and the programs compiled with changes."""
+"""A namespace with devices for bpf_attach, and builds of edited programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.checkout import PROGRAMS
 
 
 class Node:
-    """A namespace with veth pairs, and a folder of pins."""
+    """A namespace with veth pairs, and a pin folder."""
 
     def __init__(self, namespaces: Any, run_module: Any, bpffs: str, datapath_object: str) -> None:
         self.ns, self.object = namespaces, datapath_object
@@ -39,13 +39,13 @@ class Node:
     def attach(self, *attachments: str, check: bool = False, fails: bool = False, **args: Any) -> Any:
         """Run bpf_attach; attachments are written ``program device hook [type]``."""
         names = ("program", "device", "hook", "type")
-        wishes = [dict(zip(names, words.split())) for words in attachments]
+        entries = [dict(zip(names, words.split())) for words in attachments]
         if args.get("state") != "absent":
-            args = {"object": self.object, "attachments": wishes, **args}
+            args = {"object": self.object, "attachments": entries, **args}
         return self.module("bpf_attach", check, fails, **args)
 
     def refuse(self, *attachments: str, **args: Any) -> str:
-        """Run bpf_attach and see that it refuses and changes nothing; return why."""
+        """Assert that bpf_attach refuses and changes nothing; return its message."""
         before = self.everything()
         message = self.attach(*attachments, fails=True, **args)["msg"]
         assert self.attach(*attachments, fails=True, check=True, **args)["msg"] == message
@@ -53,7 +53,7 @@ class Node:
         return str(message)
 
     def everything(self) -> list[Any]:
-        """What is pinned (with ids), attached, and in the maps."""
+        """Return qdiscs, attached programs and the IDs of pinned objects."""
         found: list[Any] = [self.ns.run(self.name, "tc", "qdisc")]
         for device in ("left", "right", "vlan.100", "c-d"):
             found.append(self.ns.run(self.name, "bpftool", "net", "show", "dev", device, check=False))
@@ -64,7 +64,7 @@ class Node:
         return found
 
     def tcx(self, device: str) -> list[str]:
-        """Names of the programs at a device's tcx hooks, which bpftool of Debian 12 does not show."""
+        """Return the names of programs at a device's tcx hooks, which Debian 12's bpftool does not show."""
         names = []
         with self.ns.inside(self.name):
             ifindex = socket.if_nametoindex(device)
@@ -83,7 +83,7 @@ class Node:
 
 
 def compiled(folder: Path, *edits: tuple[str, str, str]) -> str:
-    """Compile the programs with edits of their sources: file, pattern, replacement. Return the object."""
+    """Compile the programs with edits (file, pattern, replacement); return the object."""
     for source in PROGRAMS.iterdir():
         text = source.read_text()
         for file, pattern, replacement in edits:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Modules run for real, in network namespaces of the machine that tests. Root is needed."""
+"""Fixtures for running modules in network namespaces of this machine, as root."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ RunModule = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="session", autouse=True)
 def _root() -> None:
     if os.geteuid() != 0:
-        pytest.fail("tests/netns make network namespaces: run them as root (sudo make test-fast)")
+        pytest.fail("tests/netns need root; run make test-netns")
 
 
 @pytest.fixture(scope="session")
 def run_module() -> RunModule:
-    """Run a module of this collection as Ansible would, in a process of its own.
+    """Return a function that runs a module of this collection as Ansible does, in a child process.
 
-    ``run_module(name, args, netns=None, check=False, fails=False)`` returns what the module returns
-    (with its diff) and asserts that it fails exactly where that is expected. ``netns`` is a name of
-    /run/netns; the mounts stay the machine's own.
+    ``run_module(name, args, netns=None, check=False, fails=False)`` returns the module's result with its
+    diff, and asserts that it fails if and only if ``fails``. ``netns`` is a name of /run/netns; the mounts
+    are those of this machine.
     """
 
     def run(
@@ -55,10 +55,10 @@ def run_module() -> RunModule:
         ):
             given.write(json.dumps(request).encode())
             given.seek(0)
-            # A fork has all imports done: the interpreter's start would be most of a run's time.
+            # A fork has the imports already: starting an interpreter would take most of the time.
             child = os.fork()
             if not child:
-                _be_module(module.main, netns, given.fileno(), out.fileno(), err.fileno())
+                _run_in_child(module.main, netns, given.fileno(), out.fileno(), err.fileno())
             os.waitpid(child, 0)
             out.seek(0)
             err.seek(0)
@@ -73,8 +73,8 @@ def run_module() -> RunModule:
     return run
 
 
-def _be_module(main: Callable[[], None], netns: str | None, given: int, out: int, err: int) -> NoReturn:
-    """Be a module's process: in its namespace, with its streams, for 120 seconds at most."""
+def _run_in_child(main: Callable[[], None], netns: str | None, given: int, out: int, err: int) -> NoReturn:
+    """Run a module's main() in this child, in a namespace and with its streams, for at most 120 seconds."""
     try:
         signal.alarm(120)
         for source, target in ((given, 0), (out, 1), (err, 2)):
@@ -96,7 +96,7 @@ def _be_module(main: Callable[[], None], netns: str | None, given: int, out: int
 
 @pytest.fixture
 def namespaces() -> Iterator[Namespaces]:
-    """Make network namespaces that are gone after the test."""
+    """Give network namespaces that are deleted after the test."""
     made = Namespaces()
     yield made
     made.delete()
@@ -104,7 +104,7 @@ def namespaces() -> Iterator[Namespaces]:
 
 @pytest.fixture(scope="module")
 def module_namespaces() -> Iterator[Namespaces]:
-    """Make network namespaces that are gone after the last test of the file."""
+    """Give network namespaces that are deleted after the last test of the file."""
     made = Namespaces()
     yield made
     made.delete()
@@ -112,7 +112,7 @@ def module_namespaces() -> Iterator[Namespaces]:
 
 @pytest.fixture(scope="session")
 def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A BPF file system of the tests' own."""
+    """Mount a private BPF file system; give its path."""
     path = str(tmp_path_factory.mktemp("bpffs"))
     command("mount", "-t", "bpf", "bpf", path)
     yield path
@@ -121,7 +121,7 @@ def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The compiled programs."""
+    """Return the object with the compiled programs."""
     out = tmp_path_factory.mktemp("object")
     command("make", "-s", "-C", str(PROGRAMS), f"OUT={out}")
     return str(out / "datapath.o")
@@ -129,7 +129,7 @@ def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def node(namespaces: Any, run_module: RunModule, bpffs: str, datapath_object: str) -> Iterator[Node]:
-    """A node for bpf_attach; all that it attached is gone afterwards."""
+    """Give a node for bpf_attach; remove its attachments afterwards."""
     made = Node(namespaces, run_module, bpffs, datapath_object)
     yield made
     made.attach(state="absent")
@@ -137,5 +137,5 @@ def node(namespaces: Any, run_module: RunModule, bpffs: str, datapath_object: st
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Compile the programs with edits, as ``bpf_node.compiled`` takes them."""
+    """Return a function that compiles the programs with edits, see ``bpf_node.compiled``."""
     return lambda *edits: compiled(tmp_path_factory.mktemp("build"), *edits)

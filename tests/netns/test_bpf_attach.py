@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""bpf_attach and bpf_state on the running kernel: what they refuse, replace, keep and take back."""
+"""bpf_attach and bpf_state on the running kernel: refusals, replacement, ownership and rollback."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from ansible_collections.podnet.datapath.plugins.module_utils._programs import a
 from tests.netns.bpf_node import Node
 
 
-def test_check_mode_changes_nothing_and_tells_all(node: Node) -> None:
-    wishes = ("host_ingress left ingress tcx", "pod_egress vlan.100 from_pod clsact")
+def test_check_mode_predicts_all_changes(node: Node) -> None:
+    attachments = ("host_ingress left ingress tcx", "pod_egress vlan.100 from_pod clsact")
     before = node.everything()
-    foretold = node.attach(*wishes, check=True)
+    planned = node.attach(*attachments, check=True)
     assert node.everything() == before
     assert not os.path.exists(node.pins)
-    done = node.attach(*wishes)
-    assert (foretold["changed"], foretold["changes"]) == (True, done["changes"])
-    assert foretold["diff"] == done["diff"]
+    done = node.attach(*attachments)
+    assert (planned["changed"], planned["changes"]) == (True, done["changes"])
+    assert planned["diff"] == done["diff"]
     assert "host_ingress at left ingress (tcx)" in done["diff"]["after"]
-    assert {p["tag"] for p in foretold["programs"]} == {p["tag"] for p in done["programs"]}
+    assert {p["tag"] for p in planned["programs"]} == {p["tag"] for p in done["programs"]}
     for program in done["programs"]:
         with bpf.closing(bpf.obj_get(program["path"])) as fd:
             assert bpf.program_info(fd).id == program["id"]
 
     state = node.everything()
     for check in (True, False):
-        again = node.attach(*wishes, check=check)
+        again = node.attach(*attachments, check=check)
         assert (again["changed"], again["changes"]) == (False, [])
         assert again["diff"] == {"before": "", "after": ""}
     assert node.everything() == state
@@ -49,12 +49,12 @@ def test_check_mode_changes_nothing_and_tells_all(node: Node) -> None:
     assert node.everything() == state
 
 
-def test_attachments_follow_the_list(node: Node) -> None:
+def test_attachments_match_the_list(node: Node) -> None:
     node.attach("host_ingress left ingress tcx", "host_ingress c-d ingress clsact")
     assert node.tcx("left") == ["host_ingress"]
     assert "host_ingress" in node.filters("c-d", "ingress")
 
-    # another program, another type, one gone, one new
+    # another program, another type, one removed, one new
     result = node.attach("pod_egress c-d ingress tcx", "pod_ingress right to_pod clsact")
     assert result["changes"] == [
         "replace attachment site/c-d-ingress",
@@ -65,7 +65,9 @@ def test_attachments_follow_the_list(node: Node) -> None:
     assert node.tcx("c-d") == ["pod_egress"]
     assert node.filters("c-d", "ingress") == ""
     assert "pod_ingress" in node.filters("right", "egress")
-    assert node.ns.run(node.name, "tc", "qdisc").count("clsact") == 1  # right's; c-d's own is gone again
+    assert (
+        node.ns.run(node.name, "tc", "qdisc").count("clsact") == 1
+    )  # that of right; the one of c-d is removed
 
 
 def test_owners_keep_their_attachments(node: Node) -> None:
@@ -79,29 +81,29 @@ def test_owners_keep_their_attachments(node: Node) -> None:
     assert node.tcx("left") == ["host_ingress"]
 
 
-def test_a_new_object_replaces_the_programs_of_all_owners(node: Node, build: Any) -> None:
-    wishes = ("host_ingress left ingress tcx", "pod_ingress left to_pod clsact")
-    first = node.attach(*wishes)
+def test_new_object_replaces_programs_of_all_owners(node: Node, build: Any) -> None:
+    attachments = ("host_ingress left ingress tcx", "pod_ingress left to_pod clsact")
+    first = node.attach(*attachments)
     node.attach("pod_egress right from_pod", owner="pods")
     node.module("bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11"]}])
     other = build(("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
 
-    result = node.attach(*wishes, object=other)
+    result = node.attach(*attachments, object=other)
     assert "replace attachment pods/right-from_pod" in result["changes"]
     assert not any("map" in change for change in result["changes"])
     old, new = ({p["name"]: p for p in r["programs"]} for r in (first, result))
     assert old["pod_ingress"]["tag"] != new["pod_ingress"]["tag"]
     assert f"id {new['pod_ingress']['id']} " in node.filters("left", "egress")
     assert node.tcx("right") == ["pod_egress"]
-    # the entries are still there
+    # map entries are kept
     state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}]}
     assert not node.module("bpf_state", **state)["changed"]
-    assert not node.attach(*wishes, object=other)["changed"]
+    assert not node.attach(*attachments, object=other)["changed"]
     assert not node.attach("pod_egress right from_pod", object=other, owner="pods")["changed"]
 
 
-def test_read_only_data_counts_as_the_program(node: Node) -> None:
-    """The kernel's tag does not cover it: two programs of one tag may route differently."""
+def test_changed_rodata_replaces_programs(node: Node) -> None:
+    """The kernel's program tag does not cover read-only data."""
     before = node.attach("pod_egress left from_pod")
     result = node.attach("pod_egress left from_pod", rodata={"reason_max": "1"})
     assert result["changed"]
@@ -109,29 +111,29 @@ def test_read_only_data_counts_as_the_program(node: Node) -> None:
     assert not node.attach("pod_egress left from_pod", rodata={"reason_max": True})["changed"]
 
 
-def test_maps_of_another_layout_are_filled_before_programs_change(node: Node, build: Any) -> None:
+def test_maps_of_another_layout_are_filled_before_programs_are_replaced(node: Node, build: Any) -> None:
     node.attach("pod_egress left from_pod")
-    mine = [{"device": "left", "addresses": ["10.31.1.11", "fd31:1::11"]}]
-    theirs = [{"device": "right", "addresses": ["10.31.1.12"]}]
-    node.module("bpf_state", endpoints=mine)
-    node.module("bpf_state", endpoints=theirs, owner="cni")
+    site = [{"device": "left", "addresses": ["10.31.1.11", "fd31:1::11"]}]
+    cni = [{"device": "right", "addresses": ["10.31.1.12"]}]
+    node.module("bpf_state", endpoints=site)
+    node.module("bpf_state", endpoints=cni, owner="cni")
     smaller = build(("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2"))
     result = node.attach("pod_egress left from_pod", object=smaller)
-    # what is computed from declarations comes as a whole, the rest stays
+    # maps that are computed from declarations are replaced, others stay
     assert {"replace map endpoints4", "replace map endpoints6", "replace map policy"} < set(result["changes"])
     assert not {"replace map metrics", "replace map ct", "replace map flow_cache"} & set(result["changes"])
     assert "16384 entries" in result["diff"]["before"]
     assert not node.attach("pod_egress left from_pod", object=smaller)["changed"]
-    for owner, endpoints in (("site", mine), ("cni", theirs)):
+    for owner, endpoints in (("site", site), ("cni", cni)):
         assert not node.module("bpf_state", endpoints=endpoints, owner=owner)["changed"]
     pods = [{"device": "left", "addresses": [f"10.31.1.{n}" for n in range(13, 16)]}]
     message = node.module("bpf_state", endpoints=pods, fails=True)["msg"]
     assert "the map endpoints4 " in message
-    assert not node.module("bpf_state", endpoints=mine)["changed"]
+    assert not node.module("bpf_state", endpoints=site)["changed"]
 
 
-def test_an_object_of_another_version_is_rejected(node: Node, build: Any) -> None:
-    """Structs of the same size in another order: programs would read other values than are written."""
+def test_object_of_another_version_is_rejected(node: Node, build: Any) -> None:
+    """Structs of the same size may have another member order, so sizes alone do not show the version."""
     node.attach("pod_egress left from_pod")
     before = node.everything()
     swapped = build(("endpoints.h", r"(\t__u16 slot;.*\n)(\t__u16 flags;.*\n)", r"\2\1"))
@@ -142,8 +144,8 @@ def test_an_object_of_another_version_is_rejected(node: Node, build: Any) -> Non
     assert node.everything() == before
 
 
-def test_connections_are_taken_over_or_the_programs_refused(node: Node, build: Any) -> None:
-    """A connection outlives another size of its table; another form of it has to be asked for."""
+def test_connections_are_migrated_or_programs_refused(node: Node, build: Any) -> None:
+    """Connections survive a new table size; another entry layout needs allow_connection_loss."""
 
     def connections() -> dict[bytes, bytes]:
         with bpf.closing(bpf.obj_get(f"{node.pins}/maps/ct")) as fd:
@@ -167,8 +169,8 @@ def test_connections_are_taken_over_or_the_programs_refused(node: Node, build: A
     assert not connections()
 
 
-def test_new_endpoints_end_what_was_decided_before(node: Node) -> None:
-    """Programs keep what they decided for a flow for as long as the generation stays."""
+def test_new_endpoints_change_the_generation(node: Node) -> None:
+    """Programs cache decisions per flow until the generation changes."""
 
     def generation() -> bytes:
         with bpf.closing(bpf.obj_get(f"{node.pins}/maps/config")) as fd:
@@ -184,19 +186,19 @@ def test_new_endpoints_end_what_was_decided_before(node: Node) -> None:
     assert generation() == after
 
 
-def test_lost_pins_are_made_again(node: Node) -> None:
+def test_missing_pins_are_recreated(node: Node) -> None:
     node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
     os.unlink(f"{node.pins}/progs/pod_egress")
     assert (
         "create program pod_egress"
         in node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")["changes"]
     )
-    # without the pin of its map a program counts where nobody can read
+    # without the pin of its map a program's counters cannot be read
     os.unlink(f"{node.pins}/maps/metrics")
     result = node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
     assert "create map metrics" in result["changes"]
     assert node.tcx("left") == ["host_ingress"]
-    # a device that was made anew has no program, whatever the pins say
+    # a recreated device has no program, although the pins exist
     node.ns.ip(node.name, "link del left", "link add left type veth peer name right")
     assert node.tcx("left") == []
     node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
@@ -204,8 +206,8 @@ def test_lost_pins_are_made_again(node: Node) -> None:
     assert "pod_ingress" in node.filters("left", "egress")
 
 
-def test_a_killed_run_is_mended_by_the_next(node: Node, build: Any) -> None:
-    """What a run leaves when it dies between attaching and renaming its pins."""
+def test_next_run_repairs_a_killed_run(node: Node, build: Any) -> None:
+    """The killed run has attached a program, but not renamed its pin."""
     node.attach("host_ingress left ingress tcx")
     other = build(("datapath.bpf.c", r"REASON_STACK_NO_ENDPOINT\)", "REASON_STACK_LINK_SCOPE)"))
     with libbpf.BpfObject(other) as half:
@@ -219,16 +221,18 @@ def test_a_killed_run_is_mended_by_the_next(node: Node, build: Any) -> None:
     assert not node.attach("host_ingress left ingress tcx")["changed"]
 
 
-def test_a_foreign_filter_is_not_touched(node: Node, datapath_object: str) -> None:
+def test_foreign_filter_is_kept(node: Node, datapath_object: str) -> None:
     node.ns.run(node.name, "tc", "qdisc", "add", "dev", "left", "clsact")
     foreign = ("tc", "filter", "add", "dev", "left", "ingress", "pref", "100", "handle", "1", "bpf", "da")
     node.ns.run(node.name, *foreign, "obj", datapath_object, "program", "pod_ingress", check=False)
-    if "pod_ingress" not in node.filters("left", "ingress"):  # a tc without libbpf names programs otherwise
+    if "pod_ingress" not in node.filters(
+        "left", "ingress"
+    ):  # a tc without libbpf selects programs by section
         node.ns.run(node.name, *foreign, "obj", datapath_object, "sec", "tc")
     message = node.refuse("host_ingress left ingress clsact")
     assert "not ours" in message and "clsact priority 100" in message
     assert re.search(r"program '\w+' \(id \d+\)", message)
-    # tcx has room for several, and ours comes and goes beside the foreign one
+    # tcx has several programs per hook, so attaching and removing leaves the foreign filter
     node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
     node.attach(state="absent")
     assert "pref 100" in node.filters("left", "ingress")
@@ -236,7 +240,7 @@ def test_a_foreign_filter_is_not_touched(node: Node, datapath_object: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("wishes", "options", "expected"),
+    ("attachments", "options", "expected"),
     [
         (["host_ingress nosuch ingress"], {}, ["nosuch", "no device"]),
         (["nosuch left ingress"], {}, ["no program 'nosuch'", "host_ingress, pod_egress, pod_ingress"]),
@@ -257,14 +261,14 @@ def test_a_foreign_filter_is_not_touched(node: Node, datapath_object: str) -> No
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_refused_before_anything_changes(
-    node: Node, wishes: list[str], options: dict[str, Any], expected: list[str]
+def test_invalid_options_are_refused_before_any_change(
+    node: Node, attachments: list[str], options: dict[str, Any], expected: list[str]
 ) -> None:
-    message = node.refuse(*wishes, **options)
+    message = node.refuse(*attachments, **options)
     assert not [part for part in expected if part not in message], message
 
 
-def test_the_verifiers_words_are_shown(node: Node, build: Any) -> None:
+def test_verifier_log_is_shown(node: Node, build: Any) -> None:
     node.attach("host_ingress left ingress")
     broken = build(("parse.h", r"\(void \*\)\(ip \+ 1\) > \(void \*\)\(long\)skb->data_end", "0"))
     message = node.refuse("host_ingress left ingress", object=broken)
@@ -273,13 +277,13 @@ def test_the_verifiers_words_are_shown(node: Node, build: Any) -> None:
     assert len(message.splitlines()) <= 21
 
 
-def test_a_failure_midway_takes_everything_back(node: Node) -> None:
-    """Only the attempt shows that the kernel refuses the last: the others are taken back."""
+def test_failed_attachment_rolls_back_all_others(node: Node) -> None:
+    """The kernel refuses the last attachment, so the earlier ones are rolled back."""
     node.attach("host_ingress left ingress tcx")
     with contextlib.ExitStack() as files, node.ns.inside(node.name):
         program = files.enter_context(bpf.closing(bpf.obj_get(f"{node.pins}/progs/pod_ingress")))
         ifindex = socket.if_nametoindex("vlan.100")
-        # a hook takes each program once
+        # a hook accepts each program once
         files.enter_context(bpf.closing(bpf.link_create(program, ifindex, bpf.BPF_TCX_EGRESS)))
         before = node.everything()
         message = node.attach(
@@ -292,15 +296,15 @@ def test_a_failure_midway_takes_everything_back(node: Node) -> None:
     assert node.tcx("left") == ["host_ingress"]
 
 
-def test_what_is_wrong_with_the_command_is_said_before_the_first_change(node: Node, tmp_path: Path) -> None:
+def test_foreign_command_file_is_refused_before_any_change(node: Node, tmp_path: Path) -> None:
     command = tmp_path / "podnet-datapath"
-    command.write_text("somebody else's")
+    command.write_text("a foreign file")
     assert f"'{command}' is not ours" in node.refuse("host_ingress left ingress", command=str(command))
     assert not os.path.exists(node.pins)
 
 
-def test_what_was_not_reached_fails_the_change(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inside of the guard, so that the change is no whole one that could be confirmed."""
+def test_mismatch_after_apply_fails_the_change(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure is raised inside of the guard, so that the change cannot be confirmed."""
     seen: list[BaseException] = []
 
     @contextlib.contextmanager
@@ -312,14 +316,14 @@ def test_what_was_not_reached_fails_the_change(node: Node, monkeypatch: pytest.M
             raise
 
     monkeypatch.setattr(attach, "_apply", lambda *args: None)
-    wish = attach.Wish("host_ingress", "left", "ingress")
+    attachment = attach.Wish("host_ingress", "left", "ingress")
     with node.ns.inside(node.name), pytest.raises(bpf.BpfError, match="not as declared"):
-        attach.present(node.pins, node.object, {}, [wish], guard=guard)
+        attach.present(node.pins, node.object, {}, [attachment], guard=guard)
     assert len(seen) == 1
 
 
-def test_an_ingress_qdisc_has_no_egress(node: Node) -> None:
-    """The kernel would put the filter at its ingress and say nothing."""
+def test_egress_of_ingress_qdisc_is_refused(node: Node) -> None:
+    """The kernel would attach the filter at ingress without an error."""
     node.ns.run(node.name, "tc", "qdisc", "add", "dev", "left", "ingress")
     assert "ingress qdisc" in node.refuse("pod_ingress left egress clsact")
     node.attach("host_ingress left ingress clsact")
@@ -333,42 +337,42 @@ class TestState:
 
     def test_owners_share_the_maps(self, node: Node) -> None:
         node.attach()
-        mine = [{"device": "left", "addresses": ["10.31.1.11/32", "FD31:1:0::11/128"]}]
-        result = node.module("bpf_state", endpoints=mine, check=True)
-        assert node.module("bpf_state", endpoints=mine)["diff"] == result["diff"]
+        site = [{"device": "left", "addresses": ["10.31.1.11/32", "FD31:1:0::11/128"]}]
+        result = node.module("bpf_state", endpoints=site, check=True)
+        assert node.module("bpf_state", endpoints=site)["diff"] == result["diff"]
         assert result["updated"] == ["10.31.1.11", "fd31:1::11"]
         assert result["diff"]["after"] == "10.31.1.11 at left\nfd31:1::11 at left\n"
-        theirs = [{"device": "right", "addresses": ["10.31.1.12"]}]
-        assert node.module("bpf_state", endpoints=theirs, owner="cni")["changed"]
-        assert not node.module("bpf_state", endpoints=mine)["changed"]
+        cni = [{"device": "right", "addresses": ["10.31.1.12"]}]
+        assert node.module("bpf_state", endpoints=cni, owner="cni")["changed"]
+        assert not node.module("bpf_state", endpoints=site)["changed"]
 
-        message = node.module("bpf_state", endpoints=[*mine, *theirs], fails=True)["msg"]
+        message = node.module("bpf_state", endpoints=[*site, *cni], fails=True)["msg"]
         assert "10.31.1.12 is given to both right of owner 'cni' and right" in message
-        result = node.module("bpf_state", endpoints=[{**mine[0], "addresses": ["10.31.1.11"]}])
+        result = node.module("bpf_state", endpoints=[{**site[0], "addresses": ["10.31.1.11"]}])
         assert (result["updated"], result["deleted"]) == ([], ["fd31:1::11"])
         assert node.module("bpf_state", endpoints=[])["deleted"] == ["10.31.1.11"]
-        assert not node.module("bpf_state", endpoints=theirs, owner="cni")["changed"]
+        assert not node.module("bpf_state", endpoints=cni, owner="cni")["changed"]
 
-    def test_a_policy_reaches_pods_of_other_owners(self, node: Node) -> None:
+    def test_policy_applies_to_pods_of_other_owners(self, node: Node) -> None:
         node.attach()
-        theirs = [{"device": "right", "addresses": ["10.31.1.12"], "labels": {"app": "web"}}]
-        node.module("bpf_state", endpoints=theirs, owner="cni")
+        cni = [{"device": "right", "addresses": ["10.31.1.12"], "labels": {"app": "web"}}]
+        node.module("bpf_state", endpoints=cni, owner="cni")
         policy = {"name": "closed", "pods": {"labels": {"app": "web"}}, "ingress": []}
         result = node.module("bpf_state", endpoints=[], policies=[policy])
         assert result["updated"] == ["10.31.1.12"]
-        # and whoever goes takes nothing of others along, nor fails for their policies
+        # removing an owner keeps the others' entries and is not refused for their policies
         assert node.module("bpf_state", endpoints=[], owner="cni")["changed"]
         assert not node.module("bpf_state", endpoints=[], owner="cni")["changed"]
 
-    def test_a_device_made_anew_is_found_again(self, node: Node) -> None:
+    def test_recreated_device_is_found(self, node: Node) -> None:
         node.attach()
-        mine = [{"device": "left", "addresses": ["10.31.1.11"]}]
-        node.module("bpf_state", endpoints=mine)
+        site = [{"device": "left", "addresses": ["10.31.1.11"]}]
+        node.module("bpf_state", endpoints=site)
         node.ns.ip(node.name, "link del left", "link add left type veth peer name right")
-        assert node.module("bpf_state", endpoints=mine)["updated"] == ["10.31.1.11"]
-        assert not node.module("bpf_state", endpoints=mine)["changed"]
+        assert node.module("bpf_state", endpoints=site)["updated"] == ["10.31.1.11"]
+        assert not node.module("bpf_state", endpoints=site)["changed"]
 
-    def test_what_somebody_changed_is_put_right(self, node: Node) -> None:
+    def test_drifted_map_entries_are_restored(self, node: Node) -> None:
         node.attach()
         state = {
             "endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}],
@@ -401,7 +405,7 @@ class TestState:
         ],
         ids=["devices", "addresses", "twice", "scope"],
     )
-    def test_all_that_is_wrong_is_named(
+    def test_all_errors_are_reported_at_once(
         self, node: Node, endpoints: dict[str, list[str]], expected: list[str]
     ) -> None:
         node.attach()
@@ -411,12 +415,12 @@ class TestState:
             assert not [part for part in expected if part not in message], message
         assert not node.module("bpf_state", endpoints=[])["changed"]
 
-    def test_a_rate_needs_who_holds_packets_back(self, node: Node) -> None:
+    def test_rate_needs_qdisc_fq(self, node: Node) -> None:
         node.attach()
         state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"], "rate": "10mbit"}]}
         assert "qdisc fq" in node.module("bpf_state", **state, fails=True)["msg"]
 
-    def test_info_names_what_holds(self, node: Node) -> None:
+    def test_info_reports_policies_and_services(self, node: Node) -> None:
         node.attach()
         node.module(
             "bpf_state",
@@ -445,22 +449,22 @@ class TestState:
                 }
             ],
         )
-        told = node.module("datapath_info")
-        (pod,) = told["pods"]
+        info = node.module("datapath_info")
+        (pod,) = info["pods"]
         assert (pod["name"], pod["device"], pod["labels"]) == ("web", "left", {"app": "web"})
         policy = pod["policy"]["10.31.1.11"]["ingress"]
         assert policy["default"] == "deny" and "egress" not in pod["policy"]["10.31.1.11"]
         assert {"peers": ["Pod db at node2"], "action": "deny", "allow": ["tcp 80"]} in policy["rules"]
         assert {"peers": ["192.0.2.0/24"], "action": "deny", "allow": ["icmp type 8"]} in policy["rules"]
         assert {"peers": ["the node"], "action": "allow", "deny": []} in policy["rules"]
-        (service,) = told["services"]
+        (service,) = info["services"]
         shares = {(b["address"], b["port"]): b["share"] for b in service["backends"]}
         assert shares.keys() == {("10.31.1.11", 80), ("10.31.2.11", 81)}
         assert 70 < shares["10.31.1.11", 80] < 80 and round(sum(shares.values())) == 100
-        assert {program["name"] for program in told["programs"]} >= {"pod_egress", "host_ingress"}
-        assert told["generation"] == 1 and told["connections"]["entries"] == 0
+        assert {program["name"] for program in info["programs"]} >= {"pod_egress", "host_ingress"}
+        assert info["generation"] == 1 and info["connections"]["entries"] == 0
 
-    def test_maps_of_another_version_are_named_with_all_the_rest(
+    def test_maps_of_another_version_are_reported_with_other_errors(
         self, node: Node, build: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as another_version:
@@ -471,13 +475,13 @@ class TestState:
         for part in ("the maps have layout 7, this version 1", "no such device", "'10.31.1' is no"):
             assert part in message
 
-    def test_programs_come_first(self, node: Node) -> None:
+    def test_state_without_programs_is_refused(self, node: Node) -> None:
         message = node.module("bpf_state", endpoints=[], fails=True)["msg"]
         assert "load the programs first" in message
 
 
-def test_ansible_runs_it(node: Node) -> None:
-    """Through ansible itself: what it packs for the node is complete."""
+def test_module_runs_under_ansible(node: Node) -> None:
+    """The files that Ansible packs for the node are complete."""
     arguments = f"object={node.object} pin_path={node.pins}"
     done = subprocess.run(
         [

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packets of veth Pods through the programs: two nodes and a wire between them, on the running kernel.
+"""The programs forward packets of veth Pods on two connected nodes, on the running kernel.
 
 ::
 
@@ -36,7 +36,7 @@ def addresses(pod: str) -> tuple[str, str]:
 
 
 class Lab(Nodes):
-    """Two nodes with veth Pods, not yet any program."""
+    """Two nodes with veth Pods, at first without programs."""
 
     def __init__(self, namespaces: Any, run_module: Any, bpffs: str, datapath_object: str) -> None:
         super().__init__(namespaces, PODS)
@@ -45,7 +45,7 @@ class Lab(Nodes):
         self.hook_type = "auto"
 
     def attach(self, **options: Any) -> list[dict[str, Any]]:
-        """Load and attach the programs on both nodes, and tell them their Pods."""
+        """Load and attach the programs on both nodes, and set their endpoints."""
         results = []
         for node in NODES:
             attachments = [
@@ -75,7 +75,7 @@ class Lab(Nodes):
         return output
 
     def stream(self, pod: str, to_pod: str, family: int) -> None:
-        """Send bytes over TCP and compare them."""
+        """Send data over TCP and assert that it arrives unchanged."""
         address = addresses(to_pod)[family != socket.AF_INET]
         with self.ns.inside(self.names[to_pod]):
             listener = socket.create_server((address, 0), family=family)
@@ -101,14 +101,14 @@ class Lab(Nodes):
         assert received == PAYLOAD
 
     def metrics(self, node: str) -> dict[str, int]:
-        """Packets by reason, of all Pods; what is 0 is left out."""
+        """Return the packets of all Pods by reason, without zeros."""
         found: Counter[str] = Counter()
         for counted in info.counters(self.pins[node]).values():
             found.update(counted)
         return dict(found)
 
     def forwarded(self, node: str) -> int:
-        """Packets that the node's upper stack routed."""
+        """Return the number of packets that the node's upper stack has forwarded."""
         lines = self.ns.run(self.names[node], "cat", "/proc/net/snmp").splitlines()
         names, values = (line.split() for line in lines if line.startswith("Ip:"))
         v6 = self.ns.run(self.names[node], "cat", "/proc/net/snmp6")
@@ -119,7 +119,7 @@ class Lab(Nodes):
 
 @pytest.fixture(scope="module")
 def attached(run_module: Any, bpffs: str, datapath_object: str, module_namespaces: Any) -> Iterator[Lab]:
-    """One lab with its programs for all tests that leave it as they found it."""
+    """Give one lab with attached programs to all tests that do not change it."""
     made = Lab(module_namespaces, run_module, bpffs, datapath_object)
     made.attach()
     yield made
@@ -134,7 +134,7 @@ def lab(namespaces: Any, run_module: Any, bpffs: str, datapath_object: str) -> I
 
 
 @pytest.mark.parametrize("hook_type", ["tcx", "clsact"])
-def test_pods_talk_past_the_upper_stack(lab: Lab, hook_type: str) -> None:
+def test_pod_traffic_bypasses_the_upper_stack(lab: Lab, hook_type: str) -> None:
     lab.hook_type = hook_type
     first = lab.attach()
     assert all(result["changed"] for result in first)
@@ -144,7 +144,7 @@ def test_pods_talk_past_the_upper_stack(lab: Lab, hook_type: str) -> None:
     for to in (*addresses("pod2"), *addresses("pod3")):
         output = lab.ping("pod1", to)
         assert " 0% packet loss" in output, output
-    # one hop for each node that routes: 64 less 1 locally, less 2 across the wire
+    # each node decrements the TTL of 64 by one
     assert "ttl=63" in lab.ping("pod1", PODS["pod2"].v4)
     assert "ttl=62" in lab.ping("pod1", PODS["pod3"].v4)
     assert "ttl=62" in lab.ping("pod1", PODS["pod3"].v6)
@@ -158,7 +158,7 @@ def test_pods_talk_past_the_upper_stack(lab: Lab, hook_type: str) -> None:
     assert lab.forwarded("node1") == lab.forwarded("node2") == 0
 
 
-def test_host_and_pod_talk(attached: Lab) -> None:
+def test_host_and_pod_reach_each_other(attached: Lab) -> None:
     for address in addresses("pod1"):
         output = attached.ns.run(
             attached.names["node1"], "ping", "-n", "-c", "2", "-i", "0.02", "-W", "1", address
@@ -170,7 +170,7 @@ def test_host_and_pod_talk(attached: Lab) -> None:
     assert metrics["HOST"] >= 8 and metrics["STACK_NOT_FORWARDED"] >= 8
 
 
-def test_the_first_packet_resolves_the_neighbour(attached: Lab) -> None:
+def test_first_packet_resolves_neighbour(attached: Lab) -> None:
     forwarded = attached.forwarded("node1")
     for node in ("node1", "node2"):
         attached.ns.run(attached.names[node], "ip", "neigh", "flush", "dev", "wire0")
@@ -187,24 +187,24 @@ def test_ttl_and_mtu_errors_reach_the_sender(lab: Lab) -> None:
     lab.ns.ip(lab.names["node1"], "link set wire0 mtu 1400")
     assert "(mtu = 1400)" in lab.ping("pod1", PODS["pod3"].v4, "-s", "1430", "-M", "do")
     assert "mtu=1400" in lab.ping("pod1", PODS["pod3"].v6, "-s", "1430", "-M", "do")
-    # segments of TCP shrink to the same MTU: nothing too big is put on the wire
+    # TCP segments must fit this MTU
     for family in (socket.AF_INET, socket.AF_INET6):
         lab.stream("pod1", "pod3", family)
-    # a Pod with a smaller MTU than its neighbour
+    # a Pod with a smaller MTU than the sender
     lab.ns.ip(lab.names["node1"], "link set pod2 mtu 1320")
     assert "(mtu = 1320)" in lab.ping("pod1", PODS["pod2"].v4, "-s", "1350", "-M", "do")
     metrics = lab.metrics("node1")
     assert metrics["STACK_TTL"] >= 3 and metrics["STACK_MTU"] >= 3
 
 
-def test_fragments_pass(attached: Lab) -> None:
+def test_fragments_bypass_the_upper_stack(attached: Lab) -> None:
     forwarded = attached.forwarded("node1")
     for address in (*addresses("pod2"), *addresses("pod3")):
         assert " 0% packet loss" in attached.ping("pod1", address, "-s", "4000")
     assert attached.forwarded("node1") == forwarded
 
 
-def test_an_ipv4_route_over_an_ipv6_next_hop(attached: Lab) -> None:
+def test_ipv4_route_with_ipv6_next_hop_bypasses_the_upper_stack(attached: Lab) -> None:
     forwarded = attached.forwarded("node1")
     attached.ns.ip(attached.names["node1"], "route replace 10.31.2.0/24 via inet6 fd31::2 dev wire0")
     try:
@@ -214,8 +214,8 @@ def test_an_ipv4_route_over_an_ipv6_next_hop(attached: Lab) -> None:
     assert attached.forwarded("node1") == forwarded
 
 
-def test_frames_for_others_are_left_alone(attached: Lab) -> None:
-    """A tagged frame is a VLAN device's, one to another MAC address another machine's; some are cut off."""
+def test_frames_for_other_destinations_pass_to_the_stack(attached: Lab) -> None:
+    """VLAN frames, frames for another MAC address and truncated frames are not redirected."""
     mac = re.findall(
         r"link/ether (\S+)", attached.ns.run(attached.names["node1"], "ip", "link", "show", "wire0")
     )[0]
@@ -233,11 +233,11 @@ def test_frames_for_others_are_left_alone(attached: Lab) -> None:
         raw.send(to_node + source + bytes.fromhex("86dd6000000000001140"))
     after = attached.metrics("node1")
     new = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
-    new.pop("STACK_LINK_SCOPE", None)  # the nodes' own neighbour discovery
+    new.pop("STACK_LINK_SCOPE", None)  # neighbour discovery of the nodes
     assert new == {"STACK_VLAN": 1, "STACK_OTHERHOST": 1, "INBOUND": 1, "STACK_MALFORMED": 2}
 
 
-def test_detached_the_stack_routes_again(lab: Lab) -> None:
+def test_stack_forwards_after_detach(lab: Lab) -> None:
     def hooks() -> str:
         return "".join(
             lab.ns.run(lab.names[node], *words)
@@ -257,8 +257,8 @@ def test_detached_the_stack_routes_again(lab: Lab) -> None:
     assert not any(result["changed"] for result in lab.detach())
 
 
-def test_programs_are_replaced_under_traffic(lab: Lab) -> None:
-    """A flood goes on while other programs come in: nothing is lost, maps and their counters stay."""
+def test_program_replacement_under_traffic_loses_no_packet(lab: Lab) -> None:
+    """No packet of a flood is lost; maps and counters stay."""
     lab.attach()
     ping = threading.Thread(
         target=lambda: outputs.append(

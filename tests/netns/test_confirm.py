@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A change is not confirmed while a path that answered before it is silent."""
+"""A change is confirmed only if all paths answer that answered before it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
         found = _checkpoint_confirm.read_paths(PATHS)()
-        assert found == PATHS[:2]  # No other answers, or is there.
+        assert found == PATHS[:2]  # The other paths do not answer or do not exist.
         armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": journal.boot_id()}
         journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed, "paths": found})
         checkpoint.complete("one")
@@ -66,12 +66,12 @@ def _pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             ip("netns", "del", name)
 
 
-def test_confirmed_where_they_answer() -> None:
+def test_change_is_confirmed_if_paths_answer() -> None:
     result = confirm()
     assert result["status"] == "confirmed" and result["paths"] == PATHS[:2]
 
 
-def test_not_confirmed_where_packets_of_full_size_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_is_not_confirmed_if_full_size_packets_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_checkpoint_confirm, "PATIENCE", 0)
     mtu(1300)
     with pytest.raises(Problem, match=f"now from {POD} to 10.77.0.2, 1500 bytes: .*too big") as refused:
@@ -80,10 +80,10 @@ def test_not_confirmed_where_packets_of_full_size_are_lost(monkeypatch: pytest.M
     assert checkpoint.status(journal.read(), "one")["checkpoint_state"] == "armed"
 
 
-def test_not_confirmed_where_most_packets_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four in five, at random, as behind a broken offload: now and then a packet comes through."""
+def test_change_is_not_confirmed_if_most_packets_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of five packets are lost at random, as with a broken offload."""
     monkeypatch.setattr(_checkpoint_confirm, "PATIENCE", 5)
-    # BPF_LD | BPF_W | BPF_ABS of SKF_AD_RANDOM; above four fifths of 2^32 TC_ACT_OK, else TC_ACT_SHOT
+    # BPF_LD | BPF_W | BPF_ABS of SKF_AD_RANDOM; TC_ACT_OK above 4/5 of 2^32, else TC_ACT_SHOT
     loses = "4,32 0 0 4294963256,37 0 1 3435973836,6 0 0 0,6 0 0 2"
     tc = ["tc", "-n", PEER]
     subprocess.run([*tc, "qdisc", "add", "dev", "eth0", "clsact"], check=True)
@@ -94,11 +94,13 @@ def test_not_confirmed_where_most_packets_are_lost(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("dark", [True, False])
-def test_a_port_without_a_cable_needs_no_carrier(monkeypatch: pytest.MonkeyPatch, dark: bool) -> None:
+def test_only_port_without_carrier_before_the_change_needs_no_carrier(
+    monkeypatch: pytest.MonkeyPatch, dark: bool
+) -> None:
     monkeypatch.setattr(_checkpoint_confirm, "PATIENCE", 0)
     ip("link", "add", "uncabled", "type", "veth", "peer", "name", "uncabled1")
     try:
-        ip("link", "set", "uncabled", "up")  # Its other end is down.
+        ip("link", "set", "uncabled", "up")  # Its peer is down, so it has no carrier.
         armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": journal.boot_id()}
         checkpoint.end("one", "confirmed", command)
         journal.append(
@@ -120,7 +122,7 @@ def test_a_port_without_a_cable_needs_no_carrier(monkeypatch: pytest.MonkeyPatch
         ip("link", "del", "uncabled")
 
 
-def test_a_path_has_time_to_come_back() -> None:
+def test_path_may_recover_within_patience() -> None:
     mtu(1300)
     back = threading.Timer(3, mtu, (1500,))
     back.start()
@@ -128,7 +130,7 @@ def test_a_path_has_time_to_come_back() -> None:
     back.join()
 
 
-def test_a_path_that_is_none_is_refused() -> None:
+def test_invalid_path_is_refused() -> None:
     with pytest.raises(Problem, match=r"confirm_paths: to: 'pod1' is no IPv4 or IPv6 address"):
         _checkpoint_confirm.read_paths([{"to": "pod1", "size": 84}])
     with pytest.raises(Problem, match=r"confirm_paths: size 20 .* is outside of 36"):

@@ -14,7 +14,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 
 PODS, APPS = 1000, 100
-CPU_SECONDS = 2.0  # for one call; of the processor, so that a busy machine does not count
+CPU_SECONDS = 2.0  # CPU time of one call, which a busy machine does not increase
 
 WRITING = {
     bpf.BPF_MAP_UPDATE_ELEM,
@@ -71,7 +71,9 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_a_full_node(namespaces: Any, bpffs: str, datapath_object: str, monkeypatch: Any) -> None:
+def test_full_node_is_applied_in_few_calls(
+    namespaces: Any, bpffs: str, datapath_object: str, monkeypatch: Any
+) -> None:
     node, pins = namespaces("full"), f"{bpffs}/full"
     namespaces.ip(node, *(f"link add s{n} type veth peer name s{n + 1}" for n in range(0, PODS, 2)))
     declared = declaration()
@@ -95,7 +97,7 @@ def test_a_full_node(namespaces: Any, bpffs: str, datapath_object: str, monkeypa
             took = cpu_seconds() - began
             assert first.differences["pods"] == PODS and first.differences["services"] == 1000
             assert first.differences["policy"] >= 10_000
-            # some 16,000 entries; a call each would be as many calls
+            # about 16,000 entries are written in batches
             assert len(calls) < 300, len(calls)
             assert took < CPU_SECONDS, took
 
@@ -106,7 +108,7 @@ def test_a_full_node(namespaces: Any, bpffs: str, datapath_object: str, monkeypa
             assert run().differences == {"services": 1}
             with bpf.closing(bpf.obj_get(f"{pins}/maps/config")) as fd:
                 generation = ctypes.c_uint32.from_buffer_copy(bpf.map_lookup(fd, bytes(4), 8)).value
-            assert generation == 2  # two changes, two turns
+            assert generation == 2  # one per change
         finally:
             monkeypatch.undo()
             attach.absent(pins)

@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes, and ways back, whose process is killed at a random moment: everything is as it was at the end.
+"""Changes and rollbacks that are killed at a random moment end in the former state.
 
-PODNET_COUNT (10) is how often, PODNET_SEED with which numbers. What systemd does, the timer and the boot,
-is the part of tests/faults; here the way back is called.
+PODNET_COUNT (10) is the number of repetitions, PODNET_SEED their seed. The tests call the rollback directly;
+tests/faults covers its start by a timer and at boot.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ SUBSYSTEMS = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
 
 
 def command(words: Sequence[str]) -> tuple[int, str, str]:
-    """Be udevadm and systemctl, which are nothing for a namespace."""
+    """Stand in for udevadm and systemctl, which do not know the namespace."""
     return 0, "", ""
 
 
 def arm(confirmation: _checkpoint_arm.Confirmation, rollback: object, command: object) -> str:
-    """Write what arming writes into the journal; timer and units need a node."""
+    """Write the journal entry of an armed checkpoint; timer and units need a node."""
     name = f"{time.monotonic_ns()}"
     about = {"by": "here", "time": "now", "timeout": confirmation.seconds, "boot_id": journal.boot_id()}
     journal.append({"checkpoint": name, "checkpoint_state": "armed", **about})
@@ -48,33 +48,33 @@ def arm(confirmation: _checkpoint_arm.Confirmation, rollback: object, command: o
 
 
 @pytest.fixture
-def place(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+def node(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
     monkeypatch.setattr(checkpoint, "TIMER", str(tmp_path / "timer"))
     monkeypatch.setattr(checkpoint, "ARMED", str(tmp_path / "armed"))
     monkeypatch.setattr(_checkpoint_arm, "arm", arm)
-    # This machine may have neither; ``command`` stands for them.
+    # This machine may lack systemd and udev; ``command`` stands in for them.
     monkeypatch.setattr(persist, "check", lambda root: None)
     (tmp_path / "root").mkdir()
     return node
 
 
-def state(place: Node, root: Path) -> list[Any]:
-    with place.ns.inside(place.name):
+def state(node: Node, root: Path) -> list[Any]:
+    with node.ns.inside(node.name):
         nic = settings.read(ethtool.Ethtool(), "left").values
     files = {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    return [place.everything(), nic, files]
+    return [node.everything(), nic, files]
 
 
-def killed_after(seconds: float, place: Node, change: Callable[[], object]) -> bool:
-    """Make a change in a process of its own, and kill it; tell whether it was done before."""
+def killed_after(seconds: float, node: Node, change: Callable[[], object]) -> bool:
+    """Make a change in a child process and kill it after a time; return whether it was finished."""
     child = os.fork()
     if not child:
         try:
-            with place.ns.inside(place.name):
+            with node.ns.inside(node.name):
                 change()
             os._exit(0)
-        finally:  # Whatever happens, no second process goes on with the tests.
+        finally:  # The child must never continue with the tests.
             traceback.print_exc()
             os._exit(1)
     end = time.monotonic() + seconds
@@ -93,16 +93,18 @@ def rollback() -> None:
     checkpoint.expire(command, SUBSYSTEMS)
 
 
-@pytest.mark.parametrize("kind", ["nic", "nic, put back", "first program", "another program"])
-def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["nic", "nic, reverted", "first program", "another program"])
+def test_change_killed_at_random_moment_is_rolled_back(
+    node: Node, build: Any, tmp_path: Path, kind: str
+) -> None:
     root, numbers = tmp_path / "root", random.Random(os.environ.get("PODNET_SEED"))
-    wish = attach.Wish("host_ingress", "left", "ingress", "clsact")
+    attachment = attach.Wish("host_ingress", "left", "ingress", "clsact")
     wire = [{"name": "left", "mtu": 4000, "features": {"tso": False}, "gso_max_size": 30000}]
     other = build(("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
     if kind == "another program":
-        place.attach("host_ingress left ingress clsact")
-    if kind == "nic, put back":
-        with place.ns.inside(place.name):
+        node.attach("host_ingress left ingress clsact")
+    if kind == "nic, reverted":
+        with node.ns.inside(node.name):
             apply.run(wire, True, False, command, str(root))
     known = net_changes(journal.read())
 
@@ -110,27 +112,27 @@ def test_killed_at_random_moments(place: Node, build: Any, tmp_path: Path, kind:
         if kind == "nic":
             apply.run(wire, True, False, command, str(root), _checkpoint_arm.Confirmation(30))
             return
-        if kind == "nic, put back":
+        if kind == "nic, reverted":
             revert_node.run(["nics"], False, False, command, _checkpoint_arm.Confirmation(30))
             return
         guard = _revert_programs.Journalled(_checkpoint_arm.Confirmation(30), command).guard
-        attach.present(place.pins, other, {}, [wish], guard=guard)
+        attach.present(node.pins, other, {}, [attachment], guard=guard)
 
-    former = state(place, root)
-    begun = time.monotonic()
-    assert killed_after(60, place, change), "the change alone failed"
-    long = time.monotonic() - begun
-    assert state(place, root) != former
+    former = state(node, root)
+    start = time.monotonic()
+    assert killed_after(60, node, change), "the change alone failed"
+    duration = time.monotonic() - start
+    assert state(node, root) != former
     ended = 0
     for number in range(COUNT):
-        # The way back is killed as well, and begun again.
-        killed_after(numbers.uniform(0, 1.2 * long), place, rollback)
-        with place.ns.inside(place.name):
+        # The rollback is killed as well, and run again.
+        killed_after(numbers.uniform(0, 1.2 * duration), node, rollback)
+        with node.ns.inside(node.name):
             rollback()
-        assert state(place, root) == former, f"{kind}, {number}, of {long:.3f} s"
+        assert state(node, root) == former, f"{kind}, {number}, of {duration:.3f} s"
         assert net_changes(journal.read()) == known or kind == "another program"
-        ended += killed_after(numbers.uniform(0, 1.2 * long), place, change)
-    with place.ns.inside(place.name):
+        ended += killed_after(numbers.uniform(0, 1.2 * duration), node, change)
+    with node.ns.inside(node.name):
         rollback()
-    assert state(place, root) == former
-    print(f"{kind}: {COUNT} of {COUNT} as before, {ended} of them had been done in time")
+    assert state(node, root) == former
+    print(f"{kind}: {COUNT} of {COUNT} restored, {ended} changes were finished before the kill")

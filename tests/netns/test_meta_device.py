@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""meta_device with veth on the running kernel: a namespace is the node, others are its Pods."""
+"""meta_device with veth on the running kernel: one namespace is the node, others are Pods."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Result = dict[str, Any]
 
 
 class Bench:
-    """A node, and the owner whose Pods it has; names are of this test run alone."""
+    """A node and the owner of its Pods; names are unique to the test run."""
 
     def __init__(self, namespaces: Any, run_module: Callable[..., Result]) -> None:
         self.ns, self._run_module = namespaces, run_module
@@ -32,7 +32,7 @@ class Bench:
         namespaces.sysctl(self.node, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
 
     def name(self, pod: str) -> str:
-        """Return a Pod's name, which is that of its namespace as well."""
+        """Return a Pod's name, which is also the name of its namespace."""
         return f"{self.owner}-{pod}"
 
     def pod(self, pod: str, number: int, **others: Any) -> dict[str, Any]:
@@ -41,12 +41,12 @@ class Bench:
     def module(
         self, *pods: dict[str, Any], check: bool = False, fails: bool = False, **others: Any
     ) -> Result:
-        """Run the module as Ansible would."""
+        """Run meta_device as Ansible does; return its result."""
         args = {"owner": self.owner, "driver": "veth", "pods": list(pods), **others}
         return self._run_module("meta_device", args, netns=self.node, check=check, fails=fails)
 
     def apply(self, *pods: dict[str, Any], check: bool = False, **others: Any) -> _meta_device.Outcome:
-        """Do what the module does, in this process: half a second faster."""
+        """Run meta_device's code in this process, which saves half a second."""
         suboptions = {"netns": None, "interface": "eth0", "host_interface": None, "driver": None, "mtu": None}
         options: dict[str, Any] = {
             "owner": self.owner,
@@ -65,7 +65,7 @@ class Bench:
             return _meta_device.run(options, check, lambda: "this test has no module")
 
     def ip(self, netns: str, *words: str) -> Any:
-        """Return what ``ip -json`` says in a namespace."""
+        """Return the output of ``ip -json`` in a namespace."""
         return json.loads(self.ns.run(netns, "ip", "-json", *words) or "[]")
 
     def links(self, netns: str | None = None) -> set[str]:
@@ -86,7 +86,7 @@ def bench(namespaces: Any, run_module: Callable[..., Result]) -> Iterator[Bench]
     Path(f"/run/podnet/routes/{bench.owner}.json").unlink(missing_ok=True)
 
 
-def test_the_module_from_nothing_to_pods_and_back(bench: Bench) -> None:
+def test_pods_are_created_kept_and_removed(bench: Bench) -> None:
     pods = [bench.pod("a", 1), bench.pod("b", 2)]
     planned = bench.module(*pods, mtu=8264, check=True)
     assert planned["changed"]
@@ -105,7 +105,7 @@ def test_the_module_from_nothing_to_pods_and_back(bench: Bench) -> None:
         assert (inner["mtu"], inner["operstate"]) == (8264, "UP")
     for other in ("10.77.0.2", "fd77::2"):
         assert bench.pings("a", other)
-    # What a Pod resolves and what the host resolves of it is known beforehand: nothing asks by ARP or ND.
+    # All neighbour entries are permanent, so nothing sends ARP or ND.
     states = {tuple(n["state"]) for ns in (bench.node, bench.name("a")) for n in bench.ip(ns, "neigh")}
     assert states == {("PERMANENT",)}
 
@@ -121,49 +121,49 @@ def test_the_module_from_nothing_to_pods_and_back(bench: Bench) -> None:
     assert not bench.module()["changed"]
 
 
-def test_sizes_that_the_way_out_does_not_share_are_warnings(bench: Bench) -> None:
+def test_sizes_above_those_of_the_uplink_are_warnings(bench: Bench) -> None:
     bench.ns.ip(
         bench.node, "link add wire0 type veth peer name wire1", "link set wire0 up", "link set wire1 up"
     )
-    ways = [{"to": "10.78.0.0/16", "dev": "wire0"}]
+    routes = [{"to": "10.78.0.0/16", "dev": "wire0"}]
     sizes = {"mtu": 8264, "gso_max_size": 185000}
-    planned = bench.apply(bench.pod("a", 1), host_routes=ways, **sizes, check=True)
-    made = bench.apply(bench.pod("a", 1), host_routes=ways, **sizes)
+    planned = bench.apply(bench.pod("a", 1), host_routes=routes, **sizes, check=True)
+    made = bench.apply(bench.pod("a", 1), host_routes=routes, **sizes)
     assert made.warnings == planned.warnings
     assert [text.partition(" in ")[0] for text in made.warnings] == ["mtu: 8264", "gso_max_size: 185000"]
-    # A run that asks for nothing finds the same, and nothing once both agree.
-    assert bench.apply(bench.pod("a", 1), host_routes=ways).warnings == made.warnings
+    # A run without sizes warns as well; it stops once the uplink has them.
+    assert bench.apply(bench.pod("a", 1), host_routes=routes).warnings == made.warnings
     bench.ns.ip(bench.node, "link set wire0 mtu 8264 gso_max_size 185000")
-    assert bench.apply(bench.pod("a", 1), host_routes=ways).warnings == []
+    assert bench.apply(bench.pod("a", 1), host_routes=routes).warnings == []
     bench.ns.ip(bench.node, "route add default dev wire0 mtu 1400")
     assert [text.partition(":")[0] for text in bench.apply(bench.pod("a", 1), **sizes).warnings] == ["mtu"]
 
 
-def test_an_error_names_everything_and_changes_nothing(bench: Bench) -> None:
-    bench.ns.ip(bench.node, "link add taken type veth peer name other")
+def test_all_errors_are_reported_and_nothing_changes(bench: Bench) -> None:
+    bench.ns.ip(bench.node, "link add foreign0 type veth peer name other")
     result = bench.module(
-        bench.pod("a", 1, host_interface="taken"),
+        bench.pod("a", 1, host_interface="foreign0"),
         {"name": bench.name("b"), "addresses": ["10.77.0.300"], "mtu": 12},
-        {"name": bench.name("c"), "netns": "/run/netns/of-nobody"},
+        {"name": bench.name("c"), "netns": "/run/netns/missing"},
         host_routes=[{"to": "10.78.0.0/16", "dev": "wire0"}],
         fails=True,
     )
     message = result["msg"]
     assert message.startswith("nothing was changed: ")
     for part in (
-        f"Pod {bench.name('a')}: host_interface: taken exists and is not this collection's",
+        f"Pod {bench.name('a')}: host_interface: foreign0 exists and is not this collection's",
         "addresses: '10.77.0.300' is no IP address",
         "mtu: 12 is outside 68 to 65535",
-        "netns: /run/netns/of-nobody is gone",
+        "netns: /run/netns/missing is gone",
         "there is no interface wire0",
     ):
         assert part in message
-    assert bench.links() == {"lo", "taken", "other"}
+    assert bench.links() == {"lo", "foreign0", "other"}
     assert not Path(f"/run/netns/{bench.name('a')}").exists()
 
 
 @pytest.mark.parametrize("driver", ["meta", "netkit"])
-def test_a_driver_asked_for_by_name_never_falls_back(bench: Bench, driver: str) -> None:
+def test_explicit_driver_never_falls_back(bench: Bench, driver: str) -> None:
     with _netns.entered(f"/run/netns/{bench.node}"):
         chosen, reason, obstacles = _meta_device.choose_drivers(["auto"], lambda: "no such module")
     if chosen["auto"] != "veth":
@@ -173,12 +173,12 @@ def test_a_driver_asked_for_by_name_never_falls_back(bench: Bench, driver: str) 
     with pytest.raises(_meta_device.OptionError, match=f"driver: {driver}: .*choose driver: auto"):
         bench.apply(bench.pod("a", 1), driver=driver)
     assert bench.links() == {"lo"}
-    # In check mode an earlier task may be about to bring the driver.
+    # In check mode it is a warning, because an earlier task may install the driver.
     planned = bench.apply(bench.pod("a", 1), driver=driver, check=True)
     assert planned.warnings and planned.changes
 
 
-def test_what_differs_is_changed_in_place(bench: Bench) -> None:
+def test_differences_are_changed_in_place(bench: Bench) -> None:
     first = bench.apply(bench.pod("a", 1))
     index = first.pods[0]["host_ifindex"]
     changed = bench.pod("a", 1, addresses=["10.77.0.9", "10.77.0.1/24", "fd77::9"], mtu=1400)
@@ -197,15 +197,15 @@ def test_what_differs_is_changed_in_place(bench: Bench) -> None:
     assert bench.apply(changed, gro_max_size=65000).changes == []
 
 
-def test_an_address_that_moves_keeps_the_way_out(bench: Bench) -> None:
-    # With its last address, an IPv4 interface loses its routes.
+def test_replaced_address_keeps_the_default_route(bench: Bench) -> None:
+    # An IPv4 interface loses its routes with its last address.
     bench.apply(bench.pod("a", 1, addresses=["10.77.0.1/24", "10.77.0.2/24"]))
     bench.apply(bench.pod("a", 1, addresses=["10.77.0.2/24", "10.77.0.3/24"]))
     assert {r["dst"] for r in bench.ip(bench.name("a"), "route")} == {"default", "10.77.0.0/24"}
     assert bench.apply(bench.pod("a", 1, addresses=["10.77.0.2/24", "10.77.0.3/24"])).changes == []
 
 
-def test_what_drifted_is_put_right(bench: Bench) -> None:
+def test_drift_is_repaired(bench: Bench) -> None:
     pods = [bench.pod("a", 1), bench.pod("b", 2)]
     made = bench.apply(*pods)
     host = made.pods[0]["host_interface"]
@@ -223,14 +223,14 @@ def test_what_drifted_is_put_right(bench: Bench) -> None:
     assert bench.apply(*pods).changes == []
 
 
-def test_a_namespace_deleted_behind_our_back_comes_again(bench: Bench) -> None:
+def test_deleted_namespace_is_recreated(bench: Bench) -> None:
     bench.apply(bench.pod("a", 1), bench.pod("b", 2))
     bench.ns.run(bench.node, "ip", "netns", "delete", bench.name("a"))
     bench.apply(bench.pod("a", 1), bench.pod("b", 2))
     assert bench.pings("b", "10.77.0.1")
 
 
-def test_a_stale_file_of_ours_is_no_obstacle_and_one_of_others_is(bench: Bench) -> None:
+def test_stale_managed_file_is_replaced_and_foreign_file_is_refused(bench: Bench) -> None:
     bench.apply(bench.pod("a", 1))
     path = Path(f"/run/netns/{bench.name('a')}")
     _netns.remove(str(path))
@@ -246,7 +246,7 @@ def test_a_stale_file_of_ours_is_no_obstacle_and_one_of_others_is(bench: Bench) 
         other.unlink()
 
 
-def test_namespaces_of_others_are_used_and_left(bench: Bench) -> None:
+def test_foreign_namespaces_are_used_and_kept(bench: Bench) -> None:
     mine = bench.ns("foreign")
     by_path = bench.ns("foreign2")
     bench.apply(
@@ -258,7 +258,7 @@ def test_namespaces_of_others_are_used_and_left(bench: Bench) -> None:
     assert bench.links(mine) == bench.links(by_path) == {"lo"}
 
 
-def test_another_way_out_of_a_foreign_namespace_is_named(bench: Bench) -> None:
+def test_default_route_of_foreign_namespace_is_refused(bench: Bench) -> None:
     foreign = bench.ns("foreign")
     bench.ns.ip(
         foreign, "link add up0 type veth peer name up1", "link set up0 up", "route add default dev up0"
@@ -269,7 +269,7 @@ def test_another_way_out_of_a_foreign_namespace_is_named(bench: Bench) -> None:
         bench.apply(bench.pod("a", 1, netns=foreign, interface="up0", addresses=[]))
 
 
-def test_owners_leave_each_other_alone(bench: Bench) -> None:
+def test_owners_do_not_change_each_others_pods(bench: Bench) -> None:
     bench.apply(bench.pod("a", 1))
     other = {"owner": bench.owner + "-x"}
     bench.apply(bench.pod("b", 2), **other)
@@ -284,7 +284,7 @@ def test_owners_leave_each_other_alone(bench: Bench) -> None:
     assert bench.apply(bench.pod("a", 1)).changes == []
 
 
-def test_pods_that_swap_names_and_addresses(bench: Bench) -> None:
+def test_pods_can_swap_names_and_addresses(bench: Bench) -> None:
     bench.apply(bench.pod("a", 1, host_interface="one"), bench.pod("b", 2, host_interface="two"))
     swapped = [bench.pod("a", 2, host_interface="two"), bench.pod("b", 1, host_interface="one")]
     bench.apply(*swapped)
@@ -292,7 +292,7 @@ def test_pods_that_swap_names_and_addresses(bench: Bench) -> None:
     assert bench.apply(*swapped).changes == []
 
 
-def test_host_routes_are_made_changed_and_removed_but_only_ours(bench: Bench) -> None:
+def test_only_managed_host_routes_are_changed_and_removed(bench: Bench) -> None:
     bench.ns.ip(
         bench.node,
         "link add wire0 type veth peer name wire1",
@@ -305,22 +305,22 @@ def test_host_routes_are_made_changed_and_removed_but_only_ours(bench: Bench) ->
     def routes() -> dict[str, str]:
         return {r["dst"]: r["gateway"] for r in bench.ip(bench.node, "route") if "gateway" in r}
 
-    theirs = {"to": "10.99.0.0/24", "via": "192.0.2.9", "dev": "wire0"}
-    ours = {"to": "10.98.0.0/24", "via": "192.0.2.2", "dev": "wire0"}
-    assert [c.action for c in bench.apply(host_routes=[ours, theirs]).changes] == ["add_host_route"]
-    assert bench.apply(host_routes=[ours, theirs]).changes == []
+    foreign = {"to": "10.99.0.0/24", "via": "192.0.2.9", "dev": "wire0"}
+    managed = {"to": "10.98.0.0/24", "via": "192.0.2.2", "dev": "wire0"}
+    assert [c.action for c in bench.apply(host_routes=[managed, foreign]).changes] == ["add_host_route"]
+    assert bench.apply(host_routes=[managed, foreign]).changes == []
     with pytest.raises(_meta_device.OptionError, match="there is another route"):
-        bench.apply(host_routes=[{**theirs, "via": "192.0.2.3"}])
-    bench.apply(host_routes=[{**ours, "via": "192.0.2.3"}])
+        bench.apply(host_routes=[{**foreign, "via": "192.0.2.3"}])
+    bench.apply(host_routes=[{**managed, "via": "192.0.2.3"}])
     assert routes() == {"10.98.0.0/24": "192.0.2.3", "10.99.0.0/24": "192.0.2.9"}
     bench.apply()
     assert routes() == {"10.99.0.0/24": "192.0.2.9"}
 
 
-def test_the_kernels_refusal_names_pod_and_option_and_all_is_as_before(bench: Bench) -> None:
+def test_refusal_of_the_kernel_names_pod_and_option_and_restores_everything(bench: Bench) -> None:
     kept = bench.pod("a", 1, mtu=1400)
     before = bench.apply(kept)
-    # New devices of a node without IPv6 take no IPv6 neighbour.
+    # A device with IPv6 disabled refuses IPv6 neighbours.
     bench.ns.sysctl(bench.node, ipv6__conf__default__disable_ipv6=1)
     with pytest.raises(_meta_device.ApplyError) as caught:
         bench.apply(bench.pod("a", 1, mtu=1500), bench.pod("b", 2))
@@ -333,7 +333,7 @@ def test_the_kernels_refusal_names_pod_and_option_and_all_is_as_before(bench: Be
     assert bench.apply(kept).pods == before.pods
 
 
-def test_many_pods_in_one_call(bench: Bench) -> None:
+def test_many_pods_are_created_in_one_call(bench: Bench) -> None:
     pods = [bench.pod(f"m{n}", n) for n in range(1, 41)]
     bench.apply(*pods)
     assert bench.apply(*pods).changes == []
@@ -341,7 +341,7 @@ def test_many_pods_in_one_call(bench: Bench) -> None:
     assert bench.pings("m1", "10.77.0.40")
 
 
-def test_a_link_kind_of_the_driver_is_encoded_by_its_numbers() -> None:
+def test_link_attributes_of_meta_are_encoded_by_number() -> None:
     message = rtnl.message_types().link()
     data = rtnl.nested(("IFLA_META_MODE", 1), ("IFLA_META_PROG_FD", -1), ("IFLA_META_PEER_PROG_FD", 5))
     info = rtnl.nested(("IFLA_INFO_KIND", "meta"), ("IFLA_INFO_DATA", data))
@@ -353,7 +353,7 @@ def test_a_link_kind_of_the_driver_is_encoded_by_its_numbers() -> None:
 
 
 def segment_sizes(bench: Bench, source: str, target: str) -> list[int]:
-    """Return the data in each packet from one Pod to another, by IPv4 and IPv6, as TCP has it."""
+    """Return TCP's segment size from one Pod to another, for IPv4 and IPv6."""
     found = []
     for family, any_address, address in ((AF_INET, "0.0.0.0", "10.77.0.2"), (AF_INET6, "::", "fd77::2")):
         with bench.ns.inside(bench.name(target)), socket(family, SOCK_STREAM) as server:
@@ -365,7 +365,7 @@ def segment_sizes(bench: Bench, source: str, target: str) -> list[int]:
     return found
 
 
-def test_both_families_carry_whole_pages(bench: Bench) -> None:
+def test_segments_of_both_families_are_page_sized(bench: Bench) -> None:
     pods = [bench.pod("a", 1), bench.pod("b", 2)]
     bench.module(*pods, mtu=8264)
     assert segment_sizes(bench, "a", "b") == [8212, 8192]
@@ -377,6 +377,6 @@ def test_both_families_carry_whole_pages(bench: Bench) -> None:
     assert segment_sizes(bench, "a", "b") == [8212, 8192]
 
 
-def test_an_mss_beyond_the_mtu_is_refused(bench: Bench) -> None:
+def test_advmss_above_mtu_is_refused(bench: Bench) -> None:
     message = bench.module(bench.pod("a", 1), mtu=1500, ipv4_advmss=8204, fails=True)["msg"]
     assert "ipv4_advmss: 8204 is outside 256 to 1460" in message

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The real netperf between namespaces: servers come and go, and every run has its figures."""
+"""netperf_ladder with netperf between namespaces: servers, runs and their results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest
 from lablib import debian
 
 SERVERS = Path("/run/podnet/bench")
-# where netperf's licence was not yet free
+# the component of netperf where it is not main
 COMPONENT = {"bookworm": "non-free"}
 
 
 def fetch(folder: Path) -> None:
-    """Unpack this Debian's package netperf, which need be in no component that the machine itself uses."""
+    """Download and unpack netperf of this Debian release, whatever components the machine has enabled."""
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     for name in ("lists/partial", "archives/partial", "empty"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def fetch(folder: Path) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def netperf() -> Iterator[None]:
-    """Have netperf on the PATH, from the machine or from the cache."""
+    """Put netperf on the PATH, from the machine or from the cache."""
     if shutil.which("netperf"):
         yield
         return
@@ -65,7 +65,7 @@ def netperf() -> Iterator[None]:
 
 @pytest.fixture
 def pods(namespaces: Any, run_module: Any) -> Iterator[tuple[str, str]]:
-    """Two namespaces joined by a pair, and no servers of ours afterwards."""
+    """Give two namespaces connected by a veth; stop the servers afterwards."""
     running = run_module("netperf_ladder", {"state": "stopped"}, check=True)
     assert not running["changed"], "a benchmark runs on this machine"
     pod1, pod2 = namespaces("pod1"), namespaces("pod2")
@@ -82,13 +82,13 @@ def pods(namespaces: Any, run_module: Any) -> Iterator[tuple[str, str]]:
 
 
 def listening(netns: str) -> set[str]:
-    """Return the addresses that a netserver listens on in a namespace."""
+    """Return the addresses on which netserver listens in a namespace."""
     words = ["nsenter", f"--net=/run/netns/{netns}", "ss", "-Hltn", "sport = 12865"]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     return {line.split()[3].rpartition(":")[0].strip("[]") for line in lines}
 
 
-def test_servers_become_what_is_declared(run_module: Any, pods: tuple[str, str]) -> None:
+def test_servers_match_declaration(run_module: Any, pods: tuple[str, str]) -> None:
     both = {
         "state": "serving",
         "servers": [{"netns": pods[1], "address": "10.9.0.2"}, {"netns": pods[1], "address": "fd09::2"}],
@@ -100,7 +100,7 @@ def test_servers_become_what_is_declared(run_module: Any, pods: tuple[str, str])
     assert listening(pods[1]) == {"10.9.0.2", "fd09::2"}
     assert not run_module("netperf_ladder", both)["changed"]
 
-    # one that cannot be: the others stay as they are
+    # an invalid server leaves the others running
     servers = [both["servers"][0], {"netns": pods[1], "address": "10.9.0.99"}]
     failed = run_module("netperf_ladder", {"state": "serving", "servers": servers}, fails=True)
     assert "netserver does not listen on 10.9.0.99 port 12865 in namespace" in failed["msg"]
@@ -114,7 +114,7 @@ def test_servers_become_what_is_declared(run_module: Any, pods: tuple[str, str])
     assert not run_module("netperf_ladder", {"state": "stopped"})["changed"]
 
 
-def test_a_namespace_that_was_made_anew_gets_a_server_again(
+def test_recreated_namespace_gets_a_new_server(
     run_module: Any, pods: tuple[str, str], namespaces: Any
 ) -> None:
     serving = {"state": "serving", "servers": [{"netns": pods[1], "address": "127.0.0.1"}]}
@@ -128,7 +128,7 @@ def test_a_namespace_that_was_made_anew_gets_a_server_again(
     assert not run_module("netperf_ladder", serving)["changed"]
 
 
-def test_a_server_of_someone_else_is_left_alone(run_module: Any, pods: tuple[str, str]) -> None:
+def test_foreign_server_is_kept(run_module: Any, pods: tuple[str, str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir("/")
         other = subprocess.Popen(
@@ -147,7 +147,7 @@ def test_a_server_of_someone_else_is_left_alone(run_module: Any, pods: tuple[str
         other.wait()
 
 
-def test_every_run_of_the_schedule_has_its_figures(run_module: Any, pods: tuple[str, str]) -> None:
+def test_every_scheduled_run_has_results(run_module: Any, pods: tuple[str, str]) -> None:
     run_module(
         "netperf_ladder",
         {
@@ -158,7 +158,7 @@ def test_every_run_of_the_schedule_has_its_figures(run_module: Any, pods: tuple[
     ladder = {
         "rungs": [
             {"name": "four", "netns": pods[0], "target": "10.9.0.2"},
-            # called after its device's kind
+            # named after its device's kind
             {"netns": pods[0], "target": "fd09::2"},
         ],
         "samples": 1,
@@ -166,9 +166,9 @@ def test_every_run_of_the_schedule_has_its_figures(run_module: Any, pods: tuple[
         "devices": ["lo"],
     }
     assert run_module("netperf_ladder", ladder, check=True)["runs"] == []
-    told = run_module("netperf_ladder", ladder)
-    assert not told["changed"]
-    assert [(run["round"], run["test"], run["rung"]) for run in told["runs"]] == [
+    result = run_module("netperf_ladder", ladder)
+    assert not result["changed"]
+    assert [(run["round"], run["test"], run["rung"]) for run in result["runs"]] == [
         (0, "tcp_rr", "four"),
         (0, "tcp_rr", "veth"),
         (0, "tcp_stream", "four"),
@@ -178,25 +178,25 @@ def test_every_run_of_the_schedule_has_its_figures(run_module: Any, pods: tuple[
         (1, "tcp_stream", "veth"),
         (1, "tcp_stream", "four"),
     ]
-    for run in told["runs"]:
+    for run in result["runs"]:
         assert 0.5 < run["elapsed"] < 5
         if run["test"] == "tcp_rr":
             assert run["transactions"] > 10
             assert 0 < run["min_us"] <= run["p50_us"] <= run["p90_us"] <= run["p99_us"] <= run["max_us"]
-            # transactions follow each other, so their mean time is what the rate says
+            # transactions are sequential, so their mean time is the inverse of the rate
             assert run["mean_us"] == pytest.approx(1e6 / run["transactions"], rel=0.3)
         else:
             assert run["mbits"] > 1
-    assert [(path["name"], path["device"], path["kind"], path["source"]) for path in told["paths"]] == [
+    assert [(path["name"], path["device"], path["kind"], path["source"]) for path in result["paths"]] == [
         ("four", "eth0", "veth", "10.9.0.1"),
         ("veth", "eth0", "veth", "fd09::1"),
     ]
-    assert told["version"].startswith("2.7")
-    assert told["environment"]["nics"]["lo"]["mtu"] > 0
+    assert result["version"].startswith("2.7")
+    assert result["environment"]["nics"]["lo"]["mtu"] > 0
 
 
 @pytest.mark.parametrize(
-    ("rung", "said"),
+    ("rung", "message"),
     [
         (
             {"name": "a", "target": "10.9.0.2"},
@@ -205,19 +205,19 @@ def test_every_run_of_the_schedule_has_its_figures(run_module: Any, pods: tuple[
         ({"name": "a", "target": "pod2"}, "rungs: target: 'pod2' is no IPv4 or IPv6 address"),
     ],
 )
-def test_no_server_is_named_before_anything_runs(
-    run_module: Any, pods: tuple[str, str], rung: dict[str, str], said: str
+def test_missing_server_is_reported_before_the_first_run(
+    run_module: Any, pods: tuple[str, str], rung: dict[str, str], message: str
 ) -> None:
-    told = run_module("netperf_ladder", {"rungs": [{**rung, "netns": pods[0]}]}, fails=True)
-    assert said in told["msg"]
-    assert told["runs"] == []
+    result = run_module("netperf_ladder", {"rungs": [{**rung, "netns": pods[0]}]}, fails=True)
+    assert message in result["msg"]
+    assert result["runs"] == []
 
 
-def test_missing_netperf_is_said_with_the_remedy(
+def test_missing_netperf_is_reported_with_package(
     run_module: Any, pods: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if Path("/usr/bin/netperf").exists():
-        pytest.fail("netperf is installed on this machine: its absence cannot be tried")
+        pytest.fail("netperf is installed on this machine, so its absence cannot be tested")
     monkeypatch.setenv("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
-    told = run_module("netperf_ladder", {"rungs": [{"name": "a", "target": "10.9.0.2"}]}, fails=True)
-    assert "install the package netperf" in told["msg"] and "non-free" in told["msg"]
+    result = run_module("netperf_ladder", {"rungs": [{"name": "a", "target": "10.9.0.2"}]}, fails=True)
+    assert "install the package netperf" in result["msg"] and "non-free" in result["msg"]

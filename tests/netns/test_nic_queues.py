@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""nic_tuning on veth and ifb: which of them, their NAPI, their queues' CPUs and disciplines."""
+"""nic_tuning on veth and ifb: selection, NAPI, CPUs and qdiscs of queues."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
 
 MODULES = "ansible_collections.podnet.datapath.plugins.modules"
-# The journal is the test's own: only this process and its children see the mount.
+# A private journal: only the module's process sees this mount.
 FOLDER = "/var/lib/podnet-datapath"
 WITH_JOURNAL = 'mkdir -p "$1" && mount --bind "$0" "$1" && shift && exec "$@"'
 
 
 class Node:
-    """A namespace with veth0, veth1 and an ifb of four queues, with a /sys of its own."""
+    """A namespace with veth0, veth1 and an ifb with four queues; modules run with its /sys."""
 
     def __init__(self, namespaces: Namespaces, journal: Path) -> None:
         self.namespaces = namespaces
@@ -49,7 +49,7 @@ class Node:
         return self.run("nic_tuning", {"nics": list(nics), "_ansible_check_mode": check}, fails)
 
     def run(self, module: str, options: dict[str, Any], fails: bool = False) -> dict[str, Any]:
-        """Run a module where /sys shows the namespace: ``ip netns exec`` mounts such a one."""
+        """Run a module in the namespace by ``ip netns exec``, which mounts its /sys."""
         inside = ["ip", "netns", "exec", self.netns, "sh", "-c", WITH_JOURNAL, self.journal, FOLDER]
         done = subprocess.run(
             [*inside, sys.executable, "-m", f"{MODULES}.{module}"],
@@ -66,8 +66,8 @@ class Node:
         words = ["ip", "netns", "exec", self.netns, "cat", f"/sys/class/net/{path}"]
         return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
-    def disciplines(self, nic: str) -> list[str]:
-        """Return the root's kind, then those of its queues in their order: tc shows them in a hash's."""
+    def qdiscs(self, nic: str) -> list[str]:
+        """Return the kind of the root qdisc, then those of its queues, which tc lists in hash order."""
         found = []
         for line in self.namespaces.run(self.netns, "tc", "qdisc", "show", "dev", nic).splitlines():
             kind = line.split()[1]
@@ -81,86 +81,86 @@ def node(namespaces: Namespaces, tmp_path: Path) -> Node:
     return Node(namespaces, tmp_path)
 
 
-def test_napi_and_the_cpus_of_queues(node: Node) -> None:
-    wish = {
+def test_napi_and_queue_cpus_are_set(node: Node) -> None:
+    options = {
         "default_route": True,
         "channels": {"rx": 2, "tx": 3},
         "napi": {"gro-flush-timeout": 20000, "napi_defer_hard_irqs": 2},
         "steering": {"rps": "0", "xps": "all", "rfs": 0},
     }
-    promised = node(wish, check=True)
+    planned = node(options, check=True)
     assert node.read("veth0/gro_flush_timeout") == "0"
-    made = node(wish)
+    made = node(options)
     assert [nic["name"] for nic in made["nics"]] == ["veth0"]
-    assert made["diff"] == promised["diff"] and made["changed"]
+    assert made["diff"] == planned["diff"] and made["changed"]
     assert node.read("veth0/gro_flush_timeout") == "20000"
     assert node.read("veth0/napi_defer_hard_irqs") == "2"
     assert [int(node.read(f"veth0/queues/rx-{queue}/rps_cpus"), 16) for queue in (0, 1)] == [1, 1]
     online = range(os.sysconf("SC_NPROCESSORS_ONLN"))
     masks = [int(node.read(f"veth0/queues/tx-{queue}/xps_cpus").replace(",", ""), 16) for queue in range(3)]
     assert masks == [1 << online[queue % len(online)] for queue in range(3)]
-    again = node(wish)
+    again = node(options)
     assert (again["changed"], again["diff"]) == (False, [])
 
 
-def test_queues_that_the_call_makes_are_served_too(node: Node) -> None:
+def test_steering_includes_new_queues(node: Node) -> None:
     node({"name": "veth0", "channels": {"rx": 1}})
     node({"name": "veth0", "channels": {"rx": 4}, "steering": {"rps": "0"}})
     assert [int(node.read(f"veth0/queues/rx-{queue}/rps_cpus"), 16) for queue in range(4)] == [1] * 4
 
 
-def test_what_queues_had_that_a_change_took_away_comes_back_with_them(node: Node) -> None:
+def test_revert_restores_settings_of_removed_queues(node: Node) -> None:
     node({"name": "veth0", "channels": {"rx": 4}, "steering": {"rps": "0"}})
-    shutil.move(node.journal / _journal.FILE, node.journal / "what was done before us")
+    shutil.move(node.journal / _journal.FILE, node.journal / "former journal")
     node({"name": "veth0", "channels": {"rx": 2}, "steering": {"rps": "none"}})
     back = node.run("revert", {"subsystems": ["nics"]})
     assert back["changed"] and not back["drift"]
     assert [int(node.read(f"veth0/queues/rx-{queue}/rps_cpus"), 16) for queue in range(4)] == [1] * 4
-    assert not (node.journal / _journal.FILE).exists(), "something is left to put back"
+    assert not (node.journal / _journal.FILE).exists(), "the journal is not empty"
 
 
-def test_what_queues_had_comes_back_where_nobody_told_the_end(node: Node) -> None:
-    """The module was killed: it took queues away, and did not come to say so."""
+def test_revert_restores_queues_of_an_unfinished_change(node: Node) -> None:
+    """The module was killed after it removed queues, before it journalled the end."""
     node({"name": "veth0", "channels": {"rx": 4}, "steering": {"rps": "0"}})
-    shutil.move(node.journal / _journal.FILE, node.journal / "what was done before us")
+    shutil.move(node.journal / _journal.FILE, node.journal / "former journal")
     node({"name": "veth0", "channels": {"rx": 2}})
     journal = node.journal / _journal.FILE
-    told = [line for line in journal.read_text().splitlines(keepends=True) if '"end"' not in line]
-    journal.write_text("".join(told))
+    lines = [line for line in journal.read_text().splitlines(keepends=True) if '"end"' not in line]
+    journal.write_text("".join(lines))
     back = node.run("revert", {"subsystems": ["nics"]})
     assert back["changed"] and not back["drift"]
     assert [int(node.read(f"veth0/queues/rx-{queue}/rps_cpus"), 16) for queue in range(4)] == [1] * 4
 
 
-def test_queues_that_somebody_else_took_away_are_nobodys(node: Node) -> None:
+def test_queues_removed_by_others_are_not_restored(node: Node) -> None:
     node({"name": "veth0", "steering": {"rps": "0"}})
     node.namespaces.run(node.netns, "ethtool", "-L", "veth0", "rx", "2")
     back = node.run("revert", {"subsystems": ["nics"]})
     assert back["changed"] and not back["drift"]
-    assert not (node.journal / _journal.FILE).exists(), "something is left to put back"
+    assert not (node.journal / _journal.FILE).exists(), "the journal is not empty"
 
 
-def test_queues_that_a_call_makes_have_the_discipline_of_all(node: Node) -> None:
+def test_new_queues_get_the_qdisc(node: Node) -> None:
     node.namespaces.run(node.netns, "tc", "qdisc", "replace", "dev", "veth0", "root", "handle", "1:", "mq")
     for queues in (2, 4):
         node({"name": "veth0", "channels": {"tx": queues}, "qdisc": "bfifo"})
-        assert node.disciplines("veth0") == ["mq", *["bfifo"] * queues]
+        assert node.qdiscs("veth0") == ["mq", *["bfifo"] * queues]
 
 
-def test_different_disciplines_of_queues_come_back(node: Node) -> None:
+def test_revert_restores_different_qdiscs_of_queues(node: Node) -> None:
     node({"name": "many", "qdisc": "bfifo"})
     node.namespaces.run(node.netns, "tc", "qdisc", "replace", "dev", "many", "parent", "1:2", "pfifo")
-    former = node.disciplines("many")
+    former = node.qdiscs("many")
     assert former == ["mq", "bfifo", "pfifo", "bfifo", "bfifo"]
-    shutil.move(node.journal / _journal.FILE, node.journal / "what was done before us")
+    shutil.move(node.journal / _journal.FILE, node.journal / "former journal")
     (changed,) = node({"name": "many", "qdisc": "pfifo"})["nics"]
     assert changed["changes"][0]["before"] == "bfifo*1+pfifo*1+bfifo*2"
     node.run("revert", {"subsystems": ["nics"]})
-    assert node.disciplines("many") == former
+    assert node.qdiscs("many") == former
 
 
-def test_a_refusal_puts_napi_queues_and_disciplines_back(node: Node) -> None:
-    before = node.disciplines("veth0")
+def test_refusal_restores_napi_steering_and_qdiscs(node: Node) -> None:
+    before = node.qdiscs("veth0")
     message = node(
         {"name": "veth0", "napi": {"gro_flush_timeout": 1000}, "steering": {"rps": "0"}, "qdisc": "pfifo"},
         {"name": "veth1", "channels": {"rx": 0}},
@@ -169,35 +169,35 @@ def test_a_refusal_puts_napi_queues_and_disciplines_back(node: Node) -> None:
     assert message.endswith("Every NIC is set as it was before.")
     assert node.read("veth0/gro_flush_timeout") == "0"
     assert int(node.read("veth0/queues/rx-0/rps_cpus"), 16) == 0
-    assert node.disciplines("veth0") == before
+    assert node.qdiscs("veth0") == before
 
 
-def test_disciplines_of_one_queue_and_of_many(node: Node) -> None:
-    wish = [{"driver": "veth", "qdisc": "pfifo"}, {"name": "many", "qdisc": "bfifo"}]
-    assert node(*wish)["changed"]
-    assert node.disciplines("veth0") == node.disciplines("veth1") == ["pfifo"]
-    assert node.disciplines("many") == ["mq", *["bfifo"] * 4]
-    assert not node(*wish)["changed"]
+def test_qdisc_is_set_for_one_and_many_queues(node: Node) -> None:
+    options = [{"driver": "veth", "qdisc": "pfifo"}, {"name": "many", "qdisc": "bfifo"}]
+    assert node(*options)["changed"]
+    assert node.qdiscs("veth0") == node.qdiscs("veth1") == ["pfifo"]
+    assert node.qdiscs("many") == ["mq", *["bfifo"] * 4]
+    assert not node(*options)["changed"]
 
 
-def test_a_discipline_that_somebody_set_up_stays(node: Node) -> None:
+def test_foreign_qdisc_is_kept(node: Node) -> None:
     node.namespaces.run(node.netns, "tc", "qdisc", "add", "dev", "veth0", "root", "handle", "1:", "htb")
     message = node({"name": "veth0", "qdisc": "pfifo"}, fails=True)["msg"]
     assert "would replace htb, which somebody set up" in message
-    assert node.disciplines("veth0")[0] == "htb"
+    assert node.qdiscs("veth0")[0] == "htb"
 
 
-def test_the_sys_of_another_namespace_is_not_taken_for_this_one(node: Node, run_module: RunModule) -> None:
-    wish = {"name": "veth0", "napi": {"threaded": True}}
-    message = run_module("nic_tuning", {"nics": [wish]}, node.netns, fails=True)["msg"]
+def test_sys_of_another_namespace_is_not_used(node: Node, run_module: RunModule) -> None:
+    options = {"name": "veth0", "napi": {"threaded": True}}
+    message = run_module("nic_tuning", {"nics": [options]}, node.netns, fails=True)["msg"]
     assert "napi.threaded cannot be seen" in message
 
 
-def test_nothing_is_kept_without_systemd(node: Node, run_module: RunModule) -> None:
+def test_persist_without_systemd_is_refused(node: Node, run_module: RunModule) -> None:
     if os.path.isdir("/run/systemd/system"):
-        pytest.skip("this machine has systemd, and the test would write its units")
-    wish = {"nics": [{"name": "veth0", "mtu": 8264}], "persist": True}
-    message = run_module("nic_tuning", wish, node.netns, fails=True)["msg"]
+        pytest.skip("this machine runs systemd, whose units the test would write")
+    options = {"nics": [{"name": "veth0", "mtu": 8264}], "persist": True}
+    message = run_module("nic_tuning", options, node.netns, fails=True)["msg"]
     assert message == "persist: needs systemd and udev on this node: set persist: false"
     assert "mtu 1500" in node.namespaces.run(node.netns, "ip", "link", "show", "veth0")
 
@@ -210,8 +210,8 @@ revert.Nics().write({net_changes.Key("nics", "veth0", name): value for name, val
 """
 
 
-def test_a_queue_that_had_nothing_keeps_nothing_else_from_coming_back(node: Node) -> None:
-    """As the way back from a way back has it where channels had been lowered, and are there again."""
+def test_queue_without_former_value_does_not_block_rollback(node: Node) -> None:
+    """Such values result from rolling back a rollback after channels were lowered and raised."""
     subprocess.run(
         ["ip", "netns", "exec", node.netns, sys.executable, "-c", ROLLBACK],
         check=True,

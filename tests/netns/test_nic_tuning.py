@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""nic_tuning on veth (channels, features, sizes, MTU) and tap (coalescing) of the running kernel."""
+"""nic_tuning on veth (channels, features, sizes, MTU) and tap (coalescing) on the running kernel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RunModule = Callable[..., dict[str, Any]]
 
 
 class Node:
-    """A namespace with the interfaces veth0, veth1 and tap0, and the module run in it."""
+    """A namespace with veth0, veth1 and tap0, in which nic_tuning runs."""
 
     def __init__(self, netns: str, run: RunModule) -> None:
         self.netns, self.run = netns, run
@@ -42,7 +42,7 @@ class Node:
         return subprocess.run(inside, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     def refused(self, *nics: dict[str, Any]) -> str:
-        """Run what must fail and change nothing; return the message."""
+        """Assert that nic_tuning fails and changes nothing; return its message."""
         before = self.state()
         message = str(self(*nics, fails=True)["msg"])
         assert self.state() == before
@@ -60,18 +60,18 @@ def node(namespaces: Namespaces, run_module: RunModule) -> Node:
     return Node(netns, run_module)
 
 
-def test_all_nics_in_one_call_are_promised_made_and_then_left_alone(node: Node) -> None:
+def test_all_nics_are_planned_changed_and_then_unchanged(node: Node) -> None:
     veth = {
         "name": "veth0", "mtu": 8264, "channels": {"rx": 3, "tx": 2}, "features": {"gro": "on", "tso": False},
         "gso_max_size": 185000, "gro_max_size": 185000,
     }  # fmt: skip
     tap = {"name": "tap0", "mtu": 4168, "coalesce": {"rx_frames": 32}}
     before = node.state()
-    promised = node(veth, tap, check=True)
-    assert promised["changed"] and node.state() == before
+    planned = node(veth, tap, check=True)
+    assert planned["changed"] and node.state() == before
 
     made = node(veth, tap)
-    assert (made["changed"], made["nics"], made["diff"]) == (True, promised["nics"], promised["diff"])
+    assert (made["changed"], made["nics"], made["diff"]) == (True, planned["nics"], planned["diff"])
     assert {(c["name"], c["after"]) for c in made["nics"][0]["changes"]} >= {
         ("mtu", 8264), ("channels.rx", 3), ("channels.tx", 2), ("features.rx-gro", True),
         ("features.tx-tcp-segmentation", False), ("gso_max_size", 185000), ("gro_max_size", 185000),
@@ -91,7 +91,7 @@ def test_all_nics_in_one_call_are_promised_made_and_then_left_alone(node: Node) 
     assert (again["changed"], again["diff"]) == (False, [])
 
 
-def test_the_ipv4_sizes_stay_where_they_are_not_asked_for(node: Node) -> None:
+def test_ipv4_sizes_stay_unless_requested(node: Node) -> None:
     if "gso_ipv4_max_size" not in node.state()["veth0"].values:
         message = node.refused({"name": "veth0", "gso_ipv4_max_size": 70000})
         assert "gso_ipv4_max_size is not known to this kernel" in message
@@ -102,7 +102,7 @@ def test_the_ipv4_sizes_stay_where_they_are_not_asked_for(node: Node) -> None:
     assert [values[size] for size in _ethtool.SIZES] == [65536, 60000, 70000, 80000]
 
 
-def test_what_cannot_be_is_named_before_the_first_change(node: Node) -> None:
+def test_all_errors_are_reported_before_any_change(node: Node) -> None:
     message = node.refused(
         {"name": "veth0", "mtu": 8264, "rings": {"rx": 512}, "features": {"lro": True}},
         {"name": "veth1", "mtu": 70000, "channels": {"rx": 5}, "gso_max_size": 600000},
@@ -118,12 +118,12 @@ def test_what_cannot_be_is_named_before_the_first_change(node: Node) -> None:
     ]
 
 
-def test_unknown_nics_are_named_with_those_that_exist(node: Node) -> None:
+def test_unknown_nic_is_reported_with_existing_ones(node: Node) -> None:
     message = node.refused({"name": "veth0", "mtu": 8264}, {"name": "eth7"})
     assert message == "nics: there is no eth7 here; there are: lo, tap0, veth0, veth1"
 
 
-def test_optional_settings_are_left_out(node: Node) -> None:
+def test_unsupported_optional_settings_are_skipped(node: Node) -> None:
     done = node({"name": "veth0", "mtu": 8264, "rings": {"rx": 512}, "features": {"lro": True},
                  "priv_flags": {"rx_striding_rq": False},
                  "optional": ["rings", "features.lro", "priv_flags"]})  # fmt: skip
@@ -135,7 +135,7 @@ def test_optional_settings_are_left_out(node: Node) -> None:
     }
 
 
-def test_a_refusal_midway_puts_everything_back(node: Node) -> None:
+def test_refusal_restores_earlier_changes(node: Node) -> None:
     message = node.refused(
         {"name": "veth0", "mtu": 8264, "features": {"gro": True}, "gso_max_size": 185000},
         {"name": "tap0", "mtu": 4168, "coalesce": {"rx-frames": 8}},
@@ -145,15 +145,15 @@ def test_a_refusal_midway_puts_everything_back(node: Node) -> None:
     assert message.endswith("Every NIC is set as it was before.")
 
 
-def test_a_clamped_value_is_a_failure_and_puts_everything_back(node: Node) -> None:
-    # The driver takes any number and keeps 64 (NAPI_POLL_WEIGHT) at most.
+def test_clamped_value_fails_and_restores_everything(node: Node) -> None:
+    # The driver accepts any value and clamps it to 64 (NAPI_POLL_WEIGHT).
     message = node.refused(
         {"name": "veth0", "mtu": 8264}, {"name": "tap0", "mtu": 4168, "coalesce": {"rx-frames": 100}}
     )
     assert "tap0 (driver tun): coalesce.rx-frames = 100 was accepted, but is 64 now" in message
 
 
-def test_a_feature_that_lacks_another_is_a_failure(node: Node) -> None:
+def test_feature_with_missing_dependency_fails(node: Node) -> None:
     message = node.refused({"name": "veth0", "features": {"tx": False, "tso": True}, "mtu": 8264})
     assert (
         "features.tx-tcp-segmentation = on was accepted, but is off now: it may need another feature"
@@ -161,7 +161,7 @@ def test_a_feature_that_lacks_another_is_a_failure(node: Node) -> None:
     )
 
 
-def test_a_lower_mtu_that_would_take_ipv6_away_is_refused(node: Node, namespaces: Namespaces) -> None:
+def test_mtu_below_ipv6_minimum_is_refused(node: Node, namespaces: Namespaces) -> None:
     namespaces.ip(node.netns, "link set veth0 up", "address add 2001:db8::1/64 dev veth0 nodad")
     assert "mtu = 1000 would take IPv6 addresses and routes of veth0 away" in node.refused(
         {"name": "veth0", "mtu": 1000}
@@ -171,11 +171,11 @@ def test_a_lower_mtu_that_would_take_ipv6_away_is_refused(node: Node, namespaces
     assert node({"name": "veth0", "mtu": 1000})["changed"]
 
 
-def test_a_lower_mtu_takes_along_only_what_is_given_one_itself(
+def test_lower_mtu_of_lower_device_needs_mtu_of_upper_devices(
     node: Node, namespaces: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
-    # By name it comes before the one below, and the way back has to raise that first.
+    # By name it is before its lower device, whose MTU the rollback must raise first.
     namespaces.ip(
         node.netns,
         "link set veth0 mtu 9000",
@@ -202,7 +202,7 @@ def test_a_lower_mtu_takes_along_only_what_is_given_one_itself(
     assert mtus() == [8500, 9000]
 
 
-def test_a_lower_mtu_reaches_what_is_on_a_bridge(node: Node, namespaces: Namespaces) -> None:
+def test_lower_mtu_of_bridge_port_is_checked_for_the_bridge(node: Node, namespaces: Namespaces) -> None:
     namespaces.ip(
         node.netns,
         "link set veth0 mtu 9000",
@@ -212,4 +212,4 @@ def test_a_lower_mtu_reaches_what_is_on_a_bridge(node: Node, namespaces: Namespa
     )
     assert "would lower on0 from 9000 along with it" in node.refused({"name": "veth0", "mtu": 1500})
     namespaces.ip(node.netns, "link set on0 mtu 1400")
-    assert node({"name": "veth0", "mtu": 1500})["changed"], "the bridge comes back by itself"
+    assert node({"name": "veth0", "mtu": 1500})["changed"], "the bridge follows its ports"

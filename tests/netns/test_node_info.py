@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A Cilium is known by what it leaves in a kernel: devices, pins and its process."""
+"""node_info detects Cilium by its devices, pins and process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.support.checkout import CHECKOUT
 
-# A network of its own, with the sysfs and the BPF file system that belong to it.
+# A network namespace with its own sysfs and BPF file system.
 NODE = """
 mount -t sysfs none /sys && mount -t bpf none /sys/fs/bpf
 ip link add cilium_host type veth peer name cilium_net
@@ -44,7 +44,7 @@ def node_info(folder: Path, script: str, **arguments: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_a_cilium_is_refused_or_left_its_datapath(tmp_path: Path) -> None:
+def test_cilium_is_refused_or_keeps_its_datapath(tmp_path: Path) -> None:
     found = node_info(tmp_path, NODE)
     assert {"cilium_host", "cilium_net", "/sys/fs/bpf/cilium"} <= set(found["cilium"])
     assert any(trace.startswith("process ") for trace in found["cilium"]), found["cilium"]
@@ -55,7 +55,7 @@ def test_a_cilium_is_refused_or_left_its_datapath(tmp_path: Path) -> None:
     assert not [problem for problem in tuned["problems"] if "Cilium" in problem or "netkit" in problem]
 
 
-def test_without_one_there_is_no_trace(tmp_path: Path) -> None:
+def test_node_without_cilium_reports_none(tmp_path: Path) -> None:
     found = node_info(
         tmp_path, 'mount -t sysfs none /sys && mount -t bpf none /sys/fs/bpf && "$2" "$3" <<< "$4"'
     )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Policies and services on veth, by real sockets; tests/driver have the same on meta and netkit."""
+"""Policies and services on veth, tested by sockets; tests/driver runs the same on meta and netkit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lab(module_namespaces: Any, bpffs: str, datapath_object: str) -> Iterator[La
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_policy(lab: Lab, name: str) -> None:
-    """A case of policy_cases.yml, or a check of policy_checks.py."""
+    """Pass a case of policy_cases.yml or a check of policy_checks.py."""
     if "SCTP" in name and not has_sctp():
-        pytest.skip("this machine's kernel has no SCTP; tests/driver run it")
+        pytest.skip("the running kernel has no SCTP; tests/driver covers it")
     CHECKS[name](lab)

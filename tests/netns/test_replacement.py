@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Programs replaced under traffic: PODNET_SWAPS times (`make test-swaps`), a few times otherwise.
 
-The kernel verifies programs for most of a second, so only the first ones are loaded for their turn; then two
-versions that stay loaded take turns.
+The verifier takes most of a second, so only the first replacements load a new object; the others alternate
+between two loaded versions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import lib
 from tests.support.policy_lab import ALLOWED_WITHIN, TCP, Check, Lab, address_of
 
 SWAPS = int(os.environ.get("PODNET_SWAPS", "100"))
-LOADED = 4  # of them with a load each
+LOADED = 4  # replacements that load a new object
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def lab(namespaces: Any, bpffs: str, datapath_object: str) -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def flood(lab: Lab, target: str) -> Iterator[None]:
-    """Ping a thousand times a second meanwhile; nothing may be lost."""
+    """Ping 1,000 times a second during the block, and assert that no packet is lost."""
     words = ("ping", "-q", "-n", "-i", "0.001", "-W", str(ALLOWED_WITHIN), target)
     inside = ("nsenter", f"--net=/run/netns/{lab.names['front']}")
     with subprocess.Popen([*inside, *words], stdout=subprocess.PIPE, text=True) as ping:
@@ -48,11 +48,11 @@ def flood(lab: Lab, target: str) -> Iterator[None]:
     match = re.search(r"(\d+) packets transmitted, (\d+) received", output)
     assert match, output
     sent, received = int(match[1]), int(match[2])
-    # the last one may be on its way as ping is told to end
+    # the reply to the last request may be outstanding when ping stops
     assert sent > SWAPS and sent - received <= 1, output
 
 
-def test_nothing_is_lost_and_connections_stay(lab: Lab) -> None:
+def test_program_replacement_keeps_packets_and_connections(lab: Lab) -> None:
     services = [
         {
             "name": f"s{version}",

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tuned, then reverted: everything is as it was, and what somebody else changed is theirs."""
+"""revert restores the settings from before tuning and leaves others' changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RunModule = Callable[..., dict[str, Any]]
 
 
 class Node:
-    """A node's namespace with a NIC, and a Pod; the modules run on the node, with a journal of their own."""
+    """A namespace as node with a NIC, and one as Pod; modules run on the node with a private journal."""
 
     def __init__(self, namespaces: Namespaces, run: RunModule, folder: Path) -> None:
         self.namespaces, self._run, self.file = namespaces, run, folder / "zz-podnet.conf"
@@ -62,22 +62,22 @@ def node(
     return Node(namespaces, run_module, tmp_path)
 
 
-def test_all_is_as_it_was_and_twice_is_once(node: Node) -> None:
+def test_revert_restores_everything_and_is_idempotent(node: Node) -> None:
     before = node.state()
     node.tune()
     tuned = node.state()
     assert tuned != before
-    promised = node.run("revert", check=True)
-    assert promised["changed"] and node.state() == tuned
+    planned = node.run("revert", check=True)
+    assert planned["changed"] and node.state() == tuned
 
     made = node.run("revert")
-    assert (made["changes"], made["diff"], made["drift"]) == (promised["changes"], promised["diff"], [])
+    assert (made["changes"], made["diff"], made["drift"]) == (planned["changes"], planned["diff"], [])
     assert node.state() == before
     assert Path(made["archived"]).is_file() and not Path(journal.path()).exists()
     assert not node.run("revert")["changed"]
 
 
-def test_a_part_is_put_back_and_the_rest_later(node: Node) -> None:
+def test_subsystems_are_reverted_separately(node: Node) -> None:
     before = node.state()
     node.tune()
     made = node.run("revert", subsystems=["nics"])
@@ -87,7 +87,7 @@ def test_a_part_is_put_back_and_the_rest_later(node: Node) -> None:
     assert node.run("revert")["archived"] and node.state() == before
 
 
-def test_what_somebody_else_changed_is_told_and_left(node: Node) -> None:
+def test_drift_is_reported_and_left(node: Node) -> None:
     node.tune()
     node.namespaces.ip(node.host, "link set nic0 mtu 2000")
     node.file.write_text(node.file.read_text() + "# and this\n")
@@ -104,14 +104,14 @@ def test_what_somebody_else_changed_is_told_and_left(node: Node) -> None:
     assert made["archived"] and "mtu 1500" in node.state()[2] and not node.file.exists()
 
 
-def test_what_is_gone_needs_nothing(node: Node) -> None:
+def test_deleted_device_and_namespace_need_no_revert(node: Node) -> None:
     node.tune()
     node.namespaces.ip(node.host, "link delete nic0")
     made = node.run("revert")
     assert made["archived"] and not made["drift"]
 
 
-def test_a_change_after_a_revert_begins_with_what_was_there_then(node: Node) -> None:
+def test_change_after_revert_records_new_former_values(node: Node) -> None:
     node.tune()
     node.run("revert", subsystems=["nics"])
     node.namespaces.ip(node.host, "link set nic0 mtu 1700")
@@ -132,9 +132,7 @@ def test_a_change_after_a_revert_begins_with_what_was_there_then(node: Node) -> 
         ("revert", {}),
     ],
 )
-def test_a_node_whose_change_waits_for_its_confirmation_is_left_alone(
-    node: Node, name: str, args: dict[str, Any]
-) -> None:
+def test_revert_is_refused_while_a_checkpoint_is_pending(node: Node, name: str, args: dict[str, Any]) -> None:
     armed = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": journal.boot_id()}
     journal.append({"checkpoint": "one", "checkpoint_state": "armed", **armed})
     made = node.module(name, args, fails=True)

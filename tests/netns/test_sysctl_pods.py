@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""sysctl_zc in the namespaces of Pods that run: found, tuned, put back, and their connections told of."""
+"""sysctl_zc in the namespaces of running Pods: discovery, changes, rollback, and stale connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RMEM = "net.ipv4.tcp_rmem"
 
 
 class Node:
-    """A node's namespace, two Pods with a small window scale, and the module run on the node."""
+    """A namespace as node and two Pods with a small window scale; sysctl_zc runs on the node."""
 
     def __init__(self, namespaces: Namespaces, run: RunModule, file: Path) -> None:
         self.namespaces, self.run, self.file = namespaces, run, file
@@ -48,7 +48,7 @@ class Node:
 
 
 def scale(end: socket.socket) -> int:
-    """The scale that this end announces, from tcp_info."""
+    """Return the window scale that this end announces, from tcp_info."""
     return end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[6] >> 4
 
 
@@ -57,25 +57,23 @@ def node(namespaces: Namespaces, run_module: RunModule, tmp_path: Path) -> Node:
     return Node(namespaces, run_module, tmp_path / "zz-podnet.conf")
 
 
-def test_running_pods_get_the_scale_and_old_connections_are_told_of(node: Node) -> None:
+def test_running_pods_get_the_scale_and_old_connections_are_reported(node: Node) -> None:
     one, two = node.pods
     old = node.connection(one)
     before = node.rmem()
-    promised = node(check=True)
-    assert promised["changed"] and node.rmem() == before
+    planned = node(check=True)
+    assert planned["changed"] and node.rmem() == before
 
     made = node()
-    assert [made[k] for k in ("changed", "pods", "diff")] == [
-        promised[k] for k in ("changed", "pods", "diff")
-    ]
+    assert [made[k] for k in ("changed", "pods", "diff")] == [planned[k] for k in ("changed", "pods", "diff")]
     assert node.rmem() == ["4096 131072 134217728"] * 3
     assert [(pod["netns"], [c["name"] for c in pod["changes"]]) for pod in made["pods"]] == [
         (pod, ["net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"]) for pod in (one, two)
     ]
-    (told,) = made["connections"]
-    assert (told["netns"], told["scale"], told["count"]) == (one, scale(old[0]), 2)
+    (reported,) = made["connections"]
+    assert (reported["netns"], reported["scale"], reported["count"]) == (one, scale(old[0]), 2)
     local = "{}:{}".format(*old[0].getsockname())
-    assert any(example.startswith(f"{local} ") for example in told["examples"])
+    assert any(example.startswith(f"{local} ") for example in reported["examples"])
 
     new = node.connection(one)
     assert [scale(end) for end in new] == [12, 12]
@@ -85,12 +83,12 @@ def test_running_pods_get_the_scale_and_old_connections_are_told_of(node: Node) 
     assert (again["changed"], again["diff"], again["connections"]) == (False, [], [])
 
 
-def test_what_a_pod_made_later_lacks_is_told(node: Node) -> None:
+def test_defaults_of_new_pods_are_reported(node: Node) -> None:
     made = node(pods={"sysctls": {"net.ipv4.tcp_sack": 0}})
     assert made["new_pod_defaults"]["net.ipv4.tcp_sack"] == "1"
 
 
-def test_a_key_of_the_whole_node_is_no_pod_s(node: Node) -> None:
+def test_node_wide_sysctl_is_refused_for_pods(node: Node) -> None:
     before = node.rmem()
     message = node(pods={"sysctls": {"kernel.panic": 5, "net.ipv4.tcp_sack": 0}}, fails=True)["msg"]
     assert message == (
@@ -102,7 +100,7 @@ def test_a_key_of_the_whole_node_is_no_pod_s(node: Node) -> None:
     assert node(sysctls={"kernel.panic": panic}, pods={"sysctls": {"kernel.panic": panic}})["changed"]
 
 
-def test_a_refusal_in_a_pod_puts_node_and_pods_back(node: Node) -> None:
+def test_refusal_in_a_pod_restores_node_and_pods(node: Node) -> None:
     before = node.rmem()
     message = node(pods={"sysctls": {"net.ipv4.tcp_congestion_control": "nosuch"}}, fails=True)["msg"]
     assert message.startswith(f"pods: {node.pods[0]}: sysctls: the kernel refuses net.ipv4.tcp_congestion")
@@ -110,13 +108,13 @@ def test_a_refusal_in_a_pod_puts_node_and_pods_back(node: Node) -> None:
     assert node.rmem() == before and not node.file.exists()
 
 
-def test_pods_that_are_not_there_are_named(node: Node) -> None:
+def test_missing_pods_are_reported(node: Node) -> None:
     assert "pods: names: there is no network namespace nosuch here" in str(
         node(pods={"names": ["nosuch"]}, fails=True)["msg"]
     )
 
 
-# In mounts and processes of its own: a namespace of ours, one with the loopback alone, one that only a
+# In private mount and PID namespaces: a managed network namespace, one with loopback only, one that only a
 # process holds, and one of another user namespace.
 SCENE = """
 set -e
@@ -141,19 +139,19 @@ print(json.dumps([pod_netns.choose(found, s, [], [])[0] for s in ("managed", "al
 """
 
 
-def test_pods_are_found_by_name_and_process_and_told_from_others() -> None:
-    own_world = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+def test_pods_are_found_by_name_and_process() -> None:
+    isolated = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
     out = subprocess.run(
-        [*own_world, "sh", "-c", SCENE.replace('"$0"', sys.executable).replace('"$1"', f"'{PRINT}'")],
+        [*isolated, "sh", "-c", SCENE.replace('"$0"', sys.executable).replace('"$1"', f"'{PRINT}'")],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     ).stdout.splitlines()
     held, rootless = out[0].split()
-    own, every, left = json.loads(out[1])
-    assert own == ["pod"]
+    managed, every, skipped = json.loads(out[1])
+    assert managed == ["pod"]
     assert every == ["pod", f"process {held} (sleep)"]
-    assert left == {
+    assert skipped == {
         "service": "has no interface but the loopback",
         f"process {rootless} (sleep)": "belongs to another user namespace",
     }

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""sysctl_zc on the running kernel, with the keys that a network namespace has for itself."""
+"""sysctl_zc on the running kernel, with the sysctls of a network namespace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def command(*words: str, netns: str, check: bool = True) -> str:
 
 
 class Node:
-    """A namespace, its file, and the module run in it."""
+    """A namespace in which sysctl_zc runs, and its file."""
 
     def __init__(self, netns: str, file: Path, run: RunModule) -> None:
         self.netns, self.file, self.run = netns, file, run
@@ -57,7 +57,7 @@ class Node:
         return [" ".join(line.split()) for line in text.splitlines()]
 
     def everything(self) -> dict[str, str]:
-        # The host's own keys are no subsystem of a namespace, and some of them count.
+        # Sysctls of the host are the same in all namespaces, and some of them count events.
         lines = command("sysctl", "-e", "net.ipv4", "net.ipv6", netns=self.netns, check=False).splitlines()
         return dict(line.partition(" = ")[::2] for line in lines)
 
@@ -67,7 +67,7 @@ def node(namespaces: Namespaces, tmp_path: Path, run_module: RunModule) -> Node:
     return Node(namespaces("sysctl"), tmp_path / "zz-podnet.conf", run_module)
 
 
-def test_a_batch_is_promised_made_and_then_left_alone(node: Node) -> None:
+def test_sysctls_are_planned_changed_and_then_unchanged(node: Node) -> None:
     wanted = {
         "net.ipv4.tcp_sack": 0,
         RMEM: "4096  87380\t4194304",
@@ -75,13 +75,13 @@ def test_a_batch_is_promised_made_and_then_left_alone(node: Node) -> None:
     }
     before = node.everything()
 
-    promised = node(wanted, check=True)
-    assert promised["changed"] and not node.file.exists()
+    planned = node(wanted, check=True)
+    assert planned["changed"] and not node.file.exists()
     assert node.everything() == before
 
     made = node(wanted)
     assert [made[k] for k in ("changed", "changes", "diff")] == [
-        promised[k] for k in ("changed", "changes", "diff")
+        planned[k] for k in ("changed", "changes", "diff")
     ]
     assert {c["name"]: c["after"] for c in made["changes"]} == {
         "net.ipv4.tcp_sack": "0", RMEM: "4096 87380 4194304", "net.ipv4.ip_local_reserved_ports": "8080",
@@ -97,7 +97,7 @@ def test_a_batch_is_promised_made_and_then_left_alone(node: Node) -> None:
     assert node.read("net.ipv4.tcp_sack") == ["0"]
 
 
-def test_the_file_is_what_sysctl_reads(node: Node, namespaces: Namespaces) -> None:
+def test_sysctl_command_reads_the_file(node: Node, namespaces: Namespaces) -> None:
     node(
         {"net.ipv4.conf.all.forwarding": 1, "net/ipv4/conf/lo/forwarding": 0, "net.ipv4.tcp_sack": 0},
         window_scale=12,
@@ -110,13 +110,13 @@ def test_the_file_is_what_sysctl_reads(node: Node, namespaces: Namespaces) -> No
 
 
 @pytest.mark.parametrize("scale", [12, 14])
-def test_connections_have_the_wanted_scale(node: Node, scale: int) -> None:
+def test_connections_have_the_requested_window_scale(node: Node, scale: int) -> None:
     node({}, window_scale=scale)
     assert command("python3", "-c", CONNECT, netns=node.netns).split() == [str(scale)] * 2
     assert not node({}, window_scale=scale)["changed"]
 
 
-def test_an_interface_with_a_dot_in_its_name(node: Node, namespaces: Namespaces) -> None:
+def test_interface_name_with_a_dot(node: Node, namespaces: Namespaces) -> None:
     namespaces.ip(node.netns, "link add v.100 type veth peer name w")
     assert node({"net/ipv4/conf/v.100/forwarding": 1})["changed"]
     assert not node({"net.ipv4.conf.v/100.forwarding": 1})["changed"]
@@ -127,7 +127,7 @@ def test_an_interface_with_a_dot_in_its_name(node: Node, namespaces: Namespaces)
     )
 
 
-def test_one_interface_stays_without_forwarding(node: Node, namespaces: Namespaces) -> None:
+def test_one_interface_keeps_forwarding_off(node: Node, namespaces: Namespaces) -> None:
     namespaces.ip(node.netns, "link add aa0 type veth peer name w")
     wanted = {"net.ipv4.conf.aa0.forwarding": 0, "net.ipv4.ip_forward": 1}
     assert node(wanted)["changed"]
@@ -136,7 +136,7 @@ def test_one_interface_stays_without_forwarding(node: Node, namespaces: Namespac
 
 
 def refused(node: Node, sysctls: dict[str, Any], **args: Any) -> str:
-    """Run what must fail and change nothing; return the message."""
+    """Assert that sysctl_zc fails and changes nothing; return its message."""
     before = node.everything()
     message = str(node(sysctls, fails=True, **args)["msg"])
     assert node.everything() == before
@@ -144,9 +144,11 @@ def refused(node: Node, sysctls: dict[str, Any], **args: Any) -> str:
     return message
 
 
-def test_a_refused_value_puts_everything_back(node: Node, namespaces: Namespaces) -> None:
+def test_refused_value_restores_everything(node: Node, namespaces: Namespaces) -> None:
     namespaces.ip(node.netns, "link add v type veth peer name w")
-    namespaces.sysctl(node.netns, ipv4__conf__w__forwarding=1)  # ip_forward off again would switch it off.
+    namespaces.sysctl(
+        node.netns, ipv4__conf__w__forwarding=1
+    )  # Restoring ip_forward to 0 would clear this one.
     wanted = {
         "net.ipv4.ip_forward": 1,
         "net.ipv4.tcp_congestion_control": "nosuch",
@@ -157,13 +159,13 @@ def test_a_refused_value_puts_everything_back(node: Node, namespaces: Namespaces
     assert "Every sysctl has its former value." in message
 
 
-def test_a_value_that_the_kernel_changes_is_a_failure(node: Node) -> None:
-    # Bounds the wrong way round: the kernel takes them as "nobody" and reports success.
+def test_value_changed_by_the_kernel_is_a_failure(node: Node) -> None:
+    # Inverted bounds: the kernel stores "nobody" and reports success.
     message = refused(node, {"net.ipv4.ping_group_range": "200 100", "net.ipv4.tcp_sack": 0})
     assert "accepted net.ipv4.ping_group_range = 200 100, but made it '1 0'" in message
 
 
-def test_unknown_and_read_only_keys_are_all_named_first(node: Node) -> None:
+def test_unknown_and_read_only_sysctls_are_reported_first(node: Node) -> None:
     message = refused(
         node, {"net.ipv4.tcp_sack": 0, "net.ipv4.tcp_rmen": 1, "net.nosuch.key": 1, "net.ipv4.conf": 1}
     )
@@ -175,7 +177,7 @@ def test_unknown_and_read_only_keys_are_all_named_first(node: Node) -> None:
     assert "net.ipv4.route.flush cannot be read" in refused(node, {"net.ipv4.route.flush": 1})
 
 
-def test_a_container_where_proc_sys_is_read_only_is_told_so(node: Node) -> None:
+def test_read_only_proc_sys_is_reported(node: Node) -> None:
     script = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
     given = {"sysctls": {"net.ipv4.tcp_sack": 0, "net.ipv4.tcp_window_scaling": 0}, "file": str(node.file)}
     done = subprocess.run(
@@ -191,7 +193,7 @@ def test_a_container_where_proc_sys_is_read_only_is_told_so(node: Node) -> None:
     assert "outside of a container" in message and not node.file.exists()
 
 
-def test_files_of_others_are_left_alone(node: Node) -> None:
+def test_foreign_file_is_kept(node: Node) -> None:
     node.file.write_text("net.ipv4.tcp_sack = 1\n")
     before = node.everything()
     assert "was not written by this collection" in node({"net.ipv4.tcp_sack": 0}, fails=True)["msg"]
@@ -199,26 +201,26 @@ def test_files_of_others_are_left_alone(node: Node) -> None:
     assert node.file.read_text() == "net.ipv4.tcp_sack = 1\n" and node.everything() == before
 
 
-def test_a_file_that_somebody_edited_is_replaced(node: Node) -> None:
+def test_edited_file_is_replaced(node: Node) -> None:
     node({"net.ipv4.tcp_sack": 0})
     node.file.write_bytes(node.file.read_bytes().replace(b"\n", b"\r\n") + b"# caf\xe9\r\n")
     assert node({"net.ipv4.tcp_sack": 0})["changed"]
     assert b"\r" not in node.file.read_bytes()
 
 
-def test_files_that_would_not_be_read_are_refused(node: Node) -> None:
+def test_file_that_boot_would_not_read_is_refused(node: Node) -> None:
     assert "ends in .conf" in refused(node, {}, file="/etc/sysctl.d/podnet")
     assert "ends in .conf" in refused(node, {}, file="podnet.conf")
     assert "does not exist" in refused(node, {"net.ipv4.tcp_sack": 0}, file="/nosuch/podnet.conf")
 
 
-def test_nothing_is_kept_for_the_boot_without_a_file(node: Node) -> None:
+def test_empty_file_option_persists_nothing(node: Node) -> None:
     assert node({"net.ipv4.tcp_sack": 0}, file="")["changed"]
     assert not node({"net.ipv4.tcp_sack": 0}, file="")["changed"]
     assert not node.file.exists()
 
 
-# Announces the sender as default router, as radvd would: type 134, code 0, hop limit 64, lifetime 1800 s.
+# Sends a router advertisement, as radvd does: type 134, code 0, hop limit 64, lifetime 1800 s.
 ADVERTISE = """
 import socket
 sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
@@ -228,7 +230,7 @@ sock.sendto(message, ("ff02::1", 0, 0, socket.if_nametoindex("w")))
 """
 
 
-def test_a_default_route_from_an_advertisement_is_not_lost(node: Node, namespaces: Namespaces) -> None:
+def test_default_route_from_router_advertisement_is_kept(node: Node, namespaces: Namespaces) -> None:
     router = namespaces("router")
     namespaces.ip(node.netns, f"link add v type veth peer name w netns {router}", "link set v up")
     namespaces.ip(router, "link set w up", "addr add fe80::1/64 dev w nodad")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""sysctl_info and nic_info against what sysctl(8), ss(8) and ethtool(8) say."""
+"""sysctl_info and nic_info agree with sysctl(8), ss(8) and ethtool(8)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
 
 
-def test_sysctls_scopes_and_windows(namespaces: Namespaces, run_module: RunModule) -> None:
+def test_sysctls_are_reported_with_scopes_and_window_scale(
+    namespaces: Namespaces, run_module: RunModule
+) -> None:
     node, pod = namespaces("node"), namespaces("pod")
     namespaces.sysctl(node, ipv4__tcp_rmem="4096 131072 134217728")
     namespaces.sysctl(pod, ipv4__tcp_rmem="4096 131072 6291456", ipv4__tcp_sack=0)
@@ -29,16 +31,14 @@ def test_sysctls_scopes_and_windows(namespaces: Namespaces, run_module: RunModul
     assert (panic["scope"], panic["new_namespace"], panic["pods"]) == ("node", None, {})
     windows = {one["netns"]: one for one in facts["windows"]}
     assert windows[""]["window_scale"] == 12 and windows[""]["connections"] == []
-    (told,) = windows[pod]["connections"]
+    (reported,) = windows[pod]["connections"]
     shown = namespaces.run(pod, "ss", "-tinH", "state", "established")
-    assert shown.count(f"wscale:{told['scale']},{told['scale']} ") == told["count"] == len(ends)
+    assert shown.count(f"wscale:{reported['scale']},{reported['scale']} ") == reported["count"] == len(ends)
     for end in ends:
         end.close()
 
 
-def test_the_scale_told_is_the_scale_that_connections_get(
-    namespaces: Namespaces, run_module: RunModule
-) -> None:
+def test_reported_window_scale_is_that_of_connections(namespaces: Namespaces, run_module: RunModule) -> None:
     node = namespaces("node")
     for largest in (134217728, 268435456, 536870912):
         namespaces.sysctl(node, ipv4__tcp_rmem=f"4096 131072 {largest}")
@@ -50,7 +50,7 @@ def test_the_scale_told_is_the_scale_that_connections_get(
         assert [window["window_scale"] for window in facts["windows"]] == [scale]
 
 
-def test_nics_and_their_limits(namespaces: Namespaces, run_module: RunModule) -> None:
+def test_nics_are_reported_with_limits(namespaces: Namespaces, run_module: RunModule) -> None:
     node = namespaces("node")
     namespaces.ip(node, "link add v type veth peer name w", "link set v mtu 4168")
     facts = run_module("nic_info", {"nics": [{"driver": "veth"}]}, node)["nics"]
@@ -65,6 +65,6 @@ def test_nics_and_their_limits(namespaces: Namespaces, run_module: RunModule) ->
     assert {"lo", "v", "w"} <= {nic["name"] for nic in every}
 
 
-def test_nics_that_are_not_there_are_named(namespaces: Namespaces, run_module: RunModule) -> None:
+def test_missing_nics_are_reported(namespaces: Namespaces, run_module: RunModule) -> None:
     failed = run_module("nic_info", {"nics": [{"name": "eth7"}]}, namespaces("node"), fails=True)
     assert "there is no eth7 here" in failed["msg"]

@@ -25,7 +25,7 @@ import pexpect
 import pytest
 import yaml
 
-from bench.rollout_scale.count_tasks import AT_HOME
+from bench.rollout_scale.count_tasks import CONTROLLER_ACTIONS
 from tests.support.checkout import CHECKOUT
 from tests.support.lab_node import lab
 
@@ -310,7 +310,9 @@ def test_awx_jobs_have_the_same_results(operator: Operator) -> None:
         events = [json.loads(path.read_text()) for path in files]
         (stats,) = (event["event_data"] for event in events if event["event"] == "playbook_on_stats")
         ran = [event["event_data"] for event in events if event["event"] == "runner_on_ok"]
-        tasks = Counter(one["host"] for one in ran if one["task_action"].split(".")[-1] not in AT_HOME)
+        tasks = Counter(
+            one["host"] for one in ran if one["task_action"].split(".")[-1] not in CONTROLLER_ACTIONS
+        )
         return stats, stats.get("artifact_data", {}), tasks
 
     _stats, found, _tasks = launch("podnet preflight")

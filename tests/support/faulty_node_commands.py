@@ -64,8 +64,8 @@ def state() -> dict[str, Any]:
 
 def attach(path: str, device: str, seconds: str) -> dict[str, Any]:
     journalled = _revert_programs.Journalled(arm.Confirmation(int(seconds)), command)
-    wish = _bpf_attach.Wish("drop_all", device, "ingress")
-    _bpf_attach.present(bpf.DEFAULT_PIN_PATH, path, {}, [wish], guard=journalled.guard)
+    attachment = _bpf_attach.Wish("drop_all", device, "ingress")
+    _bpf_attach.present(bpf.DEFAULT_PIN_PATH, path, {}, [attachment], guard=journalled.guard)
     return {"checkpoint": journalled.checkpoint}
 
 

@@ -128,9 +128,9 @@ class Lab(Nodes):
             return self.install(node, programs)
 
     def install(self, node: str, programs: libbpf.BpfObject) -> list[str]:
-        wishes = [_bpf_attach.Wish(*words) for words in self.attachments(node)]
+        attachments = [_bpf_attach.Wish(*words) for words in self.attachments(node)]
         with self.ns.inside(self.names[node]):
-            outcome = _bpf_attach.install(self.pins[node], programs, wishes)
+            outcome = _bpf_attach.install(self.pins[node], programs, attachments)
         return [f"{change.action} {change.kind} {change.name}" for change in outcome.changes]
 
     def declare(

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs that nobody confirmed: the very programs, maps and attachments of before are there again."""
+"""Unconfirmed program changes: rollback restores the former programs, maps and attachments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALLER = ("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2")
 
 @pytest.fixture
 def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Attach as a checkpoint would have it, go back, and return what the journal says was changed."""
+    """Return a function that attaches under a checkpoint, rolls back, and returns the journal's changes."""
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
 
     def run(*attachments: str, break_it: Callable[[], object] = lambda: None, **args: Any) -> list[str]:
@@ -52,13 +52,13 @@ def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> C
     return run
 
 
-def test_the_first_attachment(node: Node, unconfirmed: Any) -> None:
+def test_first_attachment_is_rolled_back(node: Node, unconfirmed: Any) -> None:
     before = node.everything()
     assert unconfirmed("host_ingress left ingress clsact") == ["progs", "site/left-ingress"]
     assert node.everything() == before and not os.path.exists(node.pins)
 
 
-def test_killed_when_only_maps_were_pinned(node: Node, unconfirmed: Any) -> None:
+def test_run_killed_after_pinning_maps_is_rolled_back(node: Node, unconfirmed: Any) -> None:
     before = node.everything()
 
     def undo_the_rest() -> None:
@@ -71,14 +71,14 @@ def test_killed_when_only_maps_were_pinned(node: Node, unconfirmed: Any) -> None
 
 
 @pytest.mark.parametrize(("kind", "edit"), [("clsact", OTHER), ("tcx", OTHER), ("clsact", SMALLER)])
-def test_another_program_in_its_place(
+def test_replaced_program_is_rolled_back(
     node: Node,
     unconfirmed: Any,
     build: Any,
     kind: str,
     edit: tuple[str, str, str],
 ) -> None:
-    """With maps of another layout, too, and those who have attached the same programs elsewhere."""
+    """Maps of another layout and attachments of other owners are rolled back as well."""
     state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}]}
     node.attach(f"host_ingress left ingress {kind}")
     node.attach("pod_egress right from_pod", owner="pods")
@@ -90,10 +90,10 @@ def test_another_program_in_its_place(
     assert not node.module("bpf_state", **state)["changed"]
 
 
-def test_an_older_version_whose_maps_this_code_does_not_know(
+def test_unknown_maps_of_older_version_are_restored(
     node: Node, unconfirmed: Any, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They hold what they held: nothing is computed for them."""
+    """The maps keep their entries; nothing is computed for them."""
     node.attach("host_ingress left ingress clsact")
     node.module("bpf_state", endpoints=[{"device": "left", "addresses": ["10.31.1.11"]}])
     (declared,) = Path(Store(node.pins).folder).glob("*.json")
@@ -103,14 +103,14 @@ def test_an_older_version_whose_maps_this_code_does_not_know(
         older.setattr(verify, "check", lambda obj: None)
         node.attach("host_ingress left ingress clsact", object=build(OLDER))
     declared.parent.mkdir(exist_ok=True)
-    declared.write_text(text)  # as the older version has left it
+    declared.write_text(text)  # as written by the older version
     dump = ("bpftool", "map", "dump", "pinned", f"{node.pins}/maps/endpoints4")
     before = node.everything(), node.ns.run(node.name, *dump)
     assert "progs" in unconfirmed("host_ingress left ingress clsact")
     assert (node.everything(), node.ns.run(node.name, *dump)) == before
 
 
-def test_nothing_is_declared_for_maps_that_may_not_stay(
+def test_state_is_refused_while_replaced_maps_are_unconfirmed(
     node: Node, build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
@@ -120,37 +120,37 @@ def test_nothing_is_declared_for_maps_that_may_not_stay(
         attach.keep(node.pins)
     armed = {"checkpoint": "one", "checkpoint_state": "armed"}
     journal.append(armed)
-    assert node.module("bpf_state", **state)["changed"]  # the maps are the same
+    assert node.module("bpf_state", **state)["changed"]  # these maps were not replaced
     journal.append({**armed, "checkpoint_state": "confirmed"})
     node.attach("host_ingress left ingress clsact", object=build(SMALLER))
     journal.append(armed)
     assert not node.module("bpf_state", **state)["changed"]
     message = node.module("bpf_state", endpoints=[], fails=True)["msg"]
     assert "wait for a confirmation" in message
-    # Killed before it took away what was kept.
+    # The run was killed before it removed the kept objects.
     journal.append({**armed, "checkpoint_state": "confirmed"})
     assert node.module("bpf_state", endpoints=[])["changed"]
 
 
-def test_what_another_run_changed_since_the_look_is_not_changed(
+def test_change_by_another_run_after_planning_is_detected(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loading takes seconds, in which another one may be quicker."""
+    """Loading programs takes seconds, in which another run may change the attachments."""
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
     journalled = _revert_programs.Journalled(arm.Confirmation(), lambda words: (0, "", ""))
     node.attach("host_ingress left ingress clsact")
-    wish = attach.Wish("pod_ingress", "left", "ingress")
+    attachment = attach.Wish("pod_ingress", "left", "ingress")
 
     def late(pins: Pins, changes: Sequence[Change]) -> contextlib.AbstractContextManager[None]:
         node.attach("host_ingress right ingress clsact")
         return journalled.guard(pins, changes)
 
     with node.ns.inside(node.name), pytest.raises(Problem, match=r"left-ingress changed while"):
-        attach.present(node.pins, node.object, {}, [wish], guard=late)
+        attach.present(node.pins, node.object, {}, [attachment], guard=late)
     assert "host_ingress" in node.filters("right", "ingress")
 
 
-def test_one_more_and_one_less(node: Node, unconfirmed: Any) -> None:
+def test_added_and_removed_attachments_are_rolled_back(node: Node, unconfirmed: Any) -> None:
     node.attach("host_ingress left ingress clsact")
     before = node.everything()
     unconfirmed("host_ingress right ingress clsact", "pod_ingress left egress clsact")
@@ -159,7 +159,7 @@ def test_one_more_and_one_less(node: Node, unconfirmed: Any) -> None:
     assert not node.attach("host_ingress left ingress clsact")["changed"]
 
 
-def test_a_run_that_was_killed_before_it_pinned(node: Node, unconfirmed: Any) -> None:
+def test_run_killed_before_pinning_is_rolled_back(node: Node, unconfirmed: Any) -> None:
     def killed() -> None:
         os.unlink(f"{node.pins}/links/site/left-ingress")
 
@@ -168,14 +168,14 @@ def test_a_run_that_was_killed_before_it_pinned(node: Node, unconfirmed: Any) ->
     assert node.everything() == before
 
 
-def test_confirmed_and_reverted_later(node: Node, unconfirmed: Any) -> None:
-    """By the module revert, with nothing kept."""
+def test_confirmed_attachment_is_reverted(node: Node, unconfirmed: Any) -> None:
+    """The module revert removes it and its journal."""
     before = node.everything()
     node.attach("host_ingress left ingress clsact")
     made = node._run_module("revert", {}, netns=node.name)
     assert {change["subsystem"] for change in made["changes"]} == {"programs"} and made["archived"]
     assert node.everything() == before
-    # Taken away by others' hands: nothing is left to put back, and the journal goes.
+    # Others removed the attachment: nothing is restored, and the journal is removed.
     node.attach("host_ingress left ingress clsact")
     node.attach(state="absent")
     assert node._run_module("revert", {"subsystems": ["nics"]}, netns=node.name)["archived"]
