@@ -12,9 +12,10 @@ from __future__ import annotations
 import glob
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .._core.command import RunCommand
 from .._core.files import DropIn, replace_file
 from .._core.plan import Problem
 from .._node.facts import Node
@@ -23,8 +24,6 @@ MARKER = "# Written by podnet.datapath.boot_args: changes made here are lost."
 RECORD = "/etc/podnet/boot_args"
 KERNEL_CMDLINE = "/etc/kernel/cmdline"
 FOLDERS = ("/boot/loader/entries", "/boot/efi/loader/entries", "/efi/loader/entries")
-
-RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
 
 
 @dataclass(frozen=True)

@@ -7,4 +7,4 @@ Callers: all
 May import: nothing
 """
 
-__all__ = ["bundle", "files", "plan", "ssh_origin"]
+__all__ = ["bundle", "command", "files", "plan", "ssh_origin"]

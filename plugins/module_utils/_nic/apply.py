@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .._core.command import RunCommand
 from .._core.files import text_of
 from .._core.plan import Plan, Problem, Result, diff, reason
 from .._kernel.ethtool import Ethtool
 from .._rollback import arm
 from .._rollback import checkpoint as _checkpoint
 from .._rollback.arm import Confirmation
-from .._rollback.revert import RunCommand
 from . import mtu as _nic_mtu
 from . import owner, revert, settings
 from . import persist as _nic_persist

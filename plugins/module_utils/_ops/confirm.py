@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+from .._core.command import RunCommand
 from .._core.plan import Problem
 from .._measure import probe as _probe
 from .._rollback import checkpoint, journal
 from .._rollback.arm import Confirmation, has_carrier
 from .._rollback.net_changes import Record
-from .._rollback.revert import RunCommand, Subsystem
+from .._rollback.revert import Subsystem
 
 # Seconds until what a change interrupts for a while, as a link that is negotiated anew, has to be back.
 PATIENCE = 15

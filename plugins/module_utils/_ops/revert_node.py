@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .._boot import apply
 from .._core import plan
+from .._core.command import RunCommand
 from .._core.plan import Change, Problem, Result, Value
 from .._kernel import netns
 from .._nic import apply as _nic_tuning
@@ -20,7 +21,7 @@ from .._programs import revert as _revert_programs
 from .._rollback import arm, journal, revert
 from .._rollback.arm import Confirmation
 from .._rollback.net_changes import Key, NetChanges, net_changes
-from .._rollback.revert import GONE, Now, RunCommand, Subsystem
+from .._rollback.revert import GONE, Now, Subsystem
 from .._sysctl.keys import Tree, path_of
 
 SUBSYSTEMS = ("programs", "nics", "boot_args", "sysctls")  # in the order of the way back

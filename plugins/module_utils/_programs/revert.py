@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from .._core.command import RunCommand
 from .._core.plan import Change, Plan, Problem, Value, reason
 from .._datapath.maps import kept_at
 from .._kernel.bpf import BpfError
 from .._rollback import arm
 from .._rollback.arm import Confirmation
 from .._rollback.net_changes import Key
-from .._rollback.revert import GONE, Now, RunCommand
+from .._rollback.revert import GONE, Now
 from . import attach, plan
 from .pins import Pins
 from .plan import Attachment

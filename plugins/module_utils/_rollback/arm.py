@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .._core.bundle import PACKAGE, archive, interpreter
+from .._core.command import RunCommand
 from .._core.files import replace_file, sync_folder
 from .._core.plan import Plan, Problem, reason
 from . import checkpoint, journal
 from .checkpoint import ARMED, TIMER
 from .net_changes import Record
-from .revert import RunCommand, Subsystem
+from .revert import Subsystem
 
 MARKER = "# Written by podnet.datapath: changes made here are lost."
 PROGRAM = "/usr/local/lib/podnet/checkpoint.pyz"

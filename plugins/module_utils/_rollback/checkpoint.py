@@ -17,10 +17,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .._core.command import RunCommand
 from .._core.plan import Plan, Problem, reason, shown
 from . import journal, revert
 from .net_changes import Record, net_changes
-from .revert import RunCommand, Subsystem
+from .revert import Subsystem
 
 # A timer of this boot only: the next boot starts the service itself.
 TIMER = "/run/systemd/system/podnet-checkpoint.timer"

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Union
 
+from .._core.command import RunCommand
 from .._core.files import bytes_of, digest, read_file, replace_file, sync_folder, temporary
 from .._core.plan import Change, Plan, Problem, Value, reason
 from .net_changes import Key, NetChange, NetChanges
 
-RunCommand = Callable[[Sequence[str]], "tuple[int, str, str]"]
 Transaction = Callable[[Plan], "contextlib.AbstractContextManager[None]"]
 
 _RELOAD = {
