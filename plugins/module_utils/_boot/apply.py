@@ -19,11 +19,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from .._core.command import RunCommand
 from .._core.files import DropIn, replace_file
 from .._core.plan import Change, Plan, Problem, Result, diff, reason
 from .._node.facts import Node
 from .._rollback import journal
-from .bls import MARKER, Current, Entry, Grubby, RunCommand, SystemdBoot
+from .bls import MARKER, Current, Entry, Grubby, SystemdBoot
 
 DROP_IN = "/etc/default/grub.d/zz-podnet.cfg"
 # What earlier runs took away and the running kernel still has: /run is emptied when that changes.
