@@ -204,9 +204,12 @@ def test_the_program_is_whole_and_the_same_twice(tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         main = archive.read("__main__.py").decode()
     # Without this checkout in reach: whatever the program imports has to be in it, or Python's own.
-    code = f"import sys; sys.path.insert(0, {str(file)!r})\n" + main.split("\n", 2)[1]
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-S", "-c", main.split("\n", 2)[1]],
+        env={"PYTHONPATH": str(file)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 

@@ -292,7 +292,8 @@ def test_the_program_contains_all_its_imports(tmp_path: Path, rollback: arm.Roll
     # All imports, in an interpreter without this collection.
     imports = "\n".join(line for line in main.splitlines() if "import" in line)
     done = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(program)!r})\n{imports}"],
+        [sys.executable, "-P", "-c", imports],
+        env={"PYTHONPATH": str(program)},
         capture_output=True,
         text=True,
         check=False,
