@@ -30,7 +30,7 @@ COUNT ?= 1000000
 SWAPS ?= 10000
 FAULTS ?= 1
 UPGRADE ?=
-# One test of test-one: a folder, a file or a test ID, and an expression of pytest's -k.
+# test-one: T is a folder, a file or a test ID, K an expression of pytest -k.
 T ?= tests/unit
 K ?=
 export T K
@@ -58,83 +58,83 @@ define say
 @printf '\n== %s\n' "$(1)"
 endef
 
-lab: lab-up lab-site lab-benchmark  ## Two nodes, site.yml, the ladder and its report
+lab: lab-up lab-site lab-benchmark  ## Two nodes, site.yml, the benchmark and its report
 	@printf '\n'; cat reports/$(LAB)/report.md; printf '\nReport: %s\n' "file://$(CURDIR)/reports/$(LAB)/report.html"
 
-lab-up: tools  ## The two nodes alone (KERNEL=6.1, 6.12 or 7.3)
+lab-up: tools  ## Boot two nodes (KERNEL=6.1, 6.12 or 7.3)
 	$(call say,Lab: two nodes on kernel $(KERNEL); the first time 5 min for image and boot, later 1 min)
 	ansible-playbook playbooks/lab_up.yml -e lab_node_name=$(LAB) -e lab_node_kernel=$(KERNEL)
 
-lab-site: tools  ## site.yml against the running lab
+lab-site: tools  ## Run site.yml on the lab
 	$(call say,site.yml: defaults to meta Pods; the first time 5 min, on converged nodes 2 min)
 	$(PLAYBOOK) site.yml
 
-lab-benchmark: tools  ## The ladder against the running lab
+lab-benchmark: tools  ## Run the benchmark on the lab
 	$(call say,Benchmark: the rungs of the ladder in one run, about 3 min)
 	$(PLAYBOOK) playbooks/benchmark.yml -e benchmark_name=$(LAB)
 
-lab-down: tools  ## Remove the nodes, their namespaces and processes
+lab-down: tools  ## Remove the lab's nodes
 	ansible-playbook playbooks/lab_down.yml -e lab_node_name=$(LAB)
 
-test: test-fast test-driver test-nodes  ## Every test
-	$(call say,Every test passed; the driver's node goes too)
+test: test-fast test-driver test-nodes  ## Fast tests, driver on one kernel, two nodes
+	$(call say,Every test passed; removing the node of the driver's tests)
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
-test-fast: tools  ## Everything that needs no node
+test-fast: tools  ## All tests that need no node
 	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns test-rollout sanity
 
-test-bpf: tools  ## The programs, by BPF_PROG_TEST_RUN on the running kernel
+test-bpf: tools  ## BPF programs, by BPF_PROG_TEST_RUN on the running kernel
 	$(call say,Programs on the running kernel)
 	pytest -q tests/bpf
 
-coverage-bpf: tools  ## Which branches of the programs test-bpf takes
-	$(call say,Programs with counters on the running kernel)
+coverage-bpf: tools  ## Branch coverage of the BPF programs by test-bpf
+	$(call say,Instrumented programs on the running kernel)
 	PODNET_COVERAGE=$(CURDIR)/reports/coverage pytest -q tests/bpf
 	@cat reports/coverage/report.txt; printf '\nLine by line: %s\n' reports/coverage/datapath.txt
 
-verified-bpf: tools  ## Instructions that each kernel's verifier looks at, in guests of 6.1, 6.12, 7.3 and here
+verified-bpf: tools  ## Instructions that the verifier processes, on 6.1, 6.12, 7.3 and the running kernel
 	$(call say,Verified instructions)
 	$(BENCH).verifier.bench
 
-fuzz-bpf: tools  ## COUNT mutated packets through each program, against a model of the policy; 10 min
+fuzz-bpf: tools  ## COUNT=1000000 mutated packets per BPF program, against a model of the policy; 10 min
 	$(call say,Fuzzing the programs with $(COUNT) packets each)
 	PODNET_FUZZ=$(COUNT) pytest -q tests/bpf/test_bpf_fuzz.py
 
-test-netns: tools  ## The modules, in network namespaces of the running kernel
+test-netns: tools  ## Modules, in network namespaces of the running kernel
 	$(call say,Modules in network namespaces)
 	pytest -q tests/netns
 
 test-rollout: tools  ## Batches and gates of a roll-out, by runs of ansible-playbook (formerly test-fleet)
-	$(call say,Roll-outs over many nodes)
+	$(call say,Roll-outs over several hosts)
 	pytest -q tests/rollout
 
-test-kubernetes: tools  ## Draining, against a real kube-apiserver with etcd; built once, 8 min
+test-kubernetes: tools  ## Draining, against kube-apiserver and etcd; built once, 8 min
 	$(call say,kube_node against kube-apiserver and etcd)
 	pytest -q tests/kubernetes
 
-test-swaps: tools  ## Programs replaced under traffic, SWAPS=10000 times
+test-swaps: tools  ## Replace BPF programs under traffic, SWAPS=10000 times
 	$(call say,$(SWAPS) replacements under traffic)
 	PODNET_SWAPS=$(SWAPS) pytest -q tests/netns/test_replacement.py
 
-test-driver: tools  ## The driver, in a QEMU node (KERNEL=6.1, 6.12 or 7.3)
+test-driver: tools  ## Driver and modules, on a QEMU node (KERNEL=6.1, 6.12 or 7.3)
 	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
 	PODNET_KERNEL=$(KERNEL) pytest -q tests/driver
 
-test-datapath: tools  ## All checks of policy and services on meta, and netkit where KERNEL has it
-	$(call say,Policy and services on the devices of kernel $(KERNEL), 3 min a kind)
+test-datapath: tools  ## All policy and service checks on meta and netkit (KERNEL=6.1, 6.12 or 7.3)
+	$(call say,Policy and services on the devices of kernel $(KERNEL), 3 min per driver)
 	PODNET_CASES=all PODNET_KERNEL=$(KERNEL) pytest -q tests/driver/test_datapath.py
 
-test-debug-kernel: tools  ## The driver under KASAN, lockdep, kmemleak (KERNEL=6.1, 6.12 or 7.3; MINUTES=10; SEED=)
-	$(call say,Driver in a debug kernel of $(KERNEL); build 10 min once; checks 5 min; then MINUTES=$(MINUTES) at random)
+test-debug-kernel: tools  ## Driver under KASAN, lockdep and kmemleak (KERNEL=6.1, 6.12 or 7.3; MINUTES=10; SEED=)
+	$(call say,Driver in a debug kernel of $(KERNEL); build 10 min once; checks 5 min; then $(MINUTES) min of random operations)
 	PODNET_KERNEL=$(KERNEL) PODNET_MINUTES=$(MINUTES) PODNET_SEED=$(SEED) pytest -q -s tests/debug_kernel
 
-test-driver-nodes: tools  ## One node builds the driver for all of its kernel: twenty hosts, and site.yml on two nodes
+test-driver-nodes: tools  ## One driver build per kernel: twenty hosts, and site.yml on two nodes
 	$(call say,Driver on two nodes of kernel $(KERNEL), about 12 min)
 	PODNET_KERNEL=$(KERNEL) pytest -q tests/driver_nodes
 	python3 roles/lab_node/files/lab.py down --name driver-nodes >/dev/null
 
-test-nodes: tools  ## The whole, on two QEMU nodes: check, converge, idempotence, verify
-	$(call say,Molecule: the whole on two nodes, about 12 min)
+test-nodes: tools  ## site.yml on two QEMU nodes: check mode, converge, idempotence, verify
+	$(call say,Molecule: site.yml on two nodes, about 12 min)
 	molecule test
 
 test-operations: tools  ## The commands of docs/operations.md on two nodes of kernel 6.1, and AWX's jobs, 46 min (formerly test-week)
@@ -142,25 +142,25 @@ test-operations: tools  ## The commands of docs/operations.md on two nodes of ke
 	pytest -q -x tests/operations
 	python3 roles/lab_node/files/lab.py down --name operations >/dev/null
 
-test-faults: tools  ## Changes cut off on a node, by cable, power, program, controller (FAULTS=1 at random of each kind, SEED=)
-	$(call say,Faults on a node on kernel $(KERNEL); $(FAULTS) at random of each kind)
+test-faults: tools  ## Interrupted changes on a node: cable, power, process, controller (FAULTS=1, SEED=)
+	$(call say,Faults on a node on kernel $(KERNEL); $(FAULTS) random faults of each kind)
 	PODNET_KERNEL=$(KERNEL) PODNET_COUNT=$(FAULTS) PODNET_SEED=$(SEED) pytest -q -s tests/faults
 	PODNET_COUNT=$(FAULTS) PODNET_SEED=$(SEED) pytest -q -s tests/netns/test_killed.py
 
-bench-icount: tools  ## Instructions a packet costs on each rung (KERNEL=6.12 has netkit too), 5 min
+bench-icount: tools  ## Instructions per packet of each rung (KERNEL=6.12 has netkit), 5 min
 	$(call say,Instruction count on kernel $(KERNEL))
 	$(BENCH).icount.bench --kernel $(KERNEL)
 
-bench-datapath: tools  ## Instructions of the programs by feature and scale, and how rates are kept (KERNEL=6.12)
+bench-datapath: tools  ## Instructions of the BPF programs by feature and scale, and rate limits (KERNEL=6.12)
 	$(call say,Costs and rates of the programs on kernel $(KERNEL))
 	$(BENCH).icount.datapath --kernel $(KERNEL)
 
-bench-scale: tools  ## What a roll-out over HOSTS=1000 simulated hosts costs the controller, an hour
+bench-scale: tools  ## Controller time of a roll-out over HOSTS=1000 simulated hosts, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)
 	$(BENCH).rollout_scale.bench --hosts $(HOSTS)
 
-bench-tuning: tools  ## The role node_tuning against loops over ansible.posix.sysctl and ethtool, on one node, 4 min
-	$(call say,Tuning a tuned node: the role against loops)
+bench-tuning: tools  ## node_tuning against loops over ansible.posix.sysctl and ethtool, on one node, 4 min
+	$(call say,Tuning a converged node: the role against loops)
 	$(BENCH).tuning.bench
 
 packages:
@@ -207,11 +207,11 @@ lint-ansible: tools
 	ansible-lint --offline -q
 
 ifeq ($(and $(filter-out 0,$(shell id -u)),$(filter test-one,$(AS_ROOT))),)
-test-one: tools  ## One test, file or folder: T=tests/unit/core/test_x.py::test_y; K= selects by name (pytest -k)
+test-one: tools  ## One test, file or folder: T=tests/unit/pods/test_model.py::test_name; K= selects by name (pytest -k)
 	PODNET_KERNEL=$(KERNEL) pytest -q "$$T" $(if $(K),-k "$$K")
 endif
 
-test-unit: tools  ## Pure functions: plans and parsers
+test-unit: tools  ## Pure functions, without a kernel
 	$(call say,Unit tests)
 	pytest -q tests/unit
 
