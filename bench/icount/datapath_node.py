@@ -44,7 +44,7 @@ def print_result(kind: str, **values: Any) -> None:
     print(MARK + json.dumps({"kind": kind, **values}), flush=True)
 
 
-# What a packet costs
+# Instructions per packet
 
 BPF_PROG_TEST_RUN = 10
 SKB_SIZE, SKB_IFINDEX = 192, 40  # struct __sk_buff (include/uapi/linux/bpf.h)
@@ -215,7 +215,7 @@ def measure_costs(scales: list[int]) -> None:
     attach.absent(PINS)
 
 
-# How rates are kept
+# Rate limits
 
 PACED = {
     "fast": Pod("node1", "10.31.1.11", "fd31:1::11"),
@@ -223,7 +223,7 @@ PACED = {
 }
 WARM, SECONDS = 0.5, 2.0
 STREAMS = 4
-# What TCP hands down at once: 64 KiB where the peer is near, or by its rate (net.ipv4.tcp_tso_rtt_log).
+# Size of TCP's packets: 64 KiB for a near peer, or by rate (net.ipv4.tcp_tso_rtt_log).
 SEGMENTS = {"64 KiB": "9", "by rate": "0"}
 DATAGRAM = 1400
 

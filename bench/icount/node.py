@@ -31,7 +31,7 @@ MARK = "ICOUNT "
 
 FAR = "far"  # the namespace of the second node; the first node is the guest's initial namespace
 WIRE_MTU = 8264
-# Fixed work: transactions of one sample, and bytes.
+# Work per sample: transactions, or bytes.
 WORK = {"rr": ("TCP_RR", 2000), "stream": ("TCP_STREAM", 64 << 20)}
 # Sampling ends when the last samples agree; the first ones warm up caches and TCP windows.
 AGREEING, AGREEMENT, MOST = 3, 0.002, 12

@@ -29,7 +29,7 @@ import yaml
 from tests.support.checkout import CHECKOUT
 
 HERE = Path(__file__).resolve().parent
-# The node's Python; writes down what it has used (times(1p): of the shell, then of its children).
+# The node's Python, which logs its CPU time (times(1p): of the shell, then of its children).
 NODE_PYTHON = """#!/bin/sh
 {python} "$@"
 status=$?

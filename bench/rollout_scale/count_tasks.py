@@ -22,7 +22,7 @@ description: [Writes counts and seconds to the file that COUNT_TASKS names, as J
 requirements: []
 """
 
-# Actions that never leave the controller.
+# Actions that run on the controller.
 CONTROLLER_ACTIONS = {
     "assert",
     "debug",

@@ -28,7 +28,7 @@ from tests.support.checkout import CHECKOUT
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ["PODNET_CACHE"])
 LAB = "tuning"
-# The community's package, for the one collection of it that is compared with.
+# The Ansible community package, which contains ansible.posix.
 PACKAGE = "ansible==12.3.0"
 NOTHING = [{"hosts": "lab", "gather_facts": False, "tasks": [{"ansible.builtin.ping": None}]}]
 

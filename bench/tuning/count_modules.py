@@ -20,7 +20,7 @@ description: [Writes the counts to the file that COUNT_MODULES names, as JSON.]
 requirements: []
 """
 
-# Actions that start nothing on a host.
+# Actions that start no module on a host.
 CONTROLLER_ACTIONS = {"assert", "debug", "fail", "include_role", "set_fact", "validate_argument_spec"}
 
 

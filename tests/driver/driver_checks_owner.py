@@ -16,7 +16,9 @@ from tests.support.driver_node import Action, Meta, Programs, Rtnl, attribute, r
 from tests.support.driver_topology import POD1, Topology, check, refusal, send
 
 SOL_PACKET, PACKET_VNET_HDR, PACKET_QDISC_BYPASS = 263, 15, 20
-FRAME = b"\xff" * 6 + b"\2\0\0\0\0\x10" + b"\x88\xb5" + bytes(50)  # broadcast, of a local experiment
+FRAME = (
+    b"\xff" * 6 + b"\2\0\0\0\0\x10" + b"\x88\xb5" + bytes(50)
+)  # broadcast, EtherType for local experiments
 
 
 @check
@@ -67,7 +69,9 @@ def pod_cannot_change_the_pair(topology: Topology) -> None:
     topology.programs.clear_records()
     with topology.pod1.raw() as raw:
         raw.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
-        raw.sendto(bytes(12) + b"\x08\x00" + bytes(40), ("eth0", 0x86DD))  # IPv4, called IPv6
+        raw.sendto(
+            bytes(12) + b"\x08\x00" + bytes(40), ("eth0", 0x86DD)
+        )  # an IPv4 packet with the EtherType of IPv6
     record = topology.programs.record(Programs.FROM_POD)
     assert (record["packets"], record["protocol"]) == (1, socket.htons(0x0800)), record
     assert topology.rtnl.get("p1").info == before

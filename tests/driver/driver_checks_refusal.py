@@ -57,7 +57,7 @@ def invalid_changes_are_refused_with_a_message(topology: Topology) -> None:
     ):
         cases.append((errno.EINVAL, f"meta: {what} is read-only", [u32(kind, 1)]))
     cases += [
-        (errno.EINVAL, "", [u32(20, 1)]),  # a number that nothing has
+        (errno.EINVAL, "", [u32(20, 1)]),  # an unknown attribute
         # A valid attribute beside an invalid one is not applied.
         (errno.EINVAL, "peer policy", [u32(Meta.POLICY, Meta.PASS), u32(Meta.PEER_POLICY, 5)]),
         (errno.EBADF, "not open", [s32(Meta.PROG_FD, -1), s32(Meta.PEER_PROG_FD, NOT_OPEN)]),

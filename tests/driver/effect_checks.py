@@ -35,11 +35,11 @@ from tests.support.policy_lab import Lab, address_of
 
 CHECKS = node_checks.Checks()
 
-LEGACY, BIG = 65536, 185000  # bytes of a packet: GSO_LEGACY_MAX_SIZE, and the profile throughput's
+LEGACY, BIG = 65536, 185000  # bytes: GSO_LEGACY_MAX_SIZE, and the size of the profile throughput
 SIZES = dict.fromkeys(model.SIZES, BIG)
 STREAM = 1 << 23
-# net.ipv4.tcp_tso_rtt_log: TCP adds to what it sends in a millisecond what halves with each 2^this us of RTT.
-# An emulated node sends little in a millisecond, and takes several for an answer.
+# net.ipv4.tcp_tso_rtt_log: TCP builds packets of 1 ms of data, plus an allowance that halves with each 2^this
+# us of RTT. An emulated node sends little in 1 ms, and its RTT is several ms.
 PATIENT = 20
 
 SENDER, RECEIVER = "ef-send", "ef-receive"

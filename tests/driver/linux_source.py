@@ -23,7 +23,7 @@ from tests.support.lab_node import LabNode, run
 from tests.support.module_build import copy_source
 
 NETDEVSIM, TCP_MMAP = "drivers/net/netdevsim", "tools/testing/selftests/net/tcp_mmap.c"
-TCP_MMAP_KERNEL = "6.12"  # the copy in 6.1 cannot check what it received
+TCP_MMAP_KERNEL = "6.12"  # the copy in 6.1 cannot verify received data
 # The source sends 32 GB, which takes an emulated node hours.
 TCP_MMAP_BYTES = 1 << 25
 

@@ -18,7 +18,7 @@ import pytest
 from tests.support.lab_node import LabNode
 from tests.support.policy_checks import CHECKS, read_cases
 
-# netkit came with 6.7
+# netkit was added in 6.7
 KINDS = {"6.1": ("meta",)}.get(os.environ.get("PODNET_KERNEL", "6.1"), ("meta", "netkit"))
 EVERY = 1 if os.environ.get("PODNET_CASES") == "all" else 2
 

@@ -25,7 +25,7 @@ from tests.support.lab_node import run
 from tests.support.module_build import make_signing_key
 
 KERNEL = os.environ.get("PODNET_KERNEL", "6.1")
-TIMEOUT = 900.0  # seconds of an emulated guest; KVM needs a tenth of it
+TIMEOUT = 900.0  # seconds for an emulated guest; with KVM a tenth of it suffices
 FIRMWARE_SUITE = "bookworm"
 FIRMWARE_PACKAGES = ("ovmf", "mokutil")
 PASSPHRASE = "snakeoil"  # of the key in Debian's package

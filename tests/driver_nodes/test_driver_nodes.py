@@ -29,7 +29,7 @@ NODES = ("node1", "node2")
 PODS = {"node1": ["pod1", "pod2"], "node2": ["pod3"]}
 NEW_VERSION = "0.1.1"
 COLLECTION = ("galaxy.yml", "meta", "playbooks", "plugins", "roles")
-# Other tests have it, and it reboots the nodes; of what it does the Pods need this alone.
+# Other tests cover tuning, which reboots the nodes; Pods only need forwarding of it.
 SKIPPED = "node_tuning"
 FORWARDING = "sysctl -q net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
 

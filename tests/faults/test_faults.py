@@ -21,7 +21,7 @@ import pytest
 from tests.support.faulty_node import NIC, REMOTE, FaultyNode, Unreachable, same
 
 COUNT = int(os.environ.get("PODNET_COUNT") or 1)
-# Seconds that a change is given. Emulated, it takes up to a minute itself.
+# Seconds until an unconfirmed change is rolled back. On an emulated node the change takes up to a minute.
 SOON, LATE = 30, 900
 
 NICS = {

@@ -167,7 +167,9 @@ def test_next_run_reports_rollback_of_killed_run(
 
     third = change(node, tmp_path / "third", 3000, LATE)
     assert third.end() == 0, third.output
-    assert "this node rolled back a change from" in third.output and f"not confirmed in {LATE} s" in third.output
+    assert (
+        "this node rolled back a change from" in third.output and f"not confirmed in {LATE} s" in third.output
+    )
     assert node.state()["nics"]["wire0"]["mtu"] == 3000
     node.do("revert")
     assert same(node.state(), former)

@@ -133,7 +133,7 @@ def running(folder: Path) -> Iterator[Path]:
             *("--service-account-issuer", "https://test", "--service-cluster-ip-range", "10.0.0.0/24"),
             *("--service-account-key-file", folder / "accounts.key"),
             *("--service-account-signing-key-file", folder / "accounts.key"),
-            # No controller makes the accounts that Pods would have.
+            # No controller creates service accounts.
             *("--disable-admission-plugins", "ServiceAccount"),
         ],
     ]

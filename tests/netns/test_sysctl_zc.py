@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import CHECKOUT
+from tests.support.namespaces import command
 
 Namespaces = Any  # conftest.Namespaces
 RunModule = Callable[..., dict[str, Any]]
@@ -32,12 +33,6 @@ client = socket.create_connection(server.getsockname())
 info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
 print(info[6] & 15, info[6] >> 4)
 """
-
-
-def command(*words: str, netns: str, check: bool = True) -> str:
-    """Run a program in a namespace and return its output."""
-    inside = ["nsenter", f"--net=/run/netns/{netns}", *words]
-    return subprocess.run(inside, stdout=subprocess.PIPE, text=True, check=check).stdout
 
 
 class Node:
