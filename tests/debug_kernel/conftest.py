@@ -68,6 +68,6 @@ def driver_run(kernel: DebugKernel, folder: Path) -> Run:
     checks = [name for name in driver_checks.CHECKS if name not in EXCLUDED]
     title = f"checks, then {MINUTES:g} min of random operations (seed {SEED})"
     log = booted(kernel, folder, title, 300 + 60 * MINUTES, "driver", str(SEED), str(MINUTES), *checks)
-    results = node_checks.parse((folder / "checks").read_text())
-    failures = {check: result["failure"] for check, result in results.items()}
+    outcomes = node_checks.parse((folder / "checks").read_text())
+    failures = {check: outcome.failure for check, outcome in outcomes.items()}
     return Run(log, failures, json.loads((folder / "random").read_text()))

@@ -13,13 +13,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.checkout import DRIVER, PROGRAMS, SUPPORT
 from tests.support.lab_node import LabNode, driver_node, run
 from tests.support.module_build import Build, build_modules, compile_driver_programs, copy_source
+from tests.support.node_checks import Outcome
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +52,8 @@ def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def results(
-    node: LabNode, module: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, Any]]:
-    """Run all checks of the driver in one process on the node; return their results."""
+def results(node: LabNode, module: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Run all checks of the driver in one process on the node; return their outcomes."""
     folder = tmp_path_factory.mktemp("programs")
     compile_driver_programs(folder)
     files = (module, module.with_name("inject.ko"), folder / "driver.bpf.o")

@@ -32,7 +32,7 @@ def check_kind(kind: str, datapath_object: str, every: int) -> None:
         lab = Lab(namespaces, BPFFS, datapath_object, Devices(driver, mode or "l3"))
         try:
             for name in list(CHECKS)[::every]:
-                node_checks.report(f"{kind}: {name}", *node_checks.outcome(partial(CHECKS[name], lab)))
+                node_checks.report(f"{kind}: {name}", node_checks.run(partial(CHECKS[name], lab)))
         finally:
             lab.close()
     finally:

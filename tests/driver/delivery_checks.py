@@ -149,7 +149,7 @@ def unsigned_module_is_refused_when_signatures_are_enforced() -> None:
 
 def main() -> None:
     for name, function in CHECKS.items():
-        node_checks.report(name, *node_checks.outcome(function))
+        node_checks.report(name, node_checks.run(function))
 
 
 if __name__ == "__main__":

@@ -49,11 +49,12 @@ def main() -> None:
     run("insmod", module)
     programs = Programs(objects)
     for name in sys.argv[3:] or CHECKS:
-        failure, dummy = node_checks.outcome(partial(check, name))
-        node_checks.report(name, failure + complaints())
+        outcome = node_checks.run(partial(check, name))
+        outcome.failure += complaints()
+        node_checks.report(name, outcome)
     programs.close()
     run("rmmod", "meta")
-    node_checks.report(REMOVAL, complaints())
+    node_checks.report(REMOVAL, node_checks.Outcome(complaints()))
 
 
 if __name__ == "__main__":

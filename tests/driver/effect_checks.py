@@ -247,7 +247,7 @@ def gro_builds_big_tcp_packets_at_receiving_nic() -> dict[str, Any]:
 def main() -> None:
     command("insmod", sys.argv[1])
     for name, function in CHECKS.items():
-        node_checks.report(name, *node_checks.outcome(function))
+        node_checks.report(name, node_checks.run(function))
     command("rmmod", "meta")
 
 

@@ -225,7 +225,7 @@ def check_in_namespace(function: Callable[[], None]) -> None:
 def main() -> None:
     command("insmod", sys.argv[1])
     for name, function in CHECKS.items():
-        node_checks.report(name, *node_checks.outcome(partial(check_in_namespace, function)))
+        node_checks.report(name, node_checks.run(partial(check_in_namespace, function)))
     for path in Path(PINS).iterdir():
         path.unlink()
     Path(PINS).rmdir()

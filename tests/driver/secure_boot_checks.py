@@ -95,7 +95,7 @@ def driver_signed_with_enrolled_key_is_loaded() -> None:
 
 def main() -> None:
     for name, function in CHECKS.items():
-        node_checks.report(name, *node_checks.outcome(function), mark=MARK)
+        node_checks.report(name, node_checks.run(function), mark=MARK)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.lab_node import LabNode
+from tests.support.lab_node import LabNode, assert_passed
+from tests.support.node_checks import Outcome
 from tests.support.policy_checks import CHECKS, read_cases
 
 # netkit was added in 6.7
@@ -26,8 +26,8 @@ EVERY = 1 if os.environ.get("PODNET_CASES") == "all" else 2
 @pytest.fixture(scope="module")
 def outcomes(
     node: LabNode, module: Path, datapath_object: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, Any]]:
-    """Run all checks in one process on the node; return their results."""
+) -> dict[str, Outcome]:
+    """Run all checks in one process on the node; return their outcomes."""
     cases = tmp_path_factory.mktemp("cases") / "policy_cases.json"
     cases.write_text(json.dumps(read_cases()))
     files = (cases, datapath_object, module)
@@ -37,7 +37,6 @@ def outcomes(
 
 @pytest.mark.parametrize("name", list(CHECKS)[::EVERY])
 @pytest.mark.parametrize("kind", KINDS)
-def test_policy(outcomes: dict[str, dict[str, Any]], kind: str, name: str) -> None:
+def test_policy(outcomes: dict[str, Outcome], kind: str, name: str) -> None:
     """Pass a case of policy_cases.yml or a check of policy_checks.py."""
-    failure = outcomes[f"{kind}: {name}"]["failure"]
-    assert not failure, f"\n{failure}"
+    assert_passed(outcomes[f"{kind}: {name}"])

@@ -9,22 +9,22 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 from tests.driver.delivery_checks import CHECKS
 from tests.support.checkout import DRIVER
-from tests.support.lab_node import LabNode
+from tests.support.lab_node import LabNode, assert_passed
 from tests.support.module_build import copy_source, make_signing_key
+from tests.support.node_checks import Outcome
 
 
 @pytest.fixture(scope="module")
 def outcomes(
     node: LabNode, module: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, dict[str, Any]]]:
-    """Run all checks in one process on the node; give their results."""
+) -> Iterator[dict[str, Outcome]]:
+    """Run all checks in one process on the node; give their outcomes."""
     folder = tmp_path_factory.mktemp("delivery")
     shutil.copy(module, folder / "old.ko")
     newer = copy_source(node, DRIVER, "newer")
@@ -47,6 +47,6 @@ def outcomes(
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_on_node(outcomes: dict[str, dict[str, Any]], check: str) -> None:
+def test_on_node(outcomes: dict[str, Outcome], check: str) -> None:
     """Pass a check of delivery_checks.py."""
-    assert not outcomes[check]["failure"], f"\n{outcomes[check]['failure']}"
+    assert_passed(outcomes[check])

@@ -9,19 +9,20 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.driver import driver_checks
 from tests.support.checkout import DRIVER
+from tests.support.lab_node import assert_passed
 from tests.support.module_build import Build
+from tests.support.node_checks import Outcome
 
 
 @pytest.mark.parametrize("check", [*driver_checks.CHECKS, driver_checks.REMOVAL])
-def test_on_node(results: dict[str, dict[str, Any]], check: str) -> None:
+def test_on_node(results: dict[str, Outcome], check: str) -> None:
     """Pass a check of driver_checks.py."""
-    assert not results[check]["failure"], f"\n{results[check]['failure']}"
+    assert_passed(results[check])
 
 
 def test_modinfo_has_licence_alias_version_and_srcversion(module: Path) -> None:

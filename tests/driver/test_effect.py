@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.driver.effect_checks import CHECKS
 from tests.driver.linux_source import tcp_mmap
-from tests.support.lab_node import LabNode
+from tests.support.lab_node import LabNode, assert_passed
+from tests.support.node_checks import Outcome
 
 if os.environ.get("PODNET_KERNEL", "6.1") != "6.12":
     pytest.skip(
@@ -23,15 +23,15 @@ if os.environ.get("PODNET_KERNEL", "6.1") != "6.12":
 
 
 @pytest.fixture(scope="module")
-def outcomes(node: LabNode, module: Path, datapath_object: Path) -> dict[str, dict[str, Any]]:
-    """Run all checks in one process on the node; return their results."""
+def outcomes(node: LabNode, module: Path, datapath_object: Path) -> dict[str, Outcome]:
+    """Run all checks in one process on the node; return their outcomes."""
     files = (tcp_mmap(), module, datapath_object)
     arguments = (module.name, datapath_object.name)
     return node.run_checks("tests.driver.effect_checks", *arguments, files=files, timeout=1800)
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_on_node(outcomes: dict[str, dict[str, Any]], check: str) -> None:
+def test_on_node(outcomes: dict[str, Outcome], check: str) -> None:
     """Pass a check of effect_checks.py."""
-    print(outcomes[check]["measured"])
-    assert not outcomes[check]["failure"], f"\n{outcomes[check]['failure']}"
+    print(outcomes[check].measured)
+    assert_passed(outcomes[check])

@@ -6,21 +6,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.driver.meta_device_checks import CHECKS
-from tests.support.lab_node import LabNode
+from tests.support.lab_node import LabNode, assert_passed
+from tests.support.node_checks import Outcome
 
 
 @pytest.fixture(scope="module")
-def outcomes(node: LabNode, module: Path) -> dict[str, dict[str, Any]]:
-    """Run all checks in one process on the node; return their results."""
+def outcomes(node: LabNode, module: Path) -> dict[str, Outcome]:
+    """Run all checks in one process on the node; return their outcomes."""
     return node.run_checks("tests.driver.meta_device_checks", module.name, files=[module])
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_on_node(outcomes: dict[str, dict[str, Any]], check: str) -> None:
+def test_on_node(outcomes: dict[str, Outcome], check: str) -> None:
     """Pass a check of meta_device_checks.py."""
-    assert not outcomes[check]["failure"], f"\n{outcomes[check]['failure']}"
+    assert_passed(outcomes[check])

@@ -6,26 +6,26 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 
 from tests.driver.linux_source import netdevsim
 from tests.driver.nic_checks import CHECKS
-from tests.support.lab_node import LabNode
+from tests.support.lab_node import LabNode, assert_passed
+from tests.support.node_checks import Outcome
 
 
 @pytest.fixture(scope="module")
-def outcomes(node: LabNode) -> dict[str, dict[str, Any]]:
-    """Run all checks in one process on the node; return their results."""
+def outcomes(node: LabNode) -> dict[str, Outcome]:
+    """Run all checks in one process on the node; return their outcomes."""
     module = netdevsim(node, os.environ.get("PODNET_KERNEL", "6.1"))
     return node.run_checks("tests.driver.nic_checks", module.name, files=[module])
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_on_node(outcomes: dict[str, dict[str, Any]], check: str) -> None:
+def test_on_node(outcomes: dict[str, Outcome], check: str) -> None:
     """Pass a check of nic_checks.py."""
-    assert not outcomes[check]["failure"], f"\n{outcomes[check]['failure']}"
+    assert_passed(outcomes[check])
 
 
 def test_settings_survive_driver_reload_and_reboot(node: LabNode) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lablib import common, debian, image
@@ -21,8 +20,9 @@ from lablib import common, debian, image
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 from tests.driver.secure_boot_checks import CHECKS, MARK
 from tests.support import guest_tree, node_checks, one_boot
-from tests.support.lab_node import run
+from tests.support.lab_node import assert_passed, run
 from tests.support.module_build import make_signing_key
+from tests.support.node_checks import Outcome
 
 KERNEL = os.environ.get("PODNET_KERNEL", "6.1")
 TIMEOUT = 900.0  # seconds for an emulated guest; with KVM a tenth of it suffices
@@ -44,10 +44,8 @@ def firmware() -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcomes(
-    module: Path, firmware: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, Any]]:
-    """Boot the guest, which runs all checks; return their results."""
+def outcomes(module: Path, firmware: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Boot the guest, which runs all checks; return their outcomes."""
     work = tmp_path_factory.mktemp("secure-boot")
     guest = work / "guest"
     guest_tree.write(guest, "tests/driver", files=[firmware / "usr/bin/mokutil"])
@@ -84,6 +82,6 @@ def outcomes(
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_under_secure_boot(outcomes: dict[str, dict[str, Any]], check: str) -> None:
+def test_under_secure_boot(outcomes: dict[str, Outcome], check: str) -> None:
     """Pass a check of secure_boot_checks.py."""
-    assert not outcomes[check]["failure"], f"\n{outcomes[check]['failure']}"
+    assert_passed(outcomes[check])

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from tests.support import guest_tree, node_checks
 from tests.support.checkout import LAB
@@ -57,8 +57,8 @@ class LabNode:
 
     def run_checks(
         self, module: str, *arguments: str, files: Iterable[Path] = (), timeout: float = 1200
-    ) -> dict[str, dict[str, Any]]:
-        """Run a module of checks (``tests.driver.nic_checks``) on the node; return its results by check."""
+    ) -> dict[str, node_checks.Outcome]:
+        """Run a module of checks (``tests.driver.nic_checks``) on the node; return its outcomes by check."""
         package, dummy, name = module.rpartition(".")
         self.send(package.replace(".", "/"), name=name, files=files)
         command = f"cd {name} && exec python3 -m {module} {' '.join(arguments)}"
@@ -81,6 +81,15 @@ class LabNode:
     def restore(self) -> None:
         """Restore the snapshot of the node's first boot."""
         lab("restore", "--name", self.lab, "booted")
+
+
+def assert_passed(outcome: node_checks.Outcome) -> None:
+    """Fail or skip the running test as its check on the node did."""
+    import pytest  # benchmarks use this module without pytest
+
+    if outcome.skipped:
+        pytest.skip(outcome.skipped)
+    assert not outcome.failure, f"\n{outcome.failure}"
 
 
 def driver_node(kernel: str) -> LabNode:

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Checks that run on a node: their registry and the format of their results. Standard library only.
 
-A module of checks prints one JSON object per check: name, failure ("" if it passed) and measurements.
+A module of checks prints one JSON object per check: name, failure ("" if it passed), measurements, and the
+reason of a skip ("" if it ran).
 """
 
 from __future__ import annotations
@@ -11,7 +12,21 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
+
+
+class Skipped(Exception):
+    """The node lacks something that a check needs; the message names it."""
+
+
+@dataclass
+class Outcome:
+    """Result of a check."""
+
+    failure: str = ""
+    measured: Any = None
+    skipped: str = ""
 
 
 class Checks(dict[str, Callable[..., Any]]):
@@ -23,22 +38,23 @@ class Checks(dict[str, Callable[..., Any]]):
         return function
 
 
-def outcome(check: Callable[[], Any]) -> tuple[str, Any]:
-    """Run a check; return its failure ("" if it passes) and its measurements."""
+def run(check: Callable[[], Any]) -> Outcome:
+    """Run a check and return its outcome."""
     try:
-        return "", check()
+        return Outcome(measured=check())
+    except Skipped as skipped:
+        return Outcome(skipped=str(skipped))
     except Exception:
-        return traceback.format_exc(), None
+        return Outcome(failure=traceback.format_exc())
 
 
-def report(name: str, failure: str, measured: Any = None, mark: str = "") -> None:
-    """Print a result, after ``mark`` where other text shares the output."""
-    print(mark + json.dumps({"check": name, "failure": failure, "measured": measured}), flush=True)
+def report(name: str, outcome: Outcome, mark: str = "") -> None:
+    """Print an outcome, after ``mark`` where other text shares the output."""
+    print(mark + json.dumps({"check": name, **asdict(outcome)}), flush=True)
 
 
-def parse(output: str, mark: str = "") -> dict[str, dict[str, Any]]:
-    """Return the results in a program's output by check; lines without ``mark`` are ignored."""
-    results = (
-        json.loads(line.partition(mark)[2] if mark else line) for line in output.splitlines() if mark in line
-    )
-    return {result["check"]: result for result in results}
+def parse(output: str, mark: str = "") -> dict[str, Outcome]:
+    """Return the outcomes in a program's output by check; lines without ``mark`` are ignored."""
+    lines = (line.partition(mark)[2] if mark else line for line in output.splitlines() if mark in line)
+    results = map(json.loads, lines)
+    return {result.pop("check"): Outcome(**result) for result in results}
