@@ -254,6 +254,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._boot import loaders
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import info
 from ansible_collections.podnet.datapath.plugins.module_utils._node import coexistence, readiness
@@ -318,6 +319,7 @@ def main() -> None:
         required_packages=required,
         builder=readiness.builder(facts),
         meta_build=module.params["meta_build"],
+        bootloader=loaders.name(node),
         coexistence=coexistence.neighbours(node),
         **{**facts, "nics": [{**nic, **nic_capabilities(nic["name"])} for nic in facts["nics"]]},
     )

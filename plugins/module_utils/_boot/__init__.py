@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Arguments of the kernel's command line, in the configuration of the boot loader.
+"""Kernel arguments in the configuration of the boot loader.
 
 Callers: modules, _ops
 May import: _core, _node, _rollback
 """
 
-__all__ = ["apply"]
+__all__ = ["apply", "loaders"]

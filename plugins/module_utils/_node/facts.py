@@ -115,7 +115,6 @@ class Facts(TypedDict):
     libraries: dict[str, str]
     meta: MetaModule
     security: Security
-    bootloader: str
     nics: list[Nic]
     vfio: list[str]
     cilium: list[str]
@@ -351,18 +350,6 @@ class Node:
                 candidates.append(match.group(1))
         return next((name for name in reversed(candidates) if self.exists(name)), "")
 
-    def bootloader(self) -> str:
-        """Return grubby, grub, systemd-boot or none: the tool that boot arguments are written with."""
-        if self.tool("grubby"):
-            return "grubby"
-        if self.exists("/etc/default/grub") and any(
-            self.tool(name) for name in ("update-grub", "grub-mkconfig", "grub2-mkconfig")
-        ):
-            return "grub"
-        if any(self.exists(f"{folder}/loader/entries") for folder in ("/boot", "/boot/efi", "/efi")):
-            return "systemd-boot"
-        return "none"
-
     def default_routes(self) -> set[str]:
         """Return the interfaces that carry a default route, IPv4 or IPv6."""
         found = set()
@@ -426,7 +413,6 @@ class Node:
             "libraries": self.libraries(),
             "meta": self.meta(kernel["release"]),
             "security": self.security(certificate),
-            "bootloader": self.bootloader(),
             "nics": self.nics(uplinks),
             "vfio": [name for name in self.names("/sys/bus/pci/drivers/vfio-pci") if ":" in name],
             "cilium": self.cilium(),

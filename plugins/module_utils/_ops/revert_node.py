@@ -76,13 +76,13 @@ class BootArgs:
     """Our arguments in the boot loader's entries, all of them one thing."""
 
     def __init__(self, command: RunCommand) -> None:
-        self._loader = apply.bootloader(Node("/"), command)[1]
+        self._loader = apply.bootloader(Node("/"), command)
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
         """Return what is."""
         if self._loader is None:
             return dict.fromkeys(keys, GONE)
-        return dict.fromkeys(keys, " ".join(self._loader.read().own) or None)
+        return dict.fromkeys(keys, " ".join(self._loader.read().managed) or None)
 
     def write(self, wished: Mapping[Key, Value]) -> None:
         """Write them; raises ``Problem``."""

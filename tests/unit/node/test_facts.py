@@ -55,7 +55,6 @@ GOOD: _node.Facts = {
         "certificate": "",
         "key_enrolled": None,
     },
-    "bootloader": "grub",
     "nics": [
         {
             "name": "wire0",
@@ -283,10 +282,8 @@ def test_a_node_is_read_from_its_files(tmp_path: Path) -> None:
             "proc/self/mounts": "bpf /sys/fs/bpf bpf rw 0 0\n",
             "sys/kernel/security/lockdown": "none [integrity] confidentiality\n",
             "sys/fs/bpf/cilium/tc": "",
-            "usr/sbin/grubby": "",
         },
     )
-    (tmp_path / "usr/sbin/grubby").chmod(0o755)
     efivars = tmp_path / "sys/firmware/efi/efivars"
     efivars.mkdir(parents=True)
     (efivars / "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"\6\0\0\0\1")
@@ -300,13 +297,12 @@ def test_a_node_is_read_from_its_files(tmp_path: Path) -> None:
     assert facts["meta"]["available"] and not facts["meta"]["loaded"]
     assert facts["security"]["secure_boot"] and facts["security"]["lockdown"] == "integrity"
     assert facts["security"]["signature_required"] and facts["security"]["key_enrolled"] is False
-    assert facts["bootloader"] == "grubby"
     assert facts["cilium"] == ["/sys/fs/bpf/cilium"]
 
 
 def test_an_empty_node_is_read_without_an_error(tmp_path: Path) -> None:
     facts = _node.Node(str(tmp_path)).facts(["eth0"])
-    assert facts["nics"] == [] and facts["bootloader"] == "none" and facts["distribution"]["family"] == ""
+    assert facts["nics"] == [] and facts["distribution"]["family"] == ""
     assert not facts["kernel"]["headers"] and facts["kernel"]["config"] == {}
 
 

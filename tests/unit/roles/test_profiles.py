@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.podnet.datapath.plugins.module_utils._boot import apply
+from ansible_collections.podnet.datapath.plugins.module_utils._boot import arguments
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import settings
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import keys, window
 
@@ -34,7 +34,7 @@ def test_the_modules_take_a_profile_s_values(name: str) -> None:
     profile = PROFILES[name]
     desired = keys.parse(profile["sysctls"])
     settings.parse([{"name": "eth0", **profile["nic"]}])
-    risky = apply.costs(apply.parse(profile["boot_args"]))
+    risky = arguments.risks(arguments.parse(profile["boot_args"]))
     assert bool(risky) == (name == "talk")
     current = {window.TCP_RMEM: "4096 131072 6291456", window.TCP_WMEM: "4096 16384 4194304"}
     window.solve_window(profile["window_scale"], desired, current)

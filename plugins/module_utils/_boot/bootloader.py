@@ -1,0 +1,108 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Interface of a boot loader, command lines of its entries, and the file that records managed arguments."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .._core.command import RunCommand
+from .._core.files import DropIn
+from .._node.facts import Node
+
+MARKER = "# Written by podnet.datapath.boot_args: changes made here are lost."
+RECORD = "/etc/podnet/boot_args"
+
+# Arguments that may occur several times; each occurrence counts.
+_REPEATED = frozenset({"console", "earlycon", "hugepages", "hugepagesz", "memmap"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A boot entry of a kernel, with the arguments that it passes."""
+
+    title: str
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Current:
+    """State of a boot loader: the arguments that this module added, and all kernel entries."""
+
+    managed: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+    def unmanaged(self) -> set[str]:
+        """Return the arguments of entries that this module did not add."""
+        managed = Counter(self.managed)
+        return {token for entry in self.entries for token in Counter(entry.tokens) - managed}
+
+
+class Bootloader(Protocol):
+    """One boot loader. ``file`` is the path that records the managed arguments."""
+
+    name: str
+    file: str
+
+    def __init__(self, node: Node, run: RunCommand) -> None: ...
+
+    @staticmethod
+    def detect(node: Node) -> bool:
+        """Return whether the node's entries are managed with this boot loader."""
+
+    def read(self) -> Current:
+        """Return the managed arguments and the entries; raises ``Problem``."""
+
+    def write(self, tokens: Sequence[str]) -> None:
+        """Replace the managed arguments of every entry by ``tokens``.
+
+        Raises ``Problem``; then the boot loader's files are unchanged.
+        """
+
+
+def missing(tokens: Sequence[str], line: Sequence[str]) -> dict[str, str]:
+    """Return the ``tokens`` without effect on a command line.
+
+    The value is the later argument that overrides the token, empty if the token is not on the line.
+    """
+    last = {token.partition("=")[0]: token for token in line}
+    found = {}
+    for token in tokens:
+        name = token.partition("=")[0]
+        if token not in line:
+            found[token] = ""
+        elif name not in _REPEATED and last[name] not in tokens:
+            found[token] = last[name]
+    return found
+
+
+def replaced(line: Iterable[str], managed: Iterable[str], tokens: Sequence[str]) -> list[str]:
+    """Return a command line without one occurrence of each managed argument, and with ``tokens`` appended."""
+    remaining = list(line)
+    for token in managed:
+        if token in remaining:  # The last occurrence, as this collection appends its arguments.
+            remaining.reverse()
+            remaining.remove(token)
+            remaining.reverse()
+    return [*remaining, *tokens]
+
+
+class Record:
+    """The file with the managed arguments."""
+
+    def __init__(self, node: Node) -> None:
+        self._file = DropIn(node.path(RECORD), MARKER)
+
+    def read(self) -> tuple[str, ...]:
+        """Return the managed arguments; raises ``Problem`` if this collection did not write the file."""
+        return tuple((self._file.read() or "").replace(MARKER, "", 1).split())
+
+    def write(self, tokens: Sequence[str]) -> None:
+        """Record the managed arguments; remove the file if there are none."""
+        os.makedirs(os.path.dirname(self._file.path), exist_ok=True)
+        self._file.write("\n".join([MARKER, *tokens, ""]) if tokens else None)

@@ -1,0 +1,136 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""GRUB with a generated grub.cfg, as on Debian: a drop-in file and update-grub or grub-mkconfig.
+
+Sources: GRUB's manual, "Simple configuration handling"; Debian's grub-mkconfig, which reads
+/etc/default/grub.d/*.cfg after /etc/default/grub.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from .._core.command import RunCommand
+from .._core.files import DropIn, replace_file
+from .._core.plan import Problem, reason
+from .._node.facts import Node
+from .bootloader import MARKER, Current, Entry, missing
+
+DROP_IN = "/etc/default/grub.d/zz-podnet.cfg"
+
+_GENERATORS = ("update-grub", "grub-mkconfig", "grub2-mkconfig")
+
+
+def grub_entries(config: str) -> list[Entry]:
+    """Return the entries of this system's kernels in a grub.cfg.
+
+    Only the entries that /etc/grub.d/10_* generates have the arguments of /etc/default/grub; other systems,
+    memory tests and custom entries are ignored.
+    """
+    entries = []
+    title, generated = "", False
+    for line in config.splitlines():
+        section = re.match(r"### (BEGIN|END) \S*/(\S+) ###", line)
+        if section:
+            generated = section.group(1) == "BEGIN" and section.group(2).startswith("10_")
+        menu = re.match(r"\s*menuentry\s+'([^']*)'", line) or re.match(r'\s*menuentry\s+"([^"]*)"', line)
+        if menu:
+            title = menu.group(1)
+        kernel = re.match(r"\s*linux(?:16|efi)?\s+(\S+)\s*(.*)", line)
+        if kernel and generated:
+            entries.append(Entry(title or kernel.group(1), tuple(kernel.group(2).split())))
+    return entries
+
+
+def render_drop_in(tokens: Sequence[str]) -> str | None:
+    """Return the text of the drop-in file, ``None`` without arguments."""
+    if not tokens:
+        return None
+    return f'{MARKER}\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {" ".join(tokens)}"\n'
+
+
+def parse_drop_in(text: str | None) -> tuple[str, ...]:
+    """Return the arguments in the drop-in file."""
+    found = re.search(r'^GRUB_CMDLINE_LINUX="\$GRUB_CMDLINE_LINUX (.*)"$', text or "", re.MULTILINE)
+    return tuple(found.group(1).split()) if found else ()
+
+
+class Grub:
+    """GRUB with a drop-in file below /etc/default/grub.d and a generated grub.cfg."""
+
+    name = "grub"
+    file = DROP_IN
+
+    def __init__(self, node: Node, run: RunCommand) -> None:
+        self._node, self._run = node, run
+        self._drop_in = DropIn(node.path(DROP_IN), MARKER)
+        self._config = next(
+            (path for path in ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg") if node.exists(path)),
+            "/boot/grub/grub.cfg",
+        )
+
+    @staticmethod
+    def detect(node: Node) -> bool:
+        """Return whether GRUB's settings and a program that generates grub.cfg exist."""
+        return node.exists("/etc/default/grub") and any(node.tool(name) for name in _GENERATORS)
+
+    def read(self) -> Current:
+        """Return the arguments of the drop-in file and the entries of grub.cfg."""
+        try:
+            with open(self._node.path(self._config), encoding="utf-8", errors="replace") as file:
+                config = file.read()
+        except FileNotFoundError:
+            config = ""
+        except OSError as error:
+            raise Problem(f"{self._config} cannot be read: {reason(error)}; run as root (become)") from None
+        return Current(parse_drop_in(self._drop_in.read()), tuple(grub_entries(config)))
+
+    def write(self, tokens: Sequence[str]) -> None:
+        """Write the drop-in file, generate grub.cfg, and check that every entry has the arguments."""
+        os.makedirs(os.path.dirname(self._drop_in.path), exist_ok=True)
+        self._drop_in.check_writable()
+        config = self._node.path(self._config)
+        former, former_config, mode = self._drop_in.read(), b"", 0o444
+        if os.path.exists(config):
+            with open(config, "rb") as file:
+                former_config, mode = file.read(), os.stat(config).st_mode & 0o777
+        try:
+            self._drop_in.write(render_drop_in(tokens))
+            self._generate(tokens)
+        except (Problem, OSError) as problem:
+            self._drop_in.write(former)
+            if former_config:
+                replace_file(config, former_config, mode)
+            raise Problem(f"{problem}\n{DROP_IN} and {self._config} were restored.") from None
+
+    def _generate(self, tokens: Sequence[str]) -> None:
+        command = self._command()
+        code, out, err = self._run(command)
+        if code:
+            lines = (out + err).strip().splitlines()[-8:]
+            raise Problem("\n".join([f"{command[0]} failed with {code}:", *lines]))
+        entries = self.read().entries
+        if not entries:
+            raise Problem(f"{command[0]} wrote no kernel entry to {self._config}: check the kernels in /boot")
+        problems = []
+        for entry in entries:
+            for token, later in missing(tokens, entry.tokens).items():
+                problems.append(
+                    f"args: {token}: {later} overrides it in the entry {entry.title!r} of {self._config}:"
+                    f" remove {later} from GRUB_CMDLINE_LINUX_DEFAULT in /etc/default/grub or"
+                    " /etc/default/grub.d"
+                    if later
+                    else f"args: {token} is missing in the entry {entry.title!r} of {self._config}:"
+                    " /etc/default/grub.d or GRUB_CMDLINE_LINUX is not read; check /etc/grub.d"
+                )
+        if problems:
+            raise Problem("\n".join(problems))
+
+    def _command(self) -> list[str]:
+        """Return the command that generates grub.cfg."""
+        tool = next((tool for tool in map(self._node.tool, _GENERATORS) if tool), "")
+        command = [self._node.path(tool)]
+        return command if tool.endswith("update-grub") else [*command, "-o", self._node.path(self._config)]

@@ -1,0 +1,90 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Entries that grubby manages; a shell script stands in for grubby."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.unit.boot.boot_system import System
+
+# Implements grubby(8) of Fedora and RHEL over one file per kernel, as Debian does not package grubby.
+GRUBBY = r"""#!/bin/sh
+root=${0%/usr/sbin/grubby}
+[ ! -e "$root/broken" ] || { echo "grubby: no space" >&2; exit 1; }
+remove= add=
+for word; do case $word in
+    --info=ALL)
+        index=0
+        for file in "$root"/boot/bls/*; do
+            printf 'index=%s\nkernel="/boot/vmlinuz-%s"\nargs="%s"\nroot="UUID=1"\ntitle="Fedora %s"\n' \
+                $index "${file##*/}" "$(cat "$file")" "${file##*/}"
+            index=$((index + 1))
+        done
+        printf 'index=%s\nnon linux entry\n' $index ;;
+    --remove-args=*) remove=${word#*=} ;;
+    --args=*) add=${word#*=} ;;
+    --update-kernel=ALL) ;;
+    *) exit 2 ;;
+esac; done
+[ ! -e "$root/idle" ] || exit 0
+for file in "$root"/boot/bls/*; do
+    new=
+    for token in $(cat "$file"); do
+        keep=$token
+        for gone in $remove; do [ "$token" = "$gone" ] && keep=; done
+        for other in $add; do [ "${token%%=*}" = "${other%%=*}" ] && keep=; done
+        [ -z "$keep" ] || new="$new $keep"
+    done
+    for token in $add; do new="$new $token"; done
+    echo $new >"$file"
+done
+"""
+
+
+class Fedora(System):
+    """A system with grubby and two entries."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        (root / "usr/sbin/grubby").write_text(GRUBBY)
+        (root / "usr/sbin/grubby").chmod(0o755)
+        (root / "boot/bls").mkdir()
+        for version in ("6.1", "6.12"):
+            (root / f"boot/bls/{version}").write_text("ro rhgb quiet\n")
+
+    def lines(self) -> list[str]:
+        return [file.read_text().strip() for file in sorted((self.root / "boot/bls").iterdir())]
+
+
+def test_arguments_are_added_and_removed(tmp_path: Path) -> None:
+    system = Fedora(tmp_path)
+    untouched = system.files()
+    predicted = system(["iommu=pt", "nowatchdog"], check=True)
+    assert system.files() == untouched
+    assert system(["iommu=pt", "nowatchdog"]) == predicted and predicted["bootloader"] == "grubby"
+    assert system.lines() == ["ro rhgb quiet iommu=pt nowatchdog"] * 2
+    assert not system(["iommu=pt", "nowatchdog"])["changed"]
+    system(["iommu=pt"])
+    assert system.lines() == ["ro rhgb quiet iommu=pt"] * 2
+    system([])
+    assert system.files() == untouched
+
+
+def test_failures_and_ignored_requests_are_reported(tmp_path: Path) -> None:
+    system = Fedora(tmp_path)
+    (tmp_path / "idle").touch()
+    message = system.refused(["iommu=pt"])
+    assert "reported success, but the entry 'Fedora 6.1' does not have iommu=pt" in message
+    (tmp_path / "idle").unlink()
+    (tmp_path / "broken").touch()
+    assert "--info=ALL failed with 1:\ngrubby: no space" in system.refused(["iommu=pt"])
+
+
+def test_a_value_that_grubby_would_replace_is_reported(tmp_path: Path) -> None:
+    system = Fedora(tmp_path)
+    (tmp_path / "boot/bls/6.1").write_text("ro iommu=strict\n")
+    assert "the entry 'Fedora 6.1' has iommu=strict, which this module did not add" in system.refused(
+        ["iommu=pt"]
+    )
