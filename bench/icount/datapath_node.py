@@ -31,6 +31,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply, info
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
 from tests.support.namespaces import Namespaces, command
 from tests.support.pod_nodes import NODES, Devices, Nodes, Pod
 
@@ -111,7 +112,7 @@ class Programs:
     """The programs of a node and their declarations."""
 
     def __init__(self) -> None:
-        attach.present(PINS, OBJECT, {}, [attach.Wish("host_ingress", "wire0", "ingress")])
+        attach.present(attach.Desired(PINS, [Request("host_ingress", "wire0", "ingress")]), OBJECT, {})
         self.program = bpf.obj_get(f"{PINS}/progs/pod_egress")
         self.config = bpf.obj_get(f"{PINS}/maps/config")
         self.policy = bpf.obj_get(f"{PINS}/maps/policy")
@@ -235,11 +236,11 @@ class Paced(Nodes):
         super().__init__(namespaces, PACED, Devices("meta"))
         for node in NODES:
             with self.ns.inside(self.names[node]):
-                attach.present(f"{PINS}-{node}", OBJECT, {}, self.entries(node))
+                attach.present(attach.Desired(f"{PINS}-{node}", self.entries(node)), OBJECT, {})
             self.declare(node, None)
 
-    def entries(self, node: str) -> list[attach.Wish]:
-        return [attach.Wish(*words) for words in self.attachments(node)]
+    def entries(self, node: str) -> list[Request]:
+        return [Request(*words) for words in self.attachments(node)]
 
     def declare(self, node: str, rate: str | None) -> None:
         pods = [

@@ -25,6 +25,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath import a
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply as _meta_device
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
 
 OBJECT = str(Path("datapath.o").resolve())
 MARK = "ICOUNT "
@@ -113,14 +114,14 @@ class Node:
             )
             if not bpf:
                 return
-            entries = [attach.Wish("host_ingress", wire, "ingress")]
+            entries = [Request("host_ingress", wire, "ingress")]
             for name in self.pods:
                 entries += [
-                    attach.Wish("pod_egress", f"h{name}", "from_pod"),
-                    attach.Wish("pod_ingress", f"h{name}", "to_pod"),
+                    Request("pod_egress", f"h{name}", "from_pod"),
+                    Request("pod_ingress", f"h{name}", "to_pod"),
                 ]
             Path(self.pins).mkdir(exist_ok=True)
-            attach.present(self.pins, OBJECT, {}, entries)
+            attach.present(attach.Desired(self.pins, entries), OBJECT, {})
             endpoints = [{"addresses": [a], "device": f"h{name}"} for name, a in addresses.items()]
             apply.run(self.pins, "site", endpoints)
 

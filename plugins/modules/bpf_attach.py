@@ -187,21 +187,16 @@ changes:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import (
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
-    BpfError,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
-from ansible_collections.podnet.datapath.plugins.module_utils._programs.attach import (
-    Wish,
-    absent,
-    install_command,
-    parse_rodata,
-    present,
-)
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks import HOOKS, TYPES
-from ansible_collections.podnet.datapath.plugins.module_utils._programs.revert import Journalled
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.revert import CheckpointRecorder
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint
 
 
@@ -233,41 +228,29 @@ def main() -> None:
     )
     p = module.params
     try:
-        journalled = Journalled(confirm.confirmation(p), module.run_command)
+        recorder = CheckpointRecorder(confirm.confirmation(p), module.run_command)
         if p["state"] == "absent":
-            outcome = absent(p["pin_path"], module.check_mode, journalled.guard)
+            result = attach.absent(p["pin_path"], module.check_mode, recorder)
         else:
-            wishes = [Wish(**a) for a in p["attachments"]]
-            rodata = parse_rodata(p["rodata"])
+            requests = [Request(**a) for a in p["attachments"]]
+            desired = attach.Desired(p["pin_path"], requests, p["owner"], p["allow_connection_loss"])
+            rodata = attach.parse_rodata(p["rodata"])
             if p["command"]:  # Fail before the first change.
-                install_command(p["command"], check=True)
-            outcome = present(
-                p["pin_path"],
-                p["object"],
-                rodata,
-                wishes,
-                p["owner"],
-                module.check_mode,
-                p["allow_connection_loss"],
-                journalled.guard,
-            )
+                command.install(p["command"], check=True)
+            result = attach.present(desired, p["object"], rodata, module.check_mode, recorder)
             if p["command"]:
-                outcome.changes += install_command(p["command"], module.check_mode)
-        news = checkpoint.unreported()
+                action = command.install(p["command"], module.check_mode)
+                if action:
+                    result.changed = True
+                    result.values["changes"].append(f"{action} command {p['command']}")
+        rollbacks = checkpoint.unreported()
         if not module.check_mode:
-            checkpoint.mark_reported(news)
-    except (BpfError, Problem, OSError) as e:
+            checkpoint.mark_reported(rollbacks)
+    except (Problem, OSError) as e:
         module.fail_json(msg=str(e))
-    for message in news.values():
-        module.warn(message)
-    module.exit_json(
-        changed=bool(outcome.changes),
-        changes=[f"{c.action} {c.kind} {c.name}" for c in outcome.changes],
-        programs=outcome.programs,
-        attachments=outcome.attachments,
-        checkpoint=journalled.checkpoint,
-        diff=outcome.diff,
-    )
+    result.warnings += rollbacks.values()
+    result.values["checkpoint"] = recorder.checkpoint
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

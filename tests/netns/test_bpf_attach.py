@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import verify
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
 from tests.netns.bpf_node import Node
 
 
@@ -31,7 +33,7 @@ def test_check_mode_predicts_all_changes(node: Node) -> None:
     done = node.attach(*attachments)
     assert (planned["changed"], planned["changes"]) == (True, done["changes"])
     assert planned["diff"] == done["diff"]
-    assert "host_ingress at left ingress (tcx)" in done["diff"]["after"]
+    assert "host_ingress at left ingress (tcx)" in done["diff"][0]["after"]
     assert {p["tag"] for p in planned["programs"]} == {p["tag"] for p in done["programs"]}
     for program in done["programs"]:
         with bpf.closing(bpf.obj_get(program["path"])) as fd:
@@ -41,7 +43,7 @@ def test_check_mode_predicts_all_changes(node: Node) -> None:
     for check in (True, False):
         again = node.attach(*attachments, check=check)
         assert (again["changed"], again["changes"]) == (False, [])
-        assert again["diff"] == {"before": "", "after": ""}
+        assert again["diff"] == []
     assert node.everything() == state
 
     state = node.everything()
@@ -122,7 +124,7 @@ def test_maps_of_another_layout_are_filled_before_programs_are_replaced(node: No
     # maps that are computed from declarations are replaced, others stay
     assert {"replace map endpoints4", "replace map endpoints6", "replace map policy"} < set(result["changes"])
     assert not {"replace map metrics", "replace map ct", "replace map flow_cache"} & set(result["changes"])
-    assert "16384 entries" in result["diff"]["before"]
+    assert "16384 entries" in result["diff"][0]["before"]
     assert not node.attach("pod_egress left from_pod", object=smaller)["changed"]
     for owner, endpoints in (("site", site), ("cni", cni)):
         assert not node.module("bpf_state", endpoints=endpoints, owner=owner)["changed"]
@@ -230,7 +232,7 @@ def test_foreign_filter_is_kept(node: Node, datapath_object: str) -> None:
     ):  # a tc without libbpf selects programs by section
         node.ns.run(node.name, *foreign, "obj", datapath_object, "sec", "tc")
     message = node.refuse("host_ingress left ingress clsact")
-    assert "not ours" in message and "clsact priority 100" in message
+    assert "not managed" in message and "clsact priority 100" in message
     assert re.search(r"program '\w+' \(id \d+\)", message)
     # tcx has several programs per hook, so attaching and removing leaves the foreign filter
     node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
@@ -242,7 +244,7 @@ def test_foreign_filter_is_kept(node: Node, datapath_object: str) -> None:
 @pytest.mark.parametrize(
     ("attachments", "options", "expected"),
     [
-        (["host_ingress nosuch ingress"], {}, ["nosuch", "no device"]),
+        (["host_ingress nosuch ingress"], {}, ["nosuch", "does not exist"]),
         (["nosuch left ingress"], {}, ["no program 'nosuch'", "host_ingress, pod_egress, pod_ingress"]),
         (["host_ingress left ingress meta"], {}, ["type meta", "veth", "auto"]),
         (["pod_egress left from_pod netkit"], {}, ["type netkit", "veth", "auto"]),
@@ -251,12 +253,16 @@ def test_foreign_filter_is_kept(node: Node, datapath_object: str) -> None:
             {},
             ["left, hook from_pod", "host_ingress"],
         ),
-        (["host_ingress nosuch ingress", "nosuch left ingress"], {}, ["'nosuch' in", "program 'nosuch'"]),
+        (
+            ["host_ingress nosuch ingress", "nosuch left ingress"],
+            {},
+            ["device 'nosuch' does not exist", "program 'nosuch'"],
+        ),
         ([], {"object": "/nowhere/datapath.o"}, ["no file '/nowhere/datapath.o'"]),
         ([], {"object": __file__}, [__file__, "no BPF object"]),
         ([], {"rodata": {"nosuch": 1}}, ["'nosuch'", "reason_max"]),
         ([], {"rodata": {"reason_max": 1 << 32}}, ["reason_max=4294967296", "4 bytes"]),
-        ([], {"rodata": {"reason_max": "on"}}, ["reason_max='on'", "number"]),
+        ([], {"rodata": {"reason_max": "on"}}, ["reason_max='on'", "not an integer"]),
         ([], {"pin_path": "/run/podnet-test"}, ["/run/podnet-test", "mount -t bpf"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -291,7 +297,7 @@ def test_failed_attachment_rolls_back_all_others(node: Node) -> None:
             *("pod_ingress vlan.100 egress tcx",),
             fails=True,
         )["msg"]
-        assert "vlan%2E100-egress" in message and "as it was" in message
+        assert "vlan%2E100-egress" in message and "everything was restored" in message
         assert node.everything() == before
     assert node.tcx("left") == ["host_ingress"]
 
@@ -299,26 +305,27 @@ def test_failed_attachment_rolls_back_all_others(node: Node) -> None:
 def test_foreign_command_file_is_refused_before_any_change(node: Node, tmp_path: Path) -> None:
     command = tmp_path / "podnet-datapath"
     command.write_text("a foreign file")
-    assert f"'{command}' is not ours" in node.refuse("host_ingress left ingress", command=str(command))
+    assert f"'{command}' is not managed" in node.refuse("host_ingress left ingress", command=str(command))
     assert not os.path.exists(node.pins)
 
 
 def test_mismatch_after_apply_fails_the_change(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The failure is raised inside of the guard, so that the change cannot be confirmed."""
+    """The transaction sees the error, so the change cannot be confirmed."""
     seen: list[BaseException] = []
 
-    @contextlib.contextmanager
-    def guard(pins: object, changes: object) -> Iterator[None]:
-        try:
-            yield
-        except bpf.BpfError as problem:
-            seen.append(problem)
-            raise
+    class Observer:
+        @contextlib.contextmanager
+        def transaction(self, plan: object) -> Iterator[None]:
+            try:
+                yield
+            except Problem as problem:
+                seen.append(problem)
+                raise
 
-    monkeypatch.setattr(attach, "_apply", lambda *args: None)
-    attachment = attach.Wish("host_ingress", "left", "ingress")
-    with node.ns.inside(node.name), pytest.raises(bpf.BpfError, match="not as declared"):
-        attach.present(node.pins, node.object, {}, [attachment], guard=guard)
+    monkeypatch.setattr(attach, "execute", lambda *args: None)
+    desired = attach.Desired(node.pins, [Request("host_ingress", "left", "ingress")])
+    with node.ns.inside(node.name), pytest.raises(Problem, match="reading back shows a different state"):
+        attach.present(desired, node.object, {}, recorder=Observer())
     assert len(seen) == 1
 
 

@@ -89,7 +89,7 @@ def test_full_node_is_applied_in_few_calls(
         return apply.run(pins, "site", **declared)
 
     with namespaces.inside(node):
-        attach.present(pins, datapath_object, {}, [])
+        attach.present(attach.Desired(pins), datapath_object, {})
         try:
             monkeypatch.setattr(bpf, "bpf", counted)
             began = cpu_seconds()

@@ -25,6 +25,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply,
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import revert_node
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm as _checkpoint_arm
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint, journal
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import net_changes
@@ -98,7 +99,7 @@ def test_change_killed_at_random_moment_is_rolled_back(
     node: Node, build: Any, tmp_path: Path, kind: str
 ) -> None:
     root, numbers = tmp_path / "root", random.Random(os.environ.get("PODNET_SEED"))
-    attachment = attach.Wish("host_ingress", "left", "ingress", "clsact")
+    attachment = Request("host_ingress", "left", "ingress", "clsact")
     wire = [{"name": "left", "mtu": 4000, "features": {"tso": False}, "gso_max_size": 30000}]
     other = build(("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK"))
     if kind == "another program":
@@ -115,8 +116,8 @@ def test_change_killed_at_random_moment_is_rolled_back(
         if kind == "nic, reverted":
             revert_node.run(["nics"], False, False, command, _checkpoint_arm.Confirmation(30))
             return
-        guard = _revert_programs.Journalled(_checkpoint_arm.Confirmation(30), command).guard
-        attach.present(node.pins, other, {}, [attachment], guard=guard)
+        recorder = _revert_programs.CheckpointRecorder(_checkpoint_arm.Confirmation(30), command)
+        attach.present(attach.Desired(node.pins, [attachment]), other, {}, recorder=recorder)
 
     former = state(node, root)
     start = time.monotonic()

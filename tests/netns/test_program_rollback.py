@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import pytest
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import verify
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
-from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach, backup
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
-from ansible_collections.podnet.datapath.plugins.module_utils._programs.pins import Pins
-from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import Change
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import ProgramPlan
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, journal, revert
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import net_changes
 from tests.netns.bpf_node import Node
@@ -38,7 +38,7 @@ def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> C
     def run(*attachments: str, break_it: Callable[[], object] = lambda: None, **args: Any) -> list[str]:
         number = len(journal.read())
         with node.ns.inside(node.name):
-            attach.keep(node.pins)
+            backup.back_up(node.pins)
         node.attach(*attachments, **args)
         break_it()
         folded = net_changes(journal.read()[number:])
@@ -117,7 +117,7 @@ def test_state_is_refused_while_replaced_maps_are_unconfirmed(
     state = {"endpoints": [{"device": "left", "addresses": ["10.31.1.11"]}]}
     node.attach("host_ingress left ingress clsact")
     with node.ns.inside(node.name):
-        attach.keep(node.pins)
+        backup.back_up(node.pins)
     armed = {"checkpoint": "one", "checkpoint_state": "armed"}
     journal.append(armed)
     assert node.module("bpf_state", **state)["changed"]  # these maps were not replaced
@@ -137,16 +137,19 @@ def test_change_by_another_run_after_planning_is_detected(
 ) -> None:
     """Loading programs takes seconds, in which another run may change the attachments."""
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
-    journalled = _revert_programs.Journalled(arm.Confirmation(), lambda words: (0, "", ""))
+    recorder = _revert_programs.CheckpointRecorder(arm.Confirmation(), lambda words: (0, "", ""))
     node.attach("host_ingress left ingress clsact")
-    attachment = attach.Wish("pod_ingress", "left", "ingress")
+    desired = attach.Desired(node.pins, [Request("pod_ingress", "left", "ingress")])
 
-    def late(pins: Pins, changes: Sequence[Change]) -> contextlib.AbstractContextManager[None]:
-        node.attach("host_ingress right ingress clsact")
-        return journalled.guard(pins, changes)
+    class Late:
+        """Another run attaches a program after this one has planned."""
+
+        def transaction(self, plan: ProgramPlan) -> contextlib.AbstractContextManager[None]:
+            node.attach("host_ingress right ingress clsact")
+            return recorder.transaction(plan)
 
     with node.ns.inside(node.name), pytest.raises(Problem, match=r"left-ingress changed while"):
-        attach.present(node.pins, node.object, {}, [attachment], guard=late)
+        attach.present(desired, node.object, {}, recorder=Late())
     assert "host_ingress" in node.filters("right", "ingress")
 
 

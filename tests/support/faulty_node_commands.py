@@ -27,6 +27,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._ops import confir
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach as _bpf_attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import hooks
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, checkpoint, journal
 
 NICS = ("mgmt0", "wire0")
@@ -63,10 +64,11 @@ def state() -> dict[str, Any]:
 
 
 def attach(path: str, device: str, seconds: str) -> dict[str, Any]:
-    journalled = _revert_programs.Journalled(arm.Confirmation(int(seconds)), command)
-    attachment = _bpf_attach.Wish("drop_all", device, "ingress")
-    _bpf_attach.present(bpf.DEFAULT_PIN_PATH, path, {}, [attachment], guard=journalled.guard)
-    return {"checkpoint": journalled.checkpoint}
+    recorder = _revert_programs.CheckpointRecorder(arm.Confirmation(int(seconds)), command)
+    attachment = Request("drop_all", device, "ingress")
+    desired = _bpf_attach.Desired(bpf.DEFAULT_PIN_PATH, [attachment])
+    _bpf_attach.present(desired, path, {}, recorder=recorder)
+    return {"checkpoint": recorder.checkpoint}
 
 
 def do(words: Sequence[str]) -> dict[str, Any]:

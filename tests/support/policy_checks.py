@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from tests.support.policy_lab import (
     ALLOWED_WITHIN,
     FORBIDDEN_FOR,
@@ -229,7 +228,7 @@ def drops_are_logged_and_counted(lab: Lab) -> None:
     """The command podnet-datapath shows each drop with time, Pod, addresses and reason, and counts it."""
     with tempfile.TemporaryDirectory() as folder:
         command = f"{folder}/podnet-datapath"
-        attach.install_command(command)
+        datapath_command.install(command)
         assert os.access(command, os.X_OK)
         _check_drops(lab, command)
 

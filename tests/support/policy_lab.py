@@ -28,6 +28,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath import a
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info as _datapath_info
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach as _bpf_attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
 from tests.support.pod_nodes import NODES, Devices, Nodes, Pod
 
 PODS = {
@@ -128,10 +129,10 @@ class Lab(Nodes):
             return self.install(node, programs)
 
     def install(self, node: str, programs: libbpf.BpfObject) -> list[str]:
-        attachments = [_bpf_attach.Wish(*words) for words in self.attachments(node)]
+        attachments = [Request(*words) for words in self.attachments(node)]
         with self.ns.inside(self.names[node]):
-            outcome = _bpf_attach.install(self.pins[node], programs, attachments)
-        return [f"{change.action} {change.kind} {change.name}" for change in outcome.changes]
+            result = _bpf_attach.install(_bpf_attach.Desired(self.pins[node], attachments), programs)
+        return list(result.values["changes"])
 
     def declare(
         self,

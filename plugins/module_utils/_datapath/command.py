@@ -9,11 +9,14 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
 
 from .._core.bundle import PACKAGE, archive, interpreter
+from .._core.files import replace_file
+from .._core.plan import Problem
 from .._kernel.bpf import DEFAULT_PIN_PATH, BpfError
 from . import drops as _drops
 from . import info, interfaces
@@ -24,6 +27,28 @@ def program() -> bytes:
     """Return the command as a file that runs."""
     code = archive(f"from {PACKAGE}._datapath.command import main\n\nmain()\n")
     return f"#!{interpreter()}\n".encode() + code
+
+
+def install(path: str, check: bool = False) -> str:
+    """Write the command to ``path``, with ``check`` only plan it; return create, replace, or an empty string.
+
+    Raises ``Problem``.
+    """
+    wanted = program()
+    try:
+        with open(path, "rb") as file:
+            found = file.read()
+    except FileNotFoundError:
+        found = b""
+    if found == wanted:
+        return ""
+    if found and not re.match(rb"#!\S*python\S*\nPK", found):
+        raise Problem(f"command: '{path}' is not managed by this collection: move it, or choose another path")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise Problem(f"command: the directory of '{path}' does not exist: create it, or choose another path")
+    if not check:
+        replace_file(path, wanted, 0o755)
+    return "replace" if found else "create"
 
 
 class _Names:

@@ -6,7 +6,7 @@
 A library that knows nothing about this project.
 
 Callers: all
-May import: nothing
+May import: _core
 """
 
 __all__ = [

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._core.plan import Problem
 from .btf import Btf
 
 # bpf(2) has no wrapper in libc
@@ -67,8 +68,8 @@ OBJECT_NAME = "podnet"  # whatever the name of its file, so that its maps have t
 RODATA_MAP = f"{OBJECT_NAME}.rodata"
 
 
-class BpfError(Exception):
-    """What was asked cannot be done; the text says why and what to do."""
+class BpfError(Problem):
+    """A request that the BPF subsystem cannot carry out."""
 
 
 # ---------------------------------------------------------------- the system call

@@ -7,4 +7,4 @@ Callers: modules, _ops
 May import: _core, _datapath, _kernel, _rollback
 """
 
-__all__ = ["attach", "hooks", "revert"]
+__all__ = ["attach", "hooks", "resolve", "revert"]

@@ -1,17 +1,20 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs put in place and taken away, in steps that can be taken back. Private to this collection."""
+"""Execute steps of a program plan as one transaction."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
+from .._core.plan import Problem
+from .._datapath.store import Store
 from .._kernel import bpf, libbpf
-from .._kernel.bpf import BpfError
 from .hooks import (
     CLSACT_HANDLE,
     CLSACT_PRIORITY,
@@ -22,22 +25,22 @@ from .hooks import (
     set_meta_program,
 )
 from .pins import Pins
-from .plan import PENDING, Attachment, pin_name
+from .plan import PENDING, Attachment, Step, pin_name
 
 
 class Transaction:
-    """A block of steps that are taken back where one fails, then those that tidy up."""
+    """Steps that are undone if the block fails, and steps that finish it if it succeeds."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
         self._finish: list[Callable[[], object]] = []
 
     def on_failure(self, step: Callable[[], object]) -> None:
-        """Take ``step`` if a later one fails; the last one registered comes first."""
+        """Register ``step`` to be called if the block fails, in reverse order."""
         self._undo.append(step)
 
     def on_success(self, step: Callable[[], object]) -> None:
-        """Take ``step`` once everything has succeeded."""
+        """Register ``step`` to be called after the block has succeeded."""
         self._finish.append(step)
 
     def __enter__(self) -> Transaction:
@@ -49,7 +52,7 @@ class Transaction:
                 for step in self._finish:
                     _unless_gone(step)
             except OSError as e:
-                raise BpfError(f"attached as declared, but what was before is still there: {e}") from e
+                raise Problem(f"the programs are attached, but the former ones are still there: {e}") from e
             return
         for step in reversed(self._undo):
             with contextlib.suppress(OSError):
@@ -57,7 +60,7 @@ class Transaction:
 
 
 class Applier:
-    """Brings pins and attachments to a plan's end; on any failure the old state stands."""
+    """Executes steps in a transaction: on any failure the former state is restored."""
 
     def __init__(self, pins: Pins, files: contextlib.ExitStack) -> None:
         self.pins = pins
@@ -69,7 +72,7 @@ class Applier:
         return fd
 
     def folder(self, *names: str) -> None:
-        """Make a folder of pins; take it back on failure."""
+        """Create a directory of pins; remove it on failure."""
         path = self.pins.path
         for name in ("", *names):
             path = os.path.join(path, name) if name else path
@@ -78,7 +81,7 @@ class Applier:
                 self.transaction.on_failure(lambda path=path: os.rmdir(path))  # type: ignore[misc]
 
     def pin(self, fd: int, *names: str) -> None:
-        """Pin under this name; what has it keeps it until everything has succeeded."""
+        """Pin under this name; an existing pin is replaced once all steps have succeeded."""
         path = self.pins.at(*names)
         if os.path.lexists(path):
             bpf.obj_pin(fd, path + PENDING)
@@ -89,29 +92,29 @@ class Applier:
             self.transaction.on_failure(lambda: os.unlink(path))
 
     def unpin(self, *names: str) -> None:
-        """Remove a pin once everything has succeeded."""
+        """Remove a pin once all steps have succeeded."""
         path = self.pins.at(*names)
         self.transaction.on_success(lambda: unlink(path))
 
     # Attachments
 
-    def change(self, was: Attachment | None, shall: Attachment | None, program: int) -> None:
-        """Attach, replace or detach; ``program`` is the descriptor of what shall run."""
+    def change(self, before: Attachment | None, after: Attachment | None, program: int) -> None:
+        """Attach, replace or detach; ``program`` is the descriptor of the program to run."""
         same_place = (
-            was is not None
-            and shall is not None
-            and was.ifindex == shall.ifindex
-            and was.type == shall.type
-            and self.pins.program_ids.get(was.key, 0) != 0
+            before is not None
+            and after is not None
+            and before.ifindex == after.ifindex
+            and before.type == after.type
+            and self.pins.program_ids.get(before.key, 0) != 0
         )
-        if shall is not None and was is not None and same_place:
-            self._update(was, shall, program)
+        if after is not None and before is not None and same_place:
+            self._update(before, after, program)
             return
-        if shall is not None:
-            self._attach(shall, program)
-        if was is not None:
+        if after is not None:
+            self._attach(after, program)
+        if before is not None:
             # Where a new attachment takes the name, only the old one's effect is to go.
-            self._detach(was, unpin=shall is None)
+            self._detach(before, unpin=after is None)
 
     def _attach(self, a: Attachment, program: int) -> None:
         device = self.pins.devices[a.device]
@@ -141,27 +144,27 @@ class Applier:
             )
         self.pin(program, "links", *a.key.split("/"))
 
-    def _update(self, was: Attachment, shall: Attachment, program: int) -> None:
-        old = self._keep(bpf.prog_get_fd_by_id(self.pins.program_ids[was.key]))
-        if was.type in ("tcx", "netkit"):
-            link = self._keep(bpf.obj_get(self.pins.at("links", *was.key.split("/"))))
+    def _update(self, before: Attachment, after: Attachment, program: int) -> None:
+        old = self._keep(bpf.prog_get_fd_by_id(self.pins.program_ids[before.key]))
+        if before.type in ("tcx", "netkit"):
+            link = self._keep(bpf.obj_get(self.pins.at("links", *before.key.split("/"))))
             bpf.link_update(link, program)
             self.transaction.on_failure(lambda: bpf.link_update(link, old))
             return
-        if was.type == "meta":
-            device = self.pins.devices[shall.device]
-            set_meta_program(device, shall.hook, program)
-            self.transaction.on_failure(lambda: set_meta_program(device, shall.hook, old))
-            if not was.owner:  # made with the device, and pinned by nobody
+        if before.type == "meta":
+            device = self.pins.devices[after.device]
+            set_meta_program(device, after.hook, program)
+            self.transaction.on_failure(lambda: set_meta_program(device, after.hook, old))
+            if not before.owner:  # made with the device, and pinned by nobody
                 return
         else:
-            point = clsact_point(shall.hook)
+            point = clsact_point(after.hook)
             place = (CLSACT_PRIORITY, CLSACT_HANDLE)
-            libbpf.clsact_attach(shall.ifindex, point, program, *place, replace=True)
+            libbpf.clsact_attach(after.ifindex, point, program, *place, replace=True)
             self.transaction.on_failure(
-                lambda: libbpf.clsact_attach(shall.ifindex, point, old, *place, replace=True)
+                lambda: libbpf.clsact_attach(after.ifindex, point, old, *place, replace=True)
             )
-        self.pin(program, "links", *shall.key.split("/"))
+        self.pin(program, "links", *after.key.split("/"))
 
     def _detach(self, a: Attachment, unpin: bool) -> None:
         """Detach once everything has succeeded."""
@@ -200,3 +203,81 @@ def _unless_gone(step: Callable[[], object]) -> None:
 def unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+class Loaded(Protocol):
+    """Descriptors of programs and maps by name."""
+
+    @property
+    def programs(self) -> Mapping[str, int]: ...
+
+    @property
+    def maps(self) -> Mapping[str, int]: ...
+
+
+def execute(
+    pins: Pins,
+    obj: Loaded,
+    steps: Sequence[Step],
+    desired: Mapping[str, Attachment],
+    fill: contextlib.AbstractContextManager[None] | None = None,
+) -> None:
+    """Execute all steps, or restore everything; raises ``Problem``.
+
+    ``fill`` is entered before the first step, to fill new maps, and left after the last one.
+    """
+    for leftover in pins.leftovers():
+        unlink(leftover)
+    current = pins.attachments
+    step = steps[0]
+    try:
+        with contextlib.ExitStack() as files:
+            applier = Applier(pins, files)
+            with applier.transaction, fill or contextlib.nullcontext():
+                applier.folder("progs")
+                applier.folder("maps")
+                programs = obj.programs
+                if all(step.kind != "program" for step in steps):
+                    programs = _pinned_programs(pins, files)
+                for step in steps:
+                    if step.kind == "attachment":
+                        before, after = current.get(step.name), desired.get(step.name)
+                        if before and step.after and not after:  # Another owner's stays at its hook.
+                            after = replace(before, program=before.program.rstrip(PENDING))
+                        applier.change(before, after, programs[after.program] if after else -1)
+                        continue
+                    folder, source = ("maps", obj.maps) if step.kind == "map" else ("progs", obj.programs)
+                    if step.after:
+                        applier.pin(source[step.name], folder, step.name)
+                    else:
+                        applier.unpin(folder, step.name)
+    except OSError as e:
+        raise Problem(
+            f"{step.kind} {step.name}: cannot {step.action}: {e.strerror}; everything was restored"
+        ) from e
+
+
+def _pinned_programs(pins: Pins, files: contextlib.ExitStack) -> dict[str, int]:
+    programs = {}
+    for name in pins.programs:
+        programs[name] = bpf.obj_get(pins.at("progs", name))
+        files.callback(os.close, programs[name])
+    return programs
+
+
+def remove_all(pins: Pins) -> None:
+    """Detach and unpin everything below a directory of pins."""
+    with contextlib.ExitStack() as files:
+        applier = Applier(pins, files)
+        with applier.transaction:
+            for a in pins.attachments.values():
+                applier.change(a, None, -1)
+    for folder, _folders, names in os.walk(pins.path, topdown=False):
+        inside = os.path.relpath(folder, pins.path).split(os.sep)[0]
+        if inside in ("progs", "maps", "links"):
+            for name in names:
+                os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
+    with contextlib.suppress(OSError):  # Others have pins in the same directory.
+        os.rmdir(pins.path)
+    Store(pins.path).forget()

@@ -1,17 +1,18 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is pinned and attached, and what leads from one such state to another. Private to this collection."""
+"""States of pins and attachments, and the plan that leads from one to another. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
-from .._kernel.bpf import BpfError, Layout
+from .._core.plan import Plan, Problem
+from .._kernel.bpf import Layout
 
-# What ends so is a replacement under way; a run that was killed leaves it to the next one.
+# Suffix of a replacement in progress; the next run removes what a killed run leaves.
 PENDING = "~"
 
 
@@ -28,12 +29,12 @@ class Attachment:
 
     @property
     def on_uplink(self) -> bool:
-        """Tell whether the node's own traffic may pass here: Pods' devices have hooks of their own."""
+        """Return whether traffic of the node itself may pass here. Devices of Pods have other hooks."""
         return self.hook in ("ingress", "egress")
 
     @property
     def key(self) -> str:
-        """Name of the pin, below links/."""
+        """Return the name of the pin below links/."""
         return f"{self.owner}/{pin_name(self.device, self.hook)}"
 
     def __str__(self) -> str:
@@ -42,10 +43,10 @@ class Attachment:
 
 @dataclass(frozen=True)
 class State:
-    """What is, or shall be, pinned and attached.
+    """Everything that is, or is to be, pinned and attached.
 
-    An attachment's ``program`` ends in ``~`` where a killed run left its replacement, and is empty
-    where what runs is not pinned at all.
+    An attachment's ``program`` ends in ``~`` if a killed run left its replacement, and is empty if the
+    program that runs is not pinned.
     """
 
     programs: Mapping[str, str] = field(default_factory=dict)  # name: tag
@@ -55,10 +56,10 @@ class State:
 
 
 @dataclass(frozen=True)
-class Change:
-    """One thing to do. ``before`` and ``after`` are what the diff shows; empty: it is not there."""
+class Step:
+    """One pin or attachment to create, replace or remove. ``before`` and ``after`` are texts for the diff."""
 
-    kind: str  # map, program, attachment
+    kind: str  # map, program, attachment, command
     name: str
     before: str = ""
     after: str = ""
@@ -69,33 +70,47 @@ class Change:
         return "create" if not self.before else "replace" if self.after else "remove"
 
 
-def plan(current: State, desired: State, owner: str | None, renewed: Collection[str] = ()) -> list[Change]:
-    """Return what leads from ``current`` to ``desired``.
+@dataclass(frozen=True)
+class ProgramPlan(Plan):
+    """The plan for one directory of pins: ``changes`` go to the journal, ``steps`` are executed.
 
-    ``desired.attachments`` are all of this owner's; those of other owners stay, with new programs
-    where the programs change. Without ``owner`` they are everybody's. ``renewed`` are maps that are made
-    anew whatever their layout.
-    Raises BpfError where another owner's attachment would lose its program.
+    ``values`` are the current values as the journal has them.
     """
-    changes = []
+
+    steps: Sequence[Step] = ()
+    pin_path: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+def steps_between(
+    current: State, desired: State, owner: str | None, replaced: Collection[str] = ()
+) -> list[Step]:
+    """Return the steps from ``current`` to ``desired``.
+
+    ``desired.attachments`` are all attachments of ``owner``. Those of other owners stay, and run the new
+    programs if the programs change. Without ``owner`` they are those of all owners. ``replaced`` are maps to
+    create anew whatever their layout.
+    Raises ``Problem`` if another owner's attachment would lose its program.
+    """
+    steps = []
     for name in sorted({*current.maps, *desired.maps}):
         before, after = current.maps.get(name), desired.maps.get(name)
-        if before != after or name in renewed:
-            changes.append(Change("map", name, _layout_text(before), _layout_text(after)))
+        if before != after or name in replaced:
+            steps.append(Step("map", name, layout_text(before), layout_text(after)))
 
     reload = (
         current.programs != desired.programs
         or current.rodata != desired.rodata
-        or any(change.after for change in changes)
+        or any(step.after for step in steps)
     )
     for name in sorted({*current.programs, *desired.programs}):
         if reload:
-            changes.append(
-                Change(
+            steps.append(
+                Step(
                     "program",
                     name,
-                    _program_text(current.programs.get(name), current.rodata),
-                    _program_text(desired.programs.get(name), desired.rodata),
+                    program_text(current.programs.get(name), current.rodata),
+                    program_text(desired.programs.get(name), desired.rodata),
                 )
             )
 
@@ -106,18 +121,19 @@ def plan(current: State, desired: State, owner: str | None, renewed: Collection[
     }
     orphans = [str(a) for a in others.values() if a.program and a.program not in desired.programs]
     if orphans:
-        raise BpfError(
-            f"object: it lacks programs that others have attached: {', '.join(orphans)}; detach those first"
+        raise Problem(
+            f"object: programs that other owners have attached are missing: {', '.join(orphans)}: detach"
+            f" those first"
         )
     wanted = {**others, **desired.attachments}
     for key in sorted({*current.attachments, *wanted}):
-        was, shall = current.attachments.get(key), wanted.get(key)
-        if was != shall or (reload and shall and shall.program):
-            changes.append(Change("attachment", key, str(was or ""), str(shall or "")))
-    return changes
+        attached, requested = current.attachments.get(key), wanted.get(key)
+        if attached != requested or (reload and requested and requested.program):
+            steps.append(Step("attachment", key, str(attached or ""), str(requested or "")))
+    return steps
 
 
-def _layout_text(layout: Layout | None) -> str:
+def layout_text(layout: Layout | None) -> str:
     if layout is None:
         return ""
     return (
@@ -126,12 +142,12 @@ def _layout_text(layout: Layout | None) -> str:
     )
 
 
-def _program_text(tag: str | None, rodata: bytes) -> str:
+def program_text(tag: str | None, rodata: bytes) -> str:
     return "" if tag is None else f"tag {tag or 'of other maps'}, rodata {rodata.hex()}"
 
 
 def pin_name(device: str, hook: str) -> str:
-    """Return an attachment's file name. The BPF file system knows no names with dots."""
+    """Return an attachment's file name. The BPF file system allows no dots."""
     return f"{quote(device, safe='').replace('.', '%2E')}-{hook}"
 
 

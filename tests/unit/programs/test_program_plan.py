@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import BpfError, Layout
-from ansible_collections.podnet.datapath.plugins.module_utils._programs.attach import (
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import Layout
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.attach import parse_rodata
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.connections import (
     connections_problem,
-    parse_rodata,
-    renewed_maps,
+    replaced_maps,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks import (
     HOOKS,
@@ -25,11 +26,11 @@ from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks im
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import (
     Attachment,
-    Change,
     State,
+    Step,
     pin_name,
-    plan,
     split_pin_name,
+    steps_between,
 )
 
 PROGRAMS = ("pod_egress", "pod_ingress", "host_ingress")
@@ -64,59 +65,57 @@ def states(owners: tuple[str, ...], complete: bool, extra: tuple[str, ...] = ())
     return st.builds(State, programs, rodata, maps, attachments(owners, (*PROGRAMS, *extra)))
 
 
-def applied(current: State, desired: State, changes: list[Change]) -> State:
-    """The state after the changes, taking each as ``_bpf_attach._apply`` does."""
+def applied(current: State, desired: State, steps: list[Step]) -> State:
+    """The state after the steps, taking each as ``step.execute`` does."""
     programs, held = dict(current.programs), dict(current.maps)
     attached, rodata = dict(current.attachments), current.rodata
-    for change in changes:
-        if change.kind == "program":
+    for step in steps:
+        if step.kind == "program":
             rodata = desired.rodata
-        target: Any = {"map": held, "program": programs, "attachment": attached}[change.kind]
+        target: Any = {"map": held, "program": programs, "attachment": attached}[step.kind]
         source: Any = {"map": desired.maps, "program": desired.programs, "attachment": desired.attachments}
-        if change.action == "remove":
-            del target[change.name]
-        elif change.name in source[change.kind]:
-            target[change.name] = source[change.kind][change.name]
+        if step.action == "remove":
+            del target[step.name]
+        elif step.name in source[step.kind]:
+            target[step.name] = source[step.kind][step.name]
         else:
-            target[change.name] = replace(
-                target[change.name], program=target[change.name].program.rstrip("~")
-            )
+            target[step.name] = replace(target[step.name], program=target[step.name].program.rstrip("~"))
     return State(programs, rodata, held, attached)
 
 
 @given(states(OWNERS, complete=False, extra=("pod_egress~", "")), states(("site",), complete=True))
 def test_changes_lead_to_what_is_desired_and_then_there_are_none(current: State, desired: State) -> None:
-    changes = plan(current, desired, "site")
-    after = applied(current, desired, changes)
+    steps = steps_between(current, desired, "site")
+    after = applied(current, desired, steps)
     assert (after.programs, after.rodata, after.maps) == (desired.programs, desired.rodata, desired.maps) or (
-        not changes
+        not steps
     )
     assert {k: a for k, a in after.attachments.items() if a.owner == "site"} == desired.attachments
     others = {k: a for k, a in current.attachments.items() if a.owner != "site"}
     assert {k for k, a in after.attachments.items() if a.owner != "site"} == set(others)
-    assert plan(after, desired, "site") == []
+    assert steps_between(after, desired, "site") == []
 
 
 @given(states(OWNERS, complete=False), states(("site",), complete=True))
 def test_every_attachment_is_replaced_with_its_program(current: State, desired: State) -> None:
-    changes = plan(current, desired, "site")
-    if any(change.kind == "program" for change in changes):
-        changed = {change.name for change in changes if change.kind == "attachment"}
+    steps = steps_between(current, desired, "site")
+    if any(step.kind == "program" for step in steps):
+        changed = {step.name for step in steps if step.kind == "attachment"}
         assert changed == {*current.attachments, *desired.attachments}
-        assert {change.name for change in changes if change.kind == "program"} == set(PROGRAMS)
+        assert {step.name for step in steps if step.kind == "program"} == set(PROGRAMS)
 
 
 @given(states(OWNERS, complete=True))
 def test_what_is_desired_already_changes_nothing(state: State) -> None:
     mine = {key: a for key, a in state.attachments.items() if a.owner == "site"}
-    assert plan(state, replace(state, attachments=mine), "site") == []
+    assert steps_between(state, replace(state, attachments=mine), "site") == []
 
 
 def test_an_object_that_lacks_what_others_run_is_refused() -> None:
     theirs = Attachment("pods", "eth1", "from_pod", "tcx", 3, "pod_egress")
     current = State({"pod_egress": "aa"}, attachments={theirs.key: theirs})
-    with pytest.raises(BpfError, match=r"lacks programs .* pod_egress at eth1 from_pod \(tcx\)"):
-        plan(current, State({"host_ingress": "bb"}), "site")
+    with pytest.raises(Problem, match=r"programs .* missing: pod_egress at eth1 from_pod \(tcx\)"):
+        steps_between(current, State({"host_ingress": "bb"}), "site")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_type_chosen(kind: str, hook: str, wanted: str, tcx: bool, expected: str
     ],
 )
 def test_type_refused(device: Device, hook: str, wanted: str, tcx: bool, said: str) -> None:
-    with pytest.raises(BpfError, match=said) as error:
+    with pytest.raises(Problem, match=said) as error:
         choose_type(device, hook, wanted, tcx)
     assert f"eth0, hook {hook}" in str(error.value)
 
@@ -164,18 +163,18 @@ def test_pin_names_are_valid_and_reversible(device: str) -> None:
 def test_rodata_comes_as_templates_give_it() -> None:
     assert parse_rodata({"a": "1", "b": 0, "c": True, "d": "0x10"}) == {"a": 1, "b": 0, "c": 1, "d": 16}
     for value in ("yes", None, [1]):
-        with pytest.raises(BpfError, match="rodata: a="):
+        with pytest.raises(Problem, match="rodata: a="):
             parse_rodata({"a": value})
 
 
 def test_maps_of_one_computation_come_together() -> None:
     layouts = {name: Layout(1, 4, 8, 16, 0) for name in ("config", "endpoints4", "policy", "metrics", "ct")}
-    assert renewed_maps(layouts, layouts) == set()
-    assert renewed_maps({}, layouts) == set(layouts)
+    assert replaced_maps(layouts, layouts) == set()
+    assert replaced_maps({}, layouts) == set(layouts)
     grown = {**layouts, "policy": Layout(1, 4, 8, 32, 0)}
-    assert renewed_maps(layouts, grown) == {"config", "endpoints4", "policy"}
+    assert replaced_maps(layouts, grown) == {"config", "endpoints4", "policy"}
     grown = {**layouts, "metrics": Layout(1, 4, 8, 32, 0)}
-    assert renewed_maps(layouts, grown) == {"metrics"}
+    assert replaced_maps(layouts, grown) == {"metrics"}
 
 
 @pytest.mark.parametrize(

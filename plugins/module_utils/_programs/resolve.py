@@ -1,0 +1,110 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Resolve requested attachments to hooks of devices, and reject those that conflict with others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .._core.plan import Problem
+from .._kernel import bpf
+from .hooks import (
+    CLSACT_PRIORITY,
+    Device,
+    choose_type,
+    is_inward,
+    is_our_place,
+    link_attach_type,
+    read_clsact_kind,
+    read_filters,
+)
+from .pins import Pins
+from .plan import Attachment
+
+
+@dataclass(frozen=True)
+class Request:
+    """One attachment as the user requests it."""
+
+    program: str
+    device: str
+    hook: str
+    type: str = "auto"
+
+
+def resolve(
+    pins: Pins, requests: Sequence[Request], programs: Iterable[str], owner: str
+) -> dict[str, Attachment]:
+    """Return the requested attachments by key.
+
+    Raises ``Problem``, with everything that is wrong, if a device or program does not exist, a hook does not
+    fit, two requests need the same hook, or a program of others occupies it.
+    """
+    if not re.fullmatch(r"[\w-]+", owner, re.ASCII):
+        raise Problem(f"owner: {owner!r} is not a valid name: use letters, digits, '_' and '-'")
+    known = sorted(programs)
+    found: dict[str, Attachment] = {}
+    problems = []
+    for request in requests:
+        where = f"attachments: {request.device}, hook {request.hook}"
+        device = pins.devices.get(request.device)
+        if request.program not in known:
+            problems.append(
+                f"{where}: the object has no program {request.program!r}: use one of {', '.join(known)}"
+            )
+        if device is None:
+            problems.append(
+                f"attachments: device {request.device!r} does not exist in this network namespace"
+            )
+            continue
+        try:
+            has_tcx = bpf.has_hook(device.ifindex, link_attach_type("tcx", request.hook))
+            kind = choose_type(device, request.hook, request.type, has_tcx)
+        except Problem as problem:
+            problems.append(str(problem))
+            continue
+        attachment = Attachment(owner, request.device, request.hook, kind, device.ifindex, request.program)
+        same = [a for a in found.values() if _hook(a) == _hook(attachment)]
+        if same:
+            problems.append(f"{where}: {same[0].program} is requested there as well (hook {same[0].hook})")
+        problems.extend(_conflicts(pins, device, attachment))
+        found[attachment.key] = attachment
+    if problems:
+        raise Problem("\n".join(problems))
+    return found
+
+
+def _hook(a: Attachment) -> tuple[str, bool]:
+    return a.device, is_inward(a.hook)
+
+
+def _conflicts(pins: Pins, device: Device, a: Attachment) -> list[str]:
+    """Return which program of others occupies the hook, if the hook takes only one program."""
+    where = f"attachments: {a.device}, hook {a.hook}"
+    for other in pins.attachments.values():
+        if other.owner not in ("", a.owner) and other.ifindex and _hook(other) == _hook(a):
+            return [f"{where}: {other} is attached by owner {other.owner!r}"]
+    if a.type == "meta":
+        program = device.program_ids.get(a.hook, 0)
+        if program and program not in pins.ours:
+            return [f"{where}: {bpf.describe_program(program)} is attached and not managed: detach it first"]
+    if a.type == "clsact":
+        # The qdiscs clsact and ingress share a list, and the kernel accepts egress filters for both.
+        if not is_inward(a.hook) and read_clsact_kind(device.ifindex) == "ingress":
+            return [
+                f"{where}: the device has an ingress qdisc, which has no egress hook: use type tcx, or"
+                f" remove the"
+                f" qdisc (tc qdisc del dev {a.device} ingress)"
+            ]
+        for f in read_filters(device.ifindex, a.hook):
+            if f.priority == CLSACT_PRIORITY and not (is_our_place(f) and f.program_id in pins.ours):
+                who = bpf.describe_program(f.program_id) if f.program_id else f"a filter of kind {f.kind}"
+                return [
+                    f"{where}: {who} has clsact priority {f.priority}, handle {f.handle:#x}, and is not"
+                    f" managed:"
+                    " remove it or give it another priority"
+                ]
+    return []
