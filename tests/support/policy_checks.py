@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command as datapath_command
 from tests.support.policy_lab import (
     ALLOWED_WITHIN,
     FORBIDDEN_FOR,

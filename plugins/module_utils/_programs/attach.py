@@ -179,7 +179,7 @@ def result_of(
             "programs": list(programs),
             "attachments": list(attachments),
         },
-        diff=[{"before": text("before"), "after": text("after")}],
+        diff=[{"before": text("before"), "after": text("after")}] if steps else [],
     )
 
 
