@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 
+from .._core.command import RunCommand
 from .._core.plan import Change, Problem, Value, reason
 from .._datapath.maps import kept_at
 from .._rollback import arm
 from .._rollback.arm import Confirmation
 from .._rollback.net_changes import Key
-from .._rollback.revert import GONE, Now, RunCommand
+from .._rollback.revert import GONE, Now
 from .backup import back_up, restore
 from .pins import Pins
 from .plan import ProgramPlan
