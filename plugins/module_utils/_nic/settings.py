@@ -575,7 +575,7 @@ def plan_nics(ethtool: Ethtool, nics: Sequence[Mapping[str, Any]]) -> NicPlan:
                 if of_queue(setting) and setting not in planned
             ]
     problems = [problem for job in jobs for problem in job.resolved.problems]
-    return NicPlan("nics", changes, problems=problems, jobs=jobs, entries=entries)
+    return NicPlan(subsystem="nics", changes=changes, problems=problems, jobs=jobs, entries=entries)
 
 
 def set_up(nics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -100,9 +100,9 @@ def plan(
         else:
             drift.append(Drift(key, found, NetChange(digest(before), net.after, net.unfinished)))
     return RollbackPlan(
-        subsystem,
-        list(restore.values()),
-        files,
+        subsystem=subsystem,
+        changes=list(restore.values()),
+        files=files,
         things=restore,
         texts=restore_files,
         original=Plan(subsystem, settled, settled_files),
