@@ -51,7 +51,7 @@ def plan(current: Current, tokens: Sequence[str], file: str) -> BootPlan:
         for absent in [missing(tokens, entry.tokens)]
         if absent
     ]
-    return BootPlan("boot_args", [change] if outdated else [], outdated=outdated)
+    return BootPlan(subsystem="boot_args", changes=[change] if outdated else [], outdated=outdated)
 
 
 def apply(found: BootPlan, loader: Bootloader, tokens: Sequence[str]) -> None:

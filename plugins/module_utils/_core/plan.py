@@ -44,7 +44,8 @@ class Plan:
     """All changes of one subsystem that a request needs.
 
     ``files`` maps each file to its text before and after, ``None`` if there is none. A subsystem whose
-    ``apply`` needs more than this derives a class with further fields.
+    ``apply`` needs more than this derives a class with further fields. Pass all fields of such a class by
+    keyword: the pylint of ansible-test does not know inherited fields of dataclasses.
     """
 
     subsystem: str
