@@ -47,7 +47,7 @@ def run(playbook: Path, hosts: int, forks: int, *arguments: str) -> dict[str, An
             "ansible_become": False,
             "ansible_python_interpreter": f"{folder}/python3",
             "preflight_install_packages": False,
-            "fleet_remaining_hosts_file": f"{folder}/todo",
+            "fleet_remaining_hosts_file": f"{folder}/remaining-hosts",
             "pods_endpoints": [{"name": "pod1", "addresses": ["10.99.0.1/32"]}],
             "pods_mtu": 1500,
         }

@@ -107,7 +107,7 @@ def test_mtu_above_path_mtu_is_rolled_back(
     """The node stays reachable by another NIC; packets of full size show the error."""
     run = change(node, tmp_path / "log", 4000, LATE, node_tuning_path=[{"to": far, "size": 4000}])
     assert run.end() != 0
-    assert "% lost" in run.output and "The node took back wire0: mtu = 1500" in run.output, run.output
+    assert "% lost" in run.output and "The node rolled back wire0: mtu = 1500" in run.output, run.output
     assert same(node.state(), former)
 
 
@@ -121,7 +121,7 @@ def test_lost_confirm_path_is_rolled_back_although_node_is_reachable(
     assert f"there were answers before the change, now from the host to {far}, 1500 bytes" in run.output, (
         run.output
     )
-    assert "172.31.0.77" not in run.output and "The node took back wire0: mtu = 1500" in run.output, (
+    assert "172.31.0.77" not in run.output and "The node rolled back wire0: mtu = 1500" in run.output, (
         run.output
     )
     assert same(node.state(), former)
@@ -144,14 +144,14 @@ def test_path_lost_during_run_is_rolled_back(
     node: FaultyNode, former: dict[str, Any], tmp_path: Path
 ) -> None:
     run = change(node, tmp_path / "log", 4000, SOON)
-    run.reach("Set up NICs]")
+    run.reach("Configure NICs]")
     time.sleep(5)
     node.link("mgmt", False)
     time.sleep(SOON + 30)
     node.link("mgmt", True)
     assert run.end() != 0
     assert same(node.state(), former), run.output
-    assert "reverted" in run.output or "took back" in run.output or "UNREACHABLE" in run.output, run.output
+    assert "reverted" in run.output or "rolled back" in run.output or "UNREACHABLE" in run.output, run.output
 
 
 def test_next_run_reports_rollback_of_killed_run(
@@ -199,7 +199,7 @@ def test_power_failure_before_confirmation_is_rolled_back(
     run.reach("rollout : Close the connection]")
     node.cut_power()
     assert run.end() != 0
-    assert "The node took back wire0: mtu = 1500" in run.output, run.output
+    assert "The node rolled back wire0: mtu = 1500" in run.output, run.output
     assert "the node booted before the confirmation" in run.output, run.output
     assert same(node.state(), former)
 
@@ -217,8 +217,8 @@ def test_revert_that_loses_the_path_is_rolled_back(
     node.link("mgmt", False)
     time.sleep(SOON + 30)
     node.link("mgmt", True)
-    assert back.end() != 0 and "no fresh connection to the node" in back.output, back.output
-    assert "The node took back wire0: mtu = 4000" in back.output, back.output
+    assert back.end() != 0 and "no new connection to the node" in back.output, back.output
+    assert "The node rolled back wire0: mtu = 4000" in back.output, back.output
     assert same(node.state(), tuned)
 
     again = Run(node, tmp_path / "again", "../../playbooks/revert.yml")

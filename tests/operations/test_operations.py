@@ -40,12 +40,12 @@ REPORTED = {
     "meta",
     "headers",
     "NICs",
-    "modules",
+    "module signing",
     "bootloader",
     "VFIO",
     "SR-IOV",
 }
-REPORTED |= {"virtual machines", "CNI", "Cilium", "other tuners", "in the way"}
+REPORTED |= {"virtual machines", "CNI", "Cilium", "other tuning tools", "problems"}
 OPTMEM = "net.core.optmem_max"
 REACH = "ip netns exec pod1 ping -c1 -W9 10.31.2.11 >/dev/null && echo reached"
 # Enable the kernel of the backports from the node's mirror, with a pin that makes apt upgrade to it.
@@ -159,7 +159,7 @@ class Operator:
             env={**self.environment, **environment},
         )
         output = b""
-        while terminal.expect([pexpect.EOF, "Type yes to go on.*:"]):
+        while terminal.expect([pexpect.EOF, "Type yes to continue.*:"]):
             output += terminal.before + terminal.after
             terminal.sendline(answer)
         output += terminal.before
@@ -200,7 +200,7 @@ def test_every_task_has_commands() -> None:
 
 
 def test_1_first_roll_out(operator: Operator) -> None:
-    preflight, dry, *_more = list(map(operator.run, COMMANDS["1. The first roll-out"][:3]))
+    preflight, dry, *_more = list(map(operator.run, COMMANDS["1. First rollout"][:3]))
     assert preflight.changed() == {"node1": 0} and dry.changed()["node1"] > 0
     report = operator.folder / "reports/preflight"
     rows = re.findall(r"^\| ([^|]+) \|", (report / "preflight.md").read_text(), re.MULTILINE)
@@ -270,10 +270,10 @@ def test_5_upgrade_the_collection(operator: Operator) -> None:
     assert NEW_VERSION in operator.run("ansible-galaxy collection list podnet.datapath").output
     assert operator.run(dry).changed()["node1"] > 0
     stopped = operator.run(roll_out, answer="no", good=False)
-    assert "not approved; 1 nodes were not touched" in stopped.words
-    rest = operator.run(COMMANDS["1. The first roll-out"][3])
+    assert "not approved; 1 nodes were not changed" in stopped.words
+    rest = operator.run(COMMANDS["1. First rollout"][3])
     assert set(rest.recap) - {"localhost"} == {"node2"}
-    assert "a new version of it waits for the next boot" in stopped.output + rest.output
+    assert "the new driver version will be loaded at the next boot" in stopped.output + rest.output
     operator.run(f"{roll_out} -e meta_driver_reload=managed")
     assert {ssh(node, "cat /sys/module/meta/version") for node in ("node1", "node2")} == {NEW_VERSION}
 
@@ -317,9 +317,9 @@ def test_awx_jobs_have_the_same_results(operator: Operator) -> None:
 
     _stats, found, _tasks = launch("podnet preflight")
     assert {node["driver"] for node in found["podnet_preflight"].values()} == {"meta"}
-    _stats, found, _tasks = launch("podnet roll-out")
-    assert found["podnet_rollout"] == {"done": ["node1", "node2"], "lost": [], "left": []}
-    _stats, _found, tasks = launch("podnet roll-out")
+    _stats, found, _tasks = launch("podnet rollout")
+    assert found["podnet_rollout"] == {"completed": ["node1", "node2"], "failed": [], "remaining": []}
+    _stats, _found, tasks = launch("podnet rollout")
     assert set(tasks) == {"node1", "node2"} and max(tasks.values()) <= 25, tasks
     stats, _found, _tasks = launch("podnet drift")
     assert stats["changed"] == {} == stats["failures"] == stats["dark"]
@@ -340,7 +340,7 @@ def test_7_roll_back(operator: Operator) -> None:
 
 
 def test_8_leave_for_good(operator: Operator) -> None:
-    done, _removed = operator.do("8. Leave for good")
+    done, _removed = operator.do("8. Uninstall")
     home = operator.folder / "home"
     assert not list(home.glob(".ansible/collections/*/podnet/datapath")) and not list(
         home.glob(".cache/podnet*")

@@ -127,8 +127,8 @@ def test_templates_run_under_ansible_runner(tmp_path: Path, project: dict[str, s
         assert summary["driver"] == "veth" and summary["kernel"] == os.uname().release
         report = json.loads((tmp_path / "report/preflight.json").read_text())
         assert report["node1"]["driver"] == "veth"
-        stats, found = launch("podnet roll-out", SKIPPED)
-        assert found["podnet_rollout"] == {"done": ["node1"], "lost": [], "left": []}
+        stats, found = launch("podnet rollout", SKIPPED)
+        assert found["podnet_rollout"] == {"completed": ["node1"], "failed": [], "remaining": []}
         assert stats["changed"]["node1"] > 0
         stats, _found = launch("podnet drift", SKIPPED)
         assert stats["changed"] == stats["failures"] == stats["dark"] == {}, "a converged node has no drift"

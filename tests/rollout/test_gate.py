@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A roll-out stops after a batch with a failed or unreachable node, whatever Ansible's keywords would do.
+"""A rollout stops after a batch with a failed or unreachable node, whatever Ansible's keywords would do.
 
 Each test runs ansible-playbook. An unreachable node is one with a closed SSH port.
 """
@@ -145,7 +145,7 @@ def test_rollout_without_gate_continues(
 def test_rollout_stops_at_failed_node_and_resumes(rollout: Any, tmp_path: Path) -> None:
     run = rollout(fleet_batches=[1, 2], failing="node3")
     assert run.status != 0 and run.worked == ["node1", "node2", "node3"]
-    assert "Stopped, as 1 of 7 nodes failed or became unreachable: node3." in run.output
+    assert "Stopped: 1 of 7 nodes failed or became unreachable: node3." in run.output
     assert run.remaining == ["node3", "node4", "node5", "node6", "node7"]
     again = rollout("--limit", f"@{tmp_path}/kept/remaining", fleet_batches=[1, 2])
     assert again.status == 0, again.output
@@ -163,7 +163,7 @@ def test_batches_plus_allowed_failures_stay_below_max_unavailable(rollout: Any) 
 def test_unreachable_node_at_start_prevents_changes(rollout: Any) -> None:
     run = rollout(absent=["node7"])
     assert run.status != 0 and run.worked == []
-    assert "Nothing has been changed, as 1 of 7 nodes" in run.output
+    assert "Nothing was changed: 1 of 7 nodes" in run.output
     skipped = rollout(absent=["node7"], fleet_skip_unready=True)
     assert skipped.worked == HOSTS[:-1] and skipped.remaining == ["node7"], skipped.output
 
@@ -171,13 +171,13 @@ def test_unreachable_node_at_start_prevents_changes(rollout: Any) -> None:
 def test_approval_without_terminal_is_denied(rollout: Any) -> None:
     run = rollout(fleet_approve="canary")
     assert run.status != 0 and run.worked == ["node1"]
-    assert "not approved; 6 nodes were not touched" in run.output and run.remaining == HOSTS[1:]
+    assert "not approved; 6 nodes were not changed" in run.output and run.remaining == HOSTS[1:]
 
 
 @pytest.mark.parametrize(("answer", "worked"), [("yes", HOSTS), ("no", HOSTS[:1])])
 def test_approval_is_asked_at_the_terminal(rollout: Any, answer: str, worked: list[str]) -> None:
     run = rollout(fleet_batches=[1, "100%"], fleet_approve="canary", answers=answer)
-    assert "1 nodes are done (node1), 6 are next. Type yes to go on" in run.output, run.output
+    assert "1 nodes are complete (node1), 6 are pending. Type yes to continue" in run.output, run.output
     assert run.worked == worked and (run.status == 0) == (answer == "yes"), run.output
 
 
@@ -195,7 +195,7 @@ def test_stop_after_canary_succeeds_with_remaining_hosts(rollout: Any) -> None:
 
 def test_invalid_batches_and_limits_are_refused(rollout: Any) -> None:
     run = rollout(fleet_batches=["0%"])
-    assert run.status != 0 and run.worked == [] and "'0%' is no size of a batch" in run.output
+    assert run.status != 0 and run.worked == [] and "'0%' is not a valid batch size" in run.output
     run = rollout(fleet_max_unavailable=2, fleet_max_failures=2)
     assert run.status != 0 and run.worked == [] and "fleet_max_unavailable is 2" in run.output
 
@@ -204,7 +204,7 @@ def test_gate_is_first_and_last_task_of_each_batch() -> None:
     plays = yaml.safe_load((CHECKOUT / "playbooks/site.yml").read_text())
     batched = [play for play in plays if "serial" in play]
     assert len(batched) == 1
-    for task, entry in ((batched[0]["pre_tasks"][0], "lost"), (batched[0]["post_tasks"][-1], "gate")):
+    for task, entry in ((batched[0]["pre_tasks"][0], "check_failures"), (batched[0]["post_tasks"][-1], "gate")):
         assert task["ansible.builtin.import_role"] == {"name": "podnet.datapath.fleet", "tasks_from": entry}
         assert task["tags"] == ["always"]
     assert "any_errors_fatal" not in batched[0] and "max_fail_percentage" not in batched[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROLE = {"name": "podnet.datapath.fleet", "tasks_from": "sentinel"}
+ROLE = {"name": "podnet.datapath.fleet", "tasks_from": "reboot_sentinel"}
 TASK = {"name": "Request a reboot", "ansible.builtin.import_role": ROLE}
 PLAY = [{"name": "Request", "hosts": "localhost", "gather_facts": False, "tasks": [TASK]}]
 

@@ -77,7 +77,7 @@ def test_dry_run_succeeds_without_pyroute2(tmp_path: Path, facts: dict[str, Any]
     python.write_text(python.read_text().replace(sys.executable, f"{sys.executable} -S"))
     done = site(tmp_path, {**facts, "preflight_install_packages": True}, "--check")
     assert done.returncode == 0, done.stdout
-    assert "Pods are not looked at: that needs pyroute2, which" in done.stdout
+    assert "Pods are not inspected: this requires pyroute2, which" in done.stdout
 
 
 def test_revert_stops_at_unreachable_node(tmp_path: Path, facts: dict[str, Any]) -> None:
@@ -86,4 +86,4 @@ def test_revert_stops_at_unreachable_node(tmp_path: Path, facts: dict[str, Any])
     hosts = {"node1": facts, "node2": away, "node3": facts}
     done = play("playbooks/revert.yml", tmp_path, hosts, "-e", '{"fleet_batches": [2, 1]}', "--tags", "pods")
     assert done.returncode and "1 of 3 nodes failed or became unreachable: node2" in done.stdout, done.stdout
-    assert "run the same again; what is back" in done.stdout and "[node3]" not in done.stdout
+    assert "run the same command again; nodes that are already" in done.stdout and "[node3]" not in done.stdout

@@ -45,7 +45,7 @@ def node(folder: Path) -> Iterator[dict[str, Any]]:
             "preflight_install_packages": False,
             "bpf_datapath_object": str(folder / "datapath.o"),
             "bpf_datapath_command": "",
-            "fleet_remaining_hosts_file": str(folder / "todo"),
+            "fleet_remaining_hosts_file": str(folder / "remaining-hosts"),
             "pods_endpoints": [
                 {"name": "pod1", "addresses": ["10.99.0.1/32"]},
                 {"name": "pod2", "addresses": ["10.99.0.2/32"], "labels": {"app": "web"}},

@@ -203,5 +203,5 @@ def test_a_play_asks_one_candidate_after_the_other_and_then_says_why(tmp_path: P
     assert built == {"n1": ["n1"], "n2": ["n2", "n4"], "n3": ["n3", "n5", "n1"]}, said
     assert "0.0.0-none (candidates: none knows the package of the kernel headers)" in said
     assert "0.0.1-none (candidates: n3, n5, n1): missing: the headers of kernel 0.0.1-none" in said
-    assert said.count("driver veth: fallback: meta cannot be had") == len(hosts)
+    assert said.count("driver veth: fallback: meta is unavailable") == len(hosts)
     assert done.returncode == 0 and not (tmp_path / "cache").exists(), said
