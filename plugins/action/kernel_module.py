@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's part of kernel_module: hand over what the controller keeps."""
+"""Controller side of kernel_module: pass the module from the controller's cache to the node."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.podnet.datapath.plugins.action.kernel_module_build import kept
+from ansible_collections.podnet.datapath.plugins.action.kernel_module_build import cached_module
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 
 
 class ActionModule(ActionBase):
-    """Runs the module on the node with the module's content."""
+    """Run kernel_module on the node with the content of the cached kernel module."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result."""
+        """Return the result of kernel_module; raise AnsibleActionFail if the cache has no module."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        path = kept(str(arguments.get("src")))
+        path = cached_module(str(arguments.get("src")))
         if not path:
             raise AnsibleActionFail(
                 f"src: {arguments.get('src')} on the controller has no module: "
-                "build one with kernel_module_build"
+                "build it with kernel_module_build first"
             )
         try:
             with open(path, "rb") as file:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's part of kernel_module_build: sign what a node built, and keep it."""
+"""Controller side of kernel_module_build: sign the module that a node built, and cache it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 
 
-def kept(folder: str) -> str:
-    """Return the module that a folder of the controller keeps, empty if none; refuse one that is damaged."""
+def cached_module(folder: str) -> str:
+    """Return the path of the module in a cache folder, empty if there is none.
+
+    The file name is the SHA-256 of the content. Raises AnsibleActionFail if no file matches its name.
+    """
     names = (
         sorted(name for name in os.listdir(folder) if name.endswith(".ko")) if os.path.isdir(folder) else []
     )
@@ -28,46 +31,46 @@ def kept(folder: str) -> str:
             if hashlib.sha256(file.read()).hexdigest() == name[: -len(".ko")]:
                 return os.path.join(folder, name)
     if names:
-        raise AnsibleActionFail(f"{folder}: what it keeps is damaged: remove the folder")
+        raise AnsibleActionFail(f"{folder}: the cached module is damaged: remove the folder")
     return ""
 
 
-def keep(folder: str, content: bytes) -> str:
-    """Keep a module on the controller under the name of its content; return where."""
+def store_module(folder: str, content: bytes) -> str:
+    """Write a module to a cache folder, under the SHA-256 of its content; return its path."""
     os.makedirs(os.path.dirname(folder), exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as new:
-        made = os.path.join(new, "made")
-        os.mkdir(made)
-        with open(os.path.join(made, f"{hashlib.sha256(content).hexdigest()}.ko"), "wb") as file:
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as temporary:
+        complete = os.path.join(temporary, "complete")
+        os.mkdir(complete)
+        with open(os.path.join(complete, f"{hashlib.sha256(content).hexdigest()}.ko"), "wb") as file:
             file.write(content)
-        # The folder comes with the module in it; where another run was faster, its module is as good.
+        # Renamed with the module in it. If a concurrent run was faster, use its module.
         with contextlib.suppress(OSError):
-            os.rename(made, folder)
-    return kept(folder)
+            os.rename(complete, folder)
+    return cached_module(folder)
 
 
 class ActionModule(ActionBase):
-    """Runs the module on the node where the controller has no build yet."""
+    """Run kernel_module_build on the node if the controller's cache has no module."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result."""
+        """Return the result of kernel_module_build, with path, sha256 and size of the cached module."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         folder, arguments = self._task.args.get("dest"), dict(self._task.args)
         key, certificate = arguments.get("signing_key"), arguments.get("signing_certificate")
-        path = kept(folder) if folder else ""
+        path = cached_module(folder) if folder else ""
         if not path:
-            answer = self._execute_module(
+            node_result = self._execute_module(
                 module_name="podnet.datapath.kernel_module_build", module_args=arguments, task_vars=task_vars
             )
-            content = answer.pop("module", None)
-            result.update(answer)
-            if content is None:  # it failed, or only looked
+            content = node_result.pop("module", None)
+            result.update(node_result)
+            if content is None:  # failed, or check mode
                 return result
             module = base64.b64decode(content)
             try:
                 if key and certificate:
                     module = signing.sign(module, key, certificate)
-                path = keep(folder, module)
+                path = store_module(folder, module)
             except (signing.SigningError, OSError) as error:
                 raise AnsibleActionFail(f"signing_key, signing_certificate: {error}") from error
         result.update(

@@ -6,38 +6,38 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: batches
-short_description: Split the nodes of a roll-out into batches, none larger than the cap
+short_description: Split the hosts of a rollout into batches of limited size
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Takes sizes as C(serial) of a play does, and gives the batches that they mean, as lists of hosts.
-  - The last size is repeated until every host has its batch.
+  - Accepts sizes like the play keyword C(serial), and returns the batches as lists of hosts.
+  - The last size is repeated until all hosts are assigned.
 positional: sizes, cap
 options:
   _input:
-    description: The hosts, in the order of the roll-out.
+    description: The hosts, in the order of the rollout.
     type: list
     elements: str
     required: true
   sizes:
-    description: Numbers of hosts, or percentages such as V(10%). In a text there are commas between them.
+    description: Numbers of hosts, or percentages such as V(10%), as a list or separated by commas.
     type: raw
     required: true
   cap:
-    description: The largest size that a batch may have; V(0) for no cap.
+    description: Maximum size of a batch. V(0) means no limit.
     type: int
     default: 0
 """
 
 EXAMPLES = r"""
-- name: One node, then a tenth, then all others, but never more than twenty at once
+- name: Split into one node, 10 %, and the remaining nodes, with at most twenty nodes in a batch
   ansible.builtin.debug:
     msg: "{{ ansible_play_hosts | podnet.datapath.batches([1, '10%', '100%'], 20) }}"
 """
 
 RETURN = r"""
 _value:
-  description: The batches, in their order. All hosts are in them, each once.
+  description: The batches in order. They contain each host exactly once.
   type: list
   elements: list
 """
@@ -50,10 +50,11 @@ from ansible.errors import AnsibleFilterError
 
 
 def _count(size: Any, hosts: int) -> int:
+    """Return the number of hosts that a size stands for; raise AnsibleFilterError if it is invalid."""
     match = re.fullmatch(r"\s*([1-9]\d*)(%?)\s*", str(size))
     if not match:
         raise AnsibleFilterError(
-            f"fleet_batches: {size!r} is no size of a batch: give numbers from 1 and percentages from 1%, "
+            f"fleet_batches: {size!r} is not a valid batch size: use numbers from 1 and percentages from 1%, "
             "such as [1, '10%', '100%']"
         )
     number = int(match[1])
@@ -61,28 +62,28 @@ def _count(size: Any, hosts: int) -> int:
 
 
 def batches(hosts: Sequence[str], sizes: Sequence[Any], cap: int = 0) -> list[list[str]]:
-    """Return the hosts in batches."""
-    if isinstance(sizes, str):  # from a survey, or -e
+    """Return the hosts in batches of the given sizes, none larger than ``cap`` (0: no limit)."""
+    if isinstance(sizes, str):  # from an AWX survey or -e
         sizes = sizes.strip("[] ").replace('"', "").replace("'", "").split(",")
     if not sizes:
         raise AnsibleFilterError(
-            f"fleet_batches: {sizes!r} is no list of sizes: give one, such as [1, '100%']"
+            f"fleet_batches: {sizes!r} contains no batch sizes: use a list such as [1, '100%']"
         )
     counts = [_count(size, len(hosts)) for size in sizes]
-    found: list[list[str]] = []
+    result: list[list[str]] = []
     start = 0
     while start < len(hosts):
-        count = counts[min(len(found), len(counts) - 1)]
+        count = counts[min(len(result), len(counts) - 1)]
         if cap > 0:
             count = min(count, cap)
-        found.append(list(hosts[start : start + count]))
+        result.append(list(hosts[start : start + count]))
         start += count
-    return found
+    return result
 
 
 class FilterModule:
     """The filter for Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        """Return it by name."""
+        """Return the filter by name."""
         return {"batches": batches}

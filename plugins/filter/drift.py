@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rows of a drift report out of what the tuning modules return in check mode."""
+"""Rows of a drift report from the results that the modules return in check mode."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 DOCUMENTATION = r"""
 name: drift
-short_description: List in what a node differs from what is wanted
+short_description: List the differences between a node and its desired state
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Turns what M(podnet.datapath.sysctl_zc), M(podnet.datapath.boot_args), M(podnet.datapath.nic_tuning) and
-    M(podnet.datapath.meta_device) returned in check mode into one list.
+  - Combines the results of M(podnet.datapath.sysctl_zc), M(podnet.datapath.boot_args), M(podnet.datapath.nic_tuning) and
+    M(podnet.datapath.meta_device) in check mode into one list.
 options:
   _input:
     description:
-      - Results, by the names C(sysctls), C(boot_args), C(nics) and C(pods). One may be missing, or a failure.
+      - Results by the names C(sysctls), C(boot_args), C(nics) and C(pods). Results may be missing or failed.
     type: dict
     required: true
 """
 
 EXAMPLES = r"""
-- name: List what differs
+- name: Show the differences
   ansible.builtin.debug:
     msg: "{{ {'sysctls': sysctls, 'nics': nics} | podnet.datapath.drift }}"
 """
@@ -33,65 +33,77 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - A dictionary for each difference, with C(where) (V(node), a Pod's network namespace, a NIC,
-      V(Pods), V(boot) or V(warning)), C(what), C(now), C(wanted), and C(others), those who set it too.
-    - What could not be observe at is a row as well, with the reason in C(what).
+    - A dictionary for each difference. C(scope) is V(node), a Pod's network namespace, a NIC, V(Pods), V(boot) or
+      V(warning). C(what) is the setting or a message, C(current) and C(desired) are its values, and C(other_writers)
+      lists what else sets it.
+    - If a result failed, its row has the name of the result in C(scope) and the error in C(what).
   type: list
   elements: dict
 """
 
 
 def _row(
-    where: str, what: str, now: object = None, wanted: object = None, others: Iterable[str] = ()
+    scope: str, what: str, current: object = None, desired: object = None, other_writers: Iterable[str] = ()
 ) -> dict[str, Any]:
-    return {"where": where, "what": what, "now": now, "wanted": wanted, "others": list(others)}
+    return {
+        "scope": scope,
+        "what": what,
+        "current": current,
+        "desired": desired,
+        "other_writers": list(other_writers),
+    }
 
 
 def _sysctls(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a result of sysctl_zc."""
     writers: dict[str, list[str]] = {}
-    for one in result.get("other_writers", []):
-        text = f"{one['by']}{' ' + one['file'] if one['file'] else ''}: {one['value']}"
-        writers.setdefault(one["key"], []).append(text)
-    places = [("node", result.get("changes", []))]
-    places += [(pod["netns"], pod["changes"]) for pod in result.get("pods", [])]
+    for writer in result.get("other_writers", []):
+        text = f"{writer['by']}{' ' + writer['file'] if writer['file'] else ''}: {writer['value']}"
+        writers.setdefault(writer["key"], []).append(text)
+    changes_by_scope = [("node", result.get("changes", []))]
+    changes_by_scope += [(pod["netns"], pod["changes"]) for pod in result.get("pods", [])]
     rows = [
-        _row(where, change["name"], change["before"], change["after"], writers.get(change["name"], ()))
-        for where, changes in places
+        _row(scope, change["name"], change["before"], change["after"], writers.get(change["name"], ()))
+        for scope, changes in changes_by_scope
         for change in changes
     ]
-    for one in result.get("connections", []):
-        what = f"{one['count']} connections announce another window scale: {', '.join(one['examples'])}"
-        rows.append(_row(one["netns"] or "node", what, one["scale"]))
+    for group in result.get("connections", []):
+        what = f"{group['count']} connections use another window scale: {', '.join(group['examples'])}"
+        rows.append(_row(group["netns"] or "node", what, group["scale"]))
     return rows
 
 
 def _boot_args(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = [_row("boot", one["name"], one["before"], one["after"]) for one in result.get("changes", [])]
-    rows += [_row("boot", "running kernel", None, token) for token in result.get("missing", [])]
-    return rows + [_row("boot", "running kernel", token, None) for token in result.get("stale", [])]
+    """Return the rows of a result of boot_args."""
+    changes = result.get("changes", [])
+    rows = [_row("boot", change["name"], change["before"], change["after"]) for change in changes]
+    rows += [_row("boot", "running kernel", None, argument) for argument in result.get("missing", [])]
+    return rows + [_row("boot", "running kernel", argument, None) for argument in result.get("stale", [])]
 
 
 def _nics(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a result of nic_tuning."""
     rows = [
         _row(nic["name"], change["name"], change["before"], change["after"])
         for nic in result.get("nics", [])
         for change in nic["changes"]
     ]
-    return rows + [_row("boot", f"{file} is not what it is to be") for file in result.get("files", [])]
+    return rows + [_row("boot", f"{file} is not up to date") for file in result.get("files", [])]
 
 
 def _pods(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a result of meta_device."""
     return [_row("Pods", change) for change in result.get("changes", [])]
 
 
 def drift(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the differences in the results of a check."""
+    """Return a row for each difference, warning and failure in the results of a check."""
     rows = []
     readers = {"sysctls": _sysctls, "boot_args": _boot_args, "nics": _nics, "pods": _pods}
     for name, read in readers.items():
         result = results.get(name, {})
         if result.get("failed") or ("msg" in result and "changed" not in result):
-            rows.append(_row(name, f"cannot be: {result.get('msg', '')}"))
+            rows.append(_row(name, f"check failed: {result.get('msg', '')}"))
         else:
             rows += read(result)
         if name in ("sysctls", "pods"):
@@ -100,7 +112,8 @@ def drift(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 class FilterModule:
-    """The filters of this file."""
+    """The filter for Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filter by name."""
         return {"drift": drift}

@@ -6,36 +6,35 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: module_builders
-short_description: Choose which node builds a kernel module, once for each distinct kernel
+short_description: Select the nodes that build a kernel module, one for each distinct kernel
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Takes what M(podnet.datapath.node_info) returned for each node, and gives a plan for each distinct kernel
-    among the nodes that are to get the module. Kernels are the same where release, architecture and version
-    are.
-  - Nodes with compiler and headers come before those that would have to get them.
+  - Accepts the return values of M(podnet.datapath.node_info) for each node, and returns a build plan for each
+    distinct kernel of the nodes that need the module. Kernels are equal if release, architecture and version are.
+  - Nodes with compiler and headers are preferred.
 positional: batch
 options:
   _input:
-    description: The facts by name of the node; of all nodes known so far, also those of earlier batches.
+    description: Facts by node name, of all nodes known so far, including those of earlier batches.
     type: dict
     required: true
   batch:
-    description: Names of the nodes that get the module now.
+    description: Names of the nodes that get the module in this batch.
     type: list
     elements: str
     required: true
 """
 
 EXAMPLES = r"""
-- name: The kernels, who builds for each, and for whom
+- name: Show the build plan of each kernel
   ansible.builtin.debug:
     msg: "{{ facts | podnet.datapath.module_builders(ansible_play_batch) }}"
 """
 
 RETURN = r"""
 _value:
-  description: A plan by kernel. C(candidates) are the nodes that could build, the best one first.
+  description: Build plans by kernel. C(candidates) are the nodes that can build the module, the preferred one first.
   type: dict
   sample:
     "6.1.0-56-amd64 x86_64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-10-01)":
@@ -53,16 +52,18 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kmod import deliv
 
 
 def module_builders(nodes: Mapping[str, Mapping[str, Any]], batch: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the plans by kernel."""
+    """Return the build plans by kernel; raise AnsibleFilterError for invalid facts."""
     try:
         return delivery.builders(nodes, batch)
     except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(f"module_builders: these are no facts of node_info: {error!r}") from error
+        raise AnsibleFilterError(
+            f"module_builders: the input does not consist of facts of node_info: {error!r}"
+        ) from error
 
 
 class FilterModule:
     """The filter for Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        """Return it by name."""
+        """Return the filter by name."""
         return {"module_builders": module_builders}

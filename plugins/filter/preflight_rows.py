@@ -6,14 +6,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: preflight_rows
-short_description: Give the rows of a node's preflight report
+short_description: Return the rows of a node's preflight report
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Takes what M(podnet.datapath.node_info) returned, and tells an operator of the node in words.
+  - Formats the return values of M(podnet.datapath.node_info) for operators.
 options:
   _input:
-    description: The facts of a node.
+    description: The node's facts.
     type: dict
     required: true
 """
@@ -26,7 +26,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The rows, by their names, in their order.
+  description: The rows by name, in order.
   type: dict
   sample: {kernel: 6.1.0-56-amd64, driver: meta}
 """
@@ -37,19 +37,19 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 
-def _listed(items: Iterable[str]) -> str:
+def _join(items: Iterable[str]) -> str:
     return ", ".join(items) or "none"
 
 
 def _nic(nic: Mapping[str, Any]) -> str:
-    """Return a NIC with what it can do, as far as it tells."""
-    parts = [nic["driver"] or "no hardware", f"MTU {nic['mtu']}"]
+    """Return a NIC with its driver, settings and limits as text."""
+    parts = [nic["driver"] or "virtual", f"MTU {nic['mtu']}"]
     if nic["speed"] > 0:
         parts.append(f"{nic['speed']} Mbit/s")
     if not nic["carrier"]:
         parts.append("no carrier")
     if nic.get("gso_max_size"):
-        parts.append(f"packets up to {nic['gso_max_size']}")
+        parts.append(f"GSO up to {nic['gso_max_size']}")
     if nic.get("rings"):
         parts.append("rings up to " + "/".join(f"{value}" for value in nic["rings"].values()))
     if nic.get("header_split"):
@@ -57,7 +57,8 @@ def _nic(nic: Mapping[str, Any]) -> str:
     return f"{nic['name']}: {', '.join(parts)}"
 
 
-def _security(security: Mapping[str, Any]) -> str:
+def _module_signing(security: Mapping[str, Any]) -> str:
+    """Return what the kernel requires of modules as text."""
     parts = [f"Secure Boot {'on' if security['secure_boot'] else 'off'}", f"lockdown {security['lockdown']}"]
     if security["signature_required"]:
         parts.append("modules must be signed")
@@ -65,13 +66,13 @@ def _security(security: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def rows(node: Mapping[str, Any]) -> dict[str, str]:
-    """Return what there is to say of a node."""
-    kernel, beside = node["kernel"], node["coexistence"]
-    functions = [
+def _rows(node: Mapping[str, Any]) -> dict[str, str]:
+    """Return the rows of the report."""
+    kernel, coexistence = node["kernel"], node["coexistence"]
+    virtual_functions = [
         f"{nic['name']} {nic['virtual_functions']}" for nic in node["nics"] if nic["virtual_functions"]
     ]
-    netkit = f"yes ({_listed(kernel['netkit_attributes'])})" if kernel["netkit"] else "no"
+    netkit = f"yes ({_join(kernel['netkit_attributes'])})" if kernel["netkit"] else "no"
     return {
         "kernel": f"{kernel['release']} ({node['distribution']['name'] or 'unknown distribution'})",
         "driver": f"{node['driver']}: {node['driver_reason']}",
@@ -79,29 +80,31 @@ def rows(node: Mapping[str, Any]) -> dict[str, str]:
         "meta": "loaded" if node["meta"]["loaded"] else "installed" if node["meta"]["available"] else "no",
         "headers": "yes" if kernel["headers"] else "no",
         "NICs": "; ".join(map(_nic, node["nics"])) or "none",
-        "modules": _security(node["security"]),
+        "module signing": _module_signing(node["security"]),
         "bootloader": node["bootloader"],
-        "VFIO": _listed(node["vfio"]),
-        "SR-IOV": _listed(functions),
-        "virtual machines": _listed(beside["vm_runtimes"]),
-        "CNI": _listed(f"{cni['name']} ({', '.join(cni['plugins'])})" for cni in beside["cni"]),
-        "Cilium": _listed(node["cilium"]),
-        "other tuners": _listed(beside["tuners"]),
-        "in the way": "; ".join(node["problems"]) or "nothing",
+        "VFIO": _join(node["vfio"]),
+        "SR-IOV": _join(virtual_functions),
+        "virtual machines": _join(coexistence["vm_runtimes"]),
+        "CNI": _join(f"{cni['name']} ({', '.join(cni['plugins'])})" for cni in coexistence["cni"]),
+        "Cilium": _join(node["cilium"]),
+        "other tuning tools": _join(coexistence["tuners"]),
+        "problems": "; ".join(node["problems"]) or "none",
     }
 
 
 def preflight_rows(node: Mapping[str, Any]) -> dict[str, str]:
-    """Return the rows, or say that these are no facts."""
+    """Return the rows; raise AnsibleFilterError for invalid facts."""
     try:
-        return rows(node)
+        return _rows(node)
     except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(f"preflight_rows: these are no facts of node_info: {error!r}") from error
+        raise AnsibleFilterError(
+            f"preflight_rows: the input does not consist of facts of node_info: {error!r}"
+        ) from error
 
 
 class FilterModule:
     """The filter for Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        """Return it by name."""
+        """Return the filter by name."""
         return {"preflight_rows": preflight_rows}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The preflight report, who else works on a node, and the Helm values for a Cilium."""
+"""The preflight report, other software that configures the node's network, and Helm values for Cilium."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ansible_collections.podnet.datapath.plugins.filter.preflight_rows import pr
 from ansible_collections.podnet.datapath.plugins.module_utils._node import coexistence
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 
-# The Helm reference of Cilium names these.
+# Values in Cilium's Helm reference.
 KNOWN = {
     "routingMode",
     "kubeProxyReplacement",
@@ -70,7 +70,7 @@ def facts(
 
 
 def names(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values by their dotted names."""
+    """Return nested values by their dotted names."""
     found = {}
     for name, value in values.items():
         inner = names(value) if isinstance(value, dict) else {"": value}
@@ -78,7 +78,7 @@ def names(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_a_node_that_has_everything_gets_everything() -> None:
+def test_a_node_with_all_features_gets_all_values() -> None:
     values = names(cilium_values([facts()]))
     assert set(values) == KNOWN
     assert values["bpf.datapathMode"] == "netkit" and values["bpf.hostLegacyRouting"] is False
@@ -91,7 +91,7 @@ def test_a_node_that_has_everything_gets_everything() -> None:
         ({"release": "6.1.0-56-amd64", "netkit": False}, "bpf.datapathMode", "veth"),
         ({"missing": ["bpf_skb_set_tstamp"]}, "bandwidthManager.bbr", False),
         ({"missing": ["bpf_redirect_peer"]}, "bpf.hostLegacyRouting", True),
-        # An enterprise kernel with backports has what it has.
+        # An enterprise kernel with backports.
         ({"release": "5.14.0-503.el9.x86_64", "netkit": False}, "bpf.hostLegacyRouting", False),
         ({"release": "5.14.0-503.el9.x86_64", "netkit": False}, "bandwidthManager.bbr", True),
         ({"release": "5.14.0-503.el9.x86_64", "netkit": True}, "bpf.datapathMode", "veth"),
@@ -100,11 +100,11 @@ def test_a_node_that_has_everything_gets_everything() -> None:
         ({"nics": []}, "enableIPv6BIGTCP", False),
     ],
 )
-def test_the_least_able_node_decides(other: dict[str, Any], name: str, value: object) -> None:
+def test_a_feature_that_one_node_lacks_is_disabled(other: dict[str, Any], name: str, value: object) -> None:
     assert names(cilium_values([facts(), facts(**other)]))[name] == value
 
 
-def test_what_are_no_facts_is_told() -> None:
+def test_invalid_facts_are_refused() -> None:
     for given in ([], [{}]):
         with pytest.raises(AnsibleFilterError, match="cilium_values"):
             cilium_values(given)
@@ -112,22 +112,24 @@ def test_what_are_no_facts_is_told() -> None:
         preflight_rows({})
 
 
-def test_the_report_tells_all_there_is() -> None:
+def test_the_report_contains_all_facts() -> None:
     rows = preflight_rows(facts())
     assert rows["driver"] == "netkit: the kernel has netkit" and rows["netkit"] == "yes (scrub)"
     assert rows["NICs"] == (
-        "eth0: mlx5_core, MTU 9000, 100000 Mbit/s, packets up to 524280, rings up to 8192/8192, "
+        "eth0: mlx5_core, MTU 9000, 100000 Mbit/s, GSO up to 524280, rings up to 8192/8192, "
         "header split striding_off"
     )
-    assert rows["modules"] == ("Secure Boot on, lockdown integrity, modules must be signed, key not enrolled")
+    assert rows["module signing"] == (
+        "Secure Boot on, lockdown integrity, modules must be signed, key not enrolled"
+    )
     assert rows["SR-IOV"] == "eth0 4" and rows["VFIO"] == "0000:01:00.1"
-    assert rows["other tuners"] == "TuneD balanced" and rows["in the way"] == "nothing"
+    assert rows["other tuning tools"] == "TuneD balanced" and rows["problems"] == "none"
     bare = facts(netkit=False, nics=[], vfio=[])
     assert preflight_rows(copy.deepcopy(bare))["netkit"] == "no"
     assert preflight_rows(bare)["VFIO"] == preflight_rows(bare)["NICs"] == "none"
 
 
-def test_the_neighbours_are_read_from_files(tmp_path: Path) -> None:
+def test_other_software_is_detected_from_files(tmp_path: Path) -> None:
     files = {
         "etc/cni/net.d/05-cilium.conflist": '{"name": "cilium", "plugins": [{"type": "cilium-cni"}]}',
         "etc/cni/net.d/10-old.conf": '{"name": "bridge", "type": "bridge"}',

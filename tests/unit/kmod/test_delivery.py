@@ -156,17 +156,17 @@ def test_a_module_of_another_kernel_or_key_is_refused(fields: dict[str, str], se
 
 def test_the_controller_keeps_a_module_by_its_content(tmp_path: Path) -> None:
     folder = str(tmp_path / "cache/one")
-    assert kernel_module_build.kept(folder) == ""
-    path = kernel_module_build.keep(folder, b"module")
-    assert kernel_module_build.kept(folder) == path and Path(path).read_bytes() == b"module"
+    assert kernel_module_build.cached_module(folder) == ""
+    path = kernel_module_build.store_module(folder, b"module")
+    assert kernel_module_build.cached_module(folder) == path and Path(path).read_bytes() == b"module"
     assert [name.name for name in Path(folder).iterdir()] == [Path(path).name]
 
 
 def test_a_damaged_module_is_never_handed_over(tmp_path: Path) -> None:
-    path = kernel_module_build.keep(str(tmp_path), b"module")
+    path = kernel_module_build.store_module(str(tmp_path), b"module")
     Path(path).write_bytes(b"modulf")
     with pytest.raises(AnsibleActionFail, match="damaged"):
-        kernel_module_build.kept(str(tmp_path))
+        kernel_module_build.cached_module(str(tmp_path))
 
 
 def test_a_play_asks_one_candidate_after_the_other_and_then_says_why(tmp_path: Path) -> None:

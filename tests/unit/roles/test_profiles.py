@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The profiles of node_tuning: values that the modules take, and that an inventory lays its own over."""
+"""The profiles of node_tuning: the modules accept their values, and inventories override them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PROFILES = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__node_tuning_p
 SPEC = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
 
 
-def test_the_profiles_are_those_that_are_documented() -> None:
+def test_all_profiles_are_documented() -> None:
     assert list(PROFILES) == SPEC["node_tuning_profile"]["choices"]
     documented = (ROLE.parents[1] / "docs/tuning.md").read_text()
     assert all(f"`{name}`" in documented for name in PROFILES if name != "none")
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_the_modules_take_a_profile_s_values(name: str) -> None:
+def test_the_modules_accept_the_values_of_a_profile(name: str) -> None:
     profile = PROFILES[name]
     desired = keys.parse(profile["sysctls"])
     settings.parse([{"name": "eth0", **profile["nic"]}])
@@ -58,18 +58,19 @@ PLAY = """
 """
 
 
-def rendered(folder: Path, **given: Any) -> Any:
+def render(folder: Path, **variables: Any) -> Any:
+    """Return the role's values for these inventory variables."""
     play, out = folder / "play.yml", folder / "out.json"
     play.write_text(PLAY.format(role=ROLE, out=out))
     program = Path(sys.executable).parent / "ansible-playbook"
-    words = [str(program), "-i", "localhost,", str(play), "-e", json.dumps(given)]
+    words = [str(program), "-i", "localhost,", str(play), "-e", json.dumps(variables)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(out.read_text())
 
 
-def test_an_inventory_lays_its_values_over_a_profile(tmp_path: Path) -> None:
-    found = rendered(
+def test_inventory_values_override_the_profile(tmp_path: Path) -> None:
+    found = render(
         tmp_path,
         node_tuning_profile="throughput",
         node_tuning_sysctls={"net.core.default_qdisc": "fq_codel", "net.core.optmem_max": 7},
@@ -86,9 +87,9 @@ def test_an_inventory_lays_its_values_over_a_profile(tmp_path: Path) -> None:
     assert found["pods"]["sysctls"] == {"net.core.optmem_max": 7}
 
 
-def test_without_a_profile_an_inventory_says_all(tmp_path: Path) -> None:
+def test_without_a_profile_only_inventory_values_apply(tmp_path: Path) -> None:
     nics = [{"name": "eth0", "mtu": 8264}]
-    found = rendered(tmp_path, node_tuning_nics=nics, node_tuning_boot_args=["a=b"])
+    found = render(tmp_path, node_tuning_nics=nics, node_tuning_boot_args=["a=b"])
     assert found["nics"] == [{"name": "eth0", "mtu": 8264}] and found["boot_args"] == ["a=b"]
     assert found["scale"] in (12, "12")
     assert found["sysctls"] == {"net.ipv4.conf.all.forwarding": 1, "net.ipv6.conf.all.forwarding": 1,
