@@ -53,7 +53,7 @@ def _version(node: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _max_gso_size(node: Mapping[str, Any]) -> int:
-    """Return the smallest gso_max_size in bytes of the NICs with a default route, else of all hardware NICs."""
+    """Return the smallest gso_max_size of the NICs with a default route, else of all hardware NICs."""
     nics = [nic for nic in node["nics"] if nic["default_route"]] or [
         nic for nic in node["nics"] if nic["driver"]
     ]
@@ -75,7 +75,7 @@ def _values(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     result["enableIPv4BIGTCP"] = big and all(
         all(nic.get("gso_ipv4") for nic in node["nics"]) for node in nodes
     )
-    # EDT pacing requires Linux 5.1. BBR in Pods requires that the time stamp survives the change of namespace.
+    # EDT pacing needs Linux 5.1. BBR in Pods needs time stamps that survive the change of namespace.
     result["bandwidthManager"] = {"enabled": oldest >= (5, 1), "bbr": "bpf_skb_set_tstamp" not in missing}
     return result
 

@@ -14,8 +14,8 @@ short_description: List the differences between a node and its desired state
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Combines the results of M(podnet.datapath.sysctl_zc), M(podnet.datapath.boot_args), M(podnet.datapath.nic_tuning) and
-    M(podnet.datapath.meta_device) in check mode into one list.
+  - Combines the results of M(podnet.datapath.sysctl_zc), M(podnet.datapath.boot_args),
+    M(podnet.datapath.nic_tuning) and M(podnet.datapath.meta_device) in check mode into one list.
 options:
   _input:
     description:
@@ -33,9 +33,9 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - A dictionary for each difference. C(scope) is V(node), a Pod's network namespace, a NIC, V(Pods), V(boot) or
-      V(warning). C(what) is the setting or a message, C(current) and C(desired) are its values, and C(other_writers)
-      lists what else sets it.
+    - A dictionary for each difference. C(scope) is V(node), a Pod's network namespace, a NIC, V(Pods),
+      V(boot) or V(warning). C(what) is the setting or a message, C(current) and C(desired) are its values,
+      and C(other_writers) lists what else sets it.
     - If a result failed, its row has the name of the result in C(scope) and the error in C(what).
   type: list
   elements: dict

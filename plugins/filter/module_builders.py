@@ -11,7 +11,8 @@ version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Accepts the return values of M(podnet.datapath.node_info) for each node, and returns a build plan for each
-    distinct kernel of the nodes that need the module. Kernels are equal if release, architecture and version are.
+    distinct kernel of the nodes that need the module. Kernels are equal if release, architecture and
+    version are.
   - Nodes with compiler and headers are preferred.
 positional: batch
 options:
@@ -34,7 +35,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: Build plans by kernel. C(candidates) are the nodes that can build the module, the preferred one first.
+  description: Build plans by kernel. C(candidates) are the nodes that can build, the preferred one first.
   type: dict
   sample:
     "6.1.0-56-amd64 x86_64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-10-01)":

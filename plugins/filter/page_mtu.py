@@ -17,8 +17,8 @@ version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Adds the IP header, the TCP header and the TCP timestamp option to the data.
-  - With the MTU for IPv6, IPv4 packets carry 20 bytes more than whole pages. If both families are used, set the MTU
-    for IPv6, and V(advmss) on the IPv4 routes of both ends.
+  - With the MTU for IPv6, IPv4 packets carry 20 bytes more than whole pages. If both families are used, set
+    the MTU for IPv6, and V(advmss) on the IPv4 routes of both ends.
 options:
   _input:
     description: Number of pages of 4096 bytes in each packet.
