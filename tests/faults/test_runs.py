@@ -217,7 +217,7 @@ def test_revert_that_loses_the_path_is_rolled_back(
     node.link("mgmt", False)
     time.sleep(SOON + 30)
     node.link("mgmt", True)
-    assert back.end() != 0 and "no new connection to the node" in back.output, back.output
+    assert back.end() != 0 and "no fresh connection to the node" in back.output, back.output
     assert "The node rolled back wire0: mtu = 4000" in back.output, back.output
     assert same(node.state(), tuned)
 

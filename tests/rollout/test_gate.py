@@ -204,7 +204,10 @@ def test_gate_is_first_and_last_task_of_each_batch() -> None:
     plays = yaml.safe_load((CHECKOUT / "playbooks/site.yml").read_text())
     batched = [play for play in plays if "serial" in play]
     assert len(batched) == 1
-    for task, entry in ((batched[0]["pre_tasks"][0], "check_failures"), (batched[0]["post_tasks"][-1], "gate")):
+    for task, entry in (
+        (batched[0]["pre_tasks"][0], "check_failures"),
+        (batched[0]["post_tasks"][-1], "gate"),
+    ):
         assert task["ansible.builtin.import_role"] == {"name": "podnet.datapath.fleet", "tasks_from": entry}
         assert task["tags"] == ["always"]
     assert "any_errors_fatal" not in batched[0] and "max_fail_percentage" not in batched[0]
