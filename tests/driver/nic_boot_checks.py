@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
-from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, settings
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, device
 
 COMPETING_FILES = {
     "/etc/systemd/network/30-e1000e.network": "[Match]\nDriver=e1000e\n[Link]\nMTUBytes=1400\n"
@@ -50,10 +50,10 @@ def wrong() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     ethtool = _ethtool.Ethtool()
     try:
-        for device in settings.devices(ethtool):
-            for key in {device.name, device.driver} & {*EXPECTED}:
+        for nic in device.devices(ethtool):
+            for key in {nic.name, nic.driver} & {*EXPECTED}:
                 try:
-                    now = settings.read(ethtool, device.name).values
+                    now = device.read(ethtool, nic.name).values
                 except OSError:  # udev is renaming it
                     continue
                 found[key] = {s: now.get(s) for s, value in EXPECTED[key].items() if now.get(s) != value}
@@ -93,10 +93,10 @@ def reload() -> None:
         bus = "virtio" if driver == "virtio_net" else "pci"
         folder = Path(f"/sys/bus/{bus}/drivers/{driver}")
         wire = Path("/sys/class/net/wire0/device").resolve().name
-        for device in [path.name for path in folder.iterdir() if (path / "net").is_dir()]:
-            if bus == "pci" or device == wire:  # the other virtio NIC has the controller's connection
-                (folder / "unbind").write_text(device)
-                (folder / "bind").write_text(device)
+        for address in [path.name for path in folder.iterdir() if (path / "net").is_dir()]:
+            if bus == "pci" or address == wire:  # the other virtio NIC has the controller's connection
+                (folder / "unbind").write_text(address)
+                (folder / "bind").write_text(address)
     verify()
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
-from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, settings
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, configure, device
 from tests.support import node_checks
 from tests.support.namespaces import command
 
@@ -41,7 +41,7 @@ def state() -> dict[str, _ethtool.Nic]:
     """Return the settings of the checks' NICs by driver."""
     ethtool = _ethtool.Ethtool()
     try:
-        found = {one.driver: settings.read(ethtool, one.name) for one in settings.devices(ethtool)}
+        found = {one.driver: device.read(ethtool, one.name) for one in device.devices(ethtool)}
     finally:
         ethtool.close()
     return {driver: found[driver] for driver in DRIVERS}
@@ -113,9 +113,9 @@ def netdevsim_sets_rings_channels_coalescing_and_pause() -> None:
 def all_values_above_their_maximum_are_reported_at_once() -> None:
     message = refused({"driver": "netdevsim", "rings": {"rx": 5000, "tx": 9999}, "channels": {"combined": 5}})
     assert [line.partition("): ")[2] for line in message.splitlines()] == [
-        "channels.combined = 5 is above the maximum of 4",
-        "rings.rx = 5000 is above the maximum of 4096",
-        "rings.tx = 9999 is above the maximum of 4096",
+        "channels.combined = 5 exceeds the maximum of 4: lower it, or set limit_to_maximum",
+        "rings.rx = 5000 exceeds the maximum of 4096: lower it, or set limit_to_maximum",
+        "rings.tx = 9999 exceeds the maximum of 4096: lower it, or set limit_to_maximum",
     ], message
 
 
@@ -136,7 +136,7 @@ def refusal_restores_nics_changed_before_it() -> None:
              "coalesce": {"rx-usecs": 99}, "pause": {"rx": True}, "mtu": 8264},
         )  # fmt: skip
         assert "(driver netdevsim): the kernel refuses mtu = 8264: " in message, message
-        assert message.endswith("Every NIC is set as it was before."), message
+        assert message.endswith("Every NIC has its former settings."), message
 
     tune({"driver": "netdevsim", "mtu": 1500})
     with_xdp(then)
@@ -161,7 +161,7 @@ def header_split_is_set_or_refused_by_capability() -> None:
     )
     top = state()["netdevsim"].maximum["rings.hds-thresh"]
     message = refused({"driver": "netdevsim", "rings": {"hds-thresh": top + 1}})
-    assert f"rings.hds-thresh = {top + 1} is above the maximum of {top}" in message, message
+    assert f"rings.hds-thresh = {top + 1} exceeds the maximum of {top}" in message, message
 
 
 @CHECKS
@@ -197,7 +197,7 @@ def e1000e_sets_rings_coalescing_and_features() -> None:
 @CHECKS
 def ring_size_rounded_by_e1000e_is_a_failure() -> None:
     message = refused({"driver": "e1000e", "mtu": 8264, "rings": {"rx": 1001}, "coalesce": {"rx-usecs": 30}})
-    assert "(driver e1000e): rings.rx = 1001 was accepted, but is 1008 now" in message, message
+    assert "(driver e1000e): the kernel accepted rings.rx = 1001, but reads back 1008" in message, message
 
 
 @CHECKS
@@ -209,7 +209,7 @@ def all_unsupported_settings_of_e1000e_are_reported_at_once() -> None:
     assert sorted(ends) == [
         "channels.combined is not supported by the driver",
         "coalesce.tx-usecs is not supported by the driver",
-        "features.lro is fixed off, so it cannot be on",
+        "features.lro is fixed off and cannot be set to on",
     ], message
 
 
@@ -237,9 +237,9 @@ def check_and_restore(function: Callable[[], None], former: dict[str, _ethtool.N
     """Run a check, then restore the NICs' former settings."""
     function()
     ethtool = _ethtool.Ethtool()
-    words = settings.restore(ethtool, former.values())
+    words = configure.restore(ethtool, former.values())
     ethtool.close()
-    assert words == "Every NIC is set as it was before." and state() == former, words
+    assert words == "Every NIC has its former settings." and state() == former, words
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool
-from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, persist, revert, settings
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, device, persist, revert
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import revert_node
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
@@ -62,7 +62,7 @@ def node(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
 
 def state(node: Node, root: Path) -> list[Any]:
     with node.ns.inside(node.name):
-        nic = settings.read(ethtool.Ethtool(), "left").values
+        nic = device.read(ethtool.Ethtool(), "left").values
     files = {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     return [node.everything(), nic, files]
 

@@ -166,7 +166,7 @@ def test_refusal_restores_napi_steering_and_qdiscs(node: Node) -> None:
         {"name": "veth1", "channels": {"rx": 0}},
         fails=True,
     )["msg"]
-    assert message.endswith("Every NIC is set as it was before.")
+    assert message.endswith("Every NIC has its former settings.")
     assert node.read("veth0/gro_flush_timeout") == "0"
     assert int(node.read("veth0/queues/rx-0/rps_cpus"), 16) == 0
     assert node.qdiscs("veth0") == before
@@ -183,14 +183,14 @@ def test_qdisc_is_set_for_one_and_many_queues(node: Node) -> None:
 def test_foreign_qdisc_is_kept(node: Node) -> None:
     node.namespaces.run(node.netns, "tc", "qdisc", "add", "dev", "veth0", "root", "handle", "1:", "htb")
     message = node({"name": "veth0", "qdisc": "pfifo"}, fails=True)["msg"]
-    assert "would replace htb, which somebody set up" in message
+    assert "would replace the configured qdisc htb" in message
     assert node.qdiscs("veth0")[0] == "htb"
 
 
 def test_sys_of_another_namespace_is_not_used(node: Node, run_module: RunModule) -> None:
     options = {"name": "veth0", "napi": {"threaded": True}}
     message = run_module("nic_tuning", {"nics": [options]}, node.netns, fails=True)["msg"]
-    assert "napi.threaded cannot be seen" in message
+    assert "napi.threaded is not available in /sys" in message
 
 
 def test_persist_without_systemd_is_refused(node: Node, run_module: RunModule) -> None:
@@ -198,7 +198,7 @@ def test_persist_without_systemd_is_refused(node: Node, run_module: RunModule) -
         pytest.skip("this machine runs systemd, whose units the test would write")
     options = {"nics": [{"name": "veth0", "mtu": 8264}], "persist": True}
     message = run_module("nic_tuning", options, node.netns, fails=True)["msg"]
-    assert message == "persist: needs systemd and udev on this node: set persist: false"
+    assert message == "persist: requires systemd and udev on this node: set persist: false"
     assert "mtu 1500" in node.namespaces.run(node.netns, "ip", "link", "show", "veth0")
 
 

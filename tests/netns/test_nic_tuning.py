@@ -94,7 +94,7 @@ def test_all_nics_are_planned_changed_and_then_unchanged(node: Node) -> None:
 def test_ipv4_sizes_stay_unless_requested(node: Node) -> None:
     if "gso_ipv4_max_size" not in node.state()["veth0"].values:
         message = node.refused({"name": "veth0", "gso_ipv4_max_size": 70000})
-        assert "gso_ipv4_max_size is not known to this kernel" in message
+        assert "gso_ipv4_max_size is not supported by this kernel" in message
         return
     node({"name": "veth0", "gso_max_size": 185000, "gso_ipv4_max_size": 70000, "gro_ipv4_max_size": 80000})
     node({"name": "veth0", "gso_max_size": 65536, "gro_max_size": 60000})
@@ -108,19 +108,22 @@ def test_all_errors_are_reported_before_any_change(node: Node) -> None:
         {"name": "veth1", "mtu": 70000, "channels": {"rx": 5}, "gso_max_size": 600000},
     )
     assert message.splitlines() == [
-        "nics: veth0 (driver veth): features.lro is fixed off, so it cannot be on:"
-        " leave it out, or name it in optional",
+        "nics: veth0 (driver veth): features.lro is fixed off and cannot be set to on:"
+        " remove it, or list it in optional",
         "nics: veth0 (driver veth): rings.rx is not supported by the driver:"
-        " leave it out, or name it in optional",
-        "nics: veth1 (driver veth): mtu = 70000 is above the maximum of 65535",
-        "nics: veth1 (driver veth): gso_max_size = 600000 is above the maximum of 524280",
-        "nics: veth1 (driver veth): channels.rx = 5 is above the maximum of 4",
+        " remove it, or list it in optional",
+        "nics: veth1 (driver veth): mtu = 70000 exceeds the maximum of 65535: lower it, or set"
+        " limit_to_maximum",
+        "nics: veth1 (driver veth): gso_max_size = 600000 exceeds the maximum of 524280: lower it, or set"
+        " limit_to_maximum",
+        "nics: veth1 (driver veth): channels.rx = 5 exceeds the maximum of 4: lower it, or set"
+        " limit_to_maximum",
     ]
 
 
 def test_unknown_nic_is_reported_with_existing_ones(node: Node) -> None:
     message = node.refused({"name": "veth0", "mtu": 8264}, {"name": "eth7"})
-    assert message == "nics: there is no eth7 here; there are: lo, tap0, veth0, veth1"
+    assert message == "nics: no NIC matches eth7; available: lo, tap0, veth0, veth1"
 
 
 def test_unsupported_optional_settings_are_skipped(node: Node) -> None:
@@ -129,8 +132,8 @@ def test_unsupported_optional_settings_are_skipped(node: Node) -> None:
                  "optional": ["rings", "features.lro", "priv_flags"]})  # fmt: skip
     assert [c["name"] for c in done["nics"][0]["changes"]] == ["mtu"]
     assert done["nics"][0]["skipped"] == {
-        "features.lro": "is fixed off, so it cannot be on",
-        "priv_flags.rx_striding_rq": "is no private flag of the driver; it has: none",
+        "features.lro": "is fixed off and cannot be set to on",
+        "priv_flags.rx_striding_rq": "is not a private flag of the driver; available: none",
         "rings.rx": "is not supported by the driver",
     }
 
@@ -142,7 +145,7 @@ def test_refusal_restores_earlier_changes(node: Node) -> None:
         {"name": "veth1", "features": {"tso": False}, "channels": {"rx": 0}},
     )
     assert "veth1 (driver veth): the kernel refuses channels: rx = 0: requested channel counts" in message
-    assert message.endswith("Every NIC is set as it was before.")
+    assert message.endswith("Every NIC has its former settings.")
 
 
 def test_clamped_value_fails_and_restores_everything(node: Node) -> None:
@@ -150,20 +153,17 @@ def test_clamped_value_fails_and_restores_everything(node: Node) -> None:
     message = node.refused(
         {"name": "veth0", "mtu": 8264}, {"name": "tap0", "mtu": 4168, "coalesce": {"rx-frames": 100}}
     )
-    assert "tap0 (driver tun): coalesce.rx-frames = 100 was accepted, but is 64 now" in message
+    assert "tap0 (driver tun): the kernel accepted coalesce.rx-frames = 100, but reads back 64" in message
 
 
 def test_feature_with_missing_dependency_fails(node: Node) -> None:
     message = node.refused({"name": "veth0", "features": {"tx": False, "tso": True}, "mtu": 8264})
-    assert (
-        "features.tx-tcp-segmentation = on was accepted, but is off now: it may need another feature"
-        in message
-    )
+    assert "features.tx-tcp-segmentation = on, but reads back off: it may need another feature" in message
 
 
 def test_mtu_below_ipv6_minimum_is_refused(node: Node, namespaces: Namespaces) -> None:
     namespaces.ip(node.netns, "link set veth0 up", "address add 2001:db8::1/64 dev veth0 nodad")
-    assert "mtu = 1000 would take IPv6 addresses and routes of veth0 away" in node.refused(
+    assert "mtu = 1000 would remove the IPv6 addresses and routes of veth0" in node.refused(
         {"name": "veth0", "mtu": 1000}
     )
     assert node({"name": "veth0", "mtu": 1280})["changed"]
@@ -193,8 +193,10 @@ def test_lower_mtu_of_lower_device_needs_mtu_of_upper_devices(
 
     lower = {"name": "veth0", "mtu": 8264}
     message = node.refused(lower)
-    assert "would lower above0 from 8500 along with it" in message and "give above0 an mtu of 8264" in message
-    assert "would lower above0" in node.refused(lower, {"name": "above0", "mtu": 8400})
+    assert (
+        "would also lower above0 from 8500" in message and "add above0 to nics with an mtu of 8264" in message
+    )
+    assert "would also lower above0" in node.refused(lower, {"name": "above0", "mtu": 8400})
     assert not node(lower, {"name": "above0", "mtu": 8000}, check=True)["nics"][1]["skipped"]
     node(lower, {"name": "above0", "mtu": 8000})
     assert mtus() == [8000, 8264]
@@ -210,6 +212,6 @@ def test_lower_mtu_of_bridge_port_is_checked_for_the_bridge(node: Node, namespac
         "link set veth0 master br0",
         "link add on0 link br0 type macvlan",
     )
-    assert "would lower on0 from 9000 along with it" in node.refused({"name": "veth0", "mtu": 1500})
+    assert "would also lower on0 from 9000" in node.refused({"name": "veth0", "mtu": 1500})
     namespaces.ip(node.netns, "link set on0 mtu 1400")
     assert node({"name": "veth0", "mtu": 1500})["changed"], "the bridge follows its ports"

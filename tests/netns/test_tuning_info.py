@@ -67,4 +67,4 @@ def test_nics_are_reported_with_limits(namespaces: Namespaces, run_module: RunMo
 
 def test_missing_nics_are_reported(namespaces: Namespaces, run_module: RunModule) -> None:
     failed = run_module("nic_info", {"nics": [{"name": "eth7"}]}, namespaces("node"), fails=True)
-    assert "there is no eth7 here" in failed["msg"]
+    assert "no NIC matches eth7" in failed["msg"]

@@ -22,7 +22,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
-from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, persist, revert, settings
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, device, persist, revert
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm, revert_node
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach as _bpf_attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import hooks
@@ -54,7 +54,7 @@ def state() -> dict[str, Any]:
     """Return the settings that a change may touch, and the journal's last checkpoint."""
     ethtool = _ethtool.Ethtool()
     return {
-        "nics": {nic: settings.read(ethtool, nic).values for nic in NICS},
+        "nics": {nic: device.read(ethtool, nic).values for nic in NICS},
         "programs": {nic: programs(nic) for nic in NICS},
         "pins": sorted(str(path) for path in Path("/sys/fs/bpf").rglob("*")),
         "files": {path: digest(path) for path in FILES},

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings of network interfaces, at run time and at boot.
+"""Settings of NICs, at run time and at boot.
 
 Callers: modules, _ops
 May import: _core, _kernel, _node, _rollback

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a lower MTU takes from a node, and a higher one does not give back. Private to this collection.
+"""Find the effects of a lower MTU that restoring the former MTU does not undo.
 
 Sources: addrconf_notify() of net/ipv6/addrconf.c, vlan_device_event() of net/8021q/vlan.c,
 macvlan_device_event() of drivers/net/macvlan.c, br_mtu_auto_adjust() of net/bridge/br_if.c.
@@ -16,29 +16,28 @@ from dataclasses import dataclass
 from .._kernel import netlink
 
 IPV6_MIN_MTU = 1280
-# Kinds whose MTU the kernel lowers along with that of the interface below, and the bytes that they add.
+# Kinds whose MTU the kernel lowers with that of the lower device, and their overhead in bytes.
 _CLAMPED = {"macsec": 32, "macvlan": 0, "macvtap": 0, "vlan": 0}
 _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINK_NETNSID = 4, 5, 10, 37
 
 
 @dataclass(frozen=True)
 class Interface:
-    """An interface, and the indexes of those whose lower MTU it gets, too.
+    """An interface whose MTU follows that of ``lower`` devices, less ``overhead`` bytes.
 
-    ``clamped``: it keeps that when they get a larger one again; a bridge does not. It needs ``overhead``
-    bytes of theirs.
+    With ``clamped`` the kernel lowers its MTU but does not raise it again; a bridge follows both ways.
     """
 
     name: str
     index: int
     mtu: int
-    below: frozenset[int]
+    lower: frozenset[int]
     clamped: bool = True
     overhead: int = 0
 
 
-def above() -> list[Interface]:
-    """Return this network namespace's interfaces that are lowered along with others of it."""
+def stacked_interfaces() -> list[Interface]:
+    """Return the interfaces of this network namespace whose MTU follows that of lower devices in it."""
     bridged: dict[int, set[int]] = {}
     links = []
     for answer in netlink.exchange(
@@ -57,8 +56,8 @@ def above() -> list[Interface]:
         if kind == "bridge":
             found.append(Interface(name, index, mtu, frozenset(bridged.get(index, ())), clamped=False))
         elif kind in _CLAMPED and _IFLA_LINK in link and _IFLA_LINK_NETNSID not in link:
-            below = frozenset({_number(link[_IFLA_LINK])})
-            found.append(Interface(name, index, mtu, below, overhead=_CLAMPED[kind]))
+            lower = frozenset({_number(link[_IFLA_LINK])})
+            found.append(Interface(name, index, mtu, lower, overhead=_CLAMPED[kind]))
     return found
 
 
@@ -77,37 +76,37 @@ def with_ipv6() -> frozenset[str]:
 
 def problems(
     lowered: Mapping[str, tuple[int, int]],
-    wished: Mapping[str, int],
-    others: Sequence[Interface],
+    planned: Mapping[str, int],
+    stacked: Sequence[Interface],
     ipv6: frozenset[str],
 ) -> list[str]:
-    """Return what lower MTUs would take along that no way back would bring.
+    """Return an error for each effect of lower MTUs that a rollback would not undo.
 
-    ``lowered``: index and new MTU by NIC; ``wished``: the MTU of every NIC that is given one in this call;
-    ``others``: as ``above`` returns them.
+    ``lowered`` has index and new MTU by NIC, ``planned`` the MTU of every NIC in this call, ``stacked`` the
+    result of ``stacked_interfaces``.
     """
     found = []
     for nic, (index, mtu) in lowered.items():
-        reached = _reached(index, mtu, others)
-        for name in [nic, *(one.name for one in reached)]:
+        affected = _affected(index, mtu, stacked)
+        for name in [nic, *(one.name for one in affected)]:
             if mtu < IPV6_MIN_MTU and name in ipv6:
                 found.append(
-                    f"nics: {nic}: mtu = {mtu} would take IPv6 addresses and routes of {name} away, as IPv6"
-                    f" needs {IPV6_MIN_MTU}: give at least that, or switch IPv6 off on it"
+                    f"nics: {nic}: mtu = {mtu} would remove the IPv6 addresses and routes of {name}, as IPv6"
+                    f" needs {IPV6_MIN_MTU}: set at least that, or disable IPv6 on it"
                     f" (net.ipv6.conf.{name}.disable_ipv6)"
                 )
-        for one in reached:
+        for one in affected:
             room = mtu - one.overhead
-            if one.clamped and wished.get(one.name, one.mtu) > room:
+            if one.clamped and planned.get(one.name, one.mtu) > room:
                 found.append(
-                    f"nics: {nic}: mtu = {mtu} would lower {one.name} from {one.mtu} along with it, and"
-                    f" nothing would raise that again: give {one.name} an mtu of {room} or less in nics, too"
+                    f"nics: {nic}: mtu = {mtu} would also lower {one.name} from {one.mtu}, and a rollback"
+                    f" would not raise it again: add {one.name} to nics with an mtu of {room} or less"
                 )
     return found
 
 
-def _reached(index: int, mtu: int, others: Sequence[Interface]) -> list[Interface]:
-    """Return the interfaces that an MTU of the one below would lower, those on them as well."""
-    direct = [one for one in others if index in one.below and one.mtu > mtu - one.overhead]
-    further = [more for one in direct for more in _reached(one.index, mtu, others)]
+def _affected(index: int, mtu: int, stacked: Sequence[Interface]) -> list[Interface]:
+    """Return the interfaces that a lower device's MTU would lower, directly or through others."""
+    direct = [one for one in stacked if index in one.lower and one.mtu > mtu - one.overhead]
+    further = [more for one in direct for more in _affected(one.index, mtu, stacked)]
     return list(dict.fromkeys([*direct, *further]))

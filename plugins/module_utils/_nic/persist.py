@@ -1,12 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""NIC settings that outlive a boot and a driver's reload: the same code, started by udev and systemd.
+"""Keep NIC settings over a reboot or driver reload: udev starts a systemd unit with this collection's code.
 
-Private to this collection. What owns a NIC (networkd, NetworkManager, a .link file) holds some settings and
-refuses others, and a .link file of ours would take the place of the one that names the NIC. So a copy of the
-module's own code is kept on the node, and udev has systemd start it whenever one of the NICs appears, after
-the NIC's .link file was applied. What networkd does later is ``_nic.owner``'s.
+A .link file would replace the one that names the NIC, and networkd and NetworkManager support only some of
+the settings. Therefore a copy of this code stays on the node. udev makes systemd start it whenever one of the
+NICs appears, after its .link file was applied. ``_nic.mtu_sources`` handles what networkd sets later.
 
 Sources: systemd.device(5) for SYSTEMD_WANTS, systemd.link(5), udev(7).
 """
@@ -24,8 +23,7 @@ from .._core.bundle import PACKAGE, archive, interpreter
 from .._core.files import DropIn, replace_file
 from .._core.plan import Problem
 from .._node.facts import Node
-from . import owner
-from .owner import MARKER
+from .mtu_sources import MARKER, present_drop_ins
 
 SETTINGS = "/etc/podnet/nics.json"
 PROGRAM = "/usr/local/lib/podnet/nic_tuning.pyz"
@@ -35,11 +33,11 @@ RULES = "/etc/udev/rules.d/99-podnet-nic.rules"
 _MAIN = f"""\
 import json, sys
 from {PACKAGE}._core import plan
-from {PACKAGE}._nic import settings
+from {PACKAGE}._nic import configure
 with open({SETTINGS!r}, encoding="utf-8") as file:
     nics = [nic for nic in json.load(file) if nic["name"] == sys.argv[1]]
 try:
-    result = settings.set_up(nics)
+    result = configure.set_up(nics)
 except plan.Problem as problem:
     sys.exit(str(problem))
 print(json.dumps(result))
@@ -47,12 +45,12 @@ print(json.dumps(result))
 
 
 def program() -> bytes:
-    """Return the module's own code as a program for Python, the same bytes for the same code."""
+    """Return a zip file that Python runs, with this code; the same code gives the same bytes."""
     return archive(_MAIN)
 
 
 def unit(python: str) -> str:
-    """Return the unit that sets up the NIC of its instance's name."""
+    """Return the template unit that applies the settings of the NIC in its instance name."""
     return (
         f"{MARKER}\n[Unit]\nDescription=Settings of the NIC %i\n"
         "After=systemd-networkd.service NetworkManager.service podnet-checkpoint.service\n\n"
@@ -63,8 +61,8 @@ def unit(python: str) -> str:
 def rules(names: Iterable[str]) -> str:
     """Return the udev rules that start the unit of a NIC.
 
-    A NIC that udev renames has its name from a second event, "move", on. systemd starts a unit once for
-    each time that the NIC comes, however many events there are.
+    A NIC that udev renames has its final name from the event "move" on. systemd starts the unit once each
+    time the NIC appears, for any number of events.
     """
     lines = [
         f'ACTION!="remove", SUBSYSTEM=="net", KERNEL=="{name}", TAG+="systemd",'
@@ -74,43 +72,45 @@ def rules(names: Iterable[str]) -> str:
     return "\n".join([MARKER, *lines, ""])
 
 
-def settings(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return the settings of NICs by name, as the program reads them."""
-    kept = []
+def render_settings(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the JSON text that the program reads."""
+    rendered = []
     for entry in entries:
         given = {key: value for key, value in entry.items() if value not in (None, {}, [], "", False)}
-        for selector in ("driver", "pci", "default_route"):  # the name is known by now
+        for selector in ("driver", "pci", "default_route"):  # The entry has the name of the selected NIC.
             given.pop(selector, None)
         if "steering" in given:
-            given["steering"] = {way: cpus for way, cpus in given["steering"].items() if cpus is not None}
-        kept.append(given)
-    return json.dumps(kept, indent=1, sort_keys=True) + "\n"
+            given["steering"] = {
+                option: cpus for option, cpus in given["steering"].items() if cpus is not None
+            }
+        rendered.append(given)
+    return json.dumps(rendered, indent=1, sort_keys=True) + "\n"
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The files of a NIC's settings, as they are or are to be; ``None`` for one that is not there."""
+class BootFiles:
+    """Contents of the files that apply settings at boot, by path; ``None`` if a file is absent."""
 
-    files: Mapping[str, bytes | None]
+    contents: Mapping[str, bytes | None]
 
-    def differing(self, other: Kept) -> list[str]:
-        """Return the files that differ."""
-        paths = sorted({*self.files, *other.files})
-        return [path for path in paths if self.files.get(path) != other.files.get(path)]
+    def differing(self, other: BootFiles) -> list[str]:
+        """Return the paths of files that differ."""
+        paths = sorted({*self.contents, *other.contents})
+        return [path for path in paths if self.contents.get(path) != other.contents.get(path)]
 
-    def after(self, former: Kept) -> Kept:
-        """Return these files, and those of ``former`` that are to go."""
-        return Kept({**dict.fromkeys(former.files), **self.files})
+    def replacing(self, former: BootFiles) -> BootFiles:
+        """Return these files, and the other files of ``former`` as absent."""
+        return BootFiles({**dict.fromkeys(former.contents), **self.contents})
 
 
-def wanted(entries: Sequence[Mapping[str, Any]], drop_ins: Mapping[str, bytes] | None = None) -> Kept:
-    """Return the files that keep ``entries``, and networkd's; without entries there are none."""
+def desired(entries: Sequence[Mapping[str, Any]], drop_ins: Mapping[str, bytes] | None = None) -> BootFiles:
+    """Return the files that apply ``entries`` at boot, networkd's drop-ins included; none without entries."""
     if not entries:
-        return Kept(dict.fromkeys((SETTINGS, PROGRAM, UNIT, RULES)))
-    return Kept(
+        return BootFiles(dict.fromkeys((SETTINGS, PROGRAM, UNIT, RULES)))
+    return BootFiles(
         {
             **(drop_ins or {}),
-            SETTINGS: settings(entries).encode(),
+            SETTINGS: render_settings(entries).encode(),
             PROGRAM: program(),
             UNIT: unit(interpreter()).encode(),
             RULES: rules(entry["name"] for entry in entries).encode(),
@@ -118,41 +118,41 @@ def wanted(entries: Sequence[Mapping[str, Any]], drop_ins: Mapping[str, bytes] |
     )
 
 
-def present(root: str = "/") -> Kept:
-    """Return the files that there are; raises ``Problem`` where one is somebody else's."""
+def read(root: str = "/") -> BootFiles:
+    """Return the present files; raises ``Problem`` if this collection did not write one of them."""
     found: dict[str, bytes | None] = {}
-    for path in (SETTINGS, PROGRAM, UNIT, RULES, *owner.present(root)):
-        here = os.path.join(root, path.lstrip("/"))
+    for path in (SETTINGS, PROGRAM, UNIT, RULES, *present_drop_ins(root)):
+        file_path = os.path.join(root, path.lstrip("/"))
         if path not in (SETTINGS, PROGRAM):
-            DropIn(here, MARKER).read()
+            DropIn(file_path, MARKER).read()
         try:
-            with open(here, "rb") as file:
+            with open(file_path, "rb") as file:
                 found[path] = file.read()
         except FileNotFoundError:
             found[path] = None
-    return Kept(found)
+    return BootFiles(found)
 
 
-def kept_names(root: str = "/") -> list[str]:
-    """Return the NICs whose settings are kept."""
+def persisted_names(root: str = "/") -> list[str]:
+    """Return the NICs whose settings are applied at boot."""
     try:
         return [entry["name"] for entry in json.loads(Node(root).read(SETTINGS) or "[]")]
     except (ValueError, TypeError, KeyError):
         return []
 
 
-def check(root: str = "/") -> None:
-    """Raise ``Problem`` where there is nothing that would start the program."""
+def require_systemd(root: str = "/") -> None:
+    """Raise ``Problem`` if systemd or udev, which start the program, do not run."""
     if not os.path.isdir(os.path.join(root, "run/systemd/system")) or not shutil.which("udevadm"):
-        raise Problem("persist: needs systemd and udev on this node: set persist: false")
+        raise Problem("persist: requires systemd and udev on this node: set persist: false")
 
 
-def write(kept: Kept, root: str = "/") -> None:
-    """Bring the files to ``kept``; raises ``OSError``."""
-    for path, data in kept.files.items():
-        here = os.path.join(root, path.lstrip("/"))
+def write(files: BootFiles, root: str = "/") -> None:
+    """Write or remove all ``files``; raises ``OSError``."""
+    for path, data in files.contents.items():
+        file_path = os.path.join(root, path.lstrip("/"))
         if data is None:
-            DropIn(here, MARKER).write(None)
+            DropIn(file_path, MARKER).write(None)
             continue
-        os.makedirs(os.path.dirname(here), exist_ok=True)
-        replace_file(here, data)
+        os.makedirs(os.path.dirname(file_path), exist_ok=True)
+        replace_file(file_path, data)

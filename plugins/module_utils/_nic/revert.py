@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way back for NICs. Private to this collection."""
+"""Read and restore NIC settings for a rollback."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .._core.plan import Problem, Value, reason
 from .._kernel.ethtool import Ethtool, Nic
 from .._rollback.net_changes import Key
 from .._rollback.revert import GONE, REMOVED, Now
-from . import settings
+from . import configure, device
+from .plan import is_queue_setting
 
 
 class Nics:
     """Settings of NICs."""
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
-        """Return what is; raises ``Problem`` where a NIC is there and cannot be read, as during its reset."""
+        """Return current values; raises ``Problem`` if a NIC cannot be read, for example during its reset."""
         ethtool = Ethtool()
         known: dict[str, Nic | None] = {}
         found: dict[Key, Now] = {}
@@ -30,34 +31,34 @@ class Nics:
                 if key.scope not in known:
                     known[key.scope] = _read(ethtool, key.scope)
                 nic = known[key.scope]
-                absent = REMOVED if settings.of_queue(key.name) else GONE
+                absent = REMOVED if is_queue_setting(key.name) else GONE
                 found[key] = nic.values.get(key.name, absent) if nic else GONE
         finally:
             ethtool.close()
         return found
 
-    def write(self, wished: Mapping[Key, Value]) -> None:
-        """Set NICs to former values; one that cannot be keeps none of the others; raises ``Problem``."""
+    def write(self, desired: Mapping[Key, Value]) -> None:
+        """Set original values; raises ``Problem`` after all NICs were tried."""
         ethtool = Ethtool()
-        # What a queue did not have, as it was not there, goes with it.
+        # The settings of a queue that did not exist disappear with it.
         due = {
             key: value
-            for key, value in wished.items()
-            if value is not None or not settings.of_queue(key.name)
+            for key, value in desired.items()
+            if value is not None or not is_queue_setting(key.name)
         }
-        left = sorted({key.scope for key in due})
+        remaining = sorted({key.scope for key in due})
         tried: list[str] = []
         problems: list[str] = []
         try:
-            # Again while that helps: an interface has to wait for the larger MTU of the one below it.
-            while left and left != tried:
-                tried, left, problems = left, [], []
+            # Repeat while it helps: the larger MTU of the lower device has to be set first.
+            while remaining and remaining != tried:
+                tried, remaining, problems = remaining, [], []
                 for name in tried:
                     former: dict[str, Any] = {key.name: v for key, v in due.items() if key.scope == name}
                     try:
                         _write(ethtool, name, former)
                     except Problem as problem:
-                        left.append(name)
+                        remaining.append(name)
                         problems.append(str(problem))
         finally:
             ethtool.close()
@@ -66,9 +67,9 @@ class Nics:
 
 
 def _read(ethtool: Ethtool, name: str) -> Nic | None:
-    """Return a NIC, ``None`` where there is none of that name; raises ``Problem``."""
+    """Return a NIC, ``None`` if it does not exist; raises ``Problem``."""
     try:
-        return settings.read(ethtool, name)
+        return device.read(ethtool, name)
     except OSError as error:
         if name in (name for dummy, name in socket.if_nameindex()):
             raise Problem(f"{name} cannot be read: {reason(error)}") from None
@@ -80,12 +81,14 @@ def _write(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> None:
     now = _read(ethtool, name)
     if now is None:
         return
-    wanted = {name: value for name, value in former.items() if name in now.wanted}
-    as_it_was = replace(now, values={**now.values, **former}, wanted={**now.wanted, **wanted})
-    said = settings.restore(ethtool, [as_it_was])
+    requested = {name: value for name, value in former.items() if name in now.wanted}
+    original = replace(now, values={**now.values, **former}, wanted={**now.wanted, **requested})
+    message = configure.restore(ethtool, [original])
     after = _read(ethtool, name)
-    # Of a queue that did not come back, as somebody else changed their number, nothing can be set.
-    there = {s: v for s, v in former.items() if after and (s in after.values or not settings.of_queue(s))}
-    missed = settings.missed(after, there) if after else []
-    if missed:
-        raise Problem("\n".join([*missed, said]))
+    if after is None:
+        return
+    # If others changed the number of queues, the settings of missing queues cannot be restored.
+    present = {s: v for s, v in former.items() if s in after.values or not is_queue_setting(s)}
+    problems = configure.not_applied(after, present)
+    if problems:
+        raise Problem("\n".join([*problems, message]))

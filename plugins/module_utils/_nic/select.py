@@ -1,10 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which NICs an entry means: by name, driver, PCI address, or that it carries the default route.
-
-Private to this collection.
-"""
+"""Select NICs by name, driver, PCI address or default route."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ SELECTORS = ("name", "driver", "pci", "default_route")
 
 @dataclass(frozen=True)
 class Device:
-    """An interface, by what it can be selected by. ``bus`` is a PCI address, or what the driver says."""
+    """An interface with the properties that select it. ``bus`` is a PCI address or the driver's bus info."""
 
     name: str
     driver: str = ""
@@ -29,11 +26,11 @@ class Device:
 
 
 def _pci(address: str) -> str:
-    """Return a PCI address in full: ``3b:00.0`` is in domain 0000."""
+    """Return a PCI address with its domain; ``3b:00.0`` is in domain 0000."""
     return f"0000:{address}" if re.fullmatch(r"[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]", address) else address
 
 
-def _meant(selector: str, value: Any, devices: Sequence[Device]) -> list[str]:
+def _matching(selector: str, value: Any, devices: Sequence[Device]) -> list[str]:
     if selector == "name":
         return [device.name for device in devices if device.name == value]
     if selector == "driver":
@@ -43,35 +40,35 @@ def _meant(selector: str, value: Any, devices: Sequence[Device]) -> list[str]:
     return [device.name for device in devices if device.default_route]
 
 
-def _there(selector: str, devices: Sequence[Device]) -> str:
-    """Return what there is to select by, for a message."""
+def _available(selector: str, devices: Sequence[Device]) -> str:
+    """Return the values that would match, for an error."""
     if selector == "default_route":
-        return "no interface here has one"
+        return "no interface has a default route"
     values = {device.name if selector == "name" else device.driver if selector == "driver" else device.bus
               for device in devices}  # fmt: skip
-    return f"there are: {listed(sorted(values - {''}))}"
+    return f"available: {listed(sorted(values - {''}))}"
 
 
 def select(entries: Iterable[Mapping[str, Any]], devices: Sequence[Device]) -> list[dict[str, Any]]:
-    """Return an entry for each NIC that is meant, with its ``name``; raises ``Problem``."""
+    """Return an entry for each selected NIC, with its ``name``; raises ``Problem``."""
     found: list[dict[str, Any]] = []
     problems = []
-    by: dict[str, str] = {}
+    selected_by: dict[str, str] = {}
     for entry in entries:
         given = [selector for selector in SELECTORS if entry.get(selector)]
         if len(given) != 1:
-            problems.append(f"nics: an entry has {listed(given)} of {listed(SELECTORS)}: give exactly one")
+            problems.append(f"nics: an entry has {listed(given)} of {listed(SELECTORS)}: set exactly one")
             continue
         selector, value = given[0], entry[given[0]]
         shown = str(value) if selector == "name" else f"{selector}: {value}"
-        names = _meant(selector, value, devices)
+        names = _matching(selector, value, devices)
         if not names:
-            problems.append(f"nics: there is no {shown} here; {_there(selector, devices)}")
+            problems.append(f"nics: no NIC matches {shown}; {_available(selector, devices)}")
         for name in names:
-            if by.setdefault(name, shown) != shown or name in [one["name"] for one in found]:
+            if selected_by.setdefault(name, shown) != shown or name in [one["name"] for one in found]:
                 problems.append(
-                    f"nics: {name} is listed twice, by {by[name]} and by {shown}: put all its settings into"
-                    " one entry"
+                    f"nics: {name} is listed twice, by {selected_by[name]} and by {shown}: merge its settings"
+                    " into one entry"
                 )
             found.append({**entry, "name": name})
     if problems:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import arguments
-from ansible_collections.podnet.datapath.plugins.module_utils._nic import settings
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import request
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import keys, window
 
 ROLE = Path(__file__).resolve().parents[3] / "roles/node_tuning"
@@ -33,7 +33,7 @@ def test_all_profiles_are_documented() -> None:
 def test_the_modules_accept_the_values_of_a_profile(name: str) -> None:
     profile = PROFILES[name]
     desired = keys.parse(profile["sysctls"])
-    settings.parse([{"name": "eth0", **profile["nic"]}])
+    request.parse([{"name": "eth0", **profile["nic"]}])
     risky = arguments.risks(arguments.parse(profile["boot_args"]))
     assert bool(risky) == (name == "talk")
     current = {window.TCP_RMEM: "4096 131072 6291456", window.TCP_WMEM: "4096 16384 4194304"}

@@ -1,0 +1,184 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Apply a plan to NICs, compare the result, and restore former settings if a write fails."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from .._core.plan import Change, Problem, reason, shown
+from .._kernel.ethtool import Ethtool, Nic, Setting
+from .device import devices, read
+from .plan import (
+    NicPlan,
+    PlannedNic,
+    Step,
+    changes,
+    depends_on_queues,
+    former_settings,
+    is_queue_setting,
+    plan,
+    step_settings,
+    steps,
+)
+from .request import parse
+from .resolve import resolve_on_node
+from .select import select
+from .write import NotSupported, write_step
+
+
+def read_plan(ethtool: Ethtool, nics: Sequence[Mapping[str, Any]]) -> NicPlan:
+    """Read the selected NICs and return their plan; raises ``Problem`` if an entry selects none."""
+    entries = select(nics, devices(ethtool))
+    current = [(read(ethtool, desired.nic), desired) for desired in parse(entries)]
+    return plan([(nic, desired, resolve_on_node(nic, desired)) for nic, desired in current], entries)
+
+
+def set_up(nics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Apply the settings of NICs without a journal, as at boot; return what changed.
+
+    Raises ``Problem``; then every NIC has its former settings.
+    """
+    ethtool = Ethtool()
+    try:
+        found = read_plan(ethtool, nics)
+        found.require_valid()
+        apply(ethtool, found)
+    finally:
+        ethtool.close()
+    return report(found)
+
+
+def apply(ethtool: Ethtool, found: NicPlan) -> None:
+    """Change NICs one after the other, then read them again and compare.
+
+    Raises ``Problem`` if the kernel refuses or limits a value; then every NIC has its former settings.
+    """
+    touched: list[Nic] = []
+    problems: list[str] = []
+    planned = [one for one in found.nics if one.changes]
+    try:
+        for one in planned:
+            touched.append(one.nic)
+            first = [change for change in one.changes if not depends_on_queues(change.name)]
+            write_steps(
+                functools.partial(read, ethtool, one.nic.name),
+                functools.partial(write_step, ethtool, one.nic),
+                steps(one.nic, first),
+            )
+        for one in planned:
+            resolved = one.resolved.settings.items()
+            settings = {s: value for s, value in resolved if s == "qdisc" or not depends_on_queues(s)}
+            settings.update(_write_queue_settings(ethtool, one))
+            problems += not_applied(read(ethtool, one.nic.name), settings)
+        if problems:
+            raise Problem("\n".join(problems))
+    except (OSError, Problem) as problem:
+        raise Problem(f"{problem}\n{restore(ethtool, reversed(touched))}") from None
+
+
+def _write_queue_settings(ethtool: Ethtool, one: PlannedNic) -> dict[str, Setting]:
+    """Set the queues and interrupts that exist now; return their settings."""
+    nic = read(ethtool, one.nic.name)
+    resolved = resolve_on_node(nic, one.desired).settings.items()
+    settings = {setting: value for setting, value in resolved if depends_on_queues(setting)}
+    for step in steps(nic, changes(nic, settings)):
+        write_step(ethtool, nic, step)
+    return settings
+
+
+def write_steps(current: Callable[[], Nic], write: Callable[[Step], None], due: Iterable[Step]) -> None:
+    """Write steps in order, without changes that an earlier step already caused.
+
+    A step that the driver does not support is retried after all others: mlx5, for example, turns on HW-GRO
+    for a header split, and up to Linux 6.12 does not support the split as a setting.
+    """
+    waiting = [(step, False) for step in due]
+    while waiting:
+        step, retried = waiting.pop(0)
+        nic = current()
+        remaining = changes(nic, step_settings(step))
+        for part in [step] if remaining and step[0] == "sizes" else steps(nic, remaining):
+            try:
+                write(part)
+            except NotSupported:
+                if retried:
+                    raise
+                waiting.append((part, True))
+
+
+def not_applied(nic: Nic, settings: Mapping[str, Setting]) -> list[str]:
+    """Return an error for each setting that reads back with another value."""
+    problems = []
+    for setting, value in settings.items():
+        current = nic.values.get(setting)
+        if current != value:
+            cause = "it may need another feature" if setting in nic.wanted else "request that or remove it"
+            problems.append(
+                f"nics: {nic.name} (driver {nic.driver}): the kernel accepted {setting} = {shown(value)},"
+                f" but reads back {shown(current)}: {cause}"
+            )
+    return problems
+
+
+def restore(ethtool: Ethtool, nics: Iterable[Nic]) -> str:
+    """Set NICs to former settings; return a message with the result."""
+    failed = []
+    for former in nics:
+        try:
+            current = functools.partial(read, ethtool, former.name)
+            failed += restore_steps(current, functools.partial(write_step, ethtool, former), former)
+        except OSError as error:
+            failed.append(f"{former.name}: {reason(error)}")
+    return f"Not restored: {'; '.join(failed)}." if failed else "Every NIC has its former settings."
+
+
+def restore_steps(current: Callable[[], Nic], write: Callable[[Step], None], former: Nic) -> list[str]:
+    """Write the steps that restore a NIC; return errors."""
+    failed: list[str] = []
+    # Features as they were active, then as they were requested: a feature that was requested but not active
+    # has to be off before the setting that it needs can be turned off.
+    for requested in (False, True):
+        nic = current()
+        failed.clear()
+        for step in steps(nic, changes(nic, former_settings(nic, former, requested))):
+            try:
+                write(step)
+            except Problem as problem:
+                failed.append(str(problem))
+    return failed
+
+
+def observed_changes(nics: Iterable[Nic]) -> list[Change]:
+    """Return all settings of NICs that differ now, including those that others changed along with them.
+
+    The settings of a removed queue became ``None``: a rollback restores them with the queue.
+    """
+    ethtool = Ethtool()
+    try:
+        pairs = [(former, read(ethtool, former.name)) for former in nics]
+    finally:
+        ethtool.close()
+    return [
+        Change(setting, value, now.values.get(setting), now.name)
+        for former, now in pairs
+        for setting, value in former.values.items()
+        if (setting in now.values or is_queue_setting(setting)) and now.values.get(setting) != value
+    ]
+
+
+def report(found: NicPlan) -> list[dict[str, Any]]:
+    """Return the changes of each NIC as the module returns them."""
+    return [
+        {
+            "name": one.nic.name,
+            "driver": one.nic.driver,
+            "changes": [change.as_dict() for change in one.changes],
+            "skipped": dict(one.resolved.skipped),
+            "limited": dict(one.resolved.limited),
+        }
+        for one in found.nics
+    ]
