@@ -22,7 +22,7 @@ from tests.support import node_checks
 
 MARK = "SECURE_BOOT "
 KERNEL = os.uname().release
-ENROLLED, UNKNOWN = "enrolled.pem", "unknown.pem"
+ENROLLED, UNKNOWN = (str(Path(f"{name}.pem").resolve()) for name in ("enrolled", "unknown"))
 CHECKS = node_checks.Checks()
 
 
