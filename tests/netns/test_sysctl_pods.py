@@ -92,8 +92,7 @@ def test_node_wide_sysctl_is_refused_for_pods(node: Node) -> None:
     before = node.rmem()
     message = node(pods={"sysctls": {"kernel.panic": 5, "net.ipv4.tcp_sack": 0}}, fails=True)["msg"]
     assert message == (
-        "pods: sysctls: kernel.panic is one for the whole node in this kernel, and sysctls does not set it:"
-        " set it to 5 there"
+        "pods: sysctls: kernel.panic is global in this kernel, and sysctls does not set it: set it to 5 there"
     )
     assert node.rmem() == before and not node.file.exists()
     panic = Path("/proc/sys/kernel/panic").read_text().strip()
@@ -104,7 +103,7 @@ def test_refusal_in_a_pod_restores_node_and_pods(node: Node) -> None:
     before = node.rmem()
     message = node(pods={"sysctls": {"net.ipv4.tcp_congestion_control": "nosuch"}}, fails=True)["msg"]
     assert message.startswith(f"pods: {node.pods[0]}: sysctls: the kernel refuses net.ipv4.tcp_congestion")
-    assert message.endswith("Elsewhere: Every sysctl has its former value.")
+    assert message.endswith("Other namespaces: Every sysctl has its former value.")
     assert node.rmem() == before and not node.file.exists()
 
 

@@ -157,7 +157,7 @@ def test_refused_value_restores_everything(node: Node, namespaces: Namespaces) -
 def test_value_changed_by_the_kernel_is_a_failure(node: Node) -> None:
     # Inverted bounds: the kernel stores "nobody" and reports success.
     message = refused(node, {"net.ipv4.ping_group_range": "200 100", "net.ipv4.tcp_sack": 0})
-    assert "accepted net.ipv4.ping_group_range = 200 100, but made it '1 0'" in message
+    assert "accepted net.ipv4.ping_group_range = 200 100, but reads back '1 0'" in message
 
 
 def test_unknown_and_read_only_sysctls_are_reported_first(node: Node) -> None:

@@ -22,7 +22,8 @@ from .._rollback import arm, journal, revert
 from .._rollback.arm import Confirmation
 from .._rollback.net_changes import Key, NetChanges, net_changes
 from .._rollback.revert import GONE, Now, Subsystem
-from .._sysctl.keys import Tree, path_of
+from .._sysctl.keys import path_of
+from .._sysctl.tree import Tree
 
 SUBSYSTEMS = ("programs", "nics", "boot_args", "sysctls")  # in the order of the way back
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read sysctls of a node and its Pods, and who else sets them."""
+"""Return sysctls of a node and its Pods, TCP window scales, and other writers."""
 
 from __future__ import annotations
 
@@ -9,56 +9,59 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._kernel import sock_diag
-from . import apply, window
-from .keys import Tree, name_of, parse
+from . import window
+from .keys import name_of, parse
+from .namespaces import NODE, Netns, initial_values, selected_pods
+from .plan import WITHOUT_EFFECT
+from .tree import Tree
 from .writers import writers
 
 
 def _scale(tree: Tree, rmem_max: int) -> int | None:
-    """Return the scale that new connections announce here, none without scaling."""
+    """Return the scale of new connections in the entered namespace, ``None`` without window scaling."""
     if tree.read(window.WINDOW_SCALING) == "0":
         return None
     return window.window_scale(int(tree.read(window.TCP_RMEM).split()[2]), rmem_max)
 
 
-def _scales(place: apply.Place, tree: Tree, rmem_max: int) -> dict[str, Any]:
-    """Return what is known of windows in one place; ``connections`` is none where they cannot be listed."""
-    with place.entered():
+def _window_facts(namespace: Netns, tree: Tree, rmem_max: int) -> dict[str, Any]:
+    """Return the window scales of a namespace; ``connections`` is ``None`` if they cannot be listed."""
+    with namespace.entered():
         try:
             connections = sock_diag.by_scale(sock_diag.connections())
         except OSError:
             connections = None
-        return {"netns": place.name, "window_scale": _scale(tree, rmem_max), "connections": connections}
+        return {"netns": namespace.name, "window_scale": _scale(tree, rmem_max), "connections": connections}
 
 
 def sysctls(keys: Sequence[str], pods: Mapping[str, Any] | None, root: str = "/") -> dict[str, Any]:
-    """Return what is known of ``keys`` on a node and in its Pods; raises ``Problem``."""
+    """Return the facts of ``keys`` on a node and in its Pods; raises ``Problem``."""
     tree = Tree()
     paths = list(parse(dict.fromkeys(keys, "")))
     current = tree.current(paths)
-    begins = apply.new_namespace(tree, paths)
+    initial = initial_values(tree, paths)
     others = writers(current, "", root)
     rmem_max = int(tree.read(window.RMEM_MAX)) if tree.exists(window.RMEM_MAX) else 0
-    with apply.places(pods) as (places, left):
-        in_pods: dict[str, dict[str, str]] = {path: {} for path in begins}
-        for place in places:
-            with place.entered():
-                for path in begins:
-                    in_pods[path][place.name] = tree.read(path)
-        windows = [_scales(place, tree, rmem_max) for place in (apply.Place(), *places)]
+    with selected_pods(pods) as (selected, skipped):
+        in_pods: dict[str, dict[str, str]] = {path: {} for path in initial}
+        for pod in selected:
+            with pod.entered():
+                for path in initial:
+                    in_pods[path][pod.name] = tree.read(path)
+        windows = [_window_facts(namespace, tree, rmem_max) for namespace in (NODE, *selected)]
     return {
         "sysctls": [
             {
                 "key": name_of(path),
                 "value": current[path],
-                "scope": "namespace" if path in begins else "node",
-                "new_namespace": begins.get(path),
+                "scope": "namespace" if path in initial else "node",
+                "new_namespace": initial.get(path),
                 "pods": in_pods.get(path, {}),
                 "other_writers": [writer.as_dict() for writer in others if writer.path == path],
-                "without_effect": apply.WITHOUT_EFFECT.get(path, ""),
+                "without_effect": WITHOUT_EFFECT.get(path, ""),
             }
             for path in paths
         ],
         "windows": windows,
-        "pods_skipped": left,
+        "pods_skipped": skipped,
     }

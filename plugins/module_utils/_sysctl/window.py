@@ -1,9 +1,8 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The TCP window scale: what the kernel picks, and the buffers that make it pick another.
+"""Compute the TCP window scale that the kernel chooses, and buffer sizes that result in a given one.
 
-Private to this collection.
 Source: tcp_select_initial_window() of net/ipv4/tcp_output.c.
 """
 
@@ -23,23 +22,23 @@ _INT_MAX = 2**31 - 1
 
 
 def window_scale(tcp_rmem_max: int, rmem_max: int) -> int:
-    """Return the scale that the kernel picks for a new connection, by tcp_select_initial_window().
+    """Return the scale of a new connection, as tcp_select_initial_window() computes it.
 
-    Both arguments in bytes. A socket that sets SO_RCVBUF itself may get a smaller one.
+    Both arguments are in bytes. A socket that sets SO_RCVBUF may get a smaller scale.
     """
     space = min(max(tcp_rmem_max, rmem_max), 65535 << MAX_SCALE)
     return min(max(space.bit_length() - 1 - 15, 0), MAX_SCALE)
 
 
 def window_bounds(scale: int) -> tuple[int, int]:
-    """Return the smallest and largest number of bytes that give ``scale``."""
+    """Return the smallest and largest buffer size in bytes that result in ``scale``."""
     low = 1 << (15 + scale) if scale else 1
     high = (1 << (16 + scale)) - 1 if scale < MAX_SCALE else _INT_MAX
     return low, high
 
 
 def _numbers(name: str, value: str, count: int) -> list[int]:
-    """Return the numbers in a value; raises ``Problem`` where it is not ``count`` of them."""
+    """Return the numbers in a value; raises ``Problem`` if there are not exactly ``count``."""
     try:
         numbers = [int(word) for word in value.split()]
     except ValueError:
@@ -50,40 +49,42 @@ def _numbers(name: str, value: str, count: int) -> list[int]:
 
 
 def solve_window(scale: int, desired: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
-    """Return the further values with which the kernel picks ``scale``, for any current ones.
+    """Return the values that result in ``scale``, in addition to ``desired``.
 
-    What fits already is kept: a tcp_rmem within the scale's bounds, a larger tcp_wmem. The sender's
-    buffer is made as large as the window that it may have to fill. Nothing is chosen for keys in
-    ``desired``; net.core.rmem_max, which other programs rely on, is never chosen.
+    Suitable current values are kept: a tcp_rmem within the scale's bounds, a larger tcp_wmem. The send
+    buffer becomes at least as large as the window. Keys in ``desired`` and net.core.rmem_max, which other
+    programs rely on, are never changed.
 
-    ``current`` must hold both tcp_*mem; rmem_max counts as 0 where it is missing.
-    Raises ``Problem`` where the scale cannot be had with what is asked for besides.
+    ``current`` must have both tcp_*mem; a missing rmem_max counts as 0. Raises ``Problem`` if ``desired`` or
+    rmem_max exclude the scale.
     """
     if not 0 <= scale <= MAX_SCALE:
         raise Problem(f"window_scale: {scale} is not between 0 and {MAX_SCALE}")
     low, high = window_bounds(scale)
     if desired.get(WINDOW_SCALING, "1") == "0":
-        raise Problem(f"window_scale: {scale} needs {name_of(WINDOW_SCALING)} 1, but sysctls has 0")
+        raise Problem(
+            f"window_scale: {scale} requires {name_of(WINDOW_SCALING)} = 1, but sysctls sets it to 0"
+        )
 
     (rmem_max,) = _numbers(name_of(RMEM_MAX), desired.get(RMEM_MAX, current.get(RMEM_MAX, "0")), 1)
     if rmem_max > high:
-        picked = window_scale(0, rmem_max)
-        remedy = f"ask for window_scale {picked}, or set {name_of(RMEM_MAX)} in sysctls to {high} at most"
+        actual = window_scale(0, rmem_max)
+        remedy = f"request window_scale {actual}, or set {name_of(RMEM_MAX)} in sysctls to at most {high}"
         raise Problem(
-            f"window_scale: {name_of(RMEM_MAX)} is to be {rmem_max}, which gives {picked}: {remedy}"
+            f"window_scale: {name_of(RMEM_MAX)} = {rmem_max} in sysctls gives {actual}: {remedy}"
             if RMEM_MAX in desired
-            else f"window_scale: {name_of(RMEM_MAX)} is {rmem_max}, with which the kernel picks {picked},"
-            f" whatever {name_of(TCP_RMEM)} is: {remedy} (other programs may rely on it)"
+            else f"window_scale: {name_of(RMEM_MAX)} is {rmem_max}, so the kernel uses {actual} with"
+            f" any {name_of(TCP_RMEM)}: {remedy} (other programs may rely on it)"
         )
 
     solved = {WINDOW_SCALING: "1"}
     if TCP_RMEM in desired:
         largest = _numbers(name_of(TCP_RMEM), desired[TCP_RMEM], 3)[2]
-        picked = window_scale(largest, rmem_max)
-        if picked != scale:
+        actual = window_scale(largest, rmem_max)
+        if actual != scale:
             raise Problem(
-                f"window_scale: {name_of(TCP_RMEM)} {desired[TCP_RMEM]!r} in sysctls gives {picked}, not"
-                f" {scale}: leave it out, or make its last number {low} to {high}"
+                f"window_scale: {name_of(TCP_RMEM)} {desired[TCP_RMEM]!r} in sysctls gives {actual}, not"
+                f" {scale}: remove it, or set its last number to {low} to {high}"
             )
     else:
         minimum, default, largest = _numbers(name_of(TCP_RMEM), current[TCP_RMEM], 3)

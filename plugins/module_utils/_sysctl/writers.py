@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who sets sysctls: the file of this collection, and others. Private to this collection.
+"""Render this collection's sysctl.d file, and find other files and programs that set the same keys.
 
 Sources: sysctl.d(5); tuned.conf(5), tuned-main.conf(5) and plugin_sysctl.py of TuneD; Reinitialize() of
 pkg/datapath/loader/base.go of Cilium.
@@ -16,17 +16,18 @@ from dataclasses import dataclass
 
 from .._node.drop_ins import in_order, options
 from .._node.facts import Node
-from .keys import name_of, normal, order
+from .keys import name_of, normalize
+from .order import order
 
 MARKER = "# Written by podnet.datapath.sysctl_zc: changes made here are lost."
 
-# Where files are read from, by their names over all folders; of two of one name the first folder's counts.
+# Files are read in the order of their names; a file hides those of the same name in later directories.
 FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
-# Not read at boot by systemd, but read last of all by `sysctl --system`.
+# systemd does not read it at boot; `sysctl --system` reads it last.
 LAST_FILE = "/etc/sysctl.conf"
-# The first folder that has a profile counts.
+# TuneD uses a profile of the first directory that has it.
 TUNED_FOLDERS = ("/etc/tuned/profiles", "/etc/tuned", "/usr/lib/tuned/profiles", "/usr/lib/tuned")
-# What cilium-agent writes whenever it starts, whatever its options.
+# cilium-agent writes these at every start, with any options.
 CILIUM_AGENT = {
     "net/core/bpf_jit_enable": "1",
     "net/ipv4/conf/all/rp_filter": "0",
@@ -44,7 +45,7 @@ def render(desired: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Writer:
-    """Somebody else who sets a key. ``wins``: after our file is read, or there is none of ours."""
+    """A file or program that sets a key. ``wins``: it overrides this collection's file, if there is one."""
 
     by: str
     file: str
@@ -67,34 +68,34 @@ class Writer:
 
 
 def assignments(text: str) -> Iterator[tuple[str, str]]:
-    """Yield path (or pattern) and value of each assignment in a file of sysctl.d."""
+    """Yield path (or pattern) and value of each assignment in a sysctl.d file."""
     for line in text.splitlines():
         key, separator, value = line.strip().partition("=")
         key = key.strip()
         if not separator or key[:1] in ("#", ";"):
             continue
-        key = key[1:] if key.startswith("-") else key  # "-": errors do not matter
+        key = key[1:] if key.startswith("-") else key  # "-": errors are ignored
         first = next((character for character in key if character in "./"), "/")
-        yield (key if first == "/" else key.translate(str.maketrans("./", "/."))), normal(value)
+        yield (key if first == "/" else key.translate(str.maketrans("./", "/."))), normalize(value)
 
 
 def files(node: Node) -> list[str]:
-    """Return the files that set sysctls, in the order of reading."""
+    """Return the sysctl.d files in the order in which they are read."""
     last = os.path.realpath(node.path(LAST_FILE))
     found = [path for path in in_order(node, FOLDERS) if os.path.realpath(node.path(path)) != last]
     return found + [LAST_FILE] * node.exists(LAST_FILE)
 
 
-def _in_sysctl_d(wanted: Mapping[str, str], own: str, root: str) -> Iterator[Writer]:
+def _in_sysctl_d(desired: Mapping[str, str], drop_in: str, root: str) -> Iterator[Writer]:
     node = Node(root)
     for file in files(node):
-        if os.path.realpath(node.path(file)) == os.path.realpath(own):
+        if os.path.realpath(node.path(file)) == os.path.realpath(drop_in):
             continue
         by = "Cilium" if "cilium" in os.path.basename(file) else "sysctl.d"
-        wins = not own or file == LAST_FILE or os.path.basename(file) > os.path.basename(own)
+        wins = not drop_in or file == LAST_FILE or os.path.basename(file) > os.path.basename(drop_in)
         for pattern, value in assignments(node.read(file)):
-            for path in fnmatch.filter(wanted, pattern):
-                if value != wanted[path]:
+            for path in fnmatch.filter(desired, pattern):
+                if value != desired[path]:
                     yield Writer(by, file, path, value, wins)
 
 
@@ -102,12 +103,12 @@ def _in_sysctl_d(wanted: Mapping[str, str], own: str, root: str) -> Iterator[Wri
 
 
 def _section(node: Node, file: str, section: str) -> dict[str, str]:
-    """Return the settings of a section of a file of TuneD."""
+    """Return the settings in a section of a TuneD file."""
     return {name: value for where, name, value in options(node.read(file)) if where == section}
 
 
 def _profiles(node: Node, names: str, seen: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
-    """Yield name and file of TuneD profiles, those that they include before them."""
+    """Yield name and file of TuneD profiles, included profiles first."""
     for name in names.replace(",", " ").replace(";", " ").split():
         paths = [f"{folder}/{name}/tuned.conf" for folder in TUNED_FOLDERS]
         file = next(filter(node.exists, paths), None)
@@ -117,25 +118,25 @@ def _profiles(node: Node, names: str, seen: frozenset[str] = frozenset()) -> Ite
             yield name, file
 
 
-def _in_tuned(wanted: Mapping[str, str], own: str, root: str) -> Iterator[Writer]:
-    """Yield what TuneD's active profile sets, the last assignment to each key."""
+def _in_tuned(desired: Mapping[str, str], drop_in: str, root: str) -> Iterator[Writer]:
+    """Yield the last assignment to each key in TuneD's active profile."""
     node = Node(root)
     active = node.read("/etc/tuned/active_profile")
     main = _section(node, "/etc/tuned/tuned-main.conf", "")
-    # TuneD reads /etc/sysctl.d and /run/sysctl.d again after its own values, unless told not to.
-    again = main.get("reapply_sysctl", "1").lower() in ("1", "true", "yes", "on")
-    wins = not (again and os.path.dirname(own) in ("/etc/sysctl.d", "/run/sysctl.d"))
+    # By default TuneD applies /etc/sysctl.d and /run/sysctl.d again after its drop_in values.
+    reapplied = main.get("reapply_sysctl", "1").lower() in ("1", "true", "yes", "on")
+    wins = not (reapplied and os.path.dirname(drop_in) in ("/etc/sysctl.d", "/run/sysctl.d"))
     last: dict[str, Writer] = {}
     for name, file in _profiles(node, active):
         for key, text in _section(node, file, "sysctl").items():
             dummy, value = next(assignments(f"{key}={text}"), ("", ""))
             path = key.translate(str.maketrans("./", "/."))
-            if path in wanted:
+            if path in desired:
                 last[path] = Writer(f"TuneD profile {name}", file, path, value.strip("\"'"), wins)
     for path, writer in last.items():
         bound = writer.value[:1] if writer.value[:1] in ("<", ">") else ""
-        value, now = writer.value[len(bound) :], wanted[path]
-        if bound and value.isdecimal() and now.isdecimal():  # ">": only ever raises, "<": only ever lowers
+        value, now = writer.value[len(bound) :], desired[path]
+        if bound and value.isdecimal() and now.isdecimal():  # ">": a minimum, "<": a maximum
             if (int(value) > int(now)) == (bound == ">") and value != now:
                 yield writer
         elif value != now:
@@ -145,36 +146,40 @@ def _in_tuned(wanted: Mapping[str, str], own: str, root: str) -> Iterator[Writer
 # Programs
 
 
-def _in_cilium(wanted: Mapping[str, str], root: str) -> Iterator[Writer]:
+def _in_cilium(desired: Mapping[str, str], root: str) -> Iterator[Writer]:
     if Node(root).cilium():
         for path, value in CILIUM_AGENT.items():
-            if wanted.get(path, value) != value:
+            if desired.get(path, value) != value:
                 yield Writer("cilium-agent", "", path, value, True)
 
 
 # All
 
 
-def writers(wanted: Mapping[str, str], own: str, root: str = "/") -> list[Writer]:
-    """Return who else sets keys in ``wanted`` to other values than those."""
-    return [*_in_sysctl_d(wanted, own, root), *_in_tuned(wanted, own, root), *_in_cilium(wanted, root)]
+def writers(desired: Mapping[str, str], drop_in: str, root: str = "/") -> list[Writer]:
+    """Return the writers that set keys of ``desired`` to other values."""
+    return [
+        *_in_sysctl_d(desired, drop_in, root),
+        *_in_tuned(desired, drop_in, root),
+        *_in_cilium(desired, root),
+    ]
 
 
-def writer_warnings(found: Iterable[Writer], own: str) -> list[str]:
-    """Return a sentence for each assignment that undoes ours."""
+def writer_warnings(found: Iterable[Writer], drop_in: str) -> list[str]:
+    """Return a warning for each assignment that overrides this collection's."""
     warnings = []
     for writer in found:
         what = f"{name_of(writer.path)} = {writer.value}"
-        if not writer.wins or not own:
+        if not writer.wins or not drop_in:
             continue
         if not writer.file:
-            warnings.append(f"{writer.by} sets {what} whenever it starts: ask for that value")
+            warnings.append(f"{writer.by} sets {what} at every start: request that value")
         elif writer.by.startswith("TuneD"):
             warnings.append(
-                f"{writer.by} ({writer.file}) sets {what} after {own} was read: set reapply_sysctl = 1 in"
+                f"{writer.by} ({writer.file}) sets {what} after {drop_in} is read: set reapply_sysctl = 1 in"
                 " /etc/tuned/tuned-main.conf and keep file in /etc/sysctl.d, or change the profile"
             )
         else:
             when = "by `sysctl --system`" if writer.file == LAST_FILE else "at boot"
-            warnings.append(f"{writer.file} sets {what} and is read after {own} {when}: remove it there")
+            warnings.append(f"{writer.file} sets {what} and is read after {drop_in} {when}: remove it there")
     return warnings

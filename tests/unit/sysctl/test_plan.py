@@ -1,0 +1,36 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plans for the node and its Pods."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import plan
+
+paths = st.sampled_from(["net/ipv4/tcp_rmem", "net/core/optmem_max", "net/core/rmem_max", "vm/swappiness"])
+sets = st.dictionaries(paths, st.sampled_from(["1", "2"]))
+
+
+@given(sets, st.sets(paths), sets)
+def test_global_keys_of_pods_must_have_the_value_of_the_node(
+    requested: dict[str, str], namespaced: set[str], node: dict[str, str]
+) -> None:
+    written, problems = plan.split(requested, namespaced, node)
+    invalid = {path for path in requested if path not in namespaced and node.get(path) != requested[path]}
+    assert set(written) == set(requested) & namespaced
+    assert len(problems) == len(invalid)
+    assert all("is global in this kernel" in problem for problem in problems)
+
+
+def test_learned_default_routes() -> None:
+    zero = "0" * 32
+    gateway = "fe80000000000000000000000000000001"[:32]
+    lines = [
+        f"{zero} 00 {zero} 00 {gateway} 00000400 00000001 00000000 00450003     eth0",
+        f"{zero} 00 {zero} 00 {gateway} 00000400 00000001 00000000 00000003     eth1",
+        f"fe80{zero[4:]} 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth2",
+    ]
+    assert plan.learned_default_routes("\n".join(lines)) == {"eth0"}
