@@ -55,7 +55,7 @@ def node(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(checkpoint, "ARMED", str(tmp_path / "armed"))
     monkeypatch.setattr(_checkpoint_arm, "arm", arm)
     # This machine may lack systemd and udev; ``command`` stands in for them.
-    monkeypatch.setattr(persist, "check", lambda root: None)
+    monkeypatch.setattr(persist, "require_systemd", lambda root: None)
     (tmp_path / "root").mkdir()
     return node
 

@@ -97,7 +97,7 @@ def test_drift_is_reported_and_left(node: Node) -> None:
         (str(node.file), "sysctls"),
     ]
     assert made["drift"][0]["current"] == 2000 and not made["archived"]
-    assert "mtu is 2000, neither 4000" in str(made["warnings"])
+    assert "mtu is 2000, but this collection set 4000" in str(made["warnings"])
     assert "mtu 2000" in node.state()[2] and node.file.exists()
     assert not node.run("revert")["changed"]
     made = node.run("revert", force=True)

@@ -7,4 +7,4 @@ Callers: modules, _ops
 May import: _core, _node, _rollback
 """
 
-__all__ = ["apply", "loaders"]
+__all__ = ["apply", "loaders", "revert"]

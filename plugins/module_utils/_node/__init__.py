@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Facts about a node: what its kernel, distribution and boot loader support, and what else manages it.
 
-Callers: modules, _boot, _kmod, _nic, _ops, _sysctl
+Callers: _boot, _kmod, _nic, _sysctl, modules
 May import: _core, _kernel
 """
 

@@ -4,7 +4,7 @@
 """Operations that span subsystems: confirm a checkpoint, revert a node, drain a Kubernetes node.
 
 Callers: modules
-May import: _boot, _core, _kernel, _measure, _nic, _node, _programs, _rollback, _sysctl
+May import: _boot, _core, _measure, _nic, _programs, _rollback, _sysctl
 """
 
 __all__ = ["confirm", "kubernetes", "revert_node"]

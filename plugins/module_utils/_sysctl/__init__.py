@@ -7,4 +7,4 @@ Callers: modules, _ops
 May import: _core, _kernel, _node, _rollback
 """
 
-__all__ = ["apply", "info", "keys", "tree"]
+__all__ = ["apply", "info", "revert"]
