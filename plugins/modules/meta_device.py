@@ -26,6 +26,7 @@ description:
     C(podnet:<owner>/<name>) of the host end.
 extends_documentation_fragment:
   - podnet.datapath.attributes
+  - podnet.datapath.pod_devices
 attributes:
   diff_mode:
     description: Returns the Pods that change, the namespaces and the host routes before and after.
@@ -73,60 +74,12 @@ options:
       mtu:
         description: MTU of this Pod in bytes. The default is O(mtu).
         type: int
-  driver:
-    description:
-      - Driver of the device pairs.
-      - V(auto) selects netkit if the kernel supports it, otherwise meta if its module is loaded or can be
-        loaded, otherwise veth. RV(driver_reason) returns the reason.
-      - The other values never fall back. The module fails if the node does not support the driver.
-      - If the driver of a Pod changes, the Pod gets a new device. Its namespace, addresses and connections
-        are preserved.
-    type: str
-    choices: [auto, meta, netkit, veth]
-    default: auto
   owner:
     description:
       - Owner of the Pods. Pods and addresses of other owners are not changed.
       - Letters, digits, C(-) and C(_).
     type: str
     default: site
-  mtu:
-    description: MTU of both ends in bytes. By default the current MTU is kept.
-    type: int
-  mode:
-    description:
-      - V(l3) devices have no MAC addresses and use neither ARP nor neighbour discovery.
-      - V(l2) devices have stable MAC addresses. The Pod uses the gateways 169.254.1.1 and fe80::1, for which
-        it has permanent neighbour entries.
-      - With O(driver=veth) the mode is always V(l2).
-    type: str
-    choices: [l2, l3]
-    default: l3
-  policy:
-    description:
-      - Default policy of meta and netkit for packets on an end without a program. veth ignores it and passes
-        such packets to the host's upper stack.
-    type: str
-    choices: [drop, pass]
-    default: drop
-  gso_max_size:
-    description: Maximum GSO packet size of both ends in bytes. Values above 65536 enable BIG TCP for IPv6.
-    type: int
-  gro_max_size:
-    description: Maximum GRO packet size of both ends in bytes.
-    type: int
-  gso_ipv4_max_size:
-    description: Like O(gso_max_size), for IPv4. Requires Linux 6.3.
-    type: int
-  gro_ipv4_max_size:
-    description: Like O(gro_max_size), for IPv4. Requires Linux 6.3.
-    type: int
-  ipv4_advmss:
-    description:
-      - MSS in bytes that the Pods advertise over IPv4. By default the kernel derives it from the MTU.
-      - TCP zero-copy needs segments of whole pages. If the MTU is chosen for IPv6, V(4108) with MTU 4168 and
-        V(8204) with MTU 8264 give IPv4 segments of whole pages, too.
-    type: int
   programs:
     description:
       - Pinned BPF programs for meta devices. The programs are attached at device creation, before any packet
@@ -141,28 +94,6 @@ options:
       to_pod:
         description: Path of the pinned program that sees packets from the host to the Pod.
         type: str
-  host_routes:
-    description:
-      - Routes of the host, usually to Pods of other nodes.
-      - Routes that this owner created earlier and that are not listed are removed. Routes that exist already
-        are used, but not managed.
-      - A route that would change the path to the Ansible controller, as seen in the SSH connection, is
-        rejected.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      to:
-        description: Destination network.
-        type: str
-        required: true
-      via:
-        description: Next hop.
-        type: str
-      dev:
-        description: Outgoing interface.
-        type: str
-        required: true
 """
 
 EXAMPLES = r"""
@@ -259,48 +190,18 @@ import importlib.util
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
-from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply, model
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply, arguments, drivers
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import change as _pods_change
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
 
-def _load_meta(module: AnsibleModule) -> str:
-    """Load the kernel module meta (dry run in check mode). Return an error message, empty on success."""
-    modprobe = module.get_bin_path("modprobe", opt_dirs=["/sbin", "/usr/sbin"])
-    if modprobe is None:
-        return "modprobe is not installed: install kmod"
-    command = [modprobe, *(["--dry-run"] if module.check_mode else []), "meta"]
-    code, _out, error = module.run_command(command)
-    return "" if code == 0 else error.strip() or f"modprobe exited with status {code}"
-
-
 def main() -> None:
-    pods = {
-        "name": {"type": "str", "required": True},
-        "netns": {"type": "str"},
-        "interface": {"type": "str", "default": "eth0"},
-        "host_interface": {"type": "str"},
-        "addresses": {"type": "list", "elements": "str", "default": []},
-        "driver": {"type": "str", "choices": ["auto", "meta", "netkit", "veth"]},
-        "mtu": {"type": "int"},
-    }
-    routes = {
-        "to": {"type": "str", "required": True},
-        "via": {"type": "str"},
-        "dev": {"type": "str", "required": True},
-    }
     module = AnsibleModule(
         argument_spec={
-            "pods": {"type": "list", "elements": "dict", "required": True, "options": pods},
-            "driver": {"type": "str", "choices": ["auto", "meta", "netkit", "veth"], "default": "auto"},
+            "pods": {"type": "list", "elements": "dict", "required": True, "options": arguments.POD},
             "owner": {"type": "str", "default": "site"},
-            "mtu": {"type": "int"},
-            "mode": {"type": "str", "choices": ["l2", "l3"], "default": "l3"},
-            "policy": {"type": "str", "choices": ["drop", "pass"], "default": "drop"},
-            **{size: {"type": "int"} for size in model.SIZES},
-            "ipv4_advmss": {"type": "int"},
+            **arguments.DEVICES,
             "programs": {"type": "dict", "options": {"from_pod": {"type": "str"}, "to_pod": {"type": "str"}}},
-            "host_routes": {"type": "list", "elements": "dict", "default": [], "options": routes},
         },
         supports_check_mode=True,
     )
@@ -309,7 +210,9 @@ def main() -> None:
     try:
         if not module.check_mode:
             journal.refuse_pending()
-        outcome = apply.run(module.params, module.check_mode, lambda: _load_meta(module))
+        outcome = apply.run(
+            module.params, module.check_mode, lambda: drivers.load_meta(module.run_command, module.check_mode)
+        )
     except PermissionError as error:
         module.fail_json(
             msg=f"{error}: network devices require root (CAP_NET_ADMIN, CAP_SYS_ADMIN); set become: true"

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +32,14 @@ from .plan import Plan
 from .snapshot import Snapshot
 from .store import Record, Store, stored
 
+_PLANNED_IFINDEX = 1 << 31  # the kernel's indexes are positive int
+
 
 def merge(
-    records: Mapping[str, Record], interfaces: Mapping[str, Interface], owner: str | None = None
+    records: Mapping[str, Record],
+    interfaces: Mapping[str, Interface],
+    owner: str | None = None,
+    strict: bool = True,
 ) -> tuple[Declaration, dict[tuple[str, str], int], list[str]]:
     """Return what all owners declare, the Pods' places in the counters, and what is wrong with ``owner``'s.
 
@@ -49,7 +54,7 @@ def merge(
             problems += _device_problems(own, interfaces)
         else:
             others.append(declaration)
-    declared, wrong = union.union(own, others)
+    declared, wrong = union.union(own, others) if strict else union.union(Declaration(), [*others, own])
     if owner is not None:
         _give_slots(records, owner, own)
         slotted = records[owner].slots
@@ -175,9 +180,18 @@ class Outcome:
 
 
 def run(
-    pin_path: str, owner: str, endpoints: Sequence[Mapping[str, Any]], check: bool = False, **others: Any
+    pin_path: str,
+    owner: str,
+    endpoints: Sequence[Mapping[str, Any]],
+    check: bool = False,
+    planned: Collection[str] = (),
+    strict: bool = True,
+    **others: Any,
 ) -> Outcome:
     """Bring the maps to what this owner and those before it declare; ``check``: only say what would change.
+
+    With ``check``, the devices ``planned`` need not exist yet. If not ``strict``, selectors may match no Pod
+    and services may have no backend, as while Pods are created and removed.
 
     ``others`` are remote_pods, policies, services, masquerade and node. Raises BpfError, naming all that is
     wrong, before anything is written.
@@ -196,7 +210,9 @@ def run(
         after = Record(stored({**others, "endpoints": endpoints}), dict(before.slots))
         records[owner] = after
         interfaces = _datapath_node.read_interfaces()
-        declared, slots, wrong = merge(records, interfaces, owner)
+        new = sorted(set(planned) - interfaces.keys())
+        interfaces.update((name, Interface(_PLANNED_IFINDEX + n)) for n, name in enumerate(new))
+        declared, slots, wrong = merge(records, interfaces, owner, strict)
         problems += wrong
         tables, wrong = compiled(declared, interfaces, slots)
         problems += wrong

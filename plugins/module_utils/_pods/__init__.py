@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Network devices, addresses and routes of Pods.
+"""Pods: devices with addresses and routes, and the order in which programs and map entries follow.
 
 Callers: modules
-May import: _core, _kernel
+May import: _core, _datapath, _kernel, _programs, _rollback
 """
 
-__all__ = ["apply", "change", "model"]
+__all__ = ["api", "apply", "arguments", "change", "drivers"]

@@ -8,21 +8,21 @@ _pods decides, _pods_read reads, _pods_change changes, and here they are put tog
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .._kernel import bpf, netlink
+from .._core.plan import Problem
 from . import model
 from .agreement import disagreements
 from .change import ApplyError, Changer
+from .drivers import choose_drivers, program_ids
 from .model import Change, State
 from .read import Snapshot, read
 from .record import locked
 
 
-class OptionError(Exception):
+class OptionError(Problem):
     """What is wrong with the options, found before anything was changed."""
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -40,90 +40,18 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-# Drivers
-
-
-def driver_problem(driver: str, load: Callable[[], str]) -> str | None:
-    """Say why this node cannot make links of a driver, or None where it can.
-
-    ``load`` loads the kernel module meta, or only tells whether that would work, and returns what
-    stands in the way.
-    """
-    if driver == "meta" and not os.path.exists("/sys/module/meta"):
-        refusal = load()
-        return f"the kernel module meta cannot be loaded ({refusal})" if refusal else None
-    if not netlink.has_link_kind(driver):
-        return f"kernel {os.uname().release} has no {driver}"
-    return None
-
-
-_REMEDIES = {
-    "meta": "run the role podnet.datapath.meta_driver on this node, or choose driver: auto",
-    "netkit": "boot a kernel from 6.7 on with CONFIG_NETKIT, or choose driver: auto",
-    "veth": "boot a kernel with CONFIG_VETH",
-}
-
-
-def choose_drivers(wanted: Iterable[str], load: Callable[[], str]) -> tuple[dict[str, str], str, list[str]]:
-    """Return the driver for each value of the option, why auto became which, and what stands in the way."""
-    names = set(wanted)
-    chosen = {name: name for name in names if name != "auto"}
-    problems = []
-    reason = ""
-    if "auto" in names:
-        reasons = []
-        for driver in ("netkit", "meta", "veth"):
-            problem = driver_problem(driver, load)
-            if problem is None:
-                reasons.append(f"{driver} is there")
-                chosen["auto"] = driver
-                break
-            reasons.append(problem)
-        else:
-            chosen["auto"] = "veth"
-            problems.append(f"driver: auto finds no driver: {'; '.join(reasons)}")
-        reason = "auto: " + "; ".join(reasons)
-    for driver in sorted(names - {"auto"}):
-        problem = driver_problem(driver, load)
-        if problem is not None:
-            problems.append(f"driver: {driver}: {problem}: {_REMEDIES[driver]}")
-    return chosen, reason, problems
-
-
-def program_ids(paths: Mapping[str, str | None], unknown_is_fine: bool) -> tuple[dict[str, int], list[str]]:
-    """Return the ids of pinned programs by direction, and what is wrong with the paths.
-
-    An empty path stands for no program. With ``unknown_is_fine`` (check mode) a program that is not
-    pinned yet is no problem.
-    """
-    ids: dict[str, int] = {}
-    problems = []
-    for direction, path in paths.items():
-        if path is None:
-            continue
-        if not path:
-            ids[direction] = model.NO_PROGRAM
-            continue
-        try:
-            with bpf.closing(bpf.obj_get(path)) as descriptor:
-                if "bpf-prog" not in os.readlink(f"/proc/self/fd/{descriptor}"):
-                    raise bpf.BpfError("something else is pinned there")
-                ids[direction] = bpf.program_info(descriptor).id
-        except (OSError, bpf.BpfError) as error:
-            if unknown_is_fine and isinstance(error, FileNotFoundError):
-                ids[direction] = model.UNKNOWN_PROGRAM
-            else:
-                problems.append(
-                    f"programs.{direction}: {path} is no pinned program ({error}): pin it with bpf_attach"
-                )
-    return ids, problems
-
-
 # Changing, or going back
 
 
-def bring(owner: str, before: Snapshot, target: State, namespaces: Sequence[str]) -> Snapshot:
-    """Take an owner's state to ``target`` and return what is there then.
+def bring(
+    owner: str,
+    before: Snapshot,
+    target: State,
+    namespaces: Sequence[str],
+    names: Collection[str] | None = None,
+) -> Snapshot:
+    """Take an owner's state to ``target`` and return what is there then; of the Pods ``names`` alone, if
+    given.
 
     The kernel may take more along than it was told to (routes with a link that goes down, secondary
     addresses with the primary one), so a second round puts right what the first left. What differs
@@ -135,18 +63,19 @@ def bring(owner: str, before: Snapshot, target: State, namespaces: Sequence[str]
         try:
             now = before
             for _round in range(2):
-                changes = model.plan(now.state, target)
+                changes = model.plan(model.restrict(now.state, target, names), target)
                 if not changes:
                     return now
                 changer.apply(changes)
                 now = read(owner, namespaces, _untouched(now, changes))
-            left = model.plan(now.state, target)
+            left = model.plan(model.restrict(now.state, target, names), target)
             if left:
                 options = ", ".join(sorted({change.option for change in left}))
                 raise ApplyError(f"{options}: the kernel did not keep: " + "; ".join(map(str, left)))
             return now
         except (ApplyError, OSError) as error:
-            raise ApplyError(f"{error}. {_go_back(owner, changer, before, namespaces)}") from error
+            former = replace(before, state=model.restrict(before.state, target, names))
+            raise ApplyError(f"{error}. {_go_back(owner, changer, former, namespaces, names)}") from error
 
 
 def _untouched(snapshot: Snapshot, changes: Sequence[Change]) -> dict[str, Any]:
@@ -156,7 +85,13 @@ def _untouched(snapshot: Snapshot, changes: Sequence[Change]) -> dict[str, Any]:
     return {path: one for path, one in snapshot.inside.items() if path not in touched}
 
 
-def _go_back(owner: str, changer: Changer, before: Snapshot, namespaces: Sequence[str]) -> str:
+def _go_back(
+    owner: str,
+    changer: Changer,
+    before: Snapshot,
+    namespaces: Sequence[str],
+    names: Collection[str] | None,
+) -> str:
     """Restore the state before; say how far that went."""
     # A device whose inner end is out of sight cannot be told whole, so it is neither kept nor made again.
     lost = {name for name, device in before.state.devices.items() if not device.whole}
@@ -165,7 +100,8 @@ def _go_back(owner: str, changer: Changer, before: Snapshot, namespaces: Sequenc
         return replace(state, devices={k: v for k, v in state.devices.items() if k not in lost})
 
     try:
-        changer.apply(model.plan(whole(read(owner, namespaces).state), whole(before.state)))
+        now = model.restrict(read(owner, namespaces).state, before.state, names)
+        changer.apply(model.plan(whole(now), whole(before.state)))
     except (ApplyError, OSError) as error:
         return f"Going back to the former state failed as well: {error}"
     return "The former state was restored"
@@ -174,7 +110,41 @@ def _go_back(owner: str, changer: Changer, before: Snapshot, namespaces: Sequenc
 # All together
 
 
-def _described(desired: State, snapshot: Snapshot) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Request:
+    """Options with the drivers and programs of this node; ``problems`` are those found without its
+    devices.
+    """
+
+    owner: str
+    desired: model.Desired
+    driver_reason: str
+    problems: list[str]
+    warnings: list[str]
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The paths of the Pods' namespaces."""
+        return [device.netns for device in self.desired.state.devices.values()]
+
+
+def resolve_request(options: Mapping[str, Any], check: bool, load_meta: Callable[[], str]) -> Request:
+    """Choose drivers and look up programs; with ``check``, a missing driver is a warning."""
+    drivers, reason, obstacles = choose_drivers(
+        {pod["driver"] or options["driver"] for pod in options["pods"]}, load_meta
+    )
+    ids: dict[str, int] = {}
+    problems: list[str] = []
+    if "meta" in drivers.values():
+        ids, problems = program_ids(options["programs"] or {}, check)
+    desired, wrong = model.resolve(options, drivers, ids)
+    # Before the first real run a driver may be missing that an earlier task of the play would install.
+    problems += wrong + ([] if check else obstacles)
+    return Request(options["owner"], desired, reason, problems, obstacles if check else [])
+
+
+def described(desired: State, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return the Pods as the module returns them."""
     return [
         {
             "name": name,
@@ -189,33 +159,28 @@ def _described(desired: State, snapshot: Snapshot) -> list[dict[str, Any]]:
     ]
 
 
+def target_of(request: Request, before: Snapshot) -> State:
+    """Return the desired state without what is foreign on the node; raises ``OptionError`` on conflicts."""
+    problems = request.problems + model.conflicts(
+        request.desired, before.node, request.owner, before.recorded
+    )
+    if problems:
+        raise OptionError(problems)
+    return model.settle(request.desired, before.node, request.owner, before.recorded)
+
+
 def run(options: Mapping[str, Any], check: bool, load_meta: Callable[[], str]) -> Outcome:
     """Bring an owner's Pods to the state that the module's options declare; with ``check``, only plan it.
 
     Raises ``OptionError`` (nothing was changed) and ``ApplyError`` (the kernel refused).
     """
-    owner = options["owner"]
-    wanted = {pod["driver"] or options["driver"] for pod in options["pods"]}
-    drivers, reason, obstacles = choose_drivers(wanted, load_meta)
-    ids: dict[str, int] = {}
-    problems: list[str] = []
-    if "meta" in drivers.values():
-        ids, problems = program_ids(options["programs"] or {}, unknown_is_fine=check)
-    desired, wrong = model.resolve(options, drivers, ids)
-    problems += wrong
-    # Before the first real run a driver may be missing that an earlier task of the play would install.
-    warnings = obstacles if check else []
-    problems += [] if check else obstacles
-
-    namespaces = [device.netns for device in desired.state.devices.values()]
+    request = resolve_request(options, check, load_meta)
     with locked(not check):
-        before = read(owner, namespaces)
-        problems += model.conflicts(desired, before.node, owner, before.recorded)
-        if problems:
-            raise OptionError(problems)
-        target = model.settle(desired, before.node, owner, before.recorded)
+        before = read(request.owner, request.namespaces)
+        target = target_of(request, before)
         changes = model.plan(before.state, target)
-        after = before if check else bring(owner, before, target, namespaces)
-    warnings += disagreements(desired.state, after.state, after.node)
+        after = before if check else bring(request.owner, before, target, request.namespaces)
+    warnings = request.warnings + disagreements(request.desired.state, after.state, after.node)
     diff = {"before": model.describe(before.state, changes), "after": model.describe(target, changes)}
-    return Outcome(_described(desired.state, after), reason, changes, diff, warnings)
+    pods = described(request.desired.state, after)
+    return Outcome(pods, request.driver_reason, changes, diff, warnings)

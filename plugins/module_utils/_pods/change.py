@@ -16,6 +16,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .._core.plan import Problem
 from .._kernel import bpf, link_kinds, netns
 from .._kernel.link_kinds import ALIAS
 from .._kernel.netlink import KernelRefusal
@@ -72,7 +73,7 @@ def option_of_refusal(change: Change, words: str) -> str:
     return change.option
 
 
-class ApplyError(Exception):
+class ApplyError(Problem):
     """A change that failed, told in the words of the options."""
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -616,6 +616,21 @@ def plan(current: State, desired: State) -> list[Change]:
     for path in sorted(current.namespaces - desired.namespaces):
         changes.append(Change("remove_namespace", "netns", value=path))
     return removals + changes
+
+
+def restrict(state: State, desired: State, names: Collection[str] | None) -> State:
+    """Return the part of a state that a call for the Pods ``names`` manages; all of it if that is None.
+
+    Namespaces belong to it if one of these Pods uses or needs them, host routes if ``desired`` has any.
+    """
+    if names is None:
+        return state
+    devices = {key: device for key, device in state.devices.items() if device.name in names}
+    paths = {device.netns for device in devices.values()} | desired.namespaces
+    paths |= {_netns.path_of(name) for name in names}
+    paths -= {device.netns for key, device in state.devices.items() if key not in devices}
+    routes = state.host_routes if desired.host_routes else frozenset()
+    return State(devices, state.namespaces & paths, routes)
 
 
 # States for people

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """BPF programs: loaded, pinned, attached and replaced.
 
-Callers: modules, _ops
+Callers: modules, _ops, _pods
 May import: _core, _datapath, _kernel, _rollback
 """
 

@@ -1,0 +1,311 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Create and remove Pods with their devices, map entries and programs, one or many in a call.
+
+``ensure`` and ``remove`` make the changes in the order of ``stages``. Both are idempotent, and can be
+repeated after they were killed. Pods of other owners are never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from .._core.command import RunCommand
+from .._core.plan import Problem, Result
+from .._datapath import apply as _entries
+from .._datapath.maps import Maps
+from .._datapath.store import Store, stored
+from .._kernel.bpf import DEFAULT_OWNER, DEFAULT_PIN_PATH, BpfError
+from .._programs import attach, resolve, revert
+from .._rollback import journal
+from .._rollback.arm import Confirmation
+from . import apply, model, stages
+from .agreement import disagreements
+from .drivers import load_meta
+from .model import State
+from .read import Snapshot, read
+from .record import locked
+
+PROGRAMS = {"from_pod": "pod_egress", "to_pod": "pod_ingress"}  # by hook
+
+
+@dataclass(frozen=True)
+class PodSpec:
+    """One Pod, as the module ``pods`` documents it; ``None`` stands for the value of the node."""
+
+    name: str
+    addresses: Sequence[str] = ()
+    netns: str | None = None
+    interface: str = "eth0"
+    host_interface: str | None = None
+    driver: str | None = None
+    mtu: int | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    rate: str | None = None
+    masquerade: bool = False
+    anti_spoof: bool = True
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """What all Pods of an owner on this node share, as the module ``pods`` documents it.
+
+    ``name`` is the node's name in policies. For ``None``, a call for some Pods leaves ``host_routes``,
+    ``remote_pods``, ``policies``, ``services`` and ``masquerade`` unchanged; a call for all Pods clears them.
+    """
+
+    name: str = ""
+    owner: str = DEFAULT_OWNER
+    driver: str = "auto"
+    mode: str = "l3"
+    policy: str = "drop"
+    mtu: int | None = None
+    gso_max_size: int | None = None
+    gro_max_size: int | None = None
+    gso_ipv4_max_size: int | None = None
+    gro_ipv4_max_size: int | None = None
+    ipv4_advmss: int | None = None
+    host_routes: Sequence[Mapping[str, Any]] | None = None
+    programs_enabled: bool = True
+    object: str = ""
+    pin_path: str = DEFAULT_PIN_PATH
+    remote_pods: Sequence[Mapping[str, Any]] | None = None
+    policies: Sequence[Mapping[str, Any]] | None = None
+    services: Sequence[Mapping[str, Any]] | None = None
+    masquerade: Mapping[str, Any] | None = None
+
+
+_DEVICE_OPTIONS = ("name", "netns", "interface", "host_interface", "addresses", "driver", "mtu")
+_ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof")
+_DECLARED = ("remote_pods", "policies", "services", "masquerade")
+
+
+def ensure(
+    node: NodeSpec, pods: Sequence[PodSpec], remove_others: bool, command: RunCommand, check: bool = False
+) -> Result:
+    """Create Pods or change them to their specs; ``remove_others`` removes the owner's Pods not listed.
+
+    With ``check``, only plan. ``command`` runs modprobe and systemctl. Raises ``Problem``; if the request is
+    invalid, nothing has changed. If a change fails later, new Pods stay down and deny all traffic.
+    """
+    names = None if remove_others else {pod.name for pod in pods}
+    return _Call(node, pods, names, command, check).run()
+
+
+def remove(node: NodeSpec, names: Collection[str], command: RunCommand, check: bool = False) -> Result:
+    """Remove the owner's Pods of these names; names that do not exist are ignored. Raises ``Problem``."""
+    return _Call(node, (), set(names), command, check).run()
+
+
+class _Call:
+    """One call of ``ensure`` or ``remove``; ``names`` are the Pods it manages, None for all of the
+    owner's.
+    """
+
+    def __init__(
+        self,
+        node: NodeSpec,
+        pods: Sequence[PodSpec],
+        names: Collection[str] | None,
+        command: RunCommand,
+        check: bool,
+    ) -> None:
+        self._node, self._pods, self._names, self._command, self._check = node, pods, names, command, check
+        self._warnings: list[str] = []
+        self._changes: list[str] = []
+        self._diff: list[dict[str, str]] = []
+
+    def run(self) -> Result:
+        if not self._check:
+            journal.refuse_pending()
+        request = apply.resolve_request(
+            self._device_options(), self._check, lambda: load_meta(self._command, self._check)
+        )
+        self._warnings += request.warnings
+        with locked(not self._check):
+            before = read(request.owner, request.namespaces)
+            return self._run(request, before)
+
+    def _device_options(self) -> dict[str, Any]:
+        node = self._node
+        programs = {} if node.programs_enabled else {"from_pod": "", "to_pod": ""}
+        pods = [{key: getattr(pod, key) for key in _DEVICE_OPTIONS} for pod in self._pods]
+        return {
+            **asdict(node),
+            "pods": pods,
+            "programs": programs,
+            "host_routes": node.host_routes or [],
+            # Without programs, the policy drop would drop all packets.
+            "policy": node.policy if node.programs_enabled else "pass",
+        }
+
+    def _run(self, request: apply.Request, before: Snapshot) -> Result:
+        target = apply.target_of(request, before)
+        others = {} if self._names is None else self._others(before.state)
+        desired = replace(target, devices={**others, **target.devices})
+        former = self._former()
+        final = stored(self._declaration(former, target, others))
+        steps = model.plan(model.restrict(before.state, target, self._names), target)
+        missing = self._missing() if self._node.programs_enabled or former else "not needed"
+        if missing and self._node.programs_enabled and not self._check:
+            raise Problem(missing)
+        entries = _entries.Outcome()
+        if missing:
+            if self._node.programs_enabled:
+                self._warnings.append(f"{missing}. Check mode reports only the devices.")
+        else:
+            entries = self._set_entries(final, strict=self._names is None, check=True, state=desired)
+        after = before
+        if not self._check:
+            planned = stages.plan_stages(
+                before.state, former, desired, final, self._recreated(steps), request.owner
+            )
+            for stage in planned:
+                if missing and not isinstance(stage, stages.SetDevices):
+                    continue
+                after = self._execute(stage, after, request.namespaces)
+        elif not missing:
+            self._preview_programs(before, desired, final, steps)
+        return self._result(request, before, after, steps, target, entries)
+
+    def _others(self, state: State) -> dict[str, model.Device]:
+        names = self._names or ()
+        return {key: device for key, device in state.devices.items() if device.name not in names}
+
+    @staticmethod
+    def _recreated(steps: Sequence[model.Change]) -> set[str]:
+        return {step.of.name for step in steps if step.action == "make_device"}
+
+    def _former(self) -> dict[str, Any]:
+        record = Store(self._node.pin_path).read().get(self._node.owner)
+        return dict(record.options) if record else {}
+
+    def _missing(self) -> str:
+        """Return why the maps or the programs cannot be used, empty if they can."""
+        if self._node.programs_enabled and not self._node.object:
+            return "object: it is required to attach programs: give the object file of the role bpf_datapath"
+        try:
+            with contextlib.ExitStack() as files:
+                Maps.pinned(self._node.pin_path, files)
+        except (BpfError, Problem) as error:
+            return str(error)
+        if self._node.object and not os.path.exists(self._node.object):
+            return f"object: {self._node.object} does not exist: run the role podnet.datapath.bpf_datapath"
+        return ""
+
+    def _declaration(
+        self, former: Mapping[str, Any], target: State, others: Mapping[str, model.Device]
+    ) -> dict[str, Any]:
+        """Return the owner's declaration for the maps after this call."""
+        node = self._node
+        if not node.programs_enabled:
+            return {}
+        interfaces = {device.name: device.host_interface for device in others.values()}
+        endpoints = [
+            one for one in former.get("endpoints") or () if interfaces.get(one["name"]) == one["device"]
+        ]
+        for pod in self._pods:
+            device = target.devices[pod.name]
+            options = {key: getattr(pod, key) for key in _ENTRY_OPTIONS}
+            addresses = sorted(device.pod.addresses)
+            endpoints.append(
+                {**options, "name": pod.name, "device": device.host_interface, "addresses": addresses}
+            )
+        declared = {key: getattr(node, key) for key in _DECLARED}
+        if self._names is not None:
+            declared = {key: former.get(key) if one is None else one for key, one in declared.items()}
+        return {**declared, "endpoints": endpoints, "node": node.name or former.get("node")}
+
+    # Stages
+
+    def _execute(self, stage: stages.Stage, now: Snapshot, namespaces: Sequence[str]) -> Snapshot:
+        """Execute one stage and return the devices after it."""
+        if isinstance(stage, stages.SetDevices):
+            return apply.bring(self._node.owner, now, self._managed(stage.target), namespaces, self._names)
+        if isinstance(stage, stages.SetEntries):
+            self._set_entries(stage.declaration, strict=stage.final and self._names is None)
+        elif self._node.object:
+            result = self._set_programs(stage.devices)
+            self._changes += result.values["changes"]
+            self._diff += result.diff
+        return now
+
+    def _managed(self, state: State) -> State:
+        return model.restrict(state, state, self._names)
+
+    def _set_entries(
+        self, declaration: Mapping[str, Any], strict: bool, check: bool = False, state: State | None = None
+    ) -> _entries.Outcome:
+        """Replace the owner's declaration; with ``check``, the devices of ``state`` need not exist."""
+        options = {key: declaration.get(key) or [] for key in ("endpoints", *_DECLARED)}
+        options["masquerade"] = declaration.get("masquerade") or {}
+        return _entries.run(
+            self._node.pin_path,
+            self._node.owner,
+            check=check,
+            planned=[device.host_interface for device in state.devices.values()] if state else (),
+            strict=strict,
+            node=declaration.get("node") or "",
+            **options,
+        )
+
+    def _set_programs(self, devices: Sequence[str]) -> Result:
+        requests = [
+            resolve.Request(program, device, hook) for device in devices for hook, program in PROGRAMS.items()
+        ]
+        desired = attach.Desired(self._node.pin_path, requests, f"pods_{self._node.owner}")
+        recorder = revert.CheckpointRecorder(Confirmation(), self._command)
+        return attach.present(desired, self._node.object, {}, self._check, recorder)
+
+    def _preview_programs(
+        self, before: Snapshot, desired: State, final: Mapping[str, Any], steps: Sequence[model.Change]
+    ) -> None:
+        """Report the attachments that would change; those of devices that do not exist yet are all new."""
+        wanted = [entry["device"] for entry in final.get("endpoints") or ()]
+        recreated = {desired.devices[name].host_interface for name in self._recreated(steps)}
+        try:
+            result = self._set_programs([device for device in wanted if device in before.indexes])
+        except (BpfError, Problem) as problem:  # an earlier task of the play may load other programs
+            self._warnings.append(f"{problem}. Check mode reports only devices and map entries.")
+            return
+        self._changes += result.values["changes"]
+        self._diff += result.diff
+        self._changes += [
+            f"attach {program} to {device}, hook {hook}"
+            for device in wanted
+            if device in recreated
+            for hook, program in PROGRAMS.items()
+        ]
+
+    def _result(
+        self,
+        request: apply.Request,
+        before: Snapshot,
+        after: Snapshot,
+        steps: Sequence[model.Change],
+        target: State,
+        entries: _entries.Outcome,
+    ) -> Result:
+        changes = [*map(str, steps), *self._changes]
+        sides = [
+            json.dumps(model.describe(model.restrict(state, target, self._names), steps), indent=1)
+            for state in (before.state, target)
+        ]
+        diff = [{"before": sides[0] + "\n", "after": sides[1] + "\n"}, *self._diff]
+        diff.append({"before": entries.before, "after": entries.after})
+        values = {
+            "pods": apply.described(request.desired.state, after),
+            "driver_reason": request.driver_reason,
+            "changes": changes,
+            "updated": [str(address) for address in entries.updated],
+            "deleted": [str(address) for address in entries.deleted],
+            "differences": dict(entries.differences),
+        }
+        warnings = self._warnings + disagreements(request.desired.state, after.state, after.node)
+        return Result(bool(changes) or entries.changed, values, warnings, diff)

@@ -1,0 +1,158 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The order in which devices, map entries and programs of Pods are created and removed.
+
+Setup: create the device with its addresses, down; add map entries that deny all traffic; attach the programs,
+which enforce the Pod's rate from then on; set the device up and add routes; commit policies and services.
+Teardown: deny all traffic; set the device down; detach the programs; delete the map entries; delete the
+device.
+Pure. Each stage leaves a state from which ``plan_stages`` continues, so a killed run can be repeated. Denied
+Pods have the label ``SETUP_LABEL`` in the stored declaration until the last stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Union
+
+from .model import Device, End, State
+
+SETUP_LABEL = "podnet.datapath/setup"  # its value is the owner, so that Pods of other owners do not match
+SETUP_POLICY = "podnet.datapath/setup"
+
+Entry = Mapping[str, Any]  # an endpoint as bpf_state declares it: name, device, addresses, labels, ...
+
+
+@dataclass(frozen=True)
+class SetDevices:
+    """Bring the owner's devices, namespaces and host routes to this state."""
+
+    target: State
+
+
+@dataclass(frozen=True)
+class SetEntries:
+    """Replace the owner's declaration in the maps; only a ``final`` one is validated against all Pods."""
+
+    declaration: Mapping[str, Any]
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class SetPrograms:
+    """Attach the programs to these host interfaces, and detach them from the owner's others."""
+
+    devices: tuple[str, ...]
+
+
+Stage = Union[SetDevices, SetEntries, SetPrograms]
+
+
+def down(device: Device) -> Device:
+    """Return the device with both ends down, so without routes and neighbours."""
+
+    def end(one: End) -> End:
+        return End({**one.settings, "up": False}, one.addresses)
+
+    return replace(device, host=end(device.host), pod=end(device.pod))
+
+
+def _closed(device: Device) -> Device:
+    """Return the device with the host end down, which also takes the carrier from the Pod's end."""
+    return replace(device, host=End({**device.host.settings, "up": False}))
+
+
+def _is_up(device: Device | None) -> bool:
+    return device is not None and bool(device.host.settings.get("up"))
+
+
+def _ip(address: str) -> str:
+    return address.partition("/")[0]
+
+
+def not_up(current: State, desired: State, recreated: Collection[str]) -> set[str]:
+    """Return the Pods whose device is missing, down, or must be replaced."""
+    return {name for name in desired.devices if name in recreated or not _is_up(current.devices.get(name))}
+
+
+def _denying(
+    declaration: Mapping[str, Any], entries: Iterable[Entry], deny: Collection[str], owner: str
+) -> Any:
+    """Return the declaration with these entries; those in ``deny``, or denied already, match a deny
+    policy.
+    """
+    labelled = []
+    for entry in entries:
+        labels = dict(entry.get("labels") or {})
+        if entry["name"] in deny:
+            labels[SETUP_LABEL] = owner
+        labelled.append({**entry, "labels": labels})
+    policies = [one for one in declaration.get("policies") or () if one["name"] != SETUP_POLICY]
+    if any(SETUP_LABEL in entry["labels"] for entry in labelled):
+        rules = {direction: [{"action": "deny"}] for direction in ("ingress", "egress")}
+        policies.append({"name": SETUP_POLICY, "pods": {"labels": {SETUP_LABEL: owner}}, **rules})
+    return {**declaration, "endpoints": labelled, "policies": policies}
+
+
+def plan_stages(
+    current: State,
+    former: Mapping[str, Any],
+    desired: State,
+    final: Mapping[str, Any],
+    recreated: Collection[str] = (),
+    owner: str = "site",
+) -> list[Stage]:
+    """Return the stages from ``current`` to ``desired`` devices and from ``former`` to ``final`` declaration.
+
+    Without endpoints in ``final``, the programs are detached. ``recreated`` are the Pods whose device the
+    kernel cannot change to the desired one.
+    """
+    devices = {device.name: device.host_interface for device in current.devices.values()}
+    known = {
+        entry["name"]: entry
+        for entry in former.get("endpoints") or ()
+        if devices.get(entry["name"]) == entry["device"]
+    }
+    kept = {name: entry for name, entry in known.items() if name in desired.devices}
+    stages: list[Stage] = []
+    if len(kept) < len(known):
+        gone = known.keys() - kept.keys()
+        closing = {
+            key: _closed(device) if device.name in gone else device
+            for key, device in current.devices.items()
+            if device.whole or device.name not in gone
+        }
+        stages += [
+            SetEntries(_denying(former, known.values(), gone, owner)),
+            SetDevices(replace(current, devices=closing)),
+            SetPrograms(tuple(entry["device"] for entry in kept.values())),
+            SetEntries(_denying(former, kept.values(), (), owner)),
+        ]
+    wanted = {entry["name"]: entry for entry in final.get("endpoints") or ()}
+    if not wanted:
+        stages += [SetDevices(desired), SetPrograms(()), SetEntries(final, final=True)]
+        return stages
+    created = not_up(current, desired, recreated) & wanted.keys()
+    if created:
+        opening = {
+            name: down(device) if name in created else device for name, device in desired.devices.items()
+        }
+        stages.append(SetDevices(replace(desired, devices=opening)))
+    if created or wanted.keys() - kept.keys():
+        entries = {**wanted, **kept}
+        for name in created & kept.keys():  # the entry of a replaced device keeps its labels
+            entries[name] = {**wanted[name], "labels": kept[name].get("labels") or {}}
+        new = created | (wanted.keys() - kept.keys())
+        moved = {_ip(text) for name in new for text in wanted[name]["addresses"]}
+        for name in kept.keys() - created:
+            remaining = [text for text in kept[name]["addresses"] if _ip(text) not in moved]
+            entries[name] = {**kept[name], "addresses": remaining}
+        stages.append(SetEntries(_denying(former, entries.values(), created - kept.keys(), owner)))
+    return [
+        *stages,
+        SetPrograms(tuple(entry["device"] for entry in wanted.values())),
+        SetDevices(desired),
+        SetEntries(final, final=True),
+    ]
