@@ -104,8 +104,8 @@ test-netns: tools  ## Modules, in network namespaces of the running kernel
 	$(call say,Modules in network namespaces)
 	pytest -q tests/netns
 
-test-rollout: tools  ## Batches and gates of a roll-out, by runs of ansible-playbook (formerly test-fleet)
-	$(call say,Roll-outs over several hosts)
+test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playbook (formerly test-fleet)
+	$(call say,Rollouts over several hosts)
 	pytest -q tests/rollout
 
 test-kubernetes: tools  ## Draining, against kube-apiserver and etcd; built once, 8 min
@@ -155,7 +155,7 @@ bench-datapath: tools  ## Instructions of the BPF programs by feature and scale,
 	$(call say,Costs and rates of the programs on kernel $(KERNEL))
 	$(BENCH).icount.datapath --kernel $(KERNEL)
 
-bench-scale: tools  ## Controller time of a roll-out over HOSTS=1000 simulated hosts, an hour
+bench-scale: tools  ## Controller time of a rollout over HOSTS=1000 simulated hosts, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)
 	$(BENCH).rollout_scale.bench --hosts $(HOSTS)
 

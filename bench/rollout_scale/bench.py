@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measure what a roll-out costs the controller: site.yml in check mode over many hosts, all this machine.
+"""Measure what a rollout costs the controller: site.yml in check mode over many hosts, all this machine.
 
 A wrapper around the modules' Python measures their CPU time, which nodes spend otherwise. A second run has
 the same number of tasks without modules, which is Ansible's own cost. Prints both and writes them to

@@ -59,7 +59,7 @@ def test_node_is_drained_only_for_disruptive_changes(cluster: Cluster, tmp_path:
     with node(tmp_path) as facts, cluster.kubelet():
 
         def drained(**more: Any) -> tuple[bool, int]:
-            """Return whether a roll-out evicted the node's Pod, and its number of changes."""
+            """Return whether a rollout evicted the node's Pod, and its number of changes."""
             if not cluster.names("node1"):
                 cluster.add_pod("web-a", "node1", OWNER)
             before = cluster.api.node("node1")["metadata"]["resourceVersion"]
