@@ -44,10 +44,9 @@ def unconfirmed(node: Node, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> C
         folded = net_changes(journal.read()[number:])
         with node.ns.inside(node.name):
             for programs, plan in revert.plans(folded, {"programs": _revert_programs.Programs()}, force=True):
-                revert.apply(
-                    plan, programs, lambda words: (0, "", ""), journal.transaction, journal.transaction
-                )
-        return sorted(key.name for key in folded.things)
+                with journal.transaction(plan):
+                    revert.apply(plan, programs, lambda words: (0, "", ""))
+        return sorted(key.name for key in folded.settings)
 
     return run
 

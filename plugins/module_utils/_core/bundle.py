@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Package parts of this collection as a program that stays on a node.
 
-The contents of a program follow from its imports, so no list has to name them.
-Source: zipapp, zipimport.
+The program contains the modules that it imports. Source: zipapp and zipimport of Python's library.
 """
 
 from __future__ import annotations

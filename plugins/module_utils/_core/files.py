@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that are replaced atomically, and files that belong to this collection."""
+"""Replace files atomically, and read and write files that belong to this collection."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from .plan import Problem, reason
 
 @dataclass(frozen=True)
 class DropIn:
-    """A file that belongs to this collection, known by its first line ``marker``."""
+    """A file of this collection; ``marker`` is its first line."""
 
     path: str
     marker: str
 
     def read(self) -> str | None:
-        """Return the text, ``None`` where there is no file.
+        """Return the text, ``None`` if there is no file.
 
-        Raises ``Problem`` if the file is somebody else's.
+        Raises ``Problem`` if this collection did not write the file.
         """
         try:
             with open(self.path, encoding="utf-8", errors="replace") as file:
                 text = file.read()
         except FileNotFoundError:
             if os.path.islink(self.path):
-                raise Problem(f"{self.path} is a link that leads nowhere: remove it") from None
+                raise Problem(f"{self.path} is a dangling symbolic link: remove it") from None
             return None
         except OSError as error:
             raise Problem(f"{self.path} cannot be read: {reason(error)}") from None
         if text.partition("\n")[0] != self.marker:
             raise Problem(
                 f"{self.path} was not written by this collection (its first line is not {self.marker!r}),"
-                " so it is left alone: move it away, or name another file"
+                " so it is not overwritten: move it away, or choose another file"
             )
         return text
 
     def check_writable(self) -> None:
-        """Raise ``Problem`` where the file could not be replaced."""
+        """Raise ``Problem`` if the file cannot be replaced."""
         folder = os.path.dirname(self.path)
         if not os.path.isdir(folder):
-            raise Problem(f"the folder {folder} of {self.path} does not exist")
+            raise Problem(f"the directory {folder} of {self.path} does not exist")
         if not os.access(folder, os.W_OK):
             raise Problem(f"{self.path} cannot be written: run as root (become), on a writable file system")
 
     def write(self, text: str | None) -> None:
-        """Replace the file at once by ``text``, or remove it for ``None``."""
+        """Replace the file atomically by ``text``, or remove it for ``None``."""
         if text is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
@@ -59,12 +59,12 @@ class DropIn:
 
 
 def temporary(path: str) -> str:
-    """Return the name that a file has until it takes the place of ``path``; a killed run may leave it."""
+    """Return the name of the file that replaces ``path``; an interrupted run may leave it behind."""
     return os.path.join(os.path.dirname(path), f".podnet-{os.path.basename(path)}")
 
 
 def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file at once: whoever reads it, now or after a crash, sees the old one or the new one."""
+    """Replace a file atomically: readers see the old or the new contents, even after a crash."""
     new = temporary(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(new)
@@ -72,7 +72,7 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-            file.flush()  # or fsync would have nothing to bring to the disk
+            file.flush()  # fsync() does not write Python's buffer.
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         os.replace(new, path)
@@ -83,7 +83,7 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Bring to the disk that a file was made or taken away: it may be another disk than the journal's."""
+    """Write the directory entry of a new or removed file to disk, which may not be the journal's disk."""
     descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -92,7 +92,7 @@ def sync_folder(path: str) -> None:
 
 
 def read_file(path: str) -> str | None:
-    """Return a file's content as ``text_of`` encodes it, ``None`` if there is no file."""
+    """Return a file's contents as text (see ``text_of``), ``None`` if there is no file."""
     try:
         with open(path, "rb") as file:
             return text_of(file.read())
@@ -101,7 +101,7 @@ def read_file(path: str) -> str | None:
 
 
 def text_of(data: bytes | None) -> str | None:
-    """Return a file's content as text that ``bytes_of`` turns back into the same bytes."""
+    """Return a file's contents as text that ``bytes_of`` converts to the same bytes."""
     return None if data is None else data.decode("utf-8", "surrogateescape")
 
 
@@ -111,5 +111,5 @@ def bytes_of(text: str) -> bytes:
 
 
 def digest(text: str | None) -> str | None:
-    """Return the SHA-256 of a file's content, ``None`` if there is no file."""
+    """Return the SHA-256 of a file's contents, ``None`` if there is no file."""
     return None if text is None else hashlib.sha256(bytes_of(text)).hexdigest()

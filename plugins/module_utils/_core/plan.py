@@ -19,14 +19,14 @@ Value = Union[str, int, bool, None]
 
 
 class Problem(Exception):
-    """A request that cannot be carried out. Each line names an option, its value and the remedy."""
+    """An invalid or failed request. Each line of the message names an option, its value and the remedy."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that becomes ``after``; ``None`` means that it does not exist.
+    """A setting or object that changes to ``after``; ``None`` means that it does not exist.
 
-    ``scope`` is the NIC, network namespace or pin directory that it belongs to, empty for the node itself.
+    ``scope`` is its NIC, network namespace or pin directory, empty for the node itself.
     """
 
     name: str

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From where the run came that is at this node. Private to this collection.
+"""Find the address from which the controller connected to this node.
 
 Source: ssh(1), ENVIRONMENT; proc_pid_environ(5), proc_pid_stat(5).
 """
@@ -15,9 +15,9 @@ _VARIABLE = b"SSH_CLIENT="
 
 
 def address() -> str:
-    """Return the address at the other end of the SSH connection that this process was started over.
+    """Return the client address of the SSH connection that started this process, empty if there is none.
 
-    Empty where there is none. sudo takes the variable away, so the processes above are asked as well.
+    sudo removes SSH_CLIENT, so the environments of parent processes are searched as well.
     """
     pid = os.getpid()
     try:
@@ -29,6 +29,6 @@ def address() -> str:
                         return str(ipaddress.ip_address(text))
             with open(f"/proc/{pid}/stat", "rb") as file:
                 pid = int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, ValueError):  # One has ended, or is not ours to look at; or sshd knows no address.
+    except (OSError, ValueError):  # A process ended or belongs to another user, or sshd has no address.
         pass
     return ""

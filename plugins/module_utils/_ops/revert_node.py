@@ -51,10 +51,16 @@ def run(
     with checkpoint.complete_or_revert():
         for subsystem, found in revert.plans(nets, selected, force):
             plans.append(found)
-            if not check:
-                revert.apply(found, subsystem, command, checkpoint.transaction, journal.transaction)
+            if check:
+                continue
+            with journal.transaction(found.original):
+                revert.remove_leftovers(found.original.files)
+            with checkpoint.transaction(found):
+                revert.apply(found, subsystem, command)
     archived = "" if check else _archive(command)
-    restored = {key: change for found in plans for key, change in {**found.things, **found.texts}.items()}
+    restored = {
+        key: change for found in plans for key, change in {**found.settings, **found.file_changes}.items()
+    }
     drift = [one for found in plans for one in found.drift]
     values = {
         "changes": [
@@ -81,9 +87,9 @@ def _archive(command: RunCommand) -> str:
 
 def _is_original(nets: NetChanges) -> bool:
     """Return whether no change remains, except programs that disappeared with a boot or a Pod's device."""
-    if nets.files or any(key.subsystem != "programs" for key in nets.things):
+    if nets.files or any(key.subsystem != "programs" for key in nets.settings):
         return False
-    now = _revert_programs.Programs().read(nets.things)
+    now = _revert_programs.Programs().read(nets.settings)
     return not revert.plan("programs", nets, now, {}, force=True)
 
 

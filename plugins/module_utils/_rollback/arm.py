@@ -56,14 +56,12 @@ class Confirmation:
         if self.seconds < 0:
             raise Problem(
                 f"confirm_timeout: {self.seconds} is negative: set a number of seconds, or 0 for a change"
-                f" without"
-                " confirmation"
+                " without confirmation"
             )
         if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", self.name):
             raise Problem(
                 f"confirm_name: {self.name!r} is not a valid name: use up to 64 letters, digits, dots,"
-                f" dashes and"
-                " underscores"
+                " dashes and underscores"
             )
 
 
@@ -133,8 +131,7 @@ def arm(confirmation: Confirmation, program: RollbackProgram, command: RunComman
     if os.path.exists(_CONTAINER):
         raise Problem(
             "confirm_timeout: this is a container, whose systemd does not start the rollback when the node"
-            " boots:"
-            " run it on the node, or set confirm_timeout: 0"
+            " boots: run this on the node, or set confirm_timeout: 0"
         )
     paths = list(confirmation.read_paths())
     with journal.locked():
@@ -166,9 +163,8 @@ def arm(confirmation: Confirmation, program: RollbackProgram, command: RunComman
         except OSError as error:
             checkpoint.disarm(command)
             raise Problem(
-                f"confirm_timeout: the checkpoint cannot be armed ({reason(error)}), so nothing was"
-                f" changed: run"
-                " as root (become), and free space on a writable file system"
+                f"confirm_timeout: the checkpoint cannot be armed ({reason(error)}), so nothing was changed:"
+                " run as root (become), and free space on a writable file system"
             ) from None
         except Problem:
             checkpoint.disarm(command)

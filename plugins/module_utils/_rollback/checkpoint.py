@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .._core.command import RunCommand
-from .._core.plan import Plan, Problem, reason, shown
+from .._core.plan import Problem, reason, shown
 from . import journal, revert
 from .net_changes import Record, net_changes
 from .revert import Subsystem
@@ -153,13 +153,12 @@ def roll_back(
     _release_space()
     _mark_reverting(name)
     nets = net_changes(record for record in journal.read() if _belongs(record, name))
-
-    def transaction(plan: Plan) -> contextlib.AbstractContextManager[None]:
-        return journal.rollback_transaction(plan, name)
-
     # Drift is restored too: without this rollback the node may stay unreachable.
     for subsystem, plan in revert.plans(nets, subsystems, force=True):
-        revert.apply(plan, subsystem, command, transaction, transaction)
+        with journal.rollback_transaction(plan.original, name):
+            revert.remove_leftovers(plan.original.files)
+        with journal.rollback_transaction(plan, name):
+            revert.apply(plan, subsystem, command)
     with journal.locked():
         more = {"automatic": True} if automatic else {}
         end(name, "reverted", command, why, reverted=_original_values(journal.read(), name), **more)
@@ -200,7 +199,7 @@ def _original_values(records: Iterable[Record], name: str) -> list[str]:
     )
     nets = net_changes(record for record in until if _belongs(record, name))
     return [
-        *(f"{key.scope}: {key.name} = {shown(net.before)}" for key, net in nets.things.items()),
+        *(f"{key.scope}: {key.name} = {shown(net.before)}" for key, net in nets.settings.items()),
         *(key.name for key in nets.files),
     ]
 

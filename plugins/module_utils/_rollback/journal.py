@@ -177,7 +177,11 @@ def transaction(
 
 @contextlib.contextmanager
 def rollback_transaction(plan: Plan, checkpoint: str) -> Iterator[None]:
-    """Record what a rollback of ``checkpoint`` changes. Never refuses: the node may be unreachable."""
+    """Record what a rollback of ``checkpoint`` changes.
+
+    A full disk does not prevent the rollback, as the node may be unreachable without it. Raises ``Problem``
+    if another checkpoint is pending.
+    """
     if not plan:
         yield
         return
@@ -258,14 +262,14 @@ def _refuse_drift(plan: Plan, observe: Observe | None) -> None:
 
 def pending(records: Iterable[Record]) -> Record | None:
     """Return the checkpoint that is neither confirmed nor reverted."""
-    open_ones: dict[str, Record] = {}
+    unconfirmed: dict[str, Record] = {}
     for record in records:
         state = record.get("checkpoint_state")
         if state == "armed":
-            open_ones[record["checkpoint"]] = record
+            unconfirmed[record["checkpoint"]] = record
         elif state and state != "reverting":
-            open_ones.pop(record["checkpoint"], None)
-    return next(iter(open_ones.values()), None)
+            unconfirmed.pop(record["checkpoint"], None)
+    return next(iter(unconfirmed.values()), None)
 
 
 def refuse_other(armed: Record | None, checkpoint: str = "") -> None:
@@ -294,6 +298,5 @@ def refuse_ended(records: Iterable[Record], checkpoint: str) -> None:
     if states[-1:] != ["armed"]:
         raise Problem(
             f"confirm_timeout: checkpoint {checkpoint} expired before all changes were made, so they are"
-            f" rolled"
-            " back: increase confirm_timeout"
+            " rolled back: increase confirm_timeout"
         )

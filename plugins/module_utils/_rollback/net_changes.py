@@ -46,11 +46,11 @@ class NetChange:
 class NetChanges:
     """Everything that differs from before the first record. A file's ``after`` is a digest."""
 
-    things: Mapping[Key, NetChange]
+    settings: Mapping[Key, NetChange]
     files: Mapping[Key, NetChange]
 
     def __bool__(self) -> bool:
-        return bool(self.things or self.files)
+        return bool(self.settings or self.files)
 
 
 def _add(
@@ -76,7 +76,7 @@ def net_changes(records: Iterable[Record]) -> NetChanges:
     """
     records = list(records)
     ends = {record["run"]: record for record in records if "end" in record}
-    things: dict[Key, NetChange] = {}
+    settings: dict[Key, NetChange] = {}
     files: dict[Key, NetChange] = {}
     for record in records:
         if "changes" not in record or "end" in record:
@@ -84,10 +84,10 @@ def net_changes(records: Iterable[Record]) -> NetChanges:
         end = ends.get(record["run"], {})
         for change in end.get("changes", record["changes"]):
             key = Key(record["subsystem"], change["scope"], change["name"])
-            _add(things, key, change["before"], change["after"], "changes" in end, lambda value: value)
+            _add(settings, key, change["before"], change["after"], "changes" in end, lambda value: value)
         for path, file in record["files"].items():
             if path in end.get("files_unchanged", ()):
                 continue
             key = Key(record["subsystem"], "", path)
             _add(files, key, file["before"], file["after"], bool(end), digest)
-    return NetChanges(things, files)
+    return NetChanges(settings, files)

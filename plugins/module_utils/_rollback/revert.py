@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Union
 
@@ -20,8 +20,6 @@ from .._core.files import bytes_of, digest, read_file, replace_file, sync_folder
 from .._core.plan import Change, Plan, Problem, Value, reason
 from .net_changes import Key, NetChange, NetChanges
 
-Transaction = Callable[[Plan], "contextlib.AbstractContextManager[None]"]
-
 _RELOAD = {
     "/etc/systemd/": ["systemctl", "daemon-reload"],
     "/etc/udev/": ["udevadm", "control", "--reload"],
@@ -29,26 +27,24 @@ _RELOAD = {
 
 
 class Absent:
-    """Type of the current value of a thing that does not exist, as its NIC, namespace or key is gone."""
+    """Type of the current value of a setting that does not exist."""
 
 
-GONE = Absent()
-# The thing comes and goes with others, such as a queue with their number: restore it if this collection
-# removed it.
-REMOVED = Absent()
+GONE = Absent()  # Its NIC, namespace or key no longer exists: nothing to restore.
+REMOVED = Absent()  # It exists only with its queue: restore it if this collection removed the queue.
 Now = Union[Value, Absent]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A thing that others changed after this collection."""
+    """A setting or file that others changed after this collection."""
 
     key: Key
     now: Value
     net: NetChange
 
     def as_dict(self) -> dict[str, Value]:
-        """Return it as the module returns it; for a file, with digests."""
+        """Return the drift as the module returns it; for a file, with digests."""
         found = {"subsystem": self.key.subsystem, "scope": self.key.scope, "name": self.key.name}
         return {**found, "current": self.now, "applied": self.net.after, "original": self.net.before}
 
@@ -57,12 +53,12 @@ class Drift:
 class RollbackPlan(Plan):
     """Changes that restore original values.
 
-    ``things`` and ``texts`` have the changes of settings and of files by key. ``original`` is a plan of what
-    has its original value already, to be recorded as settled.
+    ``settings`` and ``file_changes`` have the changes by key. ``original`` has the settings and files that
+    already have their original values, so that the journal records them as restored.
     """
 
-    things: Mapping[Key, Change] = field(default_factory=dict)
-    texts: Mapping[Key, Change] = field(default_factory=dict)
+    settings: Mapping[Key, Change] = field(default_factory=dict)
+    file_changes: Mapping[Key, Change] = field(default_factory=dict)
     original: Plan = field(default_factory=lambda: Plan(""))
     drift: Sequence[Drift] = ()
 
@@ -72,13 +68,13 @@ def plan(
 ) -> RollbackPlan:
     """Return the plan that restores one subsystem.
 
-    ``now`` has the current values of ``nets.things``, ``texts`` the contents of ``nets.files``. With
+    ``now`` has the current values of ``nets.settings``, ``texts`` the contents of ``nets.files``. With
     ``force``, drift is restored too.
     """
     restore: dict[Key, Change] = {}
     restore_files: dict[Key, Change] = {}
     settled, drift = [], []
-    for key, net in nets.things.items():
+    for key, net in nets.settings.items():
         value = now[key]
         if value is REMOVED and None in {net.after, *net.unfinished}:
             value = None
@@ -103,8 +99,8 @@ def plan(
         subsystem=subsystem,
         changes=list(restore.values()),
         files=files,
-        things=restore,
-        texts=restore_files,
+        settings=restore,
+        file_changes=restore_files,
         original=Plan(subsystem, settled, settled_files),
         drift=drift,
     )
@@ -123,42 +119,39 @@ class Subsystem(Protocol):
         """Set original values; raises ``Problem``."""
 
 
-class Files:
-    """Files that modules wrote."""
+# Files
 
-    def __init__(self, command: RunCommand) -> None:
-        self._command = command
 
-    def write(self, desired: Mapping[str, str | None]) -> None:
-        """Restore the contents of files, or remove them; raises ``Problem``."""
-        try:
-            for path, text in desired.items():
-                if text is not None:
-                    os.makedirs(os.path.dirname(path), exist_ok=True)
-                    replace_file(path, bytes_of(text))
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
-                    sync_folder(path)
-        except OSError as error:
-            raise Problem(f"{error.filename} cannot be restored: {reason(error)}") from None
-        for prefix, words in _RELOAD.items():
-            running = prefix != "/etc/udev/" or os.path.exists("/run/udev/control")
-            if running and any(path.startswith(prefix) for path in desired):
-                code, out, err = self._command(words)
-                if code:
-                    raise Problem(f"{' '.join(words)} failed: {(out + err).strip()}")
-
-    @staticmethod
-    def remove_leftovers(paths: Iterable[str]) -> None:
-        """Remove the temporary files of an interrupted run, and empty directories of this collection."""
-        for path in paths:
+def write_files(desired: Mapping[str, str | None], command: RunCommand) -> None:
+    """Restore the contents of files, or remove them; raises ``Problem``."""
+    try:
+        for path, text in desired.items():
+            if text is not None:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                replace_file(path, bytes_of(text))
+                continue
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary(path))
-            folder = os.path.dirname(path)
-            if os.path.basename(folder).startswith("podnet") or folder.endswith(".network.d"):
-                with contextlib.suppress(OSError):  # It still contains other files.
-                    os.rmdir(folder)
+                os.unlink(path)
+                sync_folder(path)
+    except OSError as error:
+        raise Problem(f"{error.filename} cannot be restored: {reason(error)}") from None
+    for prefix, words in _RELOAD.items():
+        running = prefix != "/etc/udev/" or os.path.exists("/run/udev/control")
+        if running and any(path.startswith(prefix) for path in desired):
+            code, out, err = command(words)
+            if code:
+                raise Problem(f"{' '.join(words)} failed: {(out + err).strip()}")
+
+
+def remove_leftovers(paths: Iterable[str]) -> None:
+    """Remove the temporary files of an interrupted run, and empty directories of this collection."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary(path))
+        folder = os.path.dirname(path)
+        if os.path.basename(folder).startswith("podnet") or folder.endswith(".network.d"):
+            with contextlib.suppress(OSError):  # It still contains other files.
+                os.rmdir(folder)
 
 
 # Rollback of several subsystems
@@ -169,40 +162,30 @@ def plans(
 ) -> Iterable[tuple[Subsystem, RollbackPlan]]:
     """Yield the plan of each subsystem, read just before it is yielded: restoring one may change another."""
     for name, subsystem in subsystems.items():
-        its = NetChanges(
-            {key: net for key, net in nets.things.items() if key.subsystem == name},
+        own_nets = NetChanges(
+            {key: net for key, net in nets.settings.items() if key.subsystem == name},
             {key: net for key, net in nets.files.items() if key.subsystem == name},
         )
-        texts = {key: read_file(key.name) for key in its.files}
-        yield subsystem, plan(name, its, subsystem.read(its.things), texts, force)
+        texts = {key: read_file(key.name) for key in own_nets.files}
+        yield subsystem, plan(name, own_nets, subsystem.read(own_nets.settings), texts, force)
 
 
-def apply(
-    found: RollbackPlan,
-    subsystem: Subsystem,
-    command: RunCommand,
-    transaction: Transaction,
-    settle: Transaction,
-) -> None:
+def apply(found: RollbackPlan, subsystem: Subsystem, command: RunCommand) -> None:
     """Restore one subsystem; raises ``Problem``.
 
-    ``transaction`` journals the restored values, ``settle`` the values that were original already.
+    Files are restored first, as they decide what the next boot does. If one of both fails, the other is
+    restored nevertheless.
     """
-    files = Files(command)
-    with settle(found.original):
-        files.remove_leftovers(found.original.files)
-    with transaction(found):
-        problems = []
-        # Files first, as they decide what the next boot does. One failure does not stop the others.
+    problems = []
+    try:
+        write_files({path: after for path, (dummy, after) in found.files.items()}, command)
+    except Problem as problem:
+        problems.append(str(problem))
+    if found.settings:
         try:
-            files.write({path: after for path, (dummy, after) in found.files.items()})
+            subsystem.write({key: change.after for key, change in found.settings.items()})
         except Problem as problem:
             problems.append(str(problem))
-        if found.things:
-            try:
-                subsystem.write({key: change.after for key, change in found.things.items()})
-            except Problem as problem:
-                problems.append(str(problem))
-        if problems:
-            raise Problem("\n".join(problems))
-        files.remove_leftovers(found.files)
+    if problems:
+        raise Problem("\n".join(problems))
+    remove_leftovers(found.files)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Python that runs what stays on a node."""
+"""Programs that stay on a node, and the interpreter that runs them."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ def python(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_distributions_own_python_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of a virtual environment, which may run the module, goes with it."""
+def test_the_interpreter_of_the_distribution_is_preferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module may run in a virtual environment that is removed later."""
     own = python(tmp_path / "python3", f'exec {sys.executable} "$@"')
     monkeypatch.setattr(bundle, "_SYSTEM_PYTHON", own)
     assert bundle.interpreter() == own != sys.executable
 
 
 @pytest.mark.parametrize("present", [False, True])
-def test_not_one_that_is_missing_or_too_old(
+def test_a_missing_or_old_interpreter_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: bool
 ) -> None:
     own = str(tmp_path / "python3")
     if present:
-        # As RHEL 8's 3.6 does it: the comparison is its own.
+        # Python 3.6, as on RHEL 8.
         code = "import sys; sys.version_info = (3, 6, 8); exec(sys.argv[1])"
         python(Path(own), f"exec {sys.executable} -c '{code}' \"$2\"")
     monkeypatch.setattr(bundle, "_SYSTEM_PYTHON", own)
     assert bundle.interpreter() == sys.executable
 
 
-def test_the_command_has_all_the_code_that_it_needs(tmp_path: Path) -> None:
-    """Where there is no collection, as on a node."""
+def test_the_command_contains_its_imports(tmp_path: Path) -> None:
+    """It runs without the collection, as on a node."""
     command = tmp_path / "podnet-datapath"
     command.write_bytes(_datapath_command.program())
     done = subprocess.run(

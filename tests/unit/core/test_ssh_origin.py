@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From where a run came: the shell that sshd started knows, whatever sudo leaves of it."""
+"""The controller's address, with and without SSH_CLIENT in the environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-ASK = """
+PRINT_ADDRESS = """
 from ansible_collections.podnet.datapath.plugins.module_utils._core import ssh_origin
 print(ssh_origin.address())
 """
@@ -26,9 +26,9 @@ print(ssh_origin.address())
     ],
 )
 @pytest.mark.parametrize("words", ['"$0" -c "$1"', 'env -u SSH_CLIENT "$0" -c "$1"; true'])
-def test_the_other_end_of_the_connection(client: str, found: str, words: str) -> None:
+def test_the_client_address_of_the_connection(client: str, found: str, words: str) -> None:
     done = subprocess.run(
-        ["sh", "-c", words, sys.executable, ASK],
+        ["sh", "-c", words, sys.executable, PRINT_ADDRESS],
         env={**os.environ, "SSH_CLIENT": client},
         capture_output=True,
         text=True,

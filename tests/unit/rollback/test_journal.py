@@ -44,17 +44,17 @@ def done(*plans: Plan, observe: journal.Observe | None = None) -> NetChanges:
 
 
 def test_net_change_is_first_before_and_last_after() -> None:
-    assert done(mtu(1500, 4000), mtu(4000, 8264)).things == {MTU: NetChange(1500, 8264)}
+    assert done(mtu(1500, 4000), mtu(4000, 8264)).settings == {MTU: NetChange(1500, 8264)}
 
 
 def test_a_restored_setting_has_no_net_change() -> None:
     assert not done(mtu(1500, 4000), mtu(4000, 1500))
-    assert done(mtu(1600, 9000)).things == {MTU: NetChange(1600, 9000)}
+    assert done(mtu(1600, 9000)).settings == {MTU: NetChange(1600, 9000)}
 
 
 def test_scopes_and_subsystems_are_distinct() -> None:
     sysctl = [Change("net.core.a", "1", "2"), Change("net.core.a", "3", "2", "pod")]
-    assert done(Plan("sysctls", sysctl), Plan("x", sysctl[:1])).things == {
+    assert done(Plan("sysctls", sysctl), Plan("x", sysctl[:1])).settings == {
         Key("sysctls", "", "net.core.a"): NetChange("1", "2"),
         Key("sysctls", "pod", "net.core.a"): NetChange("3", "2"),
         Key("x", "", "net.core.a"): NetChange("1", "2"),
@@ -65,7 +65,7 @@ def test_observed_changes_count() -> None:
     found: list[Change] = []
     with journal.transaction(mtu(1500, 9000), lambda: found):
         found += [Change("mtu", 1500, 9000, "eth0"), Change("features.rx-lro", True, False, "eth0")]
-    assert net_changes(journal.read()).things == {
+    assert net_changes(journal.read()).settings == {
         MTU: NetChange(1500, 9000),
         Key("nics", "eth0", "features.rx-lro"): NetChange(True, False),
     }
@@ -80,7 +80,7 @@ def test_drift_since_the_plan_is_refused(tmp_path: Path) -> None:
         done(Plan("nics", files={str(tmp_path / "file"): (None, "ours")}))
     # A setting outside the plan may change, as it may depend on another one.
     found = [Change("coalesce.rx-usecs", 8, 9, "eth0")]
-    assert done(mtu(1500, 9000), observe=lambda: found).things
+    assert done(mtu(1500, 9000), observe=lambda: found).settings
 
 
 @pytest.mark.parametrize("happened", [False, True])
@@ -92,12 +92,12 @@ def test_an_interrupted_second_change_is_managed_whether_it_happened_or_not(happ
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     nets = net_changes(journal.read())
-    assert nets.things == {MTU: NetChange(1500, 9000, frozenset({4000}))}
+    assert nets.settings == {MTU: NetChange(1500, 9000, frozenset({4000}))}
     now = 9000 if happened else 4000
     restored = revert.plan("nics", nets, {MTU: now}, {}, force=False)
-    assert restored.things == {MTU: Change("mtu", now, 1500, "eth0")}
+    assert restored.settings == {MTU: Change("mtu", now, 1500, "eth0")}
     assert revert.plan("nics", nets, {MTU: 1400}, {}, force=False).drift
-    assert done(mtu(now, 8264)).things == {MTU: NetChange(1500, 8264)}
+    assert done(mtu(now, 8264)).settings == {MTU: NetChange(1500, 8264)}
 
 
 def test_interrupted_changes_of_a_file_and_back_to_the_original_value(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_interrupted_changes_of_a_file_and_back_to_the_original_value(tmp_path: 
         for n, change in enumerate(({"before": 1500, "after": 9000}, {"before": 9000, "after": 1500}))
     ]
     ends = [{"run": "0", "end": "done", "changes": records[0]["changes"]}]
-    assert net_changes([*records, *ends]).things == {MTU: NetChange(1500, 1500, frozenset({9000}))}
+    assert net_changes([*records, *ends]).settings == {MTU: NetChange(1500, 1500, frozenset({9000}))}
 
 
 def test_a_failed_change_that_was_restored_has_no_net_change() -> None:
@@ -128,7 +128,7 @@ def test_a_failed_change_that_was_restored_has_no_net_change() -> None:
 def test_a_failed_change_without_observation_counts_as_planned() -> None:
     with pytest.raises(KeyError), journal.transaction(mtu(1500, 9000)):
         raise KeyError
-    assert net_changes(journal.read()).things == {MTU: NetChange(1500, 9000)}
+    assert net_changes(journal.read()).settings == {MTU: NetChange(1500, 9000)}
 
 
 def test_an_interrupted_change_is_recorded_and_counts_as_planned() -> None:
@@ -139,7 +139,7 @@ def test_an_interrupted_change_is_recorded_and_counts_as_planned() -> None:
     os.waitpid(child, 0)
     (begin,) = journal.read()
     assert "end" not in begin and begin["boot_id"] == journal.boot_id()
-    assert net_changes([begin]).things == {MTU: NetChange(1500, 9000)}
+    assert net_changes([begin]).settings == {MTU: NetChange(1500, 9000)}
 
 
 def test_files_are_recorded_byte_for_byte(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_an_incomplete_last_line_is_overwritten() -> None:
     done(mtu(1500, 4000))
     with open(journal.path(), "a") as file:
         file.write('{"run": "cut')
-    assert done(mtu(4000, 8264)).things == {MTU: NetChange(1500, 8264)}
+    assert done(mtu(4000, 8264)).settings == {MTU: NetChange(1500, 8264)}
     assert all(json.loads(line) for line in Path(journal.path()).read_text().splitlines())
 
 
@@ -205,7 +205,7 @@ def test_another_change_is_refused_while_one_is_pending() -> None:
     with journal.transaction(mtu(1500, 4000), checkpoint="c1"):
         pass
     journal.append({"checkpoint_state": "confirmed", "checkpoint": "c1"})
-    assert done(mtu(4000, 9000)).things == {MTU: NetChange(1500, 9000)}
+    assert done(mtu(4000, 9000)).settings == {MTU: NetChange(1500, 9000)}
 
 
 def test_an_empty_plan_writes_no_journal() -> None:
