@@ -243,7 +243,7 @@ nics:
       driver: mlx5_core
       changes:
         - {name: mtu, before: 1500, after: 8264}
-      skipped: {features.rx-gro-hw: is fixed off, so it cannot be on}
+      skipped: {features.rx-gro-hw: is fixed off and cannot be set to on}
       limited: {}
 rolled_back:
   description: Earlier changes that the node rolled back and that no run has reported yet. Also a warning.
