@@ -119,7 +119,8 @@ class Programs:
 
     def declare(self, pods: int, feature: str) -> int:
         """Apply a declaration; return the number of policy entries."""
-        apply.run(PINS, "site", node="node", **declaration(pods, feature))
+        options = {**declaration(pods, feature), "node": "node"}
+        apply.configure(apply.Desired(PINS, "site", options))
         bank = struct.unpack_from("=I", bpf.map_lookup(self.config, bytes(4), 8))[0] % 2
         return sum(key[POLICY_BANK] == bank for key in bpf.map_read(self.policy))
 
@@ -248,7 +249,7 @@ class Paced(Nodes):
             for name in self.pods_of(node)
         ]
         with self.ns.inside(self.names[node]):
-            apply.run(f"{PINS}-{node}", "site", pods, node=node)
+            apply.configure(apply.Desired(f"{PINS}-{node}", "site", {"endpoints": pods, "node": node}))
 
     def qdisc(self, *words: str) -> None:
         command("tc", "qdisc", "replace", "dev", "wire0", "root", *words, netns=self.names["node1"])

@@ -123,7 +123,7 @@ class Node:
             Path(self.pins).mkdir(exist_ok=True)
             attach.present(attach.Desired(self.pins, entries), OBJECT, {})
             endpoints = [{"addresses": [a], "device": f"h{name}"} for name, a in addresses.items()]
-            apply.run(self.pins, "site", endpoints)
+            apply.configure(apply.Desired(self.pins, "site", {"endpoints": endpoints}))
 
     def remove(self) -> None:
         with self.inside():

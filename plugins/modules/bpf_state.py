@@ -137,11 +137,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import arguments
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.apply import run
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.apply import Desired, configure
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import (
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
-    BpfError,
 )
 
 
@@ -167,18 +166,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     p = module.params
-    declared = {name: p[name] for name in ("node", "remote_pods", "policies", "services", "masquerade")}
+    names = ("endpoints", "node", "remote_pods", "policies", "services", "masquerade")
+    desired = Desired(p["pin_path"], p["owner"], {name: p[name] for name in names})
     try:
-        outcome = run(p["pin_path"], p["owner"], p["endpoints"], module.check_mode, **declared)
-    except (BpfError, Problem, OSError) as e:
+        result = configure(desired, module.check_mode)
+    except (Problem, OSError) as e:
         module.fail_json(msg=str(e))
-    module.exit_json(
-        changed=outcome.changed,
-        updated=[str(a) for a in outcome.updated],
-        deleted=[str(a) for a in outcome.deleted],
-        differences=outcome.differences,
-        diff={"before": outcome.before, "after": outcome.after},
-    )
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

@@ -348,7 +348,7 @@ class TestState:
         result = node.module("bpf_state", endpoints=site, check=True)
         assert node.module("bpf_state", endpoints=site)["diff"] == result["diff"]
         assert result["updated"] == ["10.31.1.11", "fd31:1::11"]
-        assert result["diff"]["after"] == "10.31.1.11 at left\nfd31:1::11 at left\n"
+        assert result["diff"][0]["after"] == "10.31.1.11 at left\nfd31:1::11 at left\n"
         cni = [{"device": "right", "addresses": ["10.31.1.12"]}]
         assert node.module("bpf_state", endpoints=cni, owner="cni")["changed"]
         assert not node.module("bpf_state", endpoints=site)["changed"]

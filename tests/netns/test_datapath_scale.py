@@ -9,6 +9,7 @@ import ctypes
 import resource
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Result
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
@@ -84,19 +85,19 @@ def test_full_node_is_applied_in_few_calls(
         calls.append(command)
         return real(command, attr)
 
-    def run() -> apply.Outcome:
+    def run() -> Result:
         calls.clear()
-        return apply.run(pins, "site", **declared)
+        return apply.configure(apply.Desired(pins, "site", declared))
 
     with namespaces.inside(node):
         attach.present(attach.Desired(pins), datapath_object, {})
         try:
             monkeypatch.setattr(bpf, "bpf", counted)
             began = cpu_seconds()
-            first = run()
+            differences = run().values["differences"]
             took = cpu_seconds() - began
-            assert first.differences["pods"] == PODS and first.differences["services"] == 1000
-            assert first.differences["policy"] >= 10_000
+            assert differences["pods"] == PODS and differences["services"] == 1000
+            assert differences["policy"] >= 10_000
             # about 16,000 entries are written in batches
             assert len(calls) < 300, len(calls)
             assert took < CPU_SECONDS, took
@@ -105,7 +106,7 @@ def test_full_node_is_applied_in_few_calls(
             assert not again.changed and not WRITING & set(calls)
 
             declared["services"][5]["backends"].pop()
-            assert run().differences == {"services": 1}
+            assert run().values["differences"] == {"services": 1}
             with bpf.closing(bpf.obj_get(f"{pins}/maps/config")) as fd:
                 generation = ctypes.c_uint32.from_buffer_copy(bpf.map_lookup(fd, bytes(4), 8)).value
             assert generation == 2  # one per change

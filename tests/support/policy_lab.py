@@ -153,16 +153,15 @@ class Lab(Nodes):
                 if pod["node"] == node
             ]
             with self.ns.inside(self.names[node]):
-                apply.run(
-                    self.pins[node],
-                    "site",
-                    here,
-                    remote_pods=[pod for pod in raw.values() if pod["node"] != node],
-                    policies=policies,
-                    services=services,
-                    masquerade={"ipv4": v4, "ipv6": v6} if masqueraded else {},
-                    node=node,
-                )
+                options = {
+                    "endpoints": here,
+                    "remote_pods": [pod for pod in raw.values() if pod["node"] != node],
+                    "policies": policies,
+                    "services": services,
+                    "masquerade": {"ipv4": v4, "ipv6": v6} if masqueraded else {},
+                    "node": node,
+                }
+                apply.configure(apply.Desired(self.pins[node], "site", options))
 
     def info(self) -> dict[str, Any]:
         """Return node1's Pods of datapath_info by name."""

@@ -15,11 +15,11 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from .._kernel.bpf import BpfError
+from .._core.plan import Problem, Result
 from . import compile as _datapath_compile
 from . import interfaces as _datapath_node
 from . import layout, parse, plan, union
@@ -27,7 +27,7 @@ from . import snapshot as _datapath_snapshot
 from .compile import Compiled, Interface
 from .layout import Image
 from .maps import Maps, refuse_unconfirmed
-from .model import Address, Declaration
+from .model import Declaration
 from .plan import Plan
 from .snapshot import Snapshot
 from .store import Record, Store, stored
@@ -120,7 +120,7 @@ def refill(fds: Mapping[str, int], pin_path: str) -> None:
     snapshot.generation = time.monotonic_ns() >> 20 & 0xFFFFFFFE
     changes, wrong = plan.plan(snapshot, tables.image)
     if wrong:
-        raise BpfError("; ".join(wrong))
+        raise Problem("; ".join(wrong))
     if changes:
         maps.apply(changes)
 
@@ -163,56 +163,46 @@ def describe(image: Image, options: Mapping[str, Any], owner: str, names: Mappin
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What changed, or would: addresses, how many entries of each kind, and text for the diff."""
+class Desired:
+    """What one owner declares for this node.
 
-    updated: Sequence[Address] = ()
-    deleted: Sequence[Address] = ()
-    differences: Mapping[str, int] = field(default_factory=dict)
-    declaration_changed: bool = False
-    before: str = ""
-    after: str = ""
-
-    @property
-    def changed(self) -> bool:
-        """Tell whether anything changed, or would."""
-        return bool(self.differences) or self.declaration_changed
-
-
-def run(
-    pin_path: str,
-    owner: str,
-    endpoints: Sequence[Mapping[str, Any]],
-    check: bool = False,
-    planned: Collection[str] = (),
-    strict: bool = True,
-    **others: Any,
-) -> Outcome:
-    """Bring the maps to what this owner and those before it declare; ``check``: only say what would change.
-
-    With ``check``, the devices ``planned`` need not exist yet. If not ``strict``, selectors may match no Pod
-    and services may have no backend, as while Pods are created and removed.
-
-    ``others`` are remote_pods, policies, services, masquerade and node. Raises BpfError, naming all that is
-    wrong, before anything is written.
+    ``options`` has endpoints, remote_pods, policies, services, masquerade and node, as the module bpf_state
+    documents them. In check mode, ``planned_devices`` need not exist yet. With ``allow_unmatched``, selectors
+    may match no Pod and services may have no backend, as while Pods are created and removed.
     """
-    store = Store(pin_path)
+
+    pin_path: str
+    owner: str
+    options: Mapping[str, Any]
+    planned_devices: Collection[str] = ()
+    allow_unmatched: bool = False
+
+
+def configure(desired: Desired, check: bool = False) -> Result:
+    """Replace one owner's declaration and bring the maps to the declarations of all owners.
+
+    With ``check``, change nothing. Return updated, deleted and differences, as bpf_state documents them, and
+    the diff. Raises ``Problem``, with a line for each problem, before anything is written.
+    """
+    store = Store(desired.pin_path)
+    owner = desired.owner
     problems: list[str] = []
     with contextlib.ExitStack() as files:
         maps = None
         try:
-            maps = Maps.pinned(pin_path, files)
+            maps = Maps.pinned(desired.pin_path, files)
             files.enter_context(store.locked())
-        except BpfError as e:
+        except Problem as e:
             problems.append(str(e))
         records = store.read()
         before = records.get(owner, Record())
-        after = Record(stored({**others, "endpoints": endpoints}), dict(before.slots))
+        after = Record(stored(desired.options), dict(before.slots))
         records[owner] = after
         interfaces = _datapath_node.read_interfaces()
-        new = sorted(set(planned) - interfaces.keys())
-        interfaces.update((name, Interface(_PLANNED_IFINDEX + n)) for n, name in enumerate(new))
-        declared, slots, wrong = merge(records, interfaces, owner, strict)
+        if check:
+            new = sorted(set(desired.planned_devices) - interfaces.keys())
+            interfaces.update((name, Interface(_PLANNED_IFINDEX + n)) for n, name in enumerate(new))
+        declared, slots, wrong = merge(records, interfaces, owner, not desired.allow_unmatched)
         problems += wrong
         tables, wrong = compiled(declared, interfaces, slots)
         problems += wrong
@@ -222,15 +212,15 @@ def run(
             changes, wrong = plan.plan(snapshot, tables.image)
             problems += wrong
         if problems or not maps:
-            raise BpfError("\n".join(dict.fromkeys(problems)))
-        outcome = _outcome(snapshot, tables.image, changes, before, after, owner, interfaces)
-        if not check and outcome.changed:
-            refuse_unconfirmed(pin_path)
+            raise Problem("\n".join(dict.fromkeys(problems)))
+        result = _result(snapshot, tables.image, changes, before, after, owner, interfaces)
+        if not check and result.changed:
+            refuse_unconfirmed(desired.pin_path)
             _write(store, owner, before, after, maps, changes, tables.image)
-    return outcome
+    return result
 
 
-def _outcome(
+def _result(
     snapshot: Snapshot,
     wants: Image,
     changes: Plan | None,
@@ -238,17 +228,25 @@ def _outcome(
     after: Record,
     owner: str,
     interfaces: Mapping[str, Interface],
-) -> Outcome:
+) -> Result:
     has = _datapath_snapshot.held(snapshot, snapshot.bank)
     names = {interface.ifindex: name for name, interface in interfaces.items()}
     updated = [key for key, e in wants.endpoints.items() if has.endpoints.get(key) != e]
-    return Outcome(
-        [ipaddress.ip_address(key) for key in updated],
-        [ipaddress.ip_address(key) for key in has.endpoints if key not in wants.endpoints],
-        _datapath_snapshot.differences(has, wants) if changes else {},
-        before.options != after.options,
-        describe(has, before.options, owner, names),
-        describe(wants, after.options, owner, names),
+    deleted = [key for key in has.endpoints if key not in wants.endpoints]
+    differences = _datapath_snapshot.differences(has, wants) if changes else {}
+    return Result(
+        bool(differences) or before.options != after.options,
+        {
+            "updated": [str(ipaddress.ip_address(key)) for key in updated],
+            "deleted": [str(ipaddress.ip_address(key)) for key in deleted],
+            "differences": differences,
+        },
+        diff=[
+            {
+                "before": describe(has, before.options, owner, names),
+                "after": describe(wants, after.options, owner, names),
+            }
+        ],
     )
 
 
@@ -269,11 +267,11 @@ def _write(
         maps.apply(changes)
     except OSError as e:
         store.write(owner, before)
-        raise BpfError(
+        raise Problem(
             f"the maps cannot be written: {os.strerror(e.errno or 0)}; what held before holds"
         ) from e
     snapshot = maps.read()
     left = _datapath_snapshot.differences(_datapath_snapshot.held(snapshot, snapshot.bank), wants)
     if left:
         entries = ", ".join(f"{count} of {kind}" for kind, count in left.items())
-        raise BpfError(f"written, yet not as declared (does something else write the maps?): {entries}")
+        raise Problem(f"written, yet not as declared (does something else write the maps?): {entries}")

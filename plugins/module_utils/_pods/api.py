@@ -155,7 +155,7 @@ class _Call:
         missing = self._missing() if self._node.programs_enabled or former else "not needed"
         if missing and self._node.programs_enabled and not self._check:
             raise Problem(missing)
-        entries = _entries.Outcome()
+        entries = Result(False, {"updated": [], "deleted": [], "differences": {}})
         if missing:
             if self._node.programs_enabled:
                 self._warnings.append(f"{missing}. Check mode reports only the devices.")
@@ -241,19 +241,19 @@ class _Call:
 
     def _set_entries(
         self, declaration: Mapping[str, Any], strict: bool, check: bool = False, state: State | None = None
-    ) -> _entries.Outcome:
+    ) -> Result:
         """Replace the owner's declaration; with ``check``, the devices of ``state`` need not exist."""
-        options = {key: declaration.get(key) or [] for key in ("endpoints", *_DECLARED)}
+        options: dict[str, Any] = {key: declaration.get(key) or [] for key in ("endpoints", *_DECLARED)}
         options["masquerade"] = declaration.get("masquerade") or {}
-        return _entries.run(
+        options["node"] = declaration.get("node") or ""
+        desired = _entries.Desired(
             self._node.pin_path,
             self._node.owner,
-            check=check,
-            planned=[device.host_interface for device in state.devices.values()] if state else (),
-            strict=strict,
-            node=declaration.get("node") or "",
-            **options,
+            options,
+            planned_devices=[device.host_interface for device in state.devices.values()] if state else (),
+            allow_unmatched=not strict,
         )
+        return _entries.configure(desired, check)
 
     def _set_programs(self, devices: Sequence[str]) -> Result:
         requests = [
@@ -290,22 +290,19 @@ class _Call:
         after: Snapshot,
         steps: Sequence[model.Change],
         target: State,
-        entries: _entries.Outcome,
+        entries: Result,
     ) -> Result:
         changes = [*map(str, steps), *self._changes]
         sides = [
             json.dumps(model.describe(model.restrict(state, target, self._names), steps), indent=1)
             for state in (before.state, target)
         ]
-        diff = [{"before": sides[0] + "\n", "after": sides[1] + "\n"}, *self._diff]
-        diff.append({"before": entries.before, "after": entries.after})
+        diff = [{"before": sides[0] + "\n", "after": sides[1] + "\n"}, *self._diff, *entries.diff]
         values = {
             "pods": apply.described(request.desired.state, after),
             "driver_reason": request.driver_reason,
             "changes": changes,
-            "updated": [str(address) for address in entries.updated],
-            "deleted": [str(address) for address in entries.deleted],
-            "differences": dict(entries.differences),
+            **entries.values,
         }
         warnings = self._warnings + disagreements(request.desired.state, after.state, after.node)
         return Result(bool(changes) or entries.changed, values, warnings, diff)
