@@ -15,7 +15,7 @@ version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Combines the results of M(podnet.datapath.sysctl_zc), M(podnet.datapath.boot_args),
-    M(podnet.datapath.nic_tuning) and M(podnet.datapath.meta_device) in check mode into one list.
+    M(podnet.datapath.nic_tuning) and M(podnet.datapath.pods) in check mode into one list.
 options:
   _input:
     description:
@@ -92,8 +92,10 @@ def _nics(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _pods(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a result of meta_device."""
-    return [_row("Pods", change) for change in result.get("changes", [])]
+    """Return the rows of a result of the module pods."""
+    rows = [_row("Pods", change) for change in result.get("changes", [])]
+    counts = result.get("differences", {}).items()
+    return rows + [_row("Pods", f"{count} map entries of {kind} differ") for kind, count in sorted(counts)]
 
 
 def drift(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -305,3 +306,49 @@ def test_killed_call_is_completed_by_the_next(bench: Bench) -> None:
         assert names(bench.state()) == expected[which], number
         assert not apply(number).changed
     print(f"{COUNT} of {COUNT} completed, {finished} were finished before the kill")
+
+
+def test_role_creates_audits_and_removes_pods(bench: Bench, tmp_path: Path) -> None:
+    variables = {
+        "ansible_connection": "local",
+        "ansible_become": False,
+        "ansible_python_interpreter": sys.executable,
+        "pods_driver": "veth",
+        "pods_owner": bench.owner,
+        "pods_pin_path": bench.node.pins,
+        "pods_object": bench.node.object,
+        "pods_mtu": 1400,
+        "pods_endpoints": [
+            {"name": f"{bench.owner}-{name}", "addresses": [f"10.77.0.{number}"], "labels": {"app": name}}
+            for number, name in enumerate("ab", 1)
+        ],
+        "pods_policies": [{"name": "b", "pods": {"labels": {"app": "b"}}, "ingress": [{}]}],
+    }
+    role = {"name": "podnet.datapath.pods"}
+    roles = {"main": role, "audit": {**role, "tasks_from": "audit"}}
+    for name, one in roles.items():
+        tasks = [{"name": name, "ansible.builtin.include_role": one}]
+        result = {"changed": "{{ pods_result is changed }}", "drift": "{{ pods_drift | default([]) }}"}
+        copy = {"content": "{{ result | to_json }}", "dest": str(tmp_path / "result"), "mode": "0644"}
+        tasks.append(
+            {"name": "Result", "vars": {"result": result}, "ansible.builtin.copy": copy, "check_mode": False}
+        )
+        play = {"name": name, "hosts": "all", "gather_facts": False, "tasks": tasks}
+        (tmp_path / f"{name}.yml").write_text(json.dumps([play]))
+
+    def run(play: str, **others: Any) -> Any:
+        inventory = {"all": {"hosts": {"node1": None}, "vars": {**variables, **others}}}
+        (tmp_path / "hosts.yml").write_text(json.dumps(inventory))
+        words = ("ansible-playbook", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / f"{play}.yml"))
+        bench.node.ns.run(bench.node.name, *words)
+        return json.loads((tmp_path / "result").read_text())
+
+    before = bench.state()
+    assert {row["scope"] for row in run("audit")["drift"]} == {"Pods"}
+    assert bench.state() == before
+    assert run("main")["changed"]
+    assert not run("main")["changed"] and run("audit")["drift"] == []
+    assert bench.pings("a", "10.77.0.2")
+    assert run("main", pods_programs_enabled=False)["changed"] and bench.pinned() == []
+    assert run("main", pods_endpoints=[], pods_policies=[])["changed"]
+    assert bench.state()[0] == before[0]

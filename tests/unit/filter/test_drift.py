@@ -42,7 +42,8 @@ def test_every_difference_is_a_row_with_its_other_writers() -> None:
     }
     pods = {
         "changed": True,
-        "changes": ["pod1: make device"],
+        "changes": ["pod1: create device"],
+        "differences": {"endpoints": 2},
         "warnings": ["mtu: they differ"],
     }
     rows = drift({"sysctls": sysctls, "boot_args": boot, "nics": nics, "pods": pods})
@@ -55,7 +56,8 @@ def test_every_difference_is_a_row_with_its_other_writers() -> None:
         ("boot", "running kernel", "quiet", None, []),
         ("eth0", "mtu", 1500, 8264, []),
         ("boot", "/f is not up to date", None, None, []),
-        ("Pods", "pod1: make device", None, None, []),
+        ("Pods", "pod1: create device", None, None, []),
+        ("Pods", "2 map entries of endpoints differ", None, None, []),
         ("warning", "mtu: they differ", None, None, []),
     ]
 
