@@ -113,16 +113,15 @@ note:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
-
-STATES = {"cordoned": kubernetes.cordon, "drained": kubernetes.drain, "uncordoned": kubernetes.uncordon}
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain, kubernetes
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "required": True, "choices": sorted(STATES)},
+            "state": {"type": "str", "required": True, "choices": ["cordoned", "drained", "uncordoned"]},
             "owner": {"type": "str", "default": "site"},
             "kubeconfig": {"type": "path"},
             "context": {"type": "str"},
@@ -135,33 +134,22 @@ def main() -> None:
         supports_check_mode=True,
     )
     p = module.params
-    desired = kubernetes.Desired(
-        p["name"],
-        p["owner"],
-        p["force"],
-        p["delete_emptydir_data"],
-        p["grace_period"],
-        p["timeout"],
-        p["max_cordoned"],
+    desired = drain.Desired(
+        name=p["name"],
+        state=p["state"],
+        owner=p["owner"],
+        force=p["force"],
+        delete_emptydir_data=p["delete_emptydir_data"],
+        grace_period=p["grace_period"],
+        timeout=p["timeout"],
+        max_cordoned=p["max_cordoned"],
     )
     try:
         api = kubernetes.Api(kubernetes.access(p["kubeconfig"], p["context"]))
-        before = bool(api.node(desired.name)["spec"].get("unschedulable"))
-        outcome = STATES[p["state"]](api, desired, module.check_mode)
-    except kubernetes.KubernetesError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=outcome.changed,
-        cordoned=outcome.cordoned,
-        was_cordoned=before,
-        evicted=outcome.evicted,
-        note=outcome.note,
-        diff={
-            "before": f"cordoned: {str(before).lower()}\n"
-            + "".join(f"pod: {pod}\n" for pod in outcome.evicted),
-            "after": f"cordoned: {str(outcome.cordoned).lower()}\n",
-        },
-    )
+        result = drain.run(api, desired, module.check_mode)
+    except Problem as problem:
+        module.fail_json(msg=str(problem))
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

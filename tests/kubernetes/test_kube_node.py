@@ -54,7 +54,7 @@ def test_node_is_drained_and_uncordoned(cluster: Cluster, node: str) -> None:
     assert cluster.names(node) == {"agent-a"} and unschedulable(cluster, node)
     assert not cluster.run(node, "drained")["changed"]
     assert cluster.run(node, "uncordoned")["changed"] and not unschedulable(cluster, node)
-    assert kubernetes.cordoned_by(cluster.api.node(node)) == ""
+    assert drain.cordoned_by(cluster.api.node(node)) == ""
     assert not cluster.run(node, "uncordoned")["changed"]
 
 
@@ -64,7 +64,7 @@ def test_exhausted_budget_leaves_node_cordoned(cluster: Cluster, node: str) -> N
     with cluster.kubelet():
         refused = cluster.run(node, "drained", timeout=3)
         assert refused["failed"] and "stays cordoned: default/db-a" in refused["msg"], refused
-        assert "disruption budget" in refused["msg"]
+        assert "PodDisruptionBudgets" in refused["msg"]
         assert cluster.names(node) == {"db-a"} and unschedulable(cluster, node)
         threading.Timer(3, cluster.allow, ["db"]).start()
         waited = cluster.run(node, "drained", timeout=60)
@@ -87,9 +87,9 @@ def test_node_cordoned_by_others_stays_cordoned(cluster: Cluster, node: str) -> 
     version = cluster.api.node(node)["metadata"]["resourceVersion"]
     cluster.api.patch_node(node, True, None, version)
     done = cluster.run(node, "drained")
-    assert not done["changed"] and done["note"] == "it was cordoned before, and will stay so"
+    assert not done["changed"] and done["note"] == "the node was cordoned before and stays cordoned"
     left = cluster.run(node, "uncordoned")
-    assert not left["changed"] and left["note"] == "it is cordoned by somebody else, and stays so"
+    assert not left["changed"] and left["note"] == "others cordoned the node, so it stays cordoned"
     assert unschedulable(cluster, node)
 
 
@@ -97,7 +97,7 @@ def test_max_cordoned_limits_cordoned_nodes(cluster: Cluster, node: str) -> None
     cluster.add_node("other")
     assert cluster.run("other", "cordoned", max_cordoned=1, owner="earlier")["changed"]
     refused = cluster.run(node, "drained", max_cordoned=1)
-    assert "1 others are cordoned" in refused["msg"] and "other" in refused["msg"]
+    assert "1 other nodes" in refused["msg"] and "other" in refused["msg"]
     assert not unschedulable(cluster, node)
     assert not cluster.run("other", "cordoned", max_cordoned=1)["changed"], (
         "a node does not count against itself"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain, kubernetes
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.kubernetes import KubernetesError
 
 
@@ -30,31 +30,31 @@ EMPTYDIR = {"volumes": [{"name": "v", "emptyDir": {}}]}
     [
         (pod("web"), True, ""),
         (pod("agent", "DaemonSet"), False, ""),
-        (pod("static", "Node", metadata={"annotations": {kubernetes.MIRROR: "x"}}), False, ""),
+        (pod("static", "Node", metadata={"annotations": {drain.MIRROR: "x"}}), False, ""),
         (pod("single", ""), True, "no controller"),
         (pod("scratch", **EMPTYDIR), True, "emptyDir"),
         (pod("job", "", phase="Succeeded", **EMPTYDIR), True, ""),
         (pod("agent", "DaemonSet", **EMPTYDIR), False, ""),
     ],
 )
-def test_what_a_drain_evicts_and_refuses(given: dict[str, Any], evicted: bool, refused: str) -> None:
-    found, reasons = kubernetes.evictable([given], force=False, emptydir=False)
+def test_drain_evicts_and_refuses(given: dict[str, Any], evicted: bool, refused: str) -> None:
+    found, reasons = drain.evictable([given], force=False, delete_emptydir_data=False)
     assert bool(found) == evicted
     assert refused in "".join(reasons) and bool(refused) == bool(reasons)
-    assert kubernetes.evictable([given], force=True, emptydir=True)[1] == []
+    assert drain.evictable([given], force=True, delete_emptydir_data=True)[1] == []
 
 
-def test_nodes_left_by_others_count_for_the_cap() -> None:
+def test_nodes_of_earlier_runs_count_against_the_limit() -> None:
     nodes = [
         {"metadata": {"name": f"n{number}", "annotations": {kubernetes.ANNOTATION: "site"}}}
         for number in (1, 2)
     ]
     nodes.append({"metadata": {"name": "n3"}})
-    assert "2 others" in kubernetes.over_cap(nodes, "n3", 2) and "n1, n2" in kubernetes.over_cap(
+    assert "2 other nodes" in drain.over_limit(nodes, "n3", 2) and "n1, n2" in drain.over_limit(
         nodes, "n3", 2
     )
-    assert kubernetes.over_cap(nodes, "n1", 2) == "", "it counts for itself only"
-    assert kubernetes.over_cap(nodes, "n3", 3) == kubernetes.over_cap(nodes, "n3", 0) == ""
+    assert drain.over_limit(nodes, "n1", 2) == "", "a node does not count against itself"
+    assert drain.over_limit(nodes, "n3", 3) == drain.over_limit(nodes, "n3", 0) == ""
 
 
 def config(**user: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def config(**user: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("dump", [json.dumps, yaml.safe_dump])
-def test_a_kubeconfig_gives_the_way(tmp_path: Path, dump: Any) -> None:
+def test_kubeconfig_in_json_or_yaml(tmp_path: Path, dump: Any) -> None:
     path = tmp_path / "config"
     path.write_text(dump(config(tokenFile="token")))
     (tmp_path / "token").write_text("secret\n")
@@ -82,19 +82,19 @@ def test_a_kubeconfig_gives_the_way(tmp_path: Path, dump: Any) -> None:
     [
         (json.dumps(config(exec={"command": "x"})), "'exec'.*token or a client certificate"),
         (json.dumps({**config(), "current-context": "b"}), "no context 'b'"),
-        ("[]", "is no kubeconfig"),
+        ("[]", "is not a kubeconfig"),
         ("{", "neither JSON nor YAML"),
     ],
 )
-def test_a_kubeconfig_of_no_use_is_told(tmp_path: Path, text: str, said: str) -> None:
+def test_unusable_kubeconfig_is_an_error(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "config"
     path.write_text(text)
     with pytest.raises(KubernetesError, match=said):
         kubernetes.access(str(path))
 
 
-def test_none_at_all_is_told(tmp_path: Path) -> None:
-    with pytest.raises(KubernetesError, match="give the path of one"):
+def test_missing_kubeconfig_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KubernetesError, match="set the path of a kubeconfig"):
         kubernetes.access(None)
     with pytest.raises(KubernetesError, match="No such file"):
         kubernetes.access(str(tmp_path / "none"))

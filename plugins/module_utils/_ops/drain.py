@@ -1,0 +1,230 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Cordon, drain and uncordon a Kubernetes node.
+
+A node that this collection cordons is annotated with the owner, and only such a node is uncordoned.
+Source: kubernetes.io/docs, "Safely Drain a Node".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .._core.plan import Change, Plan, Problem, Result
+from .kubernetes import ANNOTATION, Api, Json, KubernetesError
+
+MIRROR = "kubernetes.io/config.mirror"
+POLL = 2.0  # seconds
+
+
+@dataclass(frozen=True)
+class Desired:
+    """The module's options."""
+
+    name: str
+    state: str  # cordoned, drained, uncordoned
+    owner: str = "site"
+    force: bool = False
+    delete_emptydir_data: bool = False
+    grace_period: int | None = None  # seconds
+    timeout: int = 600  # seconds
+    max_cordoned: int = 0
+
+
+@dataclass(frozen=True)
+class Current:
+    """The cluster as far as a plan needs it; ``pods`` are those on the node."""
+
+    node: Json
+    nodes: Sequence[Json] = ()
+    pods: Sequence[Json] = ()
+
+
+@dataclass(frozen=True)
+class DrainPlan(Plan):
+    """The plan for one node."""
+
+    cordoned: bool = False
+    evictions: Sequence[Json] = ()
+    note: str = ""
+
+
+def label(pod: Json) -> str:
+    """Return a Pod's namespace and name."""
+    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+
+
+def cordoned_by(node: Json) -> str:
+    """Return the owner for whom this collection cordoned the node; empty if it did not."""
+    return str((node["metadata"].get("annotations") or {}).get(ANNOTATION) or "")
+
+
+def _controller(pod: Json) -> str:
+    for owner in pod["metadata"].get("ownerReferences") or []:
+        if owner.get("controller"):
+            return str(owner.get("kind"))
+    return ""
+
+
+def evictable(
+    pods: Iterable[Json], force: bool, delete_emptydir_data: bool
+) -> tuple[list[Json], list[str]]:
+    """Return the Pods that a drain evicts, and which of them would lose something by it.
+
+    Skips Pods of DaemonSets, which are recreated at once, and mirror Pods, which are files on the node. Completed
+    Pods have nothing to lose.
+    """
+    found, refused = [], []
+    for pod in pods:
+        meta, owner = pod["metadata"], _controller(pod)
+        completed = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+        if owner == "DaemonSet" or MIRROR in (meta.get("annotations") or {}):
+            continue
+        if not completed and not owner and not force:
+            refused.append(f"{label(pod)} has no controller that recreates it")
+        volumes = (pod.get("spec") or {}).get("volumes") or []
+        if not completed and not delete_emptydir_data and any("emptyDir" in volume for volume in volumes):
+            refused.append(f"{label(pod)} has an emptyDir, whose data would be lost")
+        found.append(pod)
+    return found, refused
+
+
+def over_limit(nodes: Iterable[Json], name: str, limit: int) -> str:
+    """Return why ``name`` must not be cordoned now, or nothing. At most ``limit`` nodes are cordoned at once."""
+    others = sorted(
+        node["metadata"]["name"] for node in nodes if cordoned_by(node) and node["metadata"]["name"] != name
+    )
+    if not limit or len(others) < limit:
+        return ""
+    return (
+        f"max_cordoned: this collection has cordoned {len(others)} other nodes ({', '.join(others[:10])}), and the "
+        f"limit is {limit}: roll out to those nodes again, which uncordons them, or raise fleet_max_unavailable"
+    )
+
+
+def read(api: Api, desired: Desired) -> Current:
+    """Return the current state; raises ``KubernetesError``."""
+    node = api.node(desired.name)
+    nodes = api.nodes() if desired.max_cordoned and desired.state != "uncordoned" else []
+    return Current(node, nodes, api.pods(desired.name) if desired.state == "drained" else [])
+
+
+def plan(current: Current, desired: Desired) -> DrainPlan:
+    """Return the plan that cordons, drains or uncordons a node."""
+    cordoned = bool(current.node["spec"].get("unschedulable"))
+    owner = cordoned_by(current.node)
+    if desired.state == "uncordoned":
+        return _uncordon(cordoned, owner, desired)
+    problems = []
+    pods: list[Json] = []
+    if desired.state == "drained":
+        pods, refused = evictable(current.pods, desired.force, desired.delete_emptydir_data)
+        if refused:
+            problems.append(
+                f"{desired.name} is not drained: {'; '.join(refused)}: move these Pods, or set "
+                "fleet_kubernetes_force (no controller) or fleet_kubernetes_delete_emptydir_data (emptyDir)"
+            )
+    problem = over_limit(current.nodes, desired.name, desired.max_cordoned)
+    if problem:
+        problems.append(problem)
+    changes = [] if cordoned else [Change("cordoned", False, True, desired.name)]
+    changes += [Change(f"pod {label(pod)}", "running", None, desired.name) for pod in pods]
+    note = "the node was cordoned before and stays cordoned" if cordoned and not owner else ""
+    return DrainPlan(
+        subsystem="kubernetes",
+        changes=changes,
+        problems=problems[:1],
+        cordoned=True,
+        evictions=pods,
+        note=note,
+    )
+
+
+def _uncordon(cordoned: bool, owner: str, desired: Desired) -> DrainPlan:
+    if owner != desired.owner:
+        who = f"owner {owner}" if owner else "others"
+        note = f"{who} cordoned the node, so it stays cordoned" if cordoned else ""
+        return DrainPlan(subsystem="kubernetes", cordoned=cordoned, note=note)
+    return DrainPlan(
+        subsystem="kubernetes", changes=[Change("cordoned", cordoned, False, desired.name)], cordoned=False
+    )
+
+
+def apply(
+    api: Api,
+    current: Current,
+    desired: Desired,
+    found: DrainPlan,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Cordon or uncordon the node, then evict its Pods and wait until they are gone.
+
+    Raises ``KubernetesError``; a node that cannot be drained stays cordoned.
+    """
+    version = current.node["metadata"]["resourceVersion"]
+    for change in found.changes:
+        if change.name == "cordoned":
+            owner = desired.owner if change.after else None
+            api.patch_node(desired.name, bool(change.after) or None, owner, version)
+    if found.evictions:
+        _evict(api, desired, list(found.evictions), sleep)
+
+
+def _evict(api: Api, desired: Desired, pods: list[Json], sleep: Callable[[float], None]) -> None:
+    version = api.eviction_version()
+    deadline = time.monotonic() + desired.timeout
+    requested: set[str] = set()
+    refusals: dict[str, str] = {}
+    while True:
+        for pod in pods:
+            uid = pod["metadata"]["uid"]
+            if uid in requested or pod["metadata"].get("deletionTimestamp"):
+                continue
+            try:
+                api.evict(pod, version, desired.grace_period)
+                refusals.pop(uid, None)
+                requested.add(uid)
+            except KubernetesError as error:
+                if error.status in (404, 409):  # The Pod is gone, or another Pod has its name.
+                    requested.add(uid)
+                elif error.status in (429, 500):  # Its budget allows no eviction now, or it has two budgets.
+                    refusals[uid] = f"{label(pod)}: {error}"
+                else:
+                    raise
+        present = {pod["metadata"]["uid"] for pod in api.pods(desired.name)}
+        pods = [pod for pod in pods if pod["metadata"]["uid"] in present]
+        if not pods:
+            return
+        if time.monotonic() >= deadline:
+            reasons = "; ".join([*refusals.values()] or [f"{label(pod)} still runs" for pod in pods])
+            raise KubernetesError(
+                f"{desired.name} is not drained after {desired.timeout} s and stays cordoned: {reasons}: check "
+                "the PodDisruptionBudgets, or allow more time (fleet_kubernetes_timeout)"
+            )
+        sleep(POLL)
+
+
+def run(api: Api, desired: Desired, check: bool, sleep: Callable[[float], None] = time.sleep) -> Result:
+    """Bring a node to the desired state, with ``check`` only plan it; raises ``Problem``."""
+    current = read(api, desired)
+    found = plan(current, desired)
+    found.require_valid()
+    if not check:
+        apply(api, current, desired, found, sleep)
+    before = bool(current.node["spec"].get("unschedulable"))
+    evicted = sorted(label(pod) for pod in found.evictions)
+    return Result(
+        bool(found),
+        {"cordoned": found.cordoned, "was_cordoned": before, "evicted": evicted, "note": found.note},
+        diff=[_diff(before, found.cordoned, evicted)],
+    )
+
+
+def _diff(before: bool, after: bool, evicted: Sequence[str]) -> Mapping[str, str]:
+    return {
+        "before": f"cordoned: {str(before).lower()}\n" + "".join(f"pod: {pod}\n" for pod in evicted),
+        "after": f"cordoned: {str(after).lower()}\n",
+    }
