@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain
 from tests.kubernetes.apiserver import running
 from tests.kubernetes.cluster import DAEMON, OWNER, Cluster
 

@@ -7,4 +7,4 @@ Callers: modules
 May import: _boot, _core, _measure, _nic, _programs, _rollback, _sysctl
 """
 
-__all__ = ["confirm", "kubernetes", "revert_node"]
+__all__ = ["confirm", "drain", "kubernetes", "revert_node"]

@@ -10,10 +10,10 @@ Source: kubernetes.io/docs, "Safely Drain a Node".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from .._core.plan import Change, Plan, Problem, Result
+from .._core.plan import Change, Plan, Result
 from .kubernetes import ANNOTATION, Api, Json, KubernetesError
 
 MIRROR = "kubernetes.io/config.mirror"
@@ -69,13 +69,11 @@ def _controller(pod: Json) -> str:
     return ""
 
 
-def evictable(
-    pods: Iterable[Json], force: bool, delete_emptydir_data: bool
-) -> tuple[list[Json], list[str]]:
+def evictable(pods: Iterable[Json], force: bool, delete_emptydir_data: bool) -> tuple[list[Json], list[str]]:
     """Return the Pods that a drain evicts, and which of them would lose something by it.
 
-    Skips Pods of DaemonSets, which are recreated at once, and mirror Pods, which are files on the node. Completed
-    Pods have nothing to lose.
+    Skips Pods of DaemonSets, which are recreated at once, and mirror Pods, which are files on the node.
+    Completed Pods have nothing to lose.
     """
     found, refused = [], []
     for pod in pods:
@@ -93,15 +91,17 @@ def evictable(
 
 
 def over_limit(nodes: Iterable[Json], name: str, limit: int) -> str:
-    """Return why ``name`` must not be cordoned now, or nothing. At most ``limit`` nodes are cordoned at once."""
+    """Return why ``name`` must not be cordoned now, or nothing: at most ``limit`` are cordoned at once."""
     others = sorted(
         node["metadata"]["name"] for node in nodes if cordoned_by(node) and node["metadata"]["name"] != name
     )
     if not limit or len(others) < limit:
         return ""
     return (
-        f"max_cordoned: this collection has cordoned {len(others)} other nodes ({', '.join(others[:10])}), and the "
-        f"limit is {limit}: roll out to those nodes again, which uncordons them, or raise fleet_max_unavailable"
+        f"max_cordoned: this collection has cordoned {len(others)} other nodes ({', '.join(others[:10])}),"
+        f" and the "
+        f"limit is {limit}: roll out to those nodes again, which uncordons them, or raise"
+        f" fleet_max_unavailable"
     )
 
 
@@ -201,7 +201,8 @@ def _evict(api: Api, desired: Desired, pods: list[Json], sleep: Callable[[float]
         if time.monotonic() >= deadline:
             reasons = "; ".join([*refusals.values()] or [f"{label(pod)} still runs" for pod in pods])
             raise KubernetesError(
-                f"{desired.name} is not drained after {desired.timeout} s and stays cordoned: {reasons}: check "
+                f"{desired.name} is not drained after {desired.timeout} s and stays cordoned: {reasons}:"
+                f" check "
                 "the PodDisruptionBudgets, or allow more time (fleet_kubernetes_timeout)"
             )
         sleep(POLL)
@@ -223,7 +224,7 @@ def run(api: Api, desired: Desired, check: bool, sleep: Callable[[float], None] 
     )
 
 
-def _diff(before: bool, after: bool, evicted: Sequence[str]) -> Mapping[str, str]:
+def _diff(before: bool, after: bool, evicted: Sequence[str]) -> dict[str, str]:
     return {
         "before": f"cordoned: {str(before).lower()}\n" + "".join(f"pod: {pod}\n" for pod in evicted),
         "after": f"cordoned: {str(after).lower()}\n",

@@ -59,7 +59,8 @@ def _load(text: str, path: str) -> Json:
             import yaml
         except ImportError:
             raise KubernetesError(
-                f"kubeconfig: {path} is YAML and this Python has no PyYAML: install it, or use a JSON kubeconfig "
+                f"kubeconfig: {path} is YAML and this Python has no PyYAML: install it, or use a JSON"
+                f" kubeconfig "
                 "(kubectl config view --raw -o json)"
             ) from None
         try:
@@ -89,7 +90,7 @@ def _bytes(entry: Json, key: str, folder: str) -> bytes:
 
 
 def access(kubeconfig: str | None, context: str | None = None) -> Access:
-    """Return the access of a kubeconfig; without one, that of the Pod's service account. Raises ``Problem``."""
+    """Return the access of a kubeconfig, without one that of the service account; raises ``Problem``."""
     if not kubeconfig:
         return _service_account()
     path = os.path.expanduser(kubeconfig)
@@ -126,7 +127,9 @@ def _tls(cluster: Json, user: Json, folder: str) -> ssl.SSLContext | None:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     certificate, key = (_bytes(user, name, folder) for name in ("client-certificate", "client-key"))
     if certificate and key:
-        with tempfile.NamedTemporaryFile() as file:  # The ssl module reads them only from files; this one has mode 0600.
+        with (
+            tempfile.NamedTemporaryFile() as file
+        ):  # The ssl module reads them only from files; this one has mode 0600.
             file.write(certificate + b"\n" + key)
             file.flush()
             context.load_cert_chain(file.name)
