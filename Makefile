@@ -184,6 +184,7 @@ lint-imports: tools
 lint-mypy: tools
 	MYPYPATH=$(TREE) mypy -p ansible_collections.podnet.datapath.plugins
 	MYPYPATH=roles/lab_node/files mypy roles/lab_node/files
+	MYPYPATH=$(TREE):.:roles/lab_node/files mypy --config-file tests/mypy.ini -p tests -p bench
 
 lint-yamllint: tools
 	yamllint --strict .

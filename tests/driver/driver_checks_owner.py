@@ -53,19 +53,19 @@ def pod_cannot_change_the_pair(topology: Topology) -> None:
             ("veth", node.NLM_F_CREATE, errno.EOPNOTSUPP),
             ("dummy", node.NLM_F_CREATE | node.NLM_F_REPLACE, errno.EOPNOTSUPP),
         ):
-            info = attribute(node.IFLA_LINKINFO, text(node.IFLA_INFO_KIND, kind), policy)
+            linkinfo = attribute(node.IFLA_LINKINFO, text(node.IFLA_INFO_KIND, kind), policy)
             with refusal(number):
-                pod.link_request(node.RTM_NEWLINK, flags, "eth0", info)
-        info = attribute(node.IFLA_LINKINFO, text(node.IFLA_INFO_KIND, "meta"), policy)
-        pod.link_request(node.RTM_SETLINK, 0, "eth0", info)  # RTM_SETLINK ignores IFLA_INFO_DATA
+                pod.link_request(node.RTM_NEWLINK, flags, "eth0", linkinfo)
+        linkinfo = attribute(node.IFLA_LINKINFO, text(node.IFLA_INFO_KIND, "meta"), policy)
+        pod.link_request(node.RTM_SETLINK, 0, "eth0", linkinfo)  # RTM_SETLINK ignores IFLA_INFO_DATA
         info = pod.get("eth0").info
-    for kind in (Meta.PROG_ID, Meta.PEER_PROG_ID, Meta.PROG_TAG, Meta.PEER_PROG_TAG):
-        assert kind not in info
+    for program in (Meta.PROG_ID, Meta.PEER_PROG_ID, Meta.PROG_TAG, Meta.PEER_PROG_TAG):
+        assert program not in info
     # What the Pod may change does not bypass the program: flags, qdiscs, PACKET_QDISC_BYPASS.
     topology.set_ipv6(False)
     run("tc", "-n", "pod1", "qdisc", "add", "dev", "eth0", "root", "pfifo")
-    flags = ("arp on", "promisc on", "allmulticast on", "down", "up")
-    topology.ip(topology.pod1, *(f"link set eth0 {flag}" for flag in flags))
+    states = ("arp on", "promisc on", "allmulticast on", "down", "up")
+    topology.ip(topology.pod1, *(f"link set eth0 {state}" for state in states))
     topology.programs.clear_records()
     with topology.pod1.raw() as raw:
         raw.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)

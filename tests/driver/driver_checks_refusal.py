@@ -164,7 +164,7 @@ class Fuzz:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
-    def bytes(self, most: int) -> bytes:
+    def random_bytes(self, most: int) -> bytes:
         return self.random.randbytes(self.random.randrange(most))
 
     def number(self) -> bytes:
@@ -181,10 +181,12 @@ class Fuzz:
         return made
 
     def peer(self) -> bytes:
-        names = (b"lo\0", b"p1\0", b"fuzzed%d\0", b"x" * 20, b"", b"a/b\0", self.bytes(16))
+        names = (b"lo\0", b"p1\0", b"fuzzed%d\0", b"x" * 20, b"", b"a/b\0", self.random_bytes(16))
         header = struct.pack("=BxHiII", 0, 0, self.random.choice((0, 0, 0, 1, -1)), 0, 0)
-        return self.random.choice((header, header, header, self.bytes(20))) + b"".join(
-            self.attribute(self.PEER_KINDS, self.random.choice((*names, self.number(), self.bytes(40))))
+        return self.random.choice((header, header, header, self.random_bytes(20))) + b"".join(
+            self.attribute(
+                self.PEER_KINDS, self.random.choice((*names, self.number(), self.random_bytes(40)))
+            )
             for dummy in range(self.random.randrange(4))
         )
 
@@ -192,7 +194,9 @@ class Fuzz:
         return b"".join(
             self.attribute((Meta.PEER_INFO,), self.peer())
             if self.random.random() < 0.2
-            else self.attribute(self.KINDS, self.number() if self.random.random() < 0.8 else self.bytes(40))
+            else self.attribute(
+                self.KINDS, self.number() if self.random.random() < 0.8 else self.random_bytes(40)
+            )
             for dummy in range(self.random.randrange(6))
         )
 

@@ -39,7 +39,7 @@ def check(function: Callable[[Lab], None]) -> Callable[[Lab], None]:
     return function
 
 
-def check_versions(function: Callable[[Lab, int], None]) -> Callable[[Lab, int], None]:
+def check_versions(function: Callable[..., None]) -> Callable[..., None]:
     for version in (4, 6):
         CHECKS[f"{function.__name__} v{version}"] = functools.partial(function, version=version)
     return function
