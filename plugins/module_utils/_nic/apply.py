@@ -18,6 +18,7 @@ from .._kernel.ethtool import Ethtool
 from .._rollback import arm, checkpoint
 from .._rollback.arm import Confirmation
 from . import configure, mtu, mtu_sources, persist, revert
+from .persist import BootFiles
 from .plan import NicPlan
 
 ROLLBACK = arm.RollbackProgram("nics", revert.Nics)
@@ -57,7 +58,12 @@ def run(
                     configure.apply(ethtool, found)
             if persistent:
                 drop_ins = mtu_sources.drop_ins(found.entries, root)
-                files = _persist(found.entries, drop_ins, check, command, pending, root)
+                former = persist.read(root)
+                desired = persist.desired(found.entries, drop_ins).replacing(former)
+                files = desired.differing(former)
+                if files and not check:
+                    with pending.transaction(_file_plan(former, desired, root)):
+                        _write_files(former, desired, command, root)
     finally:
         ethtool.close()
     if not check:
@@ -94,39 +100,32 @@ def _mtu_problems(found: NicPlan) -> list[str]:
     return mtu.problems(lowered, planned, mtu.stacked_interfaces(), mtu.with_ipv6())
 
 
-def _persist(
-    entries: Sequence[Mapping[str, Any]],
-    drop_ins: Mapping[str, bytes],
-    check: bool,
-    command: RunCommand,
-    pending: arm.Checkpoint,
-    root: str,
-) -> list[str]:
-    """Write the files that apply ``entries`` at boot; return those that changed. Raises ``Problem``."""
-    former = persist.read(root)
-    desired = persist.desired(entries, drop_ins).replacing(former)
-    differing = desired.differing(former)
-    if check or not differing:
-        return differing
-    files = {
-        os.path.join(root, path.lstrip("/")): (
-            text_of(former.contents.get(path)),
-            text_of(desired.contents.get(path)),
-        )
-        for path in differing
-    }
-    with pending.transaction(Plan("nics", files=files)):
-        try:
-            persist.write(desired, root)
-            for words in _RELOAD:
-                code, out, err = command(words)
-                if code:
-                    raise Problem(f"persist: {' '.join(words)} failed: {(out + err).strip()}")
-        except (OSError, Problem) as problem:
-            persist.write(former.replacing(desired), root)
-            text = reason(problem) if isinstance(problem, OSError) else str(problem)
-            raise Problem(f"{text}. The files were restored; the NICs keep their new settings.") from None
-    return differing
+def _file_plan(former: BootFiles, desired: BootFiles, root: str) -> Plan:
+    """Return the plan of the files that differ."""
+    return Plan(
+        "nics",
+        files={
+            os.path.join(root, path.lstrip("/")): (
+                text_of(former.contents.get(path)),
+                text_of(desired.contents.get(path)),
+            )
+            for path in desired.differing(former)
+        },
+    )
+
+
+def _write_files(former: BootFiles, desired: BootFiles, command: RunCommand, root: str) -> None:
+    """Write the files and make udev and systemd read them; raises ``Problem`` after restoring the files."""
+    try:
+        persist.write(desired, root)
+        for words in _RELOAD:
+            code, out, err = command(words)
+            if code:
+                raise Problem(f"persist: {' '.join(words)} failed: {(out + err).strip()}")
+    except (OSError, Problem) as problem:
+        persist.write(former.replacing(desired), root)
+        text = reason(problem) if isinstance(problem, OSError) else str(problem)
+        raise Problem(f"{text}. The files were restored; the NICs keep their new settings.") from None
 
 
 def _mtu_warnings(

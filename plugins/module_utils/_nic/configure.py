@@ -93,8 +93,8 @@ def _write_queue_settings(ethtool: Ethtool, one: PlannedNic) -> dict[str, Settin
 def write_steps(current: Callable[[], Nic], write: Callable[[Step], None], due: Iterable[Step]) -> None:
     """Write steps in order, without changes that an earlier step already caused.
 
-    A step that the driver does not support is retried after all others: mlx5, for example, turns on HW-GRO
-    for a header split, and up to Linux 6.12 does not support the split as a setting.
+    A step that the driver does not support is retried after all others: mlx5, for example, splits headers
+    while HW-GRO is on, and up to Linux 6.12 does not support setting the split.
     """
     waiting = [(step, False) for step in due]
     while waiting:
@@ -153,7 +153,7 @@ def restore_steps(current: Callable[[], Nic], write: Callable[[Step], None], for
 
 
 def observed_changes(nics: Iterable[Nic]) -> list[Change]:
-    """Return all settings of NICs that differ now, including those that others changed along with them.
+    """Return all settings of NICs that differ now, including those that the driver changed along with others.
 
     The settings of a removed queue became ``None``: a rollback restores them with the queue.
     """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Arm a checkpoint: install a program, a timer and a boot unit that roll back what is not confirmed.
+"""Arm a checkpoint: install a program, a timer and a boot unit that roll back unconfirmed changes.
 
 The units stay on the node and do nothing while no checkpoint is armed.
 
@@ -223,9 +223,9 @@ class Checkpoint:
     ) -> Iterator[None]:
         """Record what the block changes in the journal, as part of this checkpoint.
 
-        Raises ``Problem`` before the block if another checkpoint is pending, even if nothing is to be
-        changed: the current state may be rolled back. A pending checkpoint of the same name is this call,
-        repeated.
+        Raises ``Problem`` before the block if another checkpoint is pending, even if the plan is empty:
+        the current state may be rolled back. A pending checkpoint of the same name is from an earlier attempt
+        of this call.
         """
         if not plan and not self.name:
             armed = journal.pending(journal.read())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._core.files import digest
-from .._core.plan import Value
+from .._core.plan import Change, Value
 
 Record = Mapping[str, Any]
 
@@ -56,16 +56,15 @@ class NetChanges:
 def _add(
     nets: dict[Key, NetChange],
     key: Key,
-    before: Value,
-    after: Value,
+    change: Change,
     finished: bool,
     comparable: Callable[[Any], Any],
 ) -> None:
-    """Add one recorded change. ``comparable`` converts a value from before to one that ``after`` can have."""
-    net = nets.pop(key, NetChange(before, comparable(before)))
+    """Add one recorded change. ``comparable`` converts a former value to the form of ``after``."""
+    net = nets.pop(key, NetChange(change.before, comparable(change.before)))
     unfinished = frozenset() if finished else (net.unfinished | {net.after}) - {comparable(net.before)}
-    if comparable(net.before) != after or unfinished:
-        nets[key] = NetChange(net.before, after, unfinished)
+    if comparable(net.before) != change.after or unfinished:
+        nets[key] = NetChange(net.before, change.after, unfinished)
 
 
 def net_changes(records: Iterable[Record]) -> NetChanges:
@@ -82,12 +81,13 @@ def net_changes(records: Iterable[Record]) -> NetChanges:
         if "changes" not in record or "end" in record:
             continue
         end = ends.get(record["run"], {})
-        for change in end.get("changes", record["changes"]):
-            key = Key(record["subsystem"], change["scope"], change["name"])
-            _add(settings, key, change["before"], change["after"], "changes" in end, lambda value: value)
+        for item in end.get("changes", record["changes"]):
+            key = Key(record["subsystem"], item["scope"], item["name"])
+            change = Change(key.name, item["before"], item["after"])
+            _add(settings, key, change, "changes" in end, lambda value: value)
         for path, file in record["files"].items():
             if path in end.get("files_unchanged", ()):
                 continue
             key = Key(record["subsystem"], "", path)
-            _add(files, key, file["before"], file["after"], bool(end), digest)
+            _add(files, key, Change(path, file["before"], file["after"]), bool(end), digest)
     return NetChanges(settings, files)

@@ -4,7 +4,7 @@
 """Roll back what the journal records: compare the current state with the net changes, restore the rest.
 
 A value that is neither the one this collection wrote nor the original one was changed by others. It is
-reported as drift and left alone.
+reported as drift and kept.
 """
 
 from __future__ import annotations
