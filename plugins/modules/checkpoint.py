@@ -144,20 +144,13 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    p = module.params
     try:
         result = confirm.run(
-            p["name"],
-            p["state"],
-            p["reason"],
-            p["errors"],
-            module.check_mode,
-            module.run_command,
-            {"nics": Nics(), "programs": Programs()},
+            module.params, module.check_mode, module.run_command, {"nics": Nics(), "programs": Programs()}
         )
     except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
-    module.exit_json(**result)
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

@@ -39,8 +39,13 @@ def command(words: Sequence[str]) -> tuple[int, str, str]:
     return 0, "", ""
 
 
+def options(name: str, state: str, reason: str = "") -> dict[str, Any]:
+    """Return options of the module checkpoint."""
+    return {"name": name, "state": state, "reason": reason, "errors": {}}
+
+
 def confirm() -> dict[str, Any]:
-    return _checkpoint_confirm.run("one", "confirmed", "", {}, False, command, {})
+    return _checkpoint_confirm.run(options("one", "confirmed"), False, command, {}).as_dict()
 
 
 @pytest.fixture(autouse=True)
@@ -112,12 +117,12 @@ def test_only_port_without_carrier_before_the_change_needs_no_carrier(
         checkpoint.complete("two")
         if dark:
             assert (
-                _checkpoint_confirm.run("two", "confirmed", "", {}, False, command, {})["status"]
+                _checkpoint_confirm.run(options("two", "confirmed"), False, command, {}).values["status"]
                 == "confirmed"
             )
         else:
             with pytest.raises(Problem, match="two is not confirmed: uncabled has no carrier"):
-                _checkpoint_confirm.run("two", "confirmed", "", {}, False, command, {})
+                _checkpoint_confirm.run(options("two", "confirmed"), False, command, {})
     finally:
         ip("link", "del", "uncabled")
 

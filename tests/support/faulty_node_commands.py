@@ -79,7 +79,8 @@ def do(words: Sequence[str]) -> dict[str, Any]:
         return attach(*words[1:])
     if words[0] == "checkpoint":
         subsystems = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
-        return confirm.run(words[2], words[1], "the test asked", {}, False, command, subsystems)
+        options = {"name": words[2], "state": words[1], "reason": "requested by the test", "errors": {}}
+        return confirm.run(options, False, command, subsystems).as_dict()
     if words[0] == "revert":
         return revert_node.run(revert_node.SUBSYSTEMS, False, False, command).as_dict()
     return state()

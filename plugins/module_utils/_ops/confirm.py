@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What has to be well before a change is confirmed: NICs, and paths of Pods. Private to this collection."""
+"""Confirm or revert a checkpoint, after checking the changed NICs and the paths of Pods."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from typing import Any
 from urllib.parse import unquote
 
 from .._core.command import RunCommand
-from .._core.plan import Problem
+from .._core.plan import Problem, Result
 from .._measure import probe as _probe
 from .._rollback import checkpoint, journal
 from .._rollback.arm import Confirmation, has_carrier
 from .._rollback.net_changes import Record
 from .._rollback.revert import Subsystem
 
-# Seconds until what a change interrupts for a while, as a link that is negotiated anew, has to be back.
+# Seconds for a change to take effect, such as for a link to negotiate again.
 PATIENCE = 15
-_PACKETS, _ENOUGH = 10, 8  # sent on a path, and how many answers make it one that comes through
+# Not all replies are required, as the first packets may be lost during neighbour resolution.
+_PACKETS, _REQUIRED_REPLIES = 10, 8
 
 
-# The options of a module whose changes are to be confirmed
+# Options of a module whose changes may require confirmation
 
 ARGUMENTS: dict[str, Any] = {
     "confirm_timeout": {"type": "int", "default": 0},
@@ -43,17 +44,17 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def confirmation(params: Mapping[str, Any]) -> Confirmation:
-    """Return what the options say; raises ``Problem``."""
+    """Return the confirmation that the options request; raises ``Problem``."""
     return Confirmation(
         params["confirm_timeout"], params["confirm_name"], read_paths(params["confirm_paths"])
     )
 
 
-# Paths: what came through before the change
+# Paths that work before the change
 
 
 def probes(paths: Sequence[Mapping[str, Any]]) -> list[_probe.Probe]:
-    """Return a module's option ``confirm_paths``, parsed. Raises ``Problem``."""
+    """Return the probes of the option ``confirm_paths``; raises ``Problem``."""
     try:
         return [
             _probe.Probe(
@@ -70,35 +71,32 @@ def probes(paths: Sequence[Mapping[str, Any]]) -> list[_probe.Probe]:
 
 
 def read_paths(paths: Sequence[Mapping[str, Any]]) -> Callable[[], list[Record]]:
-    """Return what finds the paths that answer, as the journal keeps them; two seconds for each that does not.
+    """Return a function that probes paths and returns those that work, as the journal records them.
 
-    Raises ``Problem``.
+    A path without replies takes two seconds. Raises ``Problem`` for an invalid path.
     """
     parsed = probes(paths)
     return lambda: [
         {"netns": probe.netns, "to": str(probe.to), "size": probe.size}
         for probe in parsed
-        if not _silent(probe)
+        if not _loss(probe)
     ]
 
 
-def _silent(probe: _probe.Probe) -> str:
-    """Return how too little came back from a path; empty where enough did.
-
-    Not all has to, as the first may wait for a neighbour.
-    """
+def _loss(probe: _probe.Probe) -> str:
+    """Return a description of a path with too few replies, empty for a path that works."""
     try:
         result = _probe.run_probe(probe)
-    except _probe.ProbeError as problem:  # Its namespace is not there.
+    except _probe.ProbeError as problem:  # Its namespace does not exist.
         return str(problem)
-    return "" if len(result.rtts) >= _ENOUGH else result.describe()
+    return "" if len(result.rtts) >= _REQUIRED_REPLIES else result.describe()
 
 
 # NICs
 
 
 def errors(nic: str) -> int | None:
-    """Return how many bad frames a NIC counted, ``None`` for one without carrier."""
+    """Return the number of errors that a NIC counted, ``None`` without a carrier."""
     folder = f"/sys/class/net/{nic}"
     if not has_carrier(nic):
         return None
@@ -113,9 +111,9 @@ def errors(nic: str) -> int | None:
 
 
 def unhealthy(nics: Iterable[str], before: Mapping[str, Any], no_carrier: Iterable[str] = ()) -> list[str]:
-    """Return what is wrong with NICs: no carrier, or more errors than ``before``, where that has any.
+    """Return an error for each NIC without a carrier or with more errors than ``before``.
 
-    ``no_carrier`` are those that had no carrier before the change, as a port without a cable.
+    ``no_carrier`` are NICs that had no carrier before the change, such as a port without a cable.
     """
     found = []
     for nic in sorted(nics):
@@ -129,7 +127,7 @@ def unhealthy(nics: Iterable[str], before: Mapping[str, Any], no_carrier: Iterab
 
 
 def _nics(records: Iterable[Record], name: str) -> list[str]:
-    """Return the NICs that were changed under a checkpoint, or whose programs were, and that there are."""
+    """Return the existing NICs whose settings or programs were changed under a checkpoint."""
     changed = set()
     for record in records:
         if "end" in record or record.get("checkpoint") != name:
@@ -138,7 +136,7 @@ def _nics(records: Iterable[Record], name: str) -> list[str]:
             if record["subsystem"] == "nics":
                 changed.add(change["scope"])
             device, dash, hook = change["name"].rpartition("/")[2].rpartition("-")
-            # A Pod's device has no carrier where the Pod has it down.
+            # A Pod's device has no carrier while it is down in the Pod.
             if record["subsystem"] == "programs" and dash and hook in ("ingress", "egress"):
                 changed.add(unquote(device))
     return sorted(nic for nic in changed if os.path.isdir(f"/sys/class/net/{nic}"))
@@ -148,24 +146,18 @@ def _nics(records: Iterable[Record], name: str) -> list[str]:
 
 
 def run(
-    name: str,
-    state: str,
-    why: str,
-    before: Mapping[str, Any],
-    check: bool,
-    command: RunCommand,
-    subsystems: Mapping[str, Subsystem],
-) -> dict[str, Any]:
-    """Do what the module's options say; return its result. Raises ``Problem``."""
+    params: Mapping[str, Any], check: bool, command: RunCommand, subsystems: Mapping[str, Subsystem]
+) -> Result:
+    """Confirm, revert or query the checkpoint of the module's options; raises ``Problem``."""
+    name, state = params["name"], params["state"]
     found = checkpoint.status(journal.read(), name)
     armed = found.get("checkpoint_state") in ("armed", "reverting")
     changed = state == "confirmed" or (state == "reverted" and armed)
     if state == "confirmed":
-        found = _confirm(name, before, check, command)
+        found = _confirm(name, params["errors"], check, command)
     elif changed and not check:
-        found = checkpoint.roll_back(found["checkpoint"], why, command, subsystems)
-    return {
-        "changed": changed,
+        found = checkpoint.roll_back(found["checkpoint"], params["reason"], command, subsystems)
+    values = {
         "name": found.get("checkpoint", ""),
         "status": found.get("checkpoint_state", "none"),
         **{key: found.get(key, "") for key in ("by", "time", "reason")},
@@ -174,36 +166,40 @@ def run(
         "paths": found.get("paths", []),
         "errors": {nic: errors(nic) for nic in _nics(journal.read(), found.get("checkpoint", ""))},
     }
+    return Result(changed, values)
 
 
 def _confirm(name: str, before: Mapping[str, Any], check: bool, command: RunCommand) -> dict[str, Any]:
-    """Keep the changes; raises ``Problem`` where something is not well, or it is too late."""
+    """Confirm a checkpoint; raises ``Problem`` if a check fails or the checkpoint is no longer armed."""
     found = status = checkpoint.status(journal.read(), name)
-    wrong = _wrong(found, before) if found.get("checkpoint_state") == "armed" else []
+    problems = _problems(found, before) if found.get("checkpoint_state") == "armed" else []
     with journal.locked():
         status = checkpoint.status(journal.read(), name)
         if status.get("checkpoint_state") != "armed" or status["checkpoint"] != found.get("checkpoint"):
             raise Problem(checkpoint.ended_message(name, status))
-        if wrong:
-            raise Problem(f"checkpoint {status['checkpoint']} is not confirmed: {'; '.join(wrong)}")
+        if problems:
+            raise Problem(f"checkpoint {status['checkpoint']} is not confirmed: {'; '.join(problems)}")
         if not check:
             checkpoint.end(status["checkpoint"], "confirmed", command)
         return checkpoint.status(journal.read(), name)
 
 
-def _wrong(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Return what a change has broken and what has not come back in ``PATIENCE`` seconds.
+def _problems(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Return the checks that still fail after ``PATIENCE`` seconds.
 
-    Its module may still be at it, where only the connection to it was lost.
+    The changes may be incomplete because the module still runs after its connection was lost.
     """
     name = found["checkpoint"]
     paths = probes(found.get("paths", ()))
     end = time.monotonic() + PATIENCE
     while True:
         records = journal.read()
-        half = [] if checkpoint.status(records, name).get("complete") else ["its changes are not complete"]
-        silent = [f"there were answers before the change, now {text}" for text in map(_silent, paths) if text]
-        wrong = [*half, *unhealthy(_nics(records, name), before, found.get("no_carrier", ())), *silent]
-        if not wrong or time.monotonic() > end:
-            return wrong
+        incomplete = (
+            [] if checkpoint.status(records, name).get("complete") else ["its changes are not complete"]
+        )
+        lossy = [f"the path worked before the change, now {text}" for text in map(_loss, paths) if text]
+        failed = unhealthy(_nics(records, name), before, found.get("no_carrier", ()))
+        problems = [*incomplete, *failed, *lossy]
+        if not problems or time.monotonic() > end:
+            return problems
         time.sleep(0.5)

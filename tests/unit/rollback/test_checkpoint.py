@@ -51,6 +51,11 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_checkpoint, "ARMED", str(tmp_path / "armed"))
 
 
+def options(name: str, state: str, reason: str = "") -> dict[str, Any]:
+    """Return options of the module checkpoint."""
+    return {"name": name, "state": state, "reason": reason, "errors": {}}
+
+
 def armed(name: str = "one", boot_id: str = "") -> None:
     more = {"by": "192.0.2.1", "time": "then", "timeout": 120, "boot_id": boot_id or journal.boot_id()}
     journal.append({"checkpoint": name, "checkpoint_state": "armed", **more})
@@ -66,10 +71,12 @@ def test_a_confirmed_change_stays_and_is_confirmed_once(tmp_path: Path) -> None:
     armed()
     write(tmp_path / "file", "new", "one")
     _checkpoint.complete("one")
-    result = confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
-    assert result["changed"] and result["status"] == "confirmed" and (tmp_path / "file").read_text() == "new"
+    result = confirm.run(options("one", "confirmed"), False, command, SUBSYSTEMS)
+    assert (
+        result.changed and result.values["status"] == "confirmed" and (tmp_path / "file").read_text() == "new"
+    )
     with pytest.raises(Problem, match="one is already confirmed"):
-        confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
+        confirm.run(options("one", "confirmed"), False, command, SUBSYSTEMS)
     assert "No checkpoint is pending" in _checkpoint.expire(command, SUBSYSTEMS)
 
 
@@ -81,9 +88,9 @@ def test_an_unconfirmed_change_is_rolled_back_and_no_other(tmp_path: Path) -> No
     assert "not confirmed in 120 s" in _checkpoint.expire(command, SUBSYSTEMS)
     assert not (tmp_path / "file").exists() and (tmp_path / "earlier").read_text() == "kept"
     with pytest.raises(Problem, match=r"one was reverted at .*not confirmed in 120 s.*file"):
-        confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
+        confirm.run(options("one", "confirmed"), False, command, SUBSYSTEMS)
     assert [key.name for key in net_changes(journal.read()).files] == [str(tmp_path / "earlier")]
-    assert not confirm.run("one", "reverted", "", {}, False, command, SUBSYSTEMS)["changed"]
+    assert not confirm.run(options("one", "reverted"), False, command, SUBSYSTEMS).changed
 
 
 def test_the_reason_names_a_boot(tmp_path: Path) -> None:
@@ -96,7 +103,7 @@ def test_an_interrupted_rollback_is_finished_and_cannot_be_confirmed(tmp_path: P
     write(tmp_path / "file", "new", "one")
     journal.append({"checkpoint": "one", "checkpoint_state": "reverting", "time": "t"})
     with pytest.raises(Problem, match="reverting"):
-        confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
+        confirm.run(options("one", "confirmed"), False, command, SUBSYSTEMS)
     _checkpoint.expire(command, SUBSYSTEMS)
     assert not (tmp_path / "file").exists()
     ended = _checkpoint.status(journal.read())
@@ -253,14 +260,14 @@ def test_dry_runs_change_nothing() -> None:
     armed()
     _checkpoint.complete("one")
     for state in ("confirmed", "reverted"):
-        assert confirm.run("", state, "", {}, True, command, SUBSYSTEMS)["changed"]
-    assert confirm.run("", "status", "", {}, False, command, SUBSYSTEMS)["status"] == "armed"
-    assert confirm.run("other", "status", "", {}, False, command, SUBSYSTEMS)["status"] == "none"
+        assert confirm.run(options("", state), True, command, SUBSYSTEMS).changed
+    assert confirm.run(options("", "status"), False, command, SUBSYSTEMS).values["status"] == "armed"
+    assert confirm.run(options("other", "status"), False, command, SUBSYSTEMS).values["status"] == "none"
 
 
 def test_an_automatic_rollback_is_reported_once() -> None:
     armed()
-    confirm.run("one", "reverted", "asked for", {}, False, command, SUBSYSTEMS)
+    confirm.run(options("one", "reverted", "asked for"), False, command, SUBSYSTEMS)
     assert not _checkpoint.unreported()
     armed("two")
     _checkpoint.expire(command, SUBSYSTEMS)
@@ -279,7 +286,7 @@ def test_a_backup_is_removed_with_its_checkpoint(tmp_path: Path) -> None:
         with journal.transaction(plan, checkpoint=state, backup=str(backup)):
             pass
         _checkpoint.complete(state)
-        confirm.run(state, state, "", {}, False, command, SUBSYSTEMS)
+        confirm.run(options(state, state), False, command, SUBSYSTEMS)
         assert not backup.exists()
 
 
@@ -315,10 +322,12 @@ def test_an_incomplete_change_is_not_confirmed(tmp_path: Path, monkeypatch: pyte
     armed()
     write(tmp_path / "file", "new", "one")
     with pytest.raises(Problem, match="one is not confirmed: its changes are not complete"):
-        confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)
+        confirm.run(options("one", "confirmed"), False, command, SUBSYSTEMS)
     monkeypatch.setattr(confirm, "PATIENCE", 15)
     threading.Timer(1, _checkpoint.complete, ("one",)).start()
-    assert confirm.run("one", "confirmed", "", {}, False, command, SUBSYSTEMS)["status"] == "confirmed"
+    assert (
+        confirm.run(options("one", "confirmed"), False, command, SUBSYSTEMS).values["status"] == "confirmed"
+    )
 
 
 def test_a_run_without_changes_while_a_change_is_pending(tmp_path: Path) -> None:
@@ -367,7 +376,7 @@ def test_checkpoint_names_are_unique(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = _checkpoint.status(journal.read(), "mine")
     assert found["checkpoint_state"] == "armed" and "lo" not in found["no_carrier"]
     with pytest.raises(Problem, match="the journal has no checkpoint named other"):
-        confirm.run("other", "confirmed", "", {}, False, command, SUBSYSTEMS)
+        confirm.run(options("other", "confirmed"), False, command, SUBSYSTEMS)
     _checkpoint.expire(command, SUBSYSTEMS)
     with pytest.raises(Problem, match="confirm_name: mine is the name of an earlier checkpoint"):
         arm.arm(confirmation, apply.ROLLBACK, command)
