@@ -118,7 +118,7 @@ def test_lost_confirm_path_is_rolled_back_although_node_is_reachable(
     paths = [{"to": far}, {"to": far, "size": 1500}, {"to": "172.31.0.77"}]
     run = change(node, tmp_path / "log", 1300, LATE, node_tuning_confirm_paths=paths)
     assert run.end() != 0
-    assert f"the path worked before the change, now from the host to {far}, 1500 bytes" in run.output, (
+    assert f"a path that worked before the change fails: from the host to {far}, 1500 bytes" in run.output, (
         run.output
     )
     assert "172.31.0.77" not in run.output and "The node rolled back wire0: mtu = 1500" in run.output, (

@@ -197,7 +197,7 @@ def _problems(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
         incomplete = (
             [] if checkpoint.status(records, name).get("complete") else ["its changes are not complete"]
         )
-        lossy = [f"the path worked before the change, now {text}" for text in map(_loss, paths) if text]
+        lossy = [f"a path that worked before the change fails: {text}" for text in map(_loss, paths) if text]
         failed = unhealthy(_nics(records, name), before, found.get("no_carrier", ()))
         problems = [*incomplete, *failed, *lossy]
         if not problems or time.monotonic() > end:
