@@ -162,7 +162,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
-from ansible_collections.podnet.datapath.plugins.module_utils._kmod import dkms, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import dkms, dkms_plan, loading
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
 
@@ -187,25 +187,23 @@ def main() -> None:
     try:
         if not module.check_mode:
             journal.refuse_pending()
-        driver = dkms.Driver(params["name"])
+        driver = dkms.DkmsModule(params["name"])
         if params["state"] == "absent":
             result = dkms.absent(driver, kernel, module.check_mode)
         else:
             signing = None
             if params["signing_key"]:
                 signing = dkms.signing(params["signing_key"], params["signing_certificate"])
-            desired = dkms.Desired(
+            desired = dkms_plan.Desired(
                 params["name"], params["version"], kernel, params["files"], params["reload"], signing
             )
             result = dkms.present(driver, desired, module.check_mode)
-    except (loading.ModuleError, Problem, OSError) as error:
+    except (Problem, OSError) as error:
         log = getattr(error, "log", "")
         module.fail_json(msg=str(error), **({"log": log} if log else {}))
-    if not module._diff:
-        del result["diff"]
-    for warning in driver.warnings:
-        module.warn(warning)
-    module.exit_json(**result)
+    if not module._diff:  # A diff may contain whole source files.
+        result.diff = []
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

@@ -162,14 +162,12 @@ def main() -> None:
         if not module.check_mode:
             journal.refuse_pending()
         result = delivery.deliver(installer, desired, module.check_mode)
-    except (loading.ModuleError, Problem, OSError) as error:
+    except (Problem, OSError) as error:
         log = getattr(error, "log", "")
         module.fail_json(msg=str(error), **({"log": log} if log else {}))
-    if not module._diff:
-        del result["diff"]
-    for warning in installer.warnings:
-        module.warn(warning)
-    module.exit_json(**result)
+    if not module._diff:  # A diff may contain whole source files.
+        result.diff = []
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

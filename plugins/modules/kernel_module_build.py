@@ -100,6 +100,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod.module import Kmod
 
 
 def main() -> None:
@@ -120,7 +121,7 @@ def main() -> None:
         module.exit_json(changed=True, path="")
     kernel = module.params["kernel"] or os.uname().release
     try:
-        built = delivery.build(loading.Kmod(module.params["name"]), kernel, module.params["files"])
+        built = delivery.build(Kmod(module.params["name"]), kernel, module.params["files"])
     except (loading.ModuleError, OSError) as error:
         log = getattr(error, "log", "")
         module.fail_json(msg=str(error), **({"log": log} if log else {}))

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netlink
-from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, dkms, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, dkms, files, loading
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 from ansible_collections.podnet.datapath.plugins.module_utils._node import readiness
 from tests.support import node_checks
 from tests.support.namespaces import command
 
 KERNEL = os.uname().release
-INSTALLED = Path(loading.delivered_file("meta", KERNEL))
+INSTALLED = Path(files.delivered_file("meta", KERNEL))
 ENFORCE = Path("/sys/module/module/parameters/sig_enforce")
 CHECKS = node_checks.Checks()
 
@@ -32,7 +32,7 @@ def deliver(file: str, reload: str = "idle", **options: str) -> tuple[list[str],
     installer = delivery.Installer("meta")
     desired = delivery.Desired("meta", KERNEL, Path(file).read_bytes(), reload, **options)
     result = delivery.deliver(installer, desired, check_mode=False)
-    return [step.split(":")[0] for step in result["changes"]], version(), " ".join(installer.warnings)
+    return [step.split(":")[0] for step in result.values["changes"]], version(), " ".join(installer.warnings)
 
 
 def refused(file: str, **options: Any) -> str:
@@ -115,15 +115,15 @@ def module_that_fails_to_load_leaves_the_former_driver() -> None:
         Path("old.ko").read_bytes().replace(b"rtnl_link_register", b"rtnl_link_registeq")
     )
     message = refused("broken.ko")
-    assert "modprobe" in message or "does not fit" in message, message
+    assert "modprobe" in message or "does not match" in message, message
     assert version() == "0.1.1" and INSTALLED.read_bytes() == Path("new.ko").read_bytes()
     assert deliver("new.ko") == ([], "0.1.1", "")
 
 
 @CHECKS
 def dkms_driver_absent_removes_module_and_configuration() -> None:
-    result = dkms.absent(dkms.Driver("meta"), KERNEL, False)
-    assert result["changed"] and not INSTALLED.exists() and not Path("/sys/module/meta").exists()
+    result = dkms.absent(dkms.DkmsModule("meta"), KERNEL, False)
+    assert result.changed and not INSTALLED.exists() and not Path("/sys/module/meta").exists()
     assert not Path("/etc/modules-load.d/podnet-meta.conf").exists()
 
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
-from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, files, loading
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 from ansible_collections.podnet.datapath.plugins.module_utils._node import readiness
 from tests.support import node_checks
@@ -48,7 +48,7 @@ def loaded() -> bool:
 
 def delivered_files() -> list[str]:
     """Return the files of a delivery that exist."""
-    paths = (loading.delivered_file("meta", KERNEL), loading.autoload_file("meta"))
+    paths = (files.delivered_file("meta", KERNEL), loading.autoload_file("meta"))
     return [path for path in paths if os.path.exists(path)]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from lablib import debian
 
-from ansible_collections.podnet.datapath.plugins.module_utils._kmod import dkms
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import dkms, dkms_plan
 from tests.support.checkout import DRIVER
 from tests.support.lab_node import lab, run
 from tests.support.module_build import make_signing_key
@@ -334,7 +334,7 @@ def test_module_is_built_once_and_installed_without_a_compiler(
     assert not image.module(**install)["changed"]
 
     place.write_bytes(b"damaged")
-    assert image.module(**install)["changes"] == [f"install: {found} is another one"]
+    assert image.module(**install)["changes"] == [f"install: {found} differs"]
     assert image.module(state="absent")["changed"] and not place.exists()
 
 
@@ -382,7 +382,7 @@ def driver_files() -> dict[str, str]:
 
 def test_driver_of_this_collection_is_built(image: Image) -> None:
     files = driver_files()
-    version = dkms.conf_value(files["dkms.conf"], "PACKAGE_VERSION")
+    version = dkms_plan.conf_value(files["dkms.conf"], "PACKAGE_VERSION")
     result = image.module(name="meta", version=version, files=files)
     assert result["changed"] and result["srcversion"], result
     assert image.enter("modinfo", "-k", image.kernel, "-F", "version", "meta").strip() == version

@@ -4,7 +4,7 @@
 """An out-of-tree kernel module: built by DKMS or on one node for all, signed, installed and loaded.
 
 Callers: filter, modules
-May import: _kernel, _node
+May import: _core, _kernel, _node
 """
 
-__all__ = ["delivery", "dkms", "loading"]
+__all__ = ["delivery", "dkms", "dkms_plan", "loading", "module"]

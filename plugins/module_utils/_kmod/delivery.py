@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A kernel module built on one node, for all nodes with its kernel. Private to this collection.
+"""A kernel module built on one node for all nodes with the same kernel.
 
-``build`` leaves nothing on the node that builds. ``deliver`` puts a module that was built elsewhere where
-modprobe takes it, in the place of one that DKMS has.
+``build`` leaves nothing on the node that builds. ``deliver`` installs a module that was built elsewhere,
+instead of one in DKMS.
 Sources: Documentation/kbuild/modules.rst, depmod.d(5), modinfo(8).
 """
 
@@ -18,21 +18,36 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .._core.plan import Result
 from .._kernel import signing
 from .._node import readiness
 from . import dkms
-from . import loading as _kmod
-from .loading import LOG_LINES, Change, Loaded, ModuleError, Plan, tail
+from .dkms_plan import differs, source_folder
+from .files import Snapshot, delivered_file, module_files, write_file
+from .loading import (
+    LOG_LINES,
+    KmodPlan,
+    Loaded,
+    ModuleError,
+    Step,
+    autoload_file,
+    autoload_text,
+    kmod_plan,
+    plan_loading,
+    tail,
+)  # fmt: skip
+from .module import Kmod
 
-# Who builds
+# Selection of builders
 
 
 def builders(nodes: Mapping[str, Mapping[str, Any]], batch: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return who builds for whom: a plan for each kernel that a node of ``batch`` runs.
+    """Return which nodes can build for which others, for each kernel that a node of ``batch`` runs.
 
-    ``nodes`` are the facts of node_info of all nodes known so far; ``batch`` are those that get the module
-    now. A plan has the ``kernel``, its ``nodes`` of the batch, and the ``candidates`` that could build, best
-    first: who has compiler and headers before who would have to get them, the batch before earlier ones.
+    ``nodes`` has the facts of node_info for all known nodes; ``batch`` are the nodes that get the module now.
+    Each entry has the ``kernel``, its ``nodes`` of the batch, and the ``candidates`` to build, the best
+    first: nodes with compiler and headers before nodes that need to install them, nodes of the batch before
+    others.
     """
     now = [name for name in batch if name in nodes]
     plans: dict[str, dict[str, Any]] = {}
@@ -46,15 +61,15 @@ def builders(nodes: Mapping[str, Mapping[str, Any]], batch: Iterable[str]) -> di
         key = kernel_key(nodes[name])
         if key in plans and nodes[name]["builder"]["possible"]:
             plans[key]["candidates"].append(name)
-    for plan in plans.values():  # The sort is stable: otherwise in the order of the inventory.
+    for plan in plans.values():  # The sort is stable and keeps the order of the inventory.
         plan["candidates"].sort(key=lambda name: len(nodes[name]["builder"]["missing"]))
     return plans
 
 
 def kernel_key(facts: Mapping[str, Any]) -> str:
-    """Return what tells one kernel from another: a module fits where it is the same.
+    """Return a key that is equal for kernels that accept the same module.
 
-    The release names the ABI, the version the very build: two builds may share a release.
+    The release names the ABI, the version the build: two builds may share a release.
     """
     kernel = facts["kernel"]
     return f"{kernel['release']} {kernel['architecture']} {kernel['version']}"
@@ -63,43 +78,45 @@ def kernel_key(facts: Mapping[str, Any]) -> str:
 # Building
 
 
-def build(node: _kmod.Kmod, kernel: str, files: Mapping[str, str]) -> bytes:
-    """Build a module from its source with the headers of a kernel, and return it."""
+def build(node: Kmod, kernel: str, files: Mapping[str, str]) -> bytes:
+    """Build a module from its source with the headers of a kernel; return the module."""
     tools = [tool for tool in ("gcc", "make") if not node.node.tool(tool)]
     folder = f"/lib/modules/{kernel}/build"
-    lacking = tools if node.node.exists(f"{folder}/Makefile") else ["headers", *tools]
-    if lacking:
-        raise ModuleError(readiness.absence(node.node.distribution()["family"], kernel, lacking))
+    missing = tools if node.node.exists(f"{folder}/Makefile") else ["headers", *tools]
+    if missing:
+        raise ModuleError(readiness.absence(node.node.distribution()["family"], kernel, missing))
     with tempfile.TemporaryDirectory(prefix="podnet-build-") as stage:
         dkms.write_tree(stage, files)
         jobs = f"-j{os.cpu_count() or 1}"
-        status, said = node.run("make", jobs, "-C", stage, f"KDIR={folder}")
+        status, output = node.run("make", jobs, "-C", stage, f"KDIR={folder}")
         module = f"{stage}/{node.name}.ko"
         if status == 0 and os.path.exists(module):
-            status, said = node.run("strip", "--strip-debug", module)  # as DKMS does: a tenth of its size
+            status, output = node.run(
+                "strip", "--strip-debug", module
+            )  # as DKMS does; the result has a tenth of the size
         if status:
             raise ModuleError(
                 f"the build of {node.name} for kernel {kernel} failed; the last lines of its log:\n"
-                f"{tail(said, LOG_LINES)}",
-                said,
+                f"{tail(output, LOG_LINES)}",
+                output,
             )
         if not os.path.exists(module):
-            raise ModuleError(f"files: the build made no {node.name}.ko")
+            raise ModuleError(f"files: the build created no {node.name}.ko: check the Makefile")
         if not node.info(module, kernel).get("srcversion"):
             raise ModuleError(
-                f"files: {node.name}.ko has no srcversion, so the loaded one cannot be told from another: "
+                f"files: {node.name}.ko has no srcversion, so a loaded module cannot be identified: "
                 "add MODULE_VERSION() to the source"
             )
         with open(module, "rb") as file:
             return file.read()
 
 
-# Installing
+# Installation
 
 
 @dataclass(frozen=True)
 class Desired:
-    """A module that was built for a kernel; ``serial`` is of the certificate that it is signed for."""
+    """A module built for a kernel; ``serial`` is that of the certificate that it is signed for."""
 
     name: str
     kernel: str
@@ -115,7 +132,7 @@ class Desired:
 
 @dataclass(frozen=True)
 class Current:
-    """What the node has; ``digest`` is of the installed file, ``versions`` are those that DKMS has."""
+    """The state of the node; ``digest`` is that of the installed file, ``versions`` are those in DKMS."""
 
     running: str
     digest: str
@@ -126,47 +143,47 @@ class Current:
     autoload: str
 
 
-def plan(current: Current, desired: Desired, srcversion: str) -> Plan:
-    """Return the steps from ``current`` to ``desired``, which has ``srcversion``."""
-    changes = []
+def plan(current: Current, desired: Desired, srcversion: str) -> KmodPlan:
+    """Return the plan from ``current`` to ``desired``, a module with ``srcversion``."""
+    steps = []
     if current.digest != desired.digest:
-        why = "is another one" if current.digest else "is missing"
-        changes.append(Change("install", f"{_kmod.delivered_file(desired.name, desired.kernel)} {why}"))
-    changes += [Change("retire", f"version {version} of DKMS is superseded") for version in current.versions]
-    if current.autoload != _kmod.autoload_text(desired.name):
+        state = "differs" if current.digest else "is missing"
+        steps.append(Step("install", f"{delivered_file(desired.name, desired.kernel)} {state}"))
+    steps += [Step("retire", f"version {version} of DKMS is superseded") for version in current.versions]
+    if current.autoload != autoload_text(desired.name):
         state = "differs" if current.autoload else "is missing"
-        changes.append(Change("autoload", f"{_kmod.autoload_file(desired.name)} {state}"))
-    loading = Plan(())
+        steps.append(Step("autoload", f"{autoload_file(desired.name)} {state}"))
+    loading = kmod_plan(())
     if desired.kernel == current.running:
-        other = dkms.differs(srcversion, current.loaded)
-        loading = _kmod.plan_loading(desired.name, current.loaded, other, desired.reload)
-    return Plan((*changes, *loading.changes), loading.kept)
+        other = differs(srcversion, current.loaded)
+        loading = plan_loading(desired.name, current.loaded, other, desired.reload)
+    return kmod_plan([*steps, *loading.steps], loading.pending)
 
 
-def unfit(desired: Desired, fields: Mapping[str, str], vermagic: str) -> str:
-    """Return why a module is not for this node, or nothing; ``vermagic`` is of the kernel's own modules."""
+def mismatch(desired: Desired, fields: Mapping[str, str], vermagic: str) -> str:
+    """Return why a module does not fit, or nothing; ``vermagic`` is that of the kernel's modules."""
     magic = fields.get("vermagic", "").strip()
     if fields.get("name", desired.name) != desired.name:
-        return f"src: it is the module {fields['name']}, not {desired.name}"
+        return f"src: the file is the module {fields['name']}, not {desired.name}"
     if magic.split(" ")[0] != desired.kernel or (vermagic and magic != vermagic):
         return (
-            f"src: the module was built for another kernel: its vermagic is {magic!r}, that of this "
-            f"node's modules is {vermagic or desired.kernel!r}"
+            f"src: the module was built for another kernel: its vermagic is {magic!r}, this node needs "
+            f"{vermagic or desired.kernel!r}"
         )
     if desired.serial and signing.signed_by(fields) != desired.serial:
         return (
-            f"src: the module is signed for {signing.signed_by(fields) or 'nobody'}, not for "
-            f"certificate {desired.serial}"
+            f"src: the module is signed for certificate {signing.signed_by(fields) or '(none)'}, not for "
+            f"{desired.serial}"
         )
     return ""
 
 
-class Installer(dkms.Driver):
+class Installer(dkms.DkmsModule):
     """Installs a module that was built elsewhere."""
 
     def current(self, kernel: str) -> Current:
-        """Return the node's state, as ``plan`` wants it."""
-        path = _kmod.delivered_file(self.name, kernel)
+        """Return the node's state for ``plan``."""
+        path = delivered_file(self.name, kernel)
         digest = ""
         if os.path.exists(path):
             with open(path, "rb") as file:
@@ -179,11 +196,11 @@ class Installer(dkms.Driver):
             filename=installed.get("filename", ""),
             versions=tuple(sorted({*self.source_versions(), *self.tree_versions()})),
             loaded=self.loaded(),
-            autoload=self.node.read(_kmod.autoload_file(self.name)),
+            autoload=self.node.read(autoload_file(self.name)),
         )
 
     def vermagic(self, kernel: str) -> str:
-        """Return the vermagic of a module that came with the kernel, empty where it has none."""
+        """Return the vermagic of a module of the kernel package, empty if it has none."""
         known = self.node.read(f"/lib/modules/{kernel}/modules.dep")
         found = re.search(r"^(kernel/\S+?):", known, re.MULTILINE)
         if not found:
@@ -191,7 +208,7 @@ class Installer(dkms.Driver):
         return self.info(f"/lib/modules/{kernel}/{found[1]}", kernel).get("vermagic", "").strip()
 
     def fields(self, desired: Desired) -> dict[str, str]:
-        """Return what modinfo says of the wanted module; refuse one that is not this node's."""
+        """Return modinfo's fields of the module; raises ``ModuleError`` if it does not fit this node."""
         if not self.node.tool("modprobe"):
             raise ModuleError(
                 readiness.absence(self.node.distribution()["family"], desired.kernel, ["modprobe"])
@@ -201,31 +218,31 @@ class Installer(dkms.Driver):
             with open(path, "wb") as file:
                 file.write(desired.content)
             fields = self.info(path, desired.kernel)
-        wrong = unfit(desired, fields, self.vermagic(desired.kernel))
+        wrong = mismatch(desired, fields, self.vermagic(desired.kernel))
         if wrong:
             raise ModuleError(wrong)
         return fields
 
-    def install(self, desired: Desired, current: Current, planned: Plan, srcversion: str) -> Current:
-        """Carry the plan out and return the state then; else raise, with all as it was."""
-        path = _kmod.delivered_file(desired.name, desired.kernel)
+    def install(self, desired: Desired, current: Current, planned: KmodPlan, srcversion: str) -> Current:
+        """Execute the plan and return the new state; raises ``ModuleError`` with everything restored."""
+        path = delivered_file(desired.name, desired.kernel)
         with self.locked(), tempfile.TemporaryDirectory(prefix="podnet-module-") as saved:
             kernels = [desired.kernel]
-            snapshot = _kmod.Snapshot(
+            snapshot = Snapshot(
                 saved,
                 [
                     f"{dkms.TREE}/{desired.name}",
-                    *(dkms.source_folder(desired.name, version) for version in current.versions),
-                    _kmod.autoload_file(desired.name),
+                    *(source_folder(desired.name, version) for version in current.versions),
+                    autoload_file(desired.name),
                     path,
-                    *(file for file in _kmod.module_files(desired.name, kernels) if file != path),
+                    *(file for file in module_files(desired.name, kernels) if file != path),
                 ],
             )
             try:
                 for version in current.versions:
                     self.retire(version)
                 if planned.wants("install"):
-                    _kmod.write_file(path, desired.content)
+                    write_file(path, desired.content)
                 if planned.wants("install", "retire"):
                     self.run("depmod", "-a", desired.kernel)
                 if planned.wants("autoload"):
@@ -233,22 +250,22 @@ class Installer(dkms.Driver):
                 now = self.current(desired.kernel)
                 if os.path.realpath(now.filename) != os.path.realpath(path):
                     raise ModuleError(
-                        f"modprobe would take {now.filename or 'no module'} and not {path}: remove that "
+                        f"modprobe would load {now.filename or 'no module'} instead of {path}: remove that "
                         "file, or the override in /etc/depmod.d"
                     )
                 remaining = plan(now, desired, srcversion)
                 if remaining.wants("load", "reload"):
-                    now = replace(now, loaded=self.bring_in(remaining, srcversion))
+                    now = replace(now, loaded=self.load_planned(remaining, srcversion))
                 return now
             except (ModuleError, OSError):
                 snapshot.restore()
                 self.run("depmod", "-a", desired.kernel)
-                self.bring_back(current.loaded)
+                self.restore(current.loaded)
                 raise
 
 
-def deliver(node: Installer, desired: Desired, check_mode: bool) -> dict[str, Any]:
-    """Bring the module in; return the module's result."""
+def deliver(node: Installer, desired: Desired, check_mode: bool) -> Result:
+    """Install and load the module; raises ``ModuleError``."""
     fields = node.fields(desired)
     srcversion = fields.get("srcversion", "")
     current = after = node.current(desired.kernel)
@@ -256,40 +273,36 @@ def deliver(node: Installer, desired: Desired, check_mode: bool) -> dict[str, An
     node.certificate = "the controller's" if desired.serial else ""
     refusal = ""
     if planned.wants("load", "reload"):
-        # Whether the kernel knows the key of a signed one is seen when it is loaded.
+        # Whether the kernel trusts the key of a signed module shows when it is loaded.
         refusal = (
             "" if desired.serial else readiness.signature_refusal(node.node.security(""), delivered=True)
         )
     if refusal and not check_mode:
         raise ModuleError(refusal)
-    if planned.changes and not check_mode:
+    if planned and not check_mode:
         after = node.install(desired, current, planned, srcversion)
-        planned = Plan(planned.changes, plan(after, desired, srcversion).kept)
-    if planned.kept:
-        node.warnings.append(planned.kept)
-    path = _kmod.delivered_file(desired.name, desired.kernel)
+        planned = kmod_plan(planned.steps, plan(after, desired, srcversion).pending)
+    if planned.pending:
+        node.warnings.append(planned.pending)
+    path = delivered_file(desired.name, desired.kernel)
 
     def state(digest: str, loaded: str, versions: Iterable[str]) -> str:
         lines = [f"{path}: {digest or 'absent'}", f"loaded: {loaded or 'no'}"]
         return "".join(f"{line}\n" for line in [*lines, *(f"DKMS: {version}" for version in versions)])
 
-    was = current.loaded.srcversion if current.loaded else ""
-    becomes = srcversion if planned.wants("load", "reload") else was
-    return {
-        "changed": bool(planned.changes),
-        "changes": [str(change) for change in planned.changes],
+    before = current.loaded.srcversion if current.loaded else ""
+    expected = srcversion if planned.wants("load", "reload") else before
+    values = {
+        "changes": [str(step) for step in planned.steps],
         "version": fields.get("version", ""),
         "kernel": desired.kernel,
         "srcversion": srcversion,
         "signer": fields.get("signer", ""),
         "loaded": after.loaded is not None,
-        "reload_required": bool(planned.kept),
-        "diff": [
-            {
-                "before": state(current.digest, was, current.versions),
-                "after": state(desired.digest, becomes, ()),
-            }
-        ]
-        if planned.changes
-        else [],
+        "reload_required": bool(planned.pending),
     }
+    diff = {
+        "before": state(current.digest, before, current.versions),
+        "after": state(desired.digest, expected, ()),
+    }
+    return Result(bool(planned), values, node.warnings, [diff] if planned else [])

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.action import kernel_module_build
 from ansible_collections.podnet.datapath.plugins.filter.module_builders import module_builders
-from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, files, loading
 
 OLD, NEW = "6.1.0-56-amd64", "6.12.111+deb13-amd64"
 
@@ -108,7 +108,7 @@ THERE = delivery.Current(
     running=OLD,
     digest=WANTED.digest,
     srcversion="NEW",
-    filename=loading.delivered_file("meta", OLD),
+    filename=files.delivered_file("meta", OLD),
     versions=(),
     loaded=loading.Loaded("NEW"),
     autoload=loading.autoload_text("meta"),
@@ -129,8 +129,8 @@ THERE = delivery.Current(
 )
 def test_only_what_differs_is_done(change: dict[str, Any], actions: list[str]) -> None:
     planned = delivery.plan(dataclasses.replace(THERE, **change), WANTED, "NEW")
-    assert [step.action for step in planned.changes] == actions
-    assert bool(planned.kept) == (change == {"loaded": loading.Loaded("OLD", 0, ("pn0",))})
+    assert [step.action for step in planned.steps] == actions
+    assert bool(planned.pending) == (change == {"loaded": loading.Loaded("OLD", 0, ("pn0",))})
 
 
 MAGIC = f"{OLD} SMP preempt mod_unload modversions"
@@ -144,13 +144,13 @@ MAGIC = f"{OLD} SMP preempt mod_unload modversions"
         ({"name": "other", "vermagic": MAGIC}, "", "is the module other"),
         ({"vermagic": f"{NEW} SMP preempt mod_unload modversions"}, "", NEW),
         ({"vermagic": f"{OLD} SMP mod_unload"}, "", "vermagic"),
-        ({"vermagic": MAGIC}, "ABC", "signed for nobody"),
+        ({"vermagic": MAGIC}, "ABC", "certificate (none)"),
         ({"vermagic": MAGIC, "sig_key": "0A:BD"}, "ABC", "ABD"),
         ({}, "", "another kernel"),
     ],
 )
 def test_a_module_of_another_kernel_or_key_is_refused(fields: dict[str, str], serial: str, word: str) -> None:
-    refusal = delivery.unfit(dataclasses.replace(WANTED, serial=serial), fields, MAGIC)
+    refusal = delivery.mismatch(dataclasses.replace(WANTED, serial=serial), fields, MAGIC)
     assert word in refusal and bool(refusal) == bool(word)
 
 

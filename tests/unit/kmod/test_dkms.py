@@ -17,15 +17,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils._kmod import dkms, loading
+from ansible_collections.podnet.datapath.plugins.module_utils._kmod import (
+    dkms,
+    dkms_plan,
+    files,
+    loading,
+    module,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts
 
 KERNEL, OTHER = "6.1.0-56-amd64", "6.1.0-57-amd64"
 CONF = 'PACKAGE_NAME="meta"\nPACKAGE_VERSION="0.1.0"\n'
 FILES = {"dkms.conf": CONF, "meta.c": "int x;\n"}
-DESIRED = dkms.Desired("meta", "0.1.0", KERNEL, FILES)
-INSTALLED = dkms.Entry("0.1.0", KERNEL, "installed", True)
-THERE = dkms.Current(
+DESIRED = dkms_plan.Desired("meta", "0.1.0", KERNEL, FILES)
+INSTALLED = dkms_plan.Entry("0.1.0", KERNEL, "installed", True)
+THERE = dkms_plan.Current(
     running=KERNEL,
     source=FILES,
     versions=("0.1.0",),
@@ -36,7 +42,7 @@ THERE = dkms.Current(
     loaded=loading.Loaded("NEW"),
     autoload=loading.autoload_text("meta"),
 )
-NOTHING = dkms.Current(KERNEL, None, (), (), (), "", "", None, "")
+NOTHING = dkms_plan.Current(KERNEL, None, (), (), (), "", "", None, "")
 
 
 @pytest.mark.parametrize(
@@ -85,14 +91,14 @@ NOTHING = dkms.Current(KERNEL, None, (), (), (), "", "", None, "")
     ],
 )
 def test_status_is_read_in_each_format(text: str, entries: list[tuple[str, str, str, bool]]) -> None:
-    assert dkms.parse_status(text, "meta") == tuple(dkms.Entry(*entry) for entry in entries)
+    assert dkms_plan.parse_status(text, "meta") == tuple(dkms_plan.Entry(*entry) for entry in entries)
 
 
-def actions(current: dkms.Current, desired: dkms.Desired = DESIRED) -> list[str]:
-    return [change.action for change in dkms.plan(current, desired).changes]
+def actions(current: dkms_plan.Current, desired: dkms_plan.Desired = DESIRED) -> list[str]:
+    return [step.action for step in dkms_plan.plan(current, desired).steps]
 
 
-def changed(**values: object) -> dkms.Current:
+def changed(**values: object) -> dkms_plan.Current:
     return dataclasses.replace(THERE, **values)  # type: ignore[arg-type]
 
 
@@ -104,21 +110,26 @@ def changed(**values: object) -> dkms.Current:
         (changed(source={**FILES, "old.h": ""}), ["deploy", "reload"]),
         (changed(source={"dkms.conf": CONF}), ["deploy", "reload"]),
         # DKMS forgot it; the loaded one is of this source.
-        (changed(entries=(dkms.Entry("0.1.0", "", "added", True),), srcversion="", filename=""), ["deploy"]),
+        (
+            changed(entries=(dkms_plan.Entry("0.1.0", "", "added", True),), srcversion="", filename=""),
+            ["deploy"],
+        ),
         # The node booted another kernel.
         (
-            changed(entries=(dkms.Entry("0.1.0", OTHER, "installed", True),), srcversion="", loaded=None),
+            changed(
+                entries=(dkms_plan.Entry("0.1.0", OTHER, "installed", True),), srcversion="", loaded=None
+            ),
             ["deploy", "load"],
         ),
-        (changed(entries=(dkms.Entry("0.1.0", KERNEL, "built", True),)), ["install"]),
-        (changed(entries=(dkms.Entry("0.1.0", KERNEL, "installed", False),)), ["install"]),
+        (changed(entries=(dkms_plan.Entry("0.1.0", KERNEL, "built", True),)), ["install"]),
+        (changed(entries=(dkms_plan.Entry("0.1.0", KERNEL, "installed", False),)), ["install"]),
         (changed(autoload="meta\n"), ["autoload"]),
         (changed(loaded=None), ["load"]),
         (changed(loaded=loading.Loaded("OLD")), ["reload"]),
         (changed(versions=("0.0.9", "0.1.0")), ["retire"]),
     ],
 )
-def test_only_what_differs_is_done(current: dkms.Current, expected: list[str]) -> None:
+def test_only_what_differs_is_done(current: dkms_plan.Current, expected: list[str]) -> None:
     assert actions(current) == expected
 
 
@@ -131,26 +142,26 @@ def test_only_what_differs_is_done(current: dkms.Current, expected: list[str]) -
     ],
 )
 def test_a_module_in_use_stays_and_is_told(loaded: loading.Loaded) -> None:
-    planned = dkms.plan(changed(loaded=loaded), DESIRED)
-    assert planned.changes == () and "until the next boot" in planned.kept
-    for name in (*loaded.own, *loaded.foreign):
-        assert name in planned.kept
-    planned = dkms.plan(changed(loaded=loaded, source={}), DESIRED)
-    assert planned.wants("deploy") and not planned.wants("reload") and planned.kept
+    planned = dkms_plan.plan(changed(loaded=loaded), DESIRED)
+    assert planned.steps == () and "until the next boot" in planned.pending
+    for name in (*loaded.managed, *loaded.foreign):
+        assert name in planned.pending
+    planned = dkms_plan.plan(changed(loaded=loaded, source={}), DESIRED)
+    assert planned.wants("deploy") and not planned.wants("reload") and planned.pending
 
 
 def test_own_devices_go_only_when_asked_and_nobody_else_has_any() -> None:
     asked = dataclasses.replace(DESIRED, reload="managed")
-    planned = dkms.plan(changed(loaded=loading.Loaded("OLD", 0, ("pn0", "pn1"))), asked)
-    assert [change.action for change in planned.changes] == ["reload"] and not planned.kept
-    assert "pn0, pn1" in planned.changes[0].why
-    planned = dkms.plan(changed(loaded=loading.Loaded("OLD", 0, ("pn0",), ("guest0",))), asked)
-    assert not planned.changes and "guest0" in planned.kept and "pn0" not in planned.kept
-    planned = dkms.plan(changed(loaded=loading.Loaded("OLD", 1, ("pn0",))), asked)
-    assert not planned.changes and planned.kept
+    planned = dkms_plan.plan(changed(loaded=loading.Loaded("OLD", 0, ("pn0", "pn1"))), asked)
+    assert [step.action for step in planned.steps] == ["reload"] and not planned.pending
+    assert "pn0, pn1" in planned.steps[0].reason
+    planned = dkms_plan.plan(changed(loaded=loading.Loaded("OLD", 0, ("pn0",), ("guest0",))), asked)
+    assert not planned.steps and "guest0" in planned.pending and "pn0" not in planned.pending
+    planned = dkms_plan.plan(changed(loaded=loading.Loaded("OLD", 1, ("pn0",))), asked)
+    assert not planned.steps and planned.pending
 
 
-SIGNING = dkms.Signing("/etc/keys/mok.key", "/etc/keys/mok.pem", "4CFE")
+SIGNING = dkms_plan.Signing("/etc/keys/mok.key", "/etc/keys/mok.pem", "4CFE")
 SIGNED = dataclasses.replace(DESIRED, signing=SIGNING)
 
 
@@ -163,14 +174,14 @@ SIGNED = dataclasses.replace(DESIRED, signing=SIGNING)
         (changed(signing=SIGNING.text, signed_by="4CFE"), []),
     ],
 )
-def test_a_module_is_built_again_for_another_key(current: dkms.Current, expected: list[str]) -> None:
+def test_a_module_is_built_again_for_another_key(current: dkms_plan.Current, expected: list[str]) -> None:
     assert actions(current, SIGNED) == expected
 
 
 def test_what_was_built_elsewhere_is_taken_back() -> None:
-    path = loading.delivered_file("meta", KERNEL)
-    planned = dkms.plan(changed(delivered=(path,)), DESIRED)
-    assert [str(change) for change in planned.changes] == [f"retire: {path} was built on another node"]
+    path = files.delivered_file("meta", KERNEL)
+    planned = dkms_plan.plan(changed(delivered=(path,)), DESIRED)
+    assert [str(change) for change in planned.steps] == [f"retire: {path} was built on another node"]
 
 
 def test_another_kernel_than_the_running_one_gets_nothing_loaded() -> None:
@@ -180,14 +191,14 @@ def test_another_kernel_than_the_running_one_gets_nothing_loaded() -> None:
 
 
 ENTRIES = st.builds(
-    dkms.Entry,
+    dkms_plan.Entry,
     st.sampled_from(["0.0.9", "0.1.0"]),
     st.sampled_from([KERNEL, OTHER]),
     st.sampled_from(["built", "installed"]),
     st.booleans(),
 )
 CURRENTS = st.builds(
-    dkms.Current,
+    dkms_plan.Current,
     running=st.sampled_from([KERNEL, OTHER]),
     source=st.none()
     | st.just(FILES)
@@ -202,12 +213,14 @@ CURRENTS = st.builds(
 )
 
 
-def carry_out(current: dkms.Current, desired: dkms.Desired, planned: loading.Plan) -> dkms.Current:
+def carry_out(
+    current: dkms_plan.Current, desired: dkms_plan.Desired, planned: loading.KmodPlan
+) -> dkms_plan.Current:
     """A model of what the steps do to a node."""
     state = current
     if planned.wants("deploy", "install"):
         rest = [e for e in state.entries if (e.version, e.kernel) != (desired.version, desired.kernel)]
-        new = dkms.Entry(desired.version, desired.kernel, "installed", True)
+        new = dkms_plan.Entry(desired.version, desired.kernel, "installed", True)
         state = dataclasses.replace(
             state,
             source=desired.files,
@@ -218,22 +231,22 @@ def carry_out(current: dkms.Current, desired: dkms.Desired, planned: loading.Pla
     if planned.wants("autoload"):
         state = dataclasses.replace(state, autoload=loading.autoload_text(desired.name))
     # What is loaded is decided once it is known what was built.
-    again = dkms.plan(state, desired)
+    again = dkms_plan.plan(state, desired)
     if again.wants("load", "reload"):
         state = dataclasses.replace(state, loaded=loading.Loaded(state.srcversion, 0, ()))
     return dataclasses.replace(state, versions=(desired.version,))
 
 
 @given(CURRENTS, st.sampled_from([KERNEL, OTHER]))
-def test_after_the_steps_there_are_none_left(current: dkms.Current, kernel: str) -> None:
+def test_after_the_steps_there_are_none_left(current: dkms_plan.Current, kernel: str) -> None:
     desired = dataclasses.replace(DESIRED, kernel=kernel)
-    planned = dkms.plan(current, desired)
+    planned = dkms_plan.plan(current, desired)
     after = carry_out(current, desired, planned)
-    assert not dkms.plan(after, desired).changes
+    assert not dkms_plan.plan(after, desired).steps
     if current.loaded and current.loaded.used:
         assert after.loaded == current.loaded
-    parts = dkms.diff(current, desired, planned)
-    assert [part["after_header"].rsplit("/", 1)[-1] for part in parts[1:]] == dkms.differing(
+    parts = dkms_plan.diff(current, desired, planned)
+    assert [part["after_header"].rsplit("/", 1)[-1] for part in parts[1:]] == dkms_plan.differing(
         current.source, FILES
     )
 
@@ -253,12 +266,12 @@ def test_after_the_steps_there_are_none_left(current: dkms.Current, kernel: str)
     ],
 )
 def test_a_mistake_in_an_option_is_told_with_its_value(change: Mapping[str, object], word: str) -> None:
-    found = dkms.mistakes(dataclasses.replace(DESIRED, **change))  # type: ignore[arg-type]
+    found = dkms_plan.option_problems(dataclasses.replace(DESIRED, **change))  # type: ignore[arg-type]
     assert any(word in mistake for mistake in found)
 
 
 def test_good_options_have_no_mistake() -> None:
-    assert dkms.mistakes(DESIRED) == []
+    assert dkms_plan.option_problems(DESIRED) == []
 
 
 SECURITY: facts.Security = {
@@ -291,9 +304,9 @@ OPEN: facts.Security = {**SECURITY, "secure_boot": False, "lockdown": "none", "s
         (
             "could not insert 'meta': Device or resource busy",
             OPEN,
-            ["Device or resource busy", "kernel's log"],
+            ["Device or resource busy", "kernel log"],
         ),
-        ("", OPEN, ["it said nothing"]),
+        ("", OPEN, ["no output"]),
     ],
 )
 def test_a_refusal_of_the_kernel_is_explained(said: str, security: facts.Security, words: list[str]) -> None:
@@ -309,7 +322,7 @@ def test_a_snapshot_puts_back_what_was(tmp_path: Path) -> None:
     (folder / "link").symlink_to("1.0")
     file.write_text("old")
     (tmp_path / "saved").mkdir()
-    snapshot = loading.Snapshot(str(tmp_path / "saved"), [str(folder), str(file), str(absent)])
+    snapshot = files.Snapshot(str(tmp_path / "saved"), [str(folder), str(file), str(absent)])
     (folder / "1.0/a").write_text("new")
     (folder / "1.0/b").write_text("new")
     (folder / "link").unlink()
@@ -343,11 +356,11 @@ def test_what_is_no_folder_has_no_files(tmp_path: Path) -> None:
 
 
 def test_only_one_run_changes_a_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loading, "LOCKS", str(tmp_path))
-    with dkms.Driver("meta").locked():
-        with pytest.raises(loading.ModuleError, match="another run"), dkms.Driver("meta").locked():
+    monkeypatch.setattr(module, "LOCKS", str(tmp_path))
+    with dkms.DkmsModule("meta").locked():
+        with pytest.raises(loading.ModuleError, match="another run"), dkms.DkmsModule("meta").locked():
             pass
-        with dkms.Driver("other").locked():
+        with dkms.DkmsModule("other").locked():
             pass
 
 
@@ -383,4 +396,4 @@ def test_the_role_sends_the_driver_without_what_a_build_leaves(tmp_path: Path) -
     assert run.returncode == 0, run.stdout + run.stderr
     sent = json.loads((tmp_path / "sent.json").read_text())
     assert sent["files"] == {name: (role / "files" / name).read_text() for name in names}
-    assert dkms.mistakes(dkms.Desired("meta", sent["version"], KERNEL, sent["files"])) == []
+    assert dkms_plan.option_problems(dkms_plan.Desired("meta", sent["version"], KERNEL, sent["files"])) == []
