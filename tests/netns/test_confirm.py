@@ -79,9 +79,7 @@ def test_change_is_confirmed_if_paths_answer() -> None:
 def test_change_is_not_confirmed_if_full_size_packets_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_checkpoint_confirm, "PATIENCE", 0)
     mtu(1300)
-    with pytest.raises(
-        Problem, match=f"change fails: from {POD} to 10.77.0.2, 1500 bytes: .*too big"
-    ) as refused:
+    with pytest.raises(Problem, match=f"fails: from {POD} to 10.77.0.2, 1500 bytes: .*too big") as refused:
         confirm()
     assert "84 bytes" not in str(refused.value)
     assert checkpoint.status(journal.read(), "one")["checkpoint_state"] == "armed"
@@ -96,7 +94,7 @@ def test_change_is_not_confirmed_if_most_packets_are_lost(monkeypatch: pytest.Mo
     subprocess.run([*tc, "qdisc", "add", "dev", "eth0", "clsact"], check=True)
     attach = [*tc, "filter", "add", "dev", "eth0", "ingress", "bpf", "da", "bytecode"]
     subprocess.run([*attach, loses], check=True)
-    with pytest.raises(Problem, match=f"change fails: from {POD} to 10.77.0.2, 84 bytes: .*% lost"):
+    with pytest.raises(Problem, match=f"fails: from {POD} to 10.77.0.2, 84 bytes: .*% lost"):
         confirm()
 
 
