@@ -75,7 +75,7 @@ def test_node_is_drained_only_for_disruptive_changes(cluster: Cluster, tmp_path:
         assert drained() == (False, 0), "a converged node is not drained"
         # A change of services does not disrupt Pods.
         touched, changes = drained(
-            services=[
+            pods_services=[
                 {"name": "web", "address": "10.98.0.1", "port": 80, "backends": [{"labels": {"app": "web"}}]}
             ]
         )
