@@ -89,7 +89,7 @@ driver_reason:
   description: Why the driver was selected. Begins with C(fallback) if O(driver=auto) falls back to veth.
   returned: always
   type: str
-  sample: the kernel has no netkit (CONFIG_NETKIT=n); meta, this collection's own driver, is loaded
+  sample: the kernel has no netkit (CONFIG_NETKIT=n); the meta driver is loaded
 problems:
   description: Problems that prevent the use of this node, each with its remedy.
   returned: always

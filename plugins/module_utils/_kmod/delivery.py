@@ -84,7 +84,7 @@ def build(node: Kmod, kernel: str, files: Mapping[str, str]) -> bytes:
     folder = f"/lib/modules/{kernel}/build"
     missing = tools if node.node.exists(f"{folder}/Makefile") else ["headers", *tools]
     if missing:
-        raise ModuleError(readiness.absence(node.node.distribution()["family"], kernel, missing))
+        raise ModuleError(readiness.missing_message(node.node.distribution()["family"], kernel, missing))
     with tempfile.TemporaryDirectory(prefix="podnet-build-") as stage:
         dkms.write_tree(stage, files)
         jobs = f"-j{os.cpu_count() or 1}"
@@ -211,7 +211,7 @@ class Installer(dkms.DkmsModule):
         """Return modinfo's fields of the module; raises ``ModuleError`` if it does not fit this node."""
         if not self.node.tool("modprobe"):
             raise ModuleError(
-                readiness.absence(self.node.distribution()["family"], desired.kernel, ["modprobe"])
+                readiness.missing_message(self.node.distribution()["family"], desired.kernel, ["modprobe"])
             )
         with tempfile.TemporaryDirectory(prefix="podnet-module-") as folder:
             path = f"{folder}/{desired.name}.ko"

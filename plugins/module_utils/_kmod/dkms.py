@@ -141,7 +141,9 @@ class DkmsModule(Kmod):
         missing = [tool for tool in tools if not self.node.tool(tool)]
         if build and not self.node.exists(f"/lib/modules/{kernel}/build/Makefile"):
             missing.insert(0, "headers")
-        return readiness.absence(self.node.distribution()["family"], kernel, missing) if missing else ""
+        return (
+            readiness.missing_message(self.node.distribution()["family"], kernel, missing) if missing else ""
+        )
 
     def build(self, stage: str, desired: Desired, kernel: str) -> str:
         """Build the staged source for a kernel inside ``stage``; return the module's srcversion."""
@@ -330,7 +332,9 @@ class DkmsModule(Kmod):
                 "delete the devices of Pods first"
             )
         if os.path.isdir(f"{TREE}/{self.name}") and not self.node.tool("dkms"):
-            raise ModuleError(readiness.absence(self.node.distribution()["family"], self.running, ["dkms"]))
+            raise ModuleError(
+                readiness.missing_message(self.node.distribution()["family"], self.running, ["dkms"])
+            )
         with self.locked():
             if planned.wants("unload"):
                 self.unload()

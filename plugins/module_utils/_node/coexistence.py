@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who else works on a node's network: CNI plugins, runtimes of virtual machines, tuners.
+"""Find other software that configures a node's network: CNI plugins, VM runtimes, tuners.
 
 Private to this collection. All of it is read from files, and told with what it was recognised by.
 Sources: the CNI specification; the installation guides of Kata Containers and KubeVirt; libvirtd(8).
@@ -34,7 +34,7 @@ TUNERS = {
 
 
 class Cni(TypedDict):
-    """A network configuration that container runtimes find on the node."""
+    """A CNI network configuration on the node."""
 
     file: str
     name: str
@@ -42,7 +42,7 @@ class Cni(TypedDict):
 
 
 class Neighbours(TypedDict):
-    """Everybody else who works on the network."""
+    """Other software that configures the network."""
 
     cni: list[Cni]
     vm_runtimes: list[str]
@@ -50,7 +50,7 @@ class Neighbours(TypedDict):
 
 
 def cni(node: Node) -> list[Cni]:
-    """Return the CNI configurations in their order; what is no JSON has no plugins."""
+    """Return the CNI configurations in order; a file that is not JSON has no plugins."""
     found: list[Cni] = []
     for name in node.names(CNI_FOLDER):
         if not name.endswith((".conf", ".conflist", ".json")):
@@ -67,7 +67,7 @@ def cni(node: Node) -> list[Cni]:
 
 
 def vm_runtimes(node: Node) -> list[str]:
-    """Return the runtimes of virtual machines, each with what it was recognised by."""
+    """Return the VM runtimes, each with the file that identifies it."""
     found = []
     for name, paths in RUNTIMES.items():
         seen = [path for path in paths if node.exists(path)]
@@ -76,7 +76,7 @@ def vm_runtimes(node: Node) -> list[str]:
 
 
 def tuners(node: Node) -> list[str]:
-    """Return programs and files that set the same things as this collection."""
+    """Return programs and files that change the same settings as this collection."""
     found = []
     for name, path in TUNERS.items():
         if node.exists(path):
@@ -84,12 +84,12 @@ def tuners(node: Node) -> list[str]:
             found.append(f"{name} {profile}".strip())
     for name in node.names("/etc/sysctl.d"):
         file = f"/etc/sysctl.d/{name}"
-        # Ours has a first line that says so; a link to /etc/sysctl.conf is the distribution's.
+        # The managed file has a marker; the symlink to /etc/sysctl.conf belongs to the distribution.
         if name.endswith(".conf") and name != "99-sysctl.conf" and "podnet.datapath" not in node.read(file):
             found.append(file)
     return found
 
 
 def neighbours(node: Node) -> Neighbours:
-    """Return all of them."""
+    """Return all other software that configures the network."""
     return {"cni": cni(node), "vm_runtimes": vm_runtimes(node), "tuners": tuners(node)}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files of settings as systemd and others read them. Private to this collection.
+"""Read drop-in files in the order and format of systemd.
 
 Source: sysctl.d(5), systemd.unit(5) on drop-ins, systemd.syntax(7).
 """
@@ -15,9 +15,9 @@ from .facts import Node
 
 
 def in_order(node: Node, folders: Iterable[str], more: Iterable[str] = ()) -> list[str]:
-    """Return the ``.conf`` files of folders, by name, as they are read; of one name the first folder's.
+    """Return the ``.conf`` files of directories in the order of reading; the first directory wins for a name.
 
-    ``more`` are files that are yet to be written.
+    ``more`` are files that do not exist yet.
     """
     found: dict[str, str] = {}
     for folder in folders:
@@ -29,7 +29,7 @@ def in_order(node: Node, folders: Iterable[str], more: Iterable[str] = ()) -> li
 
 
 def options(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield section, name and value of each setting; before the first section it is empty."""
+    """Yield section, name and value of each setting; the section is empty before the first one."""
     section = ""
     for line in text.splitlines():
         line = line.strip()

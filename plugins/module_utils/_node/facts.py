@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a node is and can do: the facts that _node_plan.py decides upon. Private to this collection.
+"""Read facts about a node: kernel, distribution, boot, NICs, security. ``readiness`` decides upon them.
 
 Sources: sysfs(5), proc(5), kernel_lockdown(7), os-release(5), Documentation/ABI/testing/sysfs-module.
 """
@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 from .._kernel import netlink, signing
 
-# What netkit learned after 6.7, its first kernel.
+# netkit features that are newer than its first kernel, 6.7.
 NETKIT_ATTRIBUTES = ("SCRUB", "HEADROOM")
 
 SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -82,7 +82,7 @@ class MetaModule(TypedDict):
 
 
 class Security(TypedDict):
-    """What the kernel asks of modules. ``key_enrolled`` is None where no signature is asked for."""
+    """What the kernel requires of modules. ``key_enrolled`` is ``None`` if it requires no signature."""
 
     secure_boot: bool
     lockdown: str
@@ -106,7 +106,7 @@ class Nic(TypedDict):
 
 
 class Facts(TypedDict):
-    """Everything that preflight decides upon."""
+    """All facts that preflight needs."""
 
     root: bool
     kernel: Kernel
@@ -127,7 +127,7 @@ def flavour(release: str) -> str:
 
 
 def age(release: str) -> list[tuple[int, str]]:
-    """Return a key that sorts kernel releases as their versions are."""
+    """Return a sort key for kernel releases."""
     return [
         (int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[^\d.-]+", release)
     ]
@@ -144,27 +144,27 @@ def family(identifier: str, like: str) -> str:
 
 
 def headers_package(distribution_family: str, release: str) -> str:
-    """Return the package that brings the build tree of a kernel release, empty where unknown."""
+    """Return the package with the headers of a kernel release, empty if unknown."""
     prefix = {"debian": "linux-headers-", "redhat": "kernel-devel-"}.get(distribution_family)
     return prefix + release if prefix else ""
 
 
 class Node:
-    """Reads a node's facts below ``root``; starts a process only where no file has the answer."""
+    """Facts of a node, read below ``root``; starts a process only if no file has the answer."""
 
     def __init__(self, root: str = "/") -> None:
         self.root = root
 
     def path(self, name: str) -> str:
-        """Return where ``name`` lies below the root."""
+        """Return the path of ``name`` below the root."""
         return os.path.join(self.root, name.lstrip("/"))
 
     def read(self, name: str) -> str:
-        """Return a file's text without blanks around it, empty when it cannot be read."""
+        """Return a file's stripped text, empty if it cannot be read."""
         try:
             with open(self.path(name), encoding="utf-8", errors="replace") as file:
                 return file.read().strip("\0 \n")
-        except OSError:  # Absent, or sysfs' EINVAL for what the device cannot tell now.
+        except OSError:  # Missing, or sysfs returns EINVAL while the device cannot report it.
             return ""
 
     def number(self, name: str, default: int) -> int:
@@ -182,16 +182,16 @@ class Node:
             return []
 
     def exists(self, name: str) -> bool:
-        """Tell whether a path resolves."""
+        """Return whether a path resolves."""
         return os.path.exists(self.path(name))
 
     def target(self, name: str) -> str:
-        """Return the last part of where a link leads, empty where there is none."""
+        """Return the last component of a symlink's target, empty if there is no symlink."""
         path = self.path(name)
         return os.path.basename(os.path.realpath(path)) if os.path.exists(path) else ""
 
     def tool(self, name: str) -> str:
-        """Return the path of a program, empty when the node has none."""
+        """Return the path of a program, empty if it is not installed."""
         for folder in SEARCH_PATH:
             path = self.path(os.path.join(folder, name))
             if os.access(path, os.X_OK):
@@ -199,7 +199,7 @@ class Node:
         return ""
 
     def config(self, release: str) -> dict[str, str]:
-        """Return the build options that matter here, ``n`` for those not set; empty if unknown."""
+        """Return the kernel options in ``_CONFIG``, ``n`` for those not set; empty if unknown."""
         text = ""
         if self.exists("/proc/config.gz"):
             import gzip
@@ -217,13 +217,13 @@ class Node:
         return found
 
     def module_file(self, release: str, name: str) -> str:
-        """Return where depmod found the module ``name``, relative to /lib/modules/RELEASE."""
+        """Return the path of the module ``name`` in modules.dep, relative to /lib/modules/RELEASE."""
         known = self.read(f"/lib/modules/{release}/modules.dep")
         match = re.search(rf"^(\S*/)?{name}\.ko(\.\w+)?(?=:)", known, re.MULTILINE)
         return match.group(0) if match else ""
 
     def distribution(self) -> Distribution:
-        """Return what os-release says."""
+        """Return the distribution from os-release(5)."""
         values = {}
         for line in (self.read("/etc/os-release") or self.read("/usr/lib/os-release")).splitlines():
             key, dummy, value = line.partition("=")
@@ -282,7 +282,7 @@ class Node:
         return {"pyroute2": pyroute2_version(), "libbpf": libbpf_version()}
 
     def meta(self, release: str) -> MetaModule:
-        """Return the state of the kernel module meta: of the loaded one, else of the installed one."""
+        """Return the state of the kernel module meta, of the loaded one or else of the installed one."""
         loaded = self.exists("/sys/module/meta/initstate")
         available = bool(self.module_file(release, "meta"))
         state: MetaModule = {
@@ -302,9 +302,9 @@ class Node:
         return state
 
     def security(self, certificate: str | None = None) -> Security:
-        """Return what the kernel asks of a module before it loads it.
+        """Return what the kernel requires of a module to load it.
 
-        ``certificate`` is the one that modules are signed for, a path or PEM: by default that of DKMS.
+        ``certificate`` is the one that modules are signed for, a path or PEM. The default is that of DKMS.
         """
         try:
             with open(
@@ -331,7 +331,7 @@ class Node:
         }
 
     def bytes_of(self, certificate: str) -> bytes:
-        """Return a certificate that is given as a path or as PEM."""
+        """Return a certificate from a path or from PEM text."""
         if not certificate.startswith("/"):
             return certificate.encode()
         try:
@@ -341,7 +341,7 @@ class Node:
             return b""
 
     def certificate(self) -> str:
-        """Return the certificate that DKMS signs with, empty when there is none yet."""
+        """Return the certificate that DKMS signs with, empty if there is none yet."""
         folder = "/etc/dkms/framework.conf.d"
         files = ["/etc/dkms/framework.conf", *(f"{folder}/{name}" for name in self.names(folder))]
         candidates = ["/var/lib/dkms/mok.pub", "/var/lib/shim-signed/mok/MOK.der"]
@@ -364,7 +364,7 @@ class Node:
         return found
 
     def nics(self, uplinks: Iterable[str]) -> list[Nic]:
-        """Return the interfaces with a device behind them, the named ones, and those with a default route."""
+        """Return the interfaces that have a device, are uplinks, or carry a default route."""
         routes = self.default_routes()
         found: list[Nic] = []
         for name in self.names("/sys/class/net"):
@@ -390,7 +390,7 @@ class Node:
         return found
 
     def cilium(self) -> list[str]:
-        """Return the traces of a Cilium that runs or was not removed: devices, pins, CNI, agent."""
+        """Return traces of Cilium on the node: devices, pins, CNI configuration, agent."""
         found = [name for name in self.names("/sys/class/net") if name.startswith("cilium_")]
         found += [name for name in ("/sys/fs/bpf/cilium", "/var/run/cilium") if self.names(name)]
         globals_ = "/sys/fs/bpf/tc/globals"
@@ -402,7 +402,7 @@ class Node:
         return found
 
     def facts(self, uplinks: Sequence[str] = (), certificate: str | None = None) -> Facts:
-        """Return everything at once; ``certificate`` is the one that modules are signed for, if not DKMS'."""
+        """Return all facts; ``certificate`` is the one that modules are signed for, if not that of DKMS."""
         distribution = self.distribution()
         kernel = self.kernel(distribution["family"])
         return {
@@ -420,8 +420,8 @@ class Node:
 
 
 def _helpers_missing() -> list[str]:
-    """Return the helpers that the kernel would not let the programs call; none where nobody may ask."""
-    # Here, as what sets up NICs at boot takes this file along and asks nothing of BPF.
+    """Return the BPF helpers that the kernel lacks; none if this process may not ask."""
+    # Imported here, as the boot-time program for NICs includes this file and needs no BPF.
     from .._kernel import bpf
 
     try:
@@ -443,7 +443,7 @@ def pyroute2_version() -> str:
 
 
 def libbpf_version() -> str:
-    """Return the version of libbpf.so.1, empty where it cannot be loaded."""
+    """Return the version of libbpf.so.1, empty if it cannot be loaded."""
     try:
         library = ctypes.CDLL("libbpf.so.1")
     except OSError:
@@ -454,14 +454,14 @@ def libbpf_version() -> str:
 
 
 def _output(command: Sequence[str]) -> str:
-    """Return what a command printed, whatever its exit status."""
+    """Return a command's output, whatever its exit status."""
     return subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
     ).stdout
 
 
 def module_info(modinfo: str, name: str, release: str) -> dict[str, str]:
-    """Return modinfo(8)'s fields of an installed module or module file; empty when there is none."""
+    """Return modinfo(8)'s fields of an installed module or a module file; empty if there is none."""
     if not modinfo:
         return {}
     fields: dict[str, str] = {}
@@ -473,7 +473,7 @@ def module_info(modinfo: str, name: str, release: str) -> dict[str, str]:
 
 
 def key_enrolled(mokutil: str, certificate: bytes) -> bool:
-    """Tell whether the firmware or shim has a certificate; False where mokutil(1) cannot tell."""
+    """Return whether the firmware or shim has a certificate; False if mokutil(1) cannot tell."""
     if not mokutil:
         return False
     with tempfile.NamedTemporaryFile() as file:

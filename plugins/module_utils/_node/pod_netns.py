@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The network namespaces of Pods that run on a node: which there are, whose they are.
+"""Find the network namespaces of Pods on a node, and select among them.
 
 Private to this collection. A namespace is found by a name (``ip netns``, CNI plugins and Docker keep those in
 two folders) or by a process in it. It is a Pod's where it has an interface besides the loopback (a service
@@ -30,15 +30,15 @@ _GET_USER_NAMESPACE = 0xB701  # NS_GET_USERNS of linux/nsfs.h
 
 @dataclass(frozen=True)
 class Namespace:
-    """A network namespace other than this process's. ``inode`` identifies it, ``path`` opens it.
+    """A network namespace other than that of this process. ``inode`` identifies it, ``path`` opens it.
 
-    ``own``: meta_device made it. ``foreign``: it belongs to another user namespace.
+    ``managed``: meta_device created it. ``foreign``: it belongs to another user namespace.
     """
 
     inode: tuple[int, int]
     path: str
     name: str
-    own: bool = False
+    managed: bool = False
     foreign: bool = False
     loopback_only: bool = False
 
@@ -49,7 +49,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _candidates() -> Iterator[tuple[str, str, bool]]:
-    """Yield path, name and owner of what may be namespaces; names come before processes."""
+    """Yield candidates as path, name and whether it is managed; names come before processes."""
     markers = set(os.listdir(MARKERS)) if os.path.isdir(MARKERS) else set()
     for folder in FOLDERS:
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
@@ -64,7 +64,7 @@ def _candidates() -> Iterator[tuple[str, str, bool]]:
         yield f"/proc/{number}/ns/net", f"process {number} ({command})", False
 
 
-def _look(inode: tuple[int, int], path: str, name: str, own: bool) -> Namespace:
+def _look(inode: tuple[int, int], path: str, name: str, managed: bool) -> Namespace:
     with open(path, "rb") as file:
         user = fcntl.ioctl(file, _GET_USER_NAMESPACE)
         try:
@@ -72,35 +72,35 @@ def _look(inode: tuple[int, int], path: str, name: str, own: bool) -> Namespace:
         finally:
             os.close(user)
         if foreign:
-            return Namespace(inode, path, name, own, foreign=True)
+            return Namespace(inode, path, name, managed, foreign=True)
         with netns.entered(path):
             alone = all(interface == "lo" for dummy, interface in socket.if_nameindex())
-    return Namespace(inode, path, name, own, loopback_only=alone)
+    return Namespace(inode, path, name, managed, loopback_only=alone)
 
 
 def found() -> list[Namespace]:
-    """Return every network namespace that has a name or a process, but this process's own."""
+    """Return all network namespaces that have a name or a process, except that of this process."""
     seen = {_identity("/proc/thread-self/ns/net")}
     namespaces = []
-    for path, name, own in _candidates():
-        # What ended meanwhile, or belongs to a process that is none of ours, is not there.
+    for path, name, managed in _candidates():
+        # Skip namespaces that have ended or that this process may not open.
         with contextlib.suppress(OSError):
             inode = _identity(path)
             if inode not in seen and netns.is_namespace(path):
                 seen.add(inode)
-                namespaces.append(_look(inode, path, name, own))
+                namespaces.append(_look(inode, path, name, managed))
     return namespaces
 
 
 def choose(
-    namespaces: Iterable[Namespace], select: str, names: Sequence[str], left_out: Sequence[str]
+    namespaces: Iterable[Namespace], select: str, names: Sequence[str], excluded: Sequence[str]
 ) -> tuple[list[Namespace], dict[str, str]]:
-    """Return the namespaces that are meant, and why others are not.
+    """Return the selected namespaces, and the reason for each that is skipped.
 
-    ``select`` is ``own`` (made by meta_device), ``all`` or ``named``; then ``names`` holds names or paths.
-    ``left_out`` holds names that are never meant.
+    ``select`` is ``managed`` (created by meta_device), ``all`` or ``named``; then ``names`` has names or
+    paths. ``excluded`` has names that are never selected.
 
-    Raises ``Problem`` for a name that is not there.
+    Raises ``Problem`` for a name that does not exist.
     """
     namespaces = list(namespaces)
     known = {one.name: one for one in namespaces} | {one.path: one for one in namespaces}
@@ -109,15 +109,15 @@ def choose(
         if absent:
             there = listed([one.name for one in namespaces])
             raise Problem(
-                f"pods: names: there is no network namespace {listed(absent)} here; there are: {there}"
+                f"pods: names: network namespace {listed(absent)} does not exist; existing ones: {there}"
             )
     meant, left = [], {}
     for one in namespaces:
         if select == "named" and not {one.name, one.path} & {*names}:
             continue
-        if select == "managed" and not one.own:
+        if select == "managed" and not one.managed:
             continue
-        if {one.name, one.path} & {*left_out}:
+        if {one.name, one.path} & {*excluded}:
             left[one.name] = "named in except"
         elif select == "all" and one.foreign:
             left[one.name] = "belongs to another user namespace"

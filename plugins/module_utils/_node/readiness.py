@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a node needs, what stands in the way, which driver follows: pure functions of its facts. Private.
+"""Decide which driver a node can run, what is missing, and what prevents it. Pure functions of its facts.
 
-The facts are gathered by ``_node.facts.Node``.
+``facts.Node`` reads the facts.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .facts import Facts, Security, Upcoming, headers_package
 
 DRIVERS = ("netkit", "meta", "veth")
 
-# What the BPF object is compiled for and the modules were written for: 64 bit, little endian.
+# The BPF object and the modules need a 64-bit, little-endian architecture.
 ARCHITECTURES = ("x86_64", "aarch64")
 
-# The modules of this collection need these on every node, and a driver built on the node needs those.
+# Every node needs LIBRARIES; a node that builds the driver needs COMPILER or BUILD_TOOLS.
 LIBRARIES = ("pyroute2", "libbpf")
 COMPILER = ("headers", "gcc", "make")
 BUILD_TOOLS = ("headers", "dkms", "gcc", "make", "modprobe")
@@ -46,7 +46,7 @@ _INSTALL = {"debian": "apt-get install", "redhat": "dnf install"}
 
 
 class Builder(TypedDict):
-    """Whether a module for the running kernel can be built here, and what is missing for it."""
+    """Whether the node can build a module for its kernel, and what it needs for that."""
 
     possible: bool
     missing: list[str]
@@ -55,10 +55,10 @@ class Builder(TypedDict):
 
 @dataclass(frozen=True)
 class Requirements:
-    """What the caller needs: the named interfaces, and whether it may install packages itself.
+    """Requirements of the caller: interfaces that must exist, and whether packages may be installed.
 
-    ``delivered``: the module meta is built on one node for all with its kernel.
-    ``beside_cilium``: a node whose datapath Cilium owns gets no second one, and that is no problem.
+    ``delivered``: the module meta is built on another node with the same kernel. ``beside_cilium``: a node
+    whose datapath belongs to Cilium is accepted and gets no second datapath.
     """
 
     uplinks: tuple[str, ...] = ()
@@ -68,14 +68,14 @@ class Requirements:
 
 
 def packages(distribution_family: str, release: str, components: Iterable[str]) -> list[str]:
-    """Return the names of the packages that bring the components, as far as known."""
+    """Return the names of the packages that contain the components, as far as they are known."""
     headers = headers_package(distribution_family, release)
     known = {**_PACKAGES.get(distribution_family, {}), "headers": headers}
     return [known[component] for component in components if known.get(component)]
 
 
-def absence(distribution_family: str, release: str, components: Sequence[str]) -> str:
-    """Return the sentence that says which components are missing, and the remedy."""
+def missing_message(distribution_family: str, release: str, components: Sequence[str]) -> str:
+    """Return a message that names missing components and the command that installs them."""
     names = {"headers": f"the headers of kernel {release}", "libbpf": "libbpf.so.1"}
     listed = ", ".join(names.get(component, component) for component in components)
     found = packages(distribution_family, release, components)
@@ -85,18 +85,18 @@ def absence(distribution_family: str, release: str, components: Sequence[str]) -
     return f"missing: {listed}: install them with the node's package manager"
 
 
-def _absence(facts: Facts, components: Sequence[str]) -> str:
-    return absence(facts["distribution"]["family"], facts["kernel"]["release"], components)
+def _missing_message(facts: Facts, components: Sequence[str]) -> str:
+    return missing_message(facts["distribution"]["family"], facts["kernel"]["release"], components)
 
 
 def _installable(facts: Facts, components: Sequence[str]) -> bool:
-    """Tell whether a package is known for each of the components."""
+    """Return whether a package is known for each component."""
     found = packages(facts["distribution"]["family"], facts["kernel"]["release"], components)
     return len(found) == len(components)
 
 
 def missing(facts: Facts, components: Iterable[str]) -> list[str]:
-    """Return those components that the node has not."""
+    """Return the components that the node does not have."""
     have: Mapping[str, object] = {
         **facts["tools"],
         **facts["libraries"],
@@ -106,9 +106,9 @@ def missing(facts: Facts, components: Iterable[str]) -> list[str]:
 
 
 def signature_refusal(security: Security, delivered: bool = False) -> str:
-    """Return why the kernel would refuse a module, and the remedy; empty if it would not.
+    """Return why the kernel would reject a module, and the remedy; empty if it would not.
 
-    DKMS makes a key of its own; ``delivered`` modules are signed only with one that is given.
+    DKMS creates a signing key; ``delivered`` modules are signed only with a configured key.
     """
     if not security["signature_required"] or security["key_enrolled"]:
         return ""
@@ -120,44 +120,45 @@ def signature_refusal(security: Security, delivered: bool = False) -> str:
         )
         if holds
     ] or ["signatures are enforced"]
-    why = f"the kernel takes signed modules only ({', '.join(reasons)})"
-    off = "or switch Secure Boot off" if security["secure_boot"] else "or boot without that"
+    cause = f"the kernel accepts only signed modules ({', '.join(reasons)})"
+    off = "or disable Secure Boot" if security["secure_boot"] else "or boot without that restriction"
     if delivered and not security["certificate"]:
         return (
-            f"{why} and none is given to sign with: set meta_driver_signing_key and "
+            f"{cause}, and no signing key is configured: set meta_driver_signing_key and "
             f"meta_driver_signing_certificate, and enrol the certificate with mokutil --import, {off}"
         )
-    certificate = security["certificate"] or "/var/lib/dkms/mok.pub (DKMS makes it with the first build)"
+    certificate = security["certificate"] or "/var/lib/dkms/mok.pub (DKMS creates it with the first build)"
     return (
-        f"{why} and the key that signs is not enrolled: "
+        f"{cause}, and the signing key is not enrolled: "
         f"run mokutil --import {certificate} and confirm it at the next boot, {off}"
     )
 
 
 def builder(facts: Facts) -> Builder:
-    """Return whether this node can build a module for its kernel, at least once packages are installed."""
-    lacking = missing(facts, COMPILER)
+    """Return whether this node can build a module for its kernel, if packages may be installed."""
+    absent_components = missing(facts, COMPILER)
     family, release = facts["distribution"]["family"], facts["kernel"]["release"]
     return {
-        "possible": _installable(facts, lacking),
-        "missing": lacking,
-        "packages": packages(family, release, lacking),
+        "possible": _installable(facts, absent_components),
+        "missing": absent_components,
+        "packages": packages(family, release, absent_components),
     }
 
 
 def upcoming_warnings(facts: Facts, delivered: bool) -> list[str]:
-    """Return a sentence for each kernel that the node may boot next and that has no module meta."""
+    """Return a warning for each kernel that the node may boot next and that has no module meta."""
     family = facts["distribution"]["family"]
 
     def remedy(kernel: Upcoming) -> str:
         if delivered:
             return "run the play again once the node has booted it"
         if not kernel["headers"]:
-            return f"{absence(family, kernel['release'], ['headers'])}, and DKMS builds it"
+            return f"{missing_message(family, kernel['release'], ['headers'])}, and DKMS builds it"
         return f"run dkms autoinstall -k {kernel['release']}"
 
     return [
-        f"kernel {kernel['release']} is installed without the driver meta, so Pods lack it after a reboot: "
+        f"kernel {kernel['release']} is installed without the driver meta, so Pods cannot use it after a"
+        f" reboot: "
         f"{remedy(kernel)}"
         for kernel in facts["kernel"]["upcoming"]
     ]
@@ -169,115 +170,118 @@ def _needed(facts: Facts, delivered: bool) -> Sequence[str]:
 
 
 def meta_obstacles(facts: Facts, allow_package_install: bool, delivered: bool = False) -> list[str]:
-    """Return what keeps this node from running the driver meta, each with its remedy."""
+    """Return what prevents this node from running the driver meta, each with its remedy."""
     if facts["meta"]["loaded"]:
         return []
     obstacles = []
     if facts["kernel"]["config"].get("CONFIG_MODULES") == "n":
-        return ["the kernel takes no modules (CONFIG_MODULES is not set): boot a kernel that does"]
+        return ["the kernel does not support modules (CONFIG_MODULES is not set): boot a kernel that does"]
     refusal = signature_refusal(facts["security"], delivered)
     if refusal:
         obstacles.append(refusal)
-    lacking = missing(facts, _needed(facts, delivered))
-    if lacking and not (allow_package_install and _installable(facts, lacking)):
-        obstacles.append(_absence(facts, lacking))
+    absent_components = missing(facts, _needed(facts, delivered))
+    if absent_components and not (allow_package_install and _installable(facts, absent_components)):
+        obstacles.append(_missing_message(facts, absent_components))
     return obstacles
 
 
 def choose_driver(
     facts: Facts, wanted: str, allow_package_install: bool = False, delivered: bool = False
 ) -> tuple[str, str]:
-    """Return the driver for this node's Pods and why; ``wanted`` is auto, meta, netkit or veth.
+    """Return the driver for this node's Pods and the reason; ``wanted`` is auto, meta, netkit or veth.
 
-    A driver asked for by name is never replaced by another: what stands in its way is a problem.
+    Only auto falls back: an explicit driver that the node cannot run is a problem.
     """
     if wanted != "auto":
-        return wanted, "asked for by name"
+        return wanted, "requested explicitly"
     if facts["kernel"]["netkit"]:
         return "netkit", "the kernel has netkit"
     config = facts["kernel"]["config"].get("CONFIG_NETKIT")
     absent = "the kernel has no netkit" + (f" (CONFIG_NETKIT={config})" if config else "")
     obstacles = meta_obstacles(facts, allow_package_install, delivered)
     if obstacles:
-        return "veth", f"fallback: {absent}, and meta cannot be had: {'; '.join(obstacles)}"
+        return "veth", f"fallback: {absent}, and the meta driver is unavailable: {'; '.join(obstacles)}"
     if facts["meta"]["loaded"]:
         how = "is loaded"
     elif facts["meta"]["available"]:
         how = "is installed"
     else:
         how = "is built once for its kernel" if delivered else "is built on the node"
-    return "meta", f"{absent}; meta, this collection's own driver, {how}"
+    return "meta", f"{absent}; the meta driver {how}"
 
 
 def missing_packages(facts: Facts, wanted: str, delivered: bool = False) -> tuple[list[str], list[str]]:
-    """Return the packages that bring what the node has not, for the best driver that they make possible.
+    """Return the packages to install for the best driver that they make possible, and the required ones.
 
-    The second list has those of them without which there is a problem: a driver that auto wants can be
-    done without.
+    The second list has the packages that every driver needs, or an explicit meta driver.
     """
     required = missing(facts, LIBRARIES)
-    lacking = list(required)
+    absent_components = list(required)
     if choose_driver(facts, wanted, True, delivered)[0] == "meta" and not facts["meta"]["loaded"]:
-        lacking += missing(facts, _needed(facts, delivered))
+        absent_components += missing(facts, _needed(facts, delivered))
     if wanted == "meta":
-        required = lacking
+        required = absent_components
     family, release = facts["distribution"]["family"], facts["kernel"]["release"]
-    return packages(family, release, lacking), packages(family, release, required)
+    return packages(family, release, absent_components), packages(family, release, required)
 
 
 def packages_of_libraries(facts: Facts) -> list[str]:
-    """Return the packages that a node lacks for being tuned, whatever its driver."""
+    """Return the missing packages that tuning needs, whatever the driver."""
     family, release = facts["distribution"]["family"], facts["kernel"]["release"]
     return packages(family, release, missing(facts, LIBRARIES))
 
 
 def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]:
-    """Return everything that stands in the way on this node, each with its remedy; empty: go."""
+    """Return all problems of this node, each with its remedy."""
     found = []
     kernel = facts["kernel"]
     if not facts["root"]:
-        found.append("node_info does not run as root and cannot see everything: set become: true")
+        found.append("node_info does not run as root and cannot read everything: set become: true")
     if kernel["architecture"] not in ARCHITECTURES:
         found.append(
             f"architecture {kernel['architecture']} is not supported ({', '.join(ARCHITECTURES)} are): "
-            "take the node out of the play"
+            "remove the node from the play"
         )
     if facts["cilium"] and not requirements.beside_cilium:
         found.append(
-            f"Cilium owns the datapath of this node ({', '.join(facts['cilium'])}), and a second must not be "
-            "installed: set preflight_cilium to tune, to have the node tuned and get Helm values that fit, "
-            "take the node out of the play, or remove Cilium and what it left behind"
+            f"Cilium owns the datapath of this node ({', '.join(facts['cilium'])}), and a node can have"
+            f" only one: "
+            "set preflight_cilium: tune to tune the node without a second datapath, remove the node from"
+            " the play, "
+            "or remove Cilium completely"
         )
     names = [nic["name"] for nic in facts["nics"]]
     for uplink in requirements.uplinks:
         if uplink not in names:
             found.append(
-                f"uplinks: this node has no interface {uplink!r} (it has {', '.join(names) or 'none'}): "
+                f"uplinks: interface {uplink!r} does not exist (this node has {', '.join(names) or 'none'}): "
                 "correct the name in the node's variables"
             )
-    lacking = missing(facts, LIBRARIES)
-    if lacking and not (requirements.allow_package_install and _installable(facts, lacking)):
-        found.append(_absence(facts, lacking))
+    absent_components = missing(facts, LIBRARIES)
+    if absent_components and not (
+        requirements.allow_package_install and _installable(facts, absent_components)
+    ):
+        found.append(_missing_message(facts, absent_components))
     if facts["cilium"] and requirements.beside_cilium:
-        return found  # No driver is wanted here.
+        return found  # This node gets no driver.
     if kernel["bpf_helpers_missing"]:
         found.append(
-            f"kernel {kernel['release']} does not know {', '.join(kernel['bpf_helpers_missing'])}, "
-            "which the programs call: boot a newer one (5.18 has them all), or take the node out of the play"
+            f"kernel {kernel['release']} has no {', '.join(kernel['bpf_helpers_missing'])}, "
+            "which the BPF programs call: boot kernel 5.18 or later, or remove the node from the play"
         )
     driver, dummy = choose_driver(facts, wanted, requirements.allow_package_install, requirements.delivered)
     if wanted == "netkit" and not kernel["netkit"]:
         found.append(
-            f"driver: netkit is asked for, but kernel {kernel['release']} does not have it "
+            f"driver: netkit is requested, but kernel {kernel['release']} does not have it "
             f"(CONFIG_NETKIT={kernel['config'].get('CONFIG_NETKIT', 'unknown')}): "
-            "boot a kernel from 6.7 on that has it, or choose driver auto or meta"
+            "boot kernel 6.7 or later with CONFIG_NETKIT, or set driver to auto or meta"
         )
     if wanted == "meta":
         obstacles = meta_obstacles(facts, requirements.allow_package_install, requirements.delivered)
-        found += [f"driver: meta cannot be had: {obstacle}" for obstacle in obstacles]
+        found += [f"driver: meta is unavailable: {obstacle}" for obstacle in obstacles]
     if driver == "veth" and not kernel["veth"]:
         found.append(
-            f"driver: veth is {'asked for' if wanted == 'veth' else 'the fallback'}, but kernel "
+            f"driver: veth is {'requested' if wanted == 'veth' else 'the fallback'}, but kernel "
             f"{kernel['release']} does not have it: install the kernel's full set of modules"
         )
     return found

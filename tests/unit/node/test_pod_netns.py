@@ -19,7 +19,7 @@ namespaces = st.lists(
         inode=st.tuples(st.just(4), st.integers(0, 99)),
         path=st.integers(0, 99).map(lambda n: f"/proc/{n}/ns/net"),
         name=st.text("abc", min_size=1, max_size=4),
-        own=st.booleans(),
+        managed=st.booleans(),
         foreign=st.booleans(),
         loopback_only=st.booleans(),
     ),
@@ -35,7 +35,7 @@ def test_namespaces_are_selected_by_the_rules_only(
 ) -> None:
     meant, left = pod_netns.choose(there, select, [], excepted)
     for one in there:
-        rule = one.own if select == "managed" else not (one.foreign or one.loopback_only)
+        rule = one.managed if select == "managed" else not (one.foreign or one.loopback_only)
         assert (one in meant) == (rule and one.name not in excepted)
         if select == "all":
             assert (one in meant) != (one.name in left)
@@ -45,7 +45,7 @@ def test_namespaces_are_selected_by_the_rules_only(
 def test_named_namespaces_are_selected_or_reported(there: list[Namespace], asked: list[str]) -> None:
     absent = set(asked) - {one.name for one in there}
     if absent:
-        with pytest.raises(Problem, match="there is no network namespace"):
+        with pytest.raises(Problem, match="does not exist"):
             pod_netns.choose(there, "named", asked, [])
         return
     meant, dummy = pod_netns.choose(there, "named", asked, [])
