@@ -257,7 +257,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import loaders
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import info
-from ansible_collections.podnet.datapath.plugins.module_utils._node import coexistence, readiness
+from ansible_collections.podnet.datapath.plugins.module_utils._node import bpf_helpers, coexistence, readiness
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 
 
@@ -299,7 +299,7 @@ def main() -> None:
     )
     certificate = module.params["signing_certificate"] or ("" if delivered else None)
     node = _node.Node()
-    facts = node.facts(requirements.uplinks, certificate)
+    facts = node.facts(requirements.uplinks, certificate, bpf_helpers.missing())
     driver, reason = readiness.choose_driver(facts, requested, requirements.allow_package_install, delivered)
     missing, required = readiness.missing_packages(facts, requested, delivered)
     if facts["cilium"] and requirements.beside_cilium:

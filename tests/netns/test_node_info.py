@@ -49,7 +49,7 @@ def test_cilium_is_refused_or_keeps_its_datapath(tmp_path: Path) -> None:
     assert {"cilium_host", "cilium_net", "/sys/fs/bpf/cilium"} <= set(found["cilium"])
     assert any(trace.startswith("process ") for trace in found["cilium"]), found["cilium"]
     (problem,) = [problem for problem in found["problems"] if "Cilium" in problem]
-    assert "preflight_cilium to tune" in problem
+    assert "preflight_cilium: tune" in problem
     tuned = node_info(tmp_path, NODE, cilium="tune", driver="netkit")
     assert tuned["driver"] == "none" and "cilium_host" in tuned["driver_reason"]
     assert not [problem for problem in tuned["problems"] if "Cilium" in problem or "netkit" in problem]

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Plan and apply the kernel arguments of every boot entry."""
 
@@ -13,7 +12,7 @@ from typing import Any
 from .._core.command import RunCommand
 from .._core.files import replace_file
 from .._core.plan import Change, Plan, Problem, Result, diff
-from .._node.facts import Node
+from .._node.host import Host
 from .._rollback import journal
 from .arguments import iommu_users, parse, risks, stale
 from .bootloader import Bootloader, Current, missing
@@ -66,13 +65,13 @@ def apply(found: BootPlan, loader: Bootloader, tokens: Sequence[str]) -> None:
         loader.write(tokens)
 
 
-def bootloader(node: Node, command: RunCommand) -> Bootloader | None:
+def bootloader(node: Host, command: RunCommand) -> Bootloader | None:
     """Return access to the node's boot loader, ``None`` if it is not supported."""
     found = detect(node)
     return found(node, command) if found else None
 
 
-def _require_acceptable(risky: dict[str, str], acknowledged: bool, node: Node) -> None:
+def _require_acceptable(risky: dict[str, str], acknowledged: bool, node: Host) -> None:
     """Raise ``Problem`` if arguments disable protections without consent, or an IOMMU that is in use."""
     if risky and not acknowledged:
         raise Problem(
@@ -106,7 +105,7 @@ def _write_stale(path: str, tokens: Iterable[str]) -> None:
 def run(params: dict[str, Any], check: bool, command: RunCommand, root: str = "/") -> Result:
     """Set the arguments of the module's options in every entry; raises ``Problem``, then nothing changed."""
     tokens = parse(params["args"]) if params["state"] == "present" else []
-    node, risky = Node(root), risks(tokens)
+    node, risky = Host(root), risks(tokens)
     _require_acceptable(risky, params["acknowledge_risk"], node)
     loader = bootloader(node, command)
     if loader is None and tokens:

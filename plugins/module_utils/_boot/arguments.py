@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Requested kernel arguments: parse them, list the risks and the devices that they would break.
 
@@ -12,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from .._core.plan import Problem
-from .._node.facts import Node
+from .._node.host import Host
 
 # Characters that neither the shell that reads GRUB's settings nor the script language of grub.cfg changes.
 _SAFE = re.compile(r"[A-Za-z0-9_.,:=/@%+~-]+")
@@ -76,7 +75,7 @@ def stale(former: Iterable[str], kept: Iterable[str], running: Iterable[str]) ->
     return sorted(({*former} - {*kept}) & {*running})
 
 
-def iommu_users(node: Node) -> list[str]:
+def iommu_users(node: Host) -> list[str]:
     """Return the PCI devices that need the IOMMU: bound to VFIO, or with virtual functions."""
     drivers = [name for name in node.names("/sys/bus/pci/drivers") if "vfio" in name]
     bound = [

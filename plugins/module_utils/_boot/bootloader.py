@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Interface of a boot loader, command lines of its entries, and the file that records managed arguments."""
 
@@ -13,7 +12,7 @@ from typing import Protocol
 
 from .._core.command import RunCommand
 from .._core.files import DropIn
-from .._node.facts import Node
+from .._node.host import Host
 
 MARKER = "# Written by podnet.datapath.boot_args: changes made here are lost."
 RECORD = "/etc/podnet/boot_args"
@@ -49,10 +48,10 @@ class Bootloader(Protocol):
     name: str
     file: str
 
-    def __init__(self, node: Node, run: RunCommand) -> None: ...
+    def __init__(self, node: Host, run: RunCommand) -> None: ...
 
     @staticmethod
-    def detect(node: Node) -> bool:
+    def detect(node: Host) -> bool:
         """Return whether the node's entries are managed with this boot loader."""
 
     def read(self) -> Current:
@@ -95,7 +94,7 @@ def replaced(line: Iterable[str], managed: Iterable[str], tokens: Sequence[str])
 class Record:
     """The file with the managed arguments."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Host) -> None:
         self._file = DropIn(node.path(RECORD), MARKER)
 
     def read(self) -> tuple[str, ...]:

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """GRUB with a generated grub.cfg, as on Debian: a drop-in file and update-grub or grub-mkconfig.
 
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from .._core.command import RunCommand
 from .._core.files import DropIn, replace_file
 from .._core.plan import Problem, reason
-from .._node.facts import Node
+from .._node.host import Host
 from .bootloader import MARKER, Current, Entry, missing
 
 DROP_IN = "/etc/default/grub.d/zz-podnet.cfg"
@@ -64,7 +63,7 @@ class Grub:
     name = "grub"
     file = DROP_IN
 
-    def __init__(self, node: Node, run: RunCommand) -> None:
+    def __init__(self, node: Host, run: RunCommand) -> None:
         self._node, self._run = node, run
         self._drop_in = DropIn(node.path(DROP_IN), MARKER)
         self._config = next(
@@ -73,7 +72,7 @@ class Grub:
         )
 
     @staticmethod
-    def detect(node: Node) -> bool:
+    def detect(node: Host) -> bool:
         """Return whether GRUB's settings and a program that generates grub.cfg exist."""
         return node.exists("/etc/default/grub") and any(node.tool(name) for name in _GENERATORS)
 

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """grubby: GRUB with Boot Loader Specification entries, and zipl.
 
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 
 from .._core.command import RunCommand
 from .._core.plan import Problem
-from .._node.facts import Node
+from .._node.host import Host
 from .bootloader import RECORD, Current, Entry, Record
 
 
@@ -42,12 +41,12 @@ class Grubby:
     name = "grubby"
     file = RECORD
 
-    def __init__(self, node: Node, run: RunCommand) -> None:
+    def __init__(self, node: Host, run: RunCommand) -> None:
         self._run, self._record = run, Record(node)
         self._tool = node.path(node.tool("grubby"))
 
     @staticmethod
-    def detect(node: Node) -> bool:
+    def detect(node: Host) -> bool:
         """Return whether grubby is installed."""
         return bool(node.tool("grubby"))
 

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Read and restore the managed kernel arguments for a rollback."""
 
@@ -9,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from .._core.command import RunCommand
 from .._core.plan import Value
-from .._node.facts import Node
+from .._node.host import Host
 from .._rollback.net_changes import Key
 from .._rollback.revert import GONE, Now
 from .apply import bootloader
@@ -19,7 +18,7 @@ class BootArgs:
     """The managed arguments in the boot loader's entries, as one value."""
 
     def __init__(self, command: RunCommand) -> None:
-        self._loader = bootloader(Node("/"), command)
+        self._loader = bootloader(Host("/"), command)
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
         """Return the current arguments."""

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """systemd-boot: entry files of the Boot Loader Specification, and the command line for future kernels.
 
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from .._core.command import RunCommand
 from .._core.files import replace_file
 from .._core.plan import Problem
-from .._node.facts import Node
+from .._node.host import Host
 from .bootloader import RECORD, Current, Entry, Record, replaced
 
 KERNEL_CMDLINE = "/etc/kernel/cmdline"
@@ -51,11 +50,11 @@ class SystemdBoot:
     name = "systemd-boot"
     file = RECORD
 
-    def __init__(self, node: Node, run: RunCommand) -> None:
+    def __init__(self, node: Host, run: RunCommand) -> None:
         self._node, self._record = node, Record(node)
 
     @staticmethod
-    def detect(node: Node) -> bool:
+    def detect(node: Host) -> bool:
         """Return whether a directory with entries exists."""
         return any(node.exists(folder) for folder in _FOLDERS)
 

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Read which build of a kernel module a node runs, and load another one.
 
@@ -15,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 
 from .._kernel import link_kinds, netlink, netns
-from .._node import facts
+from .._node import facts, host
 from .files import write_file
 from .loading import KmodPlan, Loaded, ModuleError, autoload_file, autoload_text, explain_refusal
 
@@ -40,7 +39,7 @@ class Kmod:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C", "PATH": ":".join(facts.SEARCH_PATH)},
+            env={**os.environ, "LC_ALL": "C", "PATH": ":".join(host.SEARCH_PATH)},
             text=True,
             errors="replace",
             check=False,

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Read all interfaces, and all settings of a NIC: ethtool, link, qdisc and sysfs."""
 
@@ -10,14 +9,14 @@ from dataclasses import replace
 
 from .._kernel import qdisc
 from .._kernel.ethtool import Ethtool, Nic, Setting
-from .._node.facts import Node
+from .._node.host import Host
 from .select import Device
 from .sysfs import Sysfs
 
 
 def devices(ethtool: Ethtool) -> list[Device]:
     """Return all interfaces with the properties that select them."""
-    routes = Node("/").default_routes()
+    routes = Host("/").default_routes()
     return [
         Device(name, *ethtool.driver(name), name in routes)
         for name in sorted(name for dummy, name in socket.if_nameindex())

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Find files that set the MTU of a NIC, and override networkd's with a drop-in file.
 
@@ -19,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._node.drop_ins import in_order, options
-from .._node.facts import Node
+from .._node.host import Host
 
 MARKER = "# Written by podnet.datapath.nic_tuning: changes made here are lost."
 # A file in an earlier directory hides files of the same name in later ones.
@@ -32,13 +31,13 @@ NAME = "zz-podnet.conf"
 
 def present_drop_ins(root: str = "/") -> list[str]:
     """Return the paths of this collection's networkd drop-ins."""
-    found = glob.glob(Node(root).path(f"{FOLDERS[0]}/*.network.d/{NAME}"))
+    found = glob.glob(Host(root).path(f"{FOLDERS[0]}/*.network.d/{NAME}"))
     return sorted("/" + os.path.relpath(file, root) for file in found)
 
 
 def _networkd_file(index: int, root: str) -> str:
     """Return the .network file of an interface, empty if networkd does not manage it."""
-    state = Node(root).read(f"/run/systemd/netif/links/{index}")
+    state = Host(root).read(f"/run/systemd/netif/links/{index}")
     found = re.search(r"^NETWORK_FILE=(.+)$", state, re.MULTILINE)
     return found[1] if found else ""
 
@@ -48,7 +47,7 @@ def _mtu(file: str, root: str, planned: Mapping[str, bytes | None]) -> dict[str,
 
     ``planned`` has the contents of drop-ins that will be written, ``None`` for those that will be removed.
     """
-    node = Node(root)
+    node = Host(root)
     folders = [f"{folder}/{os.path.basename(file)}.d" for folder in FOLDERS]
     found = {}
     for path in [file, *in_order(node, folders, planned)]:
@@ -67,7 +66,7 @@ def drop_ins(entries: Sequence[Mapping[str, Any]], root: str = "/") -> dict[str,
     """
     desired = {socket.if_nametoindex(entry["name"]): entry.get("mtu") for entry in entries}
     users: dict[str, set[int]] = {}
-    for name in Node(root).names("/run/systemd/netif/links"):
+    for name in Host(root).names("/run/systemd/netif/links"):
         index = int(name)
         users.setdefault(_networkd_file(index, root), set()).add(index)
     removed = dict.fromkeys(present_drop_ins(root))
@@ -83,7 +82,7 @@ def drop_ins(entries: Sequence[Mapping[str, Any]], root: str = "/") -> dict[str,
 
 def link_mtu(index: int, root: str = "/") -> dict[str, str]:
     """Return the MTU that a .link file sets when the NIC appears, by file."""
-    state = Node(root).read(f"/run/udev/data/n{index}")
+    state = Host(root).read(f"/run/udev/data/n{index}")
     match = re.search(r"^E:ID_NET_LINK_FILE=(.+)$", state, re.MULTILINE)
     return _mtu(match[1], root, {}) if match else {}
 
@@ -95,7 +94,7 @@ def later_mtus(
 
     ``planned`` has networkd drop-ins that will be written or removed.
     """
-    node = Node(root)
+    node = Host(root)
     network = _networkd_file(index, root)
     found = _mtu(network, root, planned or {}) if network else {}
     folder = "/etc/NetworkManager/system-connections"

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Keep NIC settings over a reboot or driver reload: udev starts a systemd unit with this collection's code.
 
@@ -22,7 +21,7 @@ from typing import Any
 from .._core.bundle import PACKAGE, archive, interpreter
 from .._core.files import DropIn, replace_file
 from .._core.plan import Problem
-from .._node.facts import Node
+from .._node.host import Host
 from .mtu_sources import MARKER, present_drop_ins
 
 SETTINGS = "/etc/podnet/nics.json"
@@ -136,7 +135,7 @@ def read(root: str = "/") -> BootFiles:
 def persisted_names(root: str = "/") -> list[str]:
     """Return the NICs whose settings are applied at boot."""
     try:
-        return [entry["name"] for entry in json.loads(Node(root).read(SETTINGS) or "[]")]
+        return [entry["name"] for entry in json.loads(Host(root).read(SETTINGS) or "[]")]
     except (ValueError, TypeError, KeyError):
         return []
 

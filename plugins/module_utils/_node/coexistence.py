@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Find other software that configures a node's network: CNI plugins, VM runtimes, tuners.
 
@@ -12,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import TypedDict
 
-from .facts import Node
+from .host import Host
 
 CNI_FOLDER = "/etc/cni/net.d"
 RUNTIMES = {
@@ -49,7 +48,7 @@ class Neighbours(TypedDict):
     tuners: list[str]
 
 
-def cni(node: Node) -> list[Cni]:
+def cni(node: Host) -> list[Cni]:
     """Return the CNI configurations in order; a file that is not JSON has no plugins."""
     found: list[Cni] = []
     for name in node.names(CNI_FOLDER):
@@ -66,7 +65,7 @@ def cni(node: Node) -> list[Cni]:
     return found
 
 
-def vm_runtimes(node: Node) -> list[str]:
+def vm_runtimes(node: Host) -> list[str]:
     """Return the VM runtimes, each with the file that identifies it."""
     found = []
     for name, paths in RUNTIMES.items():
@@ -75,7 +74,7 @@ def vm_runtimes(node: Node) -> list[str]:
     return found
 
 
-def tuners(node: Node) -> list[str]:
+def tuners(node: Host) -> list[str]:
     """Return programs and files that change the same settings as this collection."""
     found = []
     for name, path in TUNERS.items():
@@ -90,6 +89,19 @@ def tuners(node: Node) -> list[str]:
     return found
 
 
-def neighbours(node: Node) -> Neighbours:
+def cilium(host: Host) -> list[str]:
+    """Return traces of Cilium on the node: devices, pins, CNI configuration, agent."""
+    found = [name for name in host.names("/sys/class/net") if name.startswith("cilium_")]
+    found += [name for name in ("/sys/fs/bpf/cilium", "/var/run/cilium") if host.names(name)]
+    globals_ = "/sys/fs/bpf/tc/globals"
+    found += [f"{globals_}/{name}" for name in host.names(globals_) if name.startswith("cilium_")][:1]
+    cni = "/etc/cni/net.d"
+    found += [f"{cni}/{name}" for name in host.names(cni) if "cilium-cni" in host.read(f"{cni}/{name}")]
+    agents = (pid for pid in host.names("/proc") if pid.isdigit())
+    found += [f"process {pid}" for pid in agents if host.read(f"/proc/{pid}/comm") == "cilium-agent"]
+    return found
+
+
+def neighbours(node: Host) -> Neighbours:
     """Return all other software that configures the network."""
     return {"cni": cni(node), "vm_runtimes": vm_runtimes(node), "tuners": tuners(node)}

@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Read drop-in files in the order and format of systemd.
 
@@ -11,10 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from .facts import Node
+from .host import Host
 
 
-def in_order(node: Node, folders: Iterable[str], more: Iterable[str] = ()) -> list[str]:
+def in_order(node: Host, folders: Iterable[str], more: Iterable[str] = ()) -> list[str]:
     """Return the ``.conf`` files of directories in the order of reading; the first directory wins for a name.
 
     ``more`` are files that do not exist yet.

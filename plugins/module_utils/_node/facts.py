@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Read facts about a node: kernel, distribution, boot, NICs, security. ``readiness`` decides upon them.
 
@@ -18,11 +17,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
 from .._kernel import netlink, signing
+from .coexistence import cilium
+from .host import Host
 
 # netkit features that are newer than its first kernel, 6.7.
 NETKIT_ATTRIBUTES = ("SCRUB", "HEADROOM")
-
-SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 _CONFIG = (
     "CONFIG_BPF_SYSCALL",
@@ -149,54 +148,8 @@ def headers_package(distribution_family: str, release: str) -> str:
     return prefix + release if prefix else ""
 
 
-class Node:
-    """Facts of a node, read below ``root``; starts a process only if no file has the answer."""
-
-    def __init__(self, root: str = "/") -> None:
-        self.root = root
-
-    def path(self, name: str) -> str:
-        """Return the path of ``name`` below the root."""
-        return os.path.join(self.root, name.lstrip("/"))
-
-    def read(self, name: str) -> str:
-        """Return a file's stripped text, empty if it cannot be read."""
-        try:
-            with open(self.path(name), encoding="utf-8", errors="replace") as file:
-                return file.read().strip("\0 \n")
-        except OSError:  # Missing, or sysfs returns EINVAL while the device cannot report it.
-            return ""
-
-    def number(self, name: str, default: int) -> int:
-        """Return a file's decimal number."""
-        try:
-            return int(self.read(name))
-        except ValueError:
-            return default
-
-    def names(self, folder: str) -> list[str]:
-        """Return the sorted names in a folder."""
-        try:
-            return sorted(os.listdir(self.path(folder)))
-        except OSError:
-            return []
-
-    def exists(self, name: str) -> bool:
-        """Return whether a path resolves."""
-        return os.path.exists(self.path(name))
-
-    def target(self, name: str) -> str:
-        """Return the last component of a symlink's target, empty if there is no symlink."""
-        path = self.path(name)
-        return os.path.basename(os.path.realpath(path)) if os.path.exists(path) else ""
-
-    def tool(self, name: str) -> str:
-        """Return the path of a program, empty if it is not installed."""
-        for folder in SEARCH_PATH:
-            path = self.path(os.path.join(folder, name))
-            if os.access(path, os.X_OK):
-                return os.path.join(folder, name)
-        return ""
+class Node(Host):
+    """Facts of a node; starts a process only if no file has the answer."""
 
     def config(self, release: str) -> dict[str, str]:
         """Return the kernel options in ``_CONFIG``, ``n`` for those not set; empty if unknown."""
@@ -236,8 +189,8 @@ class Node:
             "family": family(identifier, values.get("ID_LIKE", "")),
         }
 
-    def kernel(self, distribution_family: str) -> Kernel:
-        """Return the running kernel's facts."""
+    def kernel(self, distribution_family: str, missing_helpers: Sequence[str] = ()) -> Kernel:
+        """Return facts about the running kernel; ``missing_helpers`` are the BPF helpers that it lacks."""
         system = os.uname()
         release = system.release
         config = self.config(release)
@@ -257,7 +210,7 @@ class Node:
             "headers": self.exists(f"/lib/modules/{release}/build/Makefile"),
             "headers_package": headers_package(distribution_family, release),
             "btf": self.exists("/sys/kernel/btf/vmlinux"),
-            "bpf_helpers_missing": _helpers_missing(),
+            "bpf_helpers_missing": list(missing_helpers),
             "bpf_fs": any(mount[1:3] == ["/sys/fs/bpf", "bpf"] for mount in mounts),
             "netkit": netkit,
             "netkit_attributes": netlink.known_attributes("netkit", NETKIT_ATTRIBUTES) if netkit else [],
@@ -350,19 +303,6 @@ class Node:
                 candidates.append(match.group(1))
         return next((name for name in reversed(candidates) if self.exists(name)), "")
 
-    def default_routes(self) -> set[str]:
-        """Return the interfaces that carry a default route, IPv4 or IPv6."""
-        found = set()
-        for line in self.read("/proc/net/route").splitlines()[1:]:
-            fields = line.split()
-            if fields[1] == fields[7] == "00000000":
-                found.add(fields[0])
-        for line in self.read("/proc/net/ipv6_route").splitlines():
-            fields = line.split()
-            if fields[0] == "0" * 32 and fields[1] == "00" and fields[-1] != "lo":
-                found.add(fields[-1])
-        return found
-
     def nics(self, uplinks: Iterable[str]) -> list[Nic]:
         """Return the interfaces that have a device, are uplinks, or carry a default route."""
         routes = self.default_routes()
@@ -389,22 +329,19 @@ class Node:
             )
         return found
 
-    def cilium(self) -> list[str]:
-        """Return traces of Cilium on the node: devices, pins, CNI configuration, agent."""
-        found = [name for name in self.names("/sys/class/net") if name.startswith("cilium_")]
-        found += [name for name in ("/sys/fs/bpf/cilium", "/var/run/cilium") if self.names(name)]
-        globals_ = "/sys/fs/bpf/tc/globals"
-        found += [f"{globals_}/{name}" for name in self.names(globals_) if name.startswith("cilium_")][:1]
-        cni = "/etc/cni/net.d"
-        found += [f"{cni}/{name}" for name in self.names(cni) if "cilium-cni" in self.read(f"{cni}/{name}")]
-        agents = (pid for pid in self.names("/proc") if pid.isdigit())
-        found += [f"process {pid}" for pid in agents if self.read(f"/proc/{pid}/comm") == "cilium-agent"]
-        return found
+    def facts(
+        self,
+        uplinks: Sequence[str] = (),
+        certificate: str | None = None,
+        missing_helpers: Sequence[str] = (),
+    ) -> Facts:
+        """Return all facts.
 
-    def facts(self, uplinks: Sequence[str] = (), certificate: str | None = None) -> Facts:
-        """Return all facts; ``certificate`` is the one that modules are signed for, if not that of DKMS."""
+        ``certificate`` is the one that modules are signed for, if not that of DKMS. ``missing_helpers`` are
+        the BPF helpers that the kernel lacks; ``bpf_helpers`` finds them.
+        """
         distribution = self.distribution()
-        kernel = self.kernel(distribution["family"])
+        kernel = self.kernel(distribution["family"], missing_helpers)
         return {
             "root": os.geteuid() == 0,
             "kernel": kernel,
@@ -415,19 +352,8 @@ class Node:
             "security": self.security(certificate),
             "nics": self.nics(uplinks),
             "vfio": [name for name in self.names("/sys/bus/pci/drivers/vfio-pci") if ":" in name],
-            "cilium": self.cilium(),
+            "cilium": cilium(self),
         }
-
-
-def _helpers_missing() -> list[str]:
-    """Return the BPF helpers that the kernel lacks; none if this process may not ask."""
-    # Imported here, as the boot-time program for NICs includes this file and needs no BPF.
-    from .._kernel import bpf
-
-    try:
-        return [name for name, number in bpf.HELPERS.items() if not bpf.has_helper(number)]
-    except (OSError, bpf.BpfError):
-        return []
 
 
 def pyroute2_version() -> str:

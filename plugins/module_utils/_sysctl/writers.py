@@ -1,5 +1,4 @@
 # Copyright (c) 2026 podnet.datapath contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Render this collection's sysctl.d file, and find other files and programs that set the same keys.
 
@@ -14,8 +13,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from .._node.coexistence import cilium
 from .._node.drop_ins import in_order, options
-from .._node.facts import Node
+from .._node.host import Host
 from .keys import name_of, normalize
 from .order import order
 
@@ -79,7 +79,7 @@ def assignments(text: str) -> Iterator[tuple[str, str]]:
         yield (key if first == "/" else key.translate(str.maketrans("./", "/."))), normalize(value)
 
 
-def files(node: Node) -> list[str]:
+def files(node: Host) -> list[str]:
     """Return the sysctl.d files in the order in which they are read."""
     last = os.path.realpath(node.path(LAST_FILE))
     found = [path for path in in_order(node, FOLDERS) if os.path.realpath(node.path(path)) != last]
@@ -87,7 +87,7 @@ def files(node: Node) -> list[str]:
 
 
 def _in_sysctl_d(desired: Mapping[str, str], drop_in: str, root: str) -> Iterator[Writer]:
-    node = Node(root)
+    node = Host(root)
     for file in files(node):
         if os.path.realpath(node.path(file)) == os.path.realpath(drop_in):
             continue
@@ -102,12 +102,12 @@ def _in_sysctl_d(desired: Mapping[str, str], drop_in: str, root: str) -> Iterato
 # TuneD
 
 
-def _section(node: Node, file: str, section: str) -> dict[str, str]:
+def _section(node: Host, file: str, section: str) -> dict[str, str]:
     """Return the settings in a section of a TuneD file."""
     return {name: value for where, name, value in options(node.read(file)) if where == section}
 
 
-def _profiles(node: Node, names: str, seen: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
+def _profiles(node: Host, names: str, seen: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
     """Yield name and file of TuneD profiles, included profiles first."""
     for name in names.replace(",", " ").replace(";", " ").split():
         paths = [f"{folder}/{name}/tuned.conf" for folder in TUNED_FOLDERS]
@@ -120,7 +120,7 @@ def _profiles(node: Node, names: str, seen: frozenset[str] = frozenset()) -> Ite
 
 def _in_tuned(desired: Mapping[str, str], drop_in: str, root: str) -> Iterator[Writer]:
     """Yield the last assignment to each key in TuneD's active profile."""
-    node = Node(root)
+    node = Host(root)
     active = node.read("/etc/tuned/active_profile")
     main = _section(node, "/etc/tuned/tuned-main.conf", "")
     # By default TuneD applies /etc/sysctl.d and /run/sysctl.d again after its drop_in values.
@@ -147,7 +147,7 @@ def _in_tuned(desired: Mapping[str, str], drop_in: str, root: str) -> Iterator[W
 
 
 def _in_cilium(desired: Mapping[str, str], root: str) -> Iterator[Writer]:
-    if Node(root).cilium():
+    if cilium(Host(root)):
         for path, value in CILIUM_AGENT.items():
             if desired.get(path, value) != value:
                 yield Writer("cilium-agent", "", path, value, True)

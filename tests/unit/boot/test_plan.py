@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import apply, loaders
 from ansible_collections.podnet.datapath.plugins.module_utils._boot.bootloader import Current, Entry
-from ansible_collections.podnet.datapath.plugins.module_utils._node.facts import Node
+from ansible_collections.podnet.datapath.plugins.module_utils._node.host import Host
 
 words = st.text("abcxyz_019.,:=/@%+~-", min_size=1, max_size=8).filter(lambda w: not w.startswith("="))
 lines = st.lists(words, max_size=6, unique=True)
@@ -52,4 +52,4 @@ def test_boot_loaders_are_detected_by_their_files(tmp_path: Path, files: list[st
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch(mode=0o755)
-    assert loaders.name(Node(str(tmp_path))) == name
+    assert loaders.name(Host(str(tmp_path))) == name

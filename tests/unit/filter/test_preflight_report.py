@@ -153,6 +153,6 @@ def test_other_software_is_detected_from_files(tmp_path: Path) -> None:
     ]
     assert found["vm_runtimes"] == ["libvirt (/run/libvirt/libvirt-sock)"]
     assert found["tuners"] == ["TuneD throughput-performance", "/etc/sysctl.d/50-k8s.conf"]
-    assert node.cilium() == ["/etc/cni/net.d/05-cilium.conflist"]
+    assert coexistence.cilium(node) == ["/etc/cni/net.d/05-cilium.conflist"]
     empty = coexistence.neighbours(_node.Node(str(tmp_path / "nothing")))
     assert empty == {"cni": [], "vm_runtimes": [], "tuners": []}
