@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
-from ansible_collections.podnet.datapath.plugins.module_utils._node import facts
+from ansible_collections.podnet.datapath.plugins.module_utils._node import bpf_helpers
 
 HEADER = Path("/usr/include/linux/bpf.h")
 SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
@@ -29,4 +29,4 @@ def test_helpers_lists_all_recent_helpers_of_the_programs() -> None:
 def test_has_helper() -> None:
     assert all(bpf.has_helper(number) for number in bpf.HELPERS.values())
     assert not bpf.has_helper(100000)
-    assert facts._helpers_missing() == []
+    assert bpf_helpers.missing() == []
