@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ctypes
-import resource
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Result
@@ -15,7 +14,6 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 
 PODS, APPS = 1000, 100
-CPU_SECONDS = 2.0  # CPU time of one call, which a busy machine does not increase
 
 WRITING = {
     bpf.BPF_MAP_UPDATE_ELEM,
@@ -67,11 +65,6 @@ def declaration() -> dict[str, Any]:
     }
 
 
-def cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
 def test_full_node_is_applied_in_few_calls(
     namespaces: Any, bpffs: str, datapath_object: str, monkeypatch: Any
 ) -> None:
@@ -93,14 +86,11 @@ def test_full_node_is_applied_in_few_calls(
         attach.present(attach.Desired(pins), datapath_object, {})
         try:
             monkeypatch.setattr(bpf, "bpf", counted)
-            began = cpu_seconds()
             differences = run().values["differences"]
-            took = cpu_seconds() - began
             assert differences["pods"] == PODS and differences["services"] == 1000
             assert differences["policy"] >= 10_000
             # about 16,000 entries are written in batches
             assert len(calls) < 300, len(calls)
-            assert took < CPU_SECONDS, took
 
             again = run()
             assert not again.changed and not WRITING & set(calls)
