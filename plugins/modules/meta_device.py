@@ -29,7 +29,7 @@ extends_documentation_fragment:
   - podnet.datapath.pod_devices
 attributes:
   diff_mode:
-    description: Returns the Pods that change, the namespaces and the host routes before and after.
+    description: Returns the changed settings of each Pod, and the changed namespaces and host routes.
 requirements:
   - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
@@ -176,13 +176,13 @@ driver_reason:
   description: Why O(driver=auto) selected the driver.
   returned: success
   type: str
-  sample: "auto: kernel 6.1.0-56-amd64 has no netkit; meta is there"
+  sample: "auto: kernel 6.1.0-56-amd64 has no netkit; meta is available"
 changes:
   description: The changes in order, in check mode the planned ones.
   returned: success
   type: list
   elements: str
-  sample: ["make namespace /run/netns/pod1", "pod1: make device"]
+  sample: ["create namespace /run/netns/pod1", "pod1: create device"]
 """
 
 import importlib.util
@@ -191,7 +191,6 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply, arguments, drivers
-from ansible_collections.podnet.datapath.plugins.module_utils._pods import change as _pods_change
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
 
@@ -210,24 +209,16 @@ def main() -> None:
     try:
         if not module.check_mode:
             journal.refuse_pending()
-        outcome = apply.run(
+        result = apply.run(
             module.params, module.check_mode, lambda: drivers.load_meta(module.run_command, module.check_mode)
         )
     except PermissionError as error:
         module.fail_json(
             msg=f"{error}: network devices require root (CAP_NET_ADMIN, CAP_SYS_ADMIN); set become: true"
         )
-    except (apply.OptionError, _pods_change.ApplyError, Problem, OSError) as error:
+    except (Problem, OSError) as error:
         module.fail_json(msg=str(error))
-    for warning in outcome.warnings:
-        module.warn(warning)
-    module.exit_json(
-        changed=bool(outcome.changes),
-        pods=outcome.pods,
-        driver_reason=outcome.driver_reason,
-        changes=[str(change) for change in outcome.changes],
-        diff=outcome.diff,
-    )
+    module.exit_json(**result.as_dict())
 
 
 if __name__ == "__main__":

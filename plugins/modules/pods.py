@@ -183,7 +183,7 @@ changes:
   returned: success
   type: list
   elements: str
-  sample: ["web: make device", "create attachment pods_site/pn5f4dcc3b5aa7-from_pod"]
+  sample: ["web: create device", "create attachment pods_site/pn5f4dcc3b5aa7-from_pod"]
 updated:
   description: Addresses whose map entries were written, of all owners. In check mode, the planned ones.
   returned: success

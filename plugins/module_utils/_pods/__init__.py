@@ -6,4 +6,4 @@ Callers: modules
 May import: _core, _datapath, _kernel, _programs, _rollback
 """
 
-__all__ = ["api", "apply", "arguments", "change", "drivers"]
+__all__ = ["api", "apply", "arguments", "drivers"]

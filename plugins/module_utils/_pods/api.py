@@ -9,10 +9,9 @@ repeated after they were killed. Pods of other owners are never changed.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._core.command import RunCommand
@@ -24,12 +23,14 @@ from .._kernel.bpf import DEFAULT_OWNER, DEFAULT_PIN_PATH, BpfError
 from .._programs import attach, resolve, revert
 from .._rollback import journal
 from .._rollback.arm import Confirmation
-from . import apply, model, stages
-from .agreement import disagreements
+from . import apply, stages
 from .drivers import load_meta
-from .model import State
+from .model import Device, State, restrict
+from .plan import PodPlan, created
 from .read import Snapshot, read
-from .record import locked
+from .report import diffs, pods_of
+from .run_files import locked
+from .size_warnings import size_warnings
 
 PROGRAMS = {"from_pod": "pod_egress", "to_pod": "pod_ingress"}  # by hook
 
@@ -126,7 +127,6 @@ class _Call:
         request = apply.resolve_request(
             self._device_options(), self._check, lambda: load_meta(self._command, self._check)
         )
-        self._warnings += request.warnings
         with locked(not self._check):
             before = read(request.owner, request.namespaces)
             return self._run(request, before)
@@ -136,7 +136,7 @@ class _Call:
         programs = {} if node.programs_enabled else {"from_pod": "", "to_pod": ""}
         pods = [{key: getattr(pod, key) for key in _DEVICE_OPTIONS} for pod in self._pods]
         return {
-            **asdict(node),
+            **vars(node),
             "pods": pods,
             "programs": programs,
             "host_routes": node.host_routes or [],
@@ -145,12 +145,12 @@ class _Call:
         }
 
     def _run(self, request: apply.Request, before: Snapshot) -> Result:
-        target = apply.target_of(request, before)
+        plan = apply.plan_pods(request, before, self._names)
+        plan.require_valid()
         others = {} if self._names is None else self._others(before.state)
-        desired = replace(target, devices={**others, **target.devices})
+        desired = replace(plan.target, devices={**others, **plan.target.devices})
         former = self._former()
-        final = stored(self._declaration(former, target, others))
-        steps = model.plan(model.restrict(before.state, target, self._names), target)
+        final = stored(self._declaration(former, plan.target, others))
         missing = self._missing() if self._node.programs_enabled or former else "not needed"
         if missing and self._node.programs_enabled and not self._check:
             raise Problem(missing)
@@ -162,24 +162,19 @@ class _Call:
             entries = self._set_entries(final, strict=self._names is None, check=True, state=desired)
         after = before
         if not self._check:
-            planned = stages.plan_stages(
-                before.state, former, desired, final, self._recreated(steps), request.owner
-            )
-            for stage in planned:
+            for stage in stages.plan_stages(
+                before.state, former, desired, final, created(plan.steps), request.owner
+            ):
                 if missing and not isinstance(stage, stages.SetDevices):
                     continue
                 after = self._execute(stage, after, request.namespaces)
         elif not missing:
-            self._preview_programs(before, desired, final, steps)
-        return self._result(request, before, after, steps, target, entries)
+            self._preview_programs(before, plan, final)
+        return self._result(request, after, plan, entries)
 
-    def _others(self, state: State) -> dict[str, model.Device]:
+    def _others(self, state: State) -> dict[str, Device]:
         names = self._names or ()
         return {key: device for key, device in state.devices.items() if device.name not in names}
-
-    @staticmethod
-    def _recreated(steps: Sequence[model.Change]) -> set[str]:
-        return {step.of.name for step in steps if step.action == "make_device"}
 
     def _former(self) -> dict[str, Any]:
         record = Store(self._node.pin_path).read().get(self._node.owner)
@@ -199,7 +194,7 @@ class _Call:
         return ""
 
     def _declaration(
-        self, former: Mapping[str, Any], target: State, others: Mapping[str, model.Device]
+        self, former: Mapping[str, Any], target: State, others: Mapping[str, Device]
     ) -> dict[str, Any]:
         """Return the owner's declaration for the maps after this call."""
         node = self._node
@@ -226,7 +221,7 @@ class _Call:
     def _execute(self, stage: stages.Stage, now: Snapshot, namespaces: Sequence[str]) -> Snapshot:
         """Execute one stage and return the devices after it."""
         if isinstance(stage, stages.SetDevices):
-            return apply.bring(self._node.owner, now, self._managed(stage.target), namespaces, self._names)
+            return apply.bring_to(self._node.owner, now, self._managed(stage.target), namespaces, self._names)
         if isinstance(stage, stages.SetEntries):
             self._set_entries(stage.declaration, strict=stage.final and self._names is None)
         elif self._node.object:
@@ -236,7 +231,7 @@ class _Call:
         return now
 
     def _managed(self, state: State) -> State:
-        return model.restrict(state, state, self._names)
+        return restrict(state, state, self._names)
 
     def _set_entries(
         self, declaration: Mapping[str, Any], strict: bool, check: bool = False, state: State | None = None
@@ -262,12 +257,10 @@ class _Call:
         recorder = revert.CheckpointRecorder(Confirmation(), self._command)
         return attach.present(desired, self._node.object, {}, self._check, recorder)
 
-    def _preview_programs(
-        self, before: Snapshot, desired: State, final: Mapping[str, Any], steps: Sequence[model.Change]
-    ) -> None:
-        """Report the attachments that would change; those of devices that do not exist yet are all new."""
+    def _preview_programs(self, before: Snapshot, plan: PodPlan, final: Mapping[str, Any]) -> None:
+        """Report the attachments that would change; those of devices that the plan creates are all new."""
         wanted = [entry["device"] for entry in final.get("endpoints") or ()]
-        recreated = {desired.devices[name].host_interface for name in self._recreated(steps)}
+        new = {plan.target.devices[name].host_interface for name in created(plan.steps)}
         try:
             result = self._set_programs([device for device in wanted if device in before.indexes])
         except (BpfError, Problem) as problem:  # an earlier task of the play may load other programs
@@ -278,30 +271,19 @@ class _Call:
         self._changes += [
             f"attach {program} to {device}, hook {hook}"
             for device in wanted
-            if device in recreated
+            if device in new
             for hook, program in PROGRAMS.items()
         ]
 
-    def _result(
-        self,
-        request: apply.Request,
-        before: Snapshot,
-        after: Snapshot,
-        steps: Sequence[model.Change],
-        target: State,
-        entries: Result,
-    ) -> Result:
-        changes = [*map(str, steps), *self._changes]
-        sides = [
-            json.dumps(model.describe(model.restrict(state, target, self._names), steps), indent=1)
-            for state in (before.state, target)
-        ]
-        diff = [{"before": sides[0] + "\n", "after": sides[1] + "\n"}, *self._diff, *entries.diff]
+    def _result(self, request: apply.Request, after: Snapshot, plan: PodPlan, entries: Result) -> Result:
+        desired = request.desired.state
+        changes = [*map(str, plan.steps), *self._changes]
         values = {
-            "pods": apply.described(request.desired.state, after),
+            "pods": pods_of(desired, after.indexes),
             "driver_reason": request.driver_reason,
             "changes": changes,
             **entries.values,
         }
-        warnings = self._warnings + disagreements(request.desired.state, after.state, after.node)
+        warnings = [*plan.warnings, *self._warnings, *size_warnings(desired, after.state, after.node)]
+        diff = [*diffs(plan.changes), *self._diff, *entries.diff]
         return Result(bool(changes) or entries.changed, values, warnings, diff)

@@ -1,125 +1,35 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The work of the module meta_device: check everything, then change, or go back. Private to this collection.
-
-_pods decides, _pods_read reads, _pods_change changes, and here they are put together.
-"""
+"""Plan the devices of an owner's Pods, apply the plan, and restore the former state on failure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .._core.plan import Problem
-from . import model
-from .agreement import disagreements
-from .change import ApplyError, Changer
+from .._core.plan import Problem, Result
+from .conflicts import conflicts, exclude_foreign
 from .drivers import choose_drivers, program_ids
-from .model import Change, State
-from .read import Snapshot, read
-from .record import locked
-
-
-class OptionError(Problem):
-    """What is wrong with the options, found before anything was changed."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("nothing was changed: " + "; ".join(problems))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the module returns."""
-
-    pods: list[dict[str, Any]]
-    driver_reason: str
-    changes: list[Change]
-    diff: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
-
-
-# Changing, or going back
-
-
-def bring(
-    owner: str,
-    before: Snapshot,
-    target: State,
-    namespaces: Sequence[str],
-    names: Collection[str] | None = None,
-) -> Snapshot:
-    """Take an owner's state to ``target`` and return what is there then; of the Pods ``names`` alone, if
-    given.
-
-    The kernel may take more along than it was told to (routes with a link that goes down, secondary
-    addresses with the primary one), so a second round puts right what the first left. What differs
-    after that was ignored or clamped, and is an error.
-
-    Raises ``ApplyError``; the state before is restored first, as far as the kernel lets it.
-    """
-    with Changer(owner) as changer:
-        try:
-            now = before
-            for _round in range(2):
-                changes = model.plan(model.restrict(now.state, target, names), target)
-                if not changes:
-                    return now
-                changer.apply(changes)
-                now = read(owner, namespaces, _untouched(now, changes))
-            left = model.plan(model.restrict(now.state, target, names), target)
-            if left:
-                options = ", ".join(sorted({change.option for change in left}))
-                raise ApplyError(f"{options}: the kernel did not keep: " + "; ".join(map(str, left)))
-            return now
-        except (ApplyError, OSError) as error:
-            former = replace(before, state=model.restrict(before.state, target, names))
-            raise ApplyError(f"{error}. {_go_back(owner, changer, former, namespaces, names)}") from error
-
-
-def _untouched(snapshot: Snapshot, changes: Sequence[Change]) -> dict[str, Any]:
-    """Return what is known of the namespaces that the changes do not affect."""
-    touched = {change.value for change in changes if change.action.endswith("_namespace")}
-    touched |= {change.device.netns for change in changes if change.device}
-    return {path: one for path, one in snapshot.inside.items() if path not in touched}
-
-
-def _go_back(
-    owner: str,
-    changer: Changer,
-    before: Snapshot,
-    namespaces: Sequence[str],
-    names: Collection[str] | None,
-) -> str:
-    """Restore the state before; say how far that went."""
-    # A device whose inner end is out of sight cannot be told whole, so it is neither kept nor made again.
-    lost = {name for name, device in before.state.devices.items() if not device.whole}
-
-    def whole(state: State) -> State:
-        return replace(state, devices={k: v for k, v in state.devices.items() if k not in lost})
-
-    try:
-        now = model.restrict(read(owner, namespaces).state, before.state, names)
-        changer.apply(model.plan(whole(now), whole(before.state)))
-    except (ApplyError, OSError) as error:
-        return f"Going back to the former state failed as well: {error}"
-    return "The former state was restored"
-
-
-# All together
+from .execute import Executor
+from .model import Desired, State, restrict
+from .parse import parse
+from .plan import PodPlan, Step, steps_between
+from .read import Contents, Snapshot, read
+from .report import changes_of, diffs, pods_of
+from .run_files import locked
+from .size_warnings import size_warnings
 
 
 @dataclass(frozen=True)
 class Request:
-    """Options with the drivers and programs of this node; ``problems`` are those found without its
-    devices.
-    """
+    """Parsed options of one owner; ``problems`` are those found without reading its devices."""
 
     owner: str
-    desired: model.Desired
+    desired: Desired
     driver_reason: str
-    problems: list[str]
-    warnings: list[str]
+    problems: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     @property
     def namespaces(self) -> list[str]:
@@ -128,58 +38,122 @@ class Request:
 
 
 def resolve_request(options: Mapping[str, Any], check: bool, load_meta: Callable[[], str]) -> Request:
-    """Choose drivers and look up programs; with ``check``, a missing driver is a warning."""
-    drivers, reason, obstacles = choose_drivers(
+    """Select drivers, look up programs and parse the options; with ``check``, a missing driver is a warning.
+
+    ``load_meta`` loads the kernel module meta, or checks that it can be loaded, and returns an error message.
+    """
+    drivers, reason, missing = choose_drivers(
         {pod["driver"] or options["driver"] for pod in options["pods"]}, load_meta
     )
     ids: dict[str, int] = {}
     problems: list[str] = []
     if "meta" in drivers.values():
         ids, problems = program_ids(options["programs"] or {}, check)
-    desired, wrong = model.resolve(options, drivers, ids)
-    # Before the first real run a driver may be missing that an earlier task of the play would install.
-    problems += wrong + ([] if check else obstacles)
-    return Request(options["owner"], desired, reason, problems, obstacles if check else [])
+    desired, invalid = parse(options, drivers, ids)
+    # In check mode, an earlier task of the play may install a driver that is missing now.
+    problems += invalid + ([] if check else missing)
+    return Request(options["owner"], desired, reason, problems, missing if check else [])
 
 
-def described(desired: State, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Return the Pods as the module returns them."""
-    return [
-        {
-            "name": name,
-            "driver": device.driver,
-            "host_interface": device.host_interface,
-            "host_ifindex": snapshot.indexes.get(device.host_interface, 0),
-            "netns": device.netns,
-            "interface": device.interface,
-            "addresses": sorted(device.pod.addresses),
-        }
-        for name, device in desired.devices.items()
-    ]
-
-
-def target_of(request: Request, before: Snapshot) -> State:
-    """Return the desired state without what is foreign on the node; raises ``OptionError`` on conflicts."""
-    problems = request.problems + model.conflicts(
-        request.desired, before.node, request.owner, before.recorded
+def plan_pods(request: Request, snapshot: Snapshot, names: Collection[str] | None = None) -> PodPlan:
+    """Return the plan for an owner's Pods, or for those of ``names`` alone. Pure."""
+    desired, node = request.desired, snapshot.node
+    target = exclude_foreign(desired, node, request.owner, snapshot.host_routes)
+    steps = steps_between(restrict(snapshot.state, target, names), target)
+    return PodPlan(
+        subsystem="pods",
+        changes=changes_of(steps),
+        problems=[*request.problems, *conflicts(desired, node, request.owner, snapshot.host_routes)],
+        warnings=request.warnings,
+        steps=steps,
+        target=target,
     )
-    if problems:
-        raise OptionError(problems)
-    return model.settle(request.desired, before.node, request.owner, before.recorded)
 
 
-def run(options: Mapping[str, Any], check: bool, load_meta: Callable[[], str]) -> Outcome:
+def bring_to(
+    owner: str,
+    before: Snapshot,
+    target: State,
+    namespaces: Sequence[str],
+    names: Collection[str] | None = None,
+) -> Snapshot:
+    """Bring an owner's objects, or those of the Pods ``names``, to ``target`` and return the new snapshot.
+
+    A step can have side effects: the kernel deletes routes with a link that is set down, and secondary
+    addresses with the primary one. A second round repairs them. What differs after that was ignored or
+    clamped, which raises ``Problem``. On failure, the former state is restored.
+    """
+    with Executor(owner) as executor:
+        try:
+            current = before
+            for _round in range(2):
+                steps = steps_between(restrict(current.state, target, names), target)
+                if not steps:
+                    return current
+                executor.execute(steps)
+                current = read(owner, namespaces, _unchanged(current, steps))
+            remaining = steps_between(restrict(current.state, target, names), target)
+            if remaining:
+                options = ", ".join(sorted({step.option for step in remaining}))
+                raise Problem(
+                    f"{options}: the kernel accepted every step, but reading back shows a different value"
+                    f" for: " + "; ".join(map(str, remaining))
+                )
+            return current
+        except (Problem, OSError) as error:
+            former = restrict(before.state, target, names)
+            raise Problem(f"{error}. {_restore(owner, executor, former, namespaces, names)}") from error
+
+
+def _unchanged(snapshot: Snapshot, steps: Sequence[Step]) -> dict[str, Contents]:
+    """Return the contents of namespaces that the steps do not change."""
+    changed = {step.value for step in steps if step.action.endswith("_namespace")}
+    changed |= {step.device.netns for step in steps if step.device}
+    return {path: contents for path, contents in snapshot.namespaces.items() if path not in changed}
+
+
+def _restore(
+    owner: str,
+    executor: Executor,
+    former: State,
+    namespaces: Sequence[str],
+    names: Collection[str] | None,
+) -> str:
+    """Restore the former state; return a message on the result."""
+    # The Pod's end of an incomplete device is unknown, so the device is neither kept nor created again.
+    incomplete = {name for name, device in former.devices.items() if not device.complete}
+
+    def complete(state: State) -> State:
+        return replace(state, devices={k: v for k, v in state.devices.items() if k not in incomplete})
+
+    try:
+        current = restrict(read(owner, namespaces).state, former, names)
+        executor.execute(steps_between(complete(current), complete(former)))
+    except (Problem, OSError) as error:
+        return f"Restoring the former state failed as well: {error}"
+    return "The former state was restored"
+
+
+def run(options: Mapping[str, Any], check: bool, load_meta: Callable[[], str]) -> Result:
     """Bring an owner's Pods to the state that the module's options declare; with ``check``, only plan it.
 
-    Raises ``OptionError`` (nothing was changed) and ``ApplyError`` (the kernel refused).
+    Raises ``Problem``: if the request is invalid, nothing has changed; if a change fails, the former state is
+    restored.
     """
     request = resolve_request(options, check, load_meta)
     with locked(not check):
         before = read(request.owner, request.namespaces)
-        target = target_of(request, before)
-        changes = model.plan(before.state, target)
-        after = before if check else bring(request.owner, before, target, request.namespaces)
-    warnings = request.warnings + disagreements(request.desired.state, after.state, after.node)
-    diff = {"before": model.describe(before.state, changes), "after": model.describe(target, changes)}
-    pods = described(request.desired.state, after)
-    return Outcome(pods, request.driver_reason, changes, diff, warnings)
+        plan = plan_pods(request, before)
+        plan.require_valid()
+        after = before if check else bring_to(request.owner, before, plan.target, request.namespaces)
+    desired = request.desired.state
+    return Result(
+        bool(plan),
+        {
+            "pods": pods_of(desired, after.indexes),
+            "driver_reason": request.driver_reason,
+            "changes": [str(step) for step in plan.steps],
+        },
+        [*plan.warnings, *size_warnings(desired, after.state, after.node)],
+        diffs(plan.changes),
+    )

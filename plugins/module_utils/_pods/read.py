@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pods' devices as the kernel has them. Private to this collection.
+"""Read Pods' devices, and what else is on the node, from the kernel.
 
 Source: rtnetlink(7), linux/if_link.h, drivers/net/netkit.c, drivers/net/veth.c.
 """
@@ -31,20 +31,24 @@ from .._kernel.rtnl import (
 )
 from . import model
 from .model import SIZES, Device, End, Interface, Namespace, Node, NodeRoute, Route, State
-from .record import made_namespaces, recorded_routes
+from .run_files import created_namespaces, read_host_routes
 
-ROUTE_PROTOCOL = 112  # rtm_protocol of every route made here; none of /etc/iproute2/rt_protos
+ROUTE_PROTOCOL = 112  # rtm_protocol of all managed routes; not used in /etc/iproute2/rt_protos
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is there: an owner's state, all else that could collide with it, and the recorded host routes."""
+    """An owner's state and the node around it.
+
+    ``host_routes`` are those that the owner added since the boot, ``indexes`` the interface indexes by name,
+    ``namespaces`` what was read in each namespace.
+    """
 
     state: State
     node: Node
-    recorded: frozenset[Route]
+    host_routes: frozenset[Route]
     indexes: Mapping[str, int]
-    inside: Mapping[str, _Inside]
+    namespaces: Mapping[str, Contents]
 
 
 def _links(rtnl: Rtnl) -> list[Any]:
@@ -69,7 +73,7 @@ def _addresses(rtnl: Rtnl, index: int = 0) -> list[Any]:
 
 
 def _neighbours(rtnl: Rtnl) -> dict[int, frozenset[tuple[str, str]]]:
-    """Return the permanent neighbours of each interface."""
+    """Return the permanent neighbour entries of each interface."""
     found: dict[int, set[tuple[str, str]]] = {}
     for one in rtnl.dump(message_types().neighbour(), RTM_GETNEIGH):
         if one["state"] & PERMANENT and one["family"] in (socket.AF_INET, socket.AF_INET6):
@@ -100,8 +104,8 @@ def _node_routes(messages: Iterable[Any], names: Mapping[int, str]) -> tuple[Nod
     )
 
 
-def _own_routes(messages: Iterable[Any]) -> dict[int, frozenset[Route]]:
-    """Return the routes that bear this collection's protocol, by interface."""
+def _managed_routes(messages: Iterable[Any]) -> dict[int, frozenset[Route]]:
+    """Return the routes with this collection's protocol, by interface index."""
     found: dict[int, set[Route]] = {}
     for one in messages:
         if one["proto"] == ROUTE_PROTOCOL:
@@ -136,7 +140,7 @@ def _settings(link: Any, layer2: bool) -> dict[str, object]:
 
 
 def _driver_settings(link: Any) -> tuple[str, dict[str, object]]:
-    """Return mode and driver settings of the host's end of a pair."""
+    """Return mode and driver settings of the host end of a pair."""
     kind = _kind(link)
     if kind == "veth":
         return "l2", {}
@@ -157,25 +161,25 @@ def _driver_settings(link: Any) -> tuple[str, dict[str, object]]:
 
 
 @dataclass(frozen=True)
-class _Inside:
-    """What was read in one namespace; ``ends`` are pairs' ends by own index and peer's index."""
+class Contents:
+    """What a namespace contains; ``ends`` are the managed links' name and end by index and peer's index."""
 
     namespace: Namespace
     ends: Mapping[tuple[int, int], tuple[str, End]]
 
 
-def _read_namespace(path: str, owner: str, layer2: Mapping[tuple[int, int], bool]) -> _Inside:
-    """Read a namespace; ``layer2`` names the owner's ends by own index and peer's index."""
+def _read_namespace(path: str, owner: str, layer2: Mapping[tuple[int, int], bool]) -> Contents:
+    """Read a namespace; ``layer2`` has the owner's ends by index and peer's index, true for L2 mode."""
     try:
         if not _netns.is_namespace(path):
-            return _Inside(Namespace("other"), {})
+            return Contents(Namespace("other"), {})
     except OSError:
-        return _Inside(Namespace("absent"), {})
+        return Contents(Namespace("absent"), {})
     ends: dict[tuple[int, int], tuple[str, End]] = {}
     with Rtnl(path) as rtnl:
         links = _links(rtnl)
         routes = _route_messages(rtnl)
-        own_routes = _own_routes(routes)
+        managed_routes = _managed_routes(routes)
         loopback = any(link["index"] == 1 and link["flags"] & UP for link in links)
         for link in links:
             found = _interface(link)
@@ -193,26 +197,26 @@ def _read_namespace(path: str, owner: str, layer2: Mapping[tuple[int, int], bool
                     {**_settings(link, l2), "loopback": loopback},
                     addresses,
                     _neighbours(rtnl).get(found.index, frozenset()) if l2 else frozenset(),
-                    own_routes.get(found.index, frozenset()),
+                    managed_routes.get(found.index, frozenset()),
                 ),
             )
     names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
     interfaces = {}
     for link in links:
         found = _interface(link)
-        ours = (found.index, found.peer) in ends
-        # Whatever alias a Pod gives its own end says nothing.
-        interfaces[names[found.index]] = replace(found, owner=owner if ours else "", pod="")
-    return _Inside(Namespace("live", interfaces, _node_routes(routes, names)), ends)
+        managed = (found.index, found.peer) in ends
+        # Pods can change the alias of their end, so it is ignored.
+        interfaces[names[found.index]] = replace(found, owner=owner if managed else "", pod="")
+    return Contents(Namespace("live", interfaces, _node_routes(routes, names)), ends)
 
 
-def read(owner: str, namespaces: Iterable[str], known: Mapping[str, _Inside] | None = None) -> Snapshot:
-    """Read what ``owner`` has on this node, and all that its desired state could collide with.
+def read(owner: str, namespaces: Iterable[str], known: Mapping[str, Contents] | None = None) -> Snapshot:
+    """Read the objects of ``owner``, and everything that its desired state can conflict with.
 
-    ``namespaces`` are the paths that the desired state names; those that this owner made are read too.
-    Those in ``known`` are taken from there: reading a namespace is the greater part of the work.
+    Reads the namespaces at the paths ``namespaces`` and those that this owner created. Those in ``known`` are
+    not read again, which saves most of the time.
     """
-    made = made_namespaces()
+    created = created_namespaces()
     with Rtnl() as rtnl:
         links = _links(rtnl)
         routes = _route_messages(rtnl)
@@ -223,53 +227,61 @@ def read(owner: str, namespaces: Iterable[str], known: Mapping[str, _Inside] | N
     names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
     own = [link for link in links if _interface(link).owner == owner]
     modes = {link["index"]: _driver_settings(link) for link in own}
-    wanted_ends = {(_interface(link).peer, link["index"]): modes[link["index"]][0] == "l2" for link in own}
-    paths = {*namespaces, *(path for path, whose in made.items() if whose == owner)}
-    inside = {
-        path: (known or {}).get(path) or _read_namespace(path, owner, wanted_ends) for path in sorted(paths)
-    }
-    own_routes = _own_routes(routes)
+    layer2 = {(_interface(link).peer, link["index"]): modes[link["index"]][0] == "l2" for link in own}
+    paths = {*namespaces, *(path for path, creator in created.items() if creator == owner)}
+    found = {path: (known or {}).get(path) or _read_namespace(path, owner, layer2) for path in sorted(paths)}
+    managed_routes = _managed_routes(routes)
 
     devices: dict[str, Device] = {}
     for link in own:
         interface = _interface(link)
         mode, driver_settings = modes[interface.index]
-        netns, inner_name, inner, found = "", "", End(), False
-        for path, one in inside.items():
-            if (interface.peer, interface.index) in one.ends:
-                netns = path
-                inner_name, inner = one.ends[interface.peer, interface.index]
-                found = True
-                break
-        host = End(
-            _settings(link, mode == "l2"),
-            frozenset(),
-            neighbours.get(interface.index, frozenset()) if mode == "l2" else frozenset(),
-            own_routes.get(interface.index, frozenset()),
+        netns, (inner_name, inner) = next(
+            (
+                (path, contents.ends[interface.peer, interface.index])
+                for path, contents in found.items()
+                if (interface.peer, interface.index) in contents.ends
+            ),
+            ("", ("", End())),
         )
-        # A second device with the same alias gets a key that no Pod can have, so it is removed.
+        # A second device with the same alias gets a key that no Pod can have, so it is deleted.
         key = interface.pod if interface.pod not in devices else f"{interface.pod} ({names[interface.index]})"
         devices[key] = Device(
-            interface.pod, interface.kind, mode, netns, inner_name, names[interface.index],
-            driver_settings, host, inner, found,
-        )  # fmt: skip
+            name=interface.pod,
+            driver=interface.kind,
+            mode=mode,
+            netns=netns,
+            interface=inner_name,
+            host_interface=names[interface.index],
+            driver_settings=driver_settings,
+            host=End(
+                _settings(link, mode == "l2"),
+                frozenset(),
+                neighbours.get(interface.index, frozenset()) if mode == "l2" else frozenset(),
+                managed_routes.get(interface.index, frozenset()),
+            ),
+            pod=inner,
+            complete=bool(netns),
+        )
 
     node = Node(
         interfaces={names[link["index"]]: _interface(link) for link in links},
         addresses=local,
         routes=_node_routes(routes, names),
-        namespaces={path: one.namespace for path, one in inside.items()},
-        made_namespaces=made,
+        namespaces={path: contents.namespace for path, contents in found.items()},
+        created_namespaces=created,
         supported_sizes=frozenset(
             size for size in SIZES if any(link.get_attr(f"IFLA_{size.upper()}") is not None for link in links)
         ),
         sizes={names[link["index"]]: _settings(link, False) for link in links if not _interface(link).owner},
         controller=ssh_origin.address(),
     )
-    recorded = recorded_routes(owner)
-    present = {one.route for one in node.routes}
+    host_routes = read_host_routes(owner)
+    existing = {one.route for one in node.routes}
     live = frozenset(
-        path for path, whose in made.items() if whose == owner and inside[path].namespace.state == "live"
+        path
+        for path, creator in created.items()
+        if creator == owner and found[path].namespace.state == "live"
     )
-    state = State(devices, live, recorded & present)
-    return Snapshot(state, node, recorded, {names[index]: index for index in names}, inside)
+    state = State(devices, live, host_routes & existing)
+    return Snapshot(state, node, host_routes, {name: index for index, name in names.items()}, found)

@@ -121,7 +121,7 @@ def plan_stages(
         closing = {
             key: _closed(device) if device.name in gone else device
             for key, device in current.devices.items()
-            if device.whole or device.name not in gone
+            if device.complete or device.name not in gone
         }
         stages += [
             SetEntries(_denying(former, known.values(), gone, owner)),

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import link_kinds, netlink
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 from ansible_collections.podnet.datapath.plugins.module_utils._node import readiness
-from ansible_collections.podnet.datapath.plugins.module_utils._pods import change, model
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import execute
+from ansible_collections.podnet.datapath.plugins.module_utils._pods.plan import Step
 
 RELEASE = "6.1.0-56-amd64"
 
@@ -414,8 +415,8 @@ def test_the_kernels_own_words_reach_the_caller() -> None:
     ],
 )
 def test_a_device_that_is_refused_names_the_option(words: str, option: str) -> None:
-    assert change.option_of_refusal(model.Change("make_device", "driver"), words) == option
-    assert change.option_of_refusal(model.Change("set", "addresses"), words) == "addresses"
+    assert execute.rejected_option(Step("create_device", "driver"), words) == option
+    assert execute.rejected_option(Step("set", "addresses"), words) == "addresses"
 
 
 def test_one_table_has_the_numbers_of_the_drivers_header() -> None:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils._pods import model, stages
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import stages
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.model import Device, End, State
+from ansible_collections.podnet.datapath.plugins.module_utils._pods.plan import created, steps_between
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.stages import (
     SETUP_LABEL,
     SetDevices,
@@ -65,8 +66,8 @@ class Model:
         if isinstance(stage, SetDevices):
             recreated = {
                 step.of.host_interface
-                for step in model.plan(self.devices, stage.target)
-                if step.action in ("make_device", "remove_device")
+                for step in steps_between(self.devices, stage.target)
+                if step.action in ("create_device", "delete_device")
             }
             # The kernel detaches programs of deleted devices.
             self.attached -= recreated
@@ -102,7 +103,7 @@ class Model:
         assert denies == bool(labelled)
 
     def plan(self, state: State, declared: Declaration) -> list[Stage]:
-        recreated = {step.of.name for step in model.plan(self.devices, state) if step.action == "make_device"}
+        recreated = created(steps_between(self.devices, state))
         self.programs, self.unfiltered_before = bool(declared), self.unfiltered()
         return stages.plan_stages(self.devices, self.declared, state, declared, recreated)
 
@@ -152,10 +153,10 @@ def test_new_pods_deny_all_traffic_until_the_last_stage(first: Wanted, second: W
 
 def test_order_of_setup() -> None:
     state, declared = wanted({"a": (1, "veth")}, True, True)
-    created, entries, programs, up, final = stages.plan_stages(State(), {}, state, declared)
-    assert isinstance(created, SetDevices) and isinstance(up, SetDevices)
-    assert not created.target.devices["a"].host.settings["up"]
-    assert created.target.devices["a"].pod.addresses == {"10.0.0.1/32"}
+    down, entries, programs, up, final = stages.plan_stages(State(), {}, state, declared)
+    assert isinstance(down, SetDevices) and isinstance(up, SetDevices)
+    assert not down.target.devices["a"].host.settings["up"]
+    assert down.target.devices["a"].pod.addresses == {"10.0.0.1/32"}
     assert up.target == state
     assert isinstance(entries, SetEntries) and not entries.final
     rules = {"ingress": [{"action": "deny"}], "egress": [{"action": "deny"}]}

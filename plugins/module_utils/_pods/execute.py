@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes of Pods' devices, sent to the kernel. Private to this collection.
+"""Send the steps of a plan for Pods to the kernel.
 
 Source: rtnetlink(7), linux/if_link.h, drivers/net/netkit.c, drivers/net/veth.c.
 """
@@ -41,17 +41,16 @@ from .._kernel.rtnl import (
     message_types,
     nested,
 )
-from . import model
-from .model import SIZES, Change, Route
+from .model import NO_PROGRAM, SIZES, Route
+from .plan import Step
 from .read import ROUTE_PROTOCOL
-from .record import RUN, marker_of, record_routes, recorded_routes
+from .run_files import RUN, owner_file, read_host_routes, write_host_routes
 
 _UNICAST, _ONLINK = 1, 4  # RTN_UNICAST, RTNH_F_ONLINK
 _NODAD = 0x02  # IFA_F_NODAD
 _NO_ADDRESS_GENERATION = 1  # IN6_ADDR_GEN_MODE_NONE
 
-
-# Which option a refusal to make a device is about, by the words of the kernel and of the drivers.
+# Options by parts of the messages with which the kernel and the drivers reject a new device.
 _REFUSALS = (
     ("namespace", "netns"),
     ("No such file", "netns"),
@@ -63,29 +62,25 @@ _REFUSALS = (
 )
 
 
-def option_of_refusal(change: Change, words: str) -> str:
-    """Return the option that a refused change is about: many make up the making of a device."""
-    if change.action == "make_device":
+def rejected_option(step: Step, message: str) -> str:
+    """Return the option that caused a rejection: a new device depends on many."""
+    if step.action == "create_device":
         for part, option in _REFUSALS:
-            if part.lower() in words.lower():
+            if part.lower() in message.lower():
                 return option
-    return change.option
-
-
-class ApplyError(Problem):
-    """A change that failed, told in the words of the options."""
+    return step.option
 
 
 def _program_descriptor(program: int) -> int:
-    """Return a file descriptor of a loaded program by its id; -1 stands for none."""
-    if program == model.NO_PROGRAM:
+    """Return a file descriptor of a loaded program by its ID, -1 for no program."""
+    if program == NO_PROGRAM:
         return -1
     return int(bpf.prog_get_fd_by_id(program))
 
 
 @contextlib.contextmanager
 def _driver_attributes(kind: str, settings: Mapping[str, object]) -> Iterator[list[tuple[str, Any]]]:
-    """Give the attributes for driver settings; programs are open for the length of the block."""
+    """Yield the attributes for driver settings; programs are open during the block."""
     prefix = f"IFLA_{kind.upper()}_"
     attributes: list[tuple[str, Any]] = []
     opened: list[int] = []
@@ -113,75 +108,75 @@ def _family(text: str) -> int:
     return socket.AF_INET6 if ":" in text else socket.AF_INET
 
 
-class Changer:
-    """Makes changes, in order; those of one end of a Pod go to the kernel together."""
+class Executor:
+    """Executes steps in order; sends those of one end of a Pod in one batch."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._host = Rtnl()
 
-    def __enter__(self) -> Changer:
+    def __enter__(self) -> Executor:
         return self
 
     def __exit__(self, *_unused: object) -> None:
         self._host.__exit__()
 
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Make all changes; raise ``ApplyError`` at the first that fails, leaving those before it made."""
+    def execute(self, steps: Sequence[Step]) -> None:
+        """Execute all steps; raises ``Problem`` at the first that fails, without undoing the former ones."""
 
-        def together(change: Change) -> tuple[str, str, str]:
-            if not change.end:
-                return change.action, str(change.value), change.device.name if change.device else ""
-            return change.end, change.of.name, ""
+        def batch_of(step: Step) -> tuple[str, str, str]:
+            if not step.end:
+                return step.action, str(step.value), step.device.name if step.device else ""
+            return step.end, step.of.name, ""
 
-        for _key, group in itertools.groupby(changes, together):
+        for _key, group in itertools.groupby(steps, batch_of):
             batch = list(group)
             if batch[0].end:
                 self._change_end(batch)
-            else:
-                for change in batch:
-                    try:
-                        getattr(self, f"_{change.action}")(change)
-                    except OSError as error:
-                        raise ApplyError(self._tell(change, error)) from error
+                continue
+            for step in batch:
+                try:
+                    getattr(self, f"_{step.action}")(step)
+                except OSError as error:
+                    raise self._problem(step, error) from error
 
     @staticmethod
-    def _tell(change: Change, error: OSError) -> str:
-        who = f"Pod {change.device.name}: " if change.device else ""
-        option = option_of_refusal(change, error.strerror or "")
-        return f"{who}{option}: the kernel refused this step ({change}): {error.strerror}"
+    def _problem(step: Step, error: OSError) -> Problem:
+        pod = f"Pod {step.device.name}: " if step.device else ""
+        option = rejected_option(step, error.strerror or "")
+        return Problem(f"{pod}{option}: the kernel rejected this step ({step}): {error.strerror}")
 
     # Devices and namespaces
 
-    def _remove_device(self, change: Change) -> None:
+    def _delete_device(self, step: Step) -> None:
         message = message_types().link()
         try:
-            message["index"] = self._host.index_of(change.of.host_interface)
+            message["index"] = self._host.index_of(step.of.host_interface)
             self._host.request(message, RTM_DELLINK)
         except KernelRefusal as refusal:
-            if refusal.errno != errno.ENODEV:  # it went with its namespace meanwhile
+            if refusal.errno != errno.ENODEV:  # it was deleted with its namespace
                 raise
 
-    def _make_namespace(self, change: Change) -> None:
-        path = str(change.value)
+    def _create_namespace(self, step: Step) -> None:
+        path = str(step.value)
         os.makedirs(f"{RUN}/netns", mode=0o755, exist_ok=True)
-        with open(marker_of(path), "w", encoding="utf-8") as marker:
-            marker.write(self._owner + "\n")
+        with open(owner_file(path), "w", encoding="utf-8") as file:
+            file.write(self._owner + "\n")
         try:
             if os.path.exists(path) and not netns.is_namespace(path):
-                netns.remove(path)  # the file left of a namespace of ours
+                netns.remove(path)  # the stale file of a managed namespace
             netns.make(path)
         except OSError:
-            os.unlink(marker_of(path))
+            os.unlink(owner_file(path))
             raise
 
-    def _remove_namespace(self, change: Change) -> None:
-        netns.remove(str(change.value))
+    def _delete_namespace(self, step: Step) -> None:
+        netns.remove(str(step.value))
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(marker_of(str(change.value)))
+            os.unlink(owner_file(str(step.value)))
 
-    def _make_device(self, change: Change) -> None:
-        device = change.of
+    def _create_device(self, step: Step) -> None:
+        device = step.of
         messages = message_types()
         namespace = os.open(device.netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -209,7 +204,7 @@ class Changer:
                 self._host.request(message, RTM_NEWLINK, CREATE | EXCL)
         finally:
             os.close(namespace)
-        # Only now may the device be anybody's: name it, and keep the host's end without a link-local address.
+        # The alias marks the device as managed. The host end needs no link-local address.
         message = messages.link()
         message["index"] = self._host.index_of(device.host_interface)
         message["attrs"] = [
@@ -227,9 +222,9 @@ class Changer:
             self._host.request(removal, RTM_DELLINK)
             raise
 
-    def _set_driver(self, change: Change) -> None:
-        device = change.of
-        with _driver_attributes(device.driver, change.value) as attributes:
+    def _set_driver(self, step: Step) -> None:
+        device = step.of
+        with _driver_attributes(device.driver, step.value) as attributes:
             message = message_types().link()
             message["index"] = self._host.index_of(device.host_interface)
             message["attrs"] = [
@@ -242,14 +237,14 @@ class Changer:
 
     # Routes of the host
 
-    def _add_host_route(self, change: Change) -> None:
-        # Recorded first: a route that is recorded and missing does no harm, the reverse would stay.
-        record_routes(self._owner, recorded_routes(self._owner) | {change.value})
-        self._host.request(*self._route(change.value, self._host.index_of(change.value.dev), RTM_NEWROUTE))
+    def _add_host_route(self, step: Step) -> None:
+        # Listed first: a listed route that is missing does no harm, an unlisted one would never be deleted.
+        write_host_routes(self._owner, read_host_routes(self._owner) | {step.value})
+        self._host.request(*self._route(step.value, self._host.index_of(step.value.dev), RTM_NEWROUTE))
 
-    def _remove_host_route(self, change: Change) -> None:
-        self._host.request(*self._route(change.value, self._host.index_of(change.value.dev), RTM_DELROUTE))
-        record_routes(self._owner, recorded_routes(self._owner) - {change.value})
+    def _delete_host_route(self, step: Step) -> None:
+        self._host.request(*self._route(step.value, self._host.index_of(step.value.dev), RTM_DELROUTE))
+        write_host_routes(self._owner, read_host_routes(self._owner) - {step.value})
 
     # Ends
 
@@ -306,11 +301,11 @@ class Changer:
             requests.append((message, RTM_SETLINK, 0))
         return requests
 
-    def _requests(self, change: Change, index: int) -> list[tuple[Any, int, int]]:
-        value = change.value
-        if change.action == "set":
+    def _requests(self, step: Step, index: int) -> list[tuple[Any, int, int]]:
+        value = step.value
+        if step.action == "set":
             return self._set(value, index)
-        verb, _underscore, what = change.action.partition("_")
+        verb, _underscore, what = step.action.partition("_")
         add = verb == "add"
         if what == "address":
             return [self._address(value, index, RTM_NEWADDR if add else RTM_DELADDR)]
@@ -318,18 +313,18 @@ class Changer:
             return [self._neighbour(value, index, RTM_NEWNEIGH if add else RTM_DELNEIGH)]
         return [self._route(value, index, RTM_NEWROUTE if add else RTM_DELROUTE, onlink=True)]
 
-    def _change_end(self, changes: Sequence[Change]) -> None:
-        """Make the changes of one end of one Pod."""
-        device, inside = changes[0].of, changes[0].end == "pod"
+    def _change_end(self, steps: Sequence[Step]) -> None:
+        """Execute the steps of one end of one Pod."""
+        device, inside = steps[0].of, steps[0].end == "pod"
         try:
             with Rtnl(device.netns) if inside else contextlib.nullcontext(self._host) as rtnl:
                 index = rtnl.index_of(device.interface if inside else device.host_interface)
-                requests = [(change, one) for change in changes for one in self._requests(change, index)]
-                results = rtnl.send([one for _change, one in requests])
+                requests = [(step, one) for step in steps for one in self._requests(step, index)]
+                results = rtnl.send([one for _step, one in requests])
         except OSError as error:
-            raise ApplyError(self._tell(changes[0], error)) from error
-        # What is gone already needs no removal: the kernel takes routes along with addresses and links.
-        gone = (errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
-        for (change, _request), refusal in zip(requests, results):
-            if refusal is not None and not (change.action.startswith("remove_") and refusal.errno in gone):
-                raise ApplyError(self._tell(change, refusal)) from refusal
+            raise self._problem(steps[0], error) from error
+        # The kernel deletes routes along with addresses and links.
+        missing = (errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
+        for (step, _request), refusal in zip(requests, results):
+            if refusal is not None and not (step.action.startswith("delete_") and refusal.errno in missing):
+                raise self._problem(step, refusal) from refusal
