@@ -320,7 +320,7 @@ def main() -> None:
         builder=readiness.builder(facts),
         meta_build=module.params["meta_build"],
         bootloader=loaders.name(node),
-        coexistence=coexistence.neighbours(node),
+        coexistence=coexistence.other_software(node),
         **{**facts, "nics": [{**nic, **nic_capabilities(nic["name"])} for nic in facts["nics"]]},
     )
 

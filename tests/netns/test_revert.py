@@ -87,7 +87,7 @@ def test_subsystems_are_reverted_separately(node: Node) -> None:
     assert node.run("revert")["archived"] and node.state() == before
 
 
-def test_drift_is_reported_and_left(node: Node) -> None:
+def test_drift_is_reported_and_kept(node: Node) -> None:
     node.tune()
     node.namespaces.ip(node.host, "link set nic0 mtu 2000")
     node.file.write_text(node.file.read_text() + "# and this\n")

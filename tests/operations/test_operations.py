@@ -339,7 +339,7 @@ def test_7_roll_back(operator: Operator) -> None:
     assert ssh("node2", "cat /sys/module/meta/version") == NEW_VERSION
 
 
-def test_8_leave_for_good(operator: Operator) -> None:
+def test_8_uninstall(operator: Operator) -> None:
     done, _removed = operator.do("8. Uninstall")
     home = operator.folder / "home"
     assert not list(home.glob(".ansible/collections/*/podnet/datapath")) and not list(

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Find other software that configures a node's network: CNI plugins, VM runtimes, tuners.
 
-Private to this collection. All of it is read from files, and told with what it was recognised by.
+Files show each of them; no commands are run.
 Sources: the CNI specification; the installation guides of Kata Containers and KubeVirt; libvirtd(8).
 """
 
@@ -40,7 +40,7 @@ class Cni(TypedDict):
     plugins: list[str]
 
 
-class Neighbours(TypedDict):
+class OtherSoftware(TypedDict):
     """Other software that configures the network."""
 
     cni: list[Cni]
@@ -90,7 +90,7 @@ def tuners(node: Host) -> list[str]:
 
 
 def cilium(host: Host) -> list[str]:
-    """Return traces of Cilium on the node: devices, pins, CNI configuration, agent."""
+    """Return evidence of Cilium on the node: devices, pins, CNI configuration, agent."""
     found = [name for name in host.names("/sys/class/net") if name.startswith("cilium_")]
     found += [name for name in ("/sys/fs/bpf/cilium", "/var/run/cilium") if host.names(name)]
     globals_ = "/sys/fs/bpf/tc/globals"
@@ -102,6 +102,6 @@ def cilium(host: Host) -> list[str]:
     return found
 
 
-def neighbours(node: Host) -> Neighbours:
+def other_software(node: Host) -> OtherSoftware:
     """Return all other software that configures the network."""
     return {"cni": cni(node), "vm_runtimes": vm_runtimes(node), "tuners": tuners(node)}

@@ -2,10 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Find the network namespaces of Pods on a node, and select among them.
 
-Private to this collection. A namespace is found by a name (``ip netns``, CNI plugins and Docker keep those in
-two folders) or by a process in it. It is a Pod's where it has an interface besides the loopback (a service
-with PrivateNetwork= has none) and belongs to the user namespace of the node (that of a rootless container
-belongs to its user).
+A namespace is found by a name, in the folders of ``ip netns``, CNI plugins and Docker, or by a process in it.
+It belongs to a Pod if it has an interface other than the loopback, unlike services with PrivateNetwork=, and
+is owned by the node's user namespace, unlike rootless containers.
 
 Sources: namespaces(7), ioctl_ns(2), ip-netns(8).
 """
@@ -23,7 +22,7 @@ from .._core.plan import Problem, listed
 from .._kernel import netns
 
 FOLDERS = (netns.FOLDER, "/run/docker/netns")
-MARKERS = "/run/podnet/netns"  # a file for each namespace that meta_device made
+MARKERS = "/run/podnet/netns"  # a file for each namespace that meta_device created
 _GET_USER_NAMESPACE = 0xB701  # NS_GET_USERNS of linux/nsfs.h
 
 
@@ -58,7 +57,7 @@ def _candidates() -> Iterator[tuple[str, str, bool]]:
         try:
             with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as file:
                 command = file.read().strip()
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         yield f"/proc/{number}/ns/net", f"process {number} ({command})", False
 
@@ -108,7 +107,8 @@ def choose(
         if absent:
             there = listed([one.name for one in namespaces])
             raise Problem(
-                f"pods: names: network namespace {listed(absent)} does not exist; existing ones: {there}"
+                f"pods: names: network namespace {listed(absent)} does not exist (existing: {there});"
+                " correct the name"
             )
     meant, left = [], {}
     for one in namespaces:

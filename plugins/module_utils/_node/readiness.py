@@ -45,7 +45,7 @@ _INSTALL = {"debian": "apt-get install", "redhat": "dnf install"}
 
 
 class Builder(TypedDict):
-    """Whether the node can build a module for its kernel, and what it needs for that."""
+    """Whether the node can build a module for its kernel, and the missing components and packages."""
 
     possible: bool
     missing: list[str]
@@ -56,8 +56,8 @@ class Builder(TypedDict):
 class Requirements:
     """Requirements of the caller: interfaces that must exist, and whether packages may be installed.
 
-    ``delivered``: the module meta is built on another node with the same kernel. ``beside_cilium``: a node
-    whose datapath belongs to Cilium is accepted and gets no second datapath.
+    ``delivered``: the module meta is built on another node with the same kernel. ``beside_cilium``: accept a
+    node with Cilium, and install no second datapath on it.
     """
 
     uplinks: tuple[str, ...] = ()

@@ -69,10 +69,10 @@ def _controller(pod: Json) -> str:
 
 
 def evictable(pods: Iterable[Json], force: bool, delete_emptydir_data: bool) -> tuple[list[Json], list[str]]:
-    """Return the Pods that a drain evicts, and which of them would lose something by it.
+    """Return the Pods to evict, and a reason for each whose eviction needs one of the two options.
 
     Skips Pods of DaemonSets, which are recreated at once, and mirror Pods, which are files on the node.
-    Completed Pods have nothing to lose.
+    Completed Pods can be evicted without an option.
     """
     found, refused = [], []
     for pod in pods:
@@ -90,7 +90,7 @@ def evictable(pods: Iterable[Json], force: bool, delete_emptydir_data: bool) -> 
 
 
 def over_limit(nodes: Iterable[Json], name: str, limit: int) -> str:
-    """Return why ``name`` must not be cordoned now, or nothing: at most ``limit`` are cordoned at once."""
+    """Return an error if cordoning ``name`` would exceed ``limit`` cordoned nodes, else an empty string."""
     others = sorted(
         node["metadata"]["name"] for node in nodes if cordoned_by(node) and node["metadata"]["name"] != name
     )

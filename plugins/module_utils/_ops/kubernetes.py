@@ -58,9 +58,8 @@ def _load(text: str, path: str) -> Json:
             import yaml
         except ImportError:
             raise KubernetesError(
-                f"kubeconfig: {path} is YAML and this Python has no PyYAML: install it, or use a JSON"
-                f" kubeconfig "
-                "(kubectl config view --raw -o json)"
+                f"kubeconfig: {path} is YAML, which requires PyYAML: install it, or use a JSON kubeconfig"
+                " (kubectl config view --raw -o json)"
             ) from None
         try:
             found = yaml.safe_load(text)

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Load, pin and attach the programs of one object, and remove them.
 
-Everything managed is pinned below one directory of a BPF file system, and nothing else is ever touched::
+All managed objects are pinned below one directory of a BPF file system; no other objects are changed::
 
     progs/<program>                   the programs, all of one object
     maps/<map>                        their maps
     links/<owner>/<device>-<hook>     an attachment: the bpf_link (tcx, netkit), or the attached program if
-    the
-                                      hook has no links (clsact, meta)
+                                      the hook has no links (clsact, meta)
     links/<owner>/<device>-qdisc<N>   a clsact qdisc created for the device with index N
 
 A name that ends in ``~`` is a replacement in progress; the next run removes what a killed run leaves.
@@ -38,7 +37,7 @@ from .resolve import Request, resolve
 
 @dataclass(frozen=True)
 class Desired:
-    """What one owner wants attached, with pins below ``pin_path``."""
+    """The desired attachments of one owner, with pins below ``pin_path``."""
 
     pin_path: str
     attachments: Sequence[Request] = ()
@@ -47,7 +46,7 @@ class Desired:
 
 
 def parse_rodata(values: Mapping[str, Any]) -> dict[str, int]:
-    """Return the values as integers: templates pass text, and a flag may be a boolean. Raises ``Problem``."""
+    """Return the values as integers; accepts text, as templates return, and booleans. Raises ``Problem``."""
     numbers = {}
     for name, value in values.items():
         try:
@@ -62,15 +61,15 @@ def check_pin_path(path: str) -> None:
     if not bpf.is_bpffs(path):
         raise Problem(
             f"pin_path: '{path}' is not in a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf);"
-            f" note that"
-            " 'ip netns exec' mounts another /sys over it"
+            " note that 'ip netns exec' hides it with another /sys"
         )
 
 
 class Installation:
-    """The programs of an opened object, loaded, planned and then applied; a context manager.
+    """Loads the programs of an opened object, plans and applies their attachment; a context manager.
 
-    Loading tells the kernel's tags of the programs, and changes nothing until they are pinned.
+    The plan needs the program tags that the kernel computes on load. Loaded programs that are neither pinned
+    nor attached have no effect.
     """
 
     def __init__(self, desired: Desired, obj: libbpf.BpfObject) -> None:
@@ -116,7 +115,7 @@ class Installation:
     def apply(self) -> None:
         """Execute the plan and read the state again; raises ``Problem``, and then everything is restored."""
         if self.plan.steps:
-            if not self._pins.maps:  # Declarations for maps that are gone are gone, too.
+            if not self._pins.maps:  # The stored declarations belong to maps that no longer exist.
                 Store(self._desired.pin_path).forget()
             execute(self._pins, self._obj, self.plan.steps, self._attachments, self._filled())
         left = steps_between(Pins(self._desired.pin_path).state(), self._state(), self._desired.owner)
@@ -141,7 +140,7 @@ class Installation:
             copy_connections(old, self._obj.maps[CONNECTIONS], only_missing=True)
 
     def result(self, check: bool = False) -> Result:
-        """Return what was, or with ``check`` would be, changed."""
+        """Return the changes made, or with ``check`` the planned ones."""
         pinned = self._pins.programs if check else Pins(self._desired.pin_path).programs
         reloaded = check and any(step.kind == "program" for step in self.plan.steps)
         programs = [
@@ -189,9 +188,9 @@ def present(
     check: bool = False,
     recorder: Recorder | None = None,
 ) -> Result:
-    """Load, pin and attach the programs of an object; raises ``Problem``, having changed nothing.
+    """Load, pin and attach the programs of an object; ``recorder`` writes the change to the journal.
 
-    ``recorder`` writes the change to the journal.
+    Raises ``Problem``; then nothing has changed.
     """
     check_pin_path(desired.pin_path)
     with libbpf.BpfObject(object_path, rodata) as obj:
@@ -201,7 +200,7 @@ def present(
 def install(
     desired: Desired, obj: libbpf.BpfObject, check: bool = False, recorder: Recorder | None = None
 ) -> Result:
-    """Do the same with an object that is open, and that may be loaded with the pinned maps already."""
+    """Pin and attach the programs of an open object, as ``present`` does; load it if it is not loaded."""
     with Installation(desired, obj) as installation:
         installation.plan.require_valid()
         if not check:

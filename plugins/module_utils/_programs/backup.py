@@ -38,10 +38,11 @@ class _Opened:
 
 
 def restore(path: str, former: Mapping[str, tuple[str, str] | None]) -> None:
-    """Restore programs, maps and attachments as they were at ``back_up``.
+    """Restore programs, maps and attachments as they were when ``back_up`` ran.
 
     ``former`` has program and type of each attachment by key, ``None`` for one that did not exist. Maps keep
-    their contents: an older version's may have values that this code does not know.
+    their contents, because an older version of this collection may have written them.
+
     Raises ``OSError`` and ``Problem``.
     """
     pins, backup = Pins(path), Pins(kept_at(path))

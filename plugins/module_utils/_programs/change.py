@@ -18,7 +18,7 @@ from .hooks import (
     CLSACT_HANDLE,
     CLSACT_PRIORITY,
     clsact_point,
-    is_our_place,
+    is_managed,
     link_attach_type,
     read_filters,
     set_meta_program,
@@ -49,9 +49,11 @@ class Transaction:
         if kind is None:
             try:
                 for step in self._finish:
-                    _unless_gone(step)
+                    _clean_up(step)
             except OSError as e:
-                raise Problem(f"the programs are attached, but the former ones are still there: {e}") from e
+                raise Problem(
+                    f"the new programs are attached, but removing the former ones failed: {e}; run this again"
+                ) from e
             return
         for step in reversed(self._undo):
             with contextlib.suppress(OSError):
@@ -112,7 +114,7 @@ class Applier:
         if after is not None:
             self._attach(after, program)
         if before is not None:
-            # Where a new attachment takes the name, only the old one's effect is to go.
+            # A new attachment of the same name keeps the pin.
             self._detach(before, unpin=after is None)
 
     def _attach(self, a: Attachment, program: int) -> None:
@@ -134,8 +136,8 @@ class Applier:
                 self.transaction.on_failure(lambda: libbpf.clsact_destroy(a.ifindex))
                 if a.ifindex not in self.pins.qdiscs:
                     self.pin(program, "links", a.owner, pin_name(a.device, f"qdisc{a.ifindex}"))
-            # A filter of ours may be there without its pin: resolve() lets nobody else's through.
-            there = any(is_our_place(f) for f in read_filters(a.ifindex, a.hook))
+            # A killed run may have left its filter without a pin. resolve() rejects foreign filters.
+            there = any(is_managed(f) for f in read_filters(a.ifindex, a.hook))
             point = clsact_point(a.hook)
             libbpf.clsact_attach(a.ifindex, point, program, CLSACT_PRIORITY, CLSACT_HANDLE, replace=there)
             self.transaction.on_failure(
@@ -154,7 +156,7 @@ class Applier:
             device = self.pins.devices[after.device]
             set_meta_program(device, after.hook, program)
             self.transaction.on_failure(lambda: set_meta_program(device, after.hook, old))
-            if not before.owner:  # made with the device, and pinned by nobody
+            if not before.owner:  # attached when the device was created, without a pin
                 return
         else:
             point = clsact_point(after.hook)
@@ -166,9 +168,9 @@ class Applier:
         self.pin(program, "links", *after.key.split("/"))
 
     def _detach(self, a: Attachment, unpin: bool) -> None:
-        """Detach once everything has succeeded."""
+        """Detach once all steps have succeeded."""
         later = self.transaction.on_success
-        attached = a.ifindex and self.pins.program_ids.get(a.key, 0) in self.pins.ours
+        attached = a.ifindex and self.pins.program_ids.get(a.key, 0) in self.pins.pinned_ids
         if a.type in ("tcx", "netkit") and a.ifindex:
             link = self._keep(bpf.obj_get(self.pins.at("links", *a.key.split("/"))))
             later(lambda: bpf.link_detach(link))
@@ -178,20 +180,20 @@ class Applier:
         elif attached:
             point = clsact_point(a.hook)
             later(lambda: libbpf.clsact_detach(a.ifindex, point, CLSACT_PRIORITY, CLSACT_HANDLE))
-            later(lambda: self._drop_qdisc(a.ifindex))
+            later(lambda: self._remove_qdisc(a.ifindex))
         if unpin and a.owner:
             self.unpin("links", *a.key.split("/"))
 
-    def _drop_qdisc(self, ifindex: int) -> None:
-        """Take away a clsact qdisc that we made, once nobody uses it."""
+    def _remove_qdisc(self, ifindex: int) -> None:
+        """Remove a managed clsact qdisc if it has no filters."""
         record = self.pins.qdiscs.get(ifindex)
         if record and not read_filters(ifindex, "ingress") and not read_filters(ifindex, "egress"):
             libbpf.clsact_destroy(ifindex)
             unlink(record)
 
 
-def _unless_gone(step: Callable[[], object]) -> None:
-    """Take a step that tidies up; a device or pin that went away meanwhile needs none."""
+def _clean_up(step: Callable[[], object]) -> None:
+    """Call a step that removes something; ignore an error because the device or pin no longer exists."""
     try:
         step()
     except OSError as e:

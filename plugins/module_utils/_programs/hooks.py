@@ -1,8 +1,8 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Devices, their hooks for BPF programs, and what is at them. Private to this collection.
+"""Read network devices and the programs at their hooks, and set the programs of meta devices.
 
-Source: linux/pkt_cls.h, linux/rtnetlink.h, tc-bpf(8).
+Sources: linux/pkt_cls.h, linux/rtnetlink.h, tc-bpf(8).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .._kernel.bpf import BpfError
 HOOKS = ("from_pod", "to_pod", "ingress", "egress")
 TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
 
-# Our place among a device's clsact filters: after those that classify early, before catch-alls.
+# Priority and handle of managed clsact filters: after filters that classify early, before catch-alls.
 CLSACT_PRIORITY, CLSACT_HANDLE = 100, 1
 
 # linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
@@ -36,9 +36,10 @@ META_PROGRAM_ID = {"to_pod": link_kinds.META["PROG_ID"], "from_pod": link_kinds.
 
 @dataclass(frozen=True)
 class Device:
-    """A network device of this namespace. ``primary`` is of the kinds meta and netkit: the host's end.
+    """A network device of this namespace. ``primary`` is false for the peer of a meta or netkit pair.
 
-    ``peer`` is the index of a pair's other end, in that end's namespace; ``program_ids`` are meta's, by hook.
+    ``peer`` is the ifindex of the pair's other end, in that end's namespace. ``program_ids`` has the programs
+    of a meta device by hook.
     """
 
     name: str
@@ -85,7 +86,7 @@ def read_devices() -> dict[str, Device]:
 
 
 def read_filters(ifindex: int, hook: str) -> list[Filter]:
-    """Return the filters at one clsact hook of a device; none where it has no clsact qdisc."""
+    """Return the filters at one clsact hook of a device; none if it has no clsact qdisc."""
     minor = TC_H_MIN_INGRESS if clsact_point(hook) == libbpf.TC_INGRESS else TC_H_MIN_EGRESS
     # struct tcmsg: family, index, handle, parent, info
     request = struct.pack("=BxxxiIII", 0, ifindex, 0, TC_H_CLSACT | minor, 0)
@@ -94,13 +95,13 @@ def read_filters(ifindex: int, hook: str) -> list[Filter]:
     except netlink.KernelRefusal as refusal:
         if refusal.errno != errno.EINVAL:
             raise
-        return []  # the device has no such qdisc
+        return []  # no clsact qdisc
     filters = []
     for answer in answers:
         handle, _parent, info = struct.unpack_from("=III", answer, 8)
         found = netlink.attributes(answer[20:])
         options = netlink.attributes(found.get(TCA_OPTIONS, b""))
-        if handle:  # the kernel also lists each priority by itself, without a handle
+        if handle:  # the dump also has an entry for each priority, with handle 0
             filters.append(
                 Filter(
                     info >> 16,
@@ -114,7 +115,7 @@ def read_filters(ifindex: int, hook: str) -> list[Filter]:
 
 
 def read_clsact_kind(ifindex: int) -> str:
-    """Return the kind of the qdisc that holds a device's filters: clsact, ingress, or none."""
+    """Return the kind of a device's qdisc for filters, ``clsact`` or ``ingress``; empty without one."""
     request = struct.pack("=BxxxiIII", 0, ifindex, 0, 0, 0)
     for answer in netlink.exchange(RTM_GETQDISC, netlink.NLM_F_DUMP, request):
         index, _handle, parent = struct.unpack_from("=iII", answer, 4)
@@ -124,7 +125,10 @@ def read_clsact_kind(ifindex: int) -> str:
 
 
 def set_meta_program(device: Device, hook: str, program: int) -> None:
-    """Give a meta device's side a program (by descriptor; -1 for none), replacing the one it has."""
+    """Attach a program, given by its file descriptor, at a hook of a meta device; -1 detaches.
+
+    Raises ``OSError`` with the kernel's message.
+    """
     data = netlink.attribute(META_PROGRAM[hook], struct.pack("=i", program))
     info = netlink.attribute(netlink.IFLA_INFO_KIND, b"meta\0")
     info += netlink.attribute(netlink.IFLA_INFO_DATA, data)
@@ -133,7 +137,7 @@ def set_meta_program(device: Device, hook: str, program: int) -> None:
     try:
         netlink.exchange(netlink.RTM_NEWLINK, netlink.NLM_F_ACK, request)
     except netlink.KernelRefusal as refusal:
-        raise OSError(refusal.errno, f"meta refuses the program: {refusal.strerror}") from refusal
+        raise OSError(refusal.errno, f"meta rejected the program: {refusal.strerror}") from refusal
 
 
 def _number(raw: bytes) -> int:
@@ -141,7 +145,7 @@ def _number(raw: bytes) -> int:
 
 
 def is_inward(hook: str) -> bool:
-    """Tell whether packets at this hook come into the host through the device."""
+    """Return whether the host receives the packets at this hook from the device."""
     return hook in ("from_pod", "ingress")
 
 
@@ -156,28 +160,30 @@ def link_attach_type(kind: str, hook: str) -> int:
 
 
 def choose_type(device: Device, hook: str, wanted: str, has_tcx: bool) -> str:
-    """Return how a program is attached here; raise BpfError where the hook and the device do not fit."""
+    """Return the attachment type for a hook of a device; ``wanted`` may be auto.
+
+    Raises ``BpfError`` if device, hook and type do not fit together.
+    """
     where = f"attachments: {device.name}, hook {hook}"
     if wanted in ("meta", "netkit"):
         if device.kind != wanted:
             raise BpfError(
-                f"{where}: type {wanted} needs a device of that kind, this is"
+                f"{where}: type {wanted} requires a {wanted} device, but {device.name} is"
                 f" {device.kind or 'a physical device'}; use type auto"
             )
         if hook not in ("from_pod", "to_pod"):
-            raise BpfError(f"{where}: {wanted} has the hooks from_pod and to_pod only")
+            raise BpfError(f"{where}: type {wanted} supports the hooks from_pod and to_pod only")
     if wanted == "auto" and device.kind in ("meta", "netkit") and hook in ("from_pod", "to_pod"):
         wanted = device.kind
     if wanted in ("meta", "netkit") and not device.primary:
-        raise BpfError(
-            f"{where}: this is the Pod's end of the pair; programs are attached through the host's end"
-        )
+        raise BpfError(f"{where}: {device.name} is the Pod's end of the pair; set device to the host end")
     if wanted == "tcx" and not has_tcx:
-        raise BpfError(f"{where}: this kernel has no tcx (Linux 6.6 has); use type auto or clsact")
+        raise BpfError(f"{where}: type tcx requires Linux 6.6; use type auto or clsact")
     if wanted == "auto":
         return "tcx" if has_tcx else "clsact"
     return wanted
 
 
-def is_our_place(f: Filter) -> bool:
+def is_managed(f: Filter) -> bool:
+    """Return whether a filter has the priority and handle of managed ones."""
     return f.priority == CLSACT_PRIORITY and f.handle == CLSACT_HANDLE

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The folder of pins as it is, see _bpf_attach.py. Private to this collection."""
+"""Read the current pins, programs, maps and attachments; ``attach`` documents the directory of pins."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 
 from .._kernel import bpf
 from .._kernel.bpf import ProgramInfo
-from .hooks import HOOKS, is_our_place, read_devices, read_filters
+from .hooks import HOOKS, is_managed, read_devices, read_filters
 from .plan import PENDING, Attachment, State, split_pin_name
 
 
 class Pins:
-    """The folder of pins, and what the kernel says of them and of the devices."""
+    """The objects pinned below ``path`` and their attachments, as the kernel reports them."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -23,9 +23,9 @@ class Pins:
         self.maps: dict[str, bpf.MapInfo] = {}
         self.rodata = b""
         self.attachments: dict[str, Attachment] = {}
-        self.program_ids: dict[str, int] = {}  # by key of attachment: what runs there
-        self.qdiscs: dict[int, str] = {}  # ifindex: pin that says the qdisc is ours
-        self.ours: set[int] = set()  # ids of all programs that are pinned here
+        self.program_ids: dict[str, int] = {}  # the attached program by key of attachment
+        self.qdiscs: dict[int, str] = {}  # by ifindex: pin that marks a clsact qdisc as managed
+        self.pinned_ids: set[int] = set()  # IDs of all programs pinned below path
         self._read()
 
     def at(self, *names: str) -> str:
@@ -48,7 +48,7 @@ class Pins:
         for name in self._names("progs"):
             with bpf.closing(bpf.obj_get(self.at("progs", name))) as fd:
                 info = bpf.program_info(fd)
-            self.ours.add(info.id)
+            self.pinned_ids.add(info.id)
             names[info.id] = name
             if not name.endswith(PENDING):
                 self.programs[name] = info
@@ -73,12 +73,12 @@ class Pins:
                 kind = "netkit" if link.type == bpf.BPF_LINK_TYPE_NETKIT else "tcx"
                 ifindex, program = link.ifindex, link.program_id
                 if link.attach_type == bpf.BPF_NETKIT_PEER:
-                    # The link names the Pod's end; we name devices by the host's.
+                    # The link has the ifindex of the Pod's end; attachments name the host's end.
                     device = self.devices.get(device_name)
                     ifindex = device.ifindex if device and device.peer == ifindex else 0
             else:
                 program = bpf.program_info(fd).id
-                self.ours.add(program)
+                self.pinned_ids.add(program)
                 device = self.devices.get(device_name)
                 ifindex = device.ifindex if device else 0
                 kind = "meta" if device and device.kind == "meta" else "clsact"
@@ -87,9 +87,9 @@ class Pins:
                     return
         if name.endswith(PENDING):
             return
-        # What runs there is asked of the device: a pin alone attaches nothing to clsact or meta.
+        # Read the program from the device: at clsact and meta, a pin does not keep it attached.
         if kind == "clsact" and ifindex:
-            found = [f for f in read_filters(ifindex, hook) if is_our_place(f)]
+            found = [f for f in read_filters(ifindex, hook) if is_managed(f)]
             program = found[0].program_id if found else 0
         elif kind == "meta":
             program = self.devices[device_name].program_ids[hook]
@@ -98,7 +98,7 @@ class Pins:
         self.program_ids[attachment.key] = program
 
     def _read_meta(self, names: Mapping[int, str]) -> None:
-        """Find meta devices that were made with our programs and have no pin of their own."""
+        """Add attachments without a pin: ``meta_device`` creates meta devices with pinned programs."""
         known = {(a.device, a.hook) for a in self.attachments.values() if a.type == "meta"}
         for device in self.devices.values():
             for hook, program in device.program_ids.items():
@@ -108,7 +108,7 @@ class Pins:
                     self.program_ids[attachment.key] = program
 
     def find_strays(self, keys: Iterable[str]) -> None:
-        """Take clsact filters of ours for attachments that a killed run made and did not pin."""
+        """Add the attachments among ``keys`` whose clsact filter a killed run has created but not pinned."""
         for key in keys:
             owner, dummy, name = key.partition("/")
             device_name, hook = split_pin_name(name)
@@ -116,7 +116,7 @@ class Pins:
             if key in self.attachments or device is None or hook not in HOOKS:
                 continue
             for f in read_filters(device.ifindex, hook):
-                if is_our_place(f) and f.program_id in self.ours:
+                if is_managed(f) and f.program_id in self.pinned_ids:
                     self.attachments[key] = Attachment(owner, device_name, hook, "clsact", device.ifindex, "")
                     self.program_ids[key] = f.program_id
 
@@ -125,7 +125,7 @@ class Pins:
         pinned = {info.id for info in self.maps.values()}
         tags = {}
         for name, info in self.programs.items():
-            # A program that uses a map that is no longer the pinned one is not what it shall be.
+            # A program that uses a map other than the pinned one has to be replaced.
             foreign = [i for i in info.map_ids if i not in pinned and not _is_rodata(i)]
             tags[name] = "" if foreign else info.tag
         layouts = {name: info.layout for name, info in self.maps.items()}

@@ -42,7 +42,7 @@ class Attachment:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that is, or is to be, pinned and attached.
+    """The current or desired pins and attachments.
 
     An attachment's ``program`` ends in ``~`` if a killed run left its replacement, and is empty if the
     program that runs is not pinned.
@@ -121,7 +121,7 @@ def steps_between(
     orphans = [str(a) for a in others.values() if a.program and a.program not in desired.programs]
     if orphans:
         raise Problem(
-            f"object: programs that other owners have attached are missing: {', '.join(orphans)}: detach"
+            f"object: programs that other owners attached are missing: {', '.join(orphans)}: detach"
             f" those first"
         )
     wanted = {**others, **desired.attachments}

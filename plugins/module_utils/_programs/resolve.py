@@ -15,7 +15,7 @@ from .hooks import (
     Device,
     choose_type,
     is_inward,
-    is_our_place,
+    is_managed,
     link_attach_type,
     read_clsact_kind,
     read_filters,
@@ -88,22 +88,20 @@ def _conflicts(pins: Pins, device: Device, a: Attachment) -> list[str]:
             return [f"{where}: {other} is attached by owner {other.owner!r}"]
     if a.type == "meta":
         program = device.program_ids.get(a.hook, 0)
-        if program and program not in pins.ours:
+        if program and program not in pins.pinned_ids:
             return [f"{where}: {bpf.describe_program(program)} is attached and not managed: detach it first"]
     if a.type == "clsact":
         # The qdiscs clsact and ingress share a list, and the kernel accepts egress filters for both.
         if not is_inward(a.hook) and read_clsact_kind(device.ifindex) == "ingress":
             return [
-                f"{where}: the device has an ingress qdisc, which has no egress hook: use type tcx, or"
-                f" remove the"
-                f" qdisc (tc qdisc del dev {a.device} ingress)"
+                f"{where}: {a.device} has an ingress qdisc, which has no egress hook: use type tcx, or"
+                f" remove the qdisc (tc qdisc del dev {a.device} ingress)"
             ]
         for f in read_filters(device.ifindex, a.hook):
-            if f.priority == CLSACT_PRIORITY and not (is_our_place(f) and f.program_id in pins.ours):
+            if f.priority == CLSACT_PRIORITY and not (is_managed(f) and f.program_id in pins.pinned_ids):
                 who = bpf.describe_program(f.program_id) if f.program_id else f"a filter of kind {f.kind}"
                 return [
                     f"{where}: {who} has clsact priority {f.priority}, handle {f.handle:#x}, and is not"
-                    f" managed:"
-                    " remove it or give it another priority"
+                    " managed: remove it or give it another priority"
                 ]
     return []

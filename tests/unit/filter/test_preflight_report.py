@@ -145,7 +145,7 @@ def test_other_software_is_detected_from_files(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     node = _node.Node(str(tmp_path))
-    found = coexistence.neighbours(node)
+    found = coexistence.other_software(node)
     assert [(cni["name"], cni["plugins"]) for cni in found["cni"]] == [
         ("cilium", ["cilium-cni"]),
         ("bridge", ["bridge"]),
@@ -154,5 +154,5 @@ def test_other_software_is_detected_from_files(tmp_path: Path) -> None:
     assert found["vm_runtimes"] == ["libvirt (/run/libvirt/libvirt-sock)"]
     assert found["tuners"] == ["TuneD throughput-performance", "/etc/sysctl.d/50-k8s.conf"]
     assert coexistence.cilium(node) == ["/etc/cni/net.d/05-cilium.conflist"]
-    empty = coexistence.neighbours(_node.Node(str(tmp_path / "nothing")))
+    empty = coexistence.other_software(_node.Node(str(tmp_path / "nothing")))
     assert empty == {"cni": [], "vm_runtimes": [], "tuners": []}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Signatures of kernel modules, compared with what openssl says."""
+"""Signatures of kernel modules, verified with openssl."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def openssl(*words: str) -> bytes:
 
 @pytest.fixture(scope="module", params=["4cfe", "ff01", "00ab", "7f" * 20])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A key, its certificate, and the number that it was given."""
+    """A key, its certificate, and the certificate's serial number."""
     folder = tmp_path_factory.mktemp("key")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subject = ("-subj", "/CN=podnet test", "-days", "2", "-set_serial", f"0x{request.param}")
@@ -41,7 +41,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return key, certificate, request.param
 
 
-def test_the_number_is_the_certificates(pair: tuple[Path, Path, str]) -> None:
+def test_serial_is_that_of_the_certificate(pair: tuple[Path, Path, str]) -> None:
     dummy, certificate, number = pair
     assert signing.serial(certificate.read_bytes()) == signing.normal(number)
     der = openssl("x509", "-in", str(certificate), "-outform", "DER")
@@ -67,7 +67,7 @@ def test_a_signature_verifies_and_is_replaced_by_the_next(
         assert (done.returncode == 0) == works, done.stderr
 
 
-def test_what_cannot_sign_is_told(pair: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_unusable_key_or_certificate_is_reported(pair: tuple[Path, Path, str], tmp_path: Path) -> None:
     key, certificate, dummy = pair
     with pytest.raises(signing.SigningError, match="neither PEM nor DER"):
         signing.sign(MODULE, str(key), str(key))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who builds a kernel module for whom, which one a node takes, and what the controller keeps."""
+"""Selection of the nodes that build a kernel module, its cache on the controller, and its installation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OLD, NEW = "6.1.0-56-amd64", "6.12.111+deb13-amd64"
 def facts(
     release: str = OLD, missing: tuple[str, ...] = (), possible: bool = True, version: str = "#1"
 ) -> dict[str, Any]:
-    """Return of a node's facts what the choice depends on."""
+    """Return the facts of a node that the selection of builders depends on."""
     return {
         "kernel": {"release": release, "architecture": "x86_64", "version": version},
         "builder": {"possible": possible, "missing": list(missing), "packages": []},
@@ -44,7 +44,7 @@ def test_twenty_nodes_with_two_kernels_have_two_builders() -> None:
         assert plan["nodes"] == plan["candidates"] and len(plan["nodes"]) == 10
 
 
-def test_who_has_a_compiler_comes_first() -> None:
+def test_nodes_with_compiler_come_first() -> None:
     nodes = {
         "bare": facts(missing=("headers", "gcc", "make")),
         "closed": facts(missing=("headers",), possible=False),
@@ -56,7 +56,7 @@ def test_who_has_a_compiler_comes_first() -> None:
     assert plan["nodes"] == list(nodes)
 
 
-def test_a_node_of_an_earlier_batch_builds_where_the_batch_cannot() -> None:
+def test_node_of_an_earlier_batch_builds_if_the_batch_cannot() -> None:
     nodes = {"first": facts(), "second": facts(missing=("gcc",), possible=False)}
     plan = next(iter(module_builders(nodes, ["second"]).values()))
     assert plan["nodes"] == ["second"] and plan["candidates"] == ["first"]
@@ -67,7 +67,7 @@ def test_two_builds_of_one_release_are_two_kernels() -> None:
     assert len(module_builders(nodes, list(nodes))) == 2
 
 
-def test_what_are_no_facts_is_told() -> None:
+def test_invalid_facts_are_reported() -> None:
     with pytest.raises(AnsibleFilterError, match="node_info"):
         module_builders({"a": {}}, ["a"])
 
@@ -85,7 +85,7 @@ NODES = st.dictionaries(
 
 
 @given(NODES, st.data())
-def test_every_node_is_in_one_plan_and_every_candidate_fits(
+def test_each_node_is_in_one_plan_and_each_candidate_has_its_kernel(
     nodes: dict[str, dict[str, Any]], data: st.DataObject
 ) -> None:
     batch = data.draw(st.lists(st.sampled_from(sorted(nodes)), unique=True)) if nodes else []
@@ -121,13 +121,13 @@ THERE = delivery.Current(
         ({}, []),
         ({"digest": "", "loaded": None, "autoload": ""}, ["install", "autoload", "load"]),
         ({"digest": "other", "loaded": loading.Loaded("OLD")}, ["install", "reload"]),
-        ({"digest": "other"}, ["install"]),  # of the same source: signed with another key, for instance
+        ({"digest": "other"}, ["install"]),  # same source, for instance signed with another key
         ({"versions": ("0.0.9", "0.1.0")}, ["retire", "retire"]),
         ({"running": NEW, "loaded": None}, []),
         ({"loaded": loading.Loaded("OLD", 0, ("pn0",))}, []),
     ],
 )
-def test_only_what_differs_is_done(change: dict[str, Any], actions: list[str]) -> None:
+def test_plan_has_only_steps_for_differences(change: dict[str, Any], actions: list[str]) -> None:
     planned = delivery.plan(dataclasses.replace(THERE, **change), WANTED, "NEW")
     assert [step.action for step in planned.steps] == actions
     assert bool(planned.pending) == (change == {"loaded": loading.Loaded("OLD", 0, ("pn0",))})
@@ -149,12 +149,12 @@ MAGIC = f"{OLD} SMP preempt mod_unload modversions"
         ({}, "", "another kernel"),
     ],
 )
-def test_a_module_of_another_kernel_or_key_is_refused(fields: dict[str, str], serial: str, word: str) -> None:
+def test_module_for_another_kernel_or_key_is_rejected(fields: dict[str, str], serial: str, word: str) -> None:
     refusal = delivery.mismatch(dataclasses.replace(WANTED, serial=serial), fields, MAGIC)
     assert word in refusal and bool(refusal) == bool(word)
 
 
-def test_the_controller_keeps_a_module_by_its_content(tmp_path: Path) -> None:
+def test_cached_module_is_named_by_its_hash(tmp_path: Path) -> None:
     folder = str(tmp_path / "cache/one")
     assert kernel_module_build.cached_module(folder) == ""
     path = kernel_module_build.store_module(folder, b"module")
@@ -162,17 +162,17 @@ def test_the_controller_keeps_a_module_by_its_content(tmp_path: Path) -> None:
     assert [name.name for name in Path(folder).iterdir()] == [Path(path).name]
 
 
-def test_a_damaged_module_is_never_handed_over(tmp_path: Path) -> None:
+def test_damaged_cached_module_is_rejected(tmp_path: Path) -> None:
     path = kernel_module_build.store_module(str(tmp_path), b"module")
     Path(path).write_bytes(b"modulf")
     with pytest.raises(AnsibleActionFail, match="damaged"):
         kernel_module_build.cached_module(str(tmp_path))
 
 
-def test_a_play_asks_one_candidate_after_the_other_and_then_says_why(tmp_path: Path) -> None:
-    """Nodes that are all this machine, with kernels that it has no headers of: every build fails."""
+def test_candidates_build_in_turn_and_the_reason_of_each_failure_is_reported(tmp_path: Path) -> None:
+    """All nodes are this machine, which has no headers for their kernels, so every build fails."""
     hosts = {f"n{n}": {"release": f"0.0.{n % 2}-none"} for n in range(6)}
-    hosts["n0"]["unknown"] = "yes"  # no candidate, as its headers are in no package
+    hosts["n0"]["unknown"] = "yes"  # not a candidate, because no package provides its headers
     inventory = {"all": {"hosts": hosts, "vars": {"ansible_connection": "local"}}}
     known = {
         "driver": "meta",

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is read from DKMS, and which steps follow."""
+"""The parsed output of DKMS, and the plan for a module that it builds."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ NOTHING = dkms_plan.Current(KERNEL, None, (), (), (), "", "", None, "")
             "(Built modules are missing in the kernel modules folder)",
             [("0.1.0", KERNEL, "installed", False), ("0.0.9", OTHER, "built", False)],
         ),
-        # Another package whose name begins as ours, and one that has it within.
+        # Other packages whose names begin with or contain the name of the driver.
         ("metal/1, 6.1.0-56-amd64, x86_64: installed\nnft-meta/2: added", []),
     ],
 )
-def test_status_is_read_in_each_format(text: str, entries: list[tuple[str, str, str, bool]]) -> None:
+def test_status_is_parsed_in_each_format(text: str, entries: list[tuple[str, str, str, bool]]) -> None:
     assert dkms_plan.parse_status(text, "meta") == tuple(dkms_plan.Entry(*entry) for entry in entries)
 
 
@@ -109,7 +109,7 @@ def changed(**values: object) -> dkms_plan.Current:
         (NOTHING, ["deploy", "autoload", "load"]),
         (changed(source={**FILES, "old.h": ""}), ["deploy", "reload"]),
         (changed(source={"dkms.conf": CONF}), ["deploy", "reload"]),
-        # DKMS forgot it; the loaded one is of this source.
+        # DKMS has the source but no build; the loaded module was built from it.
         (
             changed(entries=(dkms_plan.Entry("0.1.0", "", "added", True),), srcversion="", filename=""),
             ["deploy"],
@@ -129,7 +129,7 @@ def changed(**values: object) -> dkms_plan.Current:
         (changed(versions=("0.0.9", "0.1.0")), ["retire"]),
     ],
 )
-def test_only_what_differs_is_done(current: dkms_plan.Current, expected: list[str]) -> None:
+def test_plan_has_only_steps_for_differences(current: dkms_plan.Current, expected: list[str]) -> None:
     assert actions(current) == expected
 
 
@@ -141,7 +141,7 @@ def test_only_what_differs_is_done(current: dkms_plan.Current, expected: list[st
         loading.Loaded("OLD", 0, (), ("x in /run/netns/y",)),
     ],
 )
-def test_a_module_in_use_stays_and_is_told(loaded: loading.Loaded) -> None:
+def test_module_in_use_stays_and_is_reported(loaded: loading.Loaded) -> None:
     planned = dkms_plan.plan(changed(loaded=loaded), DESIRED)
     assert planned.steps == () and "until the next boot" in planned.pending
     for name in (*loaded.managed, *loaded.foreign):
@@ -150,7 +150,7 @@ def test_a_module_in_use_stays_and_is_told(loaded: loading.Loaded) -> None:
     assert planned.wants("deploy") and not planned.wants("reload") and planned.pending
 
 
-def test_own_devices_go_only_when_asked_and_nobody_else_has_any() -> None:
+def test_managed_devices_are_removed_only_on_request_and_without_foreign_ones() -> None:
     asked = dataclasses.replace(DESIRED, reload="managed")
     planned = dkms_plan.plan(changed(loaded=loading.Loaded("OLD", 0, ("pn0", "pn1"))), asked)
     assert [step.action for step in planned.steps] == ["reload"] and not planned.pending
@@ -174,17 +174,17 @@ SIGNED = dataclasses.replace(DESIRED, signing=SIGNING)
         (changed(signing=SIGNING.text, signed_by="4CFE"), []),
     ],
 )
-def test_a_module_is_built_again_for_another_key(current: dkms_plan.Current, expected: list[str]) -> None:
+def test_module_is_rebuilt_for_another_key(current: dkms_plan.Current, expected: list[str]) -> None:
     assert actions(current, SIGNED) == expected
 
 
-def test_what_was_built_elsewhere_is_taken_back() -> None:
+def test_delivered_module_is_removed() -> None:
     path = files.delivered_file("meta", KERNEL)
     planned = dkms_plan.plan(changed(delivered=(path,)), DESIRED)
     assert [str(change) for change in planned.steps] == [f"retire: {path} was built on another node"]
 
 
-def test_another_kernel_than_the_running_one_gets_nothing_loaded() -> None:
+def test_module_for_another_kernel_is_not_loaded() -> None:
     desired = dataclasses.replace(DESIRED, kernel=OTHER)
     assert actions(changed(loaded=None), desired) == ["deploy"]
     assert actions(changed(loaded=loading.Loaded("OLD")), desired) == ["deploy"]
@@ -216,7 +216,7 @@ CURRENTS = st.builds(
 def carry_out(
     current: dkms_plan.Current, desired: dkms_plan.Desired, planned: loading.KmodPlan
 ) -> dkms_plan.Current:
-    """A model of what the steps do to a node."""
+    """Return the state after the steps, in a model of a node."""
     state = current
     if planned.wants("deploy", "install"):
         rest = [e for e in state.entries if (e.version, e.kernel) != (desired.version, desired.kernel)]
@@ -230,7 +230,7 @@ def carry_out(
         )
     if planned.wants("autoload"):
         state = dataclasses.replace(state, autoload=loading.autoload_text(desired.name))
-    # What is loaded is decided once it is known what was built.
+    # Whether to load a module is decided after the build, when its srcversion is known.
     again = dkms_plan.plan(state, desired)
     if again.wants("load", "reload"):
         state = dataclasses.replace(state, loaded=loading.Loaded(state.srcversion, 0, ()))
@@ -238,7 +238,7 @@ def carry_out(
 
 
 @given(CURRENTS, st.sampled_from([KERNEL, OTHER]))
-def test_after_the_steps_there_are_none_left(current: dkms_plan.Current, kernel: str) -> None:
+def test_plan_is_empty_after_its_steps(current: dkms_plan.Current, kernel: str) -> None:
     desired = dataclasses.replace(DESIRED, kernel=kernel)
     planned = dkms_plan.plan(current, desired)
     after = carry_out(current, desired, planned)
@@ -265,12 +265,12 @@ def test_after_the_steps_there_are_none_left(current: dkms_plan.Current, kernel:
         ({"files": {**FILES, "dkms.conf": "PACKAGE_NAME=beta\nPACKAGE_VERSION=0.1.0\n"}}, "'beta'"),
     ],
 )
-def test_a_mistake_in_an_option_is_told_with_its_value(change: Mapping[str, object], word: str) -> None:
+def test_invalid_option_is_reported_with_its_value(change: Mapping[str, object], word: str) -> None:
     found = dkms_plan.option_problems(dataclasses.replace(DESIRED, **change))  # type: ignore[arg-type]
     assert any(word in mistake for mistake in found)
 
 
-def test_good_options_have_no_mistake() -> None:
+def test_valid_options_have_no_problem() -> None:
     assert dkms_plan.option_problems(DESIRED) == []
 
 
@@ -309,13 +309,13 @@ OPEN: facts.Security = {**SECURITY, "secure_boot": False, "lockdown": "none", "s
         ("", OPEN, ["no output"]),
     ],
 )
-def test_a_refusal_of_the_kernel_is_explained(said: str, security: facts.Security, words: list[str]) -> None:
+def test_rejection_by_the_kernel_is_explained(said: str, security: facts.Security, words: list[str]) -> None:
     text = loading.explain_refusal("meta", said, security)
     for word in words:
         assert word in text
 
 
-def test_a_snapshot_puts_back_what_was(tmp_path: Path) -> None:
+def test_snapshot_restores_files_and_folders(tmp_path: Path) -> None:
     folder, file, absent = tmp_path / "tree", tmp_path / "file", tmp_path / "absent"
     (folder / "1.0").mkdir(parents=True)
     (folder / "1.0/a").write_text("old")
@@ -340,7 +340,7 @@ TREES = st.dictionaries(NAMES, st.text(st.characters(codec="utf-8"), max_size=20
 
 @settings(max_examples=30)
 @given(TREES.filter(lambda files: not any(f"{a}/" in b for a in files for b in files)))
-def test_a_tree_is_read_as_written(files: dict[str, str]) -> None:
+def test_written_tree_reads_back_equal(files: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         dkms.write_tree(folder, files)
         assert dkms.read_tree(folder) == files
@@ -351,7 +351,7 @@ def test_scripts_become_executable(tmp_path: Path) -> None:
     assert os.access(tmp_path / "configure", os.X_OK) and not os.access(tmp_path / "a.c", os.X_OK)
 
 
-def test_what_is_no_folder_has_no_files(tmp_path: Path) -> None:
+def test_missing_folder_reads_as_none(tmp_path: Path) -> None:
     assert dkms.read_tree(str(tmp_path / "none")) is None
 
 
@@ -364,7 +364,7 @@ def test_only_one_run_changes_a_module(monkeypatch: pytest.MonkeyPatch, tmp_path
             pass
 
 
-def test_the_role_sends_the_driver_without_what_a_build_leaves(tmp_path: Path) -> None:
+def test_role_sends_the_driver_without_build_artefacts(tmp_path: Path) -> None:
     role = Path(__file__).resolve().parents[3] / "roles/meta_driver"
     tracked = ["git", "ls-files", "."]
     names = subprocess.run(

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a node tells of itself, which driver follows, and what is refused."""
+"""Facts of a node, driver selection and problems."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._pods.plan import 
 
 RELEASE = "6.1.0-56-amd64"
 
-# A Debian 12 node that can have everything but netkit.
+# A Debian 12 node that supports everything but netkit.
 GOOD: _node.Facts = {
     "root": True,
     "kernel": {
@@ -75,7 +75,7 @@ GOOD: _node.Facts = {
 
 
 def node(**changes: Any) -> _node.Facts:
-    """Return the good node with changes, given as ``part__key=value`` or ``part=value``."""
+    """Return the facts GOOD with changes, given as ``part__key=value`` or ``part=value``."""
     facts: Any = copy.deepcopy(GOOD)
     for path, value in changes.items():
         *parts, last = path.split("__")
@@ -105,7 +105,7 @@ NO_HEADERS = {"kernel__headers": False}
         ({"meta__available": True, **NO_HEADERS, "tools__gcc": ""}, False, "meta", "is installed"),
         (NO_HEADERS, False, "veth", f"apt-get install linux-headers-{RELEASE}"),
         (NO_HEADERS, True, "meta", "built on the node"),
-        # Nobody knows which package brings the headers here.
+        # The package of the headers is unknown.
         ({**NO_HEADERS, "kernel__headers_package": "", "distribution__family": ""}, True, "veth", "missing"),
         ({"tools__dkms": "", "tools__make": ""}, False, "veth", "apt-get install dkms make"),
         ({"tools__gcc": "", "distribution__family": "redhat"}, False, "veth", "dnf install gcc"),
@@ -115,7 +115,7 @@ NO_HEADERS = {"kernel__headers": False}
         ({"kernel__config": {"CONFIG_MODULES": "n"}}, True, "veth", "CONFIG_MODULES"),
     ],
 )
-def test_auto_takes_the_best_driver_and_says_why(
+def test_auto_selects_the_best_driver_with_a_reason(
     changes: dict[str, Any], allow_package_install: bool, driver: str, reason: str
 ) -> None:
     chosen, why = readiness.choose_driver(node(**changes), "auto", allow_package_install)
@@ -155,12 +155,12 @@ def test_a_problem_names_option_value_and_remedy(
         assert word in found[0]
 
 
-def test_a_good_node_has_no_problem() -> None:
+def test_complete_node_has_no_problem() -> None:
     for wanted in ("auto", "meta", "veth"):
         assert readiness.problems(node(), wanted, readiness.Requirements(("wire0",))) == []
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     facts = node(cilium=["cilium_net"], libraries__pyroute2="", **NO_HEADERS)
     assert len(readiness.problems(facts, "meta", readiness.Requirements(("eth9",)))) == 4
 
@@ -183,7 +183,7 @@ def test_all_problems_are_told_at_once() -> None:
         ),
     ],
 )
-def test_packages_are_those_that_help(
+def test_only_useful_packages_are_missing(
     changes: dict[str, Any], wanted: str, lacking: list[str], required: list[str]
 ) -> None:
     assert readiness.missing_packages(node(**changes), wanted) == (lacking, required)
@@ -210,7 +210,7 @@ ANY_FACTS = st.builds(
 
 
 @given(ANY_FACTS, st.sampled_from(["auto", *readiness.DRIVERS]), st.booleans())
-def test_no_driver_is_chosen_that_the_node_cannot_have(
+def test_chosen_driver_is_available_on_the_node(
     facts: _node.Facts, wanted: str, allow_package_install: bool
 ) -> None:
     driver, reason = readiness.choose_driver(facts, wanted, allow_package_install)
@@ -225,9 +225,9 @@ def test_no_driver_is_chosen_that_the_node_cannot_have(
             "veth": facts["kernel"]["veth"],
         }
         assert possible[driver]
-        # What is still missing can be installed, and the caller said that it will be.
+        # Missing components are allowed only if the caller installs packages.
         assert not readiness.missing_packages(facts, driver)[1] or allow_package_install
-    # Installing packages never takes a better driver away, nor makes a new problem.
+    # With permission to install packages, a node has no more problems than without.
     better = readiness.problems(facts, wanted, readiness.Requirements((), True))
     assert len(better) <= len(readiness.problems(facts, wanted, readiness.Requirements((), False)))
 
@@ -245,7 +245,7 @@ def test_no_driver_is_chosen_that_the_node_cannot_have(
         ("custom", ""),
     ],
 )
-def test_the_flavour_is_in_the_release(release: str, flavour: str) -> None:
+def test_flavour_is_parsed_from_the_release(release: str, flavour: str) -> None:
     assert _node.flavour(release) == flavour
 
 
@@ -271,7 +271,7 @@ def write(root: Path, files: dict[str, str]) -> None:
         path.write_text(text)
 
 
-def test_a_node_is_read_from_its_files(tmp_path: Path) -> None:
+def test_facts_are_read_from_files(tmp_path: Path) -> None:
     release = os.uname().release
     write(
         tmp_path,
@@ -301,7 +301,7 @@ def test_a_node_is_read_from_its_files(tmp_path: Path) -> None:
     assert facts["cilium"] == ["/sys/fs/bpf/cilium"]
 
 
-def test_an_empty_node_is_read_without_an_error(tmp_path: Path) -> None:
+def test_empty_node_has_facts(tmp_path: Path) -> None:
     facts = _node.Node(str(tmp_path)).facts(["eth0"])
     assert facts["nics"] == [] and facts["distribution"]["family"] == ""
     assert not facts["kernel"]["headers"] and facts["kernel"]["config"] == {}
@@ -320,7 +320,7 @@ def nic(root: Path, name: str, device: str = "", **values: str) -> None:
         (folder / "device").symlink_to(root / device)
 
 
-def test_nics_are_those_with_hardware_a_default_route_or_a_name_in_uplinks(tmp_path: Path) -> None:
+def test_nics_are_hardware_default_route_and_uplink_interfaces(tmp_path: Path) -> None:
     nic(
         tmp_path,
         "ens1",
@@ -355,7 +355,7 @@ def test_nics_are_those_with_hardware_a_default_route_or_a_name_in_uplinks(tmp_p
     assert (nics["bond0"]["speed"], nics["bond0"]["carrier"], nics["bond0"]["pci"]) == (-1, False, "")
 
 
-def test_the_certificate_is_the_one_that_dkms_is_told(tmp_path: Path) -> None:
+def test_certificate_is_the_one_that_dkms_is_configured_with(tmp_path: Path) -> None:
     node = _node.Node(str(tmp_path))
     assert node.certificate() == ""
     write(tmp_path, {"var/lib/dkms/mok.pub": ""})
@@ -366,7 +366,7 @@ def test_the_certificate_is_the_one_that_dkms_is_told(tmp_path: Path) -> None:
     assert node.certificate() == "/etc/key.der"
 
 
-def test_this_machine_is_read() -> None:
+def test_facts_of_this_machine() -> None:
     facts = _node.Node().facts()
     assert facts["kernel"]["release"] == os.uname().release
     assert facts["libraries"]["pyroute2"]
@@ -375,20 +375,20 @@ def test_this_machine_is_read() -> None:
 
 @settings(max_examples=50)
 @given(st.dictionaries(st.integers(0, 0x3FFF), st.binary(max_size=40)))
-def test_attributes_are_read_as_written(wanted: dict[int, bytes]) -> None:
+def test_attributes_are_parsed_as_they_were_encoded(wanted: dict[int, bytes]) -> None:
     data = b"".join(netlink.attribute(kind, payload) for kind, payload in wanted.items())
     assert netlink.attributes(data) == wanted
 
 
 @settings(max_examples=50)
 @given(st.binary(max_size=200))
-def test_what_is_no_netlink_does_no_harm(data: bytes) -> None:
+def test_invalid_netlink_data_is_tolerated(data: bytes) -> None:
     netlink.attributes(data)
     netlink.messages(data)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="asking for link kinds needs CAP_NET_ADMIN")
-def test_the_kernel_is_asked_for_a_kind_and_nothing_is_made() -> None:
+def test_probe_for_a_link_kind_creates_no_device() -> None:
     before = os.listdir("/sys/class/net")
     assert netlink.has_link_kind("veth")
     assert not netlink.has_link_kind("nosuchkind")
@@ -397,7 +397,7 @@ def test_the_kernel_is_asked_for_a_kind_and_nothing_is_made() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="making links needs CAP_NET_ADMIN")
-def test_the_kernels_own_words_reach_the_caller() -> None:
+def test_kernel_message_reaches_the_caller() -> None:
     info = netlink.attribute(netlink.IFLA_INFO_KIND, b"nosuchkind\0")
     request = netlink.IFINFO.pack(0, 0, 0, 0, 0) + netlink.attribute(netlink.IFLA_LINKINFO, info)
     with pytest.raises(netlink.KernelRefusal, match="Unknown device type"):
@@ -414,12 +414,12 @@ def test_the_kernels_own_words_reach_the_caller() -> None:
         ("Operation not supported", "driver"),
     ],
 )
-def test_a_device_that_is_refused_names_the_option(words: str, option: str) -> None:
+def test_rejected_device_names_the_option(words: str, option: str) -> None:
     assert execute.rejected_option(Step("create_device", "driver"), words) == option
     assert execute.rejected_option(Step("set", "addresses"), words) == "addresses"
 
 
-def test_one_table_has_the_numbers_of_the_drivers_header() -> None:
+def test_attribute_numbers_match_the_header_of_the_driver() -> None:
     header = Path(__file__).parents[3] / "roles/meta_driver/files/meta_uapi.h"
     names = re.findall(r"^\tIFLA_META_(\w+)(?: = (\d+))?,", header.read_text(), re.MULTILINE)
     number, numbers = 0, {}
@@ -431,7 +431,7 @@ def test_one_table_has_the_numbers_of_the_drivers_header() -> None:
     assert numbers == link_kinds.META
 
 
-def test_a_device_is_readable() -> None:
+def test_device_attributes_are_returned_as_text() -> None:
     meta = link_kinds.META
     raw = {
         meta["PEER_INFO"]: b"left out",
@@ -456,12 +456,12 @@ def test_a_device_is_readable() -> None:
     }
 
 
-def test_releases_are_sorted_as_versions_are() -> None:
+def test_releases_are_sorted_by_version() -> None:
     releases = ["7.3.4", "6.12.95+deb12-amd64", "6.1.0-9-amd64", "6.12.111+deb13-amd64", "6.1.0-56-amd64"]
     assert sorted(releases, key=_node.age) == [releases[n] for n in (2, 4, 1, 3, 0)]
 
 
-def test_a_kernel_that_would_boot_without_the_driver_is_told(tmp_path: Path) -> None:
+def test_newer_kernel_without_the_driver_is_reported(tmp_path: Path) -> None:
     for release in ("6.1.0-55-amd64", "6.1.0-56-amd64", "6.1.0-57-amd64", "6.1.0-58-amd64", "6.1.0-59-amd64"):
         (tmp_path / "lib/modules" / release).mkdir(parents=True)
     (tmp_path / "boot").mkdir()
@@ -482,7 +482,7 @@ def test_a_kernel_that_would_boot_without_the_driver_is_told(tmp_path: Path) -> 
     assert "run the play again" in text
 
 
-def test_a_node_of_a_fleet_needs_no_compiler() -> None:
+def test_node_with_delivered_driver_needs_no_compiler() -> None:
     bare = node(**NO_HEADERS, tools__gcc="", tools__make="", tools__dkms="")
     assert readiness.choose_driver(bare, "auto", False, delivered=True)[0] == "meta"
     assert readiness.missing_packages(bare, "meta", delivered=True) == ([], [])
@@ -493,7 +493,7 @@ def test_a_node_of_a_fleet_needs_no_compiler() -> None:
     assert not readiness.builder(node(**NO_HEADERS, distribution__family=""))["possible"]
 
 
-def test_a_fleet_without_a_key_is_refused_where_signatures_are_asked_for() -> None:
+def test_delivery_without_key_is_rejected_if_signatures_are_required() -> None:
     (text,) = readiness.problems(
         node(**{**LOCKED, "security__certificate": ""}), "meta", readiness.Requirements(delivered=True)
     )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which Pods a drain evicts, what it refuses, how many nodes it takes, and how it finds the API."""
+"""Selection of the Pods that a drain evicts, the limit of cordoned nodes, and kubeconfigs."""
 
 from __future__ import annotations
 

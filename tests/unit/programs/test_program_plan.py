@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What bpf_attach decides, without a kernel."""
+"""Plans of bpf_attach, without a kernel."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def states(owners: tuple[str, ...], complete: bool, extra: tuple[str, ...] = ())
 
 
 def applied(current: State, desired: State, steps: list[Step]) -> State:
-    """The state after the steps, taking each as ``step.execute`` does."""
+    """Return the state after the steps, in a model of ``change.execute``."""
     programs, held = dict(current.programs), dict(current.maps)
     attached, rodata = dict(current.attachments), current.rodata
     for step in steps:
@@ -84,7 +84,7 @@ def applied(current: State, desired: State, steps: list[Step]) -> State:
 
 
 @given(states(OWNERS, complete=False, extra=("pod_egress~", "")), states(("site",), complete=True))
-def test_changes_lead_to_what_is_desired_and_then_there_are_none(current: State, desired: State) -> None:
+def test_steps_lead_to_the_desired_state(current: State, desired: State) -> None:
     steps = steps_between(current, desired, "site")
     after = applied(current, desired, steps)
     assert (after.programs, after.rodata, after.maps) == (desired.programs, desired.rodata, desired.maps) or (
@@ -106,12 +106,12 @@ def test_every_attachment_is_replaced_with_its_program(current: State, desired: 
 
 
 @given(states(OWNERS, complete=True))
-def test_what_is_desired_already_changes_nothing(state: State) -> None:
+def test_plan_is_empty_in_the_desired_state(state: State) -> None:
     mine = {key: a for key, a in state.attachments.items() if a.owner == "site"}
     assert steps_between(state, replace(state, attachments=mine), "site") == []
 
 
-def test_an_object_that_lacks_what_others_run_is_refused() -> None:
+def test_object_without_programs_of_other_owners_is_rejected() -> None:
     theirs = Attachment("pods", "eth1", "from_pod", "tcx", 3, "pod_egress")
     current = State({"pod_egress": "aa"}, attachments={theirs.key: theirs})
     with pytest.raises(Problem, match=r"programs .* missing: pod_egress at eth1 from_pod \(tcx\)"):
@@ -132,7 +132,7 @@ def test_an_object_that_lacks_what_others_run_is_refused() -> None:
         ("netkit", "from_pod", "tcx", True, "tcx"),
     ],
 )
-def test_type_chosen(kind: str, hook: str, wanted: str, tcx: bool, expected: str) -> None:
+def test_choose_type(kind: str, hook: str, wanted: str, tcx: bool, expected: str) -> None:
     assert choose_type(Device("eth0", 2, kind), hook, wanted, tcx) == expected
 
 
@@ -140,14 +140,14 @@ def test_type_chosen(kind: str, hook: str, wanted: str, tcx: bool, expected: str
     ("device", "hook", "wanted", "tcx", "said"),
     [
         (Device("eth0", 2), "ingress", "meta", True, "physical device"),
-        (Device("eth0", 2, "netkit"), "from_pod", "meta", True, "this is netkit"),
+        (Device("eth0", 2, "netkit"), "from_pod", "meta", True, "eth0 is netkit"),
         (Device("eth0", 2, "meta"), "egress", "meta", True, "from_pod and to_pod only"),
         (Device("eth0", 2, "meta", primary=False), "to_pod", "auto", True, "Pod's end"),
         (Device("eth0", 2, "netkit", primary=False), "to_pod", "netkit", True, "Pod's end"),
         (Device("eth0", 2), "egress", "tcx", False, "Linux 6.6"),
     ],
 )
-def test_type_refused(device: Device, hook: str, wanted: str, tcx: bool, said: str) -> None:
+def test_unsupported_type_is_rejected(device: Device, hook: str, wanted: str, tcx: bool, said: str) -> None:
     with pytest.raises(Problem, match=said) as error:
         choose_type(device, hook, wanted, tcx)
     assert f"eth0, hook {hook}" in str(error.value)
@@ -160,14 +160,14 @@ def test_pin_names_are_valid_and_reversible(device: str) -> None:
     assert split_pin_name(name) == (device, "from_pod")
 
 
-def test_rodata_comes_as_templates_give_it() -> None:
+def test_rodata_accepts_values_of_templates() -> None:
     assert parse_rodata({"a": "1", "b": 0, "c": True, "d": "0x10"}) == {"a": 1, "b": 0, "c": 1, "d": 16}
     for value in ("yes", None, [1]):
         with pytest.raises(Problem, match="rodata: a="):
             parse_rodata({"a": value})
 
 
-def test_maps_of_one_computation_come_together() -> None:
+def test_computed_maps_are_replaced_together() -> None:
     layouts = {name: Layout(1, 4, 8, 16, 0) for name in ("config", "endpoints4", "policy", "metrics", "ct")}
     assert replaced_maps(layouts, layouts) == set()
     assert replaced_maps({}, layouts) == set(layouts)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which lines of a debug kernel's log are a report, and which report is excused."""
+"""Reports in the log of a debug kernel, and those that also occur without the driver."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.kernel_log import new_reports, parse
 
-# As User-Mode Linux 6.1 itself has it, at the first fork.
+# Logged by User-Mode Linux 6.1 without the driver, at the first fork.
 OWN = """\
 [    0.760000] =============================
 [    0.760000] WARNING: suspicious RCU usage
@@ -57,11 +57,11 @@ def test_the_same_report_of_another_process_is_excused() -> None:
         (own(module=" [meta]"), own(module=" [meta]")),
     ],
 )
-def test_any_other_is_new(driver: str, baseline: str) -> None:
+def test_any_other_report_is_new(driver: str, baseline: str) -> None:
     assert found(driver, baseline) == ["WARNING: suspicious RCU usage"]
 
 
-def test_a_leak_is_never_excused_and_its_dump_is_not_read() -> None:
+def test_leak_is_never_excused_and_its_dump_is_not_parsed() -> None:
     assert found(LEAK, LEAK) == ["unreferenced object 0x78758e40 (size 64):"]
 
 
@@ -83,6 +83,6 @@ def test_a_leak_is_never_excused_and_its_dump_is_not_read() -> None:
         "Kernel panic - not syncing: corrupted stack end detected inside scheduler",
     ],
 )
-def test_what_the_kernel_complains_of_is_a_report_with_its_time(line: str) -> None:
+def test_kernel_complaint_becomes_a_report_with_its_time(line: str) -> None:
     log = parse([*BOOT.splitlines(), f"[    3.000000] {line}"])
     assert [(report.during, report.lines) for report in log.reports] == [("checks", [line])]
