@@ -101,7 +101,9 @@ options:
     type: bool
     default: true
   object:
-    description: Object file of the programs on this node. Required if O(programs_enabled=true).
+    description:
+      - Object file of the programs on this node. Required to attach and to detach them, so always if
+        O(programs_enabled=true).
     type: path
   pin_path:
     description: Directory in the BPF file system where the programs and maps are pinned.

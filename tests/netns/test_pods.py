@@ -85,11 +85,17 @@ class Bench:
             {key: value for key, value in pod.items() if key not in ("packets", "ifindex", "slot")}
             for pod in found["pods"]
         ]
-        pins = [path for path, *_ in self.pinned()]
-        return [links, routes, pins, entries, {name: record.options for name, record in declared.items()}]
+        return [
+            links,
+            routes,
+            self.pinned(),
+            entries,
+            {name: record.options for name, record in declared.items()},
+        ]
 
-    def pinned(self) -> list[tuple[str]]:
-        return sorted((str(path),) for path in Path(self.node.pins).rglob("links/*/*"))
+    def pinned(self) -> list[str]:
+        """Return the pins of attachments."""
+        return sorted(map(str, Path(self.node.pins).rglob("links/*/*")))
 
     def pings(self, pod: str, to: str) -> bool:
         words = ("ping", "-c1", "-W1", to)

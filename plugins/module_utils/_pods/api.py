@@ -24,6 +24,7 @@ from .._programs import attach, resolve, revert
 from .._rollback import journal
 from .._rollback.arm import Confirmation
 from . import apply, stages
+from .conflicts import shared_values
 from .drivers import load_meta
 from .model import Device, State, restrict
 from .plan import PodPlan, created
@@ -104,9 +105,7 @@ def remove(node: NodeSpec, names: Collection[str], command: RunCommand, check: b
 
 
 class _Call:
-    """One call of ``ensure`` or ``remove``; ``names`` are the Pods it manages, None for all of the
-    owner's.
-    """
+    """One call of ``ensure`` or ``remove`` for the Pods ``names``, None for all of the owner's."""
 
     def __init__(
         self,
@@ -146,29 +145,34 @@ class _Call:
 
     def _run(self, request: apply.Request, before: Snapshot) -> Result:
         plan = apply.plan_pods(request, before, self._names)
-        plan.require_valid()
         others = {} if self._names is None else self._others(before.state)
+        plan = replace(plan, problems=[*plan.problems, *shared_values(plan.target, others)])
+        plan.require_valid()
         desired = replace(plan.target, devices={**others, **plan.target.devices})
         former = self._former()
         final = stored(self._declaration(former, plan.target, others))
-        missing = self._missing() if self._node.programs_enabled or former else "not needed"
-        if missing and self._node.programs_enabled and not self._check:
+        uses_programs = self._node.programs_enabled or bool(former)
+        missing = self._missing() if uses_programs else ""
+        if missing and not self._check:
             raise Problem(missing)
-        entries = Result(False, {"updated": [], "deleted": [], "differences": {}})
         if missing:
-            if self._node.programs_enabled:
-                self._warnings.append(f"{missing}. Check mode reports only the devices.")
-        else:
+            uses_programs = False
+            self._warnings.append(f"{missing}. Check mode reports only the devices.")
+        entries = Result(False, {"updated": [], "deleted": [], "differences": {}})
+        if uses_programs:
             entries = self._set_entries(final, strict=self._names is None, check=True, state=desired)
         after = before
         if not self._check:
-            for stage in stages.plan_stages(
-                before.state, former, desired, final, created(plan.steps), request.owner
-            ):
-                if missing and not isinstance(stage, stages.SetDevices):
+            current = stages.PodState(before.state, former)
+            target = stages.PodState(desired, final)
+            for stage in stages.plan_stages(current, target, created(plan.steps), request.owner):
+                if not (uses_programs or isinstance(stage, stages.SetDevices)):
+                    continue
+                # Comparing the maps once is enough if nothing changes.
+                if isinstance(stage, stages.SetEntries) and not (plan or entries.changed):
                     continue
                 after = self._execute(stage, after, request.namespaces)
-        elif not missing:
+        elif uses_programs:
             self._preview_programs(before, plan, final)
         return self._result(request, after, plan, entries)
 
@@ -182,14 +186,14 @@ class _Call:
 
     def _missing(self) -> str:
         """Return why the maps or the programs cannot be used, empty if they can."""
-        if self._node.programs_enabled and not self._node.object:
-            return "object: it is required to attach programs: give the object file of the role bpf_datapath"
+        if not self._node.object:
+            return "object: it is required to attach and detach programs"
         try:
             with contextlib.ExitStack() as files:
                 Maps.pinned(self._node.pin_path, files)
         except (BpfError, Problem) as error:
             return str(error)
-        if self._node.object and not os.path.exists(self._node.object):
+        if not os.path.exists(self._node.object):
             return f"object: {self._node.object} does not exist: run the role podnet.datapath.bpf_datapath"
         return ""
 
@@ -224,7 +228,7 @@ class _Call:
             return apply.bring_to(self._node.owner, now, self._managed(stage.target), namespaces, self._names)
         if isinstance(stage, stages.SetEntries):
             self._set_entries(stage.declaration, strict=stage.final and self._names is None)
-        elif self._node.object:
+        else:
             result = self._set_programs(stage.devices)
             self._changes += result.values["changes"]
             self._diff += result.diff

@@ -51,6 +51,26 @@ def conflicts(desired: Desired, node: Node, owner: str, managed: frozenset[Route
     return problems + _controller_conflicts(desired.state, node)
 
 
+def shared_values(desired: State, others: Mapping[str, Device]) -> list[str]:
+    """Return what the desired Pods have in common with the owner's other Pods, which stay as they are."""
+
+    def values(device: Device) -> list[tuple[str, str]]:
+        ips = [str(ipaddress.ip_interface(text).ip) for text in sorted(device.pod.addresses)]
+        return [
+            ("netns", device.netns),
+            ("host_interface", device.host_interface),
+            *(("addresses", ip) for ip in ips),
+        ]
+
+    used = {value: device.name for device in others.values() for value in values(device)}
+    return [
+        f"Pod {device.name}: {option}: {value} is already used by Pod {used[option, value]}"
+        for device in desired.devices.values()
+        for option, value in values(device)
+        if (option, value) in used
+    ]
+
+
 def _interface_conflicts(device: Device, node: Node, owner: str) -> list[str]:
     link = node.interfaces.get(device.host_interface)
     if link is None or link.owner == owner:

@@ -210,40 +210,50 @@ def _read_namespace(path: str, owner: str, layer2: Mapping[tuple[int, int], bool
     return Contents(Namespace("live", interfaces, _node_routes(routes, names)), ends)
 
 
-def read(owner: str, namespaces: Iterable[str], known: Mapping[str, Contents] | None = None) -> Snapshot:
-    """Read the objects of ``owner``, and everything that its desired state can conflict with.
+@dataclass(frozen=True)
+class _Host:
+    """What was read in the host's namespace."""
 
-    Reads the namespaces at the paths ``namespaces`` and those that this owner created. Those in ``known`` are
-    not read again, which saves most of the time.
-    """
-    created = created_namespaces()
+    links: list[Any]
+    routes: list[Any]
+    neighbours: Mapping[int, frozenset[tuple[str, str]]]
+    addresses: frozenset[str]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Interface names by index."""
+        return {link["index"]: link.get_attr("IFLA_IFNAME") for link in self.links}
+
+    def owned_by(self, owner: str) -> list[Any]:
+        """Return the links of an owner's devices."""
+        return [link for link in self.links if _interface(link).owner == owner]
+
+
+def _read_host() -> _Host:
     with Rtnl() as rtnl:
-        links = _links(rtnl)
-        routes = _route_messages(rtnl)
-        neighbours = _neighbours(rtnl)
-        local = frozenset(
+        addresses = frozenset(
             one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS") for one in _addresses(rtnl)
         )
-    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
-    own = [link for link in links if _interface(link).owner == owner]
-    modes = {link["index"]: _driver_settings(link) for link in own}
-    layer2 = {(_interface(link).peer, link["index"]): modes[link["index"]][0] == "l2" for link in own}
-    paths = {*namespaces, *(path for path, creator in created.items() if creator == owner)}
-    found = {path: (known or {}).get(path) or _read_namespace(path, owner, layer2) for path in sorted(paths)}
-    managed_routes = _managed_routes(routes)
+        return _Host(_links(rtnl), _route_messages(rtnl), _neighbours(rtnl), addresses)
 
+
+def _devices(host: _Host, owner: str, namespaces: Mapping[str, Contents]) -> dict[str, Device]:
+    """Return the owner's devices by Pod, with their ends in ``namespaces``."""
+    managed_routes, names = _managed_routes(host.routes), host.names
     devices: dict[str, Device] = {}
-    for link in own:
+    for link in host.owned_by(owner):
         interface = _interface(link)
-        mode, driver_settings = modes[interface.index]
+        mode, driver_settings = _driver_settings(link)
         netns, (inner_name, inner) = next(
             (
                 (path, contents.ends[interface.peer, interface.index])
-                for path, contents in found.items()
+                for path, contents in namespaces.items()
                 if (interface.peer, interface.index) in contents.ends
             ),
             ("", ("", End())),
         )
+        neighbours = host.neighbours.get(interface.index, frozenset()) if mode == "l2" else frozenset()
+        routes = managed_routes.get(interface.index, frozenset())
         # A second device with the same alias gets a key that no Pod can have, so it is deleted.
         key = interface.pod if interface.pod not in devices else f"{interface.pod} ({names[interface.index]})"
         devices[key] = Device(
@@ -254,26 +264,42 @@ def read(owner: str, namespaces: Iterable[str], known: Mapping[str, Contents] | 
             interface=inner_name,
             host_interface=names[interface.index],
             driver_settings=driver_settings,
-            host=End(
-                _settings(link, mode == "l2"),
-                frozenset(),
-                neighbours.get(interface.index, frozenset()) if mode == "l2" else frozenset(),
-                managed_routes.get(interface.index, frozenset()),
-            ),
+            host=End(_settings(link, mode == "l2"), frozenset(), neighbours, routes),
             pod=inner,
             complete=bool(netns),
         )
+    return devices
 
+
+def read(owner: str, namespaces: Iterable[str], known: Mapping[str, Contents] | None = None) -> Snapshot:
+    """Read the objects of ``owner``, and everything that its desired state can conflict with.
+
+    Reads the namespaces at the paths ``namespaces`` and those that this owner created. Those in ``known`` are
+    not read again, which saves most of the time.
+    """
+    created = created_namespaces()
+    host = _read_host()
+    names = host.names
+    layer2 = {
+        (_interface(link).peer, link["index"]): _driver_settings(link)[0] == "l2"
+        for link in host.owned_by(owner)
+    }
+    paths = {*namespaces, *(path for path, creator in created.items() if creator == owner)}
+    found = {path: (known or {}).get(path) or _read_namespace(path, owner, layer2) for path in sorted(paths)}
     node = Node(
-        interfaces={names[link["index"]]: _interface(link) for link in links},
-        addresses=local,
-        routes=_node_routes(routes, names),
+        interfaces={names[link["index"]]: _interface(link) for link in host.links},
+        addresses=host.addresses,
+        routes=_node_routes(host.routes, names),
         namespaces={path: contents.namespace for path, contents in found.items()},
         created_namespaces=created,
         supported_sizes=frozenset(
-            size for size in SIZES if any(link.get_attr(f"IFLA_{size.upper()}") is not None for link in links)
+            size
+            for size in SIZES
+            if any(link.get_attr(f"IFLA_{size.upper()}") is not None for link in host.links)
         ),
-        sizes={names[link["index"]]: _settings(link, False) for link in links if not _interface(link).owner},
+        sizes={
+            names[link["index"]]: _settings(link, False) for link in host.links if not _interface(link).owner
+        },
         controller=ssh_origin.address(),
     )
     host_routes = read_host_routes(owner)
@@ -283,5 +309,5 @@ def read(owner: str, namespaces: Iterable[str], known: Mapping[str, Contents] | 
         for path, creator in created.items()
         if creator == owner and found[path].namespace.state == "live"
     )
-    state = State(devices, live, host_routes & existing)
+    state = State(_devices(host, owner, found), live, host_routes & existing)
     return Snapshot(state, node, host_routes, {name: index for index, name in names.items()}, found)

@@ -95,63 +95,81 @@ def _denying(
     return {**declaration, "endpoints": labelled, "policies": policies}
 
 
-def plan_stages(
-    current: State,
-    former: Mapping[str, Any],
-    desired: State,
-    final: Mapping[str, Any],
-    recreated: Collection[str] = (),
-    owner: str = "site",
-) -> list[Stage]:
-    """Return the stages from ``current`` to ``desired`` devices and from ``former`` to ``final`` declaration.
+@dataclass(frozen=True)
+class PodState:
+    """An owner's devices, and its declaration in the maps."""
 
-    Without endpoints in ``final``, the programs are detached. ``recreated`` are the Pods whose device the
-    kernel cannot change to the desired one.
-    """
-    devices = {device.name: device.host_interface for device in current.devices.values()}
-    known = {
-        entry["name"]: entry
-        for entry in former.get("endpoints") or ()
-        if devices.get(entry["name"]) == entry["device"]
-    }
-    kept = {name: entry for name, entry in known.items() if name in desired.devices}
-    stages: list[Stage] = []
-    if len(kept) < len(known):
-        gone = known.keys() - kept.keys()
-        closing = {
-            key: _closed(device) if device.name in gone else device
-            for key, device in current.devices.items()
-            if device.complete or device.name not in gone
+    devices: State
+    declaration: Mapping[str, Any]
+
+    def entries(self) -> dict[str, Entry]:
+        """Return the endpoints whose device exists, by Pod."""
+        interfaces = {device.name: device.host_interface for device in self.devices.devices.values()}
+        return {
+            entry["name"]: entry
+            for entry in self.declaration.get("endpoints") or ()
+            if interfaces.get(entry["name"]) == entry["device"]
         }
-        stages += [
-            SetEntries(_denying(former, known.values(), gone, owner)),
-            SetDevices(replace(current, devices=closing)),
-            SetPrograms(tuple(entry["device"] for entry in kept.values())),
-            SetEntries(_denying(former, kept.values(), (), owner)),
-        ]
-    wanted = {entry["name"]: entry for entry in final.get("endpoints") or ()}
+
+
+def plan_stages(
+    current: PodState, desired: PodState, recreated: Collection[str] = (), owner: str = "site"
+) -> list[Stage]:
+    """Return the stages from the current to the desired state.
+
+    If the desired state has no endpoints, the programs are detached. ``recreated`` are the Pods whose device
+    the kernel cannot change to the desired one.
+    """
+    known = current.entries()
+    kept = {name: entry for name, entry in known.items() if name in desired.devices.devices}
+    stages = _teardown(current, known, kept, owner) if len(kept) < len(known) else []
+    wanted = desired.entries()
+    final = SetEntries(desired.declaration, final=True)
     if not wanted:
-        stages += [SetDevices(desired), SetPrograms(()), SetEntries(final, final=True)]
-        return stages
-    created = not_up(current, desired, recreated) & wanted.keys()
+        return [*stages, SetDevices(desired.devices), SetPrograms(()), final]
+    created = not_up(current.devices, desired.devices, recreated) & wanted.keys()
     if created:
         opening = {
-            name: down(device) if name in created else device for name, device in desired.devices.items()
+            name: down(device) if name in created else device
+            for name, device in desired.devices.devices.items()
         }
-        stages.append(SetDevices(replace(desired, devices=opening)))
+        stages.append(SetDevices(replace(desired.devices, devices=opening)))
     if created or wanted.keys() - kept.keys():
-        entries = {**wanted, **kept}
-        for name in created & kept.keys():  # the entry of a replaced device keeps its labels
-            entries[name] = {**wanted[name], "labels": kept[name].get("labels") or {}}
-        new = created | (wanted.keys() - kept.keys())
-        moved = {_ip(text) for name in new for text in wanted[name]["addresses"]}
-        for name in kept.keys() - created:
-            remaining = [text for text in kept[name]["addresses"] if _ip(text) not in moved]
-            entries[name] = {**kept[name], "addresses": remaining}
-        stages.append(SetEntries(_denying(former, entries.values(), created - kept.keys(), owner)))
+        entries = _setup_entries(wanted, kept, created)
+        denied = created - kept.keys()
+        stages.append(SetEntries(_denying(current.declaration, entries, denied, owner)))
+    attached = SetPrograms(tuple(entry["device"] for entry in wanted.values()))
+    return [*stages, attached, SetDevices(desired.devices), final]
+
+
+def _teardown(
+    current: PodState, known: Mapping[str, Entry], kept: Mapping[str, Entry], owner: str
+) -> list[Stage]:
+    """Return the stages that remove the entries in ``known`` but not in ``kept``."""
+    gone = known.keys() - kept.keys()
+    closing = {
+        key: _closed(device) if device.name in gone else device
+        for key, device in current.devices.devices.items()
+        if device.complete or device.name not in gone
+    }
     return [
-        *stages,
-        SetPrograms(tuple(entry["device"] for entry in wanted.values())),
-        SetDevices(desired),
-        SetEntries(final, final=True),
+        SetEntries(_denying(current.declaration, known.values(), gone, owner)),
+        SetDevices(replace(current.devices, devices=closing)),
+        SetPrograms(tuple(entry["device"] for entry in kept.values())),
+        SetEntries(_denying(current.declaration, kept.values(), (), owner)),
     ]
+
+
+def _setup_entries(
+    wanted: Mapping[str, Entry], kept: Mapping[str, Entry], created: Collection[str]
+) -> list[Entry]:
+    """Return the entries until the policy is committed: new ones as desired, others as they are."""
+    entries = {**wanted, **kept}
+    for name in kept.keys() & set(created):  # the entry of a replaced device keeps its labels
+        entries[name] = {**wanted[name], "labels": kept[name].get("labels") or {}}
+    new = set(created) | (wanted.keys() - kept.keys())
+    moved = {_ip(text) for name in new for text in wanted[name]["addresses"]}
+    for name in kept.keys() - set(created):
+        remaining = [text for text in kept[name]["addresses"] if _ip(text) not in moved]
+        entries[name] = {**kept[name], "addresses": remaining}
+    return list(entries.values())

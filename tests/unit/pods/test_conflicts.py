@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.conflicts import (
     conflicts,
     exclude_foreign,
+    shared_values,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.model import (
     Interface,
@@ -153,3 +154,17 @@ def test_foreign_namespaces_and_routes_are_used_and_not_managed() -> None:
     assert target.namespaces == target.host_routes == frozenset()
     managed = replace(there, created_namespaces={"/run/netns/a": "site"})
     assert exclude_foreign(desired, managed, "site", frozenset({route})) == desired.state
+
+
+@pytest.mark.parametrize(
+    ("pod", "part"),
+    [
+        ({"addresses": ["10.0.0.1/24"]}, "addresses: 10.0.0.1 is already used by Pod a"),
+        ({"host_interface": "hosta"}, "host_interface: hosta is already used by Pod a"),
+        ({"netns": "a"}, "netns: /run/netns/a is already used by Pod a"),
+    ],
+)
+def test_value_of_a_pod_that_stays_is_refused(pod: dict[str, Any], part: str) -> None:
+    others = resolved(POD).state.devices
+    assert shared_values(resolved({"name": "b", **pod}).state, others) == [f"Pod b: {part}"]
+    assert shared_values(resolved({"name": "b", "addresses": ["10.0.0.2"]}).state, others) == []

@@ -18,6 +18,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._pods.model import
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.plan import created, steps_between
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.stages import (
     SETUP_LABEL,
+    PodState,
     SetDevices,
     SetEntries,
     SetPrograms,
@@ -45,6 +46,12 @@ def wanted(pods: Mapping[str, tuple[int, str]], programs: bool, policies: bool) 
     namespaces = frozenset(one.netns for one in devices.values())
     declared = {"endpoints": entries, "policies": [POLICY] if policies else []} if programs else {}
     return State(devices, namespaces), declared
+
+
+def plan_stages(
+    devices: State, declared: Declaration, state: State, final: Declaration, recreated: set[str] | None = None
+) -> list[Stage]:
+    return stages.plan_stages(PodState(devices, declared), PodState(state, final), recreated or set())
 
 
 @dataclass
@@ -105,7 +112,7 @@ class Model:
     def plan(self, state: State, declared: Declaration) -> list[Stage]:
         recreated = created(steps_between(self.devices, state))
         self.programs, self.unfiltered_before = bool(declared), self.unfiltered()
-        return stages.plan_stages(self.devices, self.declared, state, declared, recreated)
+        return plan_stages(self.devices, self.declared, state, declared, recreated)
 
 
 pods = st.dictionaries(
@@ -153,7 +160,7 @@ def test_new_pods_deny_all_traffic_until_the_last_stage(first: Wanted, second: W
 
 def test_order_of_setup() -> None:
     state, declared = wanted({"a": (1, "veth")}, True, True)
-    down, entries, programs, up, final = stages.plan_stages(State(), {}, state, declared)
+    down, entries, programs, up, final = plan_stages(State(), {}, state, declared)
     assert isinstance(down, SetDevices) and isinstance(up, SetDevices)
     assert not down.target.devices["a"].host.settings["up"]
     assert down.target.devices["a"].pod.addresses == {"10.0.0.1/32"}
@@ -169,7 +176,7 @@ def test_order_of_setup() -> None:
 def test_order_of_teardown() -> None:
     state, declared = wanted({"a": (1, "veth"), "b": (2, "veth")}, True, True)
     rest, remaining = wanted({"b": (2, "veth")}, True, True)
-    deny, down, detach, entries, *others = stages.plan_stages(state, declared, rest, remaining)
+    deny, down, detach, entries, *others = plan_stages(state, declared, rest, remaining)
     assert isinstance(deny, SetEntries) and isinstance(down, SetDevices) and isinstance(entries, SetEntries)
     labels = {one["name"]: one["labels"] for one in deny.declaration["endpoints"]}
     assert labels == {"a": {SETUP_LABEL: "site"}, "b": {}}
@@ -185,12 +192,13 @@ def test_order_of_teardown() -> None:
 @pytest.mark.parametrize("programs", [True, False])
 def test_complete_state_needs_no_further_stage(programs: bool) -> None:
     state, declared = wanted({"a": (1, "veth")}, programs, True)
-    kinds = [type(stage) for stage in stages.plan_stages(state, declared, state, declared)]
+    kinds = [type(stage) for stage in plan_stages(state, declared, state, declared)]
     assert sorted(kind.__name__ for kind in kinds) == ["SetDevices", "SetEntries", "SetPrograms"]
 
 
 def test_label_of_other_owners_is_not_selected() -> None:
     state, declared = wanted({"a": (1, "veth")}, True, False)
-    entries = stages.plan_stages(State(), {}, state, declared, owner="cni")[1]
+    planned = stages.plan_stages(PodState(State(), {}), PodState(state, declared), owner="cni")
+    entries = planned[1]
     assert isinstance(entries, SetEntries)
     assert entries.declaration["policies"][0]["pods"] == {"labels": {SETUP_LABEL: "cni"}}
