@@ -108,7 +108,7 @@ def test_refusal_in_a_pod_restores_node_and_pods(node: Node) -> None:
 
 
 def test_missing_pods_are_reported(node: Node) -> None:
-    assert "pods: names: there is no network namespace nosuch here" in str(
+    assert "pods: names: network namespace nosuch does not exist" in str(
         node(pods={"names": ["nosuch"]}, fails=True)["msg"]
     )
 
