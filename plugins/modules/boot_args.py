@@ -130,7 +130,7 @@ def main() -> None:
         result = apply.run(module.params, module.check_mode, module.run_command)
     except plan.Problem as problem:
         module.fail_json(msg=str(problem))
-    module.exit_json(**result.as_dict())
+    result.exit(module)
 
 
 if __name__ == "__main__":

@@ -250,7 +250,7 @@ def main() -> None:
         module.fail_json(msg=str(e))
     result.warnings += rollbacks.values()
     result.values["checkpoint"] = recorder.checkpoint
-    module.exit_json(**result.as_dict())
+    result.exit(module)
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def main() -> None:
         result = configure(desired, module.check_mode)
     except (Problem, OSError) as e:
         module.fail_json(msg=str(e))
-    module.exit_json(**result.as_dict())
+    result.exit(module)
 
 
 if __name__ == "__main__":

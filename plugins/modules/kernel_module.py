@@ -167,7 +167,7 @@ def main() -> None:
         module.fail_json(msg=str(error), **({"log": log} if log else {}))
     if not module._diff:  # A diff may contain whole source files.
         result.diff = []
-    module.exit_json(**result.as_dict())
+    result.exit(module)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def main() -> None:
         result = drain.run(api, desired, module.check_mode)
     except Problem as problem:
         module.fail_json(msg=str(problem))
-    module.exit_json(**result.as_dict())
+    result.exit(module)
 
 
 if __name__ == "__main__":

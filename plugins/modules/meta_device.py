@@ -218,7 +218,7 @@ def main() -> None:
         )
     except (Problem, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**result.as_dict())
+    result.exit(module)
 
 
 if __name__ == "__main__":

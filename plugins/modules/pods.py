@@ -254,7 +254,7 @@ def main() -> None:
         )
     except (Problem, BpfError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**result.as_dict())
+    result.exit(module)
 
 
 if __name__ == "__main__":

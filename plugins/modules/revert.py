@@ -123,7 +123,7 @@ def main() -> None:
         )
     except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
-    module.exit_json(**result.as_dict())
+    result.exit(module)
 
 
 if __name__ == "__main__":

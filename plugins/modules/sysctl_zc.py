@@ -248,7 +248,7 @@ def main() -> None:
         result = apply.run(module.params, module.check_mode)
     except plan.Problem as problem:
         module.fail_json(msg=str(problem))
-    module.exit_json(**result.as_dict())
+    result.exit(module)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, NoReturn, Union
 
 Value = Union[str, int, bool, None]
 
@@ -72,8 +72,15 @@ class Result:
     diff: list[dict[str, str]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the arguments of AnsibleModule.exit_json()."""
-        return {**self.values, "changed": self.changed, "diff": self.diff, "warnings": self.warnings}
+        """Return what the module returns."""
+        return {**self.values, "changed": self.changed, "diff": self.diff}
+
+    def exit(self, module: Any) -> NoReturn:
+        """End an AnsibleModule with this result and its warnings."""
+        for warning in self.warnings:
+            module.warn(warning)
+        module.exit_json(**self.as_dict())
+        raise AssertionError("exit_json() does not return")
 
 
 def shown(value: Value) -> str:
