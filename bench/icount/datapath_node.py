@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply, info
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import apply, metrics
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
@@ -50,7 +50,7 @@ def print_result(kind: str, **values: Any) -> None:
 BPF_PROG_TEST_RUN = 10
 SKB_SIZE, SKB_IFINDEX = 192, 40  # struct __sk_buff (include/uapi/linux/bpf.h)
 REDIRECT = 7  # TC_ACT_REDIRECT
-POLICY_BANK = 8  # policy.h: offset in struct policy_key
+POLICY_BUFFER = 8  # policy.h: offset in struct policy_key
 FOLLOWING = 10  # measured packets of a flow after its first one
 PAIRS = 200  # of Pods; the cost of a hash map's look-up depends on the key's position in its bucket
 APPS = 100  # labels of Pods on the large scale
@@ -121,8 +121,8 @@ class Programs:
         """Apply a declaration; return the number of policy entries."""
         options = {**declaration(pods, feature), "node": "node"}
         apply.configure(apply.Desired(PINS, "site", options))
-        bank = struct.unpack_from("=I", bpf.map_lookup(self.config, bytes(4), 8))[0] % 2
-        return sum(key[POLICY_BANK] == bank for key in bpf.map_read(self.policy))
+        buffer = struct.unpack_from("=I", bpf.map_lookup(self.config, bytes(4), 8))[0] % 2
+        return sum(key[POLICY_BUFFER] == buffer for key in bpf.map_read(self.policy))
 
     def end_decisions(self) -> None:
         """Invalidate cached decisions by a new generation."""
@@ -268,7 +268,7 @@ class Paced(Nodes):
     def refused(self) -> int:
         """Return the packets that the programs have dropped."""
         with self.ns.inside(self.names["node1"]):
-            counted = info.counters(f"{PINS}-node1")
+            counted = metrics.read_counters(f"{PINS}-node1")
         return sum(n for of in counted.values() for name, n in of.items() if name.startswith("DROP"))
 
     def remove(self) -> None:

@@ -99,8 +99,9 @@ maps:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.info import gather
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import DEFAULT_PIN_PATH, BpfError
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import DEFAULT_PIN_PATH
 
 
 def main() -> None:
@@ -109,10 +110,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        found = gather(module.params["pin_path"])
-    except (BpfError, OSError) as e:
+        state = gather(module.params["pin_path"])
+    except (Problem, OSError) as e:
         module.fail_json(msg=str(e))
-    module.exit_json(changed=False, **found)
+    module.exit_json(changed=False, **state)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout, masquerade
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 MAC = "02:00:00:00:00:01"
@@ -126,7 +126,7 @@ class State:
         self.datapath.features |= layout.FEATURE_MASQUERADE
         ipv4, ipv6 = ipaddress.IPv4Address("172.31.0.1"), ipaddress.IPv6Address("fd31::1")
         for buffer in (0, 1):
-            value = layout.encode_node(ipv4, ipv6, (first, last))
+            value = masquerade.encode_node(ipv4, ipv6, (first, last))
             bpf.map_update(self.maps["node"], {layout.INDEX.pack(buffer): value})
 
     def clear(self) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import verify
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import BpfError
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.libbpf import BpfObject
 from tests.bpf.programs import SOURCES
 
@@ -54,7 +54,7 @@ DIFFERENCES = {
         "endpoints.h",
         r"__u8 pad\[6\]",
         "__u8 priority[6]",
-        "map pods: field `pad` of the value is not in the object",
+        "map pods: field `pad` of the value is missing in the object",
     ),
     "element size": (
         "lb.h",
@@ -80,7 +80,7 @@ DIFFERENCES = {
         "__type(key, __u64)",
         "map endpoints4: the key has 8 bytes in the object and 4 in this collection",
     ),
-    "map name": ("*", r"\bnode\b(?=, &buffer| SEC)", "own_node", "map node: it is not in the object"),
+    "map name": ("*", r"\bnode\b(?=, &buffer| SEC)", "own_node", "map node: missing in the object"),
     "map size": (
         "metrics.h",
         "POD_SLOTS 1024",
@@ -138,7 +138,7 @@ def test_a_difference_is_rejected(tmp_path: Path, difference: str) -> None:
     header, pattern, text, message = DIFFERENCES[difference]
     with (
         BpfObject(compiled(tmp_path, header, pattern, text)) as obj,
-        pytest.raises(BpfError, match="of different versions") as error,
+        pytest.raises(Problem, match="of different versions") as error,
     ):
         verify.check(obj)
     assert message in str(error.value)

@@ -142,7 +142,7 @@ def test_object_of_another_version_is_rejected(node: Node, build: Any) -> None:
     for check in (True, False):
         message = node.attach("pod_egress left from_pod", object=swapped, fails=True, check=check)["msg"]
         assert "map endpoints4: field `slot` is at offset 22 in the object and at 20" in message
-        assert "different versions" in message and "Compile the object again" in message
+        assert "different versions" in message and "recompile the object" in message
     assert node.everything() == before
 
 
@@ -354,7 +354,7 @@ class TestState:
         assert not node.module("bpf_state", endpoints=site)["changed"]
 
         message = node.module("bpf_state", endpoints=[*site, *cni], fails=True)["msg"]
-        assert "10.31.1.12 is given to both right of owner 'cni' and right" in message
+        assert "10.31.1.12 is assigned to both right of owner 'cni' and right" in message
         result = node.module("bpf_state", endpoints=[{**site[0], "addresses": ["10.31.1.11"]}])
         assert (result["updated"], result["deleted"]) == ([], ["fd31:1::11"])
         assert node.module("bpf_state", endpoints=[])["deleted"] == ["10.31.1.11"]
@@ -402,11 +402,11 @@ class TestState:
             ({"left": ["10.31.1.11"], "nosuch": ["10.31.1.12"], "none": ["10.31.1.13"]}, ["none, nosuch"]),
             (
                 {"left": ["10.31.1"], "right": ["fd31::x"]},
-                ["(left): addresses: '10.31.1' is no", "(right): addresses: 'fd31::x' is no"],
+                ["(left): addresses: '10.31.1' is not", "(right): addresses: 'fd31::x' is not"],
             ),
             (
                 {"left": ["10.31.1.11"], "right": ["10.31.1.11/32"]},
-                ["10.31.1.11 is given to both left and right"],
+                ["10.31.1.11 is assigned to both left and right"],
             ),
             ({"left": ["fe80::1", "224.0.0.1"]}, ["'fe80::1'", "'224.0.0.1'"]),
         ],
@@ -479,7 +479,7 @@ class TestState:
             node.attach(object=build(("config.h", "#define LAYOUT 1", "#define LAYOUT 7")))
         given = [{"device": "nosuch", "addresses": ["10.31.1"]}]
         message = node.module("bpf_state", endpoints=given, fails=True)["msg"]
-        for part in ("the maps have layout 7, this version 1", "no such device", "'10.31.1' is no"):
+        for part in ("the maps have layout 7 instead of 1", "devices that do not exist", "'10.31.1' is not"):
             assert part in message
 
     def test_state_without_programs_is_refused(self, node: Node) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import metrics
 from tests.support.pod_nodes import NODES, Nodes, Pod
 
 PODS = {
@@ -103,7 +103,7 @@ class Lab(Nodes):
     def metrics(self, node: str) -> dict[str, int]:
         """Return the packets of all Pods by reason, without zeros."""
         found: Counter[str] = Counter()
-        for counted in info.counters(self.pins[node]).values():
+        for counted in metrics.read_counters(self.pins[node]).values():
             found.update(counted)
         return dict(found)
 

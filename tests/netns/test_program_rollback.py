@@ -125,8 +125,8 @@ def test_state_is_refused_while_replaced_maps_are_unconfirmed(
     journal.append(armed)
     assert not node.module("bpf_state", **state)["changed"]
     message = node.module("bpf_state", endpoints=[], fails=True)["msg"]
-    assert "wait for a confirmation" in message
-    # The run was killed before it removed the kept objects.
+    assert "are pending confirmation" in message
+    # The run was killed before it removed the backup.
     journal.append({**armed, "checkpoint_state": "confirmed"})
     assert node.module("bpf_state", endpoints=[])["changed"]
 

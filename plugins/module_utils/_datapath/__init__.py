@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pods, policies and services in the maps of the BPF datapath.
+"""Configure Pods, policies and services in the maps of the BPF datapath.
 
 Callers: modules, _pods, _programs
 May import: _core, _kernel, _rollback
 """
 
-__all__ = ["apply", "arguments", "command", "info", "layout", "maps", "store", "verify"]
+__all__ = ["apply", "arguments", "command", "info", "layout", "maps", "pending", "store", "verify"]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command podnet-datapath, which bpf_attach leaves on the node. Private to this collection."""
+"""The command podnet-datapath, which bpf_attach installs on the node."""
 
 from __future__ import annotations
 
@@ -16,42 +16,45 @@ from collections.abc import Sequence
 from .._core.bundle import PACKAGE, archive, interpreter
 from .._core.files import replace_file
 from .._core.plan import Problem
-from .._kernel.bpf import DEFAULT_PIN_PATH, BpfError
-from . import drops as _drops
-from . import info, interfaces
+from .._kernel.bpf import DEFAULT_PIN_PATH
+from .drops import Ring, line
+from .info import gather
+from .metrics import read_reasons
+from .node import read_interfaces
+from .prometheus import prometheus
 from .store import Store
 
 
 def program() -> bytes:
-    """Return the command as a file that runs."""
+    """Return the content of the executable."""
     code = archive(f"from {PACKAGE}._datapath.command import main\n\nmain()\n")
     return f"#!{interpreter()}\n".encode() + code
 
 
 def install(path: str, check: bool = False) -> str:
-    """Write the command to ``path``, with ``check`` only plan it; return create, replace, or an empty string.
+    """Write the command to ``path``; with ``check``, change nothing.
 
-    Raises ``Problem``.
+    Return create, replace, or an empty string if it is up to date. Raises ``Problem``.
     """
-    wanted = program()
+    desired = program()
     try:
         with open(path, "rb") as file:
-            found = file.read()
+            current = file.read()
     except FileNotFoundError:
-        found = b""
-    if found == wanted:
+        current = b""
+    if current == desired:
         return ""
-    if found and not re.match(rb"#!\S*python\S*\nPK", found):
-        raise Problem(f"command: '{path}' is not managed by this collection: move it, or choose another path")
+    if current and not re.match(rb"#!\S*python\S*\nPK", current):
+        raise Problem(f"command: '{path}' is not managed by this collection; move it or choose another path")
     if not os.path.isdir(os.path.dirname(path)):
-        raise Problem(f"command: the directory of '{path}' does not exist: create it, or choose another path")
+        raise Problem(f"command: the directory of '{path}' does not exist; create it or choose another path")
     if not check:
-        replace_file(path, wanted, 0o755)
-    return "replace" if found else "create"
+        replace_file(path, desired, 0o755)
+    return "replace" if current else "create"
 
 
 class _Names:
-    """Names of Pods by their place in the counters, and of devices; asked anew once a second at most."""
+    """Names of Pods by slot, and of devices by ifindex; refreshed at most once per second."""
 
     def __init__(self, pin_path: str) -> None:
         self._store = Store(pin_path)
@@ -64,18 +67,18 @@ class _Names:
             return
         self._until = time.monotonic() + 1
         self.pods = {s: name for record in self._store.read().values() for name, s in record.slots.items()}
-        self.devices = {one.ifindex: name for name, one in interfaces.read_interfaces().items()}
+        self.devices = {one.ifindex: name for name, one in read_interfaces().items()}
 
 
 def _follow_drops(pin_path: str, wait: float | None) -> None:
-    """Print a line for each dropped packet, until ``wait`` seconds pass without one."""
-    reasons = info.reasons(pin_path)
+    """Print a line for each dropped packet; return after ``wait`` seconds without one."""
+    reasons = read_reasons(pin_path)
     names = _Names(pin_path)
-    with contextlib.closing(_drops.Ring(pin_path)) as ring:
+    with contextlib.closing(Ring(pin_path)) as ring:
         while True:
             for drop in ring.read():
                 names.refresh()
-                sys.stdout.write(_drops.line(drop, reasons, names.pods, names.devices) + "\n")
+                sys.stdout.write(line(drop, reasons, names.pods, names.devices) + "\n")
                 sys.stdout.flush()
             if not ring.wait(wait):
                 return
@@ -84,23 +87,27 @@ def _follow_drops(pin_path: str, wait: float | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="podnet-datapath", description="What the BPF programs do on this node."
+        prog="podnet-datapath", description="Show the state and the drops of the BPF datapath."
     )
-    parser.add_argument("--pin-path", default=DEFAULT_PIN_PATH, help="where their maps are (%(default)s)")
+    parser.add_argument(
+        "--pin-path",
+        default=DEFAULT_PIN_PATH,
+        help="directory of the pinned programs and maps (default: %(default)s)",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    drops = commands.add_parser("drops", help="a line for each packet that is dropped, as it happens")
-    drops.add_argument("--wait", type=float, help="end after so many seconds without one")
-    commands.add_parser("info", help="programs, Pods, policy, services and counters, as JSON")
-    commands.add_parser("prometheus", help="counters for node_exporter's textfile collector")
-    given = parser.parse_args(arguments)
+    drops = commands.add_parser("drops", help="print a line for each dropped packet")
+    drops.add_argument("--wait", type=float, metavar="SECONDS", help="exit after this time without a drop")
+    commands.add_parser("info", help="print programs, Pods, policy, services and counters as JSON")
+    commands.add_parser("prometheus", help="print counters for node_exporter's textfile collector")
+    args = parser.parse_args(arguments)
     try:
-        if given.command == "drops":
-            _follow_drops(given.pin_path, given.wait)
-        elif given.command == "info":
-            sys.stdout.write(json.dumps(info.gather(given.pin_path), indent=1) + "\n")
+        if args.command == "drops":
+            _follow_drops(args.pin_path, args.wait)
+        elif args.command == "info":
+            sys.stdout.write(json.dumps(gather(args.pin_path), indent=1) + "\n")
         else:
-            sys.stdout.write(info.prometheus(info.gather(given.pin_path)))
+            sys.stdout.write(prometheus(gather(args.pin_path)))
     except (KeyboardInterrupt, BrokenPipeError):
-        os._exit(0)  # whoever read has gone: nothing is left to flush to
-    except (BpfError, OSError) as error:
+        os._exit(0)  # The reader has closed the pipe: do not flush stdout.
+    except (Problem, OSError) as error:
         raise SystemExit(f"podnet-datapath: {error}") from None

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Dropped packets as they happen, from the programs' ring buffer. Private to this collection.
+"""Read drop events from the programs' ring buffer.
 
-A drop is told to one reader only: of two readers each gets some.
-Source: kernel/bpf/ringbuf.c; drops.h, tuple.h of the programs.
+The ring buffer has one consumer position, so each event is delivered to one reader only.
+Source: kernel/bpf/ringbuf.c; drops.h and tuple.h of the programs.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .._kernel import bpf
 from .layout import DROP_EVENT
 from .model import PROTOCOLS
 
+# linux/bpf.h: BPF_RINGBUF_BUSY_BIT, BPF_RINGBUF_DISCARD_BIT, BPF_RINGBUF_HDR_SZ
 _BUSY, _DISCARD = 1 << 31, 1 << 30
 _HEADER = 8
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
@@ -29,7 +30,7 @@ AF_INET, AF_INET6 = 2, 10
 
 @dataclass(frozen=True)
 class Drop:
-    """A packet that a program dropped."""
+    """A dropped packet."""
 
     time: int  # ns since boot
     source: str
@@ -43,7 +44,7 @@ class Drop:
     ingress: bool
 
 
-def _end(packed: bytes, port: bytes, family: int, has_port: bool) -> str:
+def _address_port(packed: bytes, port: bytes, family: int, has_port: bool) -> str:
     if family == AF_INET6:
         address = str(ipaddress.IPv6Address(packed))
         return f"[{address}]:{int.from_bytes(port, 'big')}" if has_port else address
@@ -52,7 +53,7 @@ def _end(packed: bytes, port: bytes, family: int, has_port: bool) -> str:
 
 
 def decode(raw: bytes) -> Drop:
-    """Return a record of the ring."""
+    """Return the drop of a struct drop_event."""
     when, src, dst, sport, dport, protocol, family, dummy, ifindex, length, peer, slot, reason, direction = (
         DROP_EVENT.unpack(raw)
     )
@@ -60,8 +61,8 @@ def decode(raw: bytes) -> Drop:
     known = family in (AF_INET, AF_INET6)
     return Drop(
         when,
-        _end(src, sport, family, has_ports) if known else "?",
-        _end(dst, dport, family, has_ports) if known else "?",
+        _address_port(src, sport, family, has_ports) if known else "?",
+        _address_port(dst, dport, family, has_ports) if known else "?",
         protocol,
         ifindex,
         length,
@@ -73,46 +74,46 @@ def decode(raw: bytes) -> Drop:
 
 
 class Ring:
-    """The pinned ring buffer of drops."""
+    """The pinned ring buffer."""
 
     def __init__(self, pin_path: str) -> None:
         self._fd = bpf.obj_get(os.path.join(pin_path, "maps", "drops"))
         self._size = bpf.map_info(self._fd).layout.max_entries
         page = mmap.PAGESIZE
         self._consumer = mmap.mmap(self._fd, page)
-        # the data is there twice in a row, so that no record is cut in two
+        # The kernel maps the data twice in a row, so that each record is contiguous.
         self._producer = mmap.mmap(self._fd, page + 2 * self._size, prot=mmap.PROT_READ, offset=page)
 
     def close(self) -> None:
-        """Leave the ring to the next reader."""
+        """Close the ring buffer."""
         self._consumer.close()
         self._producer.close()
         os.close(self._fd)
 
     def read(self) -> Iterator[Drop]:
-        """Yield the drops that are there now."""
-        (place,) = struct.unpack_from("=Q", self._consumer)
-        while place < struct.unpack_from("=Q", self._producer)[0]:
-            at = mmap.PAGESIZE + (place & (self._size - 1))
+        """Yield the available drops, and consume them."""
+        (position,) = struct.unpack_from("=Q", self._consumer)
+        while position < struct.unpack_from("=Q", self._producer)[0]:
+            at = mmap.PAGESIZE + (position & (self._size - 1))
             (length,) = struct.unpack_from("=I", self._producer, at)
             if length & _BUSY:
                 return
             size = length & ~_DISCARD
             record = self._producer[at + _HEADER : at + _HEADER + size]
-            place += (size + _HEADER + 7) & ~7
-            struct.pack_into("=Q", self._consumer, 0, place)
+            position += (size + _HEADER + 7) & ~7
+            struct.pack_into("=Q", self._consumer, 0, position)
             if not length & _DISCARD:
                 yield decode(record)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Return once there may be something to read; False after ``seconds``."""
+        """Wait for drops; return False after ``seconds``."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 def line(drop: Drop, reasons: Mapping[int, str], pods: Mapping[int, str], devices: Mapping[int, str]) -> str:
-    """Return a drop as one line: when, why, which Pod, who to whom."""
+    """Return a drop as one line: time, reason, Pod, direction, device, addresses, length, peer."""
     since_boot = time.time() - time.monotonic()
     when = since_boot + drop.time / 1e9
     clock = time.strftime("%H:%M:%S", time.localtime(when)) + f".{int(when % 1 * 1e6):06d}"
@@ -120,8 +121,8 @@ def line(drop: Drop, reasons: Mapping[int, str], pods: Mapping[int, str], device
     pod = pods.get(drop.slot, "no Pod")
     device = devices.get(drop.ifindex, f"ifindex {drop.ifindex}")
     protocol = _NAMES.get(drop.protocol, f"protocol {drop.protocol}")
-    way = "ingress" if drop.ingress else "egress"
+    direction = "ingress" if drop.ingress else "egress"
     return (
-        f"{clock} drop ({reason}) {pod} {way} at {device}: {drop.source} -> {drop.target} {protocol},"
+        f"{clock} drop ({reason}) {pod} {direction} at {device}: {drop.source} -> {drop.target} {protocol},"
         f" {drop.length} bytes, peer identity {drop.peer}"
     )

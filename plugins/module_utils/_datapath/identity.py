@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Identities: one number for all addresses that the same selectors match. Private to this collection.
+"""Assign security identities: one number for all addresses that the same selectors match.
 
-So the programs need no wildcards: a packet's two identities and its direction are one exact look-up.
-Pods' identities stand with their addresses, all others' in a table of prefixes, longest match first.
+With identities, the policy of a packet is one exact lookup by subject, peer and direction. A Pod's identity
+is in its endpoint; any other address has that of the longest matching prefix in ``cidrs4`` or ``cidrs6``.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from dataclasses import dataclass, field
 
 from .model import Address, CidrSelector, HostSelector, Network, Pod, PodSelector, Policy, Selector
 
-WORLD, HOST, FIRST = 0, 1, 2
+WORLD, HOST, FIRST = 0, 1, 2  # enum identity of identity.h, and the first one that is not reserved
 
-# What tells identities apart: the selectors that match, of Pods and of networks
-Roles = frozenset[PodSelector]
-Places = frozenset[CidrSelector]
+PodSelectors = frozenset[PodSelector]
+CidrSelectors = frozenset[CidrSelector]
 
 
 @dataclass
 class Identities:
-    """Who is who, for one set of policies and Pods.
+    """The identities for one set of policies and Pods.
 
-    ``members`` are the identities that a selector means as a peer, ``roles`` the Pod selectors that
-    match an identity, ``cidrs`` identity and "no masquerading to here" by prefix.
+    ``cidrs`` has identity and "do not masquerade" by prefix, ``members`` the identities of peers that a
+    selector matches, ``selectors`` the Pod selectors that match an identity. ``subjects`` are the identities
+    of this node's Pods, ``peers`` those that packets come from or are sent to.
     """
 
     addresses: dict[Address, int] = field(default_factory=dict)
     devices: dict[str, int] = field(default_factory=dict)
     cidrs: dict[Network, tuple[int, bool]] = field(default_factory=dict)
     members: dict[Selector, set[int]] = field(default_factory=dict)
-    roles: dict[int, frozenset[PodSelector]] = field(default_factory=dict)
+    selectors: dict[int, PodSelectors] = field(default_factory=dict)
     peers: set[int] = field(default_factory=lambda: {WORLD, HOST})
     subjects: set[int] = field(default_factory=set)
 
 
 class _PodMatcher:
-    """Which selectors match a Pod, without trying each one on each Pod."""
+    """Finds the selectors that match a Pod, without trying each selector on each Pod."""
 
     def __init__(self, selectors: Iterable[PodSelector]) -> None:
         self._by_label: dict[tuple[str, str], list[PodSelector]] = {}
         self._by_name: dict[str, list[PodSelector]] = {}
-        self._rest: list[PodSelector] = []
+        self._others: list[PodSelector] = []
         for selector in selectors:
             if selector.labels:
                 self._by_label.setdefault(min(selector.labels), []).append(selector)
@@ -52,10 +52,10 @@ class _PodMatcher:
                 for name in selector.names:
                     self._by_name.setdefault(name, []).append(selector)
             else:
-                self._rest.append(selector)
+                self._others.append(selector)
 
-    def matching(self, pod: Pod) -> Roles:
-        candidates = list(self._rest)
+    def matching(self, pod: Pod) -> PodSelectors:
+        candidates = list(self._others)
         for item in pod.labels.items():
             candidates += self._by_label.get(item, ())
         for name in (pod.name, f"{pod.node}/{pod.name}"):
@@ -64,116 +64,126 @@ class _PodMatcher:
 
 
 @dataclass(frozen=True)
-class _Around:
-    """What holds within a prefix: the selectors that match there, and whether masquerading is off."""
+class _Enclosing:
+    """An enclosing prefix: its last address, the selectors that match in it, "do not masquerade"."""
 
     version: int
     last: int
-    places: Places = frozenset()
-    plain: bool = False
+    selectors: CidrSelectors = frozenset()
+    unmasqueraded: bool = False
 
 
-def _sweep(
+def _resolve_cidrs(
     selectors: Iterable[CidrSelector], unmasqueraded: Iterable[Network], addresses: Iterable[Address]
-) -> tuple[dict[Network, tuple[Places, bool]], dict[Address, Places]]:
-    """Return what holds for each prefix of the selectors, and which selectors match each address.
+) -> tuple[dict[Network, tuple[CidrSelectors, bool]], dict[Address, CidrSelectors]]:
+    """Return matching selectors and "do not masquerade" by prefix, and matching selectors by address.
 
-    Prefixes are nested or disjoint, so one pass in their order sees each after all that contain it.
-    What holds for a prefix as for the one around it is left out.
+    Prefixes are nested or disjoint, so one pass in their order visits each after all prefixes that contain
+    it. A prefix with the values of its enclosing prefix is omitted.
     """
-    begins: dict[Network, set[CidrSelector]] = {}
-    ends: dict[Network, set[CidrSelector]] = {}
-    plain = set(unmasqueraded)
+    included: dict[Network, set[CidrSelector]] = {}
+    excluded: dict[Network, set[CidrSelector]] = {}
+    unmasqueraded = set(unmasqueraded)
     for selector in selectors:
-        begins.setdefault(selector.network, set()).add(selector)
+        included.setdefault(selector.network, set()).add(selector)
         for network in selector.excluded:
-            ends.setdefault(network, set()).add(selector)
-    networks = {*begins, *ends, *plain}
-    things: list[tuple[int, int, int, Network | Address]] = [
-        (network.version, int(network.network_address), network.prefixlen, network) for network in networks
+            excluded.setdefault(network, set()).add(selector)
+    items: list[tuple[int, int, int, Network | Address]] = [
+        (network.version, int(network.network_address), network.prefixlen, network)
+        for network in {*included, *excluded, *unmasqueraded}
     ]
-    things += [(address.version, int(address), address.max_prefixlen + 1, address) for address in addresses]
-    things.sort(key=lambda thing: thing[:3])
-    prefixes: dict[Network, tuple[Places, bool]] = {}
-    matched: dict[Address, Places] = {}
-    around: list[_Around] = []
-    for version, first, dummy, thing in things:
-        while around and (around[-1].version != version or around[-1].last < first):
-            around.pop()
-        outside = around[-1] if around else _Around(version, 0)
-        if isinstance(thing, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
-            matched[thing] = outside.places
+    items += [(address.version, int(address), address.max_prefixlen + 1, address) for address in addresses]
+    items.sort(key=lambda item: item[:3])
+    prefixes: dict[Network, tuple[CidrSelectors, bool]] = {}
+    matched: dict[Address, CidrSelectors] = {}
+    stack: list[_Enclosing] = []
+    for version, first, dummy, item in items:
+        while stack and (stack[-1].version != version or stack[-1].last < first):
+            stack.pop()
+        outer = stack[-1] if stack else _Enclosing(version, 0)
+        if isinstance(item, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+            matched[item] = outer.selectors
             continue
-        places = outside.places
-        if thing in begins or thing in ends:
-            places = frozenset((places | begins.get(thing, set())) - ends.get(thing, set()))
-        inside = _Around(version, int(thing.broadcast_address), places, outside.plain or thing in plain)
-        around.append(inside)
-        if (places, inside.plain) != (outside.places, outside.plain):
-            prefixes[thing] = (places, inside.plain)
+        matching = outer.selectors
+        if item in included or item in excluded:
+            matching = frozenset((matching | included.get(item, set())) - excluded.get(item, set()))
+        inner = _Enclosing(
+            version, int(item.broadcast_address), matching, outer.unmasqueraded or item in unmasqueraded
+        )
+        stack.append(inner)
+        if (matching, inner.unmasqueraded) != (outer.selectors, outer.unmasqueraded):
+            prefixes[item] = (matching, inner.unmasqueraded)
     return prefixes, matched
 
 
-def classify(
+class _Assignment:
+    """Assigns numbers to sets of selectors, in the order of the calls."""
+
+    def __init__(self, pod_selectors: Iterable[PodSelector], cidr_selectors: Iterable[CidrSelector]) -> None:
+        self.identities = Identities()
+        self.identities.members[HostSelector()] = {HOST}
+        selectors: tuple[Selector, ...] = (*pod_selectors, *cidr_selectors)
+        for selector in selectors:
+            self.identities.members[selector] = set()
+        self._numbers: dict[tuple[PodSelectors, CidrSelectors], int] = {(frozenset(), frozenset()): WORLD}
+
+    def number(self, pod_selectors: PodSelectors, cidr_selectors: CidrSelectors) -> int:
+        number = self._numbers.get((pod_selectors, cidr_selectors))
+        if number is None:
+            number = FIRST + len(self._numbers) - 1
+            self._numbers[pod_selectors, cidr_selectors] = number
+        self.identities.selectors[number] = pod_selectors
+        return number
+
+    def peer(self, pod_selectors: PodSelectors, cidr_selectors: CidrSelectors) -> int:
+        """Return the number, as one that packets come from or are sent to."""
+        number = self.number(pod_selectors, cidr_selectors)
+        if number not in self.identities.peers:
+            self.identities.peers.add(number)
+            selectors: tuple[Selector, ...] = (*pod_selectors, *cidr_selectors)
+            for selector in selectors:
+                self.identities.members[selector].add(number)
+        return number
+
+
+def assign_identities(
     pods: Sequence[Pod],
     policies: Sequence[Policy],
     host_addresses: Iterable[Address] = (),
     unmasqueraded: Iterable[Network] = (),
 ) -> Identities:
-    """Give out identities, the same for the same input; only what ``policies`` tell apart is told apart.
+    """Return the identities that ``policies`` distinguish. The same input results in the same numbers.
 
-    The node's own addresses are the identity HOST, and nothing else of theirs counts.
+    The node's addresses have the identity HOST, whatever else matches them.
     """
-    by_pod: dict[PodSelector, None] = {}
-    by_cidr: dict[CidrSelector, None] = {}
-    found = Identities()
+    pod_selectors: dict[PodSelector, None] = {}
+    cidr_selectors: dict[CidrSelector, None] = {}
     for policy in policies:
-        by_pod[policy.subject] = None
+        pod_selectors[policy.subject] = None
         for rule in policy.rules:
             for peer in rule.peers:
                 if isinstance(peer, PodSelector):
-                    by_pod[peer] = None
+                    pod_selectors[peer] = None
                 elif isinstance(peer, CidrSelector):
-                    by_cidr[peer] = None
-    found.members[HostSelector()] = {HOST}
-    for selector in by_pod:
-        found.members[selector] = set()
-    for network_selector in by_cidr:
-        found.members[network_selector] = set()
-    numbers: dict[tuple[Roles, Places], int] = {(frozenset(), frozenset()): WORLD}
-
-    def number(roles: Roles, places: Places) -> int:
-        given = numbers.get((roles, places))
-        if given is None:
-            given = numbers[roles, places] = FIRST + len(numbers) - 1
-        found.roles[given] = roles
-        return given
-
-    def as_peer(identity: int, roles: Roles, places: Places) -> int:
-        if identity not in found.peers:
-            found.peers.add(identity)
-            for role in roles:
-                found.members[role].add(identity)
-            for place in places:
-                found.members[place].add(identity)
-        return identity
-
-    prefixes, matched = _sweep(by_cidr, unmasqueraded, (address for pod in pods for address in pod.addresses))
-    matcher = _PodMatcher(by_pod)
-    nowhere: Places = frozenset()
+                    cidr_selectors[peer] = None
+    assignment = _Assignment(pod_selectors, cidr_selectors)
+    identities = assignment.identities
+    prefixes, matched = _resolve_cidrs(
+        cidr_selectors, unmasqueraded, (address for pod in pods for address in pod.addresses)
+    )
+    matcher = _PodMatcher(pod_selectors)
     for pod in pods:
-        roles = matcher.matching(pod)
+        matching = matcher.matching(pod)
         for address in pod.addresses:
-            identity = as_peer(number(roles, matched[address]), roles, matched[address])
-            found.addresses[address] = identity
+            identities.addresses[address] = assignment.peer(matching, matched[address])
             if pod.device:
-                found.subjects.add(identity)
+                identities.subjects.add(identities.addresses[address])
         if pod.device:
-            found.devices[pod.device] = number(roles, nowhere)
-            found.subjects.add(found.devices[pod.device])
-    for network, (places, plain) in prefixes.items():
-        found.cidrs[network] = (as_peer(number(frozenset(), places), frozenset(), places), plain)
+            identities.devices[pod.device] = assignment.number(matching, frozenset())
+            identities.subjects.add(identities.devices[pod.device])
+    for network, (selectors, plain) in prefixes.items():
+        identities.cidrs[network] = (assignment.peer(frozenset(), selectors), plain)
     for address in host_addresses:
-        # masquerading is for what leaves the node
-        found.cidrs[ipaddress.ip_network(address)] = (HOST, True)
-    return found
+        # Packets to the node do not leave it, so they are not masqueraded.
+        identities.cidrs[ipaddress.ip_network(address)] = (HOST, True)
+    return identities

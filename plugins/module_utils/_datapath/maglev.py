@@ -1,8 +1,8 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Maglev's table: a flow's hash is its index, the entry its backend. Private to this collection.
+"""Compute Maglev lookup tables: the hash of a flow is an index, the entry its backend.
 
-Every node computes the same table, and where a backend comes or goes, few entries of others change.
+All nodes compute the same table. When a backend is added or removed, few entries of other backends change.
 Source: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, 3.4.
 """
 
@@ -12,34 +12,33 @@ import hashlib
 from collections.abc import Mapping
 
 
-def table(weights: Mapping[str, int], size: int) -> list[str]:
-    """Return ``size`` (a prime) backends, each as often as its weight (above 0) says.
+def maglev_table(weights: Mapping[str, int], size: int) -> list[str]:
+    """Return ``size`` (a prime) entries, each backend in proportion to its weight (above 0).
 
-    Each backend has an order of preference for the table's entries, which comes from its name alone.
-    By turns each takes its next free one; one with a smaller weight than the largest sits turns out.
+    Each backend has a permutation of the entries that only depends on its name. In rounds, each backend gets
+    the next free entry of its permutation; one with a lower weight than the highest skips rounds.
     """
-    taken = [""] * size
-    # By name: the table does not depend on the order of the backends.
-    names = sorted(weights)
-    places, skips = [], []
+    entries = [""] * size
+    names = sorted(weights)  # The table does not depend on the order of the backends.
+    positions, skips = [], []
     for name in names:
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        places.append(int.from_bytes(digest[:4], "big") % size)
+        positions.append(int.from_bytes(digest[:4], "big") % size)
         skips.append(int.from_bytes(digest[4:], "big") % (size - 1) + 1)
-    largest = max(weights.values())
-    saved = [0] * len(names)
-    left = size
+    highest = max(weights.values())
+    credits = [0] * len(names)
+    free = size
     while True:
-        for turn, name in enumerate(names):
-            saved[turn] += weights[name]
-            if saved[turn] < largest:
+        for index, name in enumerate(names):
+            credits[index] += weights[name]
+            if credits[index] < highest:
                 continue
-            saved[turn] -= largest
-            place, skip = places[turn], skips[turn]
-            while taken[place]:
-                place = (place + skip) % size
-            taken[place] = name
-            places[turn] = place
-            left -= 1
-            if not left:
-                return taken
+            credits[index] -= highest
+            position, skip = positions[index], skips[index]
+            while entries[position]:
+                position = (position + skip) % size
+            entries[position] = name
+            positions[index] = position
+            free -= 1
+            if not free:
+                return entries

@@ -1,9 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The programs' maps, read and written. Private to this collection.
-
-A plan fills the bank that does not hold; one store into ``config`` turns over.
-"""
+"""Read and write the pinned maps of the programs."""
 
 from __future__ import annotations
 
@@ -13,19 +10,18 @@ import mmap
 import os
 from collections.abc import Mapping
 
+from .._core.plan import Problem
 from .._kernel import bpf
-from .._kernel.bpf import BpfError
-from .._rollback import journal
 from .layout import ARRAYS, CONFIG, HASHES, INDEX, LAYOUT, REASONS, SIZES
-from .plan import Plan
 from .snapshot import Snapshot
+from .writes import MapWrites
 
 
 def wait_for_programs() -> None:
-    """Return once every program that runs now has ended.
+    """Wait until all programs that run now have returned.
 
-    The kernel does so before an update of a map of maps returns: maybe_wait_bpf_programs() in
-    kernel/bpf/syscall.c, for this very purpose.
+    The kernel waits for them before an update of a map of maps returns: maybe_wait_bpf_programs() in
+    kernel/bpf/syscall.c.
     """
     with contextlib.ExitStack() as files:
         inner = bpf.map_create(bpf.BPF_MAP_TYPE_ARRAY, 4, 4, 1)
@@ -35,71 +31,46 @@ def wait_for_programs() -> None:
         bpf.map_update_one(outer, bytes(4), INDEX.pack(inner))
 
 
-def kept_at(pin_path: str) -> str:
-    """Return the folder that has the former programs and maps while new ones wait for a confirmation."""
-    return pin_path.rstrip("/") + "~"
-
-
-def refuse_unconfirmed(pin_path: str) -> None:
-    """Raise BpfError where the maps are new ones that wait for a confirmation.
-
-    What is declared for them would be missing in the former ones, should these come back. Raises ``Problem``
-    where the journal cannot be read.
-    """
-    if not journal.pending(journal.read()):  # Whoever confirmed may have been killed before he tidied up.
-        return
-    numbers = []
-    for folder in (pin_path, kept_at(pin_path)):
-        try:
-            with bpf.closing(bpf.obj_get(os.path.join(folder, "maps", "layout"))) as fd:
-                numbers.append(bpf.map_info(fd).id)
-        except FileNotFoundError:
-            return
-    if numbers[0] != numbers[1]:
-        raise BpfError(
-            f"pin_path: new programs at '{pin_path}', and their maps, wait for a confirmation: run this"
-            " again when they are confirmed or taken back"
-        )
-
-
 class Maps:
-    """Descriptors of all maps that are written here."""
+    """File descriptors of the maps that user space writes."""
 
     def __init__(self, fds: Mapping[str, int]) -> None:
         self.fds = fds
 
     @classmethod
     def pinned(cls, pin_path: str, files: contextlib.ExitStack) -> Maps:
-        """Open the pinned maps, for as long as ``files``.
+        """Open the pinned maps until ``files`` is closed.
 
-        Raises BpfError, naming all, where some are not there or of another layout.
+        Raises ``Problem`` if a map is missing, or for all maps that have another layout.
         """
         fds = {}
-        wrong = []
+        problems = []
         for name, sizes in {**SIZES, "layout": (4, 4)}.items():
             path = os.path.join(pin_path, "maps", name)
             try:
                 fds[name] = bpf.obj_get(path)
             except OSError as e:
-                raise BpfError(
-                    f"pin_path: there is no map at '{path}' ({e.strerror}); load the programs first"
-                    " (bpf_attach), and mind that 'ip netns exec' hides /sys/fs/bpf"
+                raise Problem(
+                    f"pin_path: cannot open the map '{path}': {e.strerror}; load the programs first"
+                    f" (bpf_attach);"
+                    " note that 'ip netns exec' hides /sys/fs/bpf"
                 ) from e
             files.callback(os.close, fds[name])
             layout = bpf.map_info(fds[name]).layout
             if (layout.key_size, layout.value_size) != sizes:
-                wrong.append(
-                    f"'{path}' has keys of {layout.key_size} and values of {layout.value_size} bytes, this"
-                    f" version {sizes[0]} and {sizes[1]}"
+                problems.append(
+                    f"'{path}' has keys of {layout.key_size} and values of {layout.value_size} bytes"
+                    f" instead of"
+                    f" {sizes[0]} and {sizes[1]}"
                 )
             elif name == "layout" and layout.max_entries != LAYOUT:
-                wrong.append(f"the maps have layout {layout.max_entries}, this version {LAYOUT}")
-        if wrong:
-            raise BpfError(f"pin_path: {'; '.join(wrong)}: load this version's programs (bpf_attach)")
+                problems.append(f"the maps have layout {layout.max_entries} instead of {LAYOUT}")
+        if problems:
+            raise Problem(f"pin_path: {'; '.join(problems)}; load the programs of this version (bpf_attach)")
         return cls(fds)
 
     def read(self) -> Snapshot:
-        """Return all that the maps hold."""
+        """Return the content of all maps."""
         snapshot = Snapshot(
             {name: bpf.map_read(self.fds[name]) for name in HASHES},
             {name: bpf.array_read(self.fds[name]) for name in ARRAYS},
@@ -109,23 +80,23 @@ class Maps:
         snapshot.generation, snapshot.features = CONFIG.unpack(raw)
         return snapshot
 
-    def apply(self, changes: Plan) -> None:
-        """Write a plan. Whoever dies on the way leaves the bank that holds as it is."""
-        # Programs may still read the idle bank since it last held.
+    def apply(self, writes: MapWrites) -> None:
+        """Fill the inactive buffer, then commit it. If killed before the commit, packets see no change."""
+        # A program that started in the generation before may still read the inactive buffer.
         wait_for_programs()
-        if "metrics" in self.fds and changes.fresh_slots:
+        if "metrics" in self.fds and writes.reset_slots:
             size = REASONS * 8 * bpf.possible_cpus()
-            bpf.map_update(self.fds["metrics"], {INDEX.pack(s): bytes(size) for s in changes.fresh_slots})
-        for name, keys in changes.delete.items():
+            bpf.map_update(self.fds["metrics"], {INDEX.pack(s): bytes(size) for s in writes.reset_slots})
+        for name, keys in writes.delete.items():
             bpf.map_delete(self.fds[name], keys)
-        # What others point to comes first.
-        for name in sorted(changes.update, key=lambda name: name not in ("backends", "rulesets")):
-            bpf.map_update(self.fds[name], changes.update[name])
+        # Arrays are written before the maps that refer to their elements.
+        for name in sorted(writes.update, key=lambda name: name not in ("backends", "rulesets")):
+            bpf.map_update(self.fds[name], writes.update[name])
         with contextlib.closing(mmap.mmap(self.fds["config"], mmap.PAGESIZE)) as page:
             word = ctypes.c_uint64.from_buffer(page)
-            word.value = int.from_bytes(CONFIG.pack(*changes.config), "little")
+            word.value = int.from_bytes(CONFIG.pack(*writes.config), "little")
             del word
-        if any(changes.gone.values()):
+        if any(writes.delete_after.values()):
             wait_for_programs()
-            for name, keys in changes.gone.items():
+            for name, keys in writes.delete_after.items():
                 bpf.map_delete(self.fds[name], keys)

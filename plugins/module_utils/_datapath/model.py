@@ -1,9 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pods, policies and services as people declare them. Private to this collection.
-
-The words and their meaning are those of Kubernetes' NetworkPolicy where it has them.
-"""
+"""Pods, policies and services of a declaration, with the semantics of Kubernetes' NetworkPolicy."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 
 @dataclass(frozen=True)
 class Pod:
-    """A Pod of this node (``device``: the host's end) or, without a device, of another one."""
+    """A Pod of this node, with the host end of its ``device``, or of another node, without a device."""
 
     name: str
     owner: str
@@ -30,21 +27,21 @@ class Pod:
     labels: Mapping[str, str] = field(default_factory=dict)
     node: str = ""
     device: str = ""
-    rate: int = 0  # bytes a second; 0: as fast as it goes
+    rate: int = 0  # bytes per second; 0: unlimited
     masquerade: bool = False
     anti_spoof: bool = True
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A condition on one label, as Kubernetes' matchExpressions."""
+    """A condition on one label, like an element of Kubernetes' matchExpressions."""
 
     key: str
     operator: str
     values: frozenset[str] = frozenset()
 
-    def holds(self, labels: Mapping[str, str]) -> bool:
-        """Tell whether a Pod with these labels satisfies it."""
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Return whether a Pod with these labels meets the condition."""
         if self.operator == "Exists":
             return self.key in labels
         if self.operator == "DoesNotExist":
@@ -54,36 +51,36 @@ class Expression:
 
 @dataclass(frozen=True)
 class PodSelector:
-    """Pods by labels, expressions and names; all that is given must match."""
+    """Selects Pods by labels, expressions and names; a Pod must match all that are given."""
 
     labels: frozenset[tuple[str, str]] = frozenset()
     expressions: tuple[Expression, ...] = ()
     names: frozenset[str] = frozenset()
 
     def matches(self, pod: Pod) -> bool:
-        """Tell whether the selector means this Pod; a name may have its node before it."""
+        """Return whether the selector matches a Pod. A name may be prefixed by its node: ``node/name``."""
         return (
             self.labels <= pod.labels.items()
-            and all(expression.holds(pod.labels) for expression in self.expressions)
+            and all(expression.matches(pod.labels) for expression in self.expressions)
             and (not self.names or pod.name in self.names or f"{pod.node}/{pod.name}" in self.names)
         )
 
 
 @dataclass(frozen=True)
 class CidrSelector:
-    """Addresses of a network but those of some of its parts."""
+    """Selects the addresses of a network, without the ``excluded`` subnets."""
 
     network: Network
     excluded: frozenset[Network] = frozenset()
 
     def matches(self, address: Address) -> bool:
-        """Tell whether the selector means this address."""
+        """Return whether the selector matches an address."""
         return address in self.network and not any(address in network for network in self.excluded)
 
 
 @dataclass(frozen=True)
 class HostSelector:
-    """The node that a Pod runs on."""
+    """Selects the node that the Pod runs on."""
 
 
 Selector = Union[PodSelector, CidrSelector, HostSelector]
@@ -91,7 +88,7 @@ Selector = Union[PodSelector, CidrSelector, HostSelector]
 
 @dataclass(frozen=True, order=True)
 class Ports:
-    """A range of a protocol's ports, or of ICMP's type and code (type * 256 + code); 0: every protocol."""
+    """A range of ports, or of ICMP type * 256 + code. Protocol 0 stands for all protocols."""
 
     protocol: int = 0
     first: int = 0
@@ -100,7 +97,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Rule:
-    """Whom a Pod may, or may not, talk to. No peers: anybody. No ports: everything."""
+    """Allows or denies traffic with ``peers`` (empty: all) on ``ports`` (empty: all)."""
 
     direction: int
     allow: bool = True
@@ -112,8 +109,8 @@ class Rule:
 class Policy:
     """Rules for the Pods that ``subject`` selects.
 
-    ``defaults`` says by direction what becomes of what no rule names: allow, deny, or None where the
-    policy says nothing of that direction. Selectors of an ``optional`` policy may match no Pod (yet).
+    ``defaults`` is, by direction, whether traffic that no rule matches is allowed; None if the policy does
+    not cover the direction. Selectors of an ``optional`` policy may match no Pod.
     """
 
     name: str
@@ -126,7 +123,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Backend:
-    """Where connections to a service go, in proportion to ``weight``."""
+    """A backend of a service; ``weight`` is its share of new connections relative to the other backends."""
 
     address: Address
     port: int
@@ -135,7 +132,9 @@ class Backend:
 
 @dataclass(frozen=True)
 class Service:
-    """A virtual address and port, and those behind it: backends, or Pods by selector, port and weight."""
+    """A virtual address and port. Its backends are addresses, or ``selected`` Pods by selector, port,
+    weight.
+    """
 
     name: str
     owner: str
@@ -148,7 +147,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Masquerade:
-    """The node's addresses that Pods' packets leave with, but to ``excluded``."""
+    """Source addresses of masqueraded packets; packets to ``excluded`` networks are not masqueraded."""
 
     ipv4: ipaddress.IPv4Address | None = None
     ipv6: ipaddress.IPv6Address | None = None
@@ -157,7 +156,7 @@ class Masquerade:
 
 @dataclass
 class Declaration:
-    """What one owner, or after ``union`` all of them, declare for a node."""
+    """What one owner, or after ``merge`` all owners, declare for a node."""
 
     pods: list[Pod] = field(default_factory=list)
     policies: list[Policy] = field(default_factory=list)

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each owner has declared for this node, kept for as long as the maps. Private to this collection.
+"""Store the declaration of each owner for the lifetime of the maps.
 
-The maps are computed from all declarations together, so each is kept here, in a folder that a boot empties
-as it empties the maps::
+The maps are computed from the declarations of all owners. They are stored on a tmpfs, so that a reboot
+removes them together with the maps::
 
     /run/podnet/datapath/<pin path>/<owner>.json
 """
@@ -28,7 +28,7 @@ _SUFFIX = ".json"
 
 @dataclass
 class Record:
-    """One owner's declaration, as it was given, and its Pods' places in the counters."""
+    """The stored options of one owner, and the slots of its Pods by name."""
 
     options: dict[str, Any] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
@@ -38,14 +38,14 @@ class Record:
 
 
 class Store:
-    """The declarations for the maps below one pin path."""
+    """The declarations for the maps of one pin path."""
 
     def __init__(self, pin_path: str) -> None:
         self.folder = os.path.join(RUN, quote(os.path.realpath(pin_path), safe=""))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one that reads and writes declarations and maps."""
+        """Lock the declarations and the maps against other processes."""
         os.makedirs(self.folder, 0o700, exist_ok=True)
         with open(os.path.join(self.folder, "lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -63,7 +63,7 @@ class Store:
         return records
 
     def write(self, owner: str, record: Record) -> None:
-        """Keep an owner's record; an empty one is removed."""
+        """Store an owner's record; remove an empty one."""
         path = os.path.join(self.folder, quote(owner, safe="") + _SUFFIX)
         if record:
             text = json.dumps({"options": record.options, "slots": record.slots}, sort_keys=True)
@@ -73,12 +73,12 @@ class Store:
             os.unlink(path)
 
     def forget(self) -> None:
-        """Remove all records: the maps they were for are gone."""
+        """Remove all records, after the maps were removed."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def stored(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options without what was not given, so that a new option changes no old record."""
+    """Return the options that were set, so that an option added later does not change stored records."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .._core.plan import Problem
-from .._datapath.maps import kept_at
+from .._datapath.pending import backup_path
 from .._kernel import bpf
 from .change import execute, remove_all
 from .pins import Pins
@@ -20,7 +20,7 @@ from .plan import PENDING, Attachment, split_pin_name, steps_between
 
 def back_up(path: str) -> None:
     """Pin the programs and maps once more, in a directory that ``restore`` reads."""
-    backup = kept_at(path)
+    backup = backup_path(path)
     shutil.rmtree(backup, ignore_errors=True)
     for folder in ("progs", "maps"):
         os.makedirs(os.path.join(backup, folder), 0o700)
@@ -45,7 +45,7 @@ def restore(path: str, former: Mapping[str, tuple[str, str] | None]) -> None:
 
     Raises ``OSError`` and ``Problem``.
     """
-    pins, backup = Pins(path), Pins(kept_at(path))
+    pins, backup = Pins(path), Pins(backup_path(path))
     pins.find_strays(former)
     if not backup.programs:
         if any(former.values()):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from .._core.command import RunCommand
 from .._core.plan import Change, Problem, Value, reason
-from .._datapath.maps import kept_at
+from .._datapath.pending import backup_path
 from .._rollback import arm
 from .._rollback.arm import Confirmation
 from .._rollback.net_changes import Key
@@ -78,7 +78,7 @@ class CheckpointRecorder:
 
         uplink = any(change.name.endswith(("-ingress", "-egress")) for change in plan.changes)
         checkpoint = self._armed if uplink or not plan else self._unconfirmed
-        transaction = checkpoint.transaction(plan, observe, backup=kept_at(path))
+        transaction = checkpoint.transaction(plan, observe, backup=backup_path(path))
         with checkpoint.complete_or_revert(), transaction:
             if plan and checkpoint.name:
                 back_up(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import bundle
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command as _datapath_command
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.command import program
 
 
 def python(path: Path, text: str) -> str:
@@ -46,7 +46,7 @@ def test_a_missing_or_old_interpreter_is_not_used(
 def test_the_command_contains_its_imports(tmp_path: Path) -> None:
     """It runs without the collection, as on a node."""
     command = tmp_path / "podnet-datapath"
-    command.write_bytes(_datapath_command.program())
+    command.write_bytes(program())
     done = subprocess.run(
         [sys.executable, "-I", command, "--help"], capture_output=True, text=True, check=False
     )

@@ -1,0 +1,74 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The content of the maps, independent of buffers and array indexes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .layout import NODE
+
+
+class Endpoint(NamedTuple):
+    """An address of a Pod, as in struct endpoint."""
+
+    ifindex: int
+    owner: int
+    identity: int
+    enforce: int
+    slot: int
+    flags: int
+
+
+class Device(NamedTuple):
+    """The device of a Pod on this node, as in struct pod."""
+
+    owner: int
+    slot: int
+    flags: int
+    identity: int
+    enforce: int
+    mac: bytes
+    rate: int
+
+
+@dataclass
+class Image:
+    """The content of one buffer of all maps.
+
+    ``endpoints`` are by packed address, ``pods`` by ifindex, ``cidrs`` (identity, flags) by prefix length and
+    packed address, ``policy`` (struct ruleset) by subject, peer and direction. ``services`` have a number and
+    the digest of their ``backends``, which has the weight of each struct addr_port.
+    """
+
+    endpoints: dict[bytes, Endpoint] = field(default_factory=dict)
+    pods: dict[int, Device] = field(default_factory=dict)
+    cidrs: dict[tuple[int, bytes], tuple[int, int]] = field(default_factory=dict)
+    policy: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
+    services: dict[tuple[bytes, bytes, int, int], tuple[int, bytes]] = field(default_factory=dict)
+    backends: dict[bytes, dict[bytes, int]] = field(default_factory=dict)
+    node: bytes = bytes(NODE.size)
+    features: int = 0
+
+
+def differences(current: Image, desired: Image) -> dict[str, int]:
+    """Return the number of entries that differ, by kind; empty if none differs."""
+    found = {}
+    for kind in ("endpoints", "pods", "cidrs", "policy", "services"):
+        before, after = getattr(current, kind), getattr(desired, kind)
+        if before != after:
+            found[kind] = sum(before.get(key) != after.get(key) for key in {*before, *after})
+    # Weights are not in the maps, and a backend with a low weight may have no entry in the Maglev table.
+    drifted = [
+        digest
+        for digest, weights in desired.backends.items()
+        if not current.backends.get(digest, {}).keys() <= weights.keys()
+    ]
+    if drifted:
+        found["backends"] = len(drifted)
+    for kind in ("node", "features"):
+        if getattr(current, kind) != getattr(desired, kind):
+            found[kind] = 1
+    return found

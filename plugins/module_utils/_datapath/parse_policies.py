@@ -1,0 +1,99 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Parse policies of a declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .model import DIRECTIONS, EGRESS, INGRESS, PROTOCOLS, CidrSelector, Policy, Ports, Rule
+from .parse_selectors import parse_peer, parse_pod_selector
+from .values import Problems
+
+PEER_OPTIONS = {"ingress": "from", "egress": "to"}
+PROTOCOLS_WITH_PORTS = (6, 17, 132)
+PROTOCOLS_WITH_TYPES = (1, 58)
+
+
+def parse_policies(options: Mapping[str, Any], owner: str, problems: Problems) -> list[Policy]:
+    """Return the policies; their names must be unique."""
+    policies: list[Policy] = []
+    names: set[str] = set()
+    for index, raw in enumerate(options.get("policies") or ()):
+        option = f"policies[{index}] ({raw['name']})"
+        if raw["name"] in names:
+            problems.add(option, "another policy has the same name")
+        names.add(raw["name"])
+        policies.append(_policy(raw, owner, option, problems))
+    return policies
+
+
+def _policy(raw: Mapping[str, Any], owner: str, option: str, problems: Problems) -> Policy:
+    rules: list[Rule] = []
+    defaults: list[bool | None] = [None, None]
+    for name, direction in DIRECTIONS.items():
+        if raw.get(name) is None:
+            if raw.get(f"{name}_default"):
+                problems.add(f"{option}: {name}_default", f"it requires {name}; use [] for no rules")
+            continue
+        defaults[direction] = raw.get(f"{name}_default") == "allow"
+        rules += [
+            _rule(rule, name, f"{option}: {name}[{index}]", problems) for index, rule in enumerate(raw[name])
+        ]
+    if defaults == [None, None]:
+        problems.add(option, "ingress or egress is required; use [] for no rules")
+    return Policy(
+        name=raw["name"],
+        owner=owner,
+        subject=parse_pod_selector(raw.get("pods") or {}, f"{option}: pods", problems),
+        rules=tuple(rules),
+        defaults=(defaults[INGRESS], defaults[EGRESS]),
+        optional=bool(raw.get("optional")),
+    )
+
+
+def _rule(raw: Mapping[str, Any], direction: str, option: str, problems: Problems) -> Rule:
+    peers_option = f"{option}.{PEER_OPTIONS[direction]}"
+    peers = [
+        parse_peer(peer, f"{peers_option}[{number}]", problems)
+        for number, peer in enumerate(raw.get(PEER_OPTIONS[direction]) or ())
+    ]
+    for number, peer in enumerate(peers):
+        if isinstance(peer, CidrSelector) and peer in peers[:number]:
+            problems.add(f"{peers_option}[{number}]: cidr", f"{peer.network} is listed twice")
+    ports = [
+        _ports(one, f"{option}.ports[{number}]", problems)
+        for number, one in enumerate(raw.get("ports") or ())
+    ]
+    return Rule(DIRECTIONS[direction], raw.get("action") != "deny", tuple(peers), tuple(ports))
+
+
+def _ports(raw: Mapping[str, Any], option: str, problems: Problems) -> Ports:
+    name = str(raw.get("protocol") or "tcp").lower()
+    protocol = PROTOCOLS.get(name) or (int(name) if name.isdigit() else 0)
+    if not 0 < protocol < 256:
+        problems.add(f"{option}: protocol", f"'{name}' is not one of {', '.join(PROTOCOLS)}, or 1 to 255")
+        return Ports()
+    first, last = raw.get("port"), raw.get("end_port")
+    kind, code = raw.get("type"), raw.get("code")
+    if (first, last) != (None, None) and protocol not in PROTOCOLS_WITH_PORTS:
+        problems.add(option, f"port: protocol {name} has no ports")
+    elif (kind, code) != (None, None) and protocol not in PROTOCOLS_WITH_TYPES:
+        problems.add(option, f"type: protocol {name} has no types; use it with icmp and icmpv6")
+    elif first is None and last is not None:
+        problems.add(option, f"end_port: {last} requires port")
+    elif kind is None and code is not None:
+        problems.add(option, f"code: {code} requires type")
+    for name, value, limit in (("port", first, 65535), ("type", kind, 255), ("code", code, 255)):
+        if value is not None and not 0 <= value <= limit:
+            problems.add(f"{option}: {name}", f"{value} is outside of 0 to {limit}")
+    if first is not None:
+        last = first if last is None else last
+        if not first <= last <= 65535:
+            problems.add(f"{option}: end_port", f"{last} is outside of {first} to 65535")
+        return Ports(protocol, first, last)
+    if kind is not None:
+        return Ports(protocol, kind << 8 | (code or 0), kind << 8 | (0xFF if code is None else code))
+    return Ports(protocol)

@@ -1,0 +1,86 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Parse services of a declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .model import PROTOCOLS, Backend, Service
+from .parse_selectors import parse_pod_selector
+from .values import Problems, parse_address
+
+SERVICE_PROTOCOLS = ("tcp", "udp")
+MAX_WEIGHT = 100
+
+
+def parse_services(options: Mapping[str, Any], owner: str, problems: Problems) -> list[Service]:
+    """Return the services with a valid address; their names must be unique."""
+    services = []
+    names: set[str] = set()
+    for index, raw in enumerate(options.get("services") or ()):
+        option = f"services[{index}] ({raw['name']})"
+        if raw["name"] in names:
+            problems.add(option, "another service has the same name")
+        names.add(raw["name"])
+        service = _service(raw, owner, option, problems)
+        if service:
+            services.append(service)
+    return services
+
+
+def _service(raw: Mapping[str, Any], owner: str, option: str, problems: Problems) -> Service | None:
+    protocol = raw.get("protocol") or "tcp"
+    if protocol not in SERVICE_PROTOCOLS:
+        problems.add(f"{option}: protocol", f"'{protocol}' is not one of {', '.join(SERVICE_PROTOCOLS)}")
+    try:
+        address = parse_address(raw["address"])
+    except ValueError as error:
+        problems.add(f"{option}: address", str(error))
+        return None
+    port = _port(raw["port"], option, problems)
+    backends: list[Backend] = []
+    selected = []
+    for index, one in enumerate(raw.get("backends") or ()):
+        at = f"{option}: backends[{index}]"
+        target = port if one.get("port") is None else _port(one["port"], at, problems)
+        weight = 1 if one.get("weight") is None else one["weight"]
+        if not 0 <= weight <= MAX_WEIGHT:
+            problems.add(at, f"weight: {weight} is outside of 0 to {MAX_WEIGHT}")
+        by_pod = any(one.get(key) is not None for key in ("labels", "names"))
+        if by_pod == (one.get("address") is not None):
+            problems.add(at, "set either address, or labels or names of Pods")
+        elif by_pod:
+            selected.append((parse_pod_selector(one, at, problems), target, weight))
+        else:
+            try:
+                backend = Backend(parse_address(one["address"]), target, weight)
+            except ValueError as error:
+                problems.add(f"{at}: address", str(error))
+                continue
+            if backend.address.version != address.version:
+                problems.add(
+                    at,
+                    f"{backend.address} is an IPv{backend.address.version} address, but the service has an"
+                    f" IPv{address.version} address",
+                )
+            if any((b.address, b.port) == (backend.address, backend.port) for b in backends):
+                problems.add(at, f"{backend.address} port {backend.port} is listed twice")
+            backends.append(backend)
+    return Service(
+        name=raw["name"],
+        owner=owner,
+        address=address,
+        port=port,
+        protocol=PROTOCOLS.get(protocol, 0),
+        backends=tuple(backends),
+        selected=tuple(selected),
+    )
+
+
+def _port(value: int, option: str, problems: Problems) -> int:
+    if not 0 < value <= 65535:
+        problems.add(option, f"port: {value} is outside of 1 to 65535")
+    return value

@@ -1,0 +1,48 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plan the writes of services: the maps ``services``, ``tables`` and ``backends``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .allocator import SlotAllocator
+from .image import Image
+from .layout import MAGLEV_SIZE, SERVICE, SERVICE_KEY, TABLE
+from .maglev import maglev_table
+from .snapshot import Services
+from .writes import Writer
+
+
+def write_services(writer: Writer, image: Image) -> None:
+    """Add the writes of services, their Maglev tables and backends."""
+    snapshot = writer.snapshot
+    current = Services(snapshot)
+    used_tables = current.used_tables(writer.active)
+    known_tables: dict[bytes, int] = {}
+    for index in sorted(current.tables):
+        digest, indexes = current.tables[index]
+        weights = image.backends.get(digest)
+        if weights and all(snapshot.element("backends", i) in weights for i in indexes):
+            known_tables.setdefault(digest, index)
+    used = {i for table in {*used_tables, *known_tables.values()} for i in current.tables[table][1]}
+    known = {snapshot.element("backends", index): index for index in sorted(used)}
+    backends = SlotAllocator(snapshot.sizes["backends"], used, known)
+    tables = SlotAllocator(snapshot.sizes["tables"], used_tables, known_tables)
+    entries = {}
+    for (address, port, protocol, family), (number, digest) in image.services.items():
+        key = SERVICE_KEY.pack(address, port, protocol, family, writer.inactive)
+        entries[key] = SERVICE.pack(tables.index_of(digest), number)
+    for index, digest in tables.new.items():
+        tables.new[index] = _encode_table(image.backends[digest], digest, backends)
+    writer.write_new("backends", backends, "services")
+    writer.write_new("tables", tables, "services")
+    writer.fill_buffer("services", entries, "services")
+
+
+def _encode_table(weights: Mapping[bytes, int], digest: bytes, backends: SlotAllocator) -> bytes:
+    """Return struct maglev_table."""
+    indexes = {raw.hex(): backends.index_of(raw) for raw in sorted(weights)}
+    table = maglev_table({raw.hex(): weight for raw, weight in weights.items()}, MAGLEV_SIZE)
+    return TABLE.pack(*(indexes[name] for name in table), digest)

@@ -1,0 +1,88 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plan the writes that change the maps to an image, atomically for packets.
+
+Identities, policy and services are double-buffered: the inactive buffer is filled, then committed by one
+store to ``config``. Both buffers share rulesets, Maglev tables and backends, of which only those are written
+that the active buffer does not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .allocator import SlotAllocator
+from .layout import INDEX, buffer_offset
+from .snapshot import Snapshot
+
+
+@dataclass
+class MapWrites:
+    """Keys to delete and entries to write, by map, in this order; then ``config`` and ``delete_after``.
+
+    ``config`` are the new generation and features, ``delete_after`` the entries that only the former
+    generation used, ``reset_slots`` the slots of ``metrics`` to set to zero.
+    """
+
+    delete: dict[str, list[bytes]] = field(default_factory=dict)
+    update: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    config: tuple[int, int] = (0, 0)
+    delete_after: dict[str, list[bytes]] = field(default_factory=dict)
+    reset_slots: list[int] = field(default_factory=list)
+
+
+class Writer:
+    """Collects the writes of all maps, and a problem for each map that is too small."""
+
+    def __init__(self, snapshot: Snapshot, features: int) -> None:
+        self.snapshot = snapshot
+        self.active = snapshot.buffer
+        self.inactive = 1 - snapshot.buffer
+        self.writes = MapWrites(config=(snapshot.next_generation, features))
+        self.problems: list[str] = []
+
+    def fill_buffer(self, name: str, entries: dict[bytes, bytes], option: str) -> None:
+        """Replace the entries of a map in the inactive buffer. Their keys contain the buffer."""
+        current, at = self.snapshot.hashes[name], buffer_offset(name)
+        self.writes.delete[name] = [key for key in current if key[at] == self.inactive and key not in entries]
+        self.writes.update[name] = {k: value for k, value in entries.items() if current.get(k) != value}
+        active = sum(key[at] != self.inactive for key in current)
+        size = self.snapshot.sizes[name]
+        if active + len(entries) > size:
+            self.problems.append(
+                f"{option}: the map {name} has {size} entries, but {len(entries)} are needed beside"
+                f" {active} of"
+                " the current generation"
+            )
+
+    def replace_entries(
+        self, name: str, entries: dict[bytes, bytes], deny: Callable[[bytes], bytes], option: str
+    ) -> None:
+        """Replace the entries of a map whose values contain both buffers.
+
+        ``deny`` returns the value of a removed entry for the new generation, until it is deleted.
+        """
+        current = self.snapshot.hashes[name]
+        removed = [key for key in current if key not in entries]
+        self.writes.delete_after[name] = removed
+        self.writes.update[name] = {
+            **{key: value for key, value in entries.items() if current.get(key) != value},
+            **{key: deny(current[key]) for key in removed},
+        }
+        size = self.snapshot.sizes[name]
+        if len(current) + len(entries.keys() - current.keys()) > size:
+            self.problems.append(
+                f"{option}: the map {name} has {size} entries, but {len(entries)} are needed beside"
+                f" {len(removed)} that are still in use"
+            )
+
+    def write_new(self, name: str, allocator: SlotAllocator, option: str) -> None:
+        """Write the newly allocated elements of an array."""
+        self.writes.update[name] = {INDEX.pack(i): content for i, content in allocator.new.items()}
+        if allocator.overflow:
+            self.problems.append(
+                f"{option}: the map {name} has {allocator.size} entries, too few for {len(allocator.new)}"
+                f" more"
+            )

@@ -1,0 +1,125 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images compiled from declarations have the verdicts of the policies."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import (
+    compile_image,
+    local_policies,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.image import Image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import (
+    CidrSelector,
+    Declaration,
+    HostSelector,
+    Pod,
+    PodSelector,
+    Policy,
+)
+from tests.unit.datapath.declarations import HOST, NODE, PODS, declare, image_of, labels, policies
+
+OTHERS = (HOST, "10.0.1.200", "10.1.2.3", "192.0.2.1", "fd00::1", "fd00:1::1")
+
+
+class Programs:
+    """Looks up verdicts in an image as the programs do."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+
+    def identity(self, text: str) -> int:
+        address = ipaddress.ip_address(text)
+        if address.packed in self.image.endpoints:
+            return self.image.endpoints[address.packed].identity
+        best = (-1, 0)
+        for (length, packed), (identity, dummy) in self.image.cidrs.items():
+            if len(packed) == len(address.packed) and address in ipaddress.ip_network((packed, length)):
+                best = max(best, (length, identity))
+        return best[1]
+
+    def allows(self, pod: str, peer: str, direction: int, protocol: int, port: int) -> bool:
+        me = self.image.endpoints[ipaddress.ip_address(pod).packed]
+        if not me.enforce & layout.ENFORCE[direction]:
+            return True
+        raw = self.image.policy.get((me.identity, self.identity(peer), direction))
+        if raw is None:
+            return not me.enforce & layout.DENY[direction]
+        return layout.decode_ruleset(raw).allows(protocol, port)
+
+
+def expected_verdict(
+    declaration: Declaration, pod: str, peer: str, direction: int, protocol: int, port: int
+) -> bool:
+    """Return the verdict by the definition of policies, without identities."""
+    by_address = {str(address): one for one in declaration.pods for address in one.addresses}
+
+    def matches(selector: object) -> bool:
+        if isinstance(selector, HostSelector):
+            return peer == HOST
+        if isinstance(selector, CidrSelector):
+            return peer != HOST and selector.matches(ipaddress.ip_address(peer))
+        assert isinstance(selector, PodSelector)
+        return peer in by_address and selector.matches(by_address[peer])
+
+    selecting = [
+        policy
+        for policy in declaration.policies
+        if policy.subject.matches(by_address[pod]) and policy.defaults[direction] is not None
+    ]
+    verdicts = [
+        rule.allow
+        for policy in selecting
+        for rule in policy.rules
+        if rule.direction == direction
+        and (not rule.peers or any(matches(one) for one in rule.peers))
+        and (not rule.ports or any(p.protocol == protocol and p.first <= port <= p.last for p in rule.ports))
+    ]
+    if direction == 0 and peer == HOST:
+        verdicts.append(True)
+    if verdicts:
+        return all(verdicts)
+    return all(policy.defaults[direction] for policy in selecting)
+
+
+@given(st.lists(labels, min_size=4, max_size=4), policies)
+def test_verdicts_are_those_of_the_policies(pod_labels: Any, raw_policies: Any) -> None:
+    declaration = declare(pod_labels, raw_policies)
+    programs = Programs(image_of(declaration))
+    for pod in PODS[:2]:
+        for peer in (*PODS, *OTHERS):
+            for direction in (0, 1):
+                for protocol, port in ((6, 80), (6, 81), (6, 90), (17, 80), (1, 0x800), (47, 0)):
+                    packet = (pod, peer, direction, protocol, port)
+                    assert programs.allows(*packet) == expected_verdict(declaration, *packet), packet
+
+
+def test_too_many_port_ranges_are_reported_with_the_policy() -> None:
+    many = [{"protocol": "tcp", "port": port} for port in range(1, 40, 2)]
+    declaration = declare(
+        [{"app": "web"}] * 4,
+        [{"name": "many", "pods": {"labels": {"app": "web"}}, "ingress": [{"from": [], "ports": many}]}],
+    )
+    _image, problems = compile_image(declaration, NODE, {})
+    assert problems == ["policies (many): 20 port ranges exceed the maximum of 16; merge some of them"]
+
+
+def test_policies_of_other_nodes_are_not_compiled() -> None:
+    pods = [
+        Pod("a", "site", (), {"app": "web"}, device="h1"),
+        Pod("b", "site", (), {"app": "db"}),
+    ]
+    policies = [
+        Policy("web", "site", PodSelector(frozenset({("app", "web")}))),
+        Policy("db", "site", PodSelector(frozenset({("app", "db")}))),
+        Policy("all", "site", PodSelector()),
+    ]
+    assert [policy.name for policy in local_policies(policies, pods)] == ["web", "all"]

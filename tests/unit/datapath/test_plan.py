@@ -1,0 +1,216 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plans: a new generation is atomic for packets; options and generation are its changes."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.image import Image, differences
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import Node
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.parse import parse
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.plan import (
+    Current,
+    DatapathPlan,
+    Desired,
+    plan_declaration,
+    plan_writes,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.snapshot import Snapshot, decode_image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Record
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.writes import MapWrites
+from tests.unit.datapath.declarations import NODE, SIZES, declare, image_of, labels, policies
+
+
+def written(snapshot: Snapshot, writes: MapWrites) -> Snapshot:
+    """Return the maps after the commit, as ``Maps.apply`` writes them."""
+    after = Snapshot(
+        {name: dict(entries) for name, entries in snapshot.hashes.items()},
+        dict(snapshot.arrays),
+        snapshot.sizes,
+        *writes.config,
+    )
+    for name in snapshot.hashes:
+        for key in writes.delete.get(name, []):
+            del after.hashes[name][key]
+        after.hashes[name].update(writes.update.get(name, {}))
+    for name, size in ((name, layout.SIZES[name][1]) for name in layout.ARRAYS):
+        raw = bytearray(after.arrays[name])
+        for key, value in writes.update.get(name, {}).items():
+            (index,) = struct.unpack("=I", key)
+            raw[index * size : (index + 1) * size] = value
+        assert len(raw) == len(after.arrays[name]), f"{name} grew"
+        after.arrays[name] = bytes(raw)
+    return after
+
+
+def without_removed(snapshot: Snapshot, writes: MapWrites) -> Snapshot:
+    for name, keys in writes.delete_after.items():
+        for key in keys:
+            del snapshot.hashes[name][key]
+    return snapshot
+
+
+def empty() -> Snapshot:
+    arrays = {name: bytes(SIZES[name] * layout.SIZES[name][1]) for name in layout.ARRAYS}
+    return Snapshot(arrays=arrays, sizes=SIZES, generation=8)
+
+
+services = st.dictionaries(
+    st.sampled_from(["10.96.0.1", "10.96.0.2", "fd96::1"]),
+    st.dictionaries(st.integers(1, 6), st.integers(0, 3), min_size=1).filter(
+        lambda found: any(found.values())
+    ),
+)
+worlds = st.tuples(st.lists(labels, min_size=4, max_size=4), policies, services, st.integers(1, 4))
+
+
+def world_image(world: Any) -> Image:
+    pod_labels, raw_policies, fronts, count = world
+    declaration = declare(pod_labels, raw_policies)
+    declaration.pods = declaration.pods[:count]
+    raw = [
+        {
+            "name": front,
+            "address": front,
+            "port": 80,
+            "backends": [
+                {"address": f"{'10.0.9.' if '.' in front else 'fd09::'}{n}", "weight": weight}
+                for n, weight in backends.items()
+            ],
+        }
+        for front, backends in fronts.items()
+    ]
+    own, problems = parse({"services": raw}, "site")
+    assert not problems
+    declaration.services = own.services
+    return image_of(declaration)
+
+
+@given(st.lists(worlds, min_size=2, max_size=5))
+def test_commit_is_atomic_and_never_writes_elements_in_use(states: Any) -> None:
+    snapshot = empty()
+    for world in states:
+        image = world_image(world)
+        writes, problems = plan_writes(snapshot, image)
+        assert not problems
+        before = decode_image(snapshot, snapshot.buffer)
+        if writes is None:
+            assert not differences(before, image)
+            continue
+        after = written(snapshot, writes)
+        assert after.buffer != snapshot.buffer
+        # until the commit, packets see the former generation
+        former = decode_image(after, snapshot.buffer)
+        for kind in ("cidrs", "policy", "services", "backends"):
+            assert getattr(former, kind) == getattr(before, kind), kind
+        for key, entry in before.endpoints.items():
+            assert former.endpoints[key].identity == entry.identity
+            assert former.endpoints[key].enforce == entry.enforce
+        # new endpoints have no identity and deny all traffic under policy
+        for key in former.endpoints.keys() - before.endpoints.keys():
+            new = former.endpoints[key]
+            assert new.identity == layout.NO_IDENTITY
+            for bit, deny in zip(layout.ENFORCE, layout.DENY):
+                assert bool(new.enforce & deny) == bool(image.endpoints[key].enforce & bit)
+        # after the commit, removed endpoints have no identity
+        current = decode_image(after, after.buffer)
+        for key in current.endpoints.keys() - image.endpoints.keys():
+            assert current.endpoints[key].identity == layout.NO_IDENTITY
+        snapshot = without_removed(after, writes)
+        assert not differences(decode_image(snapshot, snapshot.buffer), image)
+        assert plan_writes(snapshot, image) == (None, [])
+
+
+def test_drifted_backend_is_repaired() -> None:
+    image = world_image(([{"app": "web", "tier": "a"}] * 4, [], {"10.96.0.1": {1: 1, 2: 1}}, 4))
+    writes, _problems = plan_writes(empty(), image)
+    assert writes
+    snapshot = written(empty(), writes)
+    drifted = bytearray(snapshot.arrays["backends"])
+    drifted[0] ^= 1
+    snapshot.arrays["backends"] = bytes(drifted)
+    repair, _problems = plan_writes(snapshot, image)
+    assert repair
+    snapshot = written(snapshot, repair)
+    assert plan_writes(snapshot, image) == (None, [])
+
+
+def test_all_full_maps_are_reported() -> None:
+    world = ([{"app": "web", "tier": "a"}] * 4, [], {"10.96.0.1": {1: 1}, "fd96::1": {2: 1}}, 4)
+    snapshot = empty()
+    snapshot.sizes = {**SIZES, "endpoints4": 3, "pods": 1, "services": 1, "tables": 1, "backends": 1}
+    _writes, problems = plan_writes(snapshot, world_image(world))
+    text = "\n".join(problems)
+    for name in ("endpoints4", "pods", "services", "tables", "backends"):
+        assert f"the map {name} " in text, name
+    assert len(problems) == 5
+
+
+WEB = {"name": "web", "device": "hp0", "addresses": ["10.0.0.1"]}
+
+
+def plan_web(
+    *records: Record, node: Node = NODE, snapshot: Snapshot | None = None, **pod: Any
+) -> DatapathPlan:
+    owners = dict(zip(("site", "cni"), records))
+    options = {"endpoints": [{**WEB, **pod}]}
+    return plan_declaration(Current(node, owners, snapshot or empty()), Desired("/pins", "site", options))
+
+
+def test_plan_has_options_and_generation_as_changes() -> None:
+    plan = plan_web()
+    assert [(change.name, change.scope) for change in plan.changes] == [
+        ("endpoints", "/pins"),
+        ("generation", "/pins"),
+    ]
+    assert (plan.changes[1].before, plan.changes[1].after) == (8, 9)
+    assert (plan.updated, plan.deleted) == (["10.0.0.1"], [])
+    assert plan.differences == {"endpoints": 1, "pods": 1}
+    plan.require_valid()
+
+
+def test_repeated_declaration_changes_nothing() -> None:
+    first = plan_web()
+    assert first.writes
+    snapshot = written(empty(), first.writes)
+    plan = plan_web(first.after, snapshot=snapshot)
+    assert not plan and plan.writes is None and plan.differences == {}
+
+
+def test_pods_keep_their_slots() -> None:
+    cni = Record({}, {"other": 1})
+    assert plan_web(Record(), cni).after.slots == {"web": 2}
+    assert plan_web(Record({}, {"web": 7}), cni).after.slots == {"web": 7}
+
+
+@pytest.mark.parametrize(
+    ("pod", "expected"),
+    [
+        ({"device": "none"}, "endpoints: devices that do not exist in this network namespace: none; use"),
+        ({"rate": "10mbit"}, "endpoints (web): rate: no device has the qdisc fq, which delays"),
+    ],
+)
+def test_pods_need_a_device_and_fq(pod: dict[str, str], expected: str) -> None:
+    (problem,) = plan_web(**pod).problems
+    assert problem.startswith(expected)
+
+
+def test_problems_of_reading_are_reported_with_those_of_the_declaration() -> None:
+    current = Current(NODE, {}, None, ["pin_path: missing"])
+    options = {"endpoints": [{**WEB, "addresses": ["10.0.0"]}]}
+    plan = plan_declaration(current, Desired("/pins", "site", options))
+    assert plan.problems[0] == "pin_path: missing" and "10.0.0" in plan.problems[1]
+
+
+def test_planned_devices_exist_in_check_mode() -> None:
+    node = NODE.with_planned(["new"])
+    assert not plan_web(node=node, device="new").problems
+    assert node.interfaces["hp0"] == NODE.interfaces["hp0"]
