@@ -6,4 +6,4 @@ Callers: modules, _pods, _programs
 May import: _core, _kernel, _rollback
 """
 
-__all__ = ["apply", "arguments", "command", "info", "layout", "maps", "pending", "store", "verify"]
+__all__ = ["apply", "arguments", "command", "info", "layout", "maps", "store", "verify"]

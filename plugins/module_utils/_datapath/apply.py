@@ -9,24 +9,28 @@ declaration of one owner.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
+import json
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from .._core.plan import Problem, Result
 from .compile import compile_image
-from .describe import describe
-from .image import differences
-from .maps import Maps
+from .image import Image, differences
+from .layout import number_of
+from .maps import Maps, require_confirmed
 from .merge import merge_records
 from .node import read_node
-from .pending import require_confirmed
 from .plan import Current, DatapathPlan, Desired, plan_declaration, plan_writes
-from .slots import all_slots
 from .snapshot import decode_image
-from .store import Store
+from .store import Store, all_slots
 
 __all__ = ["Desired", "configure", "refill"]
+
+# Options that the diff omits
+_DEFAULTS: Mapping[str, Any] = {"labels": {}, "masquerade": False, "anti_spoof": True, "node": ""}
 
 
 def configure(desired: Desired, check: bool = False) -> Result:
@@ -84,11 +88,41 @@ def _result(plan: DatapathPlan, names: Mapping[int, str]) -> Result:
         {"updated": plan.updated, "deleted": plan.deleted, "differences": plan.differences},
         diff=[
             {
-                "before": describe(plan.current_image, plan.before.options, plan.owner, names),
-                "after": describe(plan.image, plan.after.options, plan.owner, names),
+                "before": _describe(plan.current_image, plan.before.options, plan.owner, names),
+                "after": _describe(plan.image, plan.after.options, plan.owner, names),
             }
         ],
     )
+
+
+def _describe(image: Image, options: Mapping[str, Any], owner: str, names: Mapping[int, str]) -> str:
+    """Return a line for each endpoint and each declared object; ``names`` are devices by ifindex."""
+    number = number_of(owner)
+    lines = sorted(
+        f"{ipaddress.ip_address(key)} at {_location(e.ifindex, names)}\n"
+        for key, e in image.endpoints.items()
+        if e.owner == number
+    )
+    for option in ("endpoints", "remote_pods", "policies", "services"):
+        for one in options.get(option) or ():
+            shown = {
+                key: value
+                for key, value in one.items()
+                if key not in ("name", "device", "addresses")
+                and (key not in _DEFAULTS or value != _DEFAULTS[key])
+            }
+            if shown:
+                name = one.get("name", one.get("device"))
+                lines.append(f"{option} {name}: {json.dumps(shown, sort_keys=True)}\n")
+    if options.get("masquerade"):
+        lines.append(f"masquerade: {json.dumps(options['masquerade'], sort_keys=True)}\n")
+    return "".join(lines)
+
+
+def _location(ifindex: int, names: Mapping[int, str]) -> str:
+    if not ifindex:
+        return "another node"
+    return names.get(ifindex, f"a removed device (ifindex {ifindex})")
 
 
 def refill(fds: Mapping[str, int], pin_path: str) -> None:

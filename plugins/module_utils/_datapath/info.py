@@ -23,9 +23,8 @@ from .merge import merge_records
 from .metrics import PREFIX, read_counters
 from .model import DIRECTIONS, PROTOCOLS, Pod
 from .policy import Ruleset
-from .slots import all_slots
 from .snapshot import Snapshot, decode_image, services_of
-from .store import Store
+from .store import Store, all_slots
 
 INGRESS_REASONS = [name[len(PREFIX) :] for name in layout.INBOUND_REASONS]
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from .._core.plan import Problem
 from .._kernel import bpf
+from .._rollback import journal
 from .layout import ARRAYS, CONFIG, HASHES, INDEX, LAYOUT, REASONS, SIZES
 from .snapshot import Snapshot
 from .writes import MapWrites
@@ -29,6 +30,32 @@ def wait_for_programs() -> None:
         outer = bpf.map_create(bpf.BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, inner)
         files.callback(os.close, outer)
         bpf.map_update_one(outer, bytes(4), INDEX.pack(inner))
+
+
+def backup_path(pin_path: str) -> str:
+    """Return the directory with the former programs and maps while new ones are pending confirmation."""
+    return pin_path.rstrip("/") + "~"
+
+
+def require_confirmed(pin_path: str) -> None:
+    """Raise ``Problem`` if the maps are new and pending confirmation, or if the journal cannot be read.
+
+    A rollback to the former maps would lose declarations for the new ones.
+    """
+    if not journal.pending(journal.read()):  # A killed confirmation may have left a backup.
+        return
+    ids = []
+    for folder in (pin_path, backup_path(pin_path)):
+        try:
+            with bpf.closing(bpf.obj_get(os.path.join(folder, "maps", "layout"))) as fd:
+                ids.append(bpf.map_info(fd).id)
+        except FileNotFoundError:
+            return
+    if ids[0] != ids[1]:
+        raise Problem(
+            f"pin_path: the new programs and maps at '{pin_path}' are pending confirmation; repeat this after"
+            " they are confirmed or rolled back"
+        )
 
 
 class Maps:
@@ -52,16 +79,14 @@ class Maps:
             except OSError as e:
                 raise Problem(
                     f"pin_path: cannot open the map '{path}': {e.strerror}; load the programs first"
-                    f" (bpf_attach);"
-                    " note that 'ip netns exec' hides /sys/fs/bpf"
+                    " (bpf_attach); note that 'ip netns exec' hides /sys/fs/bpf"
                 ) from e
             files.callback(os.close, fds[name])
             layout = bpf.map_info(fds[name]).layout
             if (layout.key_size, layout.value_size) != sizes:
                 problems.append(
                     f"'{path}' has keys of {layout.key_size} and values of {layout.value_size} bytes"
-                    f" instead of"
-                    f" {sizes[0]} and {sizes[1]}"
+                    f" instead of {sizes[0]} and {sizes[1]}"
                 )
             elif name == "layout" and layout.max_entries != LAYOUT:
                 problems.append(f"the maps have layout {layout.max_entries} instead of {LAYOUT}")

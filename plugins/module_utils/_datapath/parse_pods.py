@@ -1,14 +1,17 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Parse Pods of a declaration."""
+"""Parse Pods and Pod selectors of a declaration, and validate Pods against the devices of this node."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .model import Pod
+from .layout import POD_SLOTS
+from .model import Expression, Pod, PodSelector
+from .node import Node
 from .values import Problems, parse_address, parse_rate
 
 
@@ -46,3 +49,47 @@ def _pod(raw: Mapping[str, Any], owner: str, node: str, option: str, problems: P
         masquerade=bool(raw.get("masquerade")),
         anti_spoof=raw.get("anti_spoof") is not False,
     )
+
+
+def parse_pod_selector(raw: Mapping[str, Any], option: str, problems: Problems) -> PodSelector:
+    """Return a selector of Pods by labels, expressions and names."""
+    labels = frozenset((key, str(value)) for key, value in (raw.get("labels") or {}).items())
+    expressions = []
+    for index, one in enumerate(raw.get("expressions") or ()):
+        values = frozenset(str(value) for value in one.get("values") or ())
+        if (one["operator"] in ("In", "NotIn")) != bool(values):
+            rule = "must not be empty" if not values else "must be empty"
+            problems.add(f"{option}: expressions[{index}]", f"values: {rule} for operator {one['operator']}")
+        expressions.append(Expression(one["key"], one["operator"], values))
+    names = raw.get("names")
+    if names is not None and not names:
+        problems.add(f"{option}: names", "the list is empty; remove the option or add names of Pods")
+    return PodSelector(labels, tuple(expressions), frozenset(names or ()))
+
+
+def endpoint_problems(pods: Sequence[Pod], node: Node, slots: Mapping[str, int]) -> Iterator[str]:
+    """Yield the problems of Pods with a device; ``slots`` are the assigned ones by name."""
+    local = [pod for pod in pods if pod.device]
+    missing = sorted({pod.device for pod in local} - node.interfaces.keys())
+    if missing:
+        yield (
+            f"endpoints: devices that do not exist in this network namespace: {', '.join(missing)}; use the"
+            " host end of the Pod's device"
+        )
+    limited = [pod.name for pod in local if pod.rate]
+    if limited and not node.has_fq:
+        yield (
+            f"endpoints ({', '.join(limited[:5])}): rate: no device has the qdisc fq, which delays packets"
+            " until their departure time; set it on the uplink (nic_tuning: qdisc)"
+        )
+    for option in ("device", "name"):
+        counts = Counter(getattr(pod, option) for pod in local)
+        for value, count in counts.items():
+            if count > 1:
+                yield f"endpoints: {count} Pods have the {option} {value}"
+    for name in limited:
+        if name not in slots:
+            yield (
+                f"endpoints ({name}): rate: all {POD_SLOTS - 1} slots for rates are used; remove the rate, or"
+                " other Pods"
+            )

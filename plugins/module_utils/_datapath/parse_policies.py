@@ -8,9 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .model import DIRECTIONS, EGRESS, INGRESS, PROTOCOLS, CidrSelector, Policy, Ports, Rule
-from .parse_selectors import parse_peer, parse_pod_selector
-from .values import Problems
+from .model import (
+    DIRECTIONS,
+    EGRESS,
+    INGRESS,
+    PROTOCOLS,
+    CidrSelector,
+    HostSelector,
+    Policy,
+    Ports,
+    Rule,
+    Selector,
+)
+from .parse_pods import parse_pod_selector
+from .values import Problems, parse_networks
 
 PEER_OPTIONS = {"ingress": "from", "egress": "to"}
 PROTOCOLS_WITH_PORTS = (6, 17, 132)
@@ -57,7 +68,7 @@ def _policy(raw: Mapping[str, Any], owner: str, option: str, problems: Problems)
 def _rule(raw: Mapping[str, Any], direction: str, option: str, problems: Problems) -> Rule:
     peers_option = f"{option}.{PEER_OPTIONS[direction]}"
     peers = [
-        parse_peer(peer, f"{peers_option}[{number}]", problems)
+        _peer(peer, f"{peers_option}[{number}]", problems)
         for number, peer in enumerate(raw.get(PEER_OPTIONS[direction]) or ())
     ]
     for number, peer in enumerate(peers):
@@ -68,6 +79,36 @@ def _rule(raw: Mapping[str, Any], direction: str, option: str, problems: Problem
         for number, one in enumerate(raw.get("ports") or ())
     ]
     return Rule(DIRECTIONS[direction], raw.get("action") != "deny", tuple(peers), tuple(ports))
+
+
+def _peer(raw: Mapping[str, Any], option: str, problems: Problems) -> Selector:
+    """Return the selector of a rule's peer: Pods, a CIDR or the node."""
+    given = {key for key in ("labels", "expressions", "names", "cidr", "host") if raw.get(key) is not None}
+    by_pod = given & {"labels", "expressions", "names"}
+    if raw.get("host") is False or len(given - by_pod) + bool(by_pod) != 1:
+        problems.add(option, "set exactly one of: labels, expressions and names; cidr; host: true")
+        return HostSelector()
+    if raw.get("except") and "cidr" not in given:
+        problems.add(f"{option}: except", "it requires cidr")
+    if "host" in given:
+        return HostSelector()
+    if by_pod:
+        return parse_pod_selector(raw, option, problems)
+    return _cidr(raw, option, problems)
+
+
+def _cidr(raw: Mapping[str, Any], option: str, problems: Problems) -> Selector:
+    networks = parse_networks([raw["cidr"]], f"{option}: cidr", problems)
+    excluded = parse_networks(raw.get("except") or (), f"{option}: except", problems)
+    if not networks:
+        return HostSelector()
+    network = networks[0]
+    for one in excluded:
+        if one.version != network.version or not one.subnet_of(network):  # type: ignore[arg-type]
+            problems.add(f"{option}: except", f"{one} is not a subnet of {network}")
+        elif one == network:
+            problems.add(f"{option}: except", f"{one} excludes the complete cidr")
+    return CidrSelector(network, frozenset(excluded))
 
 
 def _ports(raw: Mapping[str, Any], option: str, problems: Problems) -> Ports:

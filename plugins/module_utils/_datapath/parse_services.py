@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .model import PROTOCOLS, Backend, Service
-from .parse_selectors import parse_pod_selector
+from .parse_pods import parse_pod_selector
 from .values import Problems, parse_address
 
 SERVICE_PROTOCOLS = ("tcp", "udp")

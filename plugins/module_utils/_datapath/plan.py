@@ -12,16 +12,15 @@ from typing import Any
 
 from .._core.plan import Change, Plan
 from .compile import compile_image
-from .endpoints import endpoint_problems
 from .image import Image, differences
 from .layout import INDEX
 from .merge import merge
 from .model import Declaration
 from .node import Node
 from .parse import parse
-from .slots import all_slots, assign_slots
+from .parse_pods import endpoint_problems
 from .snapshot import Snapshot, decode_image
-from .store import Record, stored
+from .store import Record, all_slots, assign_slots, stored
 from .write_pods import write_endpoints, write_pods
 from .write_policy import write_cidrs, write_policy
 from .write_services import write_services

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from .allocator import SlotAllocator
 from .image import Image
 from .layout import CIDR, CIDR4_KEY, CIDR6_KEY, INDEX, POLICY_KEY, buffer_offset
-from .writes import Writer
+from .writes import SlotAllocator, Writer
 
 
 def write_policy(writer: Writer, image: Image) -> None:

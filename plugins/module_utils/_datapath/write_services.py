@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .allocator import SlotAllocator
 from .image import Image
 from .layout import MAGLEV_SIZE, SERVICE, SERVICE_KEY, TABLE
 from .maglev import maglev_table
 from .snapshot import Services
-from .writes import Writer
+from .writes import SlotAllocator, Writer
 
 
 def write_services(writer: Writer, image: Image) -> None:

@@ -10,10 +10,9 @@ that the active buffer does not use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from .allocator import SlotAllocator
 from .layout import INDEX, buffer_offset
 from .snapshot import Snapshot
 
@@ -31,6 +30,36 @@ class MapWrites:
     config: tuple[int, int] = (0, 0)
     delete_after: dict[str, list[bytes]] = field(default_factory=dict)
     reset_slots: list[int] = field(default_factory=list)
+
+
+class SlotAllocator:
+    """Allocates elements of an array; elements that the active buffer uses are never written.
+
+    ``used`` are the indexes that the active buffer uses, ``known`` the indexes of contents that can be
+    shared.
+    """
+
+    def __init__(self, size: int, used: Iterable[int], known: Mapping[bytes, int]) -> None:
+        self.size = size
+        self.new: dict[int, bytes] = {}  # contents to write, by index
+        self._known = dict(known)
+        self._used = {*used, *known.values()}
+        self._next = 0
+
+    def index_of(self, content: bytes) -> int:
+        """Return the index of an element with this content; beyond the end if the array is full."""
+        if content not in self._known:
+            while self._next in self._used:
+                self._next += 1
+            self._used.add(self._next)
+            self._known[content] = self._next
+            self.new[self._next] = content
+        return self._known[content]
+
+    @property
+    def overflow(self) -> bool:
+        """Whether more elements were allocated than the array has."""
+        return any(index >= self.size for index in self.new)
 
 
 class Writer:
@@ -53,8 +82,7 @@ class Writer:
         if active + len(entries) > size:
             self.problems.append(
                 f"{option}: the map {name} has {size} entries, but {len(entries)} are needed beside"
-                f" {active} of"
-                " the current generation"
+                f" {active} of the current generation"
             )
 
     def replace_entries(
@@ -83,6 +111,6 @@ class Writer:
         self.writes.update[name] = {INDEX.pack(i): content for i, content in allocator.new.items()}
         if allocator.overflow:
             self.problems.append(
-                f"{option}: the map {name} has {allocator.size} entries, too few for {len(allocator.new)}"
-                f" more"
+                f"{option}: the map {name} has {allocator.size} entries, too few for"
+                f" {len(allocator.new)} more"
             )

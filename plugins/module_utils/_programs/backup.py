@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .._core.plan import Problem
-from .._datapath.pending import backup_path
+from .._datapath.maps import backup_path
 from .._kernel import bpf
 from .change import execute, remove_all
 from .pins import Pins

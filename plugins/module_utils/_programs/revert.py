@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from .._core.command import RunCommand
 from .._core.plan import Change, Problem, Value, reason
-from .._datapath.pending import backup_path
+from .._datapath.maps import backup_path
 from .._rollback import arm
 from .._rollback.arm import Confirmation
 from .._rollback.net_changes import Key
