@@ -242,7 +242,10 @@ def test_names_and_addresses_can_move_between_pods(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ({"policies": [{"name": "x", "pods": {"names": ["missing"]}, "ingress": []}]}, "no Pod has the name missing"),
+        (
+            {"policies": [{"name": "x", "pods": {"names": ["missing"]}, "ingress": []}]},
+            "no Pod has the name missing",
+        ),
         ({"object": "/missing.o"}, "/missing.o does not exist"),
         ({"pin_path": "/sys/fs/bpf/missing"}, "/sys/fs/bpf/missing"),
         ({"gso_max_size": 0}, "gso_max_size: 0"),
