@@ -46,7 +46,7 @@ def restore(path: str, former: Mapping[str, tuple[str, str] | None]) -> None:
     Raises ``OSError`` and ``Problem``.
     """
     pins, backup = Pins(path), Pins(backup_path(path))
-    pins.find_strays(former)
+    pins.find_unpinned(former)
     if not backup.programs:
         if any(former.values()):
             raise Problem(f"the former programs of '{path}' are no longer in the kernel: run site.yml")

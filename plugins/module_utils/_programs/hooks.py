@@ -144,19 +144,19 @@ def _number(raw: bytes) -> int:
     return int(struct.unpack("=I", raw)[0]) if raw else 0
 
 
-def is_inward(hook: str) -> bool:
+def is_ingress(hook: str) -> bool:
     """Return whether the host receives the packets at this hook from the device."""
     return hook in ("from_pod", "ingress")
 
 
 def clsact_point(hook: str) -> int:
-    return libbpf.TC_INGRESS if is_inward(hook) else libbpf.TC_EGRESS
+    return libbpf.TC_INGRESS if is_ingress(hook) else libbpf.TC_EGRESS
 
 
 def link_attach_type(kind: str, hook: str) -> int:
     if kind == "netkit":
-        return bpf.BPF_NETKIT_PEER if is_inward(hook) else bpf.BPF_NETKIT_PRIMARY
-    return bpf.BPF_TCX_INGRESS if is_inward(hook) else bpf.BPF_TCX_EGRESS
+        return bpf.BPF_NETKIT_PEER if is_ingress(hook) else bpf.BPF_NETKIT_PRIMARY
+    return bpf.BPF_TCX_INGRESS if is_ingress(hook) else bpf.BPF_TCX_EGRESS
 
 
 def choose_type(device: Device, hook: str, wanted: str, has_tcx: bool) -> str:

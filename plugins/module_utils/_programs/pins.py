@@ -107,7 +107,7 @@ class Pins:
                     self.attachments[attachment.key] = attachment
                     self.program_ids[attachment.key] = program
 
-    def find_strays(self, keys: Iterable[str]) -> None:
+    def find_unpinned(self, keys: Iterable[str]) -> None:
         """Add the attachments among ``keys`` whose clsact filter a killed run has created but not pinned."""
         for key in keys:
             owner, dummy, name = key.partition("/")

@@ -14,7 +14,7 @@ from .hooks import (
     CLSACT_PRIORITY,
     Device,
     choose_type,
-    is_inward,
+    is_ingress,
     is_managed,
     link_attach_type,
     read_clsact_kind,
@@ -77,7 +77,7 @@ def resolve(
 
 
 def _hook(a: Attachment) -> tuple[str, bool]:
-    return a.device, is_inward(a.hook)
+    return a.device, is_ingress(a.hook)
 
 
 def _conflicts(pins: Pins, device: Device, a: Attachment) -> list[str]:
@@ -92,7 +92,7 @@ def _conflicts(pins: Pins, device: Device, a: Attachment) -> list[str]:
             return [f"{where}: {bpf.describe_program(program)} is attached and not managed: detach it first"]
     if a.type == "clsact":
         # The qdiscs clsact and ingress share a list, and the kernel accepts egress filters for both.
-        if not is_inward(a.hook) and read_clsact_kind(device.ifindex) == "ingress":
+        if not is_ingress(a.hook) and read_clsact_kind(device.ifindex) == "ingress":
             return [
                 f"{where}: {a.device} has an ingress qdisc, which has no egress hook: use type tcx, or"
                 f" remove the qdisc (tc qdisc del dev {a.device} ingress)"

@@ -30,7 +30,7 @@ class Programs:
         for path in {key.scope for key in keys}:
             pins = Pins(path)
             # A killed run may have attached programs before it pinned them.
-            pins.find_strays(key.name for key in keys if key.scope == path)
+            pins.find_unpinned(key.name for key in keys if key.scope == path)
             found[path] = values(pins)
         return {key: found[key.scope].get(key.name) if found[key.scope] else GONE for key in keys}
 
