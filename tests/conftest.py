@@ -38,7 +38,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _journal_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what modules journal in tests out of this machine's journal."""
+    """Write the modules' journal to a temporary directory instead of this machine's journal."""
     from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
     journal.FOLDER = str(tmp_path_factory.mktemp("journal"))

@@ -21,13 +21,13 @@ git ls-files -co --exclude-standard -z | while IFS= read -r -d '' file; do
 	[[ -e $file || -L $file ]] && printf '%s\0' "$file"
 done | xargs -0 cp -a --parents -t "$copy"
 
-# pip keeps its settings, its passwords and its cache.
+# Share pip's settings, credentials and cache with the temporary home directory.
 for path in .config/pip .pip .netrc .cache/pip; do
 	ln -sfnT ~/"$path" "$home/$path"
 done
 export HOME=$home
 
-# ansible-test downloads a bootstrap script for pip from its own host. Python's ensurepip has pip as well.
+# ansible-test downloads a bootstrap script for pip from its own server; use Python's ensurepip instead.
 bootstrap=$(python - <<-'PYTHON'
 	import pathlib, re
 	import ansible_test._internal.python_requirements as requirements

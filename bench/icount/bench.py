@@ -72,7 +72,7 @@ def boot(base: image.Image, disk: Path, module: str, more: list[str]) -> list[di
 
 
 def table(found: list[dict[str, Any]], rungs: list[str], tests: list[str]) -> str:
-    """Return the results as a Markdown table, with shares of the rung host, or veth on one node."""
+    """Return the results as a Markdown table, with ratios to the rung host, on one node to veth."""
     columns = [(path, test) for path in ("cross", "local") for test in tests]
     value = {(r["rung"], r["path"], r["test"]): r["median"] for r in found if r["kind"] == "result"}
     lines = [

@@ -162,7 +162,7 @@ def datagram(mac: bytes, source: str, target: str, sport: int) -> bytes:
 
 
 def trimmed_mean(samples: list[float]) -> float:
-    """Return the mean without the highest twentieth, which interrupts distort."""
+    """Return the mean of all but the highest 5 % of the values, which include interrupts."""
     return statistics.mean(sorted(samples)[: len(samples) * 19 // 20])
 
 

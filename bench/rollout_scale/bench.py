@@ -108,7 +108,7 @@ def empty_playbook(folder: Path, tasks: int) -> Path:
 
 
 def print_costs(name: str, one: dict[str, Any]) -> None:
-    """Print a run's costs; the first run ends half an hour before the second."""
+    """Print a run's costs."""
     cpu, on_node = (one[key] / one["hosts"] for key in ("cpu_seconds", "node_cpu_seconds"))
     print(
         f"{name}: {one['hosts']} hosts, {one['tasks']} tasks each, {one['remote_tasks']} of them remote; "

@@ -58,7 +58,7 @@ def _nic(nic: Mapping[str, Any]) -> str:
 
 
 def _module_signing(security: Mapping[str, Any]) -> str:
-    """Return what the kernel requires of modules as text."""
+    """Return the kernel's requirements for modules as text."""
     parts = [f"Secure Boot {'on' if security['secure_boot'] else 'off'}", f"lockdown {security['lockdown']}"]
     if security["signature_required"]:
         parts.append("modules must be signed")

@@ -11,8 +11,8 @@ short_description: Configure Pods, policies and services in the BPF datapath
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
-  - Brings the maps of the BPF programs to the declared state. All changes of a call take effect at once, no
-    packet sees a mix of former and new configuration.
+  - Brings the maps of the BPF programs to the declared state. All changes of a call take effect at once; no
+    packet is processed with a mix of former and new configuration.
   - The maps are computed from the declarations of all owners, so a policy applies to the Pods of all owners.
     A call never changes the declarations of other owners.
   - All options are validated before anything is written, and one error lists all problems.

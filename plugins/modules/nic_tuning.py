@@ -57,10 +57,10 @@ options:
       mtu:
         description:
           - MTU in bytes.
-          - A lower MTU is rejected if a rollback could not restore what it removes. These are IPv6 addresses,
-            which the kernel removes below 1280 bytes, and the MTU of VLAN, macvlan and MACsec devices on top
-            of the interface, unless O(nics) also sets the MTU of those devices. Devices in other network
-            namespaces are not checked.
+          - A lower MTU is rejected if a rollback could not undo its effects. Below 1280 bytes, the
+            kernel removes IPv6 addresses. It also lowers the MTU of VLAN, macvlan and MACsec devices on
+            top of the interface; this is accepted if O(nics) sets the MTU of those devices. Devices in
+            other network namespaces are not checked.
         type: int
       rings:
         description:

@@ -14,9 +14,9 @@ description:
   - Brings all Pods of O(owner) on a node to the declared state in one call. It does the work of
     M(podnet.datapath.meta_device), M(podnet.datapath.bpf_attach) and M(podnet.datapath.bpf_state), in an
     order in which no packet of a new Pod passes before its policy is committed.
-  - A Pod is created in this order. Its device, down, with its addresses. Its map entries, which deny all
-    traffic. The programs, which then enforce O(pods[].rate). The device is set up and gets its routes.
-    O(policies) and O(services) are committed. A Pod is removed in the reverse order.
+  - A Pod is created in five steps. The module creates the device with its addresses, but leaves it down,
+    writes map entries that deny all traffic, attaches the programs, sets the device up and adds its
+    routes, and finally commits O(policies) and O(services). A Pod is removed in the reverse order.
   - All options are validated before the first change. If a change fails later, new Pods stay down. Repeat a
     call that was interrupted.
   - Pods, programs and map entries of other owners are never changed.

@@ -189,7 +189,7 @@ class TestErrors:
         assert found.counted == {"DROP_POLICY_INGRESS": 1}
 
     def test_unknown_type(self, state: State) -> None:
-        """ICMPv6 types above 4 are no errors known here."""
+        """ICMPv6 types above 4 are not handled as errors."""
         state.pods(ENFORCE_INGRESS | DENY_INGRESS)
         payload = Raw(bytes([5, 0, 0, 0]) + bytes(44))
         assert from_wire(state, "2.11", "1.11", payload, 6, nh=58).counted == {"DROP_POLICY_INGRESS": 1}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Check that the tests before counted every reason. Its file name makes it run last."""
+"""Check that the other tests cover every reason. The file name sorts last, so this test runs last."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def pod_has_no_netns_id_of_the_host(topology: Topology) -> None:
 
 
 class Attempts:
-    """Devices of root in pod1 on top of eth0, and attempts to bypass its program with at least one frame."""
+    """Devices that root in pod1 creates, and attempts to send a frame that bypasses the program of eth0."""
 
     def __init__(self, topology: Topology) -> None:
         self.topology, self.pod = topology, topology.pod1
@@ -130,7 +130,7 @@ class Attempts:
         self.raw("inner")
 
     def bounced(self) -> None:
-        """Return received packets by XDP_TX at the Pod's end."""
+        """Send received packets back by XDP_TX at the Pod's end."""
         ifla_xdp_fd, ifla_xdp_flags, xdp_flags_skb_mode = 1, 3, 2
         flags = u32(ifla_xdp_flags, xdp_flags_skb_mode)
         record = self.topology.programs.record

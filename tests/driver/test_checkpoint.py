@@ -24,7 +24,7 @@ def faulty() -> FaultyNode:
 
 
 def test_program_that_drops_all_packets_is_rolled_back(faulty: FaultyNode) -> None:
-    """The program cuts the controller's connection. While another checkpoint is pending, it is refused."""
+    """The program cuts the controller's connection. It is rejected while another checkpoint is pending."""
     former = faulty.state()
     mtu = json.dumps({"name": NIC, "mtu": 1300})
     made = faulty.do("nic", mtu, "900")

@@ -235,7 +235,7 @@ def test_default_route_from_router_advertisement_is_kept(node: Node, namespaces:
             break
         time.sleep(0.1)
     else:
-        raise AssertionError("the kernel took no router advertisement")
+        raise AssertionError("the kernel accepted no router advertisement")
     message = refused(node, {"net.ipv6.conf.all.forwarding": 1})
     assert "ignore router advertisements on v" in message and "set net.ipv6.conf.v.accept_ra to 2" in message
     assert node({"net.ipv6.conf.all.forwarding": 1, "net.ipv6.conf.v.accept_ra": 2})["changed"]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Property tests on a machine that may be busy: how long an example takes says nothing."""
+"""Settings of Hypothesis: no limits on the duration of an example, as the machine may be busy."""
 
 from __future__ import annotations
 

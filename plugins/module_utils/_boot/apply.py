@@ -26,8 +26,8 @@ _STALE = "/run/podnet/boot_args"
 class BootPlan(Plan):
     """The plan for one boot loader; its only change is that of the managed arguments.
 
-    ``outdated`` has the changes of entries without the arguments although these are managed already, such as
-    entries of kernels that were installed later.
+    ``outdated`` has the changes of entries that lack managed arguments, for example because their kernel was
+    installed after the last run.
     """
 
     outdated: Sequence[Change] = ()

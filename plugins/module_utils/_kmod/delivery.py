@@ -272,7 +272,7 @@ def deliver(node: Installer, desired: Desired, check_mode: bool) -> Result:
     node.certificate = "the controller's" if desired.serial else ""
     refusal = ""
     if planned.wants("load", "reload"):
-        # Whether the kernel trusts the key of a signed module shows when it is loaded.
+        # Only loading a signed module shows whether the kernel trusts its key.
         refusal = (
             "" if desired.serial else readiness.signature_refusal(node.node.security(""), delivered=True)
         )

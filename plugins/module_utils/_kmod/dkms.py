@@ -135,7 +135,7 @@ class DkmsModule(Kmod):
         ]
 
     def missing_packages(self, kernel: str, build: bool = True) -> str:
-        """Return what DKMS needs to build or, without ``build``, to install, and how to get it."""
+        """Return the missing requirements of DKMS to build or, without ``build``, to install a module."""
         tools = ("dkms", "gcc", "make", "modprobe") if build else ("dkms", "modprobe")
         missing = [tool for tool in tools if not self.node.tool(tool)]
         if build and not self.node.exists(f"/lib/modules/{kernel}/build/Makefile"):
@@ -384,7 +384,9 @@ def absent(driver: DkmsModule, kernel: str, check_mode: bool) -> Result:
         driver.apply_absent(current, planned)
         remaining = plan_absent(driver.read("", kernel), driver.name)
         if remaining:
-            raise ModuleError(f"still present after all steps: {'; '.join(map(str, remaining.steps))}")
+            raise ModuleError(
+                f"DKMS reported success, but these steps remain: {'; '.join(map(str, remaining.steps))}"
+            )
     values = {
         "changes": [str(step) for step in planned.steps],
         "kernel": kernel,

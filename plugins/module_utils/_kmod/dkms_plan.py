@@ -151,7 +151,7 @@ def plan(current: Current, desired: Desired) -> KmodPlan:
     if signing and current.signing != signing.text:
         steps.append(Step("sign", f"{SIGNING} does not name the key {signing.key}"))
     if current.source is None:
-        steps.append(Step("deploy", f"version {desired.version} is not on this node"))
+        steps.append(Step("deploy", f"version {desired.version} is not installed"))
     elif paths:
         steps.append(Step("deploy", f"the source differs: {', '.join(paths)}"))
     elif entry is None:

@@ -138,8 +138,8 @@ def restore(ethtool: Ethtool, nics: Iterable[Nic]) -> str:
 def restore_steps(current: Callable[[], Nic], write: Callable[[Step], None], former: Nic) -> list[str]:
     """Write the steps that restore a NIC; return errors."""
     failed: list[str] = []
-    # Features as they were active, then as they were requested: a feature that was requested but not active
-    # has to be off before the setting that it needs can be turned off.
+    # Two rounds: first with the features that were active, then with those that were requested. The kernel
+    # rejects turning a setting off while a feature that needs it is requested.
     for requested in (False, True):
         nic = current()
         failed.clear()

@@ -14,9 +14,9 @@ from .host import Host
 
 
 def in_order(node: Host, folders: Iterable[str], more: Iterable[str] = ()) -> list[str]:
-    """Return the ``.conf`` files of directories in the order of reading; the first directory wins for a name.
+    """Return the ``.conf`` files of directories in the order of reading, which is that of their names.
 
-    ``more`` are files that do not exist yet.
+    A file hides files of the same name in later directories. ``more`` are files that do not exist yet.
     """
     found: dict[str, str] = {}
     for folder in folders:

@@ -399,7 +399,7 @@ def module_info(modinfo: str, name: str, release: str) -> dict[str, str]:
 
 
 def key_enrolled(mokutil: str, certificate: bytes) -> bool:
-    """Return whether the firmware or shim has a certificate; False if mokutil(1) cannot tell."""
+    """Return whether the firmware or shim has a certificate; False if mokutil(1) cannot determine it."""
     if not mokutil:
         return False
     with tempfile.NamedTemporaryFile() as file:

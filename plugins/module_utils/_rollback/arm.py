@@ -110,7 +110,7 @@ def service(python: str) -> str:
 def timer(seconds: int) -> str:
     """Return the unit that starts the service in ``seconds``.
 
-    The time counts from boot: a time that counts from the timer's start begins again at a daemon-reload.
+    Uses OnBootSec, because systemd restarts OnActiveSec at every daemon-reload.
     """
     at = int(time.clock_gettime(time.CLOCK_MONOTONIC)) + seconds
     return (

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Per-CPU cache of forwarding decisions: spares the route and neighbour lookup for the following
+ * Per-CPU cache of forwarding decisions: saves the route and neighbour lookup for the following
  * packets of a flow. An entry expires after FLOW_CACHE_JIFFIES, so changes of the host's routes,
  * rules and neighbours take effect within that time. The packet that renews it uses
  * bpf_redirect_neigh, which keeps the neighbour reachable. A new generation of `config`

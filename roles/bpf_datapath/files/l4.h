@@ -18,7 +18,7 @@
 #define IPV6_EXTHDRS_MAX 6	/* extension headers that are parsed */
 
 #define IPV4_OFFSET 0x1fff
-/* linux/icmp.h is not for BPF programs either */
+/* BPF programs cannot include linux/icmp.h */
 #define ICMP_ECHOREPLY 0
 #define ICMP_DEST_UNREACH 3
 #define ICMP_SOURCE_QUENCH 4

@@ -16,7 +16,7 @@
 
 #include "metrics.h"
 
-/* sys/socket.h is not for BPF programs */
+/* BPF programs cannot include sys/socket.h */
 #define AF_INET 2
 #define AF_INET6 10
 

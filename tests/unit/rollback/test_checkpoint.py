@@ -197,7 +197,7 @@ def install_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kill_while_arming_leaves_nothing_pending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    """Otherwise every later change would be refused until the next boot."""
+    """A pending checkpoint without a timer would block all changes until the next boot."""
     install_below(tmp_path, monkeypatch)
     started: list[bool] = []
 
@@ -317,7 +317,7 @@ def test_the_timer_counts_from_boot_and_the_service_runs_before_the_network() ->
 
 
 def test_an_incomplete_change_is_not_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its module was killed, or still runs after the connection was lost."""
+    """A change is incomplete if its module was killed, or still runs after the connection was lost."""
     monkeypatch.setattr(confirm, "PATIENCE", 0)
     armed()
     write(tmp_path / "file", "new", "one")
@@ -331,7 +331,7 @@ def test_an_incomplete_change_is_not_confirmed(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_run_without_changes_while_a_change_is_pending(tmp_path: Path) -> None:
-    """It may still be rolled back. Another checkpoint is refused, the same one is confirmed."""
+    """The state may still be rolled back, so only a run with the pending checkpoint's name succeeds."""
     armed("mine")
     write(tmp_path / "file", "new", "mine")
     for confirmation in (arm.Confirmation(), arm.Confirmation(120), arm.Confirmation(120, "other")):
@@ -426,7 +426,7 @@ def test_each_automatic_rollback_is_reported_once() -> None:
 def test_repeated_rollbacks_wait_longer_and_write_little(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A NIC that refuses a setting is not reset every five seconds."""
+    """A NIC that rejects a setting is reset at growing intervals."""
     waited: list[float] = []
     monkeypatch.setattr(_checkpoint.time, "sleep", waited.append)
 
@@ -449,7 +449,7 @@ def test_repeated_rollbacks_wait_longer_and_write_little(
 
 
 def test_a_timer_without_a_checkpoint_is_stopped(tmp_path: Path) -> None:
-    """The process that armed it was killed before the journal had the checkpoint."""
+    """The process was killed after it started the timer and before it journalled the checkpoint."""
     commands: list[list[str]] = []
     (tmp_path / "timer").write_text("")
     (tmp_path / "armed").write_text("")
