@@ -280,7 +280,7 @@ class Paced(Nodes):
 
 @contextlib.contextmanager
 def stream(lab: Paced, protocol: str, address: str) -> Iterator[Mapping[str, int]]:
-    """Stream from the Pod to the target as fast as possible; give the counts of sent and received bytes."""
+    """Stream from the Pod to the target as fast as possible; yield the counts of sent and received bytes."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with lab.ns.inside(lab.names["target"]):

@@ -187,7 +187,7 @@ class TestPodEgress:
         assert (result.verdict, result.counted) == (PASS, {"STACK_FWD_DISABLED": 1})
 
 
-# Packets that pod_egress and host_ingress pass to the stack, whatever the destination.
+# Packets that pod_egress and host_ingress pass to the stack, for any destination.
 STACK: list[tuple[str, Packet, str]] = [
     ("arp", ARP(pdst="10.31.1.12"), "STACK_PROTOCOL"),
     ("tagged", Dot1Q(vlan=100) / ip(4, "1.12") / UDP(), "STACK_PROTOCOL"),

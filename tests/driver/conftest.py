@@ -29,7 +29,7 @@ def node() -> LabNode:
 
 @pytest.fixture
 def build(node: LabNode) -> Iterator[Build]:
-    """Give a fresh copy of the driver's source."""
+    """Yield a fresh copy of the driver's source."""
     made = copy_source(node, DRIVER, "driver-test")
     yield made
     shutil.rmtree(made.path)

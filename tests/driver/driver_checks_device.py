@@ -196,7 +196,7 @@ def l2_mode_has_mac_addresses_and_resolves_neighbours(topology: Topology) -> Non
         topology.programs.record(Programs.FROM_POD)["arps"]
         and topology.programs.record(Programs.TO_POD)["arps"]
     )
-    # A frame that is redirected to the peer is accepted whatever its destination MAC.
+    # A frame that is redirected to the peer is accepted with any destination MAC address.
     topology.set_action("from_pod", one, Action.REDIRECT_PEER, two)
     with topology.pod2.udp(POD2) as server, topology.pod1.udp() as client:
         send(client, POD2, b"for you")

@@ -151,7 +151,7 @@ class Attempts:
 
 
 def try_to_bypass(topology: Topology, mode: int) -> None:
-    """Assert that the program sees every frame that the Pod sends, by whatever device, and drops it."""
+    """Assert that the program processes and drops every frame that the Pod sends, through any device."""
     one, dummy = topology.pods(mode=mode)
     topology.set_action("from_pod", one, Action.VERDICT, Meta.DROP)
     topology.set_ipv6(False)

@@ -238,7 +238,7 @@ def redirect_to_ingress(topology: Topology) -> None:
 
 @check
 def checksum_complete_stays_valid(topology: Topology) -> None:
-    """CHECKSUM_COMPLETE of a packet stays valid or is reset, whatever the redirect."""
+    """Every kind of redirect keeps CHECKSUM_COMPLETE of a packet valid or resets it."""
     one, two = topology.pods()
     wire = topology.wire()
     tun, bare = topology.tun()

@@ -198,7 +198,7 @@ def longest(sender: str, receiver: str, device: str, address: str) -> dict[str, 
 
 @contextlib.contextmanager
 def pods() -> Iterator[Lab]:
-    """Give two nodes with programs and Pods on meta, connected by a veth, all with BIG TCP."""
+    """Yield two nodes with programs and Pods on meta, connected by a veth, all with BIG TCP."""
     namespaces = Namespaces()
     try:
         lab = Lab(namespaces, "/sys/fs/bpf", sys.argv[2], Devices("meta", sizes=SIZES))

@@ -30,7 +30,7 @@ TCP_MMAP_BYTES = 1 << 25
 
 @contextlib.contextmanager
 def _source(kernel: str, path: str) -> Iterator[Path]:
-    """Give a file or folder of a lab kernel's source during the block."""
+    """Yield a file or folder of a lab kernel's source during the block."""
     wanted = recipe.KERNELS[kernel]
     package = "linux-source" + (f"/{wanted.suite}-backports" if wanted.backports else "")
     with tempfile.TemporaryDirectory(dir=common.cache_dir()) as folder:
@@ -44,7 +44,7 @@ def _source(kernel: str, path: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _once(name: str, facts: str) -> Iterator[tuple[Path, Path | None]]:
-    """Give a folder of the cache, and the folder to build in if it does not exist yet."""
+    """Yield a folder of the cache, and the folder to build in if it does not exist yet."""
     key = hashlib.sha256((Path(__file__).read_text() + facts).encode()).hexdigest()[:16]
     folder = common.cache_dir() / f"kernel-source/{name}-{key}"
     with common.lock(f"kernel-source-{name}"):

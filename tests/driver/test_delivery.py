@@ -24,7 +24,7 @@ from tests.support.node_checks import Outcome
 def outcomes(
     node: LabNode, module: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Outcome]]:
-    """Run all checks in one process on the node; give their outcomes."""
+    """Run all checks in one process on the node; yield their outcomes."""
     folder = tmp_path_factory.mktemp("delivery")
     shutil.copy(module, folder / "old.ko")
     newer = copy_source(node, DRIVER, "newer")

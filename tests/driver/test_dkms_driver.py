@@ -156,7 +156,7 @@ def installed(pristine: Path, kernel: str, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def image(pristine: Path, installed: Path, kernel: str, tmp_path: Path) -> Iterator[Image]:
-    """Give the image with version 1.0 of the module."""
+    """Yield the image with version 1.0 of the module."""
     for root in overlay(tmp_path, [installed, pristine]):
         yield image_at(root, tmp_path, kernel)
 

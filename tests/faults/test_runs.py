@@ -76,7 +76,7 @@ class Run:
 
 @pytest.fixture
 def far(node: FaultyNode, tmp_path: Path) -> Iterator[str]:
-    """Give the address of a peer behind a switch with an MTU of 1500."""
+    """Yield the address of a peer behind a switch with an MTU of 1500."""
     inside, switch = ["ip", "netns", "exec", node.lab["namespace"]], tmp_path / "switch.o"
     switch.write_bytes(programs())
     for words in (

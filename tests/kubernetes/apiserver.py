@@ -112,7 +112,7 @@ def _port() -> int:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Path]:
-    """Run etcd and kube-apiserver on loopback; give the path of a kubeconfig."""
+    """Run etcd and kube-apiserver on loopback; yield the path of a kubeconfig."""
     found = binaries()
     client, peer, secure = _port(), _port(), _port()
     etcd = f"http://127.0.0.1:{client}"
@@ -171,7 +171,7 @@ def _wait(url: str, folder: Path) -> None:
         with contextlib.suppress(OSError), urllib.request.urlopen(request, context=trust, timeout=5):
             return
         time.sleep(0.5)
-    raise AssertionError(f"kube-apiserver did not come up: {(folder / 'log').read_text()[-2000:]}")
+    raise AssertionError(f"kube-apiserver did not become ready: {(folder / 'log').read_text()[-2000:]}")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_failed_node_stays_cordoned_until_its_pods_are_verified(cluster: Cluster
         return bool(cluster.api.node("node1")["spec"].get("unschedulable"))
 
     with node(tmp_path) as facts, cluster.kubelet():
-        # A run uncordons the node that it cordoned, whatever its tags.
+        # A run uncordons the node that it cordoned, regardless of its tags.
         before = cluster.api.node("node1")["metadata"]["resourceVersion"]
         roll_out(cluster, tmp_path, "--tags", "bpf_datapath", **facts)
         assert not cordoned() and cluster.api.node("node1")["metadata"]["resourceVersion"] != before

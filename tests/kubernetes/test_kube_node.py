@@ -28,7 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def node(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Give a new node; remove it with its Pods afterwards."""
+    """Yield a new node; remove it with its Pods afterwards."""
     name = request.node.name.replace("_", "-")[:60]
     cluster.add_node(name)
     yield name

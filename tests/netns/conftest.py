@@ -96,7 +96,7 @@ def _run_in_child(main: Callable[[], None], netns: str | None, given: int, out: 
 
 @pytest.fixture
 def namespaces() -> Iterator[Namespaces]:
-    """Give network namespaces that are deleted after the test."""
+    """Yield network namespaces that are deleted after the test."""
     made = Namespaces()
     yield made
     made.delete()
@@ -104,7 +104,7 @@ def namespaces() -> Iterator[Namespaces]:
 
 @pytest.fixture(scope="module")
 def module_namespaces() -> Iterator[Namespaces]:
-    """Give network namespaces that are deleted after the last test of the file."""
+    """Yield network namespaces that are deleted after the last test of the file."""
     made = Namespaces()
     yield made
     made.delete()
@@ -112,7 +112,7 @@ def module_namespaces() -> Iterator[Namespaces]:
 
 @pytest.fixture(scope="session")
 def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Mount a private BPF file system; give its path."""
+    """Mount a private BPF file system; yield its path."""
     path = str(tmp_path_factory.mktemp("bpffs"))
     command("mount", "-t", "bpf", "bpf", path)
     yield path
@@ -129,7 +129,7 @@ def datapath_object(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def node(namespaces: Any, run_module: RunModule, bpffs: str, datapath_object: str) -> Iterator[Node]:
-    """Give a node for bpf_attach; remove its attachments afterwards."""
+    """Yield a node for bpf_attach; remove its attachments afterwards."""
     made = Node(namespaces, run_module, bpffs, datapath_object)
     yield made
     made.attach(state="absent")

@@ -119,7 +119,7 @@ class Lab(Nodes):
 
 @pytest.fixture(scope="module")
 def attached(run_module: Any, bpffs: str, datapath_object: str, module_namespaces: Any) -> Iterator[Lab]:
-    """Give one lab with attached programs to all tests that do not change it."""
+    """Yield one lab with attached programs to all tests that do not change it."""
     made = Lab(module_namespaces, run_module, bpffs, datapath_object)
     made.attach()
     yield made

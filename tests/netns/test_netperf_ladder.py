@@ -22,7 +22,7 @@ COMPONENT = {"bookworm": "non-free"}
 
 
 def fetch(folder: Path) -> None:
-    """Download and unpack netperf of this Debian release, whatever components the machine has enabled."""
+    """Download and unpack netperf of this Debian release, even if its component is not enabled."""
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     for name in ("lists/partial", "archives/partial", "empty"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def netperf() -> Iterator[None]:
 
 @pytest.fixture
 def pods(namespaces: Any, run_module: Any) -> Iterator[tuple[str, str]]:
-    """Give two namespaces connected by a veth; stop the servers afterwards."""
+    """Yield two namespaces connected by a veth; stop the servers afterwards."""
     running = run_module("netperf_ladder", {"state": "stopped"}, check=True)
     assert not running["changed"], "a benchmark runs on this machine"
     pod1, pod2 = namespaces("pod1"), namespaces("pod2")

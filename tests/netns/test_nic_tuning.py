@@ -175,7 +175,7 @@ def test_lower_mtu_of_lower_device_needs_mtu_of_upper_devices(
     node: Node, namespaces: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
-    # By name it is before its lower device, whose MTU the rollback must raise first.
+    # The name sorts before that of the lower device, whose MTU the rollback must raise first.
     namespaces.ip(
         node.netns,
         "link set veth0 mtu 9000",

@@ -23,7 +23,7 @@ class Hosts:
 
 @pytest.fixture(scope="module")
 def hosts(module_namespaces: Any) -> Iterator[Hosts]:
-    """Give two Pods with two paths; the host's link to the second one has an MTU of 1400."""
+    """Yield two Pods with two paths; the host's link to the second one has an MTU of 1400."""
     ns = module_namespaces
     hosts = Hosts(ns("host"), ns("pod1"), ns("pod2"))
     ns.ip(

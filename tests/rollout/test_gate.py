@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A rollout stops after a batch with a failed or unreachable node, whatever Ansible's keywords would do.
+"""A rollout stops after a batch with a failed or unreachable node, even if Ansible itself would continue.
 
 Each test runs ansible-playbook. An unreachable node is one with a closed SSH port.
 """

@@ -253,7 +253,7 @@ def flood(sender: Namespace, *addresses: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def drop_reasons() -> Iterator[Callable[[], str]]:
-    """Trace skb:kfree_skb during the block; give a function that returns the trace."""
+    """Trace skb:kfree_skb during the block; yield a function that returns the trace."""
     tracing = Path("/sys/kernel/tracing")
     event = tracing / "events/skb/kfree_skb/enable"
     (tracing / "trace").write_text("")

@@ -31,7 +31,7 @@ BUSY = (
     f"pgrep -f '{COMMANDS} (nic|program)' >/dev/null"
     " || systemctl is-active podnet-checkpoint.timer podnet-checkpoint.service | grep -qE '^(de)?activ'"
 )
-PATIENCE = 900  # seconds that an emulated node may take to come back
+PATIENCE = 900  # seconds until an emulated node must be reachable again
 
 
 def lab(*words: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class FaultyNode:
             except Unreachable as unreachable:
                 reason = str(unreachable)
             time.sleep(1)
-        raise AssertionError(f"the node did not come back: {reason}")
+        raise AssertionError(f"the node did not become reachable again: {reason}")
 
 
 def same(now: dict[str, Any], former: dict[str, Any]) -> bool:

@@ -76,7 +76,7 @@ class LabNode:
                 if self.ssh(read) != before:
                     return
             time.sleep(1)
-        raise AssertionError(f"the node did not come back in {REBOOT_SECONDS} s")
+        raise AssertionError(f"the node is not reachable {REBOOT_SECONDS} s after the reboot")
 
     def restore(self) -> None:
         """Restore the snapshot of the node's first boot."""

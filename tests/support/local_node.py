@@ -25,7 +25,7 @@ echo ready; exec sleep infinity
 
 @contextlib.contextmanager
 def node(folder: Path) -> Iterator[dict[str, Any]]:
-    """Create the namespaces; give the inventory variables of a node in them with files in a folder."""
+    """Create the namespaces; yield the inventory variables of a node in them with files in a folder."""
     os.makedirs("/run/netns", exist_ok=True)
     process = subprocess.Popen(
         ["unshare", "--mount", "--net", "sh", "-c", PREPARE], stdout=subprocess.PIPE, text=True

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Build a kernel module from its source with DKMS, install and load it.
 
-A build takes place beside DKMS' own tree, and only its result is put into that tree, as ``dkms ldtarball``
+A build uses a temporary tree, and only its result is moved into DKMS' own tree, as ``dkms ldtarball``
 does: a failed build changes nothing. If a later step fails, a copy restores the former state.
 Source: dkms(8) and its script, versions 2.8 to 3.2.
 """

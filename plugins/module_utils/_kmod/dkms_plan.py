@@ -92,7 +92,7 @@ def conf_value(conf: str, key: str) -> str:
 
 
 def option_problems(desired: Desired) -> list[str]:
-    """Return what is wrong with the options."""
+    """Return the problems of the options."""
     found = []
     if not re.fullmatch(r"[a-z0-9_]+", desired.name):
         found.append(f"name: {desired.name!r} is not a module name: use lower case letters, digits and _")

@@ -380,7 +380,7 @@ def libbpf_version() -> str:
 
 
 def _output(command: Sequence[str]) -> str:
-    """Return a command's output, whatever its exit status."""
+    """Return a command's output, regardless of its exit status."""
     return subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
     ).stdout

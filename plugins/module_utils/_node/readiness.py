@@ -225,7 +225,7 @@ def missing_packages(facts: Facts, wanted: str, delivered: bool = False) -> tupl
 
 
 def packages_of_libraries(facts: Facts) -> list[str]:
-    """Return the missing packages that tuning needs, whatever the driver."""
+    """Return the missing packages that tuning needs with any driver."""
     family, release = facts["distribution"]["family"], facts["kernel"]["release"]
     return packages(family, release, missing(facts, LIBRARIES))
 

@@ -17,7 +17,7 @@ COMPUTED = frozenset({*datapath_layout.SIZES, "layout"})
 
 
 def replaced_maps(current: Mapping[str, Layout], desired: Mapping[str, Layout]) -> set[str]:
-    """Return the maps that are created anew because they are missing or have another layout."""
+    """Return the maps to create because they are missing or have another layout."""
     changed = {name for name, layout in desired.items() if current.get(name) != layout}
     computed = desired.keys() & COMPUTED
     return changed | computed if changed & computed else changed

@@ -88,7 +88,7 @@ def steps_between(
 
     ``desired.attachments`` are all attachments of ``owner``. Those of other owners stay, and run the new
     programs if the programs change. Without ``owner`` they are those of all owners. ``replaced`` are maps to
-    create anew whatever their layout.
+    create again even if their layout is unchanged.
     Raises ``Problem`` if another owner's attachment would lose its program.
     """
     steps = []

@@ -48,7 +48,7 @@ static __always_inline bool nat_set_address(struct __sk_buff *skb, const struct 
 
 	if (t->family == AF_INET) {
 		at = l3 + (source ? offsetof(struct iphdr, saddr) : offsetof(struct iphdr, daddr));
-		/* the inner header's checksum compensates, so the ICMP checksum does not change */
+		/* inner header: its checksum offsets the change, the ICMP checksum stays valid */
 		if (csum && flags & BPF_F_PSEUDO_HDR &&
 		    bpf_l4_csum_replace(skb, csum, *from, *to, flags | sizeof(*to)))
 			return false;

@@ -139,7 +139,7 @@ class Settings:
 
 @pytest.mark.parametrize("failing", [Killed(), Problem("the NIC is being reset")])
 def test_a_failed_rollback_is_repeated(tmp_path: Path, failing: BaseException) -> None:
-    """Killed, or refused by the kernel once: the next attempt restores the rest, files as well."""
+    """After a rollback that was killed or rejected by the kernel, the next attempt completes it."""
     nic, former = Settings(), dict(Settings().values)
     armed()
     nic.change("mtu", 9000)
