@@ -117,7 +117,7 @@ class State:
             bpf.map_update(self.maps["backends"], {layout.INDEX.pack(index): value})
         slots = [1 + i % len(backends) if backends else 0 for i in range(layout.MAGLEV_SIZE)]
         table = layout.TABLE.pack(*slots, bytes(8))
-        bpf.map_update(self.maps["tables"], {layout.INDEX.pack(1): table})
+        bpf.map_update(self.maps["maglev"], {layout.INDEX.pack(1): table})
         for buffer in (0, 1):
             front = layout.encode_service(ipaddress.ip_address(text(where, family)), port, proto)
             self.put("services", layout.SERVICE_KEY.pack(*front, buffer), layout.SERVICE.pack(1, 1))

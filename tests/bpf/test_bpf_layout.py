@@ -60,7 +60,7 @@ DIFFERENCES = {
         "lb.h",
         r"__u32 backend\[MAGLEV_SIZE\]",
         "__u16 backend[MAGLEV_SIZE * 2]",
-        "map tables: field `backend` has 502 * 2 bytes in the object and 251 * 4 in this collection",
+        "map maglev: field `backend` has 502 * 2 bytes in the object and 251 * 4 in this collection",
     ),
     "array length": (
         "metrics.h",

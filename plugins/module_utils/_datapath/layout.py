@@ -103,7 +103,7 @@ WRITTEN: dict[str, tuple[Record, Record]] = {
     "policy": (POLICY_KEY, INDEX),
     "rulesets": (INDEX, _RULESET),
     "services": (SERVICE_KEY, SERVICE),
-    "tables": (INDEX, TABLE),
+    "maglev": (INDEX, TABLE),
     "backends": (INDEX, _BACKEND),
     "node": (INDEX, NODE),
 }
@@ -137,7 +137,7 @@ INBOUND_REASONS = ("REASON_INBOUND", "REASON_HOST", "REASON_DROP_POLICY_INGRESS"
 
 # Key and value sizes of the maps that user space writes
 SIZES = {name: (key.size, value.size) for name, (key, value) in WRITTEN.items()}
-ARRAYS = ("rulesets", "tables", "backends", "node")
+ARRAYS = ("rulesets", "maglev", "backends", "node")
 HASHES = ("endpoints4", "endpoints6", "pods", "cidrs4", "cidrs6", "policy", "services")
 
 

@@ -61,7 +61,7 @@ class Services:
             table, number = SERVICE.unpack(value)
             self.entries[buffer & 1][address, port, protocol, family] = (table, number)
             if table not in self.tables:
-                *backends, digest = TABLE.unpack(snapshot.element("tables", table))
+                *backends, digest = TABLE.unpack(snapshot.element("maglev", table))
                 self.tables[table] = digest, frozenset(backends)
 
     def used_tables(self, buffer: int) -> set[int]:
@@ -73,7 +73,7 @@ def services_of(snapshot: Snapshot) -> dict[Any, tuple[int, tuple[int, ...]]]:
     """Return the active services: their number, and the backend indexes of their Maglev table."""
     found = {}
     for key, (table, number) in Services(snapshot).entries[snapshot.buffer].items():
-        *indexes, dummy = TABLE.unpack(snapshot.element("tables", table))
+        *indexes, dummy = TABLE.unpack(snapshot.element("maglev", table))
         found[key] = (number, tuple(indexes))
     return found
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Plan the writes of services: the maps ``services``, ``tables`` and ``backends``."""
+"""Plan the writes of services: the maps ``services``, ``maglev`` and ``backends``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_services(writer: Writer, image: Image) -> None:
     used = {i for table in {*used_tables, *known_tables.values()} for i in current.tables[table][1]}
     known = {snapshot.element("backends", index): index for index in sorted(used)}
     backends = SlotAllocator(snapshot.sizes["backends"], used, known)
-    tables = SlotAllocator(snapshot.sizes["tables"], used_tables, known_tables)
+    tables = SlotAllocator(snapshot.sizes["maglev"], used_tables, known_tables)
     entries = {}
     for (address, port, protocol, family), (number, digest) in image.services.items():
         key = SERVICE_KEY.pack(address, port, protocol, family, writer.inactive)
@@ -35,7 +35,7 @@ def write_services(writer: Writer, image: Image) -> None:
     for index, digest in tables.new.items():
         tables.new[index] = _encode_table(image.backends[digest], digest, backends)
     writer.write_new("backends", backends, "services")
-    writer.write_new("tables", tables, "services")
+    writer.write_new("maglev", tables, "services")
     writer.fill_buffer("services", entries, "services")
 
 

@@ -30,7 +30,7 @@ struct service_key {
 };
 
 struct service {
-	__u32 table;		/* index into `tables` */
+	__u32 table;		/* index into `maglev` */
 	__u32 id;		/* crc32 of its name */
 };
 
@@ -52,7 +52,7 @@ struct {
 	__uint(max_entries, TABLES_MAX);
 	__type(key, __u32);
 	__type(value, struct maglev_table);
-} tables SEC(".maps");
+} maglev SEC(".maps");
 
 /* Immutable while a table refers to it. */
 struct {
@@ -110,7 +110,7 @@ static __noinline enum reason lb_select(const struct tuple *t, const struct conf
 	service = bpf_map_lookup_elem(&services, &key);
 	if (!service)
 		return REASON_NONE;
-	table = bpf_map_lookup_elem(&tables, &service->table);
+	table = bpf_map_lookup_elem(&maglev, &service->table);
 	if (!table)
 		return REASON_DROP_NO_BACKEND;
 	index = tuple_hash(t) % MAGLEV_SIZE;

@@ -24,7 +24,7 @@ NODE = Node({"hp0": Interface(10), "hp1": Interface(11)}, [ipaddress.ip_address(
 SIZES = {
     **dict.fromkeys(layout.SIZES, 1024),
     "rulesets": 128,
-    "tables": 16,
+    "maglev": 16,
     "backends": 64,
     "node": 2,
 }

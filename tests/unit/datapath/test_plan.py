@@ -146,10 +146,10 @@ def test_drifted_backend_is_repaired() -> None:
 def test_all_full_maps_are_reported() -> None:
     world = ([{"app": "web", "tier": "a"}] * 4, [], {"10.96.0.1": {1: 1}, "fd96::1": {2: 1}}, 4)
     snapshot = empty()
-    snapshot.sizes = {**SIZES, "endpoints4": 3, "pods": 1, "services": 1, "tables": 1, "backends": 1}
+    snapshot.sizes = {**SIZES, "endpoints4": 3, "pods": 1, "services": 1, "maglev": 1, "backends": 1}
     _writes, problems = plan_writes(snapshot, world_image(world))
     text = "\n".join(problems)
-    for name in ("endpoints4", "pods", "services", "tables", "backends"):
+    for name in ("endpoints4", "pods", "services", "maglev", "backends"):
         assert f"the map {name} " in text, name
     assert len(problems) == 5
 
