@@ -54,7 +54,9 @@ def _masquerade(own: Declaration, others: Sequence[Declaration], problems: Probl
         if masquerade == Masquerade():
             masquerade = declaration.masquerade
         elif declaration.masquerade not in (Masquerade(), masquerade):
-            problems.add("masquerade", "another owner has declared different addresses or networks")
+            problems.add(
+                "masquerade", "another owner has declared different addresses or networks; use the same"
+            )
     return masquerade
 
 

@@ -19,7 +19,7 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 
 @dataclass(frozen=True)
 class Pod:
-    """A Pod of this node, with the host end of its ``device``, or of another node, without a device."""
+    """A Pod. ``device`` is the host end of its device, empty for a Pod of another node."""
 
     name: str
     owner: str
@@ -132,9 +132,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Service:
-    """A virtual address and port. Its backends are addresses, or ``selected`` Pods by selector, port,
-    weight.
-    """
+    """A virtual address and port. ``selected`` has selectors of Pods as backends, with port and weight."""
 
     name: str
     owner: str

@@ -45,7 +45,10 @@ class Desired:
 
 @dataclass(frozen=True)
 class Current:
-    """The node, the stored declarations of all owners, and the maps; ``problems`` if they cannot be read."""
+    """The node, the stored declarations of all owners, and the maps.
+
+    If the maps cannot be read, ``snapshot`` is None and ``problems`` says why.
+    """
 
     node: Node
     records: Mapping[str, Record]
@@ -70,18 +73,18 @@ class DatapathPlan(Plan):
 
     @property
     def differences(self) -> dict[str, int]:
-        """The number of map entries that differ, by kind."""
+        """Return the number of map entries that differ, by kind."""
         return differences(self.current_image, self.image) if self.writes else {}
 
     @property
     def updated(self) -> list[str]:
-        """The addresses whose endpoint is created or changed."""
+        """Return the addresses whose endpoint is created or changed."""
         current = self.current_image.endpoints
         return [_address(key) for key, e in self.image.endpoints.items() if current.get(key) != e]
 
     @property
     def deleted(self) -> list[str]:
-        """The addresses whose endpoint is deleted."""
+        """Return the addresses whose endpoint is deleted."""
         return [_address(key) for key in self.current_image.endpoints if key not in self.image.endpoints]
 
 

@@ -13,9 +13,7 @@ def _label(value: object) -> str:
 
 
 def prometheus(info: Mapping[str, Any]) -> str:
-    """Return the state of ``info.gather`` in Prometheus' text format, for node_exporter's textfile
-    collector.
-    """
+    """Return the state of ``info.gather`` in the text format that node_exporter's textfile collector reads."""
     lines: list[str] = []
 
     def metric(name: str, kind: str, text: str) -> None:

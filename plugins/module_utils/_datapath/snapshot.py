@@ -37,11 +37,12 @@ class Snapshot:
 
     @property
     def buffer(self) -> int:
-        """The active buffer."""
+        """Return the active buffer."""
         return self.generation & 1
 
     @property
     def next_generation(self) -> int:
+        """Return the generation of the next commit."""
         return (self.generation + 1) & 0xFFFFFFFF
 
     def element(self, name: str, index: int) -> bytes:

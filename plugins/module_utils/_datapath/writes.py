@@ -57,12 +57,15 @@ class SlotAllocator:
 
     @property
     def overflow(self) -> bool:
-        """Whether more elements were allocated than the array has."""
+        """Return whether more elements were allocated than the array has."""
         return any(index >= self.size for index in self.new)
 
 
 class Writer:
-    """Collects the writes of all maps, and a problem for each map that is too small."""
+    """Collects the writes of all maps, and a problem for each map that is too small.
+
+    ``option`` is the option of bpf_state that the problem names.
+    """
 
     def __init__(self, snapshot: Snapshot, features: int) -> None:
         self.snapshot = snapshot
@@ -80,8 +83,8 @@ class Writer:
         size = self.snapshot.sizes[name]
         if active + len(entries) > size:
             self.problems.append(
-                f"{option}: the map {name} has {size} entries, but {len(entries)} are needed beside"
-                f" {active} of the current generation"
+                f"{option}: {len(entries)} entries exceed the map {name} of {size} entries, of which {active} are"
+                f" in use; declare fewer {option}"
             )
 
     def replace_entries(
@@ -101,8 +104,8 @@ class Writer:
         size = self.snapshot.sizes[name]
         if len(current) + len(entries.keys() - current.keys()) > size:
             self.problems.append(
-                f"{option}: the map {name} has {size} entries, but {len(entries)} are needed beside"
-                f" {len(removed)} that are still in use"
+                f"{option}: {len(entries)} entries exceed the map {name} of {size} entries, of which"
+                f" {len(removed)} are in use; declare fewer {option}"
             )
 
     def write_new(self, name: str, allocator: SlotAllocator, option: str) -> None:
@@ -110,6 +113,6 @@ class Writer:
         self.writes.update[name] = {INDEX.pack(i): content for i, content in allocator.new.items()}
         if allocator.overflow:
             self.problems.append(
-                f"{option}: the map {name} has {allocator.size} entries, too few for"
-                f" {len(allocator.new)} more"
+                f"{option}: {len(allocator.new)} more entries exceed the map {name} of {allocator.size} entries;"
+                f" declare fewer {option}"
             )
