@@ -49,10 +49,10 @@ ALLOWED_WITHIN = 10.0  # seconds for packets that must arrive, on a busy machine
 
 
 def address_of(name: str, version: int) -> str:
-    place = 0 if version == 4 else 1
+    index = 0 if version == 4 else 1
     if name in PODS:
-        return (PODS[name].v4, PODS[name].v6)[place]
-    return {**NODES, "vip": VIP}[name][place]
+        return (PODS[name].v4, PODS[name].v6)[index]
+    return {**NODES, "vip": VIP}[name][index]
 
 
 @dataclass
@@ -97,9 +97,11 @@ def open_socket(version: int, protocol: Any) -> socket.socket:
 
 
 def checks_of(text: str, passes: bool) -> Iterator[Check]:
-    who, dummy, rest = text.partition(" > ")
-    whom, what, *versions = rest.split(" ")
-    for source, target, one in itertools.product(who.split(","), whom.split(","), what.split(",")):
+    sources, dummy, rest = text.partition(" > ")
+    targets, protocols, *versions = rest.split(" ")
+    for source, target, one in itertools.product(
+        sources.split(","), targets.split(","), protocols.split(",")
+    ):
         protocol, dummy, port = one.partition("/")
         for version in (4, 6):
             if not versions or versions[0] == f"v{version}":

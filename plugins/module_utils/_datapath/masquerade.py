@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Masquerading: the option, and the entry of the map ``node``."""
+"""Parse the option masquerade, and encode the entry of the map ``node``."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def _label(value: object) -> str:
 
 
 def prometheus(info: Mapping[str, Any]) -> str:
-    """Return the state of ``info.gather`` in the text format that node_exporter's textfile collector reads."""
+    """Return the state of ``info.gather`` in the text format of node_exporter's textfile collector."""
     lines: list[str] = []
 
     def metric(name: str, kind: str, text: str) -> None:

@@ -83,8 +83,8 @@ class Writer:
         size = self.snapshot.sizes[name]
         if active + len(entries) > size:
             self.problems.append(
-                f"{option}: {len(entries)} entries exceed the map {name} of {size} entries, of which {active} are"
-                f" in use; declare fewer {option}"
+                f"{option}: {len(entries)} entries exceed the map {name} of {size} entries, of which"
+                f" {active} are in use; declare fewer {option}"
             )
 
     def replace_entries(
@@ -113,6 +113,6 @@ class Writer:
         self.writes.update[name] = {INDEX.pack(i): content for i, content in allocator.new.items()}
         if allocator.overflow:
             self.problems.append(
-                f"{option}: {len(allocator.new)} more entries exceed the map {name} of {allocator.size} entries;"
-                f" declare fewer {option}"
+                f"{option}: {len(allocator.new)} more entries exceed the map {name} of {allocator.size}"
+                f" entries; declare fewer {option}"
             )
