@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Structs and constants of the compiled object against the collection's: each difference is named."""
+"""The check that structs and constants of the compiled object match those of the collection."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A change is confirmed only if all paths answer that answered before it."""
+"""A change is confirmed only if each path that answered before it still answers."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def _not_writable(error: OSError) -> str:
 def transaction(
     plan: Plan, observe: Observe | None = None, *, checkpoint: str = "", backup: str = ""
 ) -> Iterator[None]:
-    """Record what the block changes: the plan before it, the end after it.
+    """Write the plan to the journal before the block, and the changes made after it.
 
     ``observe`` returns the changes that can be observed, against the values before the plan. ``backup`` is a
     directory that a rollback of ``checkpoint`` needs; it is removed when the checkpoint ends.

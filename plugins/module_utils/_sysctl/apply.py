@@ -194,7 +194,7 @@ def _connections(namespaces: Iterable[Netns], scale: int) -> tuple[list[dict[str
 
 
 def _new_pod_defaults(tree: Tree, found: SysctlPlan, pods: Sequence[Netns]) -> dict[str, str]:
-    """Return the keys with another initial value in a new Pod than in the selected Pods."""
+    """Return the keys whose initial value in a new Pod differs from that in the selected Pods."""
     desired = {path: value for pod in pods for path, value in found.desired[pod].items()}
     initial = initial_values(tree, desired)
     return {name_of(path): initial[path] for path in sorted(initial) if initial[path] != desired[path]}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab's decisions before it starts a node: mirrors, images, arguments, names, files."""
+"""The lab without a running node: mirrors, images, QEMU's arguments, names and files."""
 
 from __future__ import annotations
 
