@@ -12,8 +12,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .._core.plan import Problem
 from .._kernel import bpf, libbpf, link_kinds, netlink
-from .._kernel.bpf import BpfError
 
 HOOKS = ("from_pod", "to_pod", "ingress", "egress")
 TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
@@ -159,29 +159,29 @@ def link_attach_type(kind: str, hook: str) -> int:
     return bpf.BPF_TCX_INGRESS if is_ingress(hook) else bpf.BPF_TCX_EGRESS
 
 
-def choose_type(device: Device, hook: str, wanted: str, has_tcx: bool) -> str:
-    """Return the attachment type for a hook of a device; ``wanted`` may be auto.
+def choose_type(device: Device, hook: str, requested: str, has_tcx: bool) -> str:
+    """Return the attachment type for a hook of a device; ``requested`` may be auto.
 
-    Raises ``BpfError`` if device, hook and type do not fit together.
+    Raises ``Problem`` if device, hook and type do not fit together.
     """
     where = f"attachments: {device.name}, hook {hook}"
-    if wanted in ("meta", "netkit"):
-        if device.kind != wanted:
-            raise BpfError(
-                f"{where}: type {wanted} requires a {wanted} device, but {device.name} is"
+    if requested in ("meta", "netkit"):
+        if device.kind != requested:
+            raise Problem(
+                f"{where}: type {requested} requires a {requested} device, but {device.name} is"
                 f" {device.kind or 'a physical device'}; use type auto"
             )
         if hook not in ("from_pod", "to_pod"):
-            raise BpfError(f"{where}: type {wanted} supports the hooks from_pod and to_pod only")
-    if wanted == "auto" and device.kind in ("meta", "netkit") and hook in ("from_pod", "to_pod"):
-        wanted = device.kind
-    if wanted in ("meta", "netkit") and not device.primary:
-        raise BpfError(f"{where}: {device.name} is the Pod's end of the pair; set device to the host end")
-    if wanted == "tcx" and not has_tcx:
-        raise BpfError(f"{where}: type tcx requires Linux 6.6; use type auto or clsact")
-    if wanted == "auto":
+            raise Problem(f"{where}: type {requested} supports the hooks from_pod and to_pod only")
+    if requested == "auto" and device.kind in ("meta", "netkit") and hook in ("from_pod", "to_pod"):
+        requested = device.kind
+    if requested in ("meta", "netkit") and not device.primary:
+        raise Problem(f"{where}: {device.name} is the Pod's end of the pair; set device to the host end")
+    if requested == "tcx" and not has_tcx:
+        raise Problem(f"{where}: type tcx requires Linux 6.6; use type auto or clsact")
+    if requested == "auto":
         return "tcx" if has_tcx else "clsact"
-    return wanted
+    return requested
 
 
 def is_managed(f: Filter) -> bool:

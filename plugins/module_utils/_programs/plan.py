@@ -124,9 +124,9 @@ def steps_between(
             f"object: programs that other owners attached are missing: {', '.join(orphans)}: detach"
             f" those first"
         )
-    wanted = {**others, **desired.attachments}
-    for key in sorted({*current.attachments, *wanted}):
-        attached, requested = current.attachments.get(key), wanted.get(key)
+    attachments = {**others, **desired.attachments}
+    for key in sorted({*current.attachments, *attachments}):
+        attached, requested = current.attachments.get(key), attachments.get(key)
         if attached != requested or (reload and requested and requested.program):
             steps.append(Step("attachment", key, str(attached or ""), str(requested or "")))
     return steps
