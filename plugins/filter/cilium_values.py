@@ -75,7 +75,7 @@ def _values(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     result["enableIPv4BIGTCP"] = big and all(
         all(nic.get("gso_ipv4") for nic in node["nics"]) for node in nodes
     )
-    # EDT pacing needs Linux 5.1. BBR in Pods needs time stamps that survive the change of namespace.
+    # EDT pacing needs Linux 5.1. BBR in Pods needs timestamps that are kept between network namespaces.
     result["bandwidthManager"] = {"enabled": oldest >= (5, 1), "bbr": "bpf_skb_set_tstamp" not in missing}
     return result
 

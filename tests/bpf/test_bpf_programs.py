@@ -110,7 +110,7 @@ class TestPodEgress:
     def test_checksum_carries(self, datapath: Any, checksum: int) -> None:
         """Checksums around the end-around carry."""
         base = IP(bytes(ip(4, "1.12", id=0) / UDP(chksum=0)))
-        # ones' complement: the id that changes the checksum of id 0 to the given one
+        # ones' complement arithmetic: with this id the header has the given checksum
         number = (base.chksum - checksum) % 0xFFFF
         packet = frame(ip(4, "1.12", id=number) / UDP(chksum=0))
         assert datapath.run("pod_egress", packet).packet == routed(packet)

@@ -72,7 +72,7 @@ def netdevsim(node: LabNode, kernel: str) -> Path:
 
 
 def tcp_mmap() -> Path:
-    """Return tcp_mmap, statically linked, with a smaller amount of data than in its source."""
+    """Return tcp_mmap, statically linked and changed to send less data."""
     with _once("tcp_mmap", TCP_MMAP_KERNEL) as (folder, work):
         if work:
             with _source(TCP_MMAP_KERNEL, TCP_MMAP) as source:

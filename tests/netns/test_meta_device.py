@@ -134,7 +134,7 @@ def test_sizes_above_those_of_the_uplink_are_warnings(bench: Bench) -> None:
     made = bench.apply(bench.pod("a", 1), host_routes=routes, **sizes)
     assert made.warnings == planned.warnings
     assert [text.partition(" in ")[0] for text in made.warnings] == ["mtu: 8264", "gso_max_size: 185000"]
-    # A run without sizes warns as well; it stops once the uplink has them.
+    # A run that sets no sizes warns as well. There is no warning once the uplink has the same sizes.
     assert bench.apply(bench.pod("a", 1), host_routes=routes).warnings == made.warnings
     bench.ns.ip(bench.node, "link set wire0 mtu 8264 gso_max_size 185000")
     assert bench.apply(bench.pod("a", 1), host_routes=routes).warnings == []

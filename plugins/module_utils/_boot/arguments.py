@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from .._core.plan import Problem
 from .._node.host import Host
 
-# Characters that neither the shell that reads GRUB's settings nor the script language of grub.cfg changes.
+# Characters without a special meaning in the shell, which reads GRUB's settings, and in grub.cfg.
 _SAFE = re.compile(r"[A-Za-z0-9_.,:=/@%+~-]+")
 
 _NO_IOMMU = (

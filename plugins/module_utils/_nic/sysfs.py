@@ -44,7 +44,7 @@ class Sysfs:
         return self._read(f"/sys/class/net/{name}/ifindex") == str(index)
 
     def cpus(self, name: str) -> Cpus:
-        """Return the online CPUs, and those on the NUMA node of a NIC, all without one."""
+        """Return the online CPUs, and those on the NIC's NUMA node, or all if it has no NUMA node."""
         online = parse_list(self._read("/sys/devices/system/cpu/online") or "0")
         local = parse_list(self._read(f"/sys/class/net/{name}/device/local_cpulist") or "") & online
         flows = self._read("/proc/sys/net/core/rps_sock_flow_entries") or "0"

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Net changes: what the records of a journal leave changed, compared with before the first record.
+"""Net changes: the difference between the state before the first record of a journal and after the last one.
 
 All functions are pure.
 """

@@ -37,7 +37,7 @@ def device(name: str, number: int, driver: str = "veth") -> Device:
 
 
 def wanted(pods: Mapping[str, tuple[int, str]], programs: bool, policies: bool) -> Wanted:
-    """Return devices and declaration of Pods, given by name as number and driver."""
+    """Return the devices and the declaration of Pods; ``pods`` has number and driver by name."""
     devices = {name: device(name, *pod) for name, pod in pods.items()}
     entries = [
         {"name": one.name, "device": one.host_interface, "addresses": sorted(one.pod.addresses), "labels": {}}
