@@ -198,7 +198,7 @@ class Api:
                 f"node: the cluster has no node {name!r} (its nodes: {known or 'none'}): set "
                 "fleet_kubernetes_node to its name in Kubernetes",
                 404,
-            ) from error
+            ) from None
 
     def nodes(self) -> list[Json]:
         """Return all nodes."""

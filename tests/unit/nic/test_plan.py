@@ -108,8 +108,8 @@ def test_former_settings_restore_a_partly_changed_nic(
 @given(nics_and_settings())
 def test_names_of_ethtool_resolve_to_the_settings(case: tuple[Nic, dict[str, Setting]]) -> None:
     nic, settings = case
-    resolved = resolve.resolve(nic, Desired("eth0", {s.replace("_", "-") if "." in s and s[0] == "f" else s: v
-                                                    for s, v in settings.items()}))  # fmt: skip
+    dashed = {s.replace("_", "-") if "." in s and s[0] == "f" else s: v for s, v in settings.items()}
+    resolved = resolve.resolve(nic, Desired("eth0", dashed))
     assert (resolved.settings, resolved.skipped, resolved.problems) == (settings, {}, [])
 
 
