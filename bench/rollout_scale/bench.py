@@ -1,10 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measure what a rollout costs the controller: site.yml in check mode over many hosts, all this machine.
+"""Measure the controller's costs of a rollout: site.yml in check mode for many hosts, all this machine.
 
-A wrapper around the modules' Python measures their CPU time, which nodes spend otherwise. A second run has
-the same number of tasks without modules, which is Ansible's own cost. Prints both and writes them to
+A wrapper around the modules' Python measures the CPU time that nodes would spend. To measure Ansible's own
+cost, a second run has the same number of tasks without modules. Prints both and writes them to
 reports/scale/HOSTS.json.
 
 usage: python3 -m bench.rollout_scale.bench [--hosts 1000] [--forks 20]

@@ -88,7 +88,7 @@ def pod_to_pod_by_redirect(topology: Topology) -> None:
 
 @check
 def pod_to_pod_through_host_stack(topology: Topology) -> None:
-    """With the verdict pass in both directions of both Pods, the host routes."""
+    """If the programs of both Pods pass all packets, the host's stack routes between the Pods."""
     topology.pods()
     topology.pod1.ping(POD2)
     topology.pod1.ping(POD2_6)

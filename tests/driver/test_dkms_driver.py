@@ -292,7 +292,7 @@ def test_key_that_does_not_match_certificate_changes_nothing(image: Image, key: 
     assert not (image.root / "etc/dkms/framework.conf.d/podnet.conf").exists()
 
 
-# kernel_module_build calls a Makefile, which source() does not have.
+# kernel_module_build needs a Makefile, which source() does not return.
 MAKEFILE = "modules:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR) modules\n"
 
 

@@ -233,7 +233,7 @@ class Lab(Nodes):
         return client
 
     def attempt(self, checks: list[Check]) -> None:
-        """Run all checks at once; wait for all required answers, and FORBIDDEN_FOR for forbidden ones."""
+        """Run all checks at once; wait for all required answers, and at least FORBIDDEN_FOR seconds."""
         began = time.monotonic()
         with selectors.DefaultSelector() as selector, contextlib.ExitStack() as open_:
             for check in checks:
