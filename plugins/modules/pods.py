@@ -214,7 +214,6 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath import a
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import (
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
-    BpfError,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import api, arguments
 
@@ -252,7 +251,7 @@ def main() -> None:
         module.fail_json(
             msg=f"{error}: network devices require root (CAP_NET_ADMIN, CAP_SYS_ADMIN); set become: true"
         )
-    except (Problem, BpfError, OSError) as error:
+    except (Problem, OSError) as error:
         module.fail_json(msg=str(error))
     result.exit(module)
 

@@ -19,7 +19,7 @@ from .._core.plan import Problem, Result
 from .._datapath import apply as _entries
 from .._datapath.maps import Maps
 from .._datapath.store import Store, stored
-from .._kernel.bpf import DEFAULT_OWNER, DEFAULT_PIN_PATH, BpfError
+from .._kernel.bpf import DEFAULT_OWNER, DEFAULT_PIN_PATH
 from .._programs import attach, resolve, revert
 from .._rollback import journal
 from .._rollback.arm import Confirmation
@@ -191,7 +191,7 @@ class _Call:
         try:
             with contextlib.ExitStack() as files:
                 Maps.pinned(self._node.pin_path, files)
-        except (BpfError, Problem) as error:
+        except Problem as error:
             return str(error)
         if not os.path.exists(self._node.object):
             return f"object: {self._node.object} does not exist: run the role podnet.datapath.bpf_datapath"
@@ -267,7 +267,7 @@ class _Call:
         new = {plan.target.devices[name].host_interface for name in created(plan.steps)}
         try:
             result = self._set_programs([device for device in wanted if device in before.indexes])
-        except (BpfError, Problem) as problem:  # an earlier task of the play may load other programs
+        except Problem as problem:  # An earlier task of the play may load other programs.
             self._warnings.append(f"{problem}. Check mode reports only devices and map entries.")
             return
         self._changes += result.values["changes"]
