@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Netlink, ethtool, BPF, network namespaces and module signatures of the Linux kernel.
 
-A library that knows nothing about this project.
+A general library without project logic. Each file names the kernel sources that it follows.
 
 Callers: all
 May import: _core

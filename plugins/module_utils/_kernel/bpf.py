@@ -1,8 +1,8 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""BPF programs, maps and links of the running kernel, a bpf(2) call a function. Private to this collection.
+"""Wrap the commands of bpf(2) for programs, maps and links.
 
-Objects are loaded by _libbpf.py.
+libbpf.py loads object files.
 Source: bpf(2), include/uapi/linux/bpf.h.
 """
 
@@ -46,7 +46,7 @@ BPF_MAP_TYPE_ARRAY_OF_MAPS = 12
 
 BPF_PROG_TYPE_SCHED_CLS = 3
 BPF_CALL, BPF_EXIT = 0x85, 0x95  # opcodes
-# The youngest helpers that the programs call (enum bpf_func_id): Linux 5.10 to 5.18, or backported.
+# The newest helpers that the programs call (enum bpf_func_id): Linux 5.10 to 5.18, or backported.
 HELPERS = {
     "bpf_redirect_neigh": 152,
     "bpf_redirect_peer": 155,
@@ -55,20 +55,20 @@ HELPERS = {
     "bpf_skb_set_tstamp": 192,
 }
 
-BPF_NOEXIST = 1  # of an update: only where there is no such entry
+BPF_NOEXIST = 1  # update flag: fail if the key exists
 _BATCH = 4096  # entries
-ENOTSUPP = 524  # the kernel's own, leaks out of map operations that a map type does not have
+ENOTSUPP = 524  # include/linux/errno.h; map operations that a map type does not support return it
 
-# Where modules look unless told otherwise, and whose what they make is
+# Defaults of the modules
 DEFAULT_PIN_PATH = "/sys/fs/bpf/podnet"
 DEFAULT_OWNER = "site"
 
-OBJECT_NAME = "podnet"  # whatever the name of its file, so that its maps have the same names
+OBJECT_NAME = "podnet"  # independent of the file name, so that names of maps do not change
 RODATA_MAP = f"{OBJECT_NAME}.rodata"
 
 
 class BpfError(Problem):
-    """A request that the BPF subsystem cannot carry out."""
+    """A request that the BPF subsystem or libbpf rejects."""
 
 
 # ---------------------------------------------------------------- the system call
@@ -77,15 +77,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command: int, attr: bytes | bytearray) -> int:
-    """Call bpf(2) with ``attr`` (written back if it is a bytearray); return its result.
+    """Call bpf(2) and return its result; if ``attr`` is a bytearray, update it with the kernel's output.
 
-    Raises OSError with the kernel's errno.
+    Raises OSError with the kernel's errno, and BpfError on an unsupported architecture.
     """
     try:
         number = SYSCALL_NUMBERS[platform.machine()]
     except KeyError:
-        raise BpfError(f"no bpf(2) system call number is known for {platform.machine()}") from None
-    # The kernel writes answers into any field of its union bpf_attr, beyond the size it was given too.
+        raise BpfError(f"bpf(2) is not supported on {platform.machine()}; use x86_64 or aarch64") from None
+    # The kernel may write output fields of union bpf_attr beyond the size that was passed.
     buffer = ctypes.create_string_buffer(bytes(attr), ATTR_SIZE)
     result = int(_libc.syscall(number, command, ctypes.byref(buffer), len(attr)))
     code = ctypes.get_errno()
@@ -114,7 +114,7 @@ def closing(fd: int) -> Iterator[int]:
 
 
 def is_bpffs(path: str) -> bool:
-    """Tell whether ``path``, or where it would be made, lies in a mounted BPF file system."""
+    """Return whether ``path``, which need not exist, is on a mounted BPF file system."""
     path = os.path.realpath(path)
     best, kind = "", ""
     with open("/proc/self/mountinfo", encoding="utf-8") as f:
@@ -135,17 +135,17 @@ def obj_pin(fd: int, path: str) -> None:
 
 
 def obj_get(path: str) -> int:
-    """Return a descriptor of what is pinned at ``path``."""
+    """Return a file descriptor of the object pinned at ``path``."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     return bpf(BPF_OBJ_GET, struct.pack("=QII", _address(name), 0, 0))
 
 
 def is_link(fd: int) -> bool:
-    """Tell a link's descriptor from a program's or map's."""
+    """Return whether a file descriptor is of a BPF link, not of a program or map."""
     return "link" in os.readlink(f"/proc/self/fd/{fd}")
 
 
-# ---------------------------------------------------------------- what the kernel says of an object
+# ---------------------------------------------------------------- object information
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class ProgramInfo:
 
 @dataclass(frozen=True)
 class Layout:
-    """What must be equal for two maps to be interchangeable (sizes in bytes)."""
+    """The properties that must be equal to replace one map with another. Sizes are in bytes."""
 
     type: int
     key_size: int
@@ -180,7 +180,7 @@ class MapInfo:
 
 @dataclass(frozen=True)
 class LinkInfo:
-    """A tcx or netkit link (struct bpf_link_info); ``ifindex`` is 0 once its device is gone."""
+    """A tcx or netkit link (struct bpf_link_info); ``ifindex`` is 0 after its device was deleted."""
 
     id: int
     type: int
@@ -199,7 +199,7 @@ def _text(raw: bytes) -> str:
 
 
 def program_info(fd: int) -> ProgramInfo:
-    """Return what the kernel says of a program."""
+    """Return struct bpf_prog_info of a program."""
     ids = (ctypes.c_uint32 * 64)()
     buffer = ctypes.create_string_buffer(80)
     struct.pack_into("=IQ", buffer, 52, len(ids), _address(ids))
@@ -210,7 +210,7 @@ def program_info(fd: int) -> ProgramInfo:
 
 
 def program_btf(fd: int) -> Btf:
-    """Return the types that a loaded program was compiled with."""
+    """Return the BTF of a loaded program."""
     number = struct.unpack_from("=I", _info(fd, ctypes.create_string_buffer(132)), 128)[0]
     with closing(bpf(BPF_BTF_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))) as btf:
         info = ctypes.create_string_buffer(16)  # struct bpf_btf_info: btf, btf_size, id
@@ -222,14 +222,14 @@ def program_btf(fd: int) -> Btf:
 
 
 def map_info(fd: int) -> MapInfo:
-    """Return what the kernel says of a map."""
+    """Return struct bpf_map_info of a map."""
     raw = _info(fd, ctypes.create_string_buffer(40))
     kind, number, key, value, entries, flags = struct.unpack_from("=6I", raw)
     return MapInfo(number, _text(raw[24:40]), Layout(kind, key, value, entries, flags))
 
 
 def link_info(fd: int) -> LinkInfo:
-    """Return what the kernel says of a tcx or netkit link."""
+    """Return struct bpf_link_info of a tcx or netkit link."""
     kind, number, program, ifindex, attach = struct.unpack_from(
         "=IIIxxxxII", _info(fd, ctypes.create_string_buffer(24))
     )
@@ -237,12 +237,12 @@ def link_info(fd: int) -> LinkInfo:
 
 
 def prog_get_fd_by_id(number: int) -> int:
-    """Return a descriptor of the program with this id."""
+    """Return a file descriptor of the program with this id."""
     return bpf(BPF_PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
 
 
 def map_get_fd_by_id(number: int) -> int:
-    """Return a descriptor of the map with this id."""
+    """Return a file descriptor of the map with this id."""
     return bpf(BPF_MAP_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
 
 
@@ -259,22 +259,25 @@ def describe_program(number: int) -> str:
 
 
 def link_create(program: int, ifindex: int, attach_type: int) -> int:
-    """Attach a program to a device's tcx or netkit hook; the link lives as long as a descriptor or pin."""
+    """Attach a program to a tcx or netkit hook of a device; return the link's file descriptor.
+
+    The kernel detaches the program when the last file descriptor is closed and no pin exists.
+    """
     return bpf(BPF_LINK_CREATE, struct.pack("=IIII", program, ifindex, attach_type, 0))
 
 
 def link_update(link: int, program: int) -> None:
-    """Replace a link's program; each packet meets the old one or the new one."""
+    """Replace the program of a link atomically."""
     bpf(BPF_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
 
 
 def link_detach(link: int) -> None:
-    """Detach a link at once, whoever else holds it."""
+    """Detach a link at once, even if other file descriptors or pins of it exist."""
     bpf(BPF_LINK_DETACH, struct.pack("=I", link))
 
 
 def has_hook(ifindex: int, attach_type: int) -> bool:
-    """Tell whether the kernel has this hook on this device (tcx: Linux 6.6, netkit: 6.7)."""
+    """Return whether the kernel supports this hook on this device (tcx: Linux 6.6, netkit: 6.7)."""
     try:
         bpf(BPF_PROG_QUERY, struct.pack("=IIIIQI", ifindex, attach_type, 0, 0, 0, 0))
     except OSError as e:
@@ -285,10 +288,10 @@ def has_hook(ifindex: int, attach_type: int) -> bool:
 
 
 def has_helper(number: int) -> bool:
-    """Tell whether a program at tc may call a helper, by enum bpf_func_id.
+    """Return whether a tc program may call a helper, given by its number in enum bpf_func_id.
 
-    The verifier is given a call without arguments: EINVAL where it does not know the helper, else it
-    misses the arguments (kernel/bpf/verifier.c, check_helper_call()).
+    Loads a program that calls the helper without arguments. The verifier returns EINVAL if the helper is
+    unknown and EACCES for the missing arguments (kernel/bpf/verifier.c, check_helper_call()).
     """
     code = struct.pack("=BBhiBBhi", BPF_CALL, 0, 0, number, BPF_EXIT, 0, 0, 0)
     buffer, licence = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
@@ -302,16 +305,16 @@ def has_helper(number: int) -> bool:
     return True
 
 
-# ---------------------------------------------------------------- entries of maps
+# ---------------------------------------------------------------- map entries
 
 
 def map_create(kind: int, key_size: int, value_size: int, entries: int, inner: int = 0) -> int:
-    """Return a descriptor of a new map; ``inner`` is an example of what a map of maps holds."""
+    """Create a map and return its file descriptor; ``inner`` is the inner_map_fd of a map of maps."""
     return bpf(BPF_MAP_CREATE, struct.pack("=IIIIII", kind, key_size, value_size, entries, 0, inner))
 
 
 def map_read(fd: int) -> dict[bytes, bytes]:
-    """Return all entries of a hash, trie or array map whose values are not per processor."""
+    """Return all entries of a hash, LPM trie or array map. Per-CPU maps are not supported."""
     layout = map_info(fd).layout
     items: dict[bytes, bytes] = {}
     try:
@@ -327,50 +330,50 @@ def map_read(fd: int) -> dict[bytes, bytes]:
 
 
 def map_count(fd: int) -> int:
-    """Return how many entries a hash map has now."""
+    """Return the number of entries of a hash map."""
     layout = map_info(fd).layout
     return sum(len(keys) for keys, dummy in _batches(fd, layout)) // layout.key_size
 
 
 def array_read(fd: int) -> bytes:
-    """Return all elements of an array whose values are not per processor."""
+    """Return all elements of an array map. Per-CPU arrays are not supported."""
     return b"".join(values for dummy, values in _batches(fd, map_info(fd).layout))
 
 
 def _batches(fd: int, layout: Layout) -> Iterator[tuple[bytes, bytes]]:
-    """Yield keys and values of some entries, until there are none left."""
+    """Yield keys and values of all entries, one batch at a time."""
     count = min(layout.max_entries, _BATCH)
-    # where the next batch begins: a bucket's number for hashes, else a key
-    place = ctypes.create_string_buffer(max(layout.key_size, 4))
+    # Start of the next batch: a bucket number for hash maps, otherwise a key.
+    position = ctypes.create_string_buffer(max(layout.key_size, 4))
     start = 0
     while True:
         keys = ctypes.create_string_buffer(count * layout.key_size)
         values = ctypes.create_string_buffer(count * layout.value_size)
-        batch = (start, _address(place), _address(keys), _address(values), count, fd, 0, 0)
+        batch = (start, _address(position), _address(keys), _address(values), count, fd, 0, 0)
         attr = bytearray(struct.pack("=QQQQIIQQ", *batch))
         more = True
         try:
             bpf(BPF_MAP_LOOKUP_BATCH, attr)
         except OSError as e:
-            if e.errno == errno.ENOSPC:  # a bucket has more entries than there is room for
+            if e.errno == errno.ENOSPC:  # the next bucket has more entries than the buffer holds
                 count *= 2
                 continue
             if e.errno != errno.ENOENT:
                 raise
-            more = False  # and the kernel has told how many there were
-        (got,) = struct.unpack_from("=I", attr, 32)
-        yield keys.raw[: got * layout.key_size], values.raw[: got * layout.value_size]
+            more = False  # the last batch; the kernel has set its count
+        (returned,) = struct.unpack_from("=I", attr, 32)
+        yield keys.raw[: returned * layout.key_size], values.raw[: returned * layout.value_size]
         if not more:
             return
-        start = _address(place)
+        start = _address(position)
 
 
 def _map_items(fd: int, layout: Layout) -> dict[bytes, bytes]:
-    """Return all entries of a map whose type has no batches."""
+    """Return all entries of a map whose type does not support batch operations."""
     items: dict[bytes, bytes] = {}
     key = ctypes.create_string_buffer(layout.key_size)
     value = ctypes.create_string_buffer(layout.value_size)
-    previous = 0  # no key: start at the first
+    previous = 0  # NULL returns the first key
     while True:
         try:
             bpf(BPF_MAP_GET_NEXT_KEY, struct.pack("=IxxxxQQQ", fd, previous, _address(key), 0))
@@ -389,7 +392,10 @@ def _map_items(fd: int, layout: Layout) -> dict[bytes, bytes]:
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes:
-    """Return one entry; ``value_size`` counts all processors of a per-CPU map (8-byte steps each)."""
+    """Return the value of one entry.
+
+    For a per-CPU map, ``value_size`` is the sum for all possible CPUs, each value rounded up to 8 bytes.
+    """
     value = ctypes.create_string_buffer(value_size)
     where = ctypes.create_string_buffer(key, len(key))
     bpf(BPF_MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", fd, _address(where), _address(value), 0))
@@ -397,7 +403,7 @@ def map_lookup(fd: int, key: bytes, value_size: int) -> bytes:
 
 
 def map_update(fd: int, items: Mapping[bytes, bytes]) -> None:
-    """Write entries: in one system call, or one each where this map type has no batches."""
+    """Write entries in one system call, or one by one if the map type does not support batches."""
     if not items:
         return
     keys, values = b"".join(items), b"".join(items.values())
@@ -414,7 +420,7 @@ def map_update_one(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
 
 
 def map_delete(fd: int, keys: Sequence[bytes]) -> None:
-    """Delete entries: in one system call, or one each where this map type has no batches."""
+    """Delete entries in one system call, or one by one if the map type does not support batches."""
     if not keys or _batch(BPF_MAP_DELETE_BATCH, fd, b"".join(keys), b"", len(keys)):
         return
     for key in keys:
@@ -423,6 +429,7 @@ def map_delete(fd: int, keys: Sequence[bytes]) -> None:
 
 
 def _batch(command: int, fd: int, keys: bytes, values: bytes, count: int) -> bool:
+    """Run a batch command; return False if the map type does not support it."""
     k = ctypes.create_string_buffer(keys, len(keys))
     v = ctypes.create_string_buffer(values, max(len(values), 1))
     try:
@@ -435,14 +442,14 @@ def _batch(command: int, fd: int, keys: bytes, values: bytes, count: int) -> boo
 
 
 def possible_cpus() -> int:
-    """Return how many values an entry of a per-CPU map has."""
+    """Return the number of possible CPUs, which is the number of values in an entry of a per-CPU map."""
     with open("/sys/devices/system/cpu/possible", encoding="ascii") as f:
         ranges = [part.partition("-") for part in f.read().strip().split(",")]
     return sum(int(last or first) - int(first) + 1 for first, dummy, last in ranges)
 
 
 def rodata_of(program: ProgramInfo) -> bytes:
-    """Return the read-only data that a loaded program of ours was loaded with."""
+    """Return the .rodata of a loaded program, empty if it has no map ``RODATA_MAP``."""
     for number in program.map_ids:
         with closing(map_get_fd_by_id(number)) as fd:
             info = map_info(fd)

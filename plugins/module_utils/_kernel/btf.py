@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""BPF Type Format: structs and enums of an object or a loaded program. Private to this collection.
+"""Parse BTF: structs and enums of an object file or a loaded program.
 
 Source: include/uapi/linux/btf.h, Documentation/bpf/btf.rst.
 """
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 # BTF_KIND_*
 PTR, ARRAY, STRUCT, UNION, ENUM, ENUM64 = 2, 3, 4, 5, 6, 19
-_REFERENCES = (8, 9, 10, 11, 18)  # typedef, volatile, const, restrict, type tag: refer to another type
-# Bytes after a struct btf_type: of each kind, and of each of its members
+_REFERENCES = (8, 9, 10, 11, 18)  # typedef, volatile, const, restrict, type tag
+# Bytes that follow struct btf_type: per type and per member
 _EXTRA = {1: 4, ARRAY: 12, 14: 4, 17: 4}
 _MEMBER = {STRUCT: 12, UNION: 12, ENUM: 8, 13: 8, 15: 12, ENUM64: 12}
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a struct: its offset in bytes, the bytes of an element, and the number of elements."""
+    """A member of a struct: offset and size of an element in bytes, and number of elements."""
 
     offset: int
     size: int
@@ -31,10 +31,10 @@ class Field:
 class _Type:
     name: str
     kind: int
-    size: int  # in bytes; of references the type referred to
+    size: int  # in bytes; for references the id of the target type
     members: int
     bitfields: bool
-    data: bytes  # what follows struct btf_type
+    data: bytes  # follows struct btf_type
 
 
 class Btf:
@@ -66,7 +66,7 @@ class Btf:
         return number
 
     def struct_id(self, name: str) -> int:
-        """Return the id of a struct; 0 if there is none of this name."""
+        """Return the type id of a struct; 0 if it does not exist."""
         return next((i for i, t in enumerate(self._types) if t.kind == STRUCT and t.name == name), 0)
 
     def size(self, number: int) -> int:

@@ -1,12 +1,12 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The settings of a NIC, as ethtool and rtnetlink have them: read all of them, write some.
+"""Read and write settings of a NIC with ethtool netlink and rtnetlink.
 
-Private to this collection. Netlink and not ioctl: its answers leave out what a driver does not support,
-and its refusals come with the kernel's own words (extack). Needs Linux 5.7, and no library.
+Netlink replies, unlike ioctl(2), omit unsupported settings, and errors carry a message of the kernel
+(extack). Requires Linux 5.7 and no library.
 
 Sources: Documentation/networking/ethtool-netlink.rst, linux/ethtool_netlink.h, linux/if_link.h, netlink(7);
-do_setlink() of net/core/rtnetlink.c for the sizes.
+net/core/rtnetlink.c (do_setlink(), for the GSO and GRO sizes).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from . import netlink
 Setting = Union[int, bool, str]
 
 _NETLINK_GENERIC, _SOL_NETLINK = 16, 270
-_CAP_ACK, _EXT_ACK = 10, 11  # socket options: refusals do not echo the request, and say why
+_CAP_ACK, _EXT_ACK = 10, 11  # NETLINK_CAP_ACK, NETLINK_EXT_ACK
 _NESTED = 0x8000
 _RTM_SETLINK = 19
 _ERROR_MESSAGE = 1  # NLMSGERR_ATTR_MSG
@@ -48,9 +48,9 @@ _SIOCETHTOOL, _GDRVINFO = 0x8946, 3
 
 @dataclass(frozen=True)
 class Field:
-    """A number that ethtool sets: its attribute, that of its maximum (0: none), and whether it is a flag.
+    """A numeric setting: its attribute, the attribute of its maximum (0: none), and whether it is a flag.
 
-    ``words`` are the numbers that a flag has for off and on.
+    ``words`` are the values of a flag for off and on.
     """
 
     attribute: int
@@ -61,7 +61,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that one ethtool message carries, by the names of ethtool(8)."""
+    """Settings of one ethtool message, by their names in ethtool(8). ``get`` is the GET message."""
 
     get: int
     fields: Mapping[str, Field]
@@ -80,7 +80,7 @@ GROUPS = {
             "rx-jumbo": Field(8, 4),
             "tx": Field(9, 5),
             "rx-buf-len": Field(10),
-            # ETHTOOL_TCP_DATA_SPLIT_DISABLED and _ENABLED; a driver without it leaves it out.
+            # ETHTOOL_TCP_DATA_SPLIT_DISABLED and _ENABLED; absent if the driver does not support it.
             "tcp-data-split": Field(11, flag=True, words=(1, 2)),
             "cqe-size": Field(12),
             "tx-push": Field(13, flag=True),
@@ -124,25 +124,26 @@ GROUPS = {
     ),
 }
 
-# IFLA_*. do_setlink() takes the IPv4 sizes after the others, so one message may carry them all.
+# IFLA_*. do_setlink() applies the IPv4 sizes after the others, so that one message may set all.
 _MTU, _MIN_MTU, _MAX_MTU, _TSO_MAX_SIZE = 4, 50, 51, 59
 _XDP, _XDP_ATTACHED = 43, 2
 SIZES = {"gso_max_size": 41, "gro_max_size": 58, "gso_ipv4_max_size": 63, "gro_ipv4_max_size": 64}
-# GSO_MAX_SIZE and GRO_MAX_SIZE of linux/netdevice.h, 8 * 65535: no device takes more.
+# GSO_MAX_SIZE and GRO_MAX_SIZE of linux/netdevice.h, 8 * 65535: the maximum of any device.
 _LARGEST_SIZE = 524280
 
 
 class Refused(OSError):
-    """The kernel's answer to a request, in its own words where it has some."""
+    """The error with which the kernel rejected a request; its message is the extack if there is one."""
 
 
 @dataclass(frozen=True)
 class Nic:
-    """What a NIC is set to.
+    """The current settings of a NIC.
 
     Settings are named ``mtu``, ``gso_max_size`` and so on, ``rings.rx``, ``features.rx-gro``,
-    ``priv_flags.<flag>``; one that driver or kernel does not support is missing. ``fixed`` features cannot
-    be changed. ``wanted`` holds what was asked of a feature, which may be off for want of another one.
+    ``priv_flags.<flag>``. Settings that driver or kernel do not support are missing. ``fixed`` features
+    cannot be changed. ``wanted`` is the requested state (wanted_features) of a feature, which may be off
+    because a feature that it depends on is off.
     """
 
     name: str
@@ -153,11 +154,11 @@ class Nic:
     maximum: Mapping[str, int]
     fixed: frozenset[str]
     wanted: Mapping[str, bool]
-    xdp: bool = False  # whether a program is attached
+    xdp: bool = False  # whether an XDP program is attached
 
 
 def _each(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and payload of each attribute; some types occur many times."""
+    """Yield type and payload of each attribute; a type may occur more than once."""
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
         if not 4 <= length <= len(data):
@@ -171,24 +172,24 @@ def _nest(kind: int, *attributes: bytes) -> bytes:
 
 
 def _number(payload: bytes) -> int:
-    """Return a number of one byte or four."""
+    """Return an unsigned integer in native byte order."""
     return int.from_bytes(payload, "little" if struct.pack("=H", 1)[0] else "big")
 
 
 def _bits(payload: bytes) -> dict[str, bool]:
-    """Return the named bits of a verbose bitset; without a mask only those that are set are listed."""
+    """Return the named bits of a verbose bitset. A bitset without a mask lists only bits that are set."""
     attributes = dict(_each(payload))
-    every = _BITSET_NOMASK in attributes
+    nomask = _BITSET_NOMASK in attributes
     found = {}
     for kind, bit in _each(attributes.get(_BITSET_BITS, b"")):
         if kind == _BIT:
             parts = dict(_each(bit))
-            found[parts[_BIT_NAME].rstrip(b"\0").decode()] = every or _BIT_VALUE in parts
+            found[parts[_BIT_NAME].rstrip(b"\0").decode()] = nomask or _BIT_VALUE in parts
     return found
 
 
 def _bitset(kind: int, values: Mapping[str, Setting]) -> bytes:
-    """Return the attribute that sets and clears the named bits and leaves all others."""
+    """Return a bitset attribute that sets or clears the named bits only."""
     bits = [
         _nest(
             _BIT,
@@ -201,7 +202,7 @@ def _bitset(kind: int, values: Mapping[str, Setting]) -> bytes:
 
 
 def group_values(prefix: str, answer: Mapping[int, bytes]) -> tuple[dict[str, Setting], dict[str, int]]:
-    """Return the settings of a group and their maxima in an answer's attributes."""
+    """Return the settings of a group and their maxima from the attributes of a reply."""
     values: dict[str, Setting] = {}
     maximum: dict[str, int] = {}
     for word, field in GROUPS[prefix].fields.items():
@@ -210,14 +211,14 @@ def group_values(prefix: str, answer: Mapping[int, bytes]) -> tuple[dict[str, Se
             values[f"{prefix}.{word}"] = number == field.words[1] if field.flag else number
         if field.maximum in answer:
             maximum[f"{prefix}.{word}"] = _number(answer[field.maximum])
-    # A driver that tells hds-thresh can set the split; mlx5 does not tell of that before it was set.
+    # A driver that reports hds-thresh supports tcp-data-split; mlx5 omits the latter until it is set.
     if "rings.hds-thresh" in values:
         values.setdefault("rings.tcp-data-split", False)
     return values, maximum
 
 
 class _Socket:
-    """A netlink socket that takes one request at a time."""
+    """A netlink socket for one request at a time."""
 
     def __init__(self, protocol: int) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
@@ -229,7 +230,7 @@ class _Socket:
         self._socket.close()
 
     def request(self, kind: int, payload: bytes) -> list[bytes]:
-        """Return the payloads of the kernel's answers; raises ``Refused``."""
+        """Send a request and return the payloads of the replies. Raises ``Refused``."""
         header = struct.pack(
             "=IHHII", 16 + len(payload), kind, netlink.NLM_F_REQUEST | netlink.NLM_F_ACK, 1, 0
         )
@@ -248,7 +249,7 @@ class _Socket:
 
 
 class Ethtool:
-    """Reads and writes the NICs of this process's network namespace."""
+    """Read and write NICs of the network namespace of the calling thread."""
 
     def __init__(self) -> None:
         self._route = _Socket(netlink.NETLINK_ROUTE)
@@ -270,7 +271,7 @@ class Ethtool:
         return _nest(_HEADER, netlink.attribute(_DEVICE_INDEX, _INTEGER.pack(index)))
 
     def _get(self, command: int, index: int) -> dict[int, bytes]:
-        """Return the answer's attributes, none where the driver does not support the group."""
+        """Return the attributes of the reply; empty if the driver does not support the group."""
         try:
             (answer,) = self._ask(command, self._device(index))
         except Refused as refusal:
@@ -280,7 +281,7 @@ class Ethtool:
         return answer
 
     def driver(self, name: str) -> tuple[str, str]:
-        """Return a NIC's driver and place on its bus, empty where it has none; netlink does not tell them."""
+        """Return driver and bus address of a NIC, empty if it has none (ETHTOOL_GDRVINFO, not in netlink)."""
         buffer = ctypes.create_string_buffer(struct.pack("=I", _GDRVINFO), 196)
         request = struct.pack("16sP16x", name.encode(), ctypes.addressof(buffer))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -292,7 +293,7 @@ class Ethtool:
         return words[0], words[1]
 
     def read(self, name: str) -> Nic:
-        """Return everything about the NIC ``name``; raises ``OSError`` where there is none."""
+        """Return all settings of the NIC ``name``. Raises ``OSError`` if it does not exist."""
         index = socket.if_nametoindex(name)
         values: dict[str, Setting] = {}
         minimum: dict[str, int] = {}
@@ -313,9 +314,9 @@ class Ethtool:
                     maximum[setting] = min(_LARGEST_SIZE, link.get(_TSO_MAX_SIZE, _LARGEST_SIZE))
 
         for prefix, group in GROUPS.items():
-            found, most = group_values(prefix, self._get(group.get, index))
-            values.update(found)
-            maximum.update(most)
+            current, limits = group_values(prefix, self._get(group.get, index))
+            values.update(current)
+            maximum.update(limits)
 
         attributes = self._get(_PRIV_FLAGS, index)
         for word, on in _bits(attributes.get(_PRIV_FLAGS_FLAGS, b"")).items():
@@ -343,10 +344,10 @@ class Ethtool:
         )
 
     def write(self, index: int, group: str, values: Mapping[str, Setting]) -> None:
-        """Set settings of one group, named without it, in one message.
+        """Write settings of one group in one message. Names are without the group.
 
-        ``group`` is a key of ``GROUPS``, ``features``, ``priv_flags``, or ``link`` for MTU and sizes.
-        Raises ``Refused``.
+        ``group`` is a key of ``GROUPS``, ``features``, ``priv_flags``, or ``link`` for MTU, GSO and GRO
+        sizes. Raises ``Refused``.
         """
         if group == "link":
             attributes = {"mtu": _MTU, **SIZES}

@@ -1,8 +1,8 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""libbpf.so.1 by ctypes: object files and clsact filters. Private to this collection.
+"""Load BPF object files and attach clsact filters with libbpf.so.1, through ctypes.
 
-ELF, BTF and relocation are libbpf's work; nothing newer than its version 1.1 is asked of it.
+Only functions of libbpf 1.1 are used.
 Source: libbpf.h of libbpf 1.1, include/uapi/linux/btf.h.
 """
 
@@ -20,7 +20,7 @@ from .btf import Btf
 
 _BTF_KIND_DATASEC = 15
 
-LOG_SIZE = 8 << 20  # bytes for the verifier's log; before Linux 6.4 a longer one is an error
+LOG_SIZE = 8 << 20  # bytes; before Linux 6.4 the verifier fails if its log is longer than the buffer
 LOG_LINES = 20
 
 
@@ -68,7 +68,7 @@ class _TcOptions(ctypes.Structure):
 TC_INGRESS, TC_EGRESS = 1, 2  # enum bpf_tc_attach_point
 _TC_REPLACE = 1  # enum bpf_tc_flags
 
-# Functions that return something else than int, by name
+# Functions that do not return int
 _POINTERS = (
     "bpf_object__open_file",
     "bpf_object__next_map",
@@ -84,7 +84,7 @@ _PRINTER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.
 
 
 class _Libbpf:
-    """libbpf.so.1, and what it last had to say."""
+    """libbpf.so.1 and its recent warnings."""
 
     def __init__(self) -> None:
         try:
@@ -98,12 +98,12 @@ class _Libbpf:
         for name in _STRINGS:
             getattr(self.cdll, name).restype = ctypes.c_char_p
         self.messages: list[str] = []
-        # Kept for as long as libbpf may call it.
+        # ctypes requires a reference while libbpf may call it.
         self._printer = _PRINTER(self._print)
         self.cdll.libbpf_set_print(self._printer)
 
     def _print(self, level: int, template: bytes, arguments: int) -> int:
-        # A va_list reaches a function as a pointer on both architectures.
+        # x86_64 and aarch64 pass a va_list as a pointer.
         if level == 0:  # LIBBPF_WARN
             buffer = ctypes.create_string_buffer(1024)
             _libc.vsnprintf(buffer, len(buffer), template, ctypes.c_void_p(arguments))
@@ -122,14 +122,15 @@ def _libbpf() -> _Libbpf:
 
 
 class BpfObject:
-    """A compiled object: opened by the constructor, loaded by ``load``, gone from the kernel by ``close``
-    but for what was pinned or attached meanwhile.
+    """A BPF object file. The constructor opens it and ``load`` loads it.
+
+    ``close`` releases it. Objects that were pinned or attached stay in the kernel.
     """
 
     def __init__(self, path: str, rodata: Mapping[str, int] | None = None) -> None:
-        """Open ``path`` and set variables of its .rodata.
+        """Open ``path`` and set variables in its .rodata.
 
-        Raises BpfError for a missing or unreadable object and for an unknown or unfitting variable.
+        Raises BpfError if the file is missing or invalid, a variable is unknown or a value out of range.
         """
         self.path = path
         self.loaded = False
@@ -143,13 +144,15 @@ class BpfObject:
             kernel_log_size=LOG_SIZE,
         )
         if not os.path.isfile(path):
-            raise BpfError(f"object: there is no file '{path}'; compile and copy the programs first")
+            raise BpfError(
+                f"object: file '{path}' does not exist; compile the programs and copy them to the node"
+            )
         self._bpf.messages.clear()
         handle = self._lib.bpf_object__open_file(os.fsencode(path), ctypes.byref(options))
         if not handle:
             code = ctypes.get_errno()
-            said = "; ".join(self._bpf.messages) or os.strerror(code)
-            raise BpfError(f"object: '{path}' is no BPF object that libbpf can read: {said}")
+            detail = "; ".join(self._bpf.messages) or os.strerror(code)
+            raise BpfError(f"object: libbpf cannot open '{path}': {detail}")
         self._handle = ctypes.c_void_p(handle)
         self._maps = dict(self._each("bpf_object__next_map", "bpf_map__name"))
         self._programs = dict(self._each("bpf_object__next_program", "bpf_program__name"))
@@ -166,7 +169,7 @@ class BpfObject:
         self.close()
 
     def close(self) -> None:
-        """Release the object and its descriptors."""
+        """Release the object and its file descriptors."""
         if self._handle:
             self._lib.bpf_object__close(self._handle)
             self._handle = ctypes.c_void_p(None)
@@ -181,7 +184,7 @@ class BpfObject:
 
     @property
     def rodata(self) -> bytes:
-        """The read-only data as it will be, or was, loaded."""
+        """Return the contents of .rodata."""
         size = ctypes.c_size_t()
         if RODATA_MAP not in self._maps:
             return b""
@@ -189,7 +192,7 @@ class BpfObject:
         return ctypes.string_at(data, size.value)
 
     def _variables(self) -> dict[str, tuple[int, int]]:
-        """Offset and size in bytes of each .rodata variable, from the object's BTF."""
+        """Return offset and size in bytes of each .rodata variable, from the object's BTF."""
         btf = ctypes.c_void_p(self._lib.bpf_object__btf(self._handle))
         section = self._lib.btf__find_by_name_kind(btf, b".rodata", _BTF_KIND_DATASEC) if btf else -1
         if section < 0:
@@ -213,17 +216,16 @@ class BpfObject:
                 raise BpfError(f"rodata: '{self.path}' has no variable '{name}'; it has {known}")
             offset, size = variables[name]
             if size not in (1, 2, 4, 8) or not 0 <= value < 1 << (8 * size):
-                raise BpfError(f"rodata: {name}={value} does not fit the variable's {size} bytes")
-            # the byte order of the machine, as the compiler laid it out
+                raise BpfError(f"rodata: {name}={value} is out of range for a variable of {size} bytes")
             data[offset : offset + size] = struct.pack("=" + "BHIQ"[size.bit_length() - 1], value)
         if values and self._lib.bpf_map__set_initial_value(
             self._maps[RODATA_MAP], bytes(data), ctypes.c_size_t(len(data))
         ):
-            raise BpfError(f"rodata: libbpf refuses to set the read-only data of '{self.path}'")
+            raise BpfError(f"rodata: libbpf cannot set the .rodata of '{self.path}'")
 
     @property
     def layouts(self) -> dict[str, Layout]:
-        """The layout of each map that is the object's own (not .rodata and the like)."""
+        """Return the layout of each map that the object declares, without .rodata and other internal maps."""
         lib = self._lib
         return {
             name: Layout(
@@ -239,7 +241,7 @@ class BpfObject:
 
     @property
     def map_types(self) -> dict[str, tuple[int, int]]:
-        """The BTF ids of each map's key and value; 0 of those that have none."""
+        """Return the BTF type ids of key and value of each map; 0 for a type without BTF."""
         lib = self._lib
         return {
             name: (lib.bpf_map__btf_key_type_id(m), lib.bpf_map__btf_value_type_id(m))
@@ -248,7 +250,7 @@ class BpfObject:
 
     @property
     def btf(self) -> Btf:
-        """The object's types; raises BpfError if it was compiled without."""
+        """Return the BTF of the object. Raises BpfError if it has none."""
         handle = ctypes.c_void_p(self._lib.bpf_object__btf(self._handle))
         size = ctypes.c_uint32()
         data = self._lib.btf__raw_data(handle, ctypes.byref(size)) if handle else None
@@ -257,39 +259,40 @@ class BpfObject:
         return Btf(ctypes.string_at(data, size.value))
 
     def load(self, maps: Mapping[str, int] | None = None) -> None:
-        """Load all programs into the kernel, taking ``maps`` (descriptors by name) instead of new ones.
+        """Load all programs into the kernel. ``maps`` are file descriptors of existing maps to reuse, by
+        name.
 
-        Raises BpfError with the end of the verifier's log where the kernel refuses a program.
+        Raises BpfError with the end of the verifier's log if the kernel rejects a program.
         """
         for name, fd in (maps or {}).items():
             code = self._lib.bpf_map__reuse_fd(self._maps[name], fd)
             if code:
-                raise BpfError(f"map '{name}' cannot be taken over: {os.strerror(-code)}")
+                raise BpfError(f"map '{name}' cannot be reused: {os.strerror(-code)}")
         self._bpf.messages.clear()
         code = self._lib.bpf_object__load(self._handle)
         if not code:
             self.loaded = True
             return
-        said = "\n".join(self._bpf.messages)
+        messages = "\n".join(self._bpf.messages)
         log = self._log.value.decode(errors="replace").strip().splitlines()
-        failed = re.search(r"prog '([^']+)'", said)
+        failed = re.search(r"prog '([^']+)'", messages)
         if failed and log:
             raise BpfError(
                 f"object: the kernel's verifier rejects program '{failed[1]}' of '{self.path}'"
                 f" ({os.strerror(-code)}). The end of its log:\n" + "\n".join(log[-LOG_LINES:])
             )
-        remedy = " (root is needed)" if code == -errno.EPERM else ""
-        detail = "\n".join(["", *said.splitlines()[-LOG_LINES:]])
+        remedy = " (requires root: set become: true)" if code == -errno.EPERM else ""
+        detail = "\n".join(["", *messages.splitlines()[-LOG_LINES:]])
         raise BpfError(f"object: '{self.path}' cannot be loaded: {os.strerror(-code)}{remedy}{detail}")
 
     @property
     def programs(self) -> dict[str, int]:
-        """Descriptor of each loaded program; the object owns it."""
+        """Return the file descriptor of each loaded program; the object owns it."""
         return {name: self._lib.bpf_program__fd(p) for name, p in self._programs.items()}
 
     @property
     def maps(self) -> dict[str, int]:
-        """Descriptor of each loaded map but the internal ones; the object owns it."""
+        """Return the file descriptor of each loaded map without internal maps; the object owns it."""
         return {name: self._lib.bpf_map__fd(self._maps[name]) for name in self.layouts}
 
 
@@ -306,7 +309,7 @@ def _tc_check(result: int) -> None:
 
 
 def clsact_create(ifindex: int) -> bool:
-    """Give a device the clsact qdisc; return False where it has it already."""
+    """Add the clsact qdisc to a device; return False if it exists."""
     bpf_ = _libbpf()
     result = bpf_.cdll.bpf_tc_hook_create(ctypes.byref(_tc_hook(ifindex, TC_INGRESS | TC_EGRESS)))
     if result != -errno.EEXIST:
@@ -315,14 +318,17 @@ def clsact_create(ifindex: int) -> bool:
 
 
 def clsact_destroy(ifindex: int) -> None:
-    """Take the clsact qdisc from a device, with all filters in it."""
+    """Delete the clsact qdisc of a device with all its filters."""
     _tc_check(_libbpf().cdll.bpf_tc_hook_destroy(ctypes.byref(_tc_hook(ifindex, TC_INGRESS | TC_EGRESS))))
 
 
 def clsact_attach(
     ifindex: int, point: int, program: int, priority: int, handle: int, replace: bool = False
 ) -> None:
-    """Add a direct-action BPF filter at this place, or replace the one there atomically."""
+    """Add a direct-action BPF filter with this priority and handle, or replace it atomically.
+
+    The parameters are those of bpf_tc_attach().
+    """
     options = _TcOptions(
         sz=ctypes.sizeof(_TcOptions),
         prog_fd=program,
@@ -334,6 +340,6 @@ def clsact_attach(
 
 
 def clsact_detach(ifindex: int, point: int, priority: int, handle: int) -> None:
-    """Remove the filter at this place."""
+    """Delete the filter with this priority and handle."""
     options = _TcOptions(sz=ctypes.sizeof(_TcOptions), handle=handle, priority=priority)
     _tc_check(_libbpf().cdll.bpf_tc_detach(ctypes.byref(_tc_hook(ifindex, point)), ctypes.byref(options)))

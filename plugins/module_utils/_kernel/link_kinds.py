@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The link kinds meta and netkit: attributes, and classes for pyroute2. Private to this collection.
+"""Attributes of the link kinds meta and netkit, and their classes for pyroute2.
 
 Source: roles/meta_driver/files/meta_uapi.h, linux/if_link.h.
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-# IFLA_INFO_DATA: name without prefix, number, and the type by which pyroute2 codes it.
+# IFLA_INFO_DATA: name without prefix, number, and pyroute2's name of the data type.
 _COMMON = (
     ("PEER_INFO", 1, "peer"),
     ("PRIMARY", 2, "uint8"),
@@ -39,7 +39,7 @@ ATTRIBUTES = {
 META = {name: number for name, number, _type in ATTRIBUTES["meta"]}
 PRIMARY = META["PRIMARY"]  # of both kinds
 
-ALIAS = "podnet:"  # IFLA_IFALIAS of the host's end of a pair made here is podnet:<owner>/<Pod>
+ALIAS = "podnet:"  # prefix of IFLA_IFALIAS on the host's end of a managed pair: podnet:<owner>/<Pod>
 
 POLICIES = {"pass": 0, "drop": 2}
 MODES = {"l2": 0, "l3": 1}
@@ -51,7 +51,7 @@ _WORDS = {
 
 
 def readable(kind: str, attributes: Mapping[int, bytes]) -> dict[str, Any]:
-    """Return what a device of the kind shows of itself, in the words of this collection."""
+    """Return the IFLA_INFO_DATA attributes of a device by name, enum values by their names."""
     shown: dict[str, Any] = {}
     for name, number, coding in ATTRIBUTES.get(kind, ()):
         raw = attributes.get(number)
@@ -65,9 +65,9 @@ def readable(kind: str, attributes: Mapping[int, bytes]) -> dict[str, Any]:
 
 
 def register(link: Any, nla: Any, veth_peer: Any) -> None:
-    """Teach pyroute2 both kinds: its ``ifinfmsg``, ``nla``, and the class it has for the peer of a veth.
+    """Register both kinds with pyroute2, whose ``IPRoute`` supports them afterwards.
 
-    They are registered with pyroute2 itself, so its own ``IPRoute`` knows them from then on too.
+    The parameters are pyroute2's ``ifinfmsg``, ``nla``, and its class for the peer of a veth.
     """
 
     class pair(nla):  # type: ignore[misc]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""rtnetlink without pyroute2, for what starts often or asks little. Private to this collection.
+"""Send rtnetlink requests without pyroute2, for code that has to start fast.
 
 Source: rtnetlink(7), netlink(7), linux/if_link.h, net/core/rtnetlink.c.
 """
@@ -37,7 +37,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Return the attributes in ``data`` by their type; a malformed rest is left out."""
+    """Return the attributes in ``data`` by their type, up to the first malformed one."""
     found: dict[int, bytes] = {}
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
@@ -49,7 +49,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 class KernelRefusal(OSError):
-    """The kernel's answer to one request, with its own words (extack) where it has some."""
+    """The error with which the kernel rejected a request, with its extack message if there is one."""
 
 
 def text(raw: bytes) -> str:
@@ -70,20 +70,20 @@ def messages(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def refusal(kind: int, body: bytes) -> KernelRefusal | None:
-    """Return the error that the payload of NLMSG_ERROR or NLMSG_DONE carries, None for success.
+    """Return the error in the payload of NLMSG_ERROR or NLMSG_DONE, None for success.
 
-    For sockets with NETLINK_CAP_ACK: of the request, NLMSG_ERROR then holds the header alone.
+    Requires NETLINK_CAP_ACK on the socket, so that NLMSG_ERROR contains only the header of the request.
     """
     code = -struct.unpack_from("=i", body)[0]
     if code <= 0:
         return None
-    said = attributes(body[4 + _HEADER.size :] if kind == NLMSG_ERROR else body[4:]).get(NLMSGERR_ATTR_MSG)
+    message = attributes(body[4 + _HEADER.size :] if kind == NLMSG_ERROR else body[4:]).get(NLMSGERR_ATTR_MSG)
     reason = os.strerror(code)
-    return KernelRefusal(code, f"{text(said)} ({reason})" if said else reason)
+    return KernelRefusal(code, f"{text(message)} ({reason})" if message else reason)
 
 
 def exchange(kind: int, flags: int, payload: bytes) -> list[bytes]:
-    """Send one request and return the payloads of what the kernel answered; raise its ``KernelRefusal``."""
+    """Send one request and return the payloads of the replies. Raises ``KernelRefusal``."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
         sock.settimeout(5)
         sock.bind((0, 0))
@@ -103,12 +103,11 @@ def exchange(kind: int, flags: int, payload: bytes) -> list[bytes]:
 
 
 def has_link_kind(kind: str) -> bool:
-    """Tell whether the running kernel makes links of ``kind``, without making one.
+    """Return whether the running kernel supports links of ``kind``, without creating one.
 
-    For the pair kinds (netkit, veth, meta), whose attribute 1 holds the peer's ``ifinfomsg``: the
-    request carries one that is too short, so a kernel that knows the kind refuses the attribute
-    before it makes anything, and a kernel that does not answers EOPNOTSUPP.
-    The kernel may ask modprobe for ``rtnl-link-<kind>`` on the way.
+    Only for pair kinds (netkit, veth, meta), whose attribute 1 contains the peer's ``ifinfomsg``. The
+    request carries one that is too short. A kernel that supports the kind rejects the attribute before
+    it creates a link; other kernels return EOPNOTSUPP. The kernel may load ``rtnl-link-<kind>``.
 
     Raises ``PermissionError`` without CAP_NET_ADMIN.
     """
@@ -122,16 +121,16 @@ def has_link_kind(kind: str) -> bool:
         if refused.errno in (errno.EPERM, errno.EACCES):
             raise PermissionError(refused.errno, refused.strerror) from None
         return refused.errno != errno.EOPNOTSUPP
-    # A kind that ignores its attributes: no pair kind does, but never leave a link behind.
+    # Unexpected success: no pair kind ignores the attribute. Delete the link.
     exchange(RTM_DELLINK, NLM_F_ACK, link)
     return True
 
 
 def known_attributes(kind: str, names: Sequence[str]) -> list[str]:
-    """Return those of the attributes ``names`` that a link kind of the running kernel knows.
+    """Return the attributes of ``names`` that the running kernel supports for a link kind.
 
-    Nothing is made: the request is for a second loopback device. A kernel checks attributes before the
-    name: one that it knows is too short here (ERANGE), one that it does not know is passed over (EEXIST).
+    Creates no link, because the request uses the existing name ``lo``. The kernel validates attributes
+    first: a supported attribute is too short (ERANGE), an unsupported one is ignored (EEXIST).
     """
     numbers = {name: number for name, number, dummy in link_kinds.ATTRIBUTES[kind]}
     known = []
@@ -151,7 +150,7 @@ def known_attributes(kind: str, names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Link:
-    """A link of a pair kind. ``alias`` is IFLA_IFALIAS; ``settings`` are those of the kind."""
+    """A link of a pair kind. ``alias`` is IFLA_IFALIAS; ``settings`` are from IFLA_INFO_DATA."""
 
     name: str
     index: int
@@ -160,18 +159,18 @@ class Link:
 
     @property
     def primary(self) -> bool:
-        """Tell whether this end owns the pair."""
+        """Return whether this end is the primary device of the pair."""
         return bool(self.settings.get("primary", True))
 
 
 def links_of_kind(kind: str) -> list[Link]:
-    """Return this network namespace's links of ``kind``."""
+    """Return the links of ``kind`` in the current network namespace."""
     wanted = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, kind.encode() + b"\0"))
     links = []
     for answer in exchange(RTM_GETLINK, NLM_F_DUMP, IFINFO.pack(0, 0, 0, 0, 0) + wanted):
         found = attributes(answer[IFINFO.size :])
         info = attributes(found.get(IFLA_LINKINFO, b""))
-        # A kernel that does not know the kind does not filter by it.
+        # The kernel does not filter by a kind that it does not support.
         if text(info.get(IFLA_INFO_KIND, b"")) == kind:
             data = attributes(info.get(IFLA_INFO_DATA, b""))
             links.append(
@@ -186,5 +185,5 @@ def links_of_kind(kind: str) -> list[Link]:
 
 
 def delete_link(index: int) -> None:
-    """Remove a link, and with it the other end of its pair."""
+    """Delete a link and thereby its peer."""
     exchange(RTM_DELLINK, NLM_F_ACK, IFINFO.pack(0, 0, index, 0, 0))

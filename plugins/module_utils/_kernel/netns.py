@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Network namespaces by path: look, enter, make, remove. Private to this collection.
+"""List, enter, create and delete network namespaces by path.
 
-Only the network namespace of the calling thread changes, and only for a moment. The mount
-namespace stays as it is, so /sys/fs/bpf remains in reach; ``ip netns exec`` would hide it.
+A block enters only the network namespace, and only for the calling thread. The mount namespace does not
+change, so /sys/fs/bpf remains accessible, which it is not under ``ip netns exec``.
 
 Source: namespaces(7), setns(2), mount(2), ip-netns(8).
 """
@@ -27,14 +27,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(name: str, *arguments: object) -> None:
-    """Call a function of the C library; raise ``OSError`` where it returns other than 0."""
+    """Call a function of the C library. Raises ``OSError`` if it does not return 0."""
     if getattr(_libc, name)(*arguments) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{name}: {os.strerror(error)}")
 
 
 def path_of(netns: str) -> str:
-    """Return the path of a namespace given by name (``ip netns`` keeps those in /run/netns) or by path."""
+    """Return the path of a network namespace, given by its name in /run/netns or by path."""
     if not netns.startswith("/"):
         return f"{FOLDER}/{netns}"
     path = os.path.normpath(netns)
@@ -42,9 +42,9 @@ def path_of(netns: str) -> str:
 
 
 def is_namespace(path: str) -> bool:
-    """Tell whether ``path`` is a network namespace (and not, say, the file left of one).
+    """Return whether ``path`` is a network namespace, not for example an unmounted mount point.
 
-    Raises ``FileNotFoundError`` where there is nothing at ``path``.
+    Raises ``FileNotFoundError`` if ``path`` does not exist.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -54,24 +54,24 @@ def is_namespace(path: str) -> bool:
 
 
 def others() -> list[str]:
-    """Return a path of each network namespace that a process is in or a mount keeps, but the own one."""
+    """Return a path of each network namespace of a process or a mount, without the current one."""
     paths = [f"/proc/{name}/ns/net" for name in os.listdir("/proc") if name.isdigit()]
     with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
         for fields in (line.split() for line in mounts):
             if fields[3].startswith("net:["):
-                paths.insert(0, fields[4])  # its name says more than a process
+                paths.insert(0, fields[4])  # prefer names to paths of processes
     found = {os.stat(_OWN).st_ino: ""}
     for path in paths:
-        with contextlib.suppress(OSError):  # a process that has ended
+        with contextlib.suppress(OSError):  # the process may have ended
             found.setdefault(os.stat(path).st_ino, path)
     return [path for path in found.values() if path]
 
 
 @contextlib.contextmanager
 def entered(path: str) -> Iterator[None]:
-    """Put the calling thread into the network namespace at ``path`` for the length of a block.
+    """Run a block with the calling thread in the network namespace at ``path``.
 
-    A socket opened in the block belongs to that namespace for good.
+    A socket opened in the block stays in that namespace.
     """
     own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -90,7 +90,7 @@ def entered(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fresh() -> Iterator[None]:
-    """Put the calling thread into a new network namespace, which ends with the block."""
+    """Run a block with the calling thread in a new network namespace, which exists only for the block."""
     own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _call("unshare", _CLONE_NEWNET)
@@ -103,7 +103,7 @@ def fresh() -> Iterator[None]:
 
 
 def _share_folder() -> None:
-    """Make /run/netns a shared mount, so that what is mounted in it shows in other mount namespaces too."""
+    """Make /run/netns a shared mount, so that mounts in it propagate to other mount namespaces."""
     os.makedirs(FOLDER, mode=0o755, exist_ok=True)
     folder = FOLDER.encode()
     try:
@@ -114,9 +114,9 @@ def _share_folder() -> None:
 
 
 def make(path: str) -> None:
-    """Make a network namespace and keep it at ``path``, as ``ip netns add`` does.
+    """Create a network namespace and mount it at ``path``, as ``ip netns add`` does.
 
-    Raises ``FileExistsError`` where there is something at ``path``.
+    Raises ``FileExistsError`` if ``path`` exists.
     """
     _share_folder()
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
@@ -136,9 +136,10 @@ def make(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Take away what keeps the namespace at ``path``; it ends when nothing else uses it.
+    """Unmount and delete ``path``, as ``ip netns delete`` does.
 
-    A ``path`` that is gone, or that is a file without a namespace, is no error.
+    Succeeds if ``path`` does not exist or is not a namespace. The kernel frees the namespace after its last
+    user has ended.
     """
     with contextlib.suppress(OSError):
         _call("umount2", path.encode(), _MNT_DETACH)

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The queueing discipline of a NIC: which, and another one. Private to this collection.
+"""Read and replace the qdiscs of a NIC.
 
-On a NIC with several queues the root is ``mq`` and each queue has one of its own; those count then.
-Sources: tc(8), linux/rtnetlink.h, net/sched/sch_api.c, net/sched/sch_mq.c.
+On a NIC with several queues the root is ``mq`` and each queue has a qdisc, which this file reads and
+replaces. Sources: tc(8), linux/rtnetlink.h, net/sched/sch_api.c, net/sched/sch_mq.c.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Iterator
 
 from . import netlink
 
-# Without settings or classes of somebody's, so that another one may take their place.
+# Without classes, and seldom with parameters, so that they may be replaced.
 PLAIN = frozenset({"bfifo", "fq", "fq_codel", "noqueue", "pfifo", "pfifo_fast"})
 
 _NEW, _GET = 36, 38  # RTM_NEWQDISC, RTM_GETQDISC
 _REPLACE, _CREATE = 0x100, 0x400
 _KIND = 1  # TCA_KIND
 _ROOT, _INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
-_OURS = 0x00010000  # the handle 1: of the mq that carries ours
+_MQ_HANDLE = 0x00010000  # handle 1: of an mq that write() creates
 
 _TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
 
@@ -45,8 +45,8 @@ def _request(kind: int, flags: int, payload: bytes) -> Iterator[bytes]:
                 yield body
 
 
-def _present(index: int) -> list[tuple[int, int, str]]:
-    """Return handle, parent and kind of a NIC's disciplines for sending."""
+def _qdiscs(index: int) -> list[tuple[int, int, str]]:
+    """Return handle, parent and kind of each egress qdisc of a NIC."""
     found = []
     for body in _request(_GET, netlink.NLM_F_DUMP, _TCMSG.pack(0, index, 0, 0, 0)):
         dummy, owner, handle, parent, dummy = _TCMSG.unpack_from(body)
@@ -57,10 +57,10 @@ def _present(index: int) -> list[tuple[int, int, str]]:
 
 
 def kind_of(present: list[tuple[int, int, str]]) -> str:
-    """Return the discipline: that of the root, below an mq that of the queues.
+    """Return the kind of the root qdisc; for mq, the kind of its queues.
 
-    Where they differ it is all of them in the order of the queues, as ``fq*4+pfifo_fast*2``: so a driver
-    leaves it that was given more queues.
+    If the queues differ, return all kinds in queue order, for example ``fq*4+pfifo_fast*2``. This occurs
+    when a driver adds queues.
     """
     root = next((kind for dummy, parent, kind in present if parent == _ROOT), "")
     below = sorted((parent, kind) for dummy, parent, kind in present if parent not in (_ROOT, 0))
@@ -70,15 +70,15 @@ def kind_of(present: list[tuple[int, int, str]]) -> str:
     return runs[0][0] if len(runs) == 1 else "+".join(f"{kind}*{count}" for kind, count in runs)
 
 
-def kinds(discipline: str) -> list[str]:
-    """Return the kinds in what ``kind_of`` returned, queue by queue; one where they are alike."""
-    parts = [part.partition("*") for part in discipline.split("+")]
+def kinds(qdisc: str) -> list[str]:
+    """Return the kind of each queue from a result of ``kind_of``; one element if all are equal."""
+    parts = [part.partition("*") for part in qdisc.split("+")]
     return [one for kind, dummy, count in parts for one in [kind] * int(count or 1)]
 
 
 def read(index: int) -> str:
-    """Return the discipline of a NIC, empty where none is shown; raises ``OSError``."""
-    return kind_of(_present(index))
+    """Return the qdisc of a NIC as ``kind_of`` does, empty if it has none. Raises ``OSError``."""
+    return kind_of(_qdiscs(index))
 
 
 def _replace(index: int, handle: int, parent: int, kind: str) -> None:
@@ -87,18 +87,21 @@ def _replace(index: int, handle: int, parent: int, kind: str) -> None:
         pass
 
 
-def write(index: int, discipline: str) -> None:
-    """Give a NIC, or each of its queues, a discipline, as ``read`` returns it; raises ``OSError``."""
-    wanted = kinds(discipline)
-    present = _present(index)
-    root = next(((handle, name) for handle, parent, name in present if parent == _ROOT), (0, ""))
+def write(index: int, qdisc: str) -> None:
+    """Replace the qdisc of a NIC or of each of its queues; ``qdisc`` is as ``read`` returns it.
+
+    Raises ``OSError``.
+    """
+    desired = kinds(qdisc)
+    current = _qdiscs(index)
+    root = next(((handle, name) for handle, parent, name in current if parent == _ROOT), (0, ""))
     if root[1] != "mq":
-        _replace(index, 0, _ROOT, wanted[0])
+        _replace(index, 0, _ROOT, desired[0])
         return
     handle = root[0]
-    if not handle:  # The one that the kernel made cannot be changed; the same kind of our own can.
-        handle = _OURS
+    if not handle:  # The default mq of the kernel has no handle and cannot be modified: replace it.
+        handle = _MQ_HANDLE
         _replace(index, handle, _ROOT, "mq")
-    queues = sorted(parent for dummy, parent, _kind in _present(index) if parent & 0xFFFF0000 == handle)
+    queues = sorted(parent for dummy, parent, _kind in _qdiscs(index) if parent & 0xFFFF0000 == handle)
     for number, parent in enumerate(queues):
-        _replace(index, 0, parent, wanted[min(number, len(wanted) - 1)])
+        _replace(index, 0, parent, desired[min(number, len(desired) - 1)])

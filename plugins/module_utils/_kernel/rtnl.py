@@ -1,10 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""rtnetlink: its messages, and a socket that sends them in batches. Private to this collection.
+"""Send rtnetlink messages in batches.
 
-pyroute2 encodes and decodes the messages. The sockets are the standard library's: pyroute2 enters a
-namespace through a child process, which costs more than all else here, and its request functions differ
-from 0.7 to 0.9. A socket opened after setns(2) stays in its namespace and takes requests in batches.
+pyroute2 encodes and decodes the messages. The sockets are those of the standard library, because pyroute2
+enters a namespace through a slow child process, and its request functions differ between 0.7 and 0.9.
 
 Source: rtnetlink(7), netlink(7), linux/if_link.h.
 """
@@ -40,7 +39,7 @@ _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _DUMP_INTR = 0x10
 _ERROR, _DONE = 2, 3
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
-_BATCH = 64  # answers to more than this could overflow a default receive buffer
+_BATCH = 64  # requests; more replies could overflow the default receive buffer
 
 
 # Messages
@@ -48,7 +47,7 @@ _BATCH = 64  # answers to more than this could overflow a default receive buffer
 
 @dataclass(frozen=True)
 class MessageTypes:
-    """pyroute2's message classes, as far as they are needed."""
+    """The message classes of pyroute2 that this file uses."""
 
     link: Any
     address: Any
@@ -58,10 +57,10 @@ class MessageTypes:
 
 @contextlib.contextmanager
 def _without_init(name: str) -> Iterator[None]:
-    """Import parts of a package in a block without running the package's own ``__init__``.
+    """Run a block in which importing submodules of a package does not run the package's ``__init__``.
 
-    pyroute2's loads all of its 130 modules, for which an emulated node takes five seconds; the messages
-    need a quarter of that. An import of the package after the block runs its ``__init__`` as ever.
+    The one of pyroute2 imports 130 modules, which takes five seconds on an emulated node; the messages take
+    a quarter of that. Importing the package after the block runs its ``__init__`` as usual.
     """
     spec = importlib.util.find_spec(name)
     if name in sys.modules or spec is None or not spec.submodule_search_locations:
@@ -78,7 +77,7 @@ def _without_init(name: str) -> Iterator[None]:
 
 @functools.cache
 def message_types() -> MessageTypes:
-    """Import pyroute2's messages and teach it the kinds meta and netkit."""
+    """Import the message classes of pyroute2 and register the link kinds meta and netkit."""
     with _without_init("pyroute2"):
         from pyroute2.netlink import nla
         from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
@@ -89,7 +88,7 @@ def message_types() -> MessageTypes:
     link_kinds.register(ifinfmsg, nla, ifinfveth)
 
     class link(ifinfmsg):  # type: ignore[misc]
-        """A link with the attributes needed here, some of which pyroute2's own table lacks."""
+        """A link with the attributes that this collection uses; pyroute2's table lacks some of them."""
 
         nla_map = (
             (1, "IFLA_ADDRESS", "l2addr"),
@@ -124,7 +123,7 @@ def nested(*attributes: tuple[str, Any]) -> dict[str, Any]:
 
 
 class Rtnl:
-    """A socket of rtnetlink in one network namespace; ``path`` is None for the own one."""
+    """An rtnetlink socket in the network namespace at ``path``, or in the current one."""
 
     def __init__(self, path: str | None = None) -> None:
         with netns.entered(path) if path else contextlib.nullcontext():
@@ -149,7 +148,7 @@ class Rtnl:
         return data + bytes(-len(data) % 4)
 
     def _answers(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield type, flags, sequence number and the bytes of each message, header included, without end."""
+        """Yield type, flags, sequence number and bytes (with header) of each received message, endlessly."""
         while True:
             data = self._socket.recv(1 << 20)
             while len(data) >= 16:
@@ -158,9 +157,9 @@ class Rtnl:
                 data = data[(length + 3) & ~3 :]
 
     def send(self, requests: Sequence[tuple[Any, int, int]]) -> list[KernelRefusal | None]:
-        """Send requests (message, type, flags) in order; return the kernel's answer to each.
+        """Send requests (message, type, flags) in order; return the error of each, None for success.
 
-        The kernel goes on with the next request after one that it refused.
+        The kernel continues after a request that fails.
         """
         results: list[KernelRefusal | None] = []
         for start in range(0, len(requests), _BATCH):
@@ -177,13 +176,13 @@ class Rtnl:
         return results
 
     def request(self, message: Any, kind: int, flags: int = 0) -> None:
-        """Send one request; raise ``KernelRefusal`` where the kernel refuses it."""
+        """Send one request. Raises ``KernelRefusal`` if the kernel rejects it."""
         (refusal,) = self.send([(message, kind, flags)])
         if refusal is not None:
             raise refusal
 
     def dump(self, message: Any, kind: int) -> list[Any]:
-        """Return everything that matches ``message``, decoded; once more when it changed meanwhile."""
+        """Return all objects that match ``message``; retry on NLM_F_DUMP_INTR, 10 attempts at most."""
         for _attempt in range(10):
             self._socket.send(self._encode(message, kind, _DUMP))
             found: list[Any] = []
@@ -194,7 +193,7 @@ class Rtnl:
                 interrupted = interrupted or bool(flags & _DUMP_INTR)
                 if got in (_ERROR, _DONE):
                     refusal = netlink.refusal(got, answer[16:])
-                    if refusal and refusal.errno != errno.ENOENT:  # a table that has never had a route
+                    if refusal and refusal.errno != errno.ENOENT:  # a routing table without routes
                         raise refusal
                     break
                 one = type(message)(answer)
@@ -205,7 +204,7 @@ class Rtnl:
         return found
 
     def index_of(self, name: str) -> int:
-        """Return the index of an interface; raise ``KernelRefusal`` where there is none."""
+        """Return the index of an interface. Raises ``KernelRefusal`` if it does not exist."""
         message = message_types().link()
         message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_EXT_MASK", SKIP_STATS)]
         self._socket.send(self._encode(message, RTM_GETLINK, 0))
@@ -215,4 +214,4 @@ class Rtnl:
                 if refusal:
                     raise refusal
                 return int(struct.unpack_from("=i", answer, 20)[0])
-        raise AssertionError  # the answers have no end
+        raise AssertionError  # unreachable: _answers() is endless

@@ -1,8 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Signatures of kernel modules: the certificate's number, and a signature made by openssl(1).
+"""Sign kernel modules with openssl(1), and read serial numbers of certificates.
 
-Private to this collection.
 Source: Documentation/admin-guide/module-signing.rst, scripts/sign-file.c, linux/module_signature.h, X.690.
 """
 
@@ -17,26 +16,28 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 
+from .._core.plan import Problem
+
 MAGIC = b"~Module signature appended~\n"
 _PKCS7 = 2
 _TRAILER = struct.Struct(">BBBBB3xI")  # struct module_signature
 
 
-class SigningError(Exception):
-    """What is wrong with a key or certificate, and the remedy."""
+class SigningError(Problem):
+    """An invalid key or certificate, or a failed signature."""
 
 
 def der(certificate: bytes) -> bytes:
-    """Return a certificate, given as PEM or DER, as DER."""
+    """Return a PEM or DER certificate as DER. Raises SigningError if its PEM is invalid."""
     found = re.search(rb"-----BEGIN CERTIFICATE-----(.+?)-----END", certificate, re.DOTALL)
     try:
         return base64.b64decode(found[1]) if found else certificate
     except binascii.Error as error:
-        raise SigningError(f"the certificate is no PEM ({error})") from error
+        raise SigningError(f"the certificate is not valid PEM ({error})") from error
 
 
 def _element(data: bytes, tag: int) -> tuple[bytes, bytes]:
-    """Return the content of the first DER element and what follows it."""
+    """Return the content of the first DER element and the bytes after it."""
     if len(data) < 2 or data[0] != tag:
         raise SigningError("the certificate is neither PEM nor DER (X.509)")
     length, start = data[1], 2
@@ -47,7 +48,7 @@ def _element(data: bytes, tag: int) -> tuple[bytes, bytes]:
 
 
 def serial(certificate: bytes) -> str:
-    """Return a certificate's serial number, as ``normal`` writes it: what modinfo(8) shows as sig_key."""
+    """Return a certificate's serial number in the format of ``normal``; modinfo(8) shows it as sig_key."""
     body, dummy = _element(_element(der(certificate), 0x30)[0], 0x30)
     if body[:1] == b"\xa0":  # the version
         body = _element(body, 0xA0)[1]
@@ -60,12 +61,12 @@ def normal(number: str) -> str:
 
 
 def signed_by(fields: Mapping[str, str]) -> str:
-    """Return the number of the certificate that a module is signed for, from modinfo's fields."""
+    """Return the serial number of the certificate that signed a module, from the fields of modinfo(8)."""
     return normal(fields.get("sig_key", ""))
 
 
 def bare(module: bytes) -> bytes:
-    """Return a module without the signature that may be appended to it."""
+    """Return a module without its appended signature, if it has one."""
     if not module.endswith(MAGIC):
         return module
     trailer = len(module) - len(MAGIC) - _TRAILER.size
@@ -73,11 +74,14 @@ def bare(module: bytes) -> bytes:
 
 
 def sign(module: bytes, key: str, certificate: str) -> bytes:
-    """Return a module signed as the kernel's sign-file does; both paths are this machine's."""
+    """Return a signed module, as scripts/sign-file does. ``key`` and ``certificate`` are local paths.
+
+    Raises SigningError.
+    """
     module = bare(module)
     with open(certificate, "rb") as file:
         given = file.read()
-    serial(given)  # openssl's words for what is no certificate help nobody
+    serial(given)  # raises a clearer error than openssl
     with tempfile.TemporaryDirectory() as folder:
         pem = os.path.join(folder, "certificate.pem")
         with open(pem, "wb") as converted:
@@ -102,9 +106,12 @@ def sign(module: bytes, key: str, certificate: str) -> bytes:
                 check=False,
             )
         except FileNotFoundError:
-            raise SigningError("there is no openssl on the controller: install it") from None
+            raise SigningError("openssl is not installed on the controller; install it") from None
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise SigningError(f"openssl cannot sign with {key}: {said[0] if said else 'it said nothing'}")
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise SigningError(
+            f"openssl cannot sign with {key}: {lines[0] if lines else f'exit status {done.returncode}'};"
+            " check that key and certificate belong together"
+        )
     trailer = _TRAILER.pack(0, 0, _PKCS7, 0, 0, len(done.stdout))
     return module + done.stdout + trailer + MAGIC

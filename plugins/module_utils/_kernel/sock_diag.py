@@ -1,8 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The TCP connections of a network namespace and the window scale that each announces.
+"""List the TCP connections of a network namespace and the window scale that each announces.
 
-Private to this collection.
 Source: sock_diag(7), linux/inet_diag.h, struct tcp_info of linux/tcp.h.
 """
 
@@ -18,9 +17,9 @@ from . import netlink
 
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
 _INFO = 2  # INET_DIAG_INFO
-_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT = 1, 4, 5, 8  # states that still receive
+_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT = 1, 4, 5, 8  # states that receive
 _STATES = sum(1 << state for state in (_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT))
-_OPT_WSCALE = 4  # TCPI_OPT_WSCALE: both ends agreed on scaling
+_OPT_WSCALE = 4  # TCPI_OPT_WSCALE: both ends support window scaling
 
 _MESSAGE = struct.Struct("=BBBB2s2s16s16s")  # inet_diag_msg up to its addresses
 _MESSAGE_SIZE = 72
@@ -28,7 +27,7 @@ _MESSAGE_SIZE = 72
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection by its ends, and the window scale that this end announces, none if not agreed on."""
+    """A connection, and the window scale that its local end announced; None without window scaling."""
 
     local: str
     remote: str
@@ -43,12 +42,12 @@ def _end(family: int, address: bytes, port: bytes) -> str:
 
 
 def parse(payload: bytes) -> Connection | None:
-    """Return the connection in one ``inet_diag_msg``; none where the kernel tells nothing about its scale."""
+    """Return the connection in an ``inet_diag_msg``; None if it has no INET_DIAG_INFO."""
     family, dummy, dummy, dummy, local_port, remote_port, local, remote = _MESSAGE.unpack_from(payload)
     info = netlink.attributes(payload[_MESSAGE_SIZE:]).get(_INFO, b"")
     if len(info) < 7:
         return None
-    # Bytes 5 and 6 of tcp_info: the options agreed on; the scale of the other end, and above it of this one.
+    # struct tcp_info: byte 5 is tcpi_options, byte 6 is tcpi_snd_wscale:4 and tcpi_rcv_wscale:4.
     little = struct.pack("=H", 1)[0]
     scale = (info[6] >> 4 if little else info[6] & 15) if info[5] & _OPT_WSCALE else None
     return Connection(_end(family, local, local_port), _end(family, remote, remote_port), scale)
@@ -71,9 +70,9 @@ def _dump(family: int) -> Iterator[bytes]:
 
 
 def connections() -> list[Connection]:
-    """Return the TCP connections of this network namespace.
+    """Return the TCP connections of the current network namespace.
 
-    Raises ``OSError`` where the kernel cannot list them (no CONFIG_INET_TCP_DIAG).
+    Raises ``OSError`` if the kernel cannot list them (no CONFIG_INET_TCP_DIAG).
     """
     found = [parse(body) for family in (socket.AF_INET, socket.AF_INET6) for body in _dump(family)]
     return sorted(filter(None, found), key=lambda one: (one.local, one.remote))
@@ -82,9 +81,9 @@ def connections() -> list[Connection]:
 def by_scale(
     found: Iterable[Connection], wanted: int | None = None, examples: int = 5
 ) -> list[dict[str, object]]:
-    """Return how many connections announce each scale but ``wanted``, with some of their ends.
+    """Return the number of connections by window scale, except those with ``wanted``, and some examples.
 
-    Those that agreed on none, which is for the other end to change, count only without ``wanted``.
+    Connections without window scaling, which depends on the remote end, count only without ``wanted``.
     """
     others: dict[int | None, list[Connection]] = {}
     for connection in found:
