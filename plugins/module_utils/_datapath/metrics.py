@@ -8,6 +8,7 @@ import os
 import struct
 
 from .._kernel import bpf
+from .._kernel.btf import Btf
 from .layout import REASONS
 
 PREFIX = "REASON_"
@@ -18,7 +19,7 @@ def read_reasons(pin_path: str) -> dict[int, str]:
     folder = os.path.join(pin_path, "progs")
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         with bpf.closing(bpf.obj_get(os.path.join(folder, name))) as fd:
-            reasons = bpf.program_btf(fd).enum("reason")
+            reasons = Btf(bpf.program_btf(fd)).enum("reason")
         return {number: text[len(PREFIX) :] for text, number in reasons.items()}
     return {}
 

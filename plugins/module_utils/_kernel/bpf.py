@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._core.plan import Problem
-from .btf import Btf
 
 # bpf(2) has no wrapper in libc
 SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
@@ -209,8 +208,8 @@ def program_info(fd: int) -> ProgramInfo:
     return ProgramInfo(number, _text(raw[64:80]), tag.hex(), tuple(ids[: min(count, len(ids))]))
 
 
-def program_btf(fd: int) -> Btf:
-    """Return the BTF of a loaded program."""
+def program_btf(fd: int) -> bytes:
+    """Return the BTF of a loaded program, which ``btf.Btf`` reads."""
     number = struct.unpack_from("=I", _info(fd, ctypes.create_string_buffer(132)), 128)[0]
     with closing(bpf(BPF_BTF_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))) as btf:
         info = ctypes.create_string_buffer(16)  # struct bpf_btf_info: btf, btf_size, id
@@ -218,7 +217,7 @@ def program_btf(fd: int) -> Btf:
         raw = ctypes.create_string_buffer(size)
         struct.pack_into("=QI", info, 0, _address(raw), size)
         _info(btf, info)
-    return Btf(raw.raw)
+    return raw.raw
 
 
 def map_info(fd: int) -> MapInfo:

@@ -15,7 +15,7 @@ from .._core.plan import Problem, Result
 from .._measure import probe as _probe
 from .._rollback import checkpoint, journal
 from .._rollback.arm import Confirmation, has_carrier
-from .._rollback.net_changes import Record
+from .._rollback.journal import Record
 from .._rollback.revert import Subsystem
 
 # Seconds for a change to take effect, such as for a link to negotiate again.

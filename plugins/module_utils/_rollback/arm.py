@@ -23,7 +23,7 @@ from .._core.files import replace_file, sync_folder
 from .._core.plan import Plan, Problem, reason
 from . import checkpoint, journal
 from .checkpoint import ARMED, TIMER
-from .net_changes import Record
+from .journal import Record
 from .revert import Subsystem
 
 MARKER = "# Written by podnet.datapath: changes made here are lost."

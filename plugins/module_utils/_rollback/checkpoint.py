@@ -19,7 +19,8 @@ from typing import Any
 from .._core.command import RunCommand
 from .._core.plan import Problem, reason, shown
 from . import journal, revert
-from .net_changes import Record, net_changes
+from .journal import Record
+from .net_changes import net_changes
 from .revert import Subsystem
 
 # A timer of this boot only: the next boot starts the service itself.

@@ -15,18 +15,18 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .._core import ssh_origin
 from .._core.files import digest, read_file, sync_folder
 from .._core.plan import Change, Plan, Problem, Value, reason
-from .net_changes import Record
 
 FOLDER = "/var/lib/podnet-datapath"
 FILE = "journal.jsonl"
 _LOCK_TIMEOUT = 30.0  # seconds to wait for another module on this node
 
+Record = Mapping[str, Any]
 Observe = Callable[[], Sequence[Change]]
 
 

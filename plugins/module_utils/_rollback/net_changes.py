@@ -14,8 +14,6 @@ from typing import Any
 from .._core.files import digest
 from .._core.plan import Change, Value
 
-Record = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Key:
