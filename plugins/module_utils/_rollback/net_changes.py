@@ -13,6 +13,7 @@ from typing import Any
 
 from .._core.files import digest
 from .._core.plan import Change, Value
+from .journal import Record
 
 
 @dataclass(frozen=True)
