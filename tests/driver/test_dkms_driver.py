@@ -356,8 +356,8 @@ def test_module_for_another_node_is_refused(image: Image, key: tuple[str, str, s
     before = image.state()
     for arguments, words in (
         ({"kernel": "6.0.0-0-amd64"}, "another kernel"),
-        ({"name": "other"}, "it is the module trivial"),
-        ({"certificate": f"{image.root}{key[1]}"}, "signed for nobody"),
+        ({"name": "other"}, "the file is the module trivial"),
+        ({"certificate": f"{image.root}{key[1]}"}, "signed for certificate (none)"),
         ({"src": str(tmp_path / "none")}, "has no module"),
     ):
         result = image.module(**{"plugin": "kernel_module", "src": kept, **arguments})
