@@ -1,9 +1,9 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a measurement stands on: kernel, processor, NICs and settings of a node.
+"""The environment of a measurement: kernel, CPU, NICs and sysctls of a node.
 
-Private to this collection: may change in any release. All of it is read, nothing is written; what a
-node does not tell is None.
+Private to this collection: may change in any release. Reads only; values that a node does not
+report are None.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import struct
 import subprocess
 from typing import Any
 
-# Settings that move the figures of a TCP benchmark.
+# Sysctls that affect the results of a TCP benchmark.
 SYSCTLS = (
     "net.core.default_qdisc",
     "net.core.netdev_max_backlog",
@@ -34,7 +34,7 @@ SYSCTLS = (
     "net.ipv6.conf.all.forwarding",
 )
 
-# include/uapi/linux/sockios.h and ethtool.h: commands that answer with one number
+# include/uapi/linux/sockios.h and ethtool.h: commands that return an ethtool_value
 SIOCETHTOOL = 0x8946
 OFFLOADS = {
     "rx-checksum": 0x14,
@@ -56,7 +56,7 @@ def _read(path: str) -> str | None:
 
 
 def run_tool(*command: str) -> str | None:
-    """Return what a tool printed; None where it is missing or fails without a word."""
+    """Return the output of a tool; None if it is not installed or prints nothing."""
     if not shutil.which(command[0]):
         return None
     done = subprocess.run(
@@ -66,7 +66,7 @@ def run_tool(*command: str) -> str | None:
 
 
 def cpu_model(cpuinfo: str) -> str:
-    """Return the processor's name from /proc/cpuinfo, whose key for it differs by architecture."""
+    """Return the CPU model from /proc/cpuinfo; its key depends on the architecture."""
     for key in ("model name", "Model", "cpu model", "cpu", "CPU part", "vendor_id"):
         for line in cpuinfo.splitlines():
             name, found, value = line.partition(":")
@@ -76,15 +76,15 @@ def cpu_model(cpuinfo: str) -> str:
 
 
 def is_emulated(model: str, virtualization: str | None) -> bool:
-    """Tell whether the processor is interpreted in software.
+    """Return whether the CPU is emulated in software.
 
-    systemd-detect-virt(1) says ``qemu`` only for QEMU without KVM; QEMU's own CPU models name TCG.
+    systemd-detect-virt(1) reports ``qemu`` only for QEMU without KVM; QEMU's default CPU models contain TCG.
     """
     return virtualization == "qemu" or "TCG" in model
 
 
 def _ethtool_value(sock: socket.socket, device: str, command: int) -> int | None:
-    """Return an ``ethtool_value`` (ethtool.h) of a device, None where the driver has none."""
+    """Return an ``ethtool_value`` (ethtool.h) of a device; None if the driver has none."""
     value = array.array("I", [command, 0])
     request = struct.pack("16sP", device.encode()[:15], value.buffer_info()[0])
     try:
@@ -122,12 +122,12 @@ def links(details: str | None) -> dict[str, dict[str, Any]]:
 
 
 def read_links() -> dict[str, dict[str, Any]]:
-    """Return the devices of the present namespace; empty where iproute2 is missing."""
+    """Return the devices of the current namespace; empty if iproute2 is not installed."""
     return links(run_tool("ip", "-d", "-j", "address", "show"))
 
 
 def nic(device: str, link: dict[str, Any]) -> dict[str, Any]:
-    """Return driver, speed (Mbit/s) and offloads of a device, with what ``links`` told of it."""
+    """Return driver, speed (Mbit/s) and offloads of a device, merged into its ``links`` entry."""
     base = os.path.join("/sys/class/net", device)
     driver = None
     with contextlib.suppress(OSError):
@@ -147,7 +147,7 @@ def nic(device: str, link: dict[str, Any]) -> dict[str, Any]:
 
 
 def environment(devices: list[str]) -> dict[str, Any]:
-    """Return everything that a reader of the figures needs to know of this node."""
+    """Return the properties of this node that affect benchmark results."""
     model = cpu_model(_read("/proc/cpuinfo") or "")
     virtualization = run_tool("systemd-detect-virt", "--vm")
     memory = (_read("/proc/meminfo") or "").split()

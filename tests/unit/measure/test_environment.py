@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is told of a node beside its figures."""
+"""Environment of a measurement: devices, CPU model, emulation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ADDRESSES = json.dumps(
 )
 
 
-def test_devices_are_told_with_kind_and_global_addresses() -> None:
+def test_links_returns_kind_and_global_addresses() -> None:
     link = environment.links(ADDRESSES)["eth0"]
     assert (link["kind"], link["mtu"], link["gso_max_size"], link["gro_max_size"]) == (
         "meta",
@@ -41,7 +41,7 @@ def test_devices_are_told_with_kind_and_global_addresses() -> None:
     assert link["addresses"] == ["10.31.1.11/32", "fd31:1::11/128"]
 
 
-def test_no_iproute2_is_no_error() -> None:
+def test_missing_iproute2_returns_nothing() -> None:
     assert environment.links(None) == {}
     assert environment.run_tool("ip-nowhere", "link") is None
 
@@ -56,7 +56,7 @@ def test_no_iproute2_is_no_error() -> None:
         ("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n", "0xd0c"),
     ],
 )
-def test_the_processor_has_a_name_on_each_architecture(cpuinfo: str, model: str) -> None:
+def test_cpu_model_is_found_on_each_architecture(cpuinfo: str, model: str) -> None:
     assert environment.cpu_model(cpuinfo) == model
 
 
@@ -69,15 +69,15 @@ def test_the_processor_has_a_name_on_each_architecture(cpuinfo: str, model: str)
         ("AMD EPYC", "none", False),
     ],
 )
-def test_an_emulated_processor_is_told_from_a_virtual_one(
+def test_is_emulated_distinguishes_tcg_from_kvm(
     model: str, virtualization: str | None, emulated: bool
 ) -> None:
     assert environment.is_emulated(model, virtualization) is emulated
 
 
-def test_this_machine_is_described() -> None:
-    told = environment.environment(["lo"])
-    assert told["kernel"] and told["cpu"] and told["cpus"] >= 1
-    assert told["nics"]["lo"]["mtu"] > 0
-    assert told["nics"]["lo"]["offloads"]["gro"] in (True, False)
-    assert "net.ipv4.tcp_rmem" in told["sysctls"]
+def test_environment_describes_this_machine() -> None:
+    result = environment.environment(["lo"])
+    assert result["kernel"] and result["cpu"] and result["cpus"] >= 1
+    assert result["nics"]["lo"]["mtu"] > 0
+    assert result["nics"]["lo"]["offloads"]["gro"] in (True, False)
+    assert "net.ipv4.tcp_rmem" in result["sysctls"]
