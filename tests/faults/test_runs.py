@@ -107,7 +107,7 @@ def test_mtu_above_path_mtu_is_rolled_back(
     """The node stays reachable by another NIC; packets of full size show the error."""
     run = change(node, tmp_path / "log", 4000, LATE, node_tuning_path=[{"to": far, "size": 4000}])
     assert run.end() != 0
-    assert "% lost" in run.output and "The node rolled back wire0: mtu = 1500" in run.output, run.output
+    assert "% loss" in run.output and "The node rolled back wire0: mtu = 1500" in run.output, run.output
     assert same(node.state(), former)
 
 

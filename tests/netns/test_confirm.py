@@ -94,7 +94,7 @@ def test_change_is_not_confirmed_if_most_packets_are_lost(monkeypatch: pytest.Mo
     subprocess.run([*tc, "qdisc", "add", "dev", "eth0", "clsact"], check=True)
     attach = [*tc, "filter", "add", "dev", "eth0", "ingress", "bpf", "da", "bytecode"]
     subprocess.run([*attach, loses], check=True)
-    with pytest.raises(Problem, match=f"fails: from {POD} to 10.77.0.2, 84 bytes: .*% lost"):
+    with pytest.raises(Problem, match=f"fails: from {POD} to 10.77.0.2, 84 bytes: .*% loss"):
         confirm()
 
 
@@ -136,7 +136,7 @@ def test_path_may_recover_within_patience() -> None:
 
 
 def test_invalid_path_is_refused() -> None:
-    with pytest.raises(Problem, match=r"confirm_paths: to: 'pod1' is no IPv4 or IPv6 address"):
+    with pytest.raises(Problem, match=r"confirm_paths: to: 'pod1' is not an IPv4 or IPv6 address"):
         _checkpoint_confirm.read_paths([{"to": "pod1", "size": 84}])
-    with pytest.raises(Problem, match=r"confirm_paths: size 20 .* is outside of 36"):
+    with pytest.raises(Problem, match=r"confirm_paths: size: 20 .* is not between 36"):
         _checkpoint_confirm.read_paths([{"to": "192.0.2.1", "size": 20}])

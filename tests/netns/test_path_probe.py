@@ -110,7 +110,7 @@ def test_packets_above_path_mtu_are_reported(run_module: Any, hosts: Hosts, to: 
     beyond = probe(1401, True)
     assert beyond["received"] == 0
     assert beyond["path_mtu"] == 1400
-    assert beyond["errors"] == ["too big for the path's MTU", "the path carries 1400 bytes"]
+    assert beyond["errors"] == ["too big for the path's MTU", "the path MTU is 1400 bytes"]
     # above the MTU of the Pod's device
     assert probe(1501, True)["sent"] == 0
 
@@ -118,7 +118,7 @@ def test_packets_above_path_mtu_are_reported(run_module: Any, hosts: Hosts, to: 
 def test_loss_fails_unless_allowed(run_module: Any, hosts: Hosts) -> None:
     probes = [{"netns": hosts.pod1, "to": "10.9.0.77", "count": 5, "timeout": 0.2}]
     result = run_module("path_probe", {"probes": probes}, netns=hosts.host, fails=True)
-    assert f"from {hosts.pod1} to 10.9.0.77, 84 bytes: 5 sent, 0 came back (100.0 % lost)" in result["msg"]
+    assert f"from {hosts.pod1} to 10.9.0.77, 84 bytes: 5 sent, 0 received (100.0 % loss)" in result["msg"]
     allowed = run_module("path_probe", {"probes": probes, "max_loss": 100}, netns=hosts.host, check=True)
     assert allowed["probes"][0]["loss"] == 100
 
@@ -126,11 +126,11 @@ def test_loss_fails_unless_allowed(run_module: Any, hosts: Hosts) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"probes": [{"netns": "gone", "to": "10.9.0.2"}]}, "there is no network namespace 'gone'"),
-        ({"probes": [{"to": "10.9.0.2/24"}]}, "'10.9.0.2/24' is no IPv4 or IPv6 address"),
-        ({"probes": [{"to": "10.9.0.2", "size": 20}]}, "size 20 for 10.9.0.2"),
+        ({"probes": [{"netns": "gone", "to": "10.9.0.2"}]}, "netns: 'gone' does not exist"),
+        ({"probes": [{"to": "10.9.0.2/24"}]}, "'10.9.0.2/24' is not an IPv4 or IPv6 address"),
+        ({"probes": [{"to": "10.9.0.2", "size": 20}]}, "size: 20 for 10.9.0.2"),
         ({"probes": [{"to": "192.0.2.1"}]}, "no route (ENETUNREACH)"),
-        ({"streams": [{"to": "10.9.0.2"}]}, "the receiver has no such address"),
+        ({"streams": [{"to": "10.9.0.2"}]}, "assign the address to the receiver"),
     ],
 )
 def test_invalid_probe_is_reported(run_module: Any, hosts: Hosts, args: dict[str, Any], message: str) -> None:
@@ -144,4 +144,4 @@ def test_transfer_of_missing_pods_is_skipped_if_allowed(hosts: Hosts, run_module
     assert [stream["to"] for stream in result["streams"]] == ["10.9.0.2"]
     assert "skipped the stream to 10.9.0.9: no network namespace missing" in str(result["warnings"])
     failed = run_module("path_probe", {"streams": [gone]}, hosts.host, fails=True)
-    assert "there is no network namespace 'missing'" in failed["msg"]
+    assert "netns: 'missing' does not exist" in failed["msg"]

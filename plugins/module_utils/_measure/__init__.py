@@ -3,7 +3,7 @@
 """Measurements: probes between Pods, netperf, and the environment of a measurement.
 
 Callers: modules, _ops
-May import: _kernel
+May import: _core, _kernel
 """
 
 __all__ = ["environment", "netperf", "probe"]

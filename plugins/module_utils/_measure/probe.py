@@ -1,11 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packets through network namespaces, and what the host's upper stack saw of them.
+"""ICMP and TCP probes between network namespaces, and the IP counters of the host.
 
 Private to this collection: may change in any release.
 
-Sockets belong to the namespace they were made in. So the process enters a namespace only to make
-a socket and comes back at once.
+A socket stays in the namespace that it was created in. The process therefore enters a namespace only
+to create a socket, then returns.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Union
 
+from .._core.plan import Problem
 from .._kernel import netns as _netns
 
 Address = Union[IPv4Address, IPv6Address]
 
-# include/uapi/linux/in.h and in6.h; Python's socket module has none of these
+# include/uapi/linux/in.h and in6.h; missing in Python's socket module
 IP_MTU_DISCOVER, IP_RECVERR, IP_MTU, IP_PMTUDISC_DO = 10, 11, 14, 2
 IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_RECVERR = 23, 24, 25
 # ICMP (RFC 792) and ICMPv6 (RFC 4443) echo types
@@ -35,31 +36,31 @@ ECHO4_REQUEST, ECHO4_REPLY = 8, 0
 ECHO6_REQUEST, ECHO6_REPLY = 128, 129
 IP4_HEADER, IP6_HEADER, ICMP_HEADER = 20, 40, 8
 
-# A burst keeps this many packets under way, and sends one each INTERVAL even where nothing comes back.
+# A burst keeps WINDOW packets in flight, and sends one per INTERVAL if no replies arrive.
 WINDOW = 8
 INTERVAL = 0.01  # seconds
-CHUNK = 256 * 1024  # bytes a stream writes or reads at once
+CHUNK = 256 * 1024  # bytes per read or write of a stream
 
 
-class ProbeError(Exception):
-    """What was asked cannot be tried at all; the text says why and what to do."""
+class ProbeError(Problem):
+    """An invalid probe, or a TCP transfer that failed."""
 
 
 def parse_address(option: str, text: str) -> Address:
-    """Return the address that ``text`` is; raise ProbeError naming the option where it is none."""
+    """Parse an address; raise ProbeError with the option's name if it is invalid."""
     try:
         return ip_address(text)
     except ValueError:
         raise ProbeError(
-            f"{option}: '{text}' is no IPv4 or IPv6 address; give one without prefix length"
+            f"{option}: '{text}' is not an IPv4 or IPv6 address; specify an address without prefix length"
         ) from None
 
 
 @contextlib.contextmanager
 def netns(name: str | None) -> Iterator[None]:
-    """Be in the network namespace ``name`` inside the block; ``None`` stays in the present one.
+    """Run the block in the network namespace ``name``, ``None`` for the current one.
 
-    Raises ProbeError where there is no such namespace or where it may not be entered.
+    Raises ProbeError if the namespace does not exist or entering it fails.
     """
     with contextlib.ExitStack() as stack:
         if name is not None:
@@ -68,15 +69,14 @@ def netns(name: str | None) -> Iterator[None]:
                 stack.enter_context(_netns.entered(path))
             except FileNotFoundError:
                 raise ProbeError(
-                    f"netns: there is no network namespace '{name}' ({path});"
-                    " 'ip netns list' shows those there are"
+                    f"netns: '{name}' does not exist ({path}); 'ip netns list' shows the existing namespaces"
                 ) from None
             except OSError as e:
-                raise ProbeError(f"netns: cannot enter '{name}': {e.strerror} (root is needed)") from e
+                raise ProbeError(f"netns: cannot enter '{name}': {e.strerror}; run as root") from e
         yield
 
 
-# What the host's upper stack saw
+# IP counters of the host's network stack
 
 
 @dataclass(frozen=True)
@@ -91,22 +91,22 @@ class HostCounters:
     interfaces: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def since(self, before: HostCounters) -> HostCounters:
-        """Return what was counted after ``before`` was read."""
+        """Return the increase of each counter since ``before``."""
         return HostCounters(
             self.ip4_in_receives - before.ip4_in_receives,
             self.ip4_forwarded - before.ip4_forwarded,
             self.ip6_in_receives - before.ip6_in_receives,
             self.ip6_forwarded - before.ip6_forwarded,
             {
-                name: (seen - was[0], forwarded - was[1])
-                for name, (seen, forwarded) in self.interfaces.items()
-                for was in (before.interfaces.get(name, (0, 0)),)
+                name: (received - old[0], forwarded - old[1])
+                for name, (received, forwarded) in self.interfaces.items()
+                for old in (before.interfaces.get(name, (0, 0)),)
             },
         )
 
     @property
     def forwarded(self) -> int:
-        """Packets that the upper stack routed from one device to another."""
+        """Packets that the IP layer forwarded between devices."""
         return self.ip4_forwarded + self.ip6_forwarded
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,9 +115,9 @@ class HostCounters:
             "ipv4": {"in_receives": self.ip4_in_receives, "forwarded": self.ip4_forwarded},
             "ipv6": {"in_receives": self.ip6_in_receives, "forwarded": self.ip6_forwarded},
             "interfaces": {
-                name: {"ipv6_in_receives": seen, "ipv6_forwarded": forwarded}
-                for name, (seen, forwarded) in sorted(self.interfaces.items())
-                if seen or forwarded
+                name: {"ipv6_in_receives": received, "ipv6_forwarded": forwarded}
+                for name, (received, forwarded) in sorted(self.interfaces.items())
+                if received or forwarded
             },
         }
 
@@ -141,7 +141,7 @@ def parse_snmp6(text: str) -> dict[str, int]:
 
 
 def read_host_counters(proc: str = "/proc/thread-self/net") -> HostCounters:
-    """Read the counters of the present namespace; all IPv6 ones are 0 where the kernel has no IPv6."""
+    """Read the counters of the current namespace; the IPv6 counters are 0 if the kernel has no IPv6."""
 
     def read(name: str) -> str:
         with open(os.path.join(proc, name), encoding="ascii") as f:
@@ -153,10 +153,10 @@ def read_host_counters(proc: str = "/proc/thread-self/net") -> HostCounters:
     with contextlib.suppress(FileNotFoundError):
         ip6 = parse_snmp6(read("snmp6"))
         for name in os.listdir(os.path.join(proc, "dev_snmp6")):
-            # a device may go while the folder is read
+            # A device may disappear while the directory is read.
             with contextlib.suppress(OSError):
-                one = parse_snmp6(read(os.path.join("dev_snmp6", name)))
-                interfaces[name] = (one.get("Ip6InReceives", 0), one.get("Ip6OutForwDatagrams", 0))
+                counters = parse_snmp6(read(os.path.join("dev_snmp6", name)))
+                interfaces[name] = (counters.get("Ip6InReceives", 0), counters.get("Ip6OutForwDatagrams", 0))
     return HostCounters(
         ip4["InReceives"],
         ip4["ForwDatagrams"],
@@ -171,7 +171,7 @@ def read_host_counters(proc: str = "/proc/thread-self/net") -> HostCounters:
 
 @dataclass(frozen=True)
 class Probe:
-    """A burst to send: ``count`` packets of ``size`` bytes (whole IP packet, DF set)."""
+    """A burst of ``count`` echo requests of ``size`` bytes each (including IP header, DF set)."""
 
     to: Address
     netns: str | None = None
@@ -180,21 +180,21 @@ class Probe:
     timeout: float = 2.0  # seconds to wait after the last packet
 
     def __post_init__(self) -> None:
-        smallest = self.overhead + 8
-        if not smallest <= self.size <= 65535:
-            raise ProbeError(f"size {self.size} for {self.to} is outside of {smallest} to 65535 bytes")
+        minimum = self.overhead + 8
+        if not minimum <= self.size <= 65535:
+            raise ProbeError(f"size: {self.size} for {self.to} is not between {minimum} and 65535 bytes")
         if not 1 <= self.count <= 65535:
-            raise ProbeError(f"count {self.count} for {self.to} is outside of 1 to 65535")
+            raise ProbeError(f"count: {self.count} for {self.to} is not between 1 and 65535")
 
     @property
     def overhead(self) -> int:
-        """Bytes of IP and ICMP headers."""
+        """Size of the IP and ICMP headers in bytes."""
         return (IP4_HEADER if self.to.version == 4 else IP6_HEADER) + ICMP_HEADER
 
 
 @dataclass
 class ProbeResult:
-    """What became of a burst; round-trip times in milliseconds, None where nothing came back."""
+    """The result of a burst; ``rtts`` are round-trip times in milliseconds."""
 
     probe: Probe
     sent: int = 0
@@ -205,11 +205,11 @@ class ProbeResult:
 
     @property
     def loss(self) -> float:
-        """Per cent of the burst that did not come back whole."""
+        """Percentage of packets without a valid reply."""
         return round(100 * (1 - len(self.rtts) / self.probe.count), 2)
 
     def note(self, text: str) -> None:
-        """Keep each kind of error once."""
+        """Add an error unless it is already recorded."""
         if text not in self.errors:
             self.errors.append(text)
 
@@ -234,9 +234,9 @@ class ProbeResult:
         }
 
     def describe(self) -> str:
-        """Return one sentence for people."""
+        """Return the result as a one-line message."""
         where = f"from {self.probe.netns or 'the host'} to {self.probe.to}, {self.probe.size} bytes"
-        text = f"{where}: {self.sent} sent, {len(self.rtts)} came back ({self.loss} % lost)"
+        text = f"{where}: {self.sent} sent, {len(self.rtts)} received ({self.loss} % loss)"
         return text + (f": {'; '.join(self.errors)}" if self.errors else "")
 
 
@@ -251,7 +251,7 @@ def checksum(data: bytes) -> int:
 
 
 def echo_request(version: int, ident: int, seq: int, payload: bytes) -> bytes:
-    """Return an echo request; the kernel fills in ICMPv6's checksum (RFC 3542, 3.1)."""
+    """Build an echo request; the kernel fills in the ICMPv6 checksum (RFC 3542, 3.1)."""
     kind = ECHO4_REQUEST if version == 4 else ECHO6_REQUEST
     head = struct.pack("!BBHHH", kind, 0, 0, ident, seq)
     if version == 4:
@@ -262,7 +262,7 @@ def echo_request(version: int, ident: int, seq: int, payload: bytes) -> bytes:
 def parse_echo_reply(version: int, packet: bytes) -> tuple[int, int, int | None, bytes] | None:
     """Return (identifier, sequence, TTL, payload) of an echo reply; None for any other packet.
 
-    A raw IPv4 socket hands over the IP header too, an IPv6 one does not (so no TTL there).
+    A raw IPv4 socket returns the IP header, a raw IPv6 socket does not; TTL is None for IPv6.
     """
     ttl: int | None = None
     if version == 4:
@@ -279,7 +279,7 @@ def parse_echo_reply(version: int, packet: bytes) -> tuple[int, int, int | None,
 
 
 def _echo_socket(probe: Probe) -> socket.socket:
-    """Return a raw socket of the probe's namespace, connected, with DF set and ICMP errors reported."""
+    """Open a raw ICMP socket in the probe's namespace, with DF set and IP_RECVERR enabled."""
     v4 = probe.to.version == 4
     with netns(probe.netns):
         try:
@@ -288,7 +288,7 @@ def _echo_socket(probe: Probe) -> socket.socket:
             else:
                 sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
         except OSError as e:
-            raise ProbeError(f"probes: cannot open a raw ICMP socket: {e.strerror} (root is needed)") from e
+            raise ProbeError(f"probes: cannot open a raw ICMP socket: {e.strerror}; run as root") from e
     level = socket.IPPROTO_IP if v4 else socket.IPPROTO_IPV6
     sock.setsockopt(level, IP_MTU_DISCOVER if v4 else IPV6_MTU_DISCOVER, IP_PMTUDISC_DO)
     sock.setsockopt(level, IP_RECVERR if v4 else IPV6_RECVERR, 1)
@@ -298,15 +298,15 @@ def _echo_socket(probe: Probe) -> socket.socket:
 
 
 def run_probe(probe: Probe) -> ProbeResult:
-    """Send the burst and wait for its answers; at most ``count * INTERVAL + timeout`` seconds.
+    """Send the burst and wait for replies, for at most ``count * INTERVAL + timeout`` seconds.
 
-    What goes wrong on the way (no route, too big, unreachable) is in the result, not an exception.
+    Errors of the path (no route, packet too big, unreachable) are in the result, not raised.
     """
     result = ProbeResult(probe)
     version = probe.to.version
     payload = bytes(i & 0xFF for i in range(probe.size - probe.overhead))
     ident = int.from_bytes(os.urandom(2), "big")
-    under_way: dict[int, int] = {}  # sequence -> nanoseconds
+    in_flight: dict[int, int] = {}  # sequence number -> send time in ns
     with contextlib.closing(_echo_socket(probe)) as sock, selectors.DefaultSelector() as ready:
         try:
             sock.connect((str(probe.to), 0))
@@ -318,25 +318,25 @@ def run_probe(probe: Probe) -> ProbeResult:
         deadline = next_send + probe.timeout
         while True:
             now = time.monotonic()
-            if result.sent < probe.count and (len(under_way) < WINDOW or now >= next_send):
-                under_way[result.sent] = time.monotonic_ns()
+            if result.sent < probe.count and (len(in_flight) < WINDOW or now >= next_send):
+                in_flight[result.sent] = time.monotonic_ns()
                 try:
                     sock.send(echo_request(version, ident, result.sent, payload))
                 except OSError as e:
                     if e.errno in (errno.EMSGSIZE, errno.ENETUNREACH, errno.EINVAL, errno.EPERM):
-                        # no later packet would fare better
+                        # Later packets would fail the same way.
                         result.note(_explain(e, probe))
                         break
                     if e.errno not in (errno.EAGAIN, errno.ENOBUFS):
-                        # IP_RECVERR reports an earlier packet's error on the next call
+                        # With IP_RECVERR, this may be the error of an earlier packet.
                         result.note(_explain(e, probe))
                 result.sent += 1
                 next_send = now + INTERVAL
                 deadline = now + probe.timeout
-            _receive(sock, ident, payload, under_way, result)
-            if result.sent == probe.count and (not under_way or time.monotonic() >= deadline):
+            _receive(sock, ident, payload, in_flight, result)
+            if result.sent == probe.count and (not in_flight or time.monotonic() >= deadline):
                 break
-            if len(under_way) >= WINDOW or result.sent == probe.count:
+            if len(in_flight) >= WINDOW or result.sent == probe.count:
                 until = next_send if result.sent < probe.count else deadline
                 ready.select(max(0.0, until - time.monotonic()))
         with contextlib.suppress(OSError):
@@ -344,14 +344,14 @@ def run_probe(probe: Probe) -> ProbeResult:
             result.path_mtu = int(sock.getsockopt(level, option))
         _read_error_queue(sock, result)
     if any("too big" in text for text in result.errors) and result.path_mtu:
-        result.note(f"the path carries {result.path_mtu} bytes")
+        result.note(f"the path MTU is {result.path_mtu} bytes")
     return result
 
 
 def _receive(
-    sock: socket.socket, ident: int, payload: bytes, under_way: dict[int, int], result: ProbeResult
+    sock: socket.socket, ident: int, payload: bytes, in_flight: dict[int, int], result: ProbeResult
 ) -> None:
-    """Take all answers that are there."""
+    """Read all pending replies without blocking."""
     while True:
         try:
             packet = sock.recv(65536)
@@ -359,22 +359,22 @@ def _receive(
             return
         except OSError as e:
             result.note(_explain(e, result.probe))
-            # what was reported stays in the error queue, and select() would find it again and again
+            # Empty the error queue, otherwise select() returns at once forever.
             _read_error_queue(sock, result)
             return
         reply = parse_echo_reply(result.probe.to.version, packet)
-        if reply is None or reply[0] != ident or reply[1] not in under_way:
+        if reply is None or reply[0] != ident or reply[1] not in in_flight:
             continue
-        began = under_way.pop(reply[1])
+        began = in_flight.pop(reply[1])
         if reply[3] != payload:
-            result.note("a reply carried other bytes than were sent")
+            result.note("the payload of a reply differs from the request")
             continue
         result.ttl = reply[2]
         result.rtts.append((time.monotonic_ns() - began) / 1e6)
 
 
 def _read_error_queue(sock: socket.socket, result: ProbeResult) -> None:
-    """Empty the socket's error queue; it tells the MTU of a router (ip(7), struct sock_extended_err)."""
+    """Drain the error queue and record the path MTU (ip(7), struct sock_extended_err)."""
     with contextlib.suppress(OSError):
         while True:
             for level, kind, data in sock.recvmsg(1, 4096, socket.MSG_ERRQUEUE)[1]:
@@ -392,7 +392,7 @@ def _explain(e: OSError, probe: Probe) -> str:
     return f"{os.strerror(e.errno or 0)} ({errno.errorcode.get(e.errno or 0, e.errno)})"
 
 
-# TCP between two namespaces of this node
+# TCP transfers between two namespaces of this node
 
 
 @dataclass(frozen=True)
@@ -403,12 +403,12 @@ class Stream:
     to_netns: str | None
     to: Address
     size: int = 16 * 1024 * 1024
-    timeout: float = 60.0  # seconds for the whole transfer
+    timeout: float = 60.0  # seconds for the entire transfer
 
 
 @dataclass
 class StreamResult:
-    """What a transfer did; ``window_scale`` is what the receiver announced (RFC 7323, 2.2)."""
+    """The result of a transfer; the receiver announced ``window_scale`` (RFC 7323, 2.2)."""
 
     stream: Stream
     seconds: float
@@ -431,9 +431,9 @@ class StreamResult:
 
 
 def run_stream(stream: Stream) -> StreamResult:
-    """Send the bytes and check that the same arrive.
+    """Transfer the bytes and compare checksums.
 
-    Raises ProbeError where the connection fails, stalls, or carries other bytes.
+    Raises ProbeError if the connection fails or times out, or if the received data differs.
     """
     what = (
         f"streams: from {stream.from_netns or 'the host'} to {stream.to} in {stream.to_netns or 'the host'}"
@@ -445,7 +445,9 @@ def run_stream(stream: Stream) -> StreamResult:
         try:
             listener.bind((str(stream.to), 0))
         except OSError as e:
-            raise ProbeError(f"{what}: the receiver has no such address ({e.strerror})") from e
+            raise ProbeError(
+                f"{what}: cannot bind to {stream.to} ({e.strerror}); assign the address to the receiver"
+            ) from e
         listener.listen(1)
         listener.settimeout(stream.timeout)
         with netns(stream.from_netns):
@@ -456,7 +458,7 @@ def run_stream(stream: Stream) -> StreamResult:
                 sender.connect(listener.getsockname()[:2])
                 receiver = listener.accept()[0]
             except OSError as e:
-                raise ProbeError(f"{what}: no connection ({e.strerror or 'timed out'})") from e
+                raise ProbeError(f"{what}: connection failed ({e.strerror or 'timed out'})") from e
             with contextlib.closing(receiver):
                 return _transfer(stream, sender, receiver, what)
 
@@ -465,7 +467,7 @@ def _transfer(stream: Stream, sender: socket.socket, receiver: socket.socket, wh
     pattern = memoryview(bytes(range(251)) * (CHUNK // 251 + 1))[:CHUNK]
     sent = got = sum_sent = sum_got = 0
     buffer = memoryview(bytearray(CHUNK))
-    # read while the connection stands; struct tcp_info, include/uapi/linux/tcp.h
+    # Read before the connection closes: struct tcp_info, include/uapi/linux/tcp.h
     info = receiver.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     began = time.monotonic()
     sender.setblocking(False)
@@ -474,10 +476,10 @@ def _transfer(stream: Stream, sender: socket.socket, receiver: socket.socket, wh
         ready.register(sender, selectors.EVENT_WRITE)
         ready.register(receiver, selectors.EVENT_READ)
         while got < stream.size:
-            left = began + stream.timeout - time.monotonic()
-            if left <= 0:
-                raise ProbeError(f"{what}: {got} of {stream.size} bytes arrived in {stream.timeout:g} s")
-            for key, _events in ready.select(left):
+            remaining = began + stream.timeout - time.monotonic()
+            if remaining <= 0:
+                raise ProbeError(f"{what}: {got} of {stream.size} bytes received within {stream.timeout:g} s")
+            for key, _events in ready.select(remaining):
                 try:
                     if key.fileobj is sender:
                         n = sender.send(pattern[: min(CHUNK, stream.size - sent)])
@@ -488,18 +490,18 @@ def _transfer(stream: Stream, sender: socket.socket, receiver: socket.socket, wh
                     else:
                         n = receiver.recv_into(buffer)
                         if n == 0:
-                            raise ProbeError(f"{what}: closed after {got} of {stream.size} bytes")
+                            raise ProbeError(f"{what}: connection closed after {got} of {stream.size} bytes")
                         sum_got = zlib.crc32(buffer[:n], sum_got)
                         got += n
                 except BlockingIOError:
                     continue
                 except OSError as e:
                     raise ProbeError(
-                        f"{what}: broken after {got} of {stream.size} bytes ({e.strerror})"
+                        f"{what}: connection failed after {got} of {stream.size} bytes ({e.strerror})"
                     ) from e
     seconds = time.monotonic() - began
     if sum_sent != sum_got:
-        raise ProbeError(f"{what}: the bytes that arrived are not those that were sent")
+        raise ProbeError(f"{what}: the received data differs from the sent data")
     # tcpi_snd_wscale:4, tcpi_rcv_wscale:4 share byte 6
     mss = sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
     return StreamResult(stream, seconds, info[6] >> 4, mss)
