@@ -123,7 +123,7 @@ def test_recreated_namespace_gets_a_new_server(
     subprocess.run(["ip", "netns", "add", pods[1]], check=True)
     namespaces.ip(pods[1], "link set lo up")
     again = run_module("netperf_ladder", serving)
-    assert again["diff"]["before"] == f"{pods[1]}-127.0.0.1-12865 in a namespace that is gone\n"
+    assert again["diff"]["before"] == f"{pods[1]}-127.0.0.1-12865 in a removed namespace\n"
     assert listening(pods[1]) == {"127.0.0.1"}
     assert not run_module("netperf_ladder", serving)["changed"]
 
@@ -200,9 +200,9 @@ def test_every_scheduled_run_has_results(run_module: Any, pods: tuple[str, str])
     [
         (
             {"name": "a", "target": "10.9.0.2"},
-            "rung wire/a: no netserver answers at 10.9.0.2 port 12865 from namespace",
+            "rung wire/a: cannot connect to netserver at 10.9.0.2 port 12865 from namespace",
         ),
-        ({"name": "a", "target": "pod2"}, "rungs: target: 'pod2' is no IPv4 or IPv6 address"),
+        ({"name": "a", "target": "pod2"}, "rungs: target: 'pod2' is not an IPv4 or IPv6 address"),
     ],
 )
 def test_missing_server_is_reported_before_the_first_run(

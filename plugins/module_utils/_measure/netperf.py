@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""netperf's servers and runs: which to start, in which order, and what the output means.
+"""netperf: manage netserver processes, schedule and execute runs, parse the output.
 
 Private to this collection: may change in any release.
 """
@@ -21,13 +21,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .._core.plan import Problem
 from .._kernel import netns as _netns
 from .environment import read_links, run_tool
 from .probe import netns, parse_address, read_host_counters
 
 PORT = 12865  # netperf's registered port
 RUN_DIR = "/run/podnet/bench"
-GRACE = 30  # seconds that a run may take beyond its own time, for connecting and the slowest of nodes
+GRACE = 30  # seconds added to the duration of a run before it times out, for connection setup and slow nodes
 
 # Test -> netperf's output selectors (netperf manual, "Omni Output Selectors") -> name in a result
 SELECTORS: dict[str, dict[str, str]] = {
@@ -48,18 +49,18 @@ SELECTORS: dict[str, dict[str, str]] = {
 UNITS = {"tcp_rr": "Trans/s", "tcp_stream": "10^6bits/s"}
 
 
-class NetperfError(Exception):
-    """A run or a server that cannot be; the text says why and what to do."""
+class NetperfError(Problem):
+    """An invalid or failed netperf run, or a netserver that does not start."""
 
 
 def find_tool(name: str) -> str:
-    """Return the path of ``netperf`` or ``netserver``; raise NetperfError with the remedy."""
+    """Return the path of ``netperf`` or ``netserver``; raise NetperfError if it is not installed."""
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin:/usr/sbin")
     if path:
         return path
     raise NetperfError(
-        f"{name} is not on this node: install the package netperf. Debian 13 has it in its main component;"
-        " where a release lacks it, look in the component non-free or build it from Debian's source package"
+        f"{name} is not installed; install the package netperf. Debian 13 has it in the component main;"
+        " in other releases, use the component non-free or build Debian's source package"
     )
 
 
@@ -68,9 +69,9 @@ def find_tool(name: str) -> str:
 
 @dataclass(frozen=True)
 class Rung:
-    """One way between two addresses: where netperf runs, and the address of its server.
+    """One path to measure: the namespace that netperf runs in, and the address of its netserver.
 
-    A rung without a name is called after the kind of the device that its packets leave by.
+    The name defaults to the kind of the egress device.
     """
 
     name: str | None
@@ -79,13 +80,13 @@ class Rung:
     netns: str | None = None
 
     def __str__(self) -> str:
-        """Return the rung as messages name it."""
+        """Return the name of the rung for messages."""
         return f"rung {self.group}/{self.name or self.target}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One netperf run; runs of round 0 warm caches and buffers up and are discarded."""
+    """One netperf run. Round 0 warms up caches and buffers; its results are discarded."""
 
     round: int
     test: str
@@ -93,15 +94,15 @@ class Run:
 
     @property
     def warmup(self) -> bool:
-        """Tell whether this run only warms up."""
+        """Return whether this run is a warm-up."""
         return self.round == 0
 
 
 def schedule(rungs: Sequence[Rung], tests: Sequence[str], samples: int) -> list[Run]:
-    """Return all runs in order: a round to warm up, then a round for each sample.
+    """Return all runs in order: a warm-up round, then a round for each sample.
 
-    Within a round the rungs follow each other test by test, so that slow drift of the machine hits
-    all alike; every other round goes backwards, so that none always runs first.
+    Each round runs each test on all rungs in turn, so that slow drift of the machine affects all
+    rungs equally. Odd rounds reverse the order of the rungs, so that none always runs first.
     """
     return [
         Run(number, test, rung)
@@ -112,7 +113,7 @@ def schedule(rungs: Sequence[Rung], tests: Sequence[str], samples: int) -> list[
 
 
 def command(netperf: str, run: Run, seconds: int, port: int) -> list[str]:
-    """Return the netperf call of a run; ``-k`` prints a ``NAME=value`` line for each selector."""
+    """Return the netperf command line of a run; ``-k`` prints a ``NAME=value`` line for each selector."""
     version = parse_address("rungs: target", run.rung.target).version
     return [
         netperf,
@@ -136,28 +137,28 @@ def command(netperf: str, run: Run, seconds: int, port: int) -> list[str]:
 def parse_output(test: str, text: str) -> dict[str, float]:
     """Return the figures of a run from netperf's ``-k`` output.
 
-    Latencies are in microseconds, streams in 10^6 bit/s. Raises NetperfError where a figure is
-    missing, is no number, or has another unit.
+    Latencies are in microseconds, throughput in 10^6 bit/s. Raises NetperfError if a figure is
+    missing or not a number, or if the unit is unexpected.
     """
     values = dict(line.strip().split("=", 1) for line in text.splitlines() if "=" in line)
     unit = values.get("THROUGHPUT_UNITS")
     if unit != UNITS[test]:
-        raise NetperfError(f"netperf's result is in '{unit}', not in '{UNITS[test]}': {text.strip()}")
+        raise NetperfError(f"netperf printed the unit '{unit}' instead of '{UNITS[test]}': {text.strip()}")
     figures = {}
     for selector, name in {**SELECTORS[test], "ELAPSED_TIME": "elapsed"}.items():
         try:
             figures[name] = float(values[selector])
         except (KeyError, ValueError):
             raise NetperfError(
-                f"netperf's result has no number for {selector} (is it older than 2.7?): {text.strip()}"
+                f"netperf printed no number for {selector}; netperf 2.7 or newer is required: {text.strip()}"
             ) from None
     if figures["transactions" if test == "tcp_rr" else "mbits"] <= 0:
-        raise NetperfError(f"netperf measured nothing: {text.strip()}")
+        raise NetperfError(f"netperf measured a throughput of 0: {text.strip()}")
     return figures
 
 
 def check_server(rung: Rung, port: int) -> None:
-    """Raise NetperfError where nothing listens at the rung's target."""
+    """Raise NetperfError if no netserver accepts connections at the rung's target."""
     address = parse_address("rungs: target", rung.target)
     with netns(rung.netns):
         sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6)
@@ -166,18 +167,18 @@ def check_server(rung: Rung, port: int) -> None:
         try:
             sock.connect((rung.target, port))
         except OSError as e:
-            reason = e.strerror or "no answer in 5 s"
+            reason = e.strerror or "timeout after 5 s"
             raise NetperfError(
-                f"{rung}: no netserver answers at {rung.target} port {port} from"
+                f"{rung}: cannot connect to netserver at {rung.target} port {port} from"
                 f" {'namespace ' + rung.netns if rung.netns else 'the host'} ({reason});"
-                " start it there with state=serving, and look at routes and firewall"
+                " start it with state=serving, and check routes and firewall"
             ) from None
 
 
 def describe_path(rung: Rung) -> dict[str, Any]:
-    """Return the device that a rung's packets leave by, with its kind (``meta``, ``veth``, ...) and MTU.
+    """Return the egress device of a rung, with its kind (``meta``, ``veth``, ...) and MTU.
 
-    ``name`` is the rung's own or, where it has none, that kind.
+    ``name`` defaults to that kind.
     """
     with netns(rung.netns):
         route = json.loads(run_tool("ip", "-j", "route", "get", rung.target) or "[{}]")[0]
@@ -186,7 +187,7 @@ def describe_path(rung: Rung) -> dict[str, Any]:
     name = rung.name or device.get("kind")
     if not name:
         raise NetperfError(
-            f"{rung}: give it a name, its device '{route.get('dev')}' has no kind to be called after"
+            f"{rung}: name is required because the device '{route.get('dev')}' has no kind; set name"
         )
     return {
         "group": rung.group,
@@ -200,9 +201,9 @@ def describe_path(rung: Rung) -> dict[str, Any]:
 
 
 def measure(netperf: str, run: Run, seconds: int, port: int) -> dict[str, Any]:
-    """Make one run and return its figures and what the host's upper stack forwarded meanwhile.
+    """Execute one run and return its figures and the number of packets that the host forwarded.
 
-    Ends after ``seconds`` + GRACE at the latest. Raises NetperfError where there is no result.
+    Times out after ``seconds`` + GRACE. Raises NetperfError if netperf fails or prints no result.
     """
     began = time.time()
     before = read_host_counters()
@@ -221,14 +222,14 @@ def measure(netperf: str, run: Run, seconds: int, port: int) -> dict[str, Any]:
         process.kill()
         output = process.communicate()[0]
         raise NetperfError(
-            f"{run.rung}: {run.test} to {run.rung.target} did not end within {seconds + GRACE} s"
-            f" (asked for {seconds} s). {output.strip()}"
+            f"{run.rung}: {run.test} to {run.rung.target} timed out after {seconds + GRACE} s"
+            f" (seconds: {seconds}). {output.strip()}"
         ) from None
     if process.returncode != 0:
         raise NetperfError(
-            f"{run.rung}: {run.test} to {run.rung.target} failed, netperf said: {output.strip()}"
+            f"{run.rung}: {run.test} to {run.rung.target} failed; netperf printed: {output.strip()}"
         )
-    counted = read_host_counters().since(before)
+    delta = read_host_counters().since(before)
     return {
         "round": run.round,
         "warmup": run.warmup,
@@ -236,17 +237,17 @@ def measure(netperf: str, run: Run, seconds: int, port: int) -> dict[str, Any]:
         "rung": run.rung.name,
         "test": run.test,
         "start": round(began, 3),
-        "forwarded": counted.forwarded,
+        "forwarded": delta.forwarded,
         **parse_output(run.test, output),
     }
 
 
-# The servers
+# netserver processes
 
 
 @dataclass(frozen=True)
 class Server:
-    """A netserver in a namespace of this node, listening on one address only."""
+    """A netserver that listens on one address in a namespace of this node."""
 
     address: str
     netns: str | None = None
@@ -254,13 +255,13 @@ class Server:
 
     @property
     def name(self) -> str:
-        """Return the name of its pid file and of the server in a diff."""
+        """Return the name of the server, used in diffs and for its record file."""
         return f"{self.netns or 'host'}-{self.address}-{self.port}"
 
 
 @dataclass(frozen=True)
 class Running:
-    """A netserver that this module started: its process, and when that began (clock ticks since boot)."""
+    """A managed netserver: process ID and start time (clock ticks since boot)."""
 
     pid: int
     start: int
@@ -268,7 +269,7 @@ class Running:
 
     @property
     def reachable(self) -> bool:
-        """Tell whether its namespace still has the name that it was started for."""
+        """Return whether the namespace ``netns`` is still the one that the process runs in."""
         if self.netns is None:
             return True
         try:
@@ -278,17 +279,17 @@ class Running:
         return os.path.samestat(named, os.stat(f"/proc/{self.pid}/ns/net"))
 
 
-def plan_servers(running: Mapping[str, Running], wanted: Sequence[Server]) -> tuple[list[str], list[Server]]:
-    """Return (names to stop, servers to start): what runs becomes exactly what is wanted."""
-    names = {server.name for server in wanted}
-    return sorted(set(running) - names), [server for server in wanted if server.name not in running]
+def plan_servers(running: Mapping[str, Running], desired: Sequence[Server]) -> tuple[list[str], list[Server]]:
+    """Return (names to stop, servers to start), so that exactly the desired servers run."""
+    names = {server.name for server in desired}
+    return sorted(set(running) - names), [server for server in desired if server.name not in running]
 
 
 def process_start(pid: int) -> int | None:
-    """Return when a process began, in clock ticks since boot (proc(5), stat field 22); None if it is gone."""
+    """Return a start time in clock ticks since boot (proc(5), field 22); None if it exited."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as f:
-            # the name in brackets may hold blanks and brackets of its own
+            # The name in parentheses may contain spaces and parentheses.
             fields = f.read().rpartition(")")[2].split()
     except OSError:
         return None
@@ -296,9 +297,9 @@ def process_start(pid: int) -> int | None:
 
 
 def read_running(run_dir: str = RUN_DIR) -> dict[str, Running]:
-    """Return our servers that still run; a pid that now belongs to another process is none of them.
+    """Return the managed servers that still run; reused process IDs are excluded.
 
-    One whose namespace was removed, or made anew, serves nobody: it has a name that nobody wants.
+    A server whose namespace was removed or recreated gets a name that no desired server has.
     """
     found = {}
     with contextlib.suppress(FileNotFoundError):
@@ -308,12 +309,12 @@ def read_running(run_dir: str = RUN_DIR) -> dict[str, Running]:
                     record = Running(**json.load(f))
                 if process_start(record.pid) == record.start:
                     name = entry[: -len(".json")]
-                    found[name if record.reachable else f"{name} in a namespace that is gone"] = record
+                    found[name if record.reachable else f"{name} in a removed namespace"] = record
     return found
 
 
 def forget_dead(names: Iterable[str], run_dir: str = RUN_DIR) -> None:
-    """Remove the records of all servers but these."""
+    """Remove the record files of all servers except ``names``."""
     kept = {name + ".json" for name in names}
     with contextlib.suppress(FileNotFoundError):
         for entry in os.listdir(run_dir):
@@ -322,7 +323,7 @@ def forget_dead(names: Iterable[str], run_dir: str = RUN_DIR) -> None:
 
 
 def _listening(pid: int) -> bool:
-    """Tell whether a process has a TCP socket that listens (state 0A in /proc/net/tcp, proc(5))."""
+    """Return whether a process has a listening TCP socket (state 0A in /proc/net/tcp, proc(5))."""
     own = set()
     with contextlib.suppress(OSError):
         for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -340,17 +341,17 @@ def _listening(pid: int) -> bool:
 def start_server(netserver: str, server: Server, run_dir: str = RUN_DIR, timeout: float = 20.0) -> Running:
     """Start a netserver that outlives this process and wait until it listens.
 
-    Raises NetperfError with its own words where it does not.
+    Raises NetperfError with the output of netserver if it does not listen within ``timeout`` seconds.
     """
     version = parse_address("servers: address", server.address).version
     os.makedirs(run_dir, mode=0o755, exist_ok=True)
-    with tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as output:
         with netns(server.netns):
             process = subprocess.Popen(
                 [netserver, "-D", "-N", "-L", f"{server.address},{version}", "-p", str(server.port)],
                 stdin=subprocess.DEVNULL,
-                stdout=words,
-                stderr=words,
+                stdout=output,
+                stderr=output,
                 cwd="/",
                 start_new_session=True,
             )
@@ -358,12 +359,12 @@ def start_server(netserver: str, server: Server, run_dir: str = RUN_DIR, timeout
         while not _listening(process.pid):
             if process.poll() is not None or time.monotonic() > deadline:
                 _kill(process.pid)
-                words.seek(0)
-                said = words.read().decode(errors="replace").strip()
+                output.seek(0)
+                text = output.read().decode(errors="replace").strip()
                 raise NetperfError(
                     f"servers: netserver does not listen on {server.address} port {server.port} in"
                     f" {'namespace ' + server.netns if server.netns else 'the host'}"
-                    f" (does it have this address, and is the port free?): {said or 'it said nothing'}"
+                    f"; check the address and that the port is free: {text or 'no output'}"
                 )
             time.sleep(0.05)
     running = Running(process.pid, process_start(process.pid) or 0, server.netns)
@@ -374,7 +375,7 @@ def start_server(netserver: str, server: Server, run_dir: str = RUN_DIR, timeout
 
 
 def stop_server(name: str, running: Running, run_dir: str = RUN_DIR) -> None:
-    """End a server of ours with its children, and forget it."""
+    """Stop a managed server and its children, and remove its record file."""
     if process_start(running.pid) == running.start:
         _kill(running.pid)
     with contextlib.suppress(FileNotFoundError):
@@ -382,15 +383,15 @@ def stop_server(name: str, running: Running, run_dir: str = RUN_DIR) -> None:
 
 
 def _kill(pid: int) -> None:
-    """End the process group of a server: politely, then for sure."""
-    for sig, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
+    """Send SIGTERM to the process group of a server, then SIGKILL."""
+    for sig, timeout in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
         try:
             os.killpg(pid, sig)
         except OSError as e:
             if e.errno == errno.ESRCH:
                 return
             raise
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if process_start(pid) is None:
                 return
@@ -398,9 +399,9 @@ def _kill(pid: int) -> None:
 
 
 def unique(kind: str, names: Iterable[str]) -> None:
-    """Raise NetperfError where a name is given twice."""
+    """Raise NetperfError if a name is duplicated."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise NetperfError(f"{kind}: '{name}' is given twice")
+            raise NetperfError(f"{kind}: '{name}' is duplicated; remove one")
         seen.add(name)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""In which order netperf runs, what its output means, and which servers are to run."""
+"""netperf: order of runs, parsing of the output, and planning of servers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ELAPSED_TIME=1.00
 """
 
 
-def test_figures_of_a_request_and_response_run() -> None:
+def test_parse_output_of_tcp_rr() -> None:
     assert parse_output("tcp_rr", RR) == {
         "transactions": 15069.6,
         "min_us": 22,
@@ -60,22 +60,22 @@ def test_figures_of_a_request_and_response_run() -> None:
     }
 
 
-def test_figures_of_a_stream() -> None:
+def test_parse_output_of_tcp_stream() -> None:
     assert parse_output("tcp_stream", STREAM) == {"mbits": 5555.12, "retransmits": 5546, "elapsed": 1}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        (RR.replace("Trans/s", "10^6bits/s"), "in '10\\^6bits/s', not in 'Trans/s'"),
-        (RR.replace("P99_LATENCY=95\n", ""), "no number for P99_LATENCY .*2.7"),
+        (RR.replace("Trans/s", "10^6bits/s"), "unit '10\\^6bits/s' instead of 'Trans/s'"),
+        (RR.replace("P99_LATENCY=95\n", ""), "no number for P99_LATENCY; netperf 2.7"),
         (RR.replace("=22", "=-"), "no number for MIN_LATENCY"),
-        (RR.replace("15069.60", "0.00"), "measured nothing"),
-        ("", "in 'None'"),
+        (RR.replace("15069.60", "0.00"), "throughput of 0"),
+        ("", "unit 'None'"),
     ],
 )
-def test_output_that_is_no_result(text: str, said: str) -> None:
-    with pytest.raises(NetperfError, match=said):
+def test_parse_output_rejects_invalid_output(text: str, message: str) -> None:
+    with pytest.raises(NetperfError, match=message):
         parse_output("tcp_rr", text)
 
 
@@ -84,7 +84,7 @@ TESTS = ["tcp_rr", "tcp_stream"]
 
 
 @given(st.integers(1, 4), st.integers(1, 2), st.integers(1, 6))
-def test_each_rung_has_its_samples_and_one_to_warm_up(rungs: int, tests: int, samples: int) -> None:
+def test_schedule_has_a_warmup_and_all_samples_of_each_rung(rungs: int, tests: int, samples: int) -> None:
     runs = schedule(RUNGS[:rungs], TESTS[:tests], samples)
     count = Counter((run.test, run.rung.name, run.warmup) for run in runs)
     assert set(count.values()) == ({1, samples} if samples > 1 else {1})
@@ -92,19 +92,19 @@ def test_each_rung_has_its_samples_and_one_to_warm_up(rungs: int, tests: int, sa
     assert [run.round for run in runs] == sorted(run.round for run in runs)
 
 
-def test_rounds_go_forth_and_back() -> None:
+def test_schedule_reverses_odd_rounds() -> None:
     names = [run.rung.name for run in schedule(RUNGS, ["tcp_rr"], 1)]
     assert names == ["host", "veth_stack", "veth_bpf", "meta", "meta", "veth_bpf", "veth_stack", "host"]
 
 
-def test_the_command_says_everything() -> None:
+def test_command_has_all_options() -> None:
     words = netperf.command("/usr/bin/netperf", Run(1, "tcp_rr", Rung("meta", "fd00::1", "wire")), 10, 12865)
     assert " ".join(words).startswith("/usr/bin/netperf -6 -H fd00::1 -p 12865 -t TCP_RR -l 10 -P 0 -- -k ")
     assert {"MIN_LATENCY", "P90_LATENCY", "P99_LATENCY", "THROUGHPUT"} <= set(words[-1].split(","))
 
 
-def test_a_missing_tool_is_an_error_with_the_remedy() -> None:
-    with pytest.raises(NetperfError, match=r"netperf-nowhere is not on this node.*component non-free"):
+def test_find_tool_names_the_package() -> None:
+    with pytest.raises(NetperfError, match=r"netperf-nowhere is not installed.*component non-free"):
         netperf.find_tool("netperf-nowhere")
 
 
@@ -116,16 +116,18 @@ servers = st.builds(
 
 
 @given(st.lists(servers, unique=True), st.lists(servers, unique=True))
-def test_afterwards_runs_what_is_wanted_and_nothing_else(before: list[Server], wanted: list[Server]) -> None:
+def test_plan_servers_results_in_exactly_the_desired_servers(
+    before: list[Server], desired: list[Server]
+) -> None:
     running = {server.name: Running(1, 1) for server in before}
-    to_stop, to_start = plan_servers(running, wanted)
+    to_stop, to_start = plan_servers(running, desired)
     after = (set(running) - set(to_stop)) | {server.name for server in to_start}
-    assert after == {server.name for server in wanted}
-    assert not set(to_stop) & {server.name for server in wanted}
+    assert after == {server.name for server in desired}
+    assert not set(to_stop) & {server.name for server in desired}
     assert not {server.name for server in to_start} & set(running)
 
 
-def test_only_a_server_that_is_still_the_same_process_runs(tmp_path) -> None:
+def test_read_running_excludes_exited_and_reused_process_ids(tmp_path) -> None:
     own = netperf.process_start(os.getpid())
     assert own
     child = subprocess.Popen([sys.executable, "-c", ""])
@@ -141,6 +143,6 @@ def test_only_a_server_that_is_still_the_same_process_runs(tmp_path) -> None:
     assert netperf.read_running(str(tmp_path / "none")) == {}
 
 
-def test_a_name_given_twice_is_refused() -> None:
-    with pytest.raises(NetperfError, match="rungs: 'rung wire/a' is given twice"):
+def test_unique_rejects_duplicates() -> None:
+    with pytest.raises(NetperfError, match="rungs: 'rung wire/a' is duplicated"):
         netperf.unique("rungs", ["rung wire/a", "rung wire/b", "rung wire/a"])
