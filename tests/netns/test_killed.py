@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._rollback import a
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint, journal
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import net_changes
 from tests.netns.bpf_node import Node
+from tests.support.kill import killed_after
 
 COUNT = int(os.environ.get("PODNET_COUNT") or 10)
 SUBSYSTEMS = {"nics": revert.Nics(), "programs": _revert_programs.Programs()}
@@ -67,27 +66,14 @@ def state(node: Node, root: Path) -> list[Any]:
     return [node.everything(), nic, files]
 
 
-def killed_after(seconds: float, node: Node, change: Callable[[], object]) -> bool:
-    """Make a change in a child process and kill it after a time; return whether it was finished."""
-    child = os.fork()
-    if not child:
-        try:
-            with node.ns.inside(node.name):
-                change()
-            os._exit(0)
-        finally:  # The child must never continue with the tests.
-            traceback.print_exc()
-            os._exit(1)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            assert not status, "the change failed"
-            return True
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+def killed_in(node: Node, seconds: float, change: Callable[[], object]) -> bool:
+    """Do as ``killed_after`` in the namespace of a node."""
+
+    def inside() -> None:
+        with node.ns.inside(node.name):
+            change()
+
+    return killed_after(seconds, inside)
 
 
 def rollback() -> None:
@@ -121,18 +107,18 @@ def test_change_killed_at_random_moment_is_rolled_back(
 
     former = state(node, root)
     start = time.monotonic()
-    assert killed_after(60, node, change), "the change alone failed"
+    assert killed_in(node, 60, change), "the change alone failed"
     duration = time.monotonic() - start
     assert state(node, root) != former
     ended = 0
     for number in range(COUNT):
         # The rollback is killed as well, and run again.
-        killed_after(numbers.uniform(0, 1.2 * duration), node, rollback)
+        killed_in(node, numbers.uniform(0, 1.2 * duration), rollback)
         with node.ns.inside(node.name):
             rollback()
         assert state(node, root) == former, f"{kind}, {number}, of {duration:.3f} s"
         assert net_changes(journal.read()) == known or kind == "another program"
-        ended += killed_after(numbers.uniform(0, 1.2 * duration), node, change)
+        ended += killed_in(node, numbers.uniform(0, 1.2 * duration), change)
     with node.ns.inside(node.name):
         rollback()
     assert state(node, root) == former

@@ -12,13 +12,11 @@ import contextlib
 import json
 import os
 import random
-import signal
 import socket
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store im
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import api
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 from tests.netns.bpf_node import Node
+from tests.support.kill import killed_after
 
 COUNT = int(os.environ.get("PODNET_COUNT") or 10)
 PORT = 7000
@@ -261,28 +260,6 @@ def test_invalid_requests_change_nothing(bench: Bench, others: dict[str, Any], m
 def test_missing_programs_are_a_warning_in_check_mode(bench: Bench) -> None:
     planned = bench.ensure(bench.pod("a", 1), object="/missing.o", check=True)
     assert planned.changed and "/missing.o does not exist" in planned.warnings[0]
-
-
-def killed_after(seconds: float, change: Callable[[], object]) -> bool:
-    """Make a change in a child process and kill it after a time; return whether it was finished."""
-    child = os.fork()
-    if not child:
-        try:
-            change()
-            os._exit(0)
-        finally:  # The child must never continue with the tests.
-            traceback.print_exc()
-            os._exit(1)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            assert not status, "the change failed"
-            return True
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
 
 
 def test_killed_call_is_completed_by_the_next(bench: Bench) -> None:
