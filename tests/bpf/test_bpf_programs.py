@@ -150,6 +150,20 @@ class TestPodEgress:
         assert result.counted == ({"REMOTE": 1} if fits else {"STACK_MTU": 1})
 
     @FAMILIES
+    @pytest.mark.parametrize("cached", [False, True], ids=["first", "cached"])
+    @pytest.mark.parametrize("dst", ["2.11", "1.12"], ids=["wire", "pod"])
+    @pytest.mark.parametrize("gso_size", [65456, 65476, 65490, 65535])
+    def test_segment_size_beyond_16_bits(
+        self, datapath: Any, family: int, gso_size: int, dst: str, cached: bool
+    ) -> None:
+        """With headers, the segment size that a raw socket requests may exceed 16 bits."""
+        packet = frame(ip(family, dst) / TCP(flags="A") / Raw(bytes(3000)))
+        first = frame(ip(family, dst) / TCP(flags="A")) if cached else None
+        datapath.new_generation()
+        result = datapath.run_after(first, "pod_egress", packet, gso_size=gso_size)
+        assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_MTU": 1}, packet)
+
+    @FAMILIES
     def test_device_deleted(self, datapath: Any, family: int) -> None:
         packet = frame(ip(family, "1.14") / UDP() / Raw(bytes(1400)))
         result = datapath.run("pod_egress", packet)

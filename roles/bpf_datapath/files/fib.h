@@ -38,13 +38,15 @@ static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct pac
 					 struct bpf_fib_lookup *fib, bool *resolved)
 {
 	bool ports = p->flow.proto != IPPROTO_ICMP && p->flow.proto != IPPROTO_ICMPV6;
+	/* The segment size that a raw socket requests may exceed 16 bits with its headers. */
+	bool check_mtu = p->wire_len && p->wire_len <= 0xffff;
 	long result;
 
 	fib->family = p->flow.family;
 	fib->l4_protocol = p->flow.proto;
 	fib->sport = p->flow.sport;
 	fib->dport = ports ? p->flow.dport : 0;
-	fib->tot_len = p->wire_len;
+	fib->tot_len = check_mtu ? p->wire_len : 0;
 	fib->ifindex = p->flow.ifindex;
 	if (p->flow.family == AF_INET) {
 		fib->tos = p->flow.tos;
@@ -60,7 +62,7 @@ static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct pac
 		return fib_reason(result);
 	*resolved = result == BPF_FIB_LKUP_RET_SUCCESS;
 	/* Without tot_len the lookup does not check the MTU. */
-	if (!p->wire_len) {
+	if (!check_mtu) {
 		__u32 mtu;
 
 		return mtu_check(skb, p, fib->ifindex, &mtu);

@@ -72,10 +72,10 @@ struct flow {
 
 struct packet {
 	struct flow flow;
+	__u32 wire_len;		/* of the largest IP packet after segmentation; 0: unknown */
 	__u16 l4_offset;	/* of the header after the IP header */
-	__u16 wire_len;		/* of the largest IP packet after segmentation; 0: unknown */
 	__u8 ttl;		/* or hop limit */
-	__u8 pad[3];
+	__u8 pad;
 };
 
 /*
