@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 
 from .._core.command import RunCommand
-from .._core.files import DropIn, replace_file
+from .._core.files import DropIn, metadata, replace_file
 from .._core.plan import Problem, reason
 from .._node.host import Host
 from .bootloader import MARKER, Current, Entry, missing
@@ -92,17 +92,18 @@ class Grub:
         os.makedirs(os.path.dirname(self._drop_in.path), exist_ok=True)
         self._drop_in.check_writable()
         config = self._node.path(self._config)
-        former, former_config, mode = self._drop_in.read(), b"", 0o444
-        if os.path.exists(config):
+        former, former_config = self._drop_in.read(), b""
+        kept, kept_config = metadata(self._drop_in.path), metadata(config)
+        if kept_config:
             with open(config, "rb") as file:
-                former_config, mode = file.read(), os.stat(config).st_mode & 0o777
+                former_config = file.read()
         try:
             self._drop_in.write(render_drop_in(tokens))
             self._generate(tokens)
         except (Problem, OSError) as problem:
-            self._drop_in.write(former)
+            self._drop_in.write(former, kept)
             if former_config:
-                replace_file(config, former_config, mode)
+                replace_file(config, former_config, like=kept_config)
             raise Problem(f"{problem}\n{DROP_IN} and {self._config} were restored.") from None
 
     def _generate(self, tokens: Sequence[str]) -> None:

@@ -7,7 +7,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .plan import Problem, reason
 
@@ -48,13 +51,13 @@ class DropIn:
         if not os.access(folder, os.W_OK):
             raise Problem(f"{self.path} cannot be written: run as root (become), on a writable file system")
 
-    def write(self, text: str | None) -> None:
-        """Replace the file atomically by ``text``, or remove it for ``None``."""
+    def write(self, text: str | None, like: Metadata | None = None) -> None:
+        """Replace the file atomically by ``text``, or remove it for ``None``; see ``replace_file``."""
         if text is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
             return
-        replace_file(self.path, text.encode())
+        replace_file(self.path, text.encode(), like=like)
 
 
 def temporary(path: str) -> str:
@@ -62,8 +65,55 @@ def temporary(path: str) -> str:
     return os.path.join(os.path.dirname(path), f".podnet-{os.path.basename(path)}")
 
 
-def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file atomically: readers see the old or the new contents, even after a crash."""
+@dataclass(frozen=True)
+class Metadata:
+    """Mode, owner and extended attributes of a file; the latter contain SELinux label and ACL."""
+
+    mode: int = 0o644
+    uid: int = -1  # -1: that of the process
+    gid: int = -1
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``from_dict`` reads; JSON can represent it."""
+        xattrs = {name: value.hex() for name, value in self.xattrs.items()}
+        return {"mode": self.mode, "uid": self.uid, "gid": self.gid, "xattrs": xattrs}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Metadata:
+        """Return the metadata that ``as_dict`` returned."""
+        xattrs = {name: bytes.fromhex(value) for name, value in raw["xattrs"].items()}
+        return cls(raw["mode"], raw["uid"], raw["gid"], xattrs)
+
+    def set(self, descriptor: int) -> None:
+        """Set the metadata of an open file, as far as its file system and the user's privileges allow."""
+        with contextlib.suppress(OSError):
+            os.fchown(descriptor, self.uid, self.gid)
+        os.fchmod(descriptor, self.mode)
+        for name, value in self.xattrs.items():
+            with contextlib.suppress(OSError):
+                os.setxattr(descriptor, name, value)
+
+
+def metadata(path: str) -> Metadata | None:
+    """Return the metadata of a file, ``None`` if there is no file."""
+    try:
+        found = os.stat(path)
+        xattrs = {}
+        with contextlib.suppress(OSError):  # the file system may have none
+            xattrs = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    except FileNotFoundError:
+        return None
+    return Metadata(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, xattrs)
+
+
+def replace_file(path: str, data: bytes, mode: int | None = None, like: Metadata | None = None) -> None:
+    """Replace a file atomically: readers see the old or the new contents, even after a crash.
+
+    The new file has the metadata ``like``, by default those of the file that it replaces, else mode 0644.
+    ``mode`` overrides the mode.
+    """
+    like = like or metadata(path) or Metadata()
     new = temporary(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(new)
@@ -72,13 +122,44 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()  # fsync() does not write Python's buffer.
-            os.fchmod(descriptor, mode)
+            (like if mode is None else replace(like, mode=mode)).set(descriptor)
             os.fsync(descriptor)
         os.replace(new, path)
     except BaseException:
         os.unlink(new)
         raise
     sync_folder(path)
+
+
+def publish_file(path: str, data: bytes) -> None:
+    """Replace a file, readable by all, in a directory that other users may write to.
+
+    Never follows a symbolic link that another user could have created there. Raises ``Problem``.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    new = f".podnet-{name}"
+    try:
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Problem(f"{folder}: {reason(error)}: create this directory, or choose another") from None
+    try:
+        mode = os.fstat(at).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise Problem(f"{folder}: any user can replace files here: remove write permission for others")
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
+                raise Problem(f"{path}: is not a regular file: remove it")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=at)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(new, flags, 0o600, dir_fd=at), "wb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(data)
+        os.rename(new, name, src_dir_fd=at, dst_dir_fd=at)
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {reason(error)}") from None
+    finally:
+        os.close(at)
 
 
 def sync_folder(path: str) -> None:

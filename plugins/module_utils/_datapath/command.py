@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from .._core.bundle import PACKAGE, archive, interpreter
-from .._core.files import replace_file
+from .._core.files import publish_file, replace_file
 from .._core.plan import Problem
 from .._kernel.bpf import DEFAULT_PIN_PATH
 from .drops import Ring, line
@@ -98,13 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drops = commands.add_parser("drops", help="print a line for each dropped packet")
     drops.add_argument("--wait", type=float, metavar="SECONDS", help="exit after this time without a drop")
     commands.add_parser("info", help="print programs, Pods, policy, services and counters as JSON")
-    commands.add_parser("prometheus", help="print counters for node_exporter's textfile collector")
+    counters = commands.add_parser("prometheus", help="print counters for node_exporter's textfile collector")
+    counters.add_argument("--output", metavar="FILE", help="replace FILE atomically instead of printing")
     args = parser.parse_args(arguments)
     try:
         if args.command == "drops":
             _follow_drops(args.pin_path, args.wait)
         elif args.command == "info":
             sys.stdout.write(json.dumps(gather(args.pin_path), indent=1) + "\n")
+        elif args.output:
+            publish_file(args.output, prometheus(gather(args.pin_path)).encode())
         else:
             sys.stdout.write(prometheus(gather(args.pin_path)))
     except (KeyboardInterrupt, BrokenPipeError):

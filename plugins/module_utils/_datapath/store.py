@@ -11,7 +11,6 @@ removes them together with the maps::
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
+from .._core import lock
 from .._core.files import replace_file
 from .layout import POD_SLOTS
 from .model import Declaration
@@ -48,9 +48,7 @@ class Store:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the declarations and the maps against other processes."""
-        os.makedirs(self.folder, 0o700, exist_ok=True)
-        with open(os.path.join(self.folder, "lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock.locked(os.path.join(self.folder, "lock")):
             yield
 
     def read(self) -> dict[str, Record]:

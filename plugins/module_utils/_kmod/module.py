@@ -8,17 +8,18 @@ Sources: modprobe(8), modinfo(8), Documentation/ABI/testing/sysfs-module.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
 
+from .._core import lock
+from .._core.plan import Problem
 from .._kernel import link_kinds, netlink, netns
 from .._node import facts, host
 from .files import write_file
 from .loading import KmodPlan, Loaded, ModuleError, autoload_file, autoload_text, explain_refusal
 
-LOCKS = "/run"
+LOCKS = "/run/podnet"
 
 
 class Kmod:
@@ -132,11 +133,9 @@ class Kmod:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold a lock, so that no second run changes the same module."""
-        with open(f"{LOCKS}/podnet-module-{self.name}.lock", "w", encoding="utf-8") as lock:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ModuleError(
-                    f"another run is changing {self.name} on this node: run this again when it has finished"
-                ) from None
+                held.enter_context(lock.locked(f"{LOCKS}/module-{self.name}.lock", timeout=0))
+            except Problem as problem:
+                raise ModuleError(f"{self.name}: {problem}") from None
             yield

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 
+from .._core import lock
 from .._core.files import replace_file
 from .._kernel import netns
 from .model import Route
@@ -45,8 +45,9 @@ def read_host_routes(owner: str) -> frozenset[Route]:
 def write_host_routes(owner: str, routes: frozenset[Route]) -> None:
     """Replace the list of an owner's host routes."""
     path = f"{RUN}/routes/{owner}.json"
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    replace_file(path, json.dumps(sorted(routes)).encode(), 0o644)
+    lock.private_folder(RUN)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    replace_file(path, json.dumps(sorted(routes)).encode(), 0o600)
 
 
 @contextlib.contextmanager
@@ -55,7 +56,5 @@ def locked(exclusive: bool = True) -> Iterator[None]:
     if not exclusive:
         yield
         return
-    os.makedirs(RUN, mode=0o755, exist_ok=True)
-    with open(f"{RUN}/lock", "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock.locked(f"{RUN}/lock"):
         yield

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from .._core import lock
 from .._core.bundle import PACKAGE, archive, interpreter
 from .._core.command import RunCommand
 from .._core.files import replace_file, sync_folder
@@ -153,7 +154,7 @@ def arm(confirmation: Confirmation, program: RollbackProgram, command: RunComman
                     "checkpoint_state": "armed",
                     "time": journal.now(),
                     "boot_id": journal.boot_id(),
-                    "by": journal.requester(),
+                    "by": lock.requester(),
                     "timeout": confirmation.seconds,
                     "paths": paths,
                     "no_carrier": [nic for nic in os.listdir("/sys/class/net") if not has_carrier(nic)],

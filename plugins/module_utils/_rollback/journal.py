@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import time
@@ -18,8 +17,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .._core import ssh_origin
-from .._core.files import digest, read_file, sync_folder
+from .._core import lock
+from .._core.files import digest, metadata, read_file, sync_folder
 from .._core.plan import Change, Plan, Problem, Value, reason
 
 FOLDER = "/var/lib/podnet-datapath"
@@ -42,11 +41,6 @@ def boot_id() -> str:
 def now() -> str:
     """Return the time in the journal's format, UTC as in RFC 3339."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def requester() -> str:
-    """Return the controller's address from the SSH session, else ``this node``."""
-    return ssh_origin.address() or "this node"
 
 
 def path() -> str:
@@ -100,31 +94,12 @@ def append(record: Record) -> None:
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
     """Hold the lock of the journal, which is required for any change of the node; raises ``Problem``."""
-    name = os.path.join(FOLDER, "lock")
-    try:
-        os.makedirs(FOLDER, mode=0o700, exist_ok=True)
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Problem(_not_writable(error)) from None
-    try:
-        deadline = time.monotonic() + _LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
-                    raise Problem(
-                        f"another run is changing this node ({holder}): run this again when it has finished"
-                    ) from None
-            time.sleep(0.2)
-        with contextlib.suppress(OSError):  # Only for the message above.
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"from {requester()}, process {os.getpid()}".encode(), 0)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock.locked(os.path.join(FOLDER, "lock"), _LOCK_TIMEOUT))
+        except OSError as error:
+            raise Problem(_not_writable(error)) from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def archive() -> str:
@@ -202,15 +177,22 @@ def _begin(plan: Plan, run: str, checkpoint: str, backup: str = "") -> Record:
         "time": now(),
         "boot_id": boot_id(),
         "run": run,
-        "by": requester(),
+        "by": lock.requester(),
         "subsystem": plan.subsystem,
         "changes": _listed(plan.changes),
         "files": {
-            name: {"before": before, "after": digest(after)} for name, (before, after) in plan.files.items()
+            name: {"before": before, "after": digest(after), **_metadata_of(name, before)}
+            for name, (before, after) in plan.files.items()
         },
         **({"checkpoint": checkpoint} if checkpoint else {}),
         **({"backup": backup} if checkpoint and backup else {}),
     }
+
+
+def _metadata_of(name: str, before: str | None) -> dict[str, Any]:
+    """Return the metadata with which a rollback creates a file again."""
+    found = None if before is None else metadata(name)
+    return {"metadata": found.as_dict()} if found else {}
 
 
 @contextlib.contextmanager

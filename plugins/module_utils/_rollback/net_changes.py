@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .._core.files import digest
+from .._core.files import Metadata, digest
 from .._core.plan import Change, Value
 from .journal import Record
 
@@ -33,11 +33,13 @@ class NetChange:
     """The value before this collection's first change and after its last one.
 
     ``unfinished`` has the values of changes whose end is not recorded: each may or may not have happened.
+    ``metadata`` are those of a file before the first change, None if it did not exist.
     """
 
     before: Value
     after: Value
     unfinished: frozenset[Value] = frozenset()
+    metadata: Metadata | None = None
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,13 @@ def _add(
     change: Change,
     finished: bool,
     comparable: Callable[[Any], Any],
+    metadata: Metadata | None = None,
 ) -> None:
     """Add one recorded change. ``comparable`` converts a former value to the form of ``after``."""
-    net = nets.pop(key, NetChange(change.before, comparable(change.before)))
+    net = nets.pop(key, NetChange(change.before, comparable(change.before), metadata=metadata))
     unfinished = frozenset() if finished else (net.unfinished | {net.after}) - {comparable(net.before)}
     if comparable(net.before) != change.after or unfinished:
-        nets[key] = NetChange(net.before, change.after, unfinished)
+        nets[key] = NetChange(net.before, change.after, unfinished, net.metadata)
 
 
 def net_changes(records: Iterable[Record]) -> NetChanges:
@@ -87,5 +90,6 @@ def net_changes(records: Iterable[Record]) -> NetChanges:
             if path in end.get("files_unchanged", ()):
                 continue
             key = Key(record["subsystem"], "", path)
-            _add(files, key, Change(path, file["before"], file["after"]), bool(end), digest)
+            kept = Metadata.from_dict(file["metadata"]) if "metadata" in file else None
+            _add(files, key, Change(path, file["before"], file["after"]), bool(end), digest, kept)
     return NetChanges(settings, files)

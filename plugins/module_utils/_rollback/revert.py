@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Union
 
 from .._core.command import RunCommand
-from .._core.files import bytes_of, digest, read_file, replace_file, sync_folder, temporary
+from .._core.files import Metadata, bytes_of, digest, read_file, replace_file, sync_folder, temporary
 from .._core.plan import Change, Plan, Problem, Value, reason
 from .net_changes import Key, NetChange, NetChanges
 
@@ -52,12 +52,14 @@ class Drift:
 class RollbackPlan(Plan):
     """Changes that restore original values.
 
-    ``settings`` and ``file_changes`` have the changes by key. ``original`` has the settings and files that
-    already have their original values, so that the journal records them as restored.
+    ``settings`` and ``file_changes`` have the changes by key, ``metadata`` those of files by path.
+    ``original`` has the settings and files that already have their original values, so that the journal
+    records them as restored.
     """
 
     settings: Mapping[Key, Change] = field(default_factory=dict)
     file_changes: Mapping[Key, Change] = field(default_factory=dict)
+    metadata: Mapping[str, Metadata] = field(default_factory=dict)
     original: Plan = field(default_factory=lambda: Plan(""))
     drift: Sequence[Drift] = ()
 
@@ -100,6 +102,7 @@ def plan(
         files=files,
         settings=restore,
         file_changes=restore_files,
+        metadata={key.name: net.metadata for key, net in nets.files.items() if net.metadata},
         original=Plan(subsystem, settled, settled_files),
         drift=drift,
     )
@@ -121,13 +124,15 @@ class Subsystem(Protocol):
 # Files
 
 
-def write_files(desired: Mapping[str, str | None], command: RunCommand) -> None:
-    """Restore the contents of files, or remove them; raises ``Problem``."""
+def write_files(
+    desired: Mapping[str, str | None], command: RunCommand, kept: Mapping[str, Metadata] | None = None
+) -> None:
+    """Restore the contents of files and the metadata ``kept``, or remove files; raises ``Problem``."""
     try:
         for path, text in desired.items():
             if text is not None:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-                replace_file(path, bytes_of(text))
+                replace_file(path, bytes_of(text), like=(kept or {}).get(path))
                 continue
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -177,7 +182,7 @@ def apply(found: RollbackPlan, subsystem: Subsystem, command: RunCommand) -> Non
     """
     problems = []
     try:
-        write_files({path: after for path, (dummy, after) in found.files.items()}, command)
+        write_files({path: after for path, (dummy, after) in found.files.items()}, command, found.metadata)
     except Problem as problem:
         problems.append(str(problem))
     if found.settings:

@@ -22,6 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_chan
     NetChanges,
     net_changes,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._sysctl.revert import Sysctls
 
 MTU = Key("nics", "eth0", "mtu")
 
@@ -153,6 +154,19 @@ def test_files_are_recorded_byte_for_byte(tmp_path: Path) -> None:
     nets = net_changes(journal.read())
     (net,) = nets.files.values()  # the other one was not written
     assert net.after == digest("new") and bytes_of(str(net.before)) == bytes(range(256))
+
+
+def test_the_metadata_of_a_removed_file_is_recorded(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("secret")
+    file.chmod(0o600)
+    with journal.transaction(Plan("sysctls", files={str(file): ("secret", None)})):
+        file.unlink()
+    found = revert.plan(
+        "sysctls", net_changes(journal.read()), {}, {Key("sysctls", "", str(file)): None}, False
+    )
+    revert.apply(found, Sysctls(), lambda words: (0, "", ""))
+    assert file.read_text() == "secret" and file.stat().st_mode & 0o777 == 0o600
 
 
 def test_an_incomplete_last_line_is_overwritten() -> None:
