@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .._core.bundle import PACKAGE, archive, interpreter
-from .._core.files import DropIn, replace_file
+from .._core.files import DropIn, Metadata, metadata, replace_file
 from .._core.plan import Problem
 from .._node.host import Host
 from .mtu_sources import MARKER, present_drop_ins
@@ -28,6 +29,8 @@ SETTINGS = "/etc/podnet/nics.json"
 PROGRAM = "/usr/local/lib/podnet/nic_tuning.pyz"
 UNIT = "/etc/systemd/system/podnet-nic@.service"
 RULES = "/etc/udev/rules.d/99-podnet-nic.rules"
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9._@-]+")  # the kernel also permits quotes, '*', '$' and others
 
 _MAIN = f"""\
 import json, sys
@@ -61,12 +64,20 @@ def rules(names: Iterable[str]) -> str:
     """Return the udev rules that start the unit of a NIC.
 
     A NIC that udev renames has its final name from the event "move" on. systemd starts the unit once each
-    time the NIC appears, for any number of events.
+    time the NIC appears, for any number of events. Raises ``Problem`` for a name that has a special meaning
+    in a rule or a unit's name.
     """
+    names = sorted(names)
+    unsafe = [name for name in names if not _SAFE_NAME.fullmatch(name)]
+    if unsafe:
+        raise Problem(
+            f"nics: {', '.join(map(repr, unsafe))}: persist: udev rules and systemd units support only names"
+            " of letters, digits, '.', '_', '-' and '@': rename the NIC, or set persist: false"
+        )
     lines = [
         f'ACTION!="remove", SUBSYSTEM=="net", KERNEL=="{name}", TAG+="systemd",'
         f' ENV{{SYSTEMD_WANTS}}+="podnet-nic@{name}.service"'
-        for name in sorted(names)
+        for name in names
     ]
     return "\n".join([MARKER, *lines, ""])
 
@@ -88,9 +99,13 @@ def render_settings(entries: Sequence[Mapping[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class BootFiles:
-    """Contents of the files that apply settings at boot, by path; ``None`` if a file is absent."""
+    """Contents of the files that apply settings at boot, by path; ``None`` if a file is absent.
+
+    ``metadata`` has those of files that were read.
+    """
 
     contents: Mapping[str, bytes | None]
+    metadata: Mapping[str, Metadata] = field(default_factory=dict)
 
     def differing(self, other: BootFiles) -> list[str]:
         """Return the paths of files that differ."""
@@ -99,7 +114,7 @@ class BootFiles:
 
     def replacing(self, former: BootFiles) -> BootFiles:
         """Return these files, and the other files of ``former`` as absent."""
-        return BootFiles({**dict.fromkeys(former.contents), **self.contents})
+        return BootFiles({**dict.fromkeys(former.contents), **self.contents}, self.metadata)
 
 
 def desired(entries: Sequence[Mapping[str, Any]], drop_ins: Mapping[str, bytes] | None = None) -> BootFiles:
@@ -120,6 +135,7 @@ def desired(entries: Sequence[Mapping[str, Any]], drop_ins: Mapping[str, bytes] 
 def read(root: str = "/") -> BootFiles:
     """Return the present files; raises ``Problem`` if this collection did not write one of them."""
     found: dict[str, bytes | None] = {}
+    kept: dict[str, Metadata] = {}
     for path in (SETTINGS, PROGRAM, UNIT, RULES, *present_drop_ins(root)):
         file_path = os.path.join(root, path.lstrip("/"))
         if path not in (SETTINGS, PROGRAM):
@@ -129,7 +145,10 @@ def read(root: str = "/") -> BootFiles:
                 found[path] = file.read()
         except FileNotFoundError:
             found[path] = None
-    return BootFiles(found)
+        present = metadata(file_path)
+        if present:
+            kept[path] = present
+    return BootFiles(found, kept)
 
 
 def persisted_names(root: str = "/") -> list[str]:
@@ -154,4 +173,4 @@ def write(files: BootFiles, root: str = "/") -> None:
             DropIn(file_path, MARKER).write(None)
             continue
         os.makedirs(os.path.dirname(file_path), exist_ok=True)
-        replace_file(file_path, data)
+        replace_file(file_path, data, like=files.metadata.get(path))

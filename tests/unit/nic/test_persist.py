@@ -65,3 +65,19 @@ def test_a_foreign_unit_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "etc/systemd/system/podnet-nic@.service").write_text("[Unit]\n")
     with pytest.raises(Problem, match="was not written by this collection"):
         persist.read(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["wire0", "eth0.100", "br-lan", "bond_1", "a@b"])
+def test_rules_match_one_nic(name: str) -> None:
+    (line,) = persist.rules([name]).splitlines()[1:]
+    assert f'KERNEL=="{name}",' in line and line.endswith(f'"podnet-nic@{name}.service"')
+
+
+@pytest.mark.parametrize(
+    "name",
+    ['a",RUN+="/x"', 'a"', "eth*", "e?", "[a]", "a|b", "$env{x}", "%k", "a\\", "a b", "a\nb", "a;b", "é", ""],
+)
+def test_a_name_with_a_meaning_in_udev_or_systemd_is_refused(name: str) -> None:
+    """The kernel permits most of them."""
+    with pytest.raises(Problem, match=r"persist: udev rules .* set persist: false"):
+        persist.desired([{**ENTRY, "name": name}])
