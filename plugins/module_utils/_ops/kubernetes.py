@@ -156,13 +156,32 @@ def _service_account() -> Access:
     return Access(f"https://{host}:{port}", tls, {"Authorization": f"Bearer {token}"})
 
 
+class _RefuseRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects: urllib would send the token to any other server, also over plain HTTP."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        raise KubernetesError(
+            f"{req.get_method()} {req.selector}: the server redirects to {newurl} (HTTP {code}), which is"
+            " refused, because that server would get the credentials: set the kubeconfig's server to it if"
+            " it is the API",
+            code,
+        )
+
+
 class Api:
-    """The requests that a drain needs."""
+    """The requests that a drain needs. Raises ``KubernetesError`` if a token would be sent unencrypted."""
 
     def __init__(self, access: Access) -> None:
+        if access.headers and not access.server.startswith("https://"):
+            raise KubernetesError(
+                f"the Kubernetes API at {access.server}: a token over plain HTTP is refused, because it could"
+                " be read on the network: set the kubeconfig's server to https://"
+            )
         self.access = access
         # Ansible's open_url accepts no TLS context, which the kubeconfig's CA and client certificate need.
-        self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=access.context))
+        self._opener = urllib.request.build_opener(
+            urllib.request.HTTPSHandler(context=access.context), _RefuseRedirects()
+        )
 
     def request(
         self, method: str, path: str, body: Json | None = None, kind: str = "application/json"

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +75,48 @@ def test_kubeconfig_in_json_or_yaml(tmp_path: Path, dump: Any) -> None:
     (tmp_path / "token").write_text("secret\n")
     found = kubernetes.access(str(path))
     assert found.server == "http://127.0.0.1:1" and found.headers == {"Authorization": "Bearer secret"}
-    with pytest.raises(KubernetesError, match=r"API at http://127.0.0.1:1: .*refused"):
+    with pytest.raises(
+        KubernetesError, match=r"API at http://127.0.0.1:1: a token over plain HTTP is refused"
+    ):
         kubernetes.Api(found).nodes()
+    without = kubernetes.Access(found.server)
+    with pytest.raises(KubernetesError, match=r"API at http://127.0.0.1:1: .*Connection refused"):
+        kubernetes.Api(without).nodes()
+
+
+class _Redirecting(BaseHTTPRequestHandler):
+    """Redirects every request to ``target``, and records the paths that it receives."""
+
+    target = ""
+    seen: list[str]
+
+    def do_GET(self) -> None:
+        self.seen.append(self.path)
+        self.send_response(307)
+        self.send_header("Location", self.target)
+        self.end_headers()
+
+    do_POST = do_PATCH = do_GET
+
+    def log_message(self, *_unused: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
+def test_redirects_are_refused(method: str) -> None:
+    """Another server, and the same one: neither gets the credentials again."""
+    server = HTTPServer(("127.0.0.1", 0), _Redirecting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for target in ("http://192.0.2.1/", "https://192.0.2.1/", "/other"):
+            _Redirecting.target, _Redirecting.seen = target, []
+            api = kubernetes.Api(kubernetes.Access(f"http://127.0.0.1:{server.server_port}"))
+            with pytest.raises(KubernetesError, match=r"redirects to .* \(HTTP 307\), which is refused"):
+                api.request(method, "/api/v1/nodes", None if method == "GET" else {})
+            assert _Redirecting.seen == ["/api/v1/nodes"]
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize(
