@@ -107,10 +107,13 @@ options:
                 type: list
                 elements: str
               cidr:
-                description: Addresses in this network, including those of Pods but not those of the node.
+                description:
+                  - Addresses in this network, including those of Pods but not those of the node.
+                  - As in Kubernetes, host bits are ignored, and an IPv4-mapped network such as
+                    V(::ffff:10.0.0.0/104) is the IPv4 network V(10.0.0.0/8).
                 type: str
               except:
-                description: Subnets to exclude from the CIDR.
+                description: Subnets to exclude from the CIDR. They may overlap.
                 type: list
                 elements: str
               host:
@@ -124,11 +127,11 @@ options:
             elements: dict
             suboptions:
               protocol:
-                description: V(tcp), V(udp), V(sctp), V(icmp), V(icmpv6), or an IP protocol number.
+                description: V(tcp), V(udp), V(sctp), V(icmp), V(icmpv6) in any case, or a protocol number.
                 type: str
                 default: tcp
               port:
-                description: Destination port. The default is all ports.
+                description: Destination port. The default is all ports. Names of ports are not supported.
                 type: int
               end_port:
                 description: Last port of a port range.
@@ -194,12 +197,13 @@ options:
         type: int
         required: true
       protocol:
-        description: Protocol of the service.
+        description: V(tcp) or V(udp), in any case.
         type: str
-        choices: [tcp, udp]
         default: tcp
       backends:
-        description: Backends of the service.
+        description:
+          - Backends of the service. If there are none, or none has a weight above 0, new connections to the
+            service are dropped, and the module warns.
         type: list
         elements: dict
         required: true

@@ -86,6 +86,7 @@ def _result(plan: DatapathPlan, names: Mapping[int, str]) -> Result:
     return Result(
         bool(plan),
         {"updated": plan.updated, "deleted": plan.deleted, "differences": plan.differences},
+        list(plan.warnings),
         diff=[
             {
                 "before": _describe(plan.current_image, plan.before.options, plan.owner, names),

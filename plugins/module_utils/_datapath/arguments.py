@@ -75,7 +75,7 @@ POLICIES: dict[str, Any] = {
             "name": {"type": "str", "required": True},
             "address": {"type": "str", "required": True},
             "port": {"type": "int", "required": True},
-            "protocol": {"type": "str", "choices": ["tcp", "udp"], "default": "tcp"},
+            "protocol": {"type": "str", "default": "tcp"},
             "backends": list_of(
                 {
                     "address": {"type": "str"},

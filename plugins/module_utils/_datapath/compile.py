@@ -149,9 +149,8 @@ def _compile_pods(
 def _compile_services(image: Image, services: Iterable[Service]) -> None:
     for service in services:
         weights = {encode_backend(b.address, b.port): b.weight for b in service.backends if b.weight}
-        if not weights:  # Its owner gets an error; calls of other owners must not fail.
-            continue
-        digest = digest_of(weights)
-        image.backends[digest] = weights
+        digest = digest_of(weights) if weights else b""
+        if weights:
+            image.backends[digest] = weights
         key = encode_service(service.address, service.port, service.protocol)
         image.services[key] = (number_of(service.name), digest)

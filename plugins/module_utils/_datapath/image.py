@@ -39,7 +39,8 @@ class Image:
 
     ``endpoints`` are by packed address, ``pods`` by ifindex, ``cidrs`` (identity, flags) by prefix length and
     packed address, ``policy`` (struct ruleset) by subject, peer and direction. ``services`` have a number and
-    the digest of their ``backends``, which has the weight of each struct addr_port.
+    the digest of their ``backends``, which has the weight of each struct addr_port. Services without backends
+    have an empty digest.
     """
 
     endpoints: dict[bytes, Endpoint] = field(default_factory=dict)

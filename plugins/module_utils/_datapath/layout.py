@@ -135,6 +135,9 @@ ENUMS: dict[str, dict[str, int]] = {
 # Reasons of packets that a Pod receives. Their values are read from the running programs.
 INBOUND_REASONS = ("REASON_INBOUND", "REASON_HOST", "REASON_DROP_POLICY_INGRESS")
 
+# Table of a service without backends: an index beyond `maglev`, so that the programs drop new connections
+NO_TABLE = 0xFFFFFFFF
+
 # Key and value sizes of the maps that user space writes
 SIZES = {name: (key.size, value.size) for name, (key, value) in WRITTEN.items()}
 ARRAYS = ("rulesets", "maglev", "backends", "node")

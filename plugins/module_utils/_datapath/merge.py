@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .model import Address, Backend, Declaration, Masquerade, Pod, PodSelector, Service
 from .parse import parse
@@ -30,11 +30,7 @@ def merge(own: Declaration, others: Sequence[Declaration]) -> tuple[Declaration,
     merged = Declaration(
         pods,
         [policy for declaration in declarations for policy in declaration.policies],
-        [
-            _with_backends(service, pods, declaration is own, problems)
-            for declaration in declarations
-            for service in declaration.services
-        ],
+        [_with_backends(service, pods) for declaration in declarations for service in declaration.services],
         _masquerade(own, others, problems),
     )
     _check_addresses(merged, own, problems)
@@ -60,7 +56,17 @@ def _masquerade(own: Declaration, others: Sequence[Declaration], problems: Probl
     return masquerade
 
 
-def _with_backends(service: Service, pods: Sequence[Pod], validate: bool, problems: Problems) -> Service:
+def without_backends(services: Iterable[Service], owner: str) -> list[str]:
+    """Return a warning for each of the owner's merged services that has no backend for new connections."""
+    return [
+        f"services ({service.name}): none of its {len(service.backends)} backends has a weight above 0, so"
+        " new connections are dropped; add a backend or remove the service"
+        for service in services
+        if service.owner == owner and not any(backend.weight for backend in service.backends)
+    ]
+
+
+def _with_backends(service: Service, pods: Sequence[Pod]) -> Service:
     backends = {(backend.address, backend.port): backend for backend in service.backends}
     for selector, port, weight in service.selected:
         for pod in pods:
@@ -68,11 +74,6 @@ def _with_backends(service: Service, pods: Sequence[Pod], validate: bool, proble
                 for address in pod.addresses:
                     if address.version == service.address.version:
                         backends.setdefault((address, port), Backend(address, port, weight))
-    if validate and not any(backend.weight for backend in backends.values()):
-        problems.add(
-            f"services ({service.name})",
-            f"none of its {len(backends)} backends has a weight above 0; add a backend or remove the service",
-        )
     return Service(
         name=service.name,
         owner=service.owner,

@@ -20,7 +20,7 @@ from .model import (
     Selector,
 )
 from .parse_pods import parse_pod_selector
-from .values import Problems, parse_networks
+from .values import Problems, parse_networks, parse_number
 
 PEER_OPTIONS = {"ingress": "from", "egress": "to"}
 PROTOCOLS_WITH_PORTS = (6, 17, 132)
@@ -70,9 +70,6 @@ def _rule(raw: Mapping[str, Any], direction: str, option: str, problems: Problem
         _peer(peer, f"{peers_option}[{number}]", problems)
         for number, peer in enumerate(raw.get(PEER_OPTIONS[direction]) or ())
     ]
-    for number, peer in enumerate(peers):
-        if isinstance(peer, CidrSelector) and peer in peers[:number]:
-            problems.add(f"{peers_option}[{number}]: cidr", f"{peer.network} is listed twice")
     ports = [
         _ports(one, f"{option}.ports[{number}]", problems)
         for number, one in enumerate(raw.get("ports") or ())
@@ -112,12 +109,14 @@ def _cidr(raw: Mapping[str, Any], option: str, problems: Problems) -> Selector:
 
 def _ports(raw: Mapping[str, Any], option: str, problems: Problems) -> Ports:
     name = str(raw.get("protocol") or "tcp").lower()
-    protocol = PROTOCOLS.get(name) or (int(name) if name.isdigit() else 0)
+    protocol = PROTOCOLS.get(name) or (int(name) if name.isdecimal() else 0)
     if not 0 < protocol < 256:
         problems.add(f"{option}: protocol", f"'{name}' is not one of {', '.join(PROTOCOLS)}, or 1 to 255")
         return Ports()
-    first, last = raw.get("port"), raw.get("end_port")
-    kind, code = raw.get("type"), raw.get("code")
+    first, last, kind, code = (
+        parse_number(raw.get(key), f"{option}: {key}", limit, problems)
+        for key, limit in (("port", 65535), ("end_port", 65535), ("type", 255), ("code", 255))
+    )
     if (first, last) != (None, None) and protocol not in PROTOCOLS_WITH_PORTS:
         problems.add(option, f"port: protocol {name} has no ports")
     elif (kind, code) != (None, None) and protocol not in PROTOCOLS_WITH_TYPES:
@@ -126,9 +125,6 @@ def _ports(raw: Mapping[str, Any], option: str, problems: Problems) -> Ports:
         problems.add(option, f"end_port: {last} requires port")
     elif kind is None and code is not None:
         problems.add(option, f"code: {code} requires type")
-    for name, value, limit in (("port", first, 65535), ("type", kind, 255), ("code", code, 255)):
-        if value is not None and not 0 <= value <= limit:
-            problems.add(f"{option}: {name}", f"{value} is outside of 0 to {limit}")
     if first is not None:
         last = first if last is None else last
         if not first <= last <= 65535:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .model import PROTOCOLS, Backend, Service
 from .parse_pods import parse_pod_selector
-from .values import Problems, parse_address
+from .values import Problems, parse_address, parse_number
 
 SERVICE_PROTOCOLS = ("tcp", "udp")
 MAX_WEIGHT = 100
@@ -31,9 +31,12 @@ def parse_services(options: Mapping[str, Any], owner: str, problems: Problems) -
 
 
 def _service(raw: Mapping[str, Any], owner: str, option: str, problems: Problems) -> Service | None:
-    protocol = raw.get("protocol") or "tcp"
+    protocol = str(raw.get("protocol") or "tcp").lower()
     if protocol not in SERVICE_PROTOCOLS:
-        problems.add(f"{option}: protocol", f"'{protocol}' is not one of {', '.join(SERVICE_PROTOCOLS)}")
+        problems.add(
+            f"{option}: protocol",
+            f"'{protocol}' is not one of {', '.join(SERVICE_PROTOCOLS)}, the protocols that are translated",
+        )
     try:
         address = parse_address(raw["address"])
     except ValueError as error:
@@ -65,9 +68,14 @@ def _service(raw: Mapping[str, Any], owner: str, option: str, problems: Problems
                     f"{backend.address} is an IPv{backend.address.version} address, but the service has an"
                     f" IPv{address.version} address",
                 )
-            if any((b.address, b.port) == (backend.address, backend.port) for b in backends):
-                problems.add(at, f"{backend.address} port {backend.port} is listed twice")
-            backends.append(backend)
+            same = [b for b in backends if (b.address, b.port) == (backend.address, backend.port)]
+            if same and same[0] != backend:
+                problems.add(
+                    at,
+                    f"{backend.address} port {backend.port} is listed twice, with weights {same[0].weight}"
+                    f" and {backend.weight}",
+                )
+            backends += [] if same else [backend]
     return Service(
         name=raw["name"],
         owner=owner,
@@ -79,7 +87,8 @@ def _service(raw: Mapping[str, Any], owner: str, option: str, problems: Problems
     )
 
 
-def _port(value: int, option: str, problems: Problems) -> int:
-    if not 0 < value <= 65535:
-        problems.add(option, f"port: {value} is outside of 1 to 65535")
-    return value
+def _port(value: object, option: str, problems: Problems) -> int:
+    number = parse_number(value, f"{option}: port", 65535, problems)
+    if number == 0:
+        problems.add(f"{option}: port", "0 is not a port")
+    return number or 0

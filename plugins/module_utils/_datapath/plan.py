@@ -14,7 +14,7 @@ from .._core.plan import Change, Plan
 from .compile import compile_image
 from .image import Image, differences
 from .layout import INDEX
-from .merge import merge
+from .merge import merge, without_backends
 from .model import Declaration
 from .node import Node
 from .parse import parse
@@ -33,7 +33,7 @@ class Desired:
 
     ``options`` has endpoints, remote_pods, policies, services, masquerade and node, as the module bpf_state
     documents them. In check mode, ``planned_devices`` need not exist yet. With ``allow_unmatched``, selectors
-    may match no Pod and services may have no backend, as while Pods are created and removed.
+    may match no Pod, as while Pods are created and removed.
     """
 
     pin_path: str
@@ -114,6 +114,7 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
         subsystem="datapath",
         changes=_changes(before, after, snapshot if writes else None, desired.pin_path),
         problems=[*current.problems, *invalid, *conflicts, *unfit, *full],
+        warnings=[] if desired.allow_unmatched else without_backends(merged.services, owner),
         owner=owner,
         before=before,
         after=after,

@@ -16,6 +16,7 @@ from .layout import (
     ENDPOINT,
     HASHES,
     INDEX,
+    NO_TABLE,
     POD,
     POLICY_KEY,
     SERVICE,
@@ -52,7 +53,10 @@ class Snapshot:
 
 
 class Services:
-    """Services of both buffers, and their Maglev tables by index: digest and indexes of backends."""
+    """Services of both buffers, and their Maglev tables by index: digest and indexes of backends.
+
+    Services without backends refer to NO_TABLE.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.entries: tuple[dict[Any, tuple[int, int]], ...] = ({}, {})
@@ -61,20 +65,20 @@ class Services:
             address, port, protocol, family, buffer = SERVICE_KEY.unpack(key)
             table, number = SERVICE.unpack(value)
             self.entries[buffer & 1][address, port, protocol, family] = (table, number)
-            if table not in self.tables:
+            if table != NO_TABLE and table not in self.tables:
                 *backends, digest = TABLE.unpack(snapshot.element("maglev", table))
                 self.tables[table] = digest, frozenset(backends)
 
     def used_tables(self, buffer: int) -> set[int]:
         """Return the indexes of the tables that services of a buffer refer to."""
-        return {table for table, dummy in self.entries[buffer].values()}
+        return {table for table, dummy in self.entries[buffer].values() if table != NO_TABLE}
 
 
 def services_of(snapshot: Snapshot) -> dict[Any, tuple[int, tuple[int, ...]]]:
     """Return the active services: their number, and the backend indexes of their Maglev table."""
     found = {}
     for key, (table, number) in Services(snapshot).entries[snapshot.buffer].items():
-        *indexes, dummy = TABLE.unpack(snapshot.element("maglev", table))
+        *indexes, dummy = TABLE.unpack(snapshot.element("maglev", table)) if table != NO_TABLE else (b"",)
         found[key] = (number, tuple(indexes))
     return found
 
@@ -101,9 +105,10 @@ def decode_image(snapshot: Snapshot, buffer: int) -> Image:
             image.policy[subject, peer, direction] = snapshot.element("rulesets", INDEX.unpack(value)[0])
     services = Services(snapshot)
     for service, (table, number) in services.entries[buffer].items():
-        digest, backends = services.tables[table]
+        digest, backends = services.tables.get(table, (b"", frozenset()))
         image.services[service] = (number, digest)
-        image.backends.setdefault(
-            digest, dict.fromkeys((snapshot.element("backends", i) for i in backends), 1)
-        )
+        if digest:
+            image.backends.setdefault(
+                digest, dict.fromkeys((snapshot.element("backends", i) for i in backends), 1)
+            )
     return image

@@ -29,38 +29,68 @@ def parse_address(text: str) -> Address:
     try:
         address = ipaddress.ip_interface(text).ip
     except ValueError:
-        raise ValueError(f"'{text}' is not a valid IPv4 or IPv6 address") from None
+        raise ValueError(f"'{text}' is not a valid IPv4 or IPv6 address{_hint(text)}") from None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        raise ValueError(f"'{text}' is an IPv4-mapped address; write it as {address.ipv4_mapped}")
     if address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local:
         raise ValueError(f"'{text}' is not a routable unicast address")
     return address
 
 
+def _hint(text: str) -> str:
+    """Return what an address contains that other parsers accept, empty if nothing is known."""
+    if re.search(r"(^|\.)0\d", text):
+        return "; remove leading zeros, which some programs read as octal"
+    return "; remove the zone" if "%" in text else ""
+
+
 def parse_network(text: str) -> Network:
-    """Return a network. Raises ``ValueError``."""
+    """Return a network like Kubernetes: without host bits, an IPv4-mapped one as IPv4.
+
+    Raises ``ValueError``.
+    """
     try:
-        return ipaddress.ip_network(text)
+        given = ipaddress.ip_interface(text)
     except ValueError:
-        try:
-            network = ipaddress.ip_network(text, strict=False)
-        except ValueError:
-            raise ValueError(f"'{text}' is not a valid IPv4 or IPv6 network") from None
-        raise ValueError(f"'{text}' has host bits set; use {network}") from None
+        raise ValueError(f"'{text}' is not a valid IPv4 or IPv6 network{_hint(text)}") from None
+    if "%" in text:
+        raise ValueError(f"'{text}' is not a valid IPv6 network{_hint(text)}")
+    mapped = given.ip.ipv4_mapped if isinstance(given.ip, ipaddress.IPv6Address) else None
+    if mapped is None:
+        return given.network
+    length = given.network.prefixlen - 96
+    if length < 0:
+        raise ValueError(
+            f"'{text}' is an IPv4-mapped address with a prefix length below 96, which is neither an IPv4 nor"
+            f" an IPv6 network; use {mapped}/32 or {given.network}"
+        )
+    return ipaddress.ip_network((mapped, length), strict=False)
 
 
 def parse_networks(texts: Iterable[str], option: str, problems: Problems) -> list[Network]:
-    """Return the valid networks, which must not overlap."""
+    """Return the valid networks, which may overlap."""
     networks: list[Network] = []
     for text in texts:
         try:
-            network = parse_network(text)
+            networks.append(parse_network(text))
         except ValueError as error:
             problems.add(option, str(error))
-            continue
-        for other in networks:
-            if network.version == other.version and network.overlaps(other):
-                problems.add(option, f"{network} and {other} overlap; remove the smaller one")
-        networks.append(network)
     return networks
+
+
+def parse_number(value: object, option: str, limit: int, problems: Problems) -> int | None:
+    """Return a number from 0 to ``limit``, None for None and for an invalid value."""
+    if value is None:
+        return None
+    try:
+        number = int(str(value))
+    except ValueError:
+        problems.add(option, f"'{value}' is not a number; names are not supported")
+        return None
+    if not 0 <= number <= limit:
+        problems.add(option, f"{number} is outside of 0 to {limit}")
+        return None
+    return number
 
 
 def parse_rate(text: str | int) -> int:

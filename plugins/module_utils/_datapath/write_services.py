@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .image import Image
-from .layout import MAGLEV_SIZE, SERVICE, SERVICE_KEY, TABLE
+from .layout import MAGLEV_SIZE, NO_TABLE, SERVICE, SERVICE_KEY, TABLE
 from .maglev import maglev_table
 from .snapshot import Services
 from .writes import SlotAllocator, Writer
@@ -31,7 +31,7 @@ def write_services(writer: Writer, image: Image) -> None:
     entries = {}
     for (address, port, protocol, family), (number, digest) in image.services.items():
         key = SERVICE_KEY.pack(address, port, protocol, family, writer.inactive)
-        entries[key] = SERVICE.pack(tables.index_of(digest), number)
+        entries[key] = SERVICE.pack(tables.index_of(digest) if digest else NO_TABLE, number)
     for index, digest in tables.new.items():
         tables.new[index] = _encode_table(image.backends[digest], digest, backends)
     writer.write_new("backends", backends, "services")

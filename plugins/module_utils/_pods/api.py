@@ -288,6 +288,11 @@ class _Call:
             "changes": changes,
             **entries.values,
         }
-        warnings = [*plan.warnings, *self._warnings, *size_warnings(desired, after.state, after.node)]
+        warnings = [
+            *plan.warnings,
+            *self._warnings,
+            *entries.warnings,
+            *size_warnings(desired, after.state, after.node),
+        ]
         diff = [*diffs(plan.changes), *self._diff, *entries.diff]
         return Result(bool(changes) or entries.changed, values, warnings, diff)
