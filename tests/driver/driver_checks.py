@@ -17,6 +17,7 @@ from functools import partial
 
 from tests.driver import (
     driver_checks_device,
+    driver_checks_headers,
     driver_checks_lifetime,
     driver_checks_owner,
     driver_checks_redirect,
@@ -31,6 +32,7 @@ from tests.support.driver_topology import CHECKS, Topology
 SUBJECTS = (
     driver_checks_device,
     driver_checks_redirect,
+    driver_checks_headers,
     driver_checks_owner,
     driver_checks_refusal,
     driver_checks_lifetime,

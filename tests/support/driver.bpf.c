@@ -3,6 +3,7 @@
  * Programs that the driver's tests attach to a pair. A program records what it
  * sees of a packet, then runs the action that a map holds for skb->ifindex.
  */
+#include <stddef.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -48,6 +49,8 @@ struct record {
 	__u32 protocol;
 	__u32 pkt_type;
 	__u32 longest;
+	__u32 dst4;
+	__u32 pad;
 };
 
 /* Key: skb->ifindex */
@@ -86,6 +89,8 @@ static __always_inline void record_packet(struct __sk_buff *skb, __u32 program)
 	record->priority = skb->priority;
 	record->protocol = skb->protocol;
 	record->pkt_type = skb->pkt_type;
+	bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, daddr), &record->dst4,
+			   sizeof(record->dst4));
 	if (skb->len > record->longest)
 		record->longest = skb->len;
 }

@@ -326,15 +326,15 @@ class Programs:
 
     def record(self, program: int) -> dict[str, int]:
         """Return a program's packet count and the fields of its last packet."""
-        value = ctypes.create_string_buffer(48)
+        value = ctypes.create_string_buffer(56)
         key = ctypes.byref(ctypes.c_uint32(program))
         assert _libbpf.bpf_map_lookup_elem(self._map("records"), key, value) == 0
-        names = "packets arps tstamp ifindex mark priority protocol pkt_type longest"
-        return dict(zip(names.split(), struct.unpack("=QQQIIIIII", value.raw), strict=True))
+        names = "packets arps tstamp ifindex mark priority protocol pkt_type longest dst4"
+        return dict(zip(names.split(), struct.unpack("=QQQIIIIIII4x", value.raw), strict=True))
 
     def clear_records(self) -> None:
         for program in range(4):
-            self._update("records", program, bytes(48))
+            self._update("records", program, bytes(56))
 
 
 def program_exists(number: int) -> bool:

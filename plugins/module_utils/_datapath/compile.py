@@ -17,6 +17,7 @@ from .layout import (
     POD_ANY_SOURCE,
     POD_L2,
     POD_MASQUERADE,
+    POD_META,
     POD_NETKIT,
     digest_of,
     encode_backend,
@@ -131,6 +132,7 @@ def _compile_pods(
         slot = slots.get((pod.owner, pod.name), 0)
         flags = (
             POD_NETKIT * (interface.kind == "netkit")
+            | POD_META * (interface.kind == "meta")
             | POD_L2 * interface.has_arp
             | POD_MASQUERADE * pod.masquerade
             | POD_ANY_SOURCE * (not pod.anti_spoof)

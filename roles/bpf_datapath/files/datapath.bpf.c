@@ -9,6 +9,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "arp_ndp.h"
+#include "checksum.h"
 #include "config.h"
 #include "context.h"
 #include "drops.h"
@@ -36,7 +37,8 @@ static __always_inline bool flow_is_cached(struct __sk_buff *skb, const struct p
 					   struct config cfg, struct nexthop *nh)
 {
 	return flow_cache_lookup(entry, p, cfg, nh) &&
-	       !(nh->flags & NEXTHOP_TRACKED && tcp_changes_state(skb, p));
+	       !(nh->flags & NEXTHOP_TRACKED && tcp_changes_state(skb, p)) &&
+	       !(nh->flags & NEXTHOP_CHECK_NETWORK && !network_header_is_valid(skb));
 }
 
 /* Pace a packet to the wire by its Pod's rate. Return false beyond the pacing horizon. */
@@ -47,6 +49,14 @@ static __noinline bool pod_schedule(struct __sk_buff *skb, const struct packet *
 
 	*paced = pod && pod->rate;
 	return !*paced || pacing_schedule(skb, p, pod->slot, pod->rate);
+}
+
+/* Return the checks that the following packets of a Pod's flow need. */
+static __always_inline __u8 nexthop_checks(const struct packet *p, const struct context *ctx)
+{
+	if (p->flow.origin != FROM_POD || ctx->src.flags & POD_META)
+		return 0;
+	return NEXTHOP_CHECK_CSUM | (ctx->src.flags & POD_NETKIT ? NEXTHOP_CHECK_NETWORK : 0);
 }
 
 /* Forward by the flow cache. */
@@ -85,7 +95,7 @@ __noinline int forward_to_pod(struct __sk_buff *skb, const struct packet *p, str
 	nh.ifindex = ctx->dst.ifindex;
 	nh.reason = p->flow.origin == FROM_POD ? REASON_LOCAL : REASON_INBOUND;
 	nh.slot = p->flow.origin == FROM_POD ? ctx->src.slot : ctx->dst.slot;
-	nh.flags = ctx->ct.tracked ? NEXTHOP_TRACKED : 0;
+	nh.flags = nexthop_checks(p, ctx) | (ctx->ct.tracked ? NEXTHOP_TRACKED : 0);
 	if (p->flow.origin == FROM_POD && ctx->src.flags & POD_NETKIT)
 		nh.flags |= NEXTHOP_NO_PEER;
 	if (p->ttl <= 1)
@@ -132,7 +142,7 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 	if (entry && resolved && p->wire_len) {
 		nh.ifindex = fib.ifindex;
 		nh.mtu = fib.mtu_result;
-		nh.flags = (ctx->ct.tracked ? NEXTHOP_TRACKED : 0) |
+		nh.flags = nexthop_checks(p, ctx) | (ctx->ct.tracked ? NEXTHOP_TRACKED : 0) |
 			   (paced ? NEXTHOP_PACED : 0);
 		__builtin_memcpy(nh.macs, fib.dmac, ETH_ALEN);
 		__builtin_memcpy(nh.macs + ETH_ALEN, fib.smac, ETH_ALEN);
@@ -250,6 +260,15 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 				 forward_to_wire(skb, p, &ctx, entry);
 }
 
+/* Drop a Pod's packet that requests an invalid checksum. */
+static __noinline int drop_checksum(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 ifindex = skb->ifindex;
+	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
+
+	return drop_packet(skb, p, pod ? pod->slot : 0, REASON_DROP_CHECKSUM, 0);
+}
+
 /* From a Pod: peer end of meta or netkit, tc ingress of a veth's host end. */
 SEC("tc")
 int pod_egress(struct __sk_buff *skb)
@@ -257,14 +276,20 @@ int pod_egress(struct __sk_buff *skb)
 	struct packet p = { .flow.origin = FROM_POD };
 	enum reason reason = parse_packet(skb, &p);
 	struct config cfg = config_read();
-	struct flow_cache_entry *entry;
+	struct flow_cache_entry *entry = NULL;
 	struct nexthop nh;
 
+	if (reason == REASON_NONE)
+		entry = flow_cache_slot(&p.flow);
+	if (entry && flow_is_cached(skb, &p, entry, cfg, &nh)) {
+		if (nh.flags & NEXTHOP_CHECK_CSUM && !checksum_is_valid(skb, &p))
+			return drop_checksum(skb, &p);
+		return forward_cached(skb, &p, &nh);
+	}
+	if (!checksum_is_valid(skb, &p))
+		return drop_checksum(skb, &p);
 	if (reason != REASON_NONE)
 		return pod_egress_unsupported(skb, &p, reason, cfg.word);
-	entry = flow_cache_slot(&p.flow);
-	if (entry && flow_is_cached(skb, &p, entry, cfg, &nh))
-		return forward_cached(skb, &p, &nh);
 	return pod_egress_uncached(skb, &p, entry, cfg.word);
 }
 

@@ -30,6 +30,7 @@ enum pod_flag {
 	POD_L2 = 1 << 1,		/* L2 mode: reply to ARP and NDP */
 	POD_MASQUERADE = 1 << 2,	/* leaves the node with the node's address */
 	POD_ANY_SOURCE = 1 << 3,	/* may send from other addresses: a router, a VM's host */
+	POD_META = 1 << 4,		/* meta: the driver corrects checksum and header offsets */
 };
 
 /* An address of a Pod, of this or another node. */

@@ -46,6 +46,7 @@ enum reason {
 	REASON_ARP_REPLY,		/* an ARP request of a Pod, answered */
 	REASON_NDP_REPLY,		/* a neighbour solicitation of a Pod, answered */
 	REASON_EVENT_LOST,		/* no packet: a drop for which `drops` had no room */
+	REASON_DROP_CHECKSUM,		/* requests a checksum outside of the transport header */
 	REASON_MAX,
 };
 

@@ -13,6 +13,7 @@
 #include <linux/bpf.h>
 #include <linux/ethtool.h>
 
+#include "headers.h"
 #include "meta.h"
 
 void meta_set_prog(struct net_device *dev, struct bpf_prog *prog)
@@ -102,6 +103,21 @@ static int meta_get_iflink(const struct net_device *dev)
 	return iflink;
 }
 
+/*
+ * Let the core segment GSO packets whose checksum is not that of the outer
+ * transport header (tunnels in the Pod), and complete the checksums.
+ */
+static netdev_features_t meta_features_check(struct sk_buff *skb,
+					     struct net_device *dev,
+					     netdev_features_t features)
+{
+	if (skb_is_gso(skb) && skb->ip_summed == CHECKSUM_PARTIAL &&
+	    (skb_headlen(skb) < ETH_HLEN || !meta_csum_is_transport(skb)))
+		features &= ~(NETIF_F_CSUM_MASK | NETIF_F_SCTP_CRC |
+			      NETIF_F_GSO_MASK);
+	return features;
+}
+
 static const struct net_device_ops meta_netdev_ops = {
 	.ndo_uninit		= meta_uninit,
 	.ndo_open		= meta_open,
@@ -113,7 +129,7 @@ static const struct net_device_ops meta_netdev_ops = {
 	.ndo_get_iflink		= meta_get_iflink,
 	.ndo_get_peer_dev	= meta_get_peer_dev,
 	.ndo_get_stats64	= dev_get_tstats64,
-	.ndo_features_check	= passthru_features_check,
+	.ndo_features_check	= meta_features_check,
 };
 
 static void meta_get_drvinfo(struct net_device *dev,

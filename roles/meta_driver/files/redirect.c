@@ -24,6 +24,7 @@
 #include <net/sock.h>
 
 #include "forward.h"
+#include "headers.h"
 #include "meta.h"
 
 /* Values of bpf_redirect_info::flags, private to net/core/filter.c. */
@@ -45,12 +46,13 @@ static int meta_redirect_plain(struct sk_buff *skb, struct net_device *dev,
 			       u32 flags)
 {
 	bool has_mac = dev_is_mac_header_xmit(dev);
-	int offset = skb_network_offset(skb);
-
-	if (unlikely(offset <= 0))
-		return meta_drop_skb(skb, SKB_DROP_REASON_DEV_HDR);
 
 	if (!has_mac) {
+		int offset;
+
+		/* The program may have changed the packet. */
+		meta_reset_network_header(skb);
+		offset = skb_network_offset(skb);
 		if (unlikely(skb->len <= offset || !pskb_may_pull(skb, offset)))
 			return meta_drop_skb(skb, SKB_DROP_REASON_PKT_TOO_SMALL);
 		skb_pull_rcsum(skb, offset);

@@ -9,13 +9,30 @@
 #include <linux/bpf.h>
 
 #include "forward.h"
+#include "headers.h"
 #include "meta.h"
 /* Included instead of linked, so that meta_redirect() is inlined below. */
 #include "redirect.c"
 
 /*
- * Remove the metadata of the sender's namespace. Derive protocol and packet type,
- * which the program reads, from the Ethernet header: a raw socket may set others.
+ * Complete a checksum that is not that of the transport header (see headers.h),
+ * so that the program sees the final packet. Return an error for one outside of
+ * the packet, and for GSO: meta_features_check() makes the core segment first.
+ */
+static noinline int meta_complete_csum(struct sk_buff *skb)
+{
+	int start = skb_checksum_start_offset(skb);
+
+	if (skb_is_gso(skb) || start < 0 ||
+	    start + skb->csum_offset + sizeof(__sum16) > skb_headlen(skb))
+		return -EINVAL;
+	return skb_csum_hwoffload_help(skb, 0);
+}
+
+/*
+ * Remove the metadata of the sender's namespace. Derive the header offsets, and
+ * protocol and packet type, which the program reads, from the packet: a raw
+ * socket may set others.
  */
 static void meta_prep_forward(struct sk_buff *skb, const struct meta *meta,
 			      const struct net_device *dev,
@@ -36,8 +53,7 @@ static void meta_prep_forward(struct sk_buff *skb, const struct meta *meta,
 	eth = eth_hdr(skb);
 	skb->protocol = eth_proto_is_802_3(eth->h_proto) ? eth->h_proto :
 							   htons(ETH_P_802_2);
-	if (unlikely(skb_network_offset(skb) <= 0))
-		skb_set_network_header(skb, ETH_HLEN);
+	meta_reset_network_header(skb);
 	/* L3 mode ignores unicast addresses. */
 	if (meta->mode == META_L2 || is_multicast_ether_addr(eth->h_dest))
 		eth_skb_pkt_type(skb, peer);
@@ -74,6 +90,11 @@ netdev_tx_t meta_xmit(struct sk_buff *skb, struct net_device *dev)
 		goto drop;
 	reason = SKB_DROP_REASON_SKB_UCOPY_FAULT;
 	if (unlikely(skb_orphan_frags(skb, GFP_ATOMIC)))
+		goto drop;
+
+	reason = SKB_DROP_REASON_SKB_CSUM;
+	if (skb->ip_summed == CHECKSUM_PARTIAL &&
+	    unlikely(!meta_csum_is_transport(skb)) && meta_complete_csum(skb))
 		goto drop;
 
 	meta_prep_forward(skb, meta, dev, peer);
