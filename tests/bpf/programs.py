@@ -27,7 +27,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
 
 BPF_PROG_TEST_RUN = 10
 # struct __sk_buff (include/uapi/linux/bpf.h): size, and offsets of fields that tests set
-SKB_SIZE, SKB_IFINDEX, SKB_GSO_SEGS, SKB_GSO_SIZE = 192, 40, 164, 176
+SKB_SIZE, SKB_PRIORITY, SKB_IFINDEX, SKB_TSTAMP, SKB_GSO_SEGS, SKB_GSO_SIZE = 192, 32, 40, 152, 164, 176
 
 SLOTS = (0, 1, 2)  # no Pod, pod1, pod2
 
@@ -109,11 +109,13 @@ def possible_cpus() -> int:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a program: verdict, packet, and counters that changed."""
+    """The result of a program: verdict, packet, counters that changed, departure time and priority."""
 
     verdict: int
     packet: bytes
     counted: dict[str, int]
+    tstamp: int = 0
+    priority: int = 0
 
 
 class Datapath:
@@ -125,6 +127,7 @@ class Datapath:
         self.netns, self.covered = netns, covered
         self.generation = 0
         self.features = 0
+        self.context = bytes(SKB_SIZE)
         self.object = libbpf.BpfObject(path)
         self.object.load(maps)
         self.names = reason_names()
@@ -161,14 +164,23 @@ class Datapath:
         return [sum(values[number :: layout.REASONS]) for number in range(len(self.names))]
 
     def test_run(
-        self, program: str, packet: bytes, device: str, gso_size: int = 0, gso_segs: int = 0
+        self,
+        program: str,
+        packet: bytes,
+        device: str,
+        gso_size: int = 0,
+        gso_segs: int = 0,
+        tstamp: int = 0,
+        priority: int = 0,
     ) -> tuple[int, bytes]:
-        """Run a program on a packet whose ingress device is ``device``."""
+        """Run a program on a packet whose ingress device is ``device``; store its context."""
         context = bytearray(SKB_SIZE)
         with self.inside():
             struct.pack_into("=I", context, SKB_IFINDEX, self.ifindex(device))
             struct.pack_into("=I", context, SKB_GSO_SIZE, gso_size)
             struct.pack_into("=I", context, SKB_GSO_SEGS, gso_segs)
+            struct.pack_into("=Q", context, SKB_TSTAMP, tstamp)
+            struct.pack_into("=I", context, SKB_PRIORITY, priority)
             data = ctypes.create_string_buffer(packet, len(packet))
             out = ctypes.create_string_buffer(len(packet) + 64)
             ctx = ctypes.create_string_buffer(bytes(context), SKB_SIZE)
@@ -176,12 +188,13 @@ class Datapath:
                 struct.pack(
                     "=IIIIQQIIIIQQIII",
                     *(self.object.programs[program], 0, len(packet), len(out)),
-                    *(ctypes.addressof(data), ctypes.addressof(out), 1, 0, SKB_SIZE, 0),
-                    *(ctypes.addressof(ctx), 0, 0, 0, 0),
+                    *(ctypes.addressof(data), ctypes.addressof(out), 1, 0, SKB_SIZE, SKB_SIZE),
+                    *(ctypes.addressof(ctx), ctypes.addressof(ctx), 0, 0, 0),
                 )
             )
             bpf.bpf(BPF_PROG_TEST_RUN, attr)
         verdict, dummy, size = struct.unpack_from("=iII", attr, 4)
+        self.context = ctx.raw
         return verdict, out.raw[:size]
 
     def drops(self) -> list[dict[str, Any]]:
@@ -225,17 +238,19 @@ class Datapath:
             found.update(dict(zip(self.names, self.counters(slot))))
         return found
 
-    def run(self, program: str, packet: bytes, device: str = "", cached: bool = False, **gso: int) -> Result:
+    def run(
+        self, program: str, packet: bytes, device: str = "", cached: bool = False, **fields: int
+    ) -> Result:
         """Run a program on one packet; invalidate the flow cache first, unless ``cached``.
 
-        ``gso``: gso_size and gso_segs.
+        ``fields``: gso_size, gso_segs, tstamp and priority.
         """
         if not cached:
             self.new_generation()
-        return self.run_after(None, program, packet, device, **gso)
+        return self.run_after(None, program, packet, device, **fields)
 
     def run_after(
-        self, first: bytes | None, program: str, packet: bytes, device: str = "", **gso: int
+        self, first: bytes | None, program: str, packet: bytes, device: str = "", **fields: int
     ) -> Result:
         """Run a program on a packet right after another packet, whose counters are not included."""
         device = device or ("wire0" if program == "host_ingress" else "pod1")
@@ -243,10 +258,11 @@ class Datapath:
         before = self.all_counters()
         if first:
             self.test_run(program, first, device)
-        verdict, out = self.test_run(program, packet, device, **gso)
+        verdict, out = self.test_run(program, packet, device, **fields)
         counted = dict(self.all_counters() - before - alone)
         self.covered.update(counted)
-        return Result(verdict, out, counted)
+        tstamp = struct.unpack_from("=Q", self.context, SKB_TSTAMP)[0]
+        return Result(verdict, out, counted, tstamp, self.context[SKB_PRIORITY])
 
 
 class Entered:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import struct
 from typing import Any
 
 import pytest
@@ -59,6 +60,9 @@ def valid(packet: bytes) -> Packet:
     return Ether(packet)
 
 
+PACING = struct.Struct("=QQIIxxxxxxxx")  # struct pacing
+
+
 class State:
     """Writes map entries, and removes them after the test."""
 
@@ -83,6 +87,17 @@ class State:
         mac = bytes.fromhex(MAC.replace(":", ""))
         value = layout.POD.pack(1, 1, flags, POD1, POD1, enforce, enforce, mac, rate)
         self.put("pods", layout.INDEX.pack(self.pod1), value)
+        self.queue()
+
+    def queue(self, next_departure: int = 0, mark: int = 0, before: int = 0, after: int = 0) -> None:
+        """Write the queue of pod1; times are in ns."""
+        value = PACING.pack(next_departure, mark, before, after)
+        bpf.map_update(self.maps["pacing"], {layout.INDEX.pack(1): value})
+
+    def next_departure(self) -> int:
+        """Return the departure time of pod1's next packet in ns."""
+        raw = bpf.map_lookup(self.maps["pacing"], layout.INDEX.pack(1), PACING.size)
+        return int(PACING.unpack(raw)[0])
 
     def rule(
         self,

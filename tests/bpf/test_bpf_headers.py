@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from typing import Any
 
 import pytest
@@ -380,42 +379,3 @@ class TestDiscovery:
         packet = solicitation(hlim=254)
         result = state.datapath.run("pod_egress", packet)
         assert (result.verdict, result.counted) == (PASS, {"STACK_LINK_SCOPE": 1})
-
-
-@pytest.mark.usefixtures("one_cpu")
-class TestRate:
-    """Bytes that a packet consumes of the Pod's rate, from the next departure time."""
-
-    RATE = 10**6  # bytes a second
-
-    def consumed(self, state: State, packet: bytes, **gso: int) -> int:
-        """Return the bytes that a packet consumes."""
-        state.device(rate=self.RATE)
-        key = struct.pack("=I", 1)
-        soon = time.monotonic_ns() + 10**9
-        bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", soon)})
-        try:
-            assert state.datapath.run("pod_egress", packet, **gso).counted == {"REMOTE": 1}
-            then = struct.unpack("=Q", bpf.map_lookup(state.maps["pacing"], key, 8))[0]
-        finally:
-            bpf.map_update(state.maps["pacing"], {key: bytes(8)})
-        return int(then - soon) * self.RATE // 10**9
-
-    @FAMILIES
-    def test_the_first_packet_of_a_flow_beyond_the_horizon(self, state: State, family: int) -> None:
-        state.device(rate=self.RATE)
-        key = struct.pack("=I", 1)
-        bpf.map_update(state.maps["pacing"], {key: struct.pack("=Q", time.monotonic_ns() + 60 * 10**9)})
-        try:
-            assert from_pod(state, "1.11", "2.11", UDP(), family).counted == {"DROP_EDT_HORIZON": 1}
-        finally:
-            bpf.map_update(state.maps["pacing"], {key: bytes(8)})
-
-    @FAMILIES
-    def test_each_segment_has_headers(self, state: State, family: int) -> None:
-        packet = frame("1.11", "2.11", TCP(flags="A") / Raw(bytes(3000)), family)
-        headers = len(packet) - 3000
-        assert self.consumed(state, packet, gso_size=1000, gso_segs=3) == 3000 + 3 * headers
-        assert self.consumed(state, packet, gso_size=1000, gso_segs=1) == len(packet)
-        small = frame("1.11", "2.11", UDP() / Raw(bytes(100)), family)
-        assert self.consumed(state, small) == len(small)

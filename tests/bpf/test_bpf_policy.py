@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Policy, services, masquerade, rates and L2 mode on single packets, with IPv4 and IPv6."""
+"""Policy, services, masquerade and L2 mode on single packets, with IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.bpf.state import (
     ALLOW,
     DENY,
@@ -577,24 +576,3 @@ class TestL2:
         assert (answer[ICMPv6ND_NA].R, answer[ICMPv6ND_NA].S, answer[ICMPv6ND_NA].O) == (1, 1, 1)
         assert answer[ICMPv6ND_NA].tgt == target
         assert answer[ICMPv6NDOptDstLLAddr].lladdr == MAC
-
-
-@pytest.mark.usefixtures("one_cpu")
-class TestRate:
-    @FAMILIES
-    def test_beyond_the_horizon(self, state: State, family: int) -> None:
-        """At 1000 bytes per second the third packet would wait for more than two seconds."""
-        state.device(rate=1000)
-        packet = frame("1.11", "2.11", UDP() / Raw(bytes(1400)), family)
-        found = [state.datapath.run("pod_egress", packet, cached=i > 0).counted for i in range(4)]
-        assert found[0] == {"REMOTE": 1}
-        assert found[-1] == {"DROP_EDT_HORIZON": 1}
-        key = struct.pack("=I", 1)
-        bpf.map_update(state.maps["pacing"], {key: bytes(8)})
-
-    @FAMILIES
-    def test_local_traffic_is_not_paced(self, state: State, family: int) -> None:
-        state.device(rate=1)
-        packet = frame("1.11", "1.12", UDP() / Raw(bytes(1400)), family)
-        for dummy in range(3):
-            assert state.datapath.run("pod_egress", packet).counted == {"LOCAL": 1}

@@ -29,6 +29,7 @@ ENFORCE, DENY = (1, 2), (4, 8)  # by direction
 POD_NETKIT, POD_L2, POD_MASQUERADE, POD_ANY_SOURCE, POD_META = 1, 2, 4, 8, 16
 CIDR_NO_MASQUERADE = 1
 POD_SLOTS, REASONS = 1024, 64
+PACING_PACKETS = 500
 _VERDICTS = {True: 1, False: 2}
 
 
@@ -123,6 +124,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "DENY_EGRESS": DENY[EGRESS],
     },
     "identity": {"IDENTITY_WORLD": WORLD, "IDENTITY_HOST": HOST},
+    "pacing_limit": {"PACING_PACKETS": PACING_PACKETS},
     "pod_flag": {
         "POD_NETKIT": POD_NETKIT,
         "POD_L2": POD_L2,

@@ -25,6 +25,7 @@ struct context {
 	struct ct_state ct;
 	bool masquerade;	/* if it leaves the node, it is masqueraded */
 	bool cacheable;		/* the flow cache may hold the decision */
+	__u8 stack;		/* REASON_STACK_*: the caller must pass the packet to the stack */
 };
 
 static __always_inline void ctx_set_dst(const struct packet *p, struct context *ctx)

@@ -59,6 +59,28 @@ static __always_inline __u8 nexthop_checks(const struct packet *p, const struct 
 	return NEXTHOP_CHECK_CSUM | (ctx->src.flags & POD_NETKIT ? NEXTHOP_CHECK_NETWORK : 0);
 }
 
+/*
+ * Pass a Pod's packet to the stack, which neither masquerades nor paces: what it would send to the
+ * wire is dropped if the Pod is masqueraded, and gets a departure time if it has a rate.
+ */
+static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct packet *p,
+					const struct context *ctx, enum reason reason)
+{
+	bool masquerade = ctx->masquerade && !ctx->ct.reply, paced;
+	__u32 ifindex = p->flow.ifindex, slot = ctx->src.slot;
+	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
+
+	pacing_limit_edt(skb);
+	if ((masquerade || (pod && pod->rate)) && fib_stack_forwards(skb, p, reason)) {
+		if (masquerade)
+			return drop_packet(skb, p, slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
+		if (!pod_schedule(skb, p, &paced))
+			return drop_packet(skb, p, slot, REASON_DROP_EDT_HORIZON,
+					   ctx->dst.identity);
+	}
+	return pass_to_stack(slot, reason);
+}
+
 /* Forward by the flow cache. */
 static __always_inline int forward_cached(struct __sk_buff *skb, const struct packet *p,
 					  const struct nexthop *nh)
@@ -66,6 +88,8 @@ static __always_inline int forward_cached(struct __sk_buff *skb, const struct pa
 	bool paced;
 	__u8 *macs;
 
+	if (nh->reason == REASON_REMOTE && skb->tstamp - 1 >= nh->edt)
+		pacing_limit_edt(skb);
 	if (nh->flags & NEXTHOP_PACED && !pod_schedule(skb, p, &paced))
 		return drop_packet(skb, p, nh->slot, REASON_DROP_EDT_HORIZON, 0);
 	if (!ip_decrease_ttl(skb, p))
@@ -80,6 +104,13 @@ static __always_inline int forward_cached(struct __sk_buff *skb, const struct pa
 	/* NET_IP_ALIGN leaves the MAC header at an even address */
 	__builtin_memcpy(__builtin_assume_aligned(macs, 2), nh->macs, sizeof(nh->macs));
 	return bpf_redirect(nh->ifindex, 0);
+}
+
+/* Let the caller pass the packet to the stack. */
+static __always_inline int ctx_pass_to_stack(struct context *ctx, enum reason reason)
+{
+	ctx->stack = reason;
+	return TC_ACT_UNSPEC;
 }
 
 /* Forward to a Pod of this node. */
@@ -99,15 +130,15 @@ __noinline int forward_to_pod(struct __sk_buff *skb, const struct packet *p, str
 	if (p->flow.origin == FROM_POD && ctx->src.flags & POD_NETKIT)
 		nh.flags |= NEXTHOP_NO_PEER;
 	if (p->ttl <= 1)
-		return pass_to_stack(nh.slot, REASON_STACK_TTL);
+		return ctx_pass_to_stack(ctx, REASON_STACK_TTL);
 	reason = mtu_check(skb, p, nh.ifindex, &mtu);
 	if (reason != REASON_NONE)
-		return pass_to_stack(nh.slot, reason);
+		return ctx_pass_to_stack(ctx, reason);
 	nh.mtu = mtu < 0xffff ? mtu : 0xffff;
 	if (!ctx_service_reverse(skb, ctx))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, 0);
 	if (!ip_decrease_ttl(skb, p))
-		return pass_to_stack(nh.slot, REASON_STACK_MALFORMED);
+		return ctx_pass_to_stack(ctx, REASON_STACK_MALFORMED);
 	if (entry)
 		flow_cache_update(entry, p, ctx->cfg, &nh);
 	metrics_count(nh.slot, nh.reason);
@@ -118,30 +149,34 @@ __noinline int forward_to_pod(struct __sk_buff *skb, const struct packet *p, str
 __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, struct context *ctx,
 			       struct flow_cache_entry *entry)
 {
-	struct nexthop nh = { .reason = REASON_REMOTE };
+	struct nexthop nh = {};
 	struct bpf_fib_lookup fib = {};
 	bool resolved = false, paced = false;
 	enum reason reason;
+	__u64 now;
 
 	if (!p || !ctx)
 		return TC_ACT_SHOT;
+	nh.reason = REASON_REMOTE;
 	nh.slot = ctx->src.slot;
 	if (p->ttl <= 1)
-		return pass_to_stack(nh.slot, REASON_STACK_TTL);
+		return ctx_pass_to_stack(ctx, REASON_STACK_TTL);
 	reason = fib_lookup(skb, p, &fib, &resolved);
 	if (reason != REASON_NONE)
-		return pass_to_stack(nh.slot, reason);
+		return ctx_pass_to_stack(ctx, reason);
 	if (ctx->masquerade && !ctx->ct.reply && ctx->ct.nat.port &&
 	    !nat_rewrite(skb, &ctx->l4, true, &ctx->ct.nat))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
+	now = pacing_limit_edt(skb);
 	if (!pod_schedule(skb, p, &paced))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_EDT_HORIZON, ctx->dst.identity);
 	if (!ip_decrease_ttl(skb, p))
-		return pass_to_stack(nh.slot, REASON_STACK_MALFORMED);
+		return ctx_pass_to_stack(ctx, REASON_STACK_MALFORMED);
 	metrics_count(nh.slot, REASON_REMOTE);
 	if (entry && resolved && p->wire_len) {
 		nh.ifindex = fib.ifindex;
 		nh.mtu = fib.mtu_result;
+		nh.edt = p->flow.proto == IPPROTO_TCP ? now + EDT_UNCHECKED : 0;
 		nh.flags = nexthop_checks(p, ctx) | (ctx->ct.tracked ? NEXTHOP_TRACKED : 0) |
 			   (paced ? NEXTHOP_PACED : 0);
 		__builtin_memcpy(nh.macs, fib.dmac, ETH_ALEN);
@@ -226,7 +261,12 @@ __noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet
 	if (p->flow.family && !link_scope) {
 		if (!ctx_check_source(skb, p, &ctx))
 			return drop_packet(skb, p, ctx.src.slot, REASON_DROP_INVALID_SOURCE_IP, 0);
+		ctx_set_dst(p, &ctx);
 		slot = ctx.src.slot;
+	} else if (pod) {
+		ctx.src.slot = slot;
+		ctx.masquerade = ctx.cfg.features & FEATURE_MASQUERADE &&
+				 pod->flags & POD_MASQUERADE;
 	}
 	if (pod)
 		ctx.src.enforce |= pod->enforce[buffer];
@@ -234,7 +274,7 @@ __noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet
 		 (reason == REASON_STACK_LINK_SCOPE && is_ndp(skb));
 	if (ctx.src.enforce & ENFORCE_EGRESS && !exempt)
 		return drop_packet(skb, p, slot, REASON_DROP_UNSUPPORTED, 0);
-	return pass_to_stack(slot, reason);
+	return pod_pass_to_stack(skb, p, &ctx, reason);
 }
 
 /* Process a Pod's packet that misses the flow cache. */
@@ -243,6 +283,7 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 {
 	struct context ctx = { .cfg.word = config_word };
 	enum reason reason;
+	int verdict;
 
 	if (!p)
 		return TC_ACT_SHOT;
@@ -256,8 +297,9 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 		if (!ctx.cacheable)
 			entry = NULL;
 	}
-	return ctx.dst.ifindex ? forward_to_pod(skb, p, &ctx, entry) :
-				 forward_to_wire(skb, p, &ctx, entry);
+	verdict = ctx.dst.ifindex ? forward_to_pod(skb, p, &ctx, entry) :
+				    forward_to_wire(skb, p, &ctx, entry);
+	return ctx.stack ? pod_pass_to_stack(skb, p, &ctx, ctx.stack) : verdict;
 }
 
 /* Drop a Pod's packet that requests an invalid checksum. */
@@ -299,6 +341,7 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 				     enum reason reason)
 {
 	struct context ctx = { .cfg.word = config_word };
+	int verdict;
 
 	if (!p)
 		return TC_ACT_SHOT;
@@ -326,7 +369,8 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 		if (!ctx.cacheable)
 			entry = NULL;
 	}
-	return forward_to_pod(skb, p, &ctx, entry);
+	verdict = forward_to_pod(skb, p, &ctx, entry);
+	return ctx.stack ? pass_to_stack(ctx.dst.slot, ctx.stack) : verdict;
 }
 
 /* From the wire: tc ingress of an uplink. */

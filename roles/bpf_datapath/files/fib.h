@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "endpoints.h"
 #include "flow_cache.h"
 #include "metrics.h"
 #include "mtu.h"
@@ -29,24 +30,14 @@ static __always_inline enum reason fib_reason(long result)
 	}
 }
 
-/*
- * Look up the route of a packet that leaves the node, as the host would forward it, but without
- * netfilter and qdiscs. On REASON_NONE `fib` has the next hop and the MTU, and if `resolved` the
- * MAC addresses too.
- */
-static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct packet *p,
-					 struct bpf_fib_lookup *fib, bool *resolved)
+static __always_inline void fib_init(const struct packet *p, struct bpf_fib_lookup *fib)
 {
 	bool ports = p->flow.proto != IPPROTO_ICMP && p->flow.proto != IPPROTO_ICMPV6;
-	/* The segment size that a raw socket requests may exceed 16 bits with its headers. */
-	bool check_mtu = p->wire_len && p->wire_len <= 0xffff;
-	long result;
 
 	fib->family = p->flow.family;
 	fib->l4_protocol = p->flow.proto;
 	fib->sport = p->flow.sport;
 	fib->dport = ports ? p->flow.dport : 0;
-	fib->tot_len = check_mtu ? p->wire_len : 0;
 	fib->ifindex = p->flow.ifindex;
 	if (p->flow.family == AF_INET) {
 		fib->tos = p->flow.tos;
@@ -57,6 +48,22 @@ static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct pac
 		__builtin_memcpy(fib->ipv6_src, p->flow.src6, sizeof(fib->ipv6_src));
 		__builtin_memcpy(fib->ipv6_dst, p->flow.dst6, sizeof(fib->ipv6_dst));
 	}
+}
+
+/*
+ * Look up the route of a packet that leaves the node, as the host would forward it, but without
+ * netfilter and qdiscs. On REASON_NONE `fib` has the next hop and the MTU, and if `resolved` the
+ * MAC addresses too.
+ */
+static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct packet *p,
+					 struct bpf_fib_lookup *fib, bool *resolved)
+{
+	/* The segment size that a raw socket requests may exceed 16 bits with its headers. */
+	bool check_mtu = p->wire_len && p->wire_len <= 0xffff;
+	long result;
+
+	fib_init(p, fib);
+	fib->tot_len = check_mtu ? p->wire_len : 0;
 	result = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return fib_reason(result);
@@ -68,6 +75,52 @@ static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct pac
 		return mtu_check(skb, p, fib->ifindex, &mtu);
 	}
 	return REASON_NONE;
+}
+
+/* Return whether a router that exceeds the MTU must not fragment the packet. */
+static __always_inline bool fib_dont_fragment(struct __sk_buff *skb, const struct packet *p)
+{
+	__be16 frag_off = 0;
+
+	return p->flow.family == AF_INET6 ||
+	       (!bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct iphdr, frag_off), &frag_off,
+				    sizeof(frag_off)) &&
+		frag_off & bpf_htons(IPV4_DF));
+}
+
+/*
+ * Return whether the stack would forward a Pod's packet, which passes to it for `reason`, to the
+ * wire: not to the node itself or a Pod, nor answer or drop it.
+ */
+static __noinline bool fib_stack_forwards(struct __sk_buff *skb, const struct packet *p,
+					  enum reason reason)
+{
+	struct bpf_fib_lookup fib = {};
+	__u32 mtu;
+
+	/* Devices on top of the Pod's may forward other protocols: VLAN, MPLS. */
+	if (!p->flow.family)
+		return skb->protocol != bpf_htons(ETH_P_ARP);
+	if (reason == REASON_STACK_TTL || reason == REASON_STACK_NO_ROUTE)
+		return false;
+	if (p->flow.family == AF_INET6 &&
+	    (ipv6_is_link_scope(p->flow.src6) || ipv6_is_link_scope(p->flow.dst6)))
+		return false;
+	fib_init(p, &fib);
+	switch (bpf_fib_lookup(skb, &fib, sizeof(fib), 0)) {
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return false;
+	case BPF_FIB_LKUP_RET_SUCCESS:
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		if (bpf_map_lookup_elem(&pods, &fib.ifindex))
+			return false;
+		return reason != REASON_STACK_MTU || !fib_dont_fragment(skb, p) ||
+		       mtu_check(skb, p, fib.ifindex, &mtu) == REASON_NONE;
+	default:
+		return true;
+	}
 }
 
 /*

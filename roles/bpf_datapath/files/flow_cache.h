@@ -34,6 +34,7 @@ struct nexthop {
 	__u8 reason;		/* enum reason: LOCAL or INBOUND to a Pod, REMOTE to the wire */
 	__u8 flags;
 	__u16 pad;
+	__u64 edt;		/* ns, REMOTE: later departure times are limited; 0: all */
 };
 
 struct flow_cache_entry {

@@ -1,21 +1,50 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Rate limit of what a Pod sends to the wire: each packet gets an earliest departure time (EDT),
- * and fq on the uplink holds it until then. Pacing drops nothing within its horizon, and queued
- * packets stay charged to the sending socket.
+ * Departure times (EDT) of what Pods send to the wire; fq on the uplink holds packets until then.
+ *
+ * All Pods share the slots of fq, so no Pod may choose how long its packets stay there. TCP's own
+ * pacing is limited to EDT_MAX; any other packet departs at once, whatever SO_TXTIME and
+ * SO_MAX_PACING_RATE of its socket request. A Pod with a rate gets later times, for at most
+ * PACING_PACKETS packets within PACING_HORIZON; queued packets stay charged to the sending socket.
  */
 #ifndef PODNET_PACING_H
 #define PODNET_PACING_H
 
 #include <linux/bpf.h>
+#include <linux/pkt_sched.h>
 #include <linux/udp.h>
 #include <bpf/bpf_helpers.h>
 
 #include "metrics.h"
 #include "parse.h"
 
+#define SOCK_STREAM 1		/* BPF programs cannot include linux/net.h */
+#define TCP_HEADER 20		/* bytes without options */
+
+/*
+ * ns. TCP queues two packets of a socket, each of at least two segments, so EDT_MAX does not affect
+ * sockets paced at 5 Mbit/s and more. Cached flows allow EDT_UNCHECKED without looking at the
+ * socket.
+ */
+#define EDT_MAX 10000000ULL
+#define EDT_UNCHECKED 2000000ULL
+
+/* ns: packets beyond it are dropped. The default horizon of fq is 10 s. */
+#define PACING_HORIZON 1000000000ULL
+
+/* Packets of one Pod in fq, whose default limit is 10,000 */
+enum pacing_limit {
+	PACING_PACKETS = 500,
+};
+
+/* Queue of a Pod. Departure times are in ns. */
 struct pacing {
-	__u64 next;		/* ns: departure time of the Pod's next packet */
+	__u64 next;		/* departure time of the next packet */
+	__u64 mark;
+	__u32 before;		/* packets that depart before `mark` */
+	__u32 after;
+	struct bpf_spin_lock lock;
+	__u32 pad;
 };
 
 /* Indexed by slot. Only programs write it. */
@@ -26,48 +55,95 @@ struct {
 	__type(value, struct pacing);
 } pacing SEC(".maps");
 
-/* ns: packets beyond it are dropped. The default horizon of fq is 10 s. */
-#define PACING_HORIZON 2000000000ULL
-#define PACING_TRIES 4
+static __always_inline bool pacing_is_tcp_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	return sk && sk->type == SOCK_STREAM && sk->protocol == IPPROTO_TCP;
+}
+
+/*
+ * Limit the departure time that the sender set, and return the current time. A packet without one
+ * gets it too: fq would apply the pacing rate of the sender's socket.
+ */
+static __noinline __u64 pacing_limit_edt(struct __sk_buff *skb)
+{
+	bool edt = skb->tstamp_type == BPF_SKB_TSTAMP_DELIVERY_MONO && skb->tstamp;
+	__u64 now = bpf_ktime_get_ns(), latest = now;
+
+	if (edt && skb->tstamp <= now)
+		return now;
+	if (edt && pacing_is_tcp_socket(skb)) {
+		latest = now + EDT_MAX;
+		if (skb->tstamp <= latest)
+			return now;
+	}
+	/* IPv4 and IPv6 only */
+	if (bpf_skb_set_tstamp(skb, latest, BPF_SKB_TSTAMP_DELIVERY_MONO))
+		skb->tstamp = 0;
+	return now;
+}
 
 /* Return the bytes on the wire; each segment of a GSO packet has its own headers. */
 static __always_inline __u64 pacing_wire_bytes(struct __sk_buff *skb, const struct packet *p)
 {
-	__u32 headers = p->l4_offset + sizeof(struct udphdr);
+	__u32 headers = L3_OFFSET + sizeof(struct ipv6hdr) + TCP_HEADER;
+	__u32 size = skb->gso_size, segments = skb->gso_segs, len = skb->len;
 
-	if (!skb->gso_size || skb->gso_segs < 2)
-		return skb->len;
+	if (!size)
+		return len > ETH_ZLEN ? len : ETH_ZLEN;
 	if (p->wire_len)
-		headers = L3_OFFSET + p->wire_len - skb->gso_size;
-	return skb->len + (__u64)(skb->gso_segs - 1) * headers;
+		headers = L3_OFFSET + p->wire_len - size;
+	else if (p->l4_offset)
+		headers = p->l4_offset + sizeof(struct udphdr);
+	/* The kernel does not count the segments of packets from raw sockets. */
+	if (!segments && len > headers)
+		segments = (len - headers + size - 1) / size;
+	return segments < 2 ? len : len + (__u64)(segments - 1) * headers;
 }
 
 /*
- * Set a packet's departure time from the Pod's rate in bytes per second, unless the sender's TCP
- * set a later one. Return false beyond the horizon.
+ * Delay the packet until its departure time by the Pod's rate in bytes per second, unless TCP set a
+ * later one. Return false beyond the horizon or the limit of packets.
  */
 static __noinline bool pacing_schedule(struct __sk_buff *skb, const struct packet *p, __u32 slot,
 				       __u64 rate)
 {
 	struct pacing *pod = bpf_map_lookup_elem(&pacing, &slot);
-	__u64 now = bpf_ktime_get_ns(), last, start, delay;
+	__u64 now = bpf_ktime_get_ns(), start = now, delay;
+	bool fits;
 
 	if (!pod || !rate)
 		return true;
 	delay = pacing_wire_bytes(skb, p) * 1000000000ULL / rate;
-	for (int i = 0; i < PACING_TRIES; i++) {
-		last = *(volatile __u64 *)&pod->next;
-		start = last > now ? last : now;
-		if (start - now > PACING_HORIZON)
-			return false;
-		if (__sync_val_compare_and_swap(&pod->next, last, start + delay) == last)
-			break;
+	bpf_spin_lock(&pod->lock);
+	if (pod->next <= now) {
+		pod->before = 0;
+		pod->after = 0;
+		pod->mark = now;
+	} else {
+		start = pod->next;
+		if (pod->mark <= now) {
+			pod->before = pod->after;
+			pod->after = 0;
+			pod->mark = start;
+		}
 	}
-	if (start == now)
-		return true;
-	if (skb->tstamp_type == BPF_SKB_TSTAMP_DELIVERY_MONO && skb->tstamp > start)
-		return true;
-	bpf_skb_set_tstamp(skb, start, BPF_SKB_TSTAMP_DELIVERY_MONO);
+	fits = start - now <= PACING_HORIZON && pod->before + pod->after < PACING_PACKETS;
+	if (fits) {
+		pod->next = start + delay;
+		pod->after++;
+	}
+	bpf_spin_unlock(&pod->lock);
+	if (!fits)
+		return false;
+	/* fq sends this priority at once. */
+	if ((skb->priority & TC_PRIO_MAX) == TC_PRIO_CONTROL)
+		skb->priority = TC_PRIO_BESTEFFORT;
+	if (skb->tstamp < start)
+		bpf_skb_set_tstamp(skb, start, BPF_SKB_TSTAMP_DELIVERY_MONO);
 	return true;
 }
 

@@ -25,6 +25,7 @@
 
 #define IPV4_NO_OPTIONS 0x45	/* version 4, five words */
 #define TCP_DATA_OFFSET 12	/* offset of the byte with the data offset, in its upper half */
+#define IPV4_DF 0x4000
 #define IPV4_FRAGMENT 0x3fff	/* IP_MF | IP_OFFSET */
 
 /*

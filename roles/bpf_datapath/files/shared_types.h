@@ -10,6 +10,7 @@
 #include "drops.h"
 #include "endpoints.h"
 #include "identity.h"
+#include "pacing.h"
 #include "policy.h"
 
 /* Unused by programs. */
@@ -18,6 +19,7 @@ const volatile struct {
 	enum config_feature config_feature;
 	enum endpoint_enforce endpoint_enforce;
 	enum identity identity;
+	enum pacing_limit pacing_limit;
 	enum pod_flag pod_flag;
 	enum policy_direction policy_direction;
 	enum verdict verdict;
