@@ -216,6 +216,10 @@ test-unit: tools  ## Pure functions, without a kernel
 	$(call say,Unit tests)
 	pytest -q tests/unit
 
+test-options: tools  ## Options as text and as JSON, on ansible-core 2.18, 2.19 and 2.21, 2 min
+	$(call say,Options on all supported series of ansible-core)
+	PODNET_ANSIBLE_CORES="2.18 2.19 2.21" pytest -q tests/rollout/test_options.py
+
 env:  ## Shell commands that set the environment of the tests: eval "$(make -s env)"
 	@$(MAKE) --no-print-directory tools >&2
 	@printf 'export %s=%q\n' ANSIBLE_COLLECTIONS_PATH "$(ANSIBLE_COLLECTIONS_PATH)" ANSIBLE_CONFIG "$(ANSIBLE_CONFIG)" \
@@ -262,4 +266,4 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
-.PHONY: $(AS_ROOT) $(LINT) lab-up test-one test-unit env lint lock archive hooks sanity clean help
+.PHONY: $(AS_ROOT) $(LINT) lab-up test-one test-unit test-options env lint lock archive hooks sanity clean help

@@ -49,27 +49,32 @@ _value:
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.filter.option import option
+
 
 def _addresses(pods: Sequence[Mapping[str, Any]]) -> list[str]:
     return [str(address).partition("/")[0] for pod in pods for address in pod.get("addresses") or []]
 
 
+def _pods(host: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    pods: Sequence[Mapping[str, Any]] = option(host.get("pods_endpoints", []), "pods_endpoints")
+    return pods
+
+
 def _has_managed_pods(host: Mapping[str, Any]) -> bool:
     """Return whether a host has Pods that this collection manages."""
-    return bool(host.get("pods_endpoints")) and (host.get("preflight_node") or {}).get("driver") != "none"
+    return bool(_pods(host)) and (host.get("preflight_node") or {}).get("driver") != "none"
 
 
 def pod_paths(hosts: Sequence[str], hostvars: Mapping[str, Any], node: str) -> list[dict[str, str]]:
     """Return the paths. Read only the variables of hosts up to the next one with Pods: each read is slow."""
     if not _has_managed_pods(hostvars[node]):
         return []
-    pods = hostvars[node]["pods_endpoints"]
+    pods = _pods(hostvars[node])
     names = list(hosts)
     start = names.index(node) + 1 if node in names else 0
     following = (hostvars[name] for name in names[start:] + names[: max(start - 1, 0)])
-    next_pods: Sequence[Any] = next(
-        (other["pods_endpoints"] for other in following if _has_managed_pods(other)), []
-    )
+    next_pods: Sequence[Any] = next((_pods(other) for other in following if _has_managed_pods(other)), [])
     source = pods[0].get("netns") or pods[0]["name"]
     return [{"netns": source, "to": to} for to in _addresses([*pods[1:2], *next_pods[:1]])]
 

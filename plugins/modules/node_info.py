@@ -171,6 +171,13 @@ libraries:
   returned: always
   type: dict
   sample: {libbpf: '1.1', pyroute2: 0.7.2}
+python:
+  description:
+    - C(executable), the Python interpreter of this module, and C(packaged), whether it imports libraries of
+      the distribution's packages. A virtual environment does not.
+  returned: always
+  type: dict
+  sample: {executable: /usr/bin/python3, packaged: true}
 meta:
   description: The kernel module of the meta driver.
   returned: always

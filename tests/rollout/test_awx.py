@@ -130,7 +130,8 @@ def test_templates_run_under_ansible_runner(tmp_path: Path, project: dict[str, s
         stats, found = launch("podnet rollout", SKIPPED)
         assert found["podnet_rollout"] == {"completed": ["node1"], "failed": [], "remaining": []}
         assert stats["changed"]["node1"] > 0
-        stats, _found = launch("podnet drift", SKIPPED)
+        stats, found = launch("podnet drift", SKIPPED)
+        assert found["podnet_rollout"] == {"completed": [], "failed": [], "remaining": ["node1"]}
         assert stats["changed"] == stats["failures"] == stats["dark"] == {}, "a converged node has no drift"
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
@@ -104,6 +105,13 @@ class Nic(TypedDict):
     virtual_functions: int
 
 
+class Python(TypedDict):
+    """The interpreter that runs the modules, and whether it imports what the distribution packages."""
+
+    executable: str
+    packaged: bool
+
+
 class Facts(TypedDict):
     """All facts that preflight needs."""
 
@@ -112,6 +120,7 @@ class Facts(TypedDict):
     distribution: Distribution
     tools: dict[str, str]
     libraries: dict[str, str]
+    python: Python
     meta: MetaModule
     security: Security
     nics: list[Nic]
@@ -348,12 +357,24 @@ class Node(Host):
             "distribution": distribution,
             "tools": {name: self.tool(name) for name in ("dkms", "gcc", "make", "modprobe")},
             "libraries": self.libraries(),
+            "python": python(),
             "meta": self.meta(kernel["release"]),
             "security": self.security(certificate),
             "nics": self.nics(uplinks),
             "vfio": [name for name in self.names("/sys/bus/pci/drivers/vfio-pci") if ":" in name],
             "cilium": cilium(self),
         }
+
+
+def python() -> Python:
+    """Return the running interpreter; a virtual environment or second version lacks packaged libraries."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    same_version = os.path.basename(os.path.realpath("/usr/bin/python3")) == version
+    folders = [path for path in sys.path if re.match(r"/usr/lib(64)?/python3.*-packages$", path)]
+    return {
+        "executable": sys.executable,
+        "packaged": same_version and (sys.prefix == "/usr" or bool(folders)),
+    }
 
 
 def pyroute2_version() -> str:

@@ -85,13 +85,36 @@ def missing_message(distribution_family: str, release: str, components: Sequence
 
 
 def _missing_message(facts: Facts, components: Sequence[str]) -> str:
-    return missing_message(facts["distribution"]["family"], facts["kernel"]["release"], components)
+    family, release = facts["distribution"]["family"], facts["kernel"]["release"]
+    unpackaged = _unpackaged(facts, components)
+    packaged = [component for component in components if component not in unpackaged]
+    messages = [missing_message(family, release, packaged)] if packaged else []
+    if unpackaged:
+        python, command = facts["python"]["executable"], _INSTALL.get(family)
+        install = f" ({command} {' '.join(packages(family, release, unpackaged))})" if command else ""
+        messages.append(
+            f"missing: {', '.join(unpackaged)} for {python}: run {python} -m pip install "
+            f"{' '.join(unpackaged)}, or set ansible_python_interpreter: /usr/bin/python3{install}"
+        )
+    return "; ".join(messages)
+
+
+def _unpackaged(facts: Facts, components: Iterable[str]) -> list[str]:
+    """Return the Python libraries among the components that the interpreter cannot import from a package."""
+    return [one for one in components if one == "pyroute2" and not facts["python"]["packaged"]]
+
+
+def _packages(facts: Facts, components: Iterable[str]) -> list[str]:
+    """Return the packages that provide the components to this node, as far as they are known."""
+    components = list(components)
+    unpackaged = _unpackaged(facts, components)
+    useful = [component for component in components if component not in unpackaged]
+    return packages(facts["distribution"]["family"], facts["kernel"]["release"], useful)
 
 
 def _installable(facts: Facts, components: Sequence[str]) -> bool:
-    """Return whether a package is known for each component."""
-    found = packages(facts["distribution"]["family"], facts["kernel"]["release"], components)
-    return len(found) == len(components)
+    """Return whether packages provide all components."""
+    return len(_packages(facts, components)) == len(components)
 
 
 def missing(facts: Facts, components: Iterable[str]) -> list[str]:
@@ -220,14 +243,12 @@ def missing_packages(facts: Facts, wanted: str, delivered: bool = False) -> tupl
         absent_components += missing(facts, _needed(facts, delivered))
     if wanted == "meta":
         required = absent_components
-    family, release = facts["distribution"]["family"], facts["kernel"]["release"]
-    return packages(family, release, absent_components), packages(family, release, required)
+    return _packages(facts, absent_components), _packages(facts, required)
 
 
 def packages_of_libraries(facts: Facts) -> list[str]:
     """Return the missing packages that tuning needs with any driver."""
-    family, release = facts["distribution"]["family"], facts["kernel"]["release"]
-    return packages(family, release, missing(facts, LIBRARIES))
+    return _packages(facts, missing(facts, LIBRARIES))
 
 
 def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]:

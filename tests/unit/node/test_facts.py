@@ -48,6 +48,7 @@ GOOD: _node.Facts = {
     "distribution": {"id": "debian", "version": "12", "name": "Debian GNU/Linux 12", "family": "debian"},
     "tools": {tool: f"/usr/bin/{tool}" for tool in ("dkms", "gcc", "make", "modprobe")},
     "libraries": {"pyroute2": "0.7.2", "libbpf": "1.1"},
+    "python": {"executable": "/usr/bin/python3", "packaged": True},
     "meta": {"loaded": False, "available": False, "version": "", "srcversion": "", "devices": []},
     "security": {
         "secure_boot": False,
@@ -181,12 +182,24 @@ def test_all_problems_are_reported_at_once() -> None:
             ["libbpf1", "dkms"],
             ["libbpf1"],
         ),
+        # A package would install pyroute2 for another interpreter.
+        ({"libraries__pyroute2": "", "python__packaged": False}, "veth", [], []),
+        ({"libraries__pyroute2": ""}, "veth", ["python3-pyroute2"], ["python3-pyroute2"]),
     ],
 )
 def test_only_useful_packages_are_missing(
     changes: dict[str, Any], wanted: str, lacking: list[str], required: list[str]
 ) -> None:
     assert readiness.missing_packages(node(**changes), wanted) == (lacking, required)
+
+
+@pytest.mark.parametrize("allow_package_install", [False, True])
+def test_other_interpreter_gets_a_remedy_that_works(allow_package_install: bool) -> None:
+    """The distribution's package installs pyroute2 for /usr/bin/python3 only."""
+    facts = node(libraries__pyroute2="", python={"executable": "/opt/venv/bin/python3", "packaged": False})
+    (problem,) = readiness.problems(facts, "veth", readiness.Requirements((), allow_package_install))
+    assert "for /opt/venv/bin/python3: run /opt/venv/bin/python3 -m pip install pyroute2" in problem
+    assert "ansible_python_interpreter: /usr/bin/python3 (apt-get install python3-pyroute2)" in problem
 
 
 ANY_FACTS = st.builds(
@@ -202,6 +215,7 @@ ANY_FACTS = st.builds(
     tools__dkms=st.sampled_from(["", "/usr/sbin/dkms"]),
     tools__modprobe=st.sampled_from(["", "/usr/sbin/modprobe"]),
     libraries__pyroute2=st.sampled_from(["", "0.7.2"]),
+    python__packaged=st.booleans(),
     distribution__family=st.sampled_from(["", "debian", "redhat"]),
     security__signature_required=st.booleans(),
     security__key_enrolled=st.booleans(),

@@ -52,8 +52,9 @@ PLAY = """
     - ansible.builtin.include_vars: {role}/vars/main.yml
     - ansible.builtin.copy:
         content: >-
-          {{{{ {{'sysctls': __node_tuning_sysctls, 'nics': __node_tuning_nics, 'pods': node_tuning_pods,
-                  'boot_args': __node_tuning_boot_args, 'scale': node_tuning_window_scale}} | to_json }}}}
+          {{{{ {{'sysctls': __node_tuning_merged_sysctls, 'nics': __node_tuning_merged_nics,
+                  'pods': __node_tuning_pods, 'boot_args': __node_tuning_merged_boot_args,
+                  'scale': __node_tuning_window_scale}} | to_json }}}}
         dest: {out}
 """
 

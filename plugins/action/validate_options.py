@@ -1,0 +1,58 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Validate the options of all roles for one host, on the controller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.podnet.datapath.plugins.plugin_utils import options
+
+
+class ActionModule(ActionBase):
+    """Fail with all problems of the host's variables that belong to the collection."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _VALID_ARGS = frozenset(("role",))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the result, which fails if there are problems."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        role = str(self._task.args.get("role") or "")
+        problems: list[str] = []
+        warnings: list[str] = []
+        if role and role not in options.roles():
+            problems.append(f"role: {role!r} is not a role of this collection; correct it")
+        elif role:
+            problems += options.missing(role, "main", variables)
+        for name in sorted(filter(options.is_reserved, map(str, variables))):
+            spec = options.spec_of(name)
+            if spec is None:
+                problem, warning = options.unknown(name)
+                problems += filter(None, [problem])
+                warnings += filter(None, [warning])
+            elif not options.is_default(name, variables[name]):
+                problems += self._problems(name, spec, variables[name])
+        result.update(changed=False, problems=problems)
+        if warnings:
+            result["warnings"] = warnings
+        if problems:
+            result.update(failed=True, msg="Invalid options:\n" + "\n".join(problems))
+        return result
+
+    def _problems(self, name: str, spec: options.Spec, raw: Any) -> list[str]:
+        """Return the problems of a variable's value."""
+        try:
+            value = self._templar.template(raw)
+        except AnsibleError as error:
+            # A result of a later task, such as preflight_node, has no value yet. The role converts it then.
+            if any(result in f"{raw} {error}" for result in options.RESULTS):
+                return []
+            return [f"{name}: the template cannot be evaluated: {error}; correct it"]
+        return options.convert(name, spec, value)[1]
