@@ -33,7 +33,7 @@ CONTROLLER_ACTIONS = {
     "set_fact",
     "set_stats",
 }
-CONTROLLER_ACTIONS |= {"validate_argument_spec", "meta", "add_host", "group_by"}
+CONTROLLER_ACTIONS |= {"validate_argument_spec", "validate_options", "meta", "add_host", "group_by"}
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
