@@ -68,10 +68,10 @@ def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, covered: set[
 @pytest.fixture
 def full_datapath(datapath: Datapath) -> Iterator[Datapath]:
     """The programs with a full conntrack map."""
-    layout = bpf.map_info(datapath.object.maps["ct"]).layout
+    layout = bpf.map_info(datapath.object.maps["connections"]).layout
     with bpf.closing(bpf.map_create(bpf.BPF_MAP_TYPE_HASH, layout.key_size, layout.value_size, 1)) as full:
         bpf.map_update(full, {bytes(layout.key_size): bytes(layout.value_size)})
-        loaded = Datapath(datapath.object.path, datapath.netns, datapath.covered, {"ct": full})
+        loaded = Datapath(datapath.object.path, datapath.netns, datapath.covered, {"connections": full})
         yield loaded
         loaded.object.close()
 

@@ -27,7 +27,8 @@ SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
 
 BPF_PROG_TEST_RUN = 10
 # struct __sk_buff (include/uapi/linux/bpf.h): size, and offsets of fields that tests set
-SKB_SIZE, SKB_PRIORITY, SKB_IFINDEX, SKB_TSTAMP, SKB_GSO_SEGS, SKB_GSO_SIZE = 192, 32, 40, 152, 164, 176
+SKB_SIZE, SKB_PRIORITY, SKB_INGRESS_IFINDEX, SKB_IFINDEX, SKB_TSTAMP = 192, 32, 36, 40, 152
+SKB_GSO_SEGS, SKB_GSO_SIZE = 164, 176
 
 SLOTS = (0, 1, 2)  # no Pod, pod1, pod2
 
@@ -146,7 +147,7 @@ class Datapath:
         node: int = 1,
     ) -> None:
         """Write the endpoints of a Pod's two addresses, the same in both buffers."""
-        value = layout.ENDPOINT.pack(ifindex, 1, identity, identity, enforce, enforce, slot, flags)
+        value = layout.ENDPOINT.pack(ifindex, 1, identity, identity, enforce, enforce, slot, flags, 0)
         for family in (4, 6):
             bpf.map_update(self.object.maps[f"endpoints{family}"], {address(number, family, node): value})
 
@@ -172,11 +173,16 @@ class Datapath:
         gso_segs: int = 0,
         tstamp: int = 0,
         priority: int = 0,
+        ingress_ifindex: int = 0,
     ) -> tuple[int, bytes]:
-        """Run a program on a packet whose ingress device is ``device``; store its context."""
+        """Run a program on a packet of ``device``, which entered the node by ``ingress_ifindex``.
+
+        Store its context.
+        """
         context = bytearray(SKB_SIZE)
         with self.inside():
             struct.pack_into("=I", context, SKB_IFINDEX, self.ifindex(device))
+            struct.pack_into("=I", context, SKB_INGRESS_IFINDEX, ingress_ifindex)
             struct.pack_into("=I", context, SKB_GSO_SIZE, gso_size)
             struct.pack_into("=I", context, SKB_GSO_SEGS, gso_segs)
             struct.pack_into("=Q", context, SKB_TSTAMP, tstamp)
@@ -243,7 +249,7 @@ class Datapath:
     ) -> Result:
         """Run a program on one packet; invalidate the flow cache first, unless ``cached``.
 
-        ``fields``: gso_size, gso_segs, tstamp and priority.
+        ``fields``: gso_size, gso_segs, tstamp, priority and ingress_ifindex.
         """
         if not cached:
             self.new_generation()

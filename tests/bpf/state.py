@@ -154,7 +154,7 @@ class State:
             bpf.map_delete(self.maps[f"endpoints{family}"], [remote])
         for name, key in dict.fromkeys(self.written):
             bpf.map_delete(self.maps[name], [key])
-        for name in ("ct", "fragments"):
+        for name in ("connections", "ct4", "ct6", "fragments"):
             keys = list(bpf.map_read(self.maps[name]))
             bpf.map_delete(self.maps[name], keys)
 

@@ -39,8 +39,9 @@ from tests.bpf.state import (
 )
 
 BOTH = ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS
-CT_KIND = 38  # tuple.h: offset in struct tuple
-CT_MASQUERADE = 2  # ct.h
+LAST_SEEN = 84  # ct.h: offset in struct connection
+# ct.h: offset of `tuple` in the keys of ct4 and ct6, and its value for reply tuples
+KEY_TUPLE, CT_REPLY = {4: 13, 6: 37}, 1
 FRAGMENT_TIMEOUT = 30  # fragments.h
 
 
@@ -68,12 +69,13 @@ class TestTimeout:
         [
             ([tcp("S")], 60),
             ([tcp("S"), tcp("SA", back=True)], 8000),
-            ([tcp("S"), tcp("SA", back=True), tcp("FA")], 10),
-            ([tcp("S"), tcp("RA", back=True)], 10),
-            ([UDP(sport=1234, dport=80)], 60),
+            ([tcp("S"), tcp("SA", back=True), tcp("FA")], 8000),
+            ([tcp("S"), tcp("SA", back=True), tcp("FA"), tcp("FA", back=True)], 60),
+            ([tcp("S"), tcp("RA", back=True)], 60),
+            ([UDP(sport=1234, dport=80)], 180),
             ([UDP(sport=1234, dport=80), UDP(sport=80, dport=1234)], 180),
         ],
-        ids=["opening", "established", "closing", "refused", "unreplied", "replied"],
+        ids=["opening", "established", "half-closed", "closed", "refused", "unreplied", "replied"],
     )
     def test_replies_pass_until_the_timeout(
         self, state: State, family: int, packets: list[Packet], timeout: int
@@ -91,10 +93,10 @@ class TestTimeout:
         reply = frame("2.11", "1.11", type(packets[0])(sport=80, dport=1234), family)
         if packets[0].name == "TCP":
             reply = frame("2.11", "1.11", tcp("A", back=True), family)
-        kept = bpf.map_read(state.maps["ct"])
+        kept = bpf.map_read(state.maps["connections"])
         for older, counted in ((timeout - 5, "INBOUND"), (timeout + 5, "DROP_POLICY_INGRESS")):
-            bpf.map_update(state.maps["ct"], kept)
-            age(state, "ct", older)
+            bpf.map_update(state.maps["connections"], kept)
+            age(state, "connections", older, LAST_SEEN)
             time.sleep(0.05)  # the flow cache expires
             assert state.datapath.run("host_ingress", reply, cached=True).counted == {counted: 1}
 
@@ -145,31 +147,20 @@ class TestMasqueradePort:
     OUTSIDE = {4: "172.31.0.1", 6: "fd31::1"}
 
     @FAMILIES
-    def test_evicted_mapping(self, state: State, family: int) -> None:
-        """The connection allocates a port again, most likely the same."""
+    def test_a_discarded_reply_tuple_is_added_again(self, state: State, family: int) -> None:
+        """It is the least recently used one while only the Pod sends."""
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
-        first = valid(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
-        evicted = [key for key in bpf.map_read(state.maps["ct"]) if key[CT_KIND] == CT_MASQUERADE]
-        assert len(evicted) == 1
-        bpf.map_delete(state.maps["ct"], evicted)
-        again = valid(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
+        data = frame("1.11", "8.1", UDP(sport=1234, dport=53), family)
+        first = valid(state.datapath.run("pod_egress", data, "pod1").packet)
+        name = f"ct{family}"
+        discarded = [key for key in bpf.map_read(state.maps[name]) if key[KEY_TUPLE[family]] == CT_REPLY]
+        assert len(discarded) == 1
+        bpf.map_delete(state.maps[name], discarded)
+        age(state, "connections", 2, LAST_SEEN)
+        again = valid(state.datapath.run("pod_egress", data, "pod1").packet)
         assert (again[1].src, again[UDP].sport) == (self.OUTSIDE[family], first[UDP].sport)
-
-    @FAMILIES
-    def test_mapping_of_another_connection(self, state: State, family: int) -> None:
-        state.masquerade()
-        state.pods(flags=POD_MASQUERADE)
-        first = valid(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
-        ((key, value),) = (
-            one for one in bpf.map_read(state.maps["ct"]).items() if one[0][CT_KIND] == CT_MASQUERADE
-        )
-        own = struct.pack("!H", 1234)
-        assert value.count(own) == 1
-        bpf.map_update(state.maps["ct"], {key: value.replace(own, struct.pack("!H", 4321))})
-        again = valid(from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family).packet)
-        assert again[1].src == self.OUTSIDE[family]
-        assert again[UDP].sport != first[UDP].sport
+        assert discarded[0] in bpf.map_read(state.maps[name])
 
     @FAMILIES
     def test_node_without_address_of_the_family(self, state: State, family: int) -> None:

@@ -89,9 +89,9 @@ DIFFERENCES = {
     ),
     "layout number": (
         "config.h",
-        "LAYOUT 1",
         "LAYOUT 2",
-        "layout number is 2 in the object and 1 in this collection",
+        "LAYOUT 3",
+        "layout number is 3 in the object and 2 in this collection",
     ),
     "flag": (
         "endpoints.h",

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,26 +150,33 @@ def test_object_of_another_version_is_rejected(node: Node, build: Any) -> None:
 def test_connections_are_migrated_or_programs_refused(node: Node, build: Any) -> None:
     """Connections survive a new table size; another entry layout needs allow_connection_loss."""
 
-    def connections() -> dict[bytes, bytes]:
-        with bpf.closing(bpf.obj_get(f"{node.pins}/maps/ct")) as fd:
+    def connections(name: str) -> dict[bytes, bytes]:
+        with bpf.closing(bpf.obj_get(f"{node.pins}/maps/{name}")) as fd:
             return bpf.map_read(fd)
 
     node.attach("pod_egress left from_pod")
-    with bpf.closing(bpf.obj_get(f"{node.pins}/maps/ct")) as fd:
-        layout = bpf.map_info(fd).layout
-        entries = {bytes([n]) * layout.key_size: bytes([n]) * layout.value_size for n in range(100)}
-        bpf.map_update(fd, entries)
+    entries = {}
+    for name in ("connections", "ct4", "ct6"):
+        with bpf.closing(bpf.obj_get(f"{node.pins}/maps/{name}")) as fd:
+            layout = bpf.map_info(fd).layout
+            keys = (bytes([n]) * layout.key_size for n in range(100))
+            entries[name] = {key: key[:1] * layout.value_size for key in keys}
+            bpf.map_update(fd, entries[name])
+    serial = int.from_bytes(connections("ct_serial")[bytes(4)], sys.byteorder)
     smaller = build(("ct.h", r"CT_MAX \d+", "CT_MAX 8192"))
-    assert "replace map ct" in node.attach("pod_egress left from_pod", object=smaller)["changes"]
-    assert connections() == entries
+    changes = node.attach("pod_egress left from_pod", object=smaller)["changes"]
+    assert {f"replace map {name}" for name in entries} <= {*changes}
+    assert {name: connections(name) for name in entries} == entries
+    # records that the former programs allocate meanwhile never match new references
+    assert int.from_bytes(connections("ct_serial")[bytes(4)], sys.byteorder) > serial + 100000
 
-    other = build(("ct.h", r"\t__u32 flags;", "\t__u32 flags, another;"))
+    other = build(("ct.h", r"\t__u32 backend;", "\t__u32 another, backend;"))
     for check in (True, False):
         message = node.attach("pod_egress left from_pod", object=other, fails=True, check=check)["msg"]
         assert "allow_connection_loss: true" in message
-    assert connections() == entries
+    assert connections("connections") == entries["connections"]
     assert node.attach("pod_egress left from_pod", object=other, allow_connection_loss=True)["changed"]
-    assert not connections()
+    assert not connections("connections")
 
 
 def test_new_endpoints_change_the_generation(node: Node) -> None:

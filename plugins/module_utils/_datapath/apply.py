@@ -134,7 +134,7 @@ def refill(fds: Mapping[str, int], pin_path: str) -> None:
     snapshot = maps.read()
     # Connections and cached decisions that outlive the former maps must not match the generation.
     snapshot.generation = time.monotonic_ns() >> 20 & 0xFFFFFFFE
-    writes, problems = plan_writes(snapshot, image)
+    writes, problems = plan_writes(snapshot, image, since=0)
     if problems:
         raise Problem("; ".join(problems))
     if writes:

@@ -27,7 +27,7 @@ from .layout import (
     number_of,
 )
 from .masquerade import encode_node
-from .model import Declaration, Pod, Policy, Service
+from .model import Declaration, Masquerade, Pod, Policy, Service
 from .node import Interface, Node
 from .policy import Resolved, resolve
 
@@ -44,8 +44,6 @@ def compile_image(
     identities = assign_identities(
         declaration.pods,
         policies,
-        # The identity of the node only matters for policies and masquerading.
-        node.addresses if policies or masquerades else (),
         declaration.masquerade.excluded if masquerades else (),
     )
     resolved = resolve(policies, identities)
@@ -55,8 +53,8 @@ def compile_image(
     for network, (identity, unmasqueraded) in identities.cidrs.items():
         image.cidrs[encode_cidr(network)] = (identity, CIDR_NO_MASQUERADE * unmasqueraded)
     _compile_services(image, declaration.services)
-    if masquerades:
-        image.node = encode_node(declaration.masquerade.ipv4, declaration.masquerade.ipv6)
+    masquerade = declaration.masquerade if masquerades else Masquerade()
+    image.node = encode_node(masquerade.ipv4, masquerade.ipv6, node.masquerade_ports)
     image.features = FEATURE_SERVICES * bool(image.services) | FEATURE_MASQUERADE * masquerades
     return image, problems
 

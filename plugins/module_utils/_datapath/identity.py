@@ -149,12 +149,11 @@ class _Assignment:
 def assign_identities(
     pods: Sequence[Pod],
     policies: Sequence[Policy],
-    host_addresses: Iterable[Address] = (),
     unmasqueraded: Iterable[Network] = (),
 ) -> Identities:
     """Return the identities that ``policies`` distinguish. The same input results in the same numbers.
 
-    The node's addresses have the identity HOST, whatever else matches them.
+    The programs give the identity HOST to the node itself, by the kernel's routes.
     """
     pod_selectors: dict[PodSelector, None] = {}
     cidr_selectors: dict[CidrSelector, None] = {}
@@ -183,7 +182,4 @@ def assign_identities(
             identities.subjects.add(identities.devices[pod.device])
     for network, (selectors, plain) in prefixes.items():
         identities.cidrs[network] = (assignment.peer(frozenset(), selectors), plain)
-    for address in host_addresses:
-        # Packets to the node do not leave it, so they are not masqueraded.
-        identities.cidrs[ipaddress.ip_network(address)] = (HOST, True)
     return identities

@@ -173,7 +173,7 @@ def gather(pin_path: str) -> dict[str, Any]:
     with contextlib.ExitStack() as files:
         maps = Maps.pinned(pin_path, files)
         snapshot = maps.read()
-        connections = bpf.obj_get(os.path.join(pin_path, "maps", "ct"))
+        connections = bpf.obj_get(os.path.join(pin_path, "maps", "connections"))
         files.callback(os.close, connections)
         ct = {
             "entries": bpf.map_count(connections),

@@ -21,7 +21,7 @@ from .identity import HOST, WORLD
 from .model import EGRESS, INGRESS, Address, Network, Ports
 from .policy import Ruleset
 
-LAYOUT = 1  # LAYOUT of config.h
+LAYOUT = 2  # LAYOUT of config.h
 NO_IDENTITY = 0xFFFFFFFF  # never assigned
 MAGLEV_SIZE, MAX_RANGES = 251, 16
 FEATURE_SERVICES, FEATURE_MASQUERADE = 1, 2
@@ -72,7 +72,7 @@ def _scalar(form: str) -> Record:
 
 INDEX = _scalar("I")
 CONFIG = Record(generation="I", features="I")
-ENDPOINT = Record(ifindex="I", owner="I", identity="2I", enforce="2H", slot="H", flags="H")
+ENDPOINT = Record(ifindex="I", owner="I", identity="2I", enforce="2H", slot="H", flags="H", since="I")
 POD = Record(
     owner="I", slot="H", flags="H", identity="2I", enforce="2H", mac="6s", pad="6x", rate="Q"
 )  # fmt: skip
@@ -88,7 +88,7 @@ TABLE = Record(backend=f"{MAGLEV_SIZE}I", digest="8s")
 _BACKEND = Record(address="16s", port="2s", pad="2x")
 NODE = Record(masquerade4="4s", first_port="H", last_port="H", masquerade6="16s")
 _COUNTERS = Record(packets=f"{REASONS}Q")
-_TUPLE = Record(src="16s", dst="16s", sport="2s", dport="2s", proto="B", family="B", kind="H")
+_TUPLE = Record(src="16s", dst="16s", sport="2s", dport="2s", proto="B", family="B", icmp="B", pad="x")
 DROP_EVENT = Record(
     time="Q", tuple=(_TUPLE, 1), ifindex="I", len="I", peer="I", slot="H", reason="B", direction="B"
 )

@@ -1,22 +1,21 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read the network devices and addresses of this node.
+"""Read the network devices of this node, and the ports that its own connections leave free.
 
-Source: rtnetlink(7), linux/if_addr.h.
+Source: rtnetlink(7).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from .._kernel import netlink
-from .model import Address
+from .masquerade import masquerade_ports
 
-RTM_GETADDR, RTM_GETQDISC = 22, 38
-IFLA_ADDRESS, IFA_ADDRESS, IFA_LOCAL, TCA_KIND = 1, 1, 2, 1
+RTM_GETQDISC = 38
+IFLA_ADDRESS, TCA_KIND = 1, 1
 IFF_NOARP = 0x80
 _PLANNED_IFINDEX = 1 << 31  # The kernel's indexes are positive int.
 
@@ -33,13 +32,13 @@ class Interface:
 
 @dataclass(frozen=True)
 class Node:
-    """The network devices by name and the addresses of this network namespace.
+    """The network devices of this network namespace by name, and its ports for masqueraded Pods.
 
     ``has_fq`` says whether a device has the qdisc fq, which delays packets until their departure time.
     """
 
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
-    addresses: Sequence[Address] = ()
+    masquerade_ports: tuple[int, int] = (1, 0)
     has_fq: bool = False
 
     def with_planned(self, devices: Collection[str]) -> Node:
@@ -50,8 +49,8 @@ class Node:
 
 
 def read_node() -> Node:
-    """Return the devices and addresses of this network namespace."""
-    return Node(read_interfaces(), read_addresses(), _has_fq())
+    """Return the devices and free ports of this network namespace."""
+    return Node(read_interfaces(), masquerade_ports(read_port_range()), _has_fq())
 
 
 def read_interfaces() -> dict[str, Interface]:
@@ -72,17 +71,11 @@ def read_interfaces() -> dict[str, Interface]:
     return interfaces
 
 
-def read_addresses() -> list[Address]:
-    """Return the node's addresses in order, without loopback and link-local addresses."""
-    addresses = set()
-    for answer in netlink.exchange(RTM_GETADDR, netlink.NLM_F_DUMP, struct.pack("=BBBBI", 0, 0, 0, 0, 0)):
-        values = netlink.attributes(answer[8:])
-        raw = values.get(IFA_LOCAL) or values.get(IFA_ADDRESS)  # With a peer, IFA_ADDRESS is the peer's.
-        if raw:
-            address = ipaddress.ip_address(raw)
-            if not (address.is_loopback or address.is_link_local):
-                addresses.add(address)
-    return sorted(addresses, key=lambda address: (address.version, address))
+def read_port_range() -> tuple[int, int]:
+    """Return first and last port that the node's own connections use (ip-sysctl.rst)."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as f:
+        first, last = map(int, f.read().split())
+    return first, last
 
 
 def _has_fq() -> bool:

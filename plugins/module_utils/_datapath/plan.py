@@ -109,6 +109,8 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
     after = Record(stored(desired.options), slots)
     image, unfit = compile_image(merged, current.node, all_slots({**current.records, owner: after}))
     snapshot = current.snapshot or Snapshot()
+    # Open connections need their translation after the last service or masqueraded Pod is removed.
+    image.features |= snapshot.features
     writes, full = plan_writes(snapshot, image) if current.snapshot else (None, [])
     return DatapathPlan(
         subsystem="datapath",
@@ -139,10 +141,13 @@ def _changes(before: Record, after: Record, snapshot: Snapshot | None, pin_path:
     return changes
 
 
-def plan_writes(snapshot: Snapshot, image: Image) -> tuple[MapWrites | None, list[str]]:
+def plan_writes(
+    snapshot: Snapshot, image: Image, since: int | None = None
+) -> tuple[MapWrites | None, list[str]]:
     """Return the writes that change the maps to ``image``, and a problem for each map that is too small.
 
-    Return None if the active buffer has this content.
+    Return None if the active buffer has this content. ``since`` is the generation in which new endpoints got
+    their addresses, by default that of the commit; 0: unknown.
     """
     if snapshot.arrays and not differences(decode_image(snapshot, snapshot.buffer), image):
         return None, []
@@ -150,7 +155,7 @@ def plan_writes(snapshot: Snapshot, image: Image) -> tuple[MapWrites | None, lis
     write_policy(writer, image)
     write_services(writer, image)
     write_cidrs(writer, image)
-    write_endpoints(writer, image)
+    write_endpoints(writer, image, snapshot.next_generation if since is None else since)
     write_pods(writer, image)
     if snapshot.element("node", writer.inactive) != image.node:
         writer.writes.update["node"] = {INDEX.pack(writer.inactive): image.node}

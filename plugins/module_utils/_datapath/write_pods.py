@@ -8,7 +8,7 @@ and denies all traffic under policy; after it, a removed entry does, until it is
 
 from __future__ import annotations
 
-from .image import Image
+from .image import Endpoint, Image
 from .layout import DENY, ENDPOINT, ENFORCE, INDEX, NO_IDENTITY, POD, Record
 from .writes import Writer
 
@@ -40,8 +40,20 @@ class _Buffers:
         return self._record.pack(*values)
 
 
-def write_endpoints(writer: Writer, image: Image) -> None:
-    """Add the writes of Pods by address."""
+def _since(raw: bytes | None, endpoint: Endpoint, generation: int) -> int:
+    """Return the generation in which the Pod got the address; ``raw`` is the current value.
+
+    Older connections of the address are another Pod's.
+    """
+    if raw:
+        ifindex, owner, *dummy, slot, _flags, since = ENDPOINT.unpack(raw)
+        if (ifindex, owner, slot) == (endpoint.ifindex, endpoint.owner, endpoint.slot):
+            return int(since)
+    return generation
+
+
+def write_endpoints(writer: Writer, image: Image, since: int) -> None:
+    """Add the writes of Pods by address; new ones have it from the generation ``since``."""
     buffers = _Buffers(ENDPOINT, 2, writer.inactive)
     for name, size in (("endpoints4", 4), ("endpoints6", 16)):
         current = writer.snapshot.hashes[name]
@@ -52,6 +64,7 @@ def write_endpoints(writer: Writer, image: Image) -> None:
                 *buffers.updated(current.get(key), e.identity, e.enforce),
                 e.slot,
                 e.flags,
+                _since(current.get(key), e, since),
             )
             for key, e in image.endpoints.items()
             if len(key) == size

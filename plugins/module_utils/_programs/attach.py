@@ -101,7 +101,8 @@ class Installation:
         problem = connections_problem(pinned, self._obj.layouts)
         if problem and not self._desired.allow_connection_loss:
             raise Problem(problem)
-        self._keep_connections = CONNECTIONS in self._replaced and CONNECTIONS in pinned and not problem
+        connections = {*CONNECTIONS}
+        self._keep_connections = connections <= self._replaced & pinned.keys() and not problem
         if not self._obj.loaded:
             reused = {}
             for name in self._obj.layouts.keys() - self._replaced:
@@ -134,10 +135,14 @@ class Installation:
         if not self._keep_connections:
             yield
             return
-        with bpf.closing(bpf.obj_get(self._pins.at("maps", CONNECTIONS))) as old:
-            copy_connections(old, self._obj.maps[CONNECTIONS])
+        with contextlib.ExitStack() as files:
+            old = {
+                name: files.enter_context(bpf.closing(bpf.obj_get(self._pins.at("maps", name))))
+                for name in CONNECTIONS
+            }
+            copy_connections(old, self._obj.maps)
             yield
-            copy_connections(old, self._obj.maps[CONNECTIONS], only_missing=True)
+            copy_connections(old, self._obj.maps, only_missing=True)
 
     def result(self, check: bool = False) -> Result:
         """Return the changes made, or with ``check`` the planned ones."""

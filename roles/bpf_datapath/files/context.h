@@ -8,6 +8,7 @@
 
 #include "config.h"
 #include "ct.h"
+#include "fib.h"
 #include "icmp_error.h"
 #include "identity.h"
 #include "l4.h"
@@ -16,6 +17,16 @@
 #include "metrics.h"
 #include "nat.h"
 #include "policy.h"
+
+/* The connection of one packet. */
+struct ct_state {
+	__u32 place;		/* of its record */
+	__u32 serial;
+	bool tracked;		/* there is a record, or it is an ICMP error about one */
+	bool reply;		/* from the server to the client */
+	bool clash;		/* the source needs another port: the reply tuple is taken */
+	bool set_source;	/* rewrite the source when the packet is forwarded */
+};
 
 struct context {
 	struct config cfg;
@@ -72,103 +83,460 @@ static __always_inline bool ctx_needs_ct(const struct context *ctx)
 		!ctx->src.pod);
 }
 
-/* Return whether policy or reverse translation requires the packet's connection. */
+/* Return whether policy or translation requires the packet's connection. */
 static __always_inline bool ctx_needs_state(const struct context *ctx)
 {
-	return ctx_needs_ct(ctx) || ctx->cfg.features & FEATURE_SERVICES;
+	return ctx_needs_ct(ctx) || ctx->cfg.features & (FEATURE_SERVICES | FEATURE_MASQUERADE);
 }
 
-/* Return whether an earlier program admitted and translated this reply of a service. */
-static __noinline bool lb_is_translated_reply(const struct tuple *t)
+/*
+ * Give the identity HOST to a peer that is the node itself: as the destination, an address in the
+ * kernel's local table; as the source, packets that did not enter by a device. Packets that the
+ * node forwards with its own address as the source (SNAT) are not from the node.
+ */
+__noinline int ctx_classify_host(struct __sk_buff *skb, const struct packet *p, struct context *ctx)
 {
-	struct tuple reverse = {};
+	struct bpf_fib_lookup fib = {};
+	bool resolved;
 
-	reverse_tuple(t, &reverse, CT_SERVICE);
-	return ct_lookup(&reverse);
+	if (!p || !ctx)
+		return 0;
+	if (p->flow.origin == FROM_HOST && !ctx->src.pod && !skb->ingress_ifindex)
+		ctx->src.identity = IDENTITY_HOST;
+	if (p->flow.origin == FROM_POD && !ctx->dst.pod &&
+	    fib_lookup(skb, p, &fib, &resolved) == REASON_STACK_NOT_FORWARDED)
+		ctx->dst.identity = IDENTITY_HOST;
+	return 0;
 }
 
-/* Update the connection of a reply, for reverse translation; policy is not enforced here. */
-static __noinline void ctx_track_reply(struct context *ctx)
+/* Apply policy to a packet that opens a connection. */
+__noinline enum reason ctx_verdict_new(struct __sk_buff *skb, const struct packet *p,
+				       struct context *ctx)
 {
-	struct tuple reverse = {};
-	struct ct_entry *entry;
-
-	reverse_tuple(&ctx->l4.tuple, &reverse, CT_CONNECTION);
-	entry = ct_lookup(&reverse);
-	if (!entry)
-		return;
-	ct_update(entry, ctx->l4.tcp_flags, true);
-	ct_export(entry, true, &ctx->ct);
-}
-
-/* Apply services, policy and connection tracking. Return REASON_NONE, or the reason for a drop. */
-static __noinline enum reason ctx_process(struct __sk_buff *skb, struct packet *p,
-					  struct context *ctx)
-{
-	struct l4_info *l4;
+	const struct l4_info *l4;
 	enum reason reason;
 
+	if (!p || !ctx)
+		return REASON_DROP_UNSUPPORTED;
 	l4 = &ctx->l4;
-	reason = l4_parse(skb, p, l4);
-	if (reason != REASON_NONE)
-		return ctx->src.enforce || ctx->dst.enforce || ctx->masquerade ? reason :
-										 REASON_NONE;
-	if (l4->icmp_error) {
-		reason = icmp_error_translate(skb, l4, &ctx->cfg);
-		if (reason == REASON_MAX)
-			return policy_verdict(&ctx->src, &ctx->dst, l4->tuple.proto,
-					      l4->policy_port, &ctx->cfg);
-		ctx_update_dst(p, ctx);
-		return reason;
-	}
-	if (ctx->cfg.features & FEATURE_SERVICES) {
-		if (p->flow.origin == FROM_HOST && lb_is_translated_reply(&l4->tuple))
-			return REASON_NONE;
-		if (p->flow.origin == FROM_POD) {
-			reason = lb_translate(skb, l4, &ctx->cfg);
-			if (reason != REASON_NONE)
-				return reason;
-		}
-		if (l4->service.port)
-			ctx_update_dst(p, ctx);
-	}
-	ctx->cacheable = l4->unfragmented &&
-			 (p->flow.proto == IPPROTO_TCP || p->flow.proto == IPPROTO_UDP) &&
-			 !l4->service.port && !ctx->masquerade;
-	if (ctx_needs_ct(ctx) || l4->service.port)
-		reason = ct_track(l4, &ctx->src, &ctx->dst, &ctx->cfg, &ctx->ct);
-	else
-		ctx_track_reply(ctx);
-	if (reason == REASON_NONE && ctx->masquerade && !ctx->ct.reply)
-		reason = masquerade_select(l4, &ctx->ct, &ctx->cfg);
-	if (ctx->ct.flags & (CT_DNAT | CT_SNAT))
-		ctx->cacheable = false;
+	if (!ctx->src.enforce && !ctx->dst.enforce)
+		return REASON_NONE;
+	ctx_classify_host(skb, p, ctx);
+	reason = policy_verdict(&ctx->src, &ctx->dst, l4->tuple.proto, l4->policy_port, &ctx->cfg);
+	/*
+	 * The start of this TCP connection is unknown, so either side may be its client: policy has
+	 * to allow both. Otherwise a packet of the server would admit what policy forbids its client.
+	 */
+	if (reason == REASON_NONE && l4->tuple.proto == IPPROTO_TCP && !tcp_is_syn(l4->tcp_flags))
+		reason = policy_verdict(&ctx->dst, &ctx->src, IPPROTO_TCP, l4->tuple.sport,
+					&ctx->cfg);
 	return reason;
 }
 
-/* Translate a reply, or an ICMP error, from the wire to a masqueraded Pod. */
-static __noinline bool ctx_masquerade_reverse(struct __sk_buff *skb, struct packet *p,
-					      struct context *ctx)
+/* Apply policy to a known connection, in the direction of its first packet. */
+__noinline enum reason ctx_verdict_again(struct __sk_buff *skb, const struct packet *p,
+					 struct context *ctx, __be16 port)
 {
-	struct l4_info *l4;
+	if (!p || !ctx)
+		return REASON_DROP_UNSUPPORTED;
+	if (!ctx->src.enforce && !ctx->dst.enforce)
+		return REASON_NONE;
+	ctx_classify_host(skb, p, ctx);
+	if (ctx->ct.reply)
+		return policy_verdict(&ctx->dst, &ctx->src, ctx->l4.tuple.proto, port, &ctx->cfg);
+	return policy_verdict(&ctx->src, &ctx->dst, ctx->l4.tuple.proto, port, &ctx->cfg);
+}
 
-	l4 = &ctx->l4;
-	if (l4_parse(skb, p, l4) != REASON_NONE ||
-	    !masquerade_is_node_address(l4->tuple.family, l4->tuple.dst, &ctx->cfg))
+/* Return whether an address belongs to a Pod that is newer than a connection. */
+static __noinline bool ct_is_before_pod(const struct connection *c, __u8 family,
+					const struct addr_port *side)
+{
+	struct endpoint *ep = endpoint_lookup(family, side->address);
+
+	return ep && ep->since && (__s32)(ep->since - c->created) > 0;
+}
+
+/* Return whether a connection is still one of its Pods, and its backend one of its service. */
+__noinline bool ct_is_current(const struct connection *c, __u8 family, const struct config *cfg)
+{
+	if (!c)
 		return false;
-	if (l4->icmp_error ? icmp_error_translate(skb, l4, &ctx->cfg) != REASON_NONE :
-			     !masquerade_reverse(skb, l4))
+	if (ct_is_before_pod(c, family, &c->client) || ct_is_before_pod(c, family, &c->server))
 		return false;
+	return !(c->flags & CT_DNAT) || c->proto == IPPROTO_TCP || lb_is_current(c, family, cfg);
+}
+
+enum ctx_match {
+	CTX_NEW,		/* no connection */
+	CTX_KNOWN,
+	CTX_DONE,		/* a known connection; an earlier program translated the packet */
+	CTX_CLASH,		/* no connection, but the tuple is the reply tuple of another one */
+	CTX_FORGED,		/* a translated connection has this tuple only inside the node */
+};
+
+/* Find the packet's connection. Only packets from the stack may be translated already. */
+__noinline enum ctx_match ctx_find(const struct packet *p, struct context *ctx)
+{
+	const struct tuple *t;
+	struct connection *c;
+
+	if (!p || !ctx)
+		return CTX_FORGED;
+	t = &ctx->l4.tuple;
+	c = ct_lookup(t, CT_ORIGINAL, &ctx->ct.place, &ctx->ct.reply);
+	if (c) {
+		if (!ctx->ct.reply || !(c->flags & (CT_DNAT | CT_SNAT)))
+			return CTX_KNOWN;
+		return p->flow.origin == FROM_HOST ? CTX_DONE : CTX_FORGED;
+	}
+	if (!(ctx->cfg.features & (FEATURE_SERVICES | FEATURE_MASQUERADE)))
+		return CTX_NEW;
+	c = ct_lookup(t, CT_REPLY, &ctx->ct.place, &ctx->ct.reply);
+	if (!c)
+		return CTX_NEW;
+	if (ctx->ct.reply)
+		return CTX_KNOWN;
+	if (p->flow.origin == FROM_HOST)
+		return CTX_DONE;
+	return p->flow.origin == FROM_POD ? CTX_CLASH : CTX_FORGED;
+}
+
+/* Set the tuple of a connection as the server sees it, in the direction of the client. */
+static __always_inline void ct_set_routed(const struct connection *c, struct tuple *t)
+{
+	const struct addr_port *source = c->flags & CT_SNAT ? &c->source : &c->client;
+
+	__builtin_memcpy(t->src, source->address, sizeof(t->src));
+	__builtin_memcpy(t->dst, c->server.address, sizeof(t->dst));
+	t->sport = source->port;
+	t->dport = c->server.port;
+}
+
+/*
+ * Keep the tuple of the direction that sends nothing from being discarded as the least recently
+ * used, once a second.
+ */
+__noinline int ct_refresh(const struct connection *c, const struct ct_state *ct,
+			  const struct tuple *packet)
+{
+	struct tuple t;
+	bool reply;
+	__u32 place;
+
+	if (!c || !ct || !packet)
+		return 0;
+	t = *packet;
+	if (ct->reply) {
+		__builtin_memcpy(t.src, c->client.address, sizeof(t.src));
+		__builtin_memcpy(t.dst, c->service.address, sizeof(t.dst));
+		t.sport = c->client.port;
+		t.dport = c->service.port;
+		if (t.icmp)
+			t.icmp = TUPLE_ICMP_REQUEST;
+	} else {
+		ct_set_routed(c, &t);
+	}
+	if (!ct_lookup(&t, ct->reply ? CT_ORIGINAL : CT_REPLY, &place, &reply))
+		ct_ref_insert(&t, ct->reply ? CT_ORIGINAL : CT_REPLY, ct->place, c->serial, true);
+	return 0;
+}
+
+/* Return whether another open connection has this tuple, or has it as its reply tuple. */
+static __always_inline bool ct_is_taken(const struct tuple *routed)
+{
+	struct connection *c;
+	bool reply;
+	__u32 place;
+
+	c = ct_lookup(routed, CT_REPLY, &place, &reply);
+	if (!c)
+		c = ct_lookup(routed, CT_ORIGINAL, &place, &reply);
+	return c && (c->proto != IPPROTO_TCP || !ct_is_closed(c));
+}
+
+/*
+ * Create the record of a new connection. The packet's destination is that of the server already;
+ * `service` is the one before, with port 0 if it is the same.
+ */
+__noinline bool ctx_create(struct context *ctx, const struct addr_port *service, __u32 backend)
+{
+	struct connection *c;
+	__u32 place = 0, serial = 0;
+	struct tuple *t;
+
+	if (!ctx || !service)
+		return false;
+	t = &ctx->l4.tuple;
+	c = ct_alloc(ctx->src.ifindex ? ctx->src.slot : ctx->dst.slot, &place, &serial);
+	if (!c)
+		return false;
+	__builtin_memcpy(c->client.address, t->src, sizeof(t->src));
+	c->client.port = t->sport;
+	__builtin_memcpy(c->server.address, t->dst, sizeof(t->dst));
+	c->server.port = t->dport;
+	c->service = c->server;
+	c->source = c->client;
+	c->last_seen = ct_now();
+	c->created = ctx->cfg.generation;
+	c->generation = ctx->cfg.generation;
+	c->backend = backend;
+	c->proto = t->proto;
+	c->verdict = REASON_NONE;
+	barrier();
+	c->serial = serial;
+	ctx->ct.place = place;
+	ctx->ct.serial = serial;
+	if (!service->port)
+		return ct_ref_insert(t, CT_ORIGINAL, place, serial, true);
+	c->service = *service;
+	c->flags = CT_DNAT;
+	ctx->ct.clash = ct_is_taken(t);
+	if (!ctx->ct.clash && !ct_ref_insert(t, CT_REPLY, place, serial, true))
+		return false;
+	__builtin_memcpy(t->dst, service->address, sizeof(t->dst));
+	t->dport = service->port;
+	if (!ct_ref_insert(t, CT_ORIGINAL, place, serial, true))
+		return false;
+	__builtin_memcpy(t->dst, c->server.address, sizeof(t->dst));
+	t->dport = c->server.port;
+	return true;
+}
+
+/* Select the server of a new connection to a service; `to` stays unset for other destinations. */
+static __always_inline enum reason ctx_select_backend(const struct packet *p, struct context *ctx,
+						      struct addr_port *to, __u32 *backend)
+{
+	const struct tuple *t = &ctx->l4.tuple;
+
+	if (p->flow.origin != FROM_POD || !(ctx->cfg.features & FEATURE_SERVICES) ||
+	    ctx->dst.pod || (t->proto != IPPROTO_TCP && t->proto != IPPROTO_UDP))
+		return REASON_NONE;
+	return lb_select(t, &ctx->cfg, to, backend);
+}
+
+/* Set the packet's destination to `to`; `to` becomes the one before. */
+static __noinline bool ctx_set_destination(struct __sk_buff *skb, struct packet *p,
+					   struct context *ctx, struct addr_port *to)
+{
+	struct tuple *t;
+	__be16 port;
+
+	t = &ctx->l4.tuple;
+	port = t->dport;
+	if (!ctx->ct.reply)
+		ctx->l4.policy_port = to->port;
+	if (!nat_rewrite(skb, &ctx->l4, false, to))
+		return false;
+	to->address[0] = p->flow.dst4;
+	if (t->family == AF_INET6)
+		__builtin_memcpy(to->address, p->flow.dst6, sizeof(to->address));
+	to->port = port;
 	ctx_update_dst(p, ctx);
 	return true;
 }
 
-/* Set the source of a service's reply to the service's address. */
-static __always_inline bool ctx_service_reverse(struct __sk_buff *skb, struct context *ctx)
+/* Return whether a packet without a connection opens one that is worth a record. */
+static __always_inline bool ctx_opens(const struct l4_info *l4)
 {
-	if (!ctx->ct.reply || !(ctx->ct.flags & CT_DNAT))
+	const struct tuple *t = &l4->tuple;
+
+	if (t->proto == IPPROTO_ICMP || t->proto == IPPROTO_ICMPV6)
+		return t->icmp == TUPLE_ICMP_REQUEST;
+	return t->proto != IPPROTO_TCP || !(l4->tcp_flags & TCP_RST);
+}
+
+/* Apply policy to an ICMP error, and translate it. */
+static __always_inline enum reason ctx_icmp_error(struct __sk_buff *skb, struct packet *p,
+						  struct context *ctx)
+{
+	struct l4_info *l4 = &ctx->l4;
+	enum reason reason;
+
+	reason = icmp_error_translate(skb, l4, &ctx->cfg, p->flow.origin == FROM_POD);
+	if (reason == REASON_MAX)
+		return ctx_verdict_new(skb, p, ctx);
+	ctx->ct.tracked = true;
+	ctx->ct.reply = true;
+	ctx_update_dst(p, ctx);
+	return reason;
+}
+
+/* Apply connection tracking, services and policy to a packet whose transport header is parsed. */
+__noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct context *ctx)
+{
+	struct addr_port to = {};
+	struct connection *c = NULL;
+	enum ctx_match match;
+	enum reason reason;
+	__u32 backend = 0;
+	bool stale = false, translate = false;
+
+	if (!p || !ctx)
+		return REASON_DROP_UNSUPPORTED;
+	match = ctx_find(p, ctx);
+	if (match == CTX_FORGED)
+		return REASON_DROP_INVALID_SOURCE_IP;
+	if (match == CTX_KNOWN || match == CTX_DONE)
+		c = bpf_map_lookup_elem(&connections, &ctx->ct.place);
+	if (match == CTX_DONE)
+		return c ? c->verdict : REASON_DROP_CT_CREATE_FAILED;
+	/* the client or, from the server's port, the server opens another connection */
+	if (c && tcp_is_syn(ctx->l4.tcp_flags) &&
+	    (c->verdict != REASON_NONE || c->flags & (CT_FIN_BOTH | CT_RST)))
+		c = NULL;
+	if (c && c->generation != ctx->cfg.generation) {
+		stale = true;
+		if (!ct_is_current(c, ctx->l4.tuple.family, &ctx->cfg))
+			c = NULL;
+	}
+	if (!c) {
+		ctx->ct.reply = false;
+		reason = ctx_select_backend(p, ctx, &to, &backend);
+		if (reason != REASON_NONE)
+			return reason;
+		translate = to.port;
+	} else if (ctx->ct.reply ? c->flags & CT_SNAT : c->flags & CT_DNAT) {
+		to = ctx->ct.reply ? c->client : c->server;
+		translate = true;
+	}
+	if (translate && !ctx_set_destination(skb, p, ctx, &to))
+		return REASON_DROP_NAT_FAILED;
+	if (!c && p->flow.origin == FROM_WIRE && !ctx->dst.ifindex)
+		return REASON_NONE;
+	ctx->cacheable = ctx->l4.unfragmented &&
+			 (p->flow.proto == IPPROTO_TCP || p->flow.proto == IPPROTO_UDP);
+	if (!c) {
+		if (!ctx_needs_ct(ctx) && !translate && match != CTX_CLASH)
+			return REASON_NONE;
+		reason = ctx_verdict_new(skb, p, ctx);
+		if (reason != REASON_NONE)
+			return reason;
+		if (!ctx_opens(&ctx->l4)) {
+			ctx->cacheable = false;
+			return REASON_NONE;
+		}
+		if (!ctx_create(ctx, &to, backend))
+			return REASON_DROP_CT_CREATE_FAILED;
+		ctx->ct.clash |= match == CTX_CLASH;
+		c = bpf_map_lookup_elem(&connections, &ctx->ct.place);
+		if (!c)
+			return REASON_DROP_CT_CREATE_FAILED;
+	} else if (stale) {
+		c->verdict = ctx_verdict_again(skb, p, ctx, c->server.port);
+		c->generation = ctx->cfg.generation;
+	}
+	if (c->verdict != REASON_NONE) {
+		/* keep it, so that no packet of the server opens the connection again */
+		c->last_seen = ct_now();
+		return c->verdict;
+	}
+	if (c->flags & (CT_DNAT | CT_SNAT)) {
+		ctx->cacheable = false;
+		if (c->last_seen != ct_now())
+			ct_refresh(c, &ctx->ct, &ctx->l4.tuple);
+	}
+	ct_update(c, ctx->l4.tcp_flags, ctx->ct.reply);
+	ctx->ct.tracked = true;
+	ctx->ct.serial = c->serial;
+	ctx->ct.set_source = c->flags & (ctx->ct.reply ? CT_DNAT : CT_SNAT);
+	if (ctx->masquerade)
+		ctx->cacheable = false;
+	return REASON_NONE;
+}
+
+/*
+ * Apply connection tracking, services and policy. Return REASON_NONE, or the reason for a drop. The
+ * destination is translated here; the source is translated when the packet is forwarded, so that
+ * the stack gets packets with their own source.
+ */
+static __always_inline enum reason ctx_process(struct __sk_buff *skb, struct packet *p,
+					       struct context *ctx)
+{
+	enum reason reason = l4_parse(skb, p, &ctx->l4);
+
+	if (reason != REASON_NONE)
+		return ctx->src.enforce || ctx->dst.enforce || ctx->masquerade ? reason :
+										 REASON_NONE;
+	return ctx->l4.icmp_error ? ctx_icmp_error(skb, p, ctx) : ctx_track(skb, p, ctx);
+}
+
+/* Return the record of a packet, unless another connection has got it since. */
+static __always_inline struct connection *ctx_connection(const struct context *ctx)
+{
+	struct connection *c = bpf_map_lookup_elem(&connections, &ctx->ct.place);
+
+	return c && c->serial == ctx->ct.serial ? c : NULL;
+}
+
+/* Rewrite the source as the connection requires. */
+static __noinline bool ctx_set_source(struct __sk_buff *skb, struct context *ctx)
+{
+	struct connection *c;
+	struct addr_port to;
+
+	if (!ctx->ct.set_source)
 		return true;
-	return nat_rewrite(skb, &ctx->l4, true, &ctx->ct.nat);
+	ctx->ct.set_source = false;
+	c = ctx_connection(ctx);
+	if (!c)
+		return false;
+	to = ctx->ct.reply ? c->service : c->source;
+	return nat_rewrite(skb, &ctx->l4, true, &to);
+}
+
+/* Return whether a packet of a Pod leaves the node. */
+static __noinline bool ctx_leaves(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_fib_lookup fib = {};
+	bool resolved;
+
+	return fib_lookup(skb, p, &fib, &resolved) == REASON_NONE;
+}
+
+/*
+ * Select the source of a connection: the node's address if the Pod is masqueraded and the packet
+ * leaves the node, or another port of the Pod if the reply tuple is taken. The node's address may
+ * have changed since the connection was opened.
+ */
+__noinline enum reason ctx_select_source(struct __sk_buff *skb, const struct packet *p,
+					 struct context *ctx)
+{
+	struct node_config *config;
+	struct connection *c;
+	struct tuple t;
+	__u32 buffer, hash;
+	bool masquerade;
+
+	if (!p || !ctx || ctx->ct.reply)
+		return REASON_NONE;
+	t = ctx->l4.tuple;
+	hash = tuple_hash(&t);
+	buffer = config_buffer(ctx->cfg);
+	config = bpf_map_lookup_elem(&node, &buffer);
+	if (!config)
+		return REASON_DROP_NAT_NO_MAPPING;
+	masquerade = ctx->masquerade && masquerade_address(t.family, config, t.src);
+	if (!masquerade)
+		__builtin_memcpy(t.src, ctx->l4.tuple.src, sizeof(t.src));
+	c = ctx->ct.tracked ? ctx_connection(ctx) : NULL;
+	if (c && c->flags & CT_SNAT && (!masquerade || address_equal(c->source.address, t.src)))
+		goto out;
+	if (masquerade ? !ctx_leaves(skb, p) : !ctx->ct.clash)
+		return REASON_NONE;
+	/* only these have a port or an identifier */
+	if (!c || (t.proto != IPPROTO_TCP && t.proto != IPPROTO_UDP && !t.icmp))
+		return REASON_DROP_NAT_FAILED;
+	if (!snat_select(&t, config, hash, ctx->ct.place, ctx->ct.serial))
+		return REASON_DROP_NAT_NO_MAPPING;
+	__builtin_memcpy(c->source.address, t.src, sizeof(t.src));
+	c->source.port = t.sport;
+	c->flags |= CT_SNAT;
+	ctx->ct.set_source = true;
+out:
+	/* the stack cannot take over packets whose port is another connection's */
+	if (address_equal(c->source.address, ctx->l4.tuple.src) && !ctx_set_source(skb, ctx))
+		return REASON_DROP_NAT_FAILED;
+	return REASON_NONE;
 }
 
 #endif

@@ -135,7 +135,7 @@ __noinline int forward_to_pod(struct __sk_buff *skb, const struct packet *p, str
 	if (reason != REASON_NONE)
 		return ctx_pass_to_stack(ctx, reason);
 	nh.mtu = mtu < 0xffff ? mtu : 0xffff;
-	if (!ctx_service_reverse(skb, ctx))
+	if (!ctx_set_source(skb, ctx))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, 0);
 	if (!ip_decrease_ttl(skb, p))
 		return ctx_pass_to_stack(ctx, REASON_STACK_MALFORMED);
@@ -164,8 +164,7 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 	reason = fib_lookup(skb, p, &fib, &resolved);
 	if (reason != REASON_NONE)
 		return ctx_pass_to_stack(ctx, reason);
-	if (ctx->masquerade && !ctx->ct.reply && ctx->ct.nat.port &&
-	    !nat_rewrite(skb, &ctx->l4, true, &ctx->ct.nat))
+	if (!ctx_set_source(skb, ctx))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
 	now = pacing_limit_edt(skb);
 	if (!pod_schedule(skb, p, &paced))
@@ -292,6 +291,9 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 	ctx_set_dst(p, &ctx);
 	if (ctx_needs_state(&ctx)) {
 		reason = ctx_process(skb, p, &ctx);
+		if (reason == REASON_NONE &&
+		    (ctx.masquerade || ctx.ct.clash || ctx.ct.set_source))
+			reason = ctx_select_source(skb, p, &ctx);
 		if (reason != REASON_NONE)
 			return ctx_drop(skb, p, &ctx, reason);
 		if (!ctx.cacheable)
@@ -351,17 +353,14 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 			return drop_packet(skb, p, ctx.dst.slot, REASON_DROP_UNSUPPORTED, 0);
 		return pass_to_stack(ctx.dst.slot, reason);
 	}
-	if (ctx.cfg.features & FEATURE_MASQUERADE && !ctx.dst.pod) {
-		if (!ctx_masquerade_reverse(skb, p, &ctx))
-			return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
-		entry = NULL;
-	}
-	if (!ctx.dst.ifindex)
+	if (!ctx.dst.ifindex &&
+	    (ctx.dst.pod || !(ctx.cfg.features & FEATURE_MASQUERADE) ||
+	     !masquerade_is_candidate(p, &ctx.cfg)))
 		return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
 	if (ctx_needs_state(&ctx)) {
 		ctx_set_src(p, &ctx);
-		/* spoofed: Pods of this node and the node itself do not send from the wire */
-		if (ctx.src.ifindex || ctx.src.identity == IDENTITY_HOST)
+		/* spoofed: Pods of this node do not send from the wire */
+		if (ctx.src.ifindex)
 			ctx.src = (struct endpoint_info){ .identity = IDENTITY_WORLD };
 		reason = ctx_process(skb, p, &ctx);
 		if (reason != REASON_NONE)
@@ -369,6 +368,8 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 		if (!ctx.cacheable)
 			entry = NULL;
 	}
+	if (!ctx.dst.ifindex)
+		return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
 	verdict = forward_to_pod(skb, p, &ctx, entry);
 	return ctx.stack ? pass_to_stack(ctx.dst.slot, ctx.stack) : verdict;
 }
@@ -424,7 +425,7 @@ int pod_ingress(struct __sk_buff *skb)
 	}
 	ctx_set_src(&p, &ctx);
 	reason = ctx_process(skb, &p, &ctx);
-	if (reason == REASON_NONE && !ctx_service_reverse(skb, &ctx))
+	if (reason == REASON_NONE && !ctx_set_source(skb, &ctx))
 		reason = REASON_DROP_NAT_FAILED;
 	if (reason != REASON_NONE)
 		return ctx_drop(skb, &p, &ctx, reason);

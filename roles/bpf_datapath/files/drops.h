@@ -58,7 +58,8 @@ __noinline int drop_packet(struct __sk_buff *skb, const struct packet *p, __u32 
 	event->tuple.dport = p->flow.dport;
 	event->tuple.proto = p->flow.proto;
 	event->tuple.family = p->flow.family;
-	event->tuple.kind = 0;
+	event->tuple.icmp = 0;
+	event->tuple.pad = 0;
 	event->ifindex = skb->ifindex;
 	event->len = skb->len;
 	event->peer = peer;

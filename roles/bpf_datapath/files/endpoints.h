@@ -41,6 +41,7 @@ struct endpoint {
 	__u16 enforce[CONFIG_BUFFERS];	/* enum endpoint_enforce */
 	__u16 slot;		/* of `metrics`; 0: none */
 	__u16 flags;		/* enum pod_flag */
+	__u32 since;		/* generation in which the Pod got the address; 0: unknown */
 };
 
 /* A Pod of this node, by the host end of its device. */

@@ -7,7 +7,6 @@
 #include <bpf/bpf_helpers.h>
 
 #include "endpoints.h"
-#include "flow_cache.h"
 #include "metrics.h"
 #include "mtu.h"
 #include "parse.h"

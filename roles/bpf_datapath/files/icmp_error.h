@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * ICMP errors. An error about a packet of a known connection passes, as netfilter's RELATED. It is
- * translated as that packet was, so that the receiver can match it to its own packet.
+ * ICMP errors. An error about a packet of a known connection passes, as netfilter's RELATED, if it
+ * goes to the sender of that packet. It is translated as that packet was, so that the receiver can
+ * match it to its own packet.
  */
 #ifndef PODNET_ICMP_ERROR_H
 #define PODNET_ICMP_ERROR_H
@@ -15,90 +16,65 @@
 #include "metrics.h"
 #include "nat.h"
 
-/* ct_lookup(), but only for a connection that the current generation of policy allowed. */
-static __always_inline struct ct_entry *icmp_error_ct_lookup(struct tuple *t, enum ct_kind kind,
-							     const struct config *cfg)
-{
-	struct ct_entry *entry;
-
-	t->kind = kind;
-	entry = ct_lookup(t);
-	return entry && (kind != CT_CONNECTION || entry->generation == cfg->generation) ? entry :
-											  NULL;
-}
-
 struct icmp_error_nat {
-	struct addr_port to;	/* the new address and port */
-	__u8 translated;	/* 1: `to` is set */
-	__u8 source;		/* 1: for the inner packet's source and the error's destination */
-	__u16 pad;
+	struct addr_port src;	/* of the inner packet, before translation */
+	struct addr_port dst;
+	bool translated;
 };
 
-/* Look up the connection of the inner packet, and the translation that the error requires. */
+/* Look up the connection of the inner packet, and its addresses before translation. */
 static __noinline bool icmp_error_match(const struct tuple *inner, const struct config *cfg,
 					struct icmp_error_nat *nat)
 {
-	struct tuple t = *inner;
-	struct ct_entry *entry = icmp_error_ct_lookup(&t, CT_CONNECTION, cfg);
+	struct connection *c;
+	bool reply;
+	__u32 place;
 
-	if (entry) {
-		/* to the client, whose packet was translated to the backend */
-		nat->translated = !!(entry->flags & CT_DNAT);
-		nat->to = entry->service;
-		return true;
+	c = ct_lookup(inner, CT_REPLY, &place, &reply);
+	if (c && !reply) {
+		/* to the client, about its packet as the server sees it */
+		nat->src = c->client;
+		nat->dst = c->service;
+		nat->translated = true;
 	}
-	/* to the client, already translated */
-	if (icmp_error_ct_lookup(&t, CT_SERVICE, cfg))
-		return true;
-	reverse_tuple(inner, &t, CT_CONNECTION);
-	entry = icmp_error_ct_lookup(&t, CT_CONNECTION, cfg);
-	if (entry) {
-		/* to the server, which knows only the masqueraded source */
-		nat->translated = !!(entry->flags & CT_SNAT);
-		nat->to = entry->masquerade;
-		return true;
+	if (!c) {
+		c = ct_lookup(inner, CT_ORIGINAL, &place, &reply);
+		if (c && reply && c->flags & (CT_DNAT | CT_SNAT)) {
+			/* to the server, about its packet as the client sees it */
+			nat->src = c->server;
+			nat->dst = c->flags & CT_SNAT ? c->source : c->client;
+			nat->translated = true;
+		}
 	}
-	nat->translated = 1;
-	nat->source = 1;
-	entry = icmp_error_ct_lookup(&t, CT_SERVICE, cfg);
-	if (entry) {
-		/* from the client to the backend, whose reply had the service's address */
-		nat->to = entry->service;
-		return true;
-	}
-	entry = icmp_error_ct_lookup(&t, CT_MASQUERADE, cfg);
-	if (entry) {
-		/* from the wire to the masqueraded Pod */
-		nat->to = entry->masquerade;
-		return true;
-	}
-	return false;
+	return c && c->generation == cfg->generation && c->verdict == REASON_NONE;
 }
 
-static __always_inline bool address_equal(const __be32 *a, const __be32 *b)
-{
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
-}
-
-/* Translate an ICMP error. Return REASON_MAX if it belongs to no known connection. */
-static __noinline enum reason icmp_error_translate(struct __sk_buff *skb, struct l4_info *l4,
-						   const struct config *cfg)
+/*
+ * Translate an ICMP error. Return REASON_MAX if it belongs to no known connection. Routers send
+ * errors too, so only one from a Pod has to be from the packet's destination.
+ */
+__noinline enum reason icmp_error_translate(struct __sk_buff *skb, struct l4_info *l4,
+					    const struct config *cfg, bool from_pod)
 {
 	struct tuple inner = {};
 	struct icmp_error_nat nat = {};
-	bool outer;
+	bool from_target;
 
+	if (!l4 || !cfg)
+		return REASON_DROP_UNSUPPORTED;
 	inner.family = l4->tuple.family;
-	if (!l4_parse_inner(skb, l4->offset + ICMP_HEADER, &inner) ||
+	if (!l4_parse_inner(skb, l4->offset + ICMP_HEADER, &inner))
+		return REASON_MAX;
+	from_target = address_equal(inner.dst, l4->tuple.src);
+	if (!address_equal(inner.src, l4->tuple.dst) || (from_pod && !from_target) ||
 	    !icmp_error_match(&inner, cfg, &nat))
 		return REASON_MAX;
 	if (!nat.translated)
 		return REASON_NONE;
-	/* the outer address is translated too, unless a router on the path sent the error */
-	outer = nat.source ? address_equal(inner.src, l4->tuple.dst) :
-			     address_equal(inner.dst, l4->tuple.src);
-	if (!nat_rewrite_inner(skb, l4, &inner, nat.source, &nat.to) ||
-	    (outer && !nat_rewrite_outer(skb, l4, !nat.source, &nat.to)))
+	if (!nat_rewrite_inner(skb, l4, &inner, true, &nat.src) ||
+	    !nat_rewrite_inner(skb, l4, &inner, false, &nat.dst) ||
+	    !nat_rewrite_outer(skb, l4, false, &nat.src) ||
+	    (from_target && !nat_rewrite_outer(skb, l4, true, &nat.dst)))
 		return REASON_DROP_NAT_FAILED;
 	return REASON_NONE;
 }

@@ -25,6 +25,8 @@
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
+#define ICMP_TIMESTAMP 13
+#define ICMP_TIMESTAMPREPLY 14
 
 #define TCP_FLAGS 13		/* offset of the flags byte */
 #define TCP_FIN 0x01
@@ -51,7 +53,6 @@ struct l4_info {
 	__u8 icmp_error;
 	__u8 unfragmented;
 	__u8 pad;
-	struct addr_port service;	/* destination before translation; port 0: no service */
 };
 
 static __always_inline bool l4_is_icmp_error(__u8 proto, __u8 type)
@@ -62,8 +63,26 @@ static __always_inline bool l4_is_icmp_error(__u8 proto, __u8 type)
 	return proto == IPPROTO_ICMPV6 && type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
 }
 
+/* Return the request's type for a query with an identifier or its response, else -1. */
+static __always_inline int icmp_request_of(__u8 proto, __u8 type)
+{
+	if (proto == IPPROTO_ICMPV6)
+		return type == ICMPV6_ECHO_REQUEST || type == ICMPV6_ECHO_REPLY ?
+			       ICMPV6_ECHO_REQUEST : -1;
+	switch (type) {
+	case ICMP_ECHO:
+	case ICMP_ECHOREPLY:
+		return ICMP_ECHO;
+	case ICMP_TIMESTAMP:
+	case ICMP_TIMESTAMPREPLY:
+		return ICMP_TIMESTAMP;
+	default:
+		return -1;
+	}
+}
+
 /*
- * Load the ports at `offset`. For ICMP echo the identifier is the requester's port and the
+ * Load the ports at `offset`. For ICMP queries the identifier is the requester's port and the
  * request's type the responder's, so that a reply has the reverse tuple. Return false if truncated.
  */
 static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, struct tuple *t,
@@ -75,6 +94,7 @@ static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, s
 		__be16 id;
 		__be16 sequence;
 	} head = {};
+	int request;
 	__u8 type;
 
 	switch (t->proto) {
@@ -93,16 +113,17 @@ static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, s
 			return false;
 		*policy_port = head.first;
 		type = bpf_ntohs(head.first) >> 8;
-		if (type == (t->proto == IPPROTO_ICMP ? ICMP_ECHO : ICMPV6_ECHO_REQUEST)) {
+		request = icmp_request_of(t->proto, type);
+		if (request < 0) {
+			t->dport = head.first;
+		} else if (request == type) {
+			t->icmp = TUPLE_ICMP_REQUEST;
 			t->sport = head.id;
 			t->dport = head.first;
-		} else if (t->proto == IPPROTO_ICMP ? type == ICMP_ECHOREPLY :
-						      type == ICMPV6_ECHO_REPLY) {
-			t->sport = bpf_htons((t->proto == IPPROTO_ICMP ? ICMP_ECHO :
-							ICMPV6_ECHO_REQUEST) << 8);
-			t->dport = head.id;
 		} else {
-			t->dport = head.first;
+			t->icmp = TUPLE_ICMP_RESPONSE;
+			t->sport = bpf_htons(request << 8);
+			t->dport = head.id;
 		}
 		return true;
 	default:

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Service load balancing. A new connection is assigned the backend that its tuple hashes to in
- * the service's Maglev table. Its conntrack entry keeps the backend when the table changes.
+ * the service's Maglev table. An open TCP connection keeps its backend when the table changes;
+ * other protocols keep it while the service has it.
  */
 #ifndef PODNET_LB_H
 #define PODNET_LB_H
@@ -13,7 +14,6 @@
 #include "ct.h"
 #include "l4.h"
 #include "metrics.h"
-#include "nat.h"
 #include "tuple.h"
 
 #define SERVICES_MAX 8192
@@ -74,40 +74,35 @@ static __noinline __u32 tuple_hash(const struct tuple *t)
 	return hash >> 32;
 }
 
-/* Return whether a client's connection to its backend is closed, so that it may select another. */
-static __noinline bool lb_connection_closed(const struct tuple *t, const struct addr_port *backend)
+static __noinline struct service *lb_lookup(__u8 family, __u8 proto, const __be32 *address,
+					     __be16 port, const struct config *cfg)
 {
-	struct tuple direct = *t;
-	struct ct_entry *entry;
+	struct service_key key = {
+		.port = port,
+		.proto = proto,
+		.family = family,
+		.buffer = config_buffer(*cfg),
+	};
 
-	__builtin_memcpy(direct.dst, backend->address, sizeof(direct.dst));
-	direct.dport = backend->port;
-	direct.kind = CT_CONNECTION;
-	entry = ct_lookup(&direct);
-	return !entry || entry->flags & CT_CLOSING;
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	return bpf_map_lookup_elem(&services, &key);
 }
 
 /*
- * Select the backend of a new connection and store it in `ct`. The kind of `t` is CT_SERVICE.
- * Leaves `backend` unset if the destination is not a service.
+ * Select the backend of a new connection. Leaves `backend` unset if the destination is not a
+ * service.
  */
-static __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg,
-					struct addr_port *backend)
+__noinline enum reason lb_select(const struct tuple *t, const struct config *cfg,
+				 struct addr_port *backend, __u32 *backend_index)
 {
-	struct service_key key = {
-		.port = t->dport,
-		.proto = t->proto,
-		.family = t->family,
-		.buffer = config_buffer(*cfg),
-	};
-	struct ct_entry entry = { .last_seen = ct_now(), .generation = cfg->generation };
 	struct service *service;
 	struct maglev_table *table;
 	struct addr_port *selected;
 	__u32 index;
 
-	__builtin_memcpy(key.address, t->dst, sizeof(key.address));
-	service = bpf_map_lookup_elem(&services, &key);
+	if (!t || !cfg || !backend || !backend_index)
+		return REASON_DROP_NO_BACKEND;
+	service = lb_lookup(t->family, t->proto, t->dst, t->dport, cfg);
 	if (!service)
 		return REASON_NONE;
 	table = bpf_map_lookup_elem(&maglev, &service->table);
@@ -117,50 +112,40 @@ static __noinline enum reason lb_select(const struct tuple *t, const struct conf
 	barrier_var(index); /* keep the check: the verifier does not track the modulo */
 	if (index >= MAGLEV_SIZE)
 		return REASON_DROP_NO_BACKEND;
-	selected = bpf_map_lookup_elem(&backends, &table->backend[index]);
+	*backend_index = table->backend[index];
+	selected = bpf_map_lookup_elem(&backends, backend_index);
 	if (!selected || !selected->port)
 		return REASON_DROP_NO_BACKEND;
+	if (address_equal(selected->address, t->src))
+		return REASON_DROP_HAIRPIN;
 	*backend = *selected;
-	entry.service = *selected;
-	if (bpf_map_update_elem(&ct, t, &entry, BPF_ANY))
-		return REASON_DROP_CT_CREATE_FAILED;
 	return REASON_NONE;
 }
 
-/* Translate a service's address to that of a backend; l4->service keeps the original. */
-static __noinline enum reason lb_translate(struct __sk_buff *skb, struct l4_info *l4,
-					   const struct config *cfg)
+/* Return whether the service of a connection still has the connection's backend. */
+__noinline bool lb_is_current(const struct connection *c, __u8 family, const struct config *cfg)
 {
-	struct addr_port backend = {};
-	struct ct_entry *entry;
-	enum reason reason;
-	struct tuple *t;
+	struct maglev_table *table;
+	struct addr_port *backend;
+	struct service *service;
+	__u32 index;
 
-	t = &l4->tuple;
-	if (t->proto != IPPROTO_TCP && t->proto != IPPROTO_UDP)
-		return REASON_NONE;
-	t->kind = CT_SERVICE;
-	entry = ct_lookup(t);
-	if (entry && tcp_is_syn(l4->tcp_flags) && lb_connection_closed(t, &entry->service))
-		entry = NULL;
-	if (entry) {
-		entry->last_seen = ct_now();
-		backend = entry->service;
-	} else {
-		reason = lb_select(t, cfg, &backend);
-		if (reason != REASON_NONE)
-			return reason;
+	if (!c || !cfg)
+		return false;
+	index = c->backend;
+	service = lb_lookup(family, c->proto, c->service.address, c->service.port, cfg);
+	if (!service)
+		return false;
+	table = bpf_map_lookup_elem(&maglev, &service->table);
+	backend = bpf_map_lookup_elem(&backends, &index);
+	if (!table || !backend || backend->port != c->server.port ||
+	    !address_equal(backend->address, c->server.address))
+		return false;
+	for (int i = 0; i < MAGLEV_SIZE; i++) {
+		if (table->backend[i] == index)
+			return true;
 	}
-	t->kind = CT_CONNECTION;
-	if (!backend.port)
-		return REASON_NONE;
-	if (backend.address[0] == t->src[0] && backend.address[1] == t->src[1] &&
-	    backend.address[2] == t->src[2] && backend.address[3] == t->src[3])
-		return REASON_DROP_HAIRPIN;
-	__builtin_memcpy(l4->service.address, t->dst, sizeof(l4->service.address));
-	l4->service.port = t->dport;
-	l4->policy_port = backend.port;
-	return nat_rewrite(skb, l4, false, &backend) ? REASON_NONE : REASON_DROP_NAT_FAILED;
+	return false;
 }
 
 #endif

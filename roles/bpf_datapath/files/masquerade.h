@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Masquerade: Pods leave the node with its address, on ports outside its ephemeral range. */
+/*
+ * Translation of a connection's source: to the node's address for Pods that are masqueraded, and
+ * to another port of the Pod where two of its connections would have the same reply tuple.
+ */
 #ifndef PODNET_MASQUERADE_H
 #define PODNET_MASQUERADE_H
 
@@ -11,7 +14,6 @@
 #include "l4.h"
 #include "lb.h"
 #include "metrics.h"
-#include "nat.h"
 
 struct node_config {
 	__be32 masquerade4;	/* the node's external address; 0: none */
@@ -28,7 +30,13 @@ struct {
 	__type(value, struct node_config);
 } node SEC(".maps");
 
-#define MASQUERADE_PORT_TRIES 16
+/*
+ * Ports per destination: Pods share three quarters; the rest is divided into windows, so that a
+ * Pod which occupies all shared ports leaves some to each other Pod.
+ */
+#define SNAT_WINDOWS 128
+#define SNAT_WINDOW_SHARE 512	/* a window is 1/512 of the ports */
+#define SNAT_TRIES 32		/* in the shared ports, then in the window */
 
 /* Return false if the node has no external address of this family: masquerade is off for it. */
 static __always_inline bool masquerade_address(__u8 family, struct node_config *node,
@@ -41,113 +49,78 @@ static __always_inline bool masquerade_address(__u8 family, struct node_config *
 	return address[0] | address[1] | address[2] | address[3];
 }
 
-/* Return whether a connection still owns its port, and extend the mapping's lifetime if so. */
-static __noinline bool masquerade_keep_port(const struct tuple *t, const struct addr_port *mapped)
-{
-	struct tuple reverse = {};
-	struct ct_entry *entry;
+#define SNAT_PORT_FREE (~0U)
+#define SNAT_PORT_USED 0
 
-	reverse_tuple(t, &reverse, CT_MASQUERADE);
-	__builtin_memcpy(reverse.dst, mapped->address, sizeof(reverse.dst));
-	reverse.dport = mapped->port;
-	entry = ct_lookup(&reverse);
-	if (!entry || entry->masquerade.port != t->sport ||
-	    entry->masquerade.address[0] != t->src[0] ||
-	    entry->masquerade.address[1] != t->src[1] ||
-	    entry->masquerade.address[2] != t->src[2] ||
-	    entry->masquerade.address[3] != t->src[3])
+/* Return whether a reply tuple is free or in use, else for how many seconds it has been closed. */
+static __always_inline __u32 snat_port_state(const struct tuple *t)
+{
+	struct connection *c;
+	bool reply;
+	__u32 place, idle;
+
+	c = ct_lookup(t, CT_REPLY, &place, &reply);
+	if (!c)
+		return SNAT_PORT_FREE;
+	if (c->proto != IPPROTO_TCP || !ct_is_closed(c))
+		return SNAT_PORT_USED;
+	idle = ct_now() - c->last_seen;
+	return idle <= CT_TIMEOUT_CLOSED ? idle + 1 : 1;
+}
+
+/*
+ * Set the source port of a tuple, which is as the server sees it, so that the tuple is free, else
+ * belongs to the connection that has been closed for longest. Make it refer to the record.
+ */
+__noinline bool snat_select(struct tuple *t, const struct node_config *config, __u32 hash,
+			    __u32 place, __u32 serial)
+{
+	__u32 ports, window, shared, own, offset, state, longest = 0;
+	__be16 closed = 0;
+
+	if (!t || !config || config->last_port < config->first_port)
 		return false;
-	entry->last_seen = ct_now();
-	return true;
-}
-
-/* Allocate a port that is unused for this destination. */
-static __noinline bool masquerade_alloc_port(const struct tuple *t,
-					     const struct node_config *node,
-					     struct addr_port *mapped, __u32 hash)
-{
-	struct tuple reverse = {};
-	struct ct_entry entry = { .last_seen = ct_now() };
-	__u32 ports = node->last_port - node->first_port + 1;
-
-	__builtin_memcpy(entry.masquerade.address, t->src, sizeof(t->src));
-	entry.masquerade.port = t->sport;
-	reverse_tuple(t, &reverse, CT_MASQUERADE);
-	__builtin_memcpy(reverse.dst, mapped->address, sizeof(reverse.dst));
-	for (int i = 0; i < MASQUERADE_PORT_TRIES; i++) {
-		/* the hash first: a connection whose entry was evicted likely keeps its port */
-		__u32 offset = i ? bpf_get_prandom_u32() : hash;
-
-		if (!ports)
-			return false;
-		mapped->port = bpf_htons(node->first_port + offset % ports);
-		reverse.dport = mapped->port;
-		if (__ct_lookup(&reverse))
-			continue;
-		bpf_map_delete_elem(&ct, &reverse); /* it may have expired */
-		if (!bpf_map_update_elem(&ct, &reverse, &entry, BPF_NOEXIST))
+	ports = config->last_port - config->first_port + 1;
+	window = ports / SNAT_WINDOW_SHARE;
+	shared = ports - window * SNAT_WINDOWS;
+	own = shared + place / CT_QUOTA % SNAT_WINDOWS * window;
+	for (__u32 i = 0; i < 2 * SNAT_TRIES; i++) {
+		if (i < SNAT_TRIES)
+			/* the hash first: a connection that was displaced likely keeps its port */
+			offset = (i ? bpf_get_prandom_u32() : hash) % shared;
+		else if (i - SNAT_TRIES < window)
+			offset = own + i - SNAT_TRIES;
+		else
+			break;
+		t->sport = bpf_htons(config->first_port + offset);
+		state = snat_port_state(t);
+		if (state == SNAT_PORT_FREE && ct_ref_insert(t, CT_REPLY, place, serial, true))
 			return true;
+		if (state != SNAT_PORT_FREE && state > longest) {
+			longest = state;
+			closed = t->sport;
+		}
 	}
-	return false;
+	if (!longest)
+		return false;
+	t->sport = closed;
+	return ct_ref_insert(t, CT_REPLY, place, serial, true);
 }
 
-/* Set state->nat to the source address and port to masquerade with; port 0: do not masquerade. */
-static __noinline enum reason masquerade_select(const struct l4_info *l4, struct ct_state *state,
-						const struct config *cfg)
+/* Return whether a packet can be a reply to, or an ICMP error about, a masqueraded packet. */
+__noinline bool masquerade_is_candidate(const struct packet *p, const struct config *cfg)
 {
 	struct node_config *config;
-	struct ct_entry *entry;
-	const struct tuple *t;
-	__u32 buffer;
+	__u32 buffer, port;
 
-	t = &l4->tuple;
-	buffer = config_buffer(*cfg);
-	if (state->flags & CT_SNAT && masquerade_keep_port(t, &state->nat))
-		return REASON_NONE;
-	state->nat = (struct addr_port){};
-	config = bpf_map_lookup_elem(&node, &buffer);
-	if (!config || !masquerade_address(t->family, config, state->nat.address))
-		return REASON_NONE;
-	/* an ICMP echo's identifier is its source port; other ICMP messages have none */
-	if (!t->sport)
-		return REASON_DROP_NAT_FAILED;
-	if (!masquerade_alloc_port(t, config, &state->nat, tuple_hash(t)))
-		return REASON_DROP_NAT_NO_MAPPING;
-	entry = ct_lookup(t);
-	if (!entry)
-		return REASON_DROP_CT_CREATE_FAILED;
-	entry->masquerade = state->nat;
-	entry->flags |= CT_SNAT;
-	state->flags |= CT_SNAT;
-	return REASON_NONE;
-}
-
-/* Translate a reply to a masqueraded packet back to its Pod. Return false for other packets. */
-static __noinline bool masquerade_reverse(struct __sk_buff *skb, struct l4_info *l4)
-{
-	struct ct_entry *entry;
-	struct addr_port pod;
-
-	l4->tuple.kind = CT_MASQUERADE;
-	entry = ct_lookup(&l4->tuple);
-	l4->tuple.kind = CT_CONNECTION;
-	if (!entry)
+	if (!p || !cfg)
 		return false;
-	pod = entry->masquerade;
-	return nat_rewrite(skb, l4, false, &pod);
-}
-
-/* Return whether an address is the node's external address. */
-static __noinline bool masquerade_is_node_address(__u8 family, const __be32 *address,
-						  const struct config *cfg)
-{
-	__be32 own[4] = {};
-	__u32 buffer = config_buffer(*cfg);
-	struct node_config *config = bpf_map_lookup_elem(&node, &buffer);
-
-	return config && masquerade_address(family, config, own) && own[0] == address[0] &&
-	       (family == AF_INET || (own[1] == address[1] && own[2] == address[2] &&
-				      own[3] == address[3]));
+	buffer = config_buffer(*cfg);
+	port = bpf_ntohs(p->flow.dport);
+	if ((p->flow.proto != IPPROTO_TCP && p->flow.proto != IPPROTO_UDP) || !p->flow.dport)
+		return true;
+	config = bpf_map_lookup_elem(&node, &buffer);
+	return config && port >= config->first_port && port <= config->last_port;
 }
 
 #endif

@@ -113,16 +113,20 @@ __noinline bool nat_rewrite_inner(struct __sk_buff *skb, const struct l4_info *l
 				  const struct tuple *t, bool source, const struct addr_port *to)
 {
 	__u32 csum, inner_l3, inner_l4;
+	__be16 port;
 
 	if (!l4 || !t || !to)
 		return false;
+	port = source ? t->sport : t->dport;
 	csum = l4->offset + nat_csum_offset(l4->tuple.proto);
 	inner_l3 = l4->offset + ICMP_HEADER;
 	inner_l4 = inner_l3 +
 		   (t->family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
-	return nat_set_address(skb, t, inner_l3, source, to->address, csum, 0) &&
-	       nat_set_port(skb, nat_port_offset(t, inner_l4, source),
-			    source ? t->sport : t->dport, to->port, csum, 0);
+	if (!nat_set_address(skb, t, inner_l3, source, to->address, csum, 0))
+		return false;
+	/* an echo's identifier is the port of the requester only */
+	return port == to->port ||
+	       nat_set_port(skb, nat_port_offset(t, inner_l4, source), port, to->port, csum, 0);
 }
 
 /* Rewrite source or destination address of an ICMP error itself. */

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from hypothesis import strategies as st
@@ -20,7 +19,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.parse im
 
 HOST = "172.31.0.1"
 PODS = ("10.0.0.1", "10.0.0.2", "10.0.1.3", "10.0.1.4")
-NODE = Node({"hp0": Interface(10), "hp1": Interface(11)}, [ipaddress.ip_address(HOST)])
+NODE = Node({"hp0": Interface(10), "hp1": Interface(11)})
 SIZES = {
     **dict.fromkeys(layout.SIZES, 1024),
     "rulesets": 128,

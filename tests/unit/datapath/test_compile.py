@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import identity, layout
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import (
     compile_image,
     local_policies,
@@ -36,21 +36,23 @@ class Programs:
     def __init__(self, image: Image) -> None:
         self.image = image
 
-    def identity(self, text: str) -> int:
+    def identity_of(self, text: str) -> int:
         address = ipaddress.ip_address(text)
         if address.packed in self.image.endpoints:
             return self.image.endpoints[address.packed].identity
+        if text == HOST:
+            return identity.HOST
         best = (-1, 0)
-        for (length, packed), (identity, dummy) in self.image.cidrs.items():
+        for (length, packed), (number, dummy) in self.image.cidrs.items():
             if len(packed) == len(address.packed) and address in ipaddress.ip_network((packed, length)):
-                best = max(best, (length, identity))
+                best = max(best, (length, number))
         return best[1]
 
     def allows(self, pod: str, peer: str, direction: int, protocol: int, port: int) -> bool:
         me = self.image.endpoints[ipaddress.ip_address(pod).packed]
         if not me.enforce & layout.ENFORCE[direction]:
             return True
-        raw = self.image.policy.get((me.identity, self.identity(peer), direction))
+        raw = self.image.policy.get((me.identity, self.identity_of(peer), direction))
         if raw is None:
             return not me.enforce & layout.DENY[direction]
         return layout.decode_ruleset(raw).allows(protocol, port)

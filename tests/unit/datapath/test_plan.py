@@ -171,7 +171,7 @@ def test_plan_has_options_and_generation_as_changes() -> None:
     ]
     assert (plan.changes[1].before, plan.changes[1].after) == (8, 9)
     assert (plan.updated, plan.deleted) == (["10.0.0.1"], [])
-    assert plan.differences == {"endpoints": 1, "pods": 1}
+    assert plan.differences == {"endpoints": 1, "pods": 1, "node": 1}
     plan.require_valid()
 
 

@@ -16,6 +16,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import Layout
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.attach import parse_rodata
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.connections import (
+    CONNECTIONS,
     connections_problem,
     replaced_maps,
 )
@@ -168,17 +169,20 @@ def test_rodata_accepts_values_of_templates() -> None:
 
 
 def test_computed_maps_are_replaced_together() -> None:
-    layouts = {name: Layout(1, 4, 8, 16, 0) for name in ("config", "endpoints4", "policy", "metrics", "ct")}
+    names = ("config", "endpoints4", "policy", "metrics", *CONNECTIONS)
+    layouts = {name: Layout(1, 4, 8, 16, 0) for name in names}
     assert replaced_maps(layouts, layouts) == set()
     assert replaced_maps({}, layouts) == set(layouts)
     grown = {**layouts, "policy": Layout(1, 4, 8, 32, 0)}
     assert replaced_maps(layouts, grown) == {"config", "endpoints4", "policy"}
     grown = {**layouts, "metrics": Layout(1, 4, 8, 32, 0)}
     assert replaced_maps(layouts, grown) == {"metrics"}
+    grown = {**layouts, "ct4": Layout(1, 4, 8, 32, 0)}
+    assert replaced_maps(layouts, grown) == {*CONNECTIONS}
 
 
 @pytest.mark.parametrize(
-    ("ct", "number", "lost"),
+    ("changed", "number", "lost"),
     [
         (Layout(9, 40, 52, 1024, 0), 1, False),
         (Layout(9, 40, 52, 2048, 0), 1, False),
@@ -186,8 +190,9 @@ def test_computed_maps_are_replaced_together() -> None:
         (Layout(9, 40, 52, 1024, 0), 2, True),
     ],
 )
-def test_connections_are_not_lost_silently(ct: Layout, number: int, lost: bool) -> None:
-    running = {"ct": Layout(9, 40, 52, 1024, 0), "layout": Layout(2, 4, 4, 1, 0)}
-    wanted = {"ct": ct, "layout": Layout(2, 4, 4, number, 0)}
+@pytest.mark.parametrize("name", CONNECTIONS)
+def test_connections_are_not_lost_silently(name: str, changed: Layout, number: int, lost: bool) -> None:
+    running = dict.fromkeys(CONNECTIONS, Layout(9, 40, 52, 1024, 0)) | {"layout": Layout(2, 4, 4, 1, 0)}
+    wanted = {**running, name: changed, "layout": Layout(2, 4, 4, number, 0)}
     assert bool(connections_problem(running, wanted)) == lost
     assert not connections_problem({}, wanted)
