@@ -484,7 +484,7 @@ class TestState:
     ) -> None:
         with monkeypatch.context() as another_version:
             another_version.setattr(verify, "check", lambda obj: None)
-            node.attach(object=build(("config.h", "#define LAYOUT 1", "#define LAYOUT 7")))
+            node.attach(object=build(("config.h", "#define LAYOUT 2", "#define LAYOUT 7")))
         given = [{"device": "nosuch", "addresses": ["10.31.1"]}]
         message = node.module("bpf_state", endpoints=given, fails=True)["msg"]
         for part in ("the maps have layout 7 instead of 1", "devices that do not exist", "'10.31.1' is not"):
