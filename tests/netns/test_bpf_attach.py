@@ -487,7 +487,7 @@ class TestState:
             node.attach(object=build(("config.h", "#define LAYOUT 2", "#define LAYOUT 7")))
         given = [{"device": "nosuch", "addresses": ["10.31.1"]}]
         message = node.module("bpf_state", endpoints=given, fails=True)["msg"]
-        for part in ("the maps have layout 7 instead of 1", "devices that do not exist", "'10.31.1' is not"):
+        for part in ("the maps have layout 7 instead of 2", "devices that do not exist", "'10.31.1' is not"):
             assert part in message
 
     def test_state_without_programs_is_refused(self, node: Node) -> None:

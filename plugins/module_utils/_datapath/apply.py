@@ -129,8 +129,6 @@ def _location(ifindex: int, names: Mapping[int, str]) -> str:
 def refill(fds: Mapping[str, int], pin_path: str) -> None:
     """Fill new, empty maps with the declarations of all owners, before any program uses them."""
     records = Store(pin_path).read()
-    if not records:
-        return
     image, _problems = compile_image(merge_records(records), read_node(), all_slots(records))
     maps = Maps(fds)
     snapshot = maps.read()

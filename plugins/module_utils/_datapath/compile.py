@@ -54,7 +54,8 @@ def compile_image(
         image.cidrs[encode_cidr(network)] = (identity, CIDR_NO_MASQUERADE * unmasqueraded)
     _compile_services(image, declaration.services)
     masquerade = declaration.masquerade if masquerades else Masquerade()
-    image.node = encode_node(masquerade.ipv4, masquerade.ipv6, node.masquerade_ports)
+    if image.pods:
+        image.node = encode_node(masquerade.ipv4, masquerade.ipv6, node.masquerade_ports)
     image.features = FEATURE_SERVICES * bool(image.services) | FEATURE_MASQUERADE * masquerades
     return image, problems
 
