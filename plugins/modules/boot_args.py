@@ -15,9 +15,13 @@ description:
     them. Never reboots.
   - On GRUB as Debian configures it, the module appends the arguments to C(GRUB_CMDLINE_LINUX) in
     C(/etc/default/grub.d/zz-podnet.cfg) and regenerates C(grub.cfg). Where C(grubby) is installed (Fedora,
-    RHEL), C(grubby) updates every entry. For systemd-boot, the module edits the entry files, and
-    C(/etc/kernel/cmdline) if it exists. With C(grubby) and systemd-boot, C(/etc/podnet/boot_args) records the
-    added arguments.
+    RHEL), C(grubby) updates every entry. For systemd-boot, the module adds a line to every entry file in
+    C(/boot), C(/boot/efi) and C(/efi), and to C(/etc/kernel/cmdline) if it exists. With C(grubby) and
+    systemd-boot, C(/etc/podnet/boot_args) records the added arguments.
+  - If the EFI variable C(LoaderInfo) names the boot loader that started the node, the module manages that
+    one, otherwise the one whose files it finds.
+  - Arguments are compared as the kernel does. C(-) and C(_) are equal in names, and words within quotes or
+    after C(--) are no arguments.
   - Arguments from other sources are preserved.
   - If a command fails, or an entry afterwards lacks an argument or overrides it with a later value, the
     module restores the former state and fails.
@@ -30,7 +34,8 @@ options:
       - All arguments that this module manages. Arguments that an earlier call added and that are not listed
         are removed.
       - Either a dictionary, with null for an argument without a value, or a list of strings.
-      - Arguments may contain letters, digits, and the characters C(_.,:=/@%+~-).
+      - Arguments may contain letters, digits, and the characters C(_.,:=/@%+~-). C(--) is rejected.
+      - Arguments that may occur several times, such as C(console) and C(hugepages), keep number and order.
       - An empty value is the same as O(state=absent) and does not require a boot loader.
     type: raw
     default: {}

@@ -186,6 +186,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import (
@@ -228,7 +229,7 @@ def main() -> None:
     )
     p = module.params
     try:
-        recorder = CheckpointRecorder(confirm.confirmation(p), module.run_command)
+        recorder = CheckpointRecorder(confirm.confirmation(p), clean(module.run_command))
         if p["state"] == "absent":
             result = attach.absent(p["pin_path"], module.check_mode, recorder)
         else:

@@ -128,7 +128,7 @@ reason:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._core import command, plan
 from ansible_collections.podnet.datapath.plugins.module_utils._nic.revert import Nics
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.revert import Programs
@@ -146,7 +146,10 @@ def main() -> None:
     )
     try:
         result = confirm.run(
-            module.params, module.check_mode, module.run_command, {"nics": Nics(), "programs": Programs()}
+            module.params,
+            module.check_mode,
+            command.clean(module.run_command),
+            {"nics": Nics(), "programs": Programs()},
         )
     except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))

@@ -189,6 +189,7 @@ import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply, arguments, drivers
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
@@ -210,7 +211,9 @@ def main() -> None:
         if not module.check_mode:
             journal.refuse_pending()
         result = apply.run(
-            module.params, module.check_mode, lambda: drivers.load_meta(module.run_command, module.check_mode)
+            module.params,
+            module.check_mode,
+            lambda: drivers.load_meta(clean(module.run_command), module.check_mode),
         )
     except PermissionError as error:
         module.fail_json(

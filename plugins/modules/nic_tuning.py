@@ -262,7 +262,7 @@ files:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._core import command, plan
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
 
@@ -301,7 +301,7 @@ def main() -> None:
             module.params["nics"],
             module.params["persist"],
             module.check_mode,
-            module.run_command,
+            command.clean(module.run_command),
             confirmation=confirm.confirmation(module.params),
         )
     except plan.Problem as problem:

@@ -209,6 +209,7 @@ import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import arguments as _policies
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import (
@@ -246,7 +247,7 @@ def main() -> None:
     pods = [api.PodSpec(**one) for one in options.pop("pods")]
     node = api.NodeSpec(name=options.pop("node"), **options)
     try:
-        result = api.ensure(node, pods, True, module.run_command, module.check_mode)
+        result = api.ensure(node, pods, True, clean(module.run_command), module.check_mode)
     except PermissionError as error:
         module.fail_json(
             msg=f"{error}: network devices require root (CAP_NET_ADMIN, CAP_SYS_ADMIN); set become: true"

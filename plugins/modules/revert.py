@@ -101,7 +101,7 @@ checkpoint:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._core import command, plan
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm, revert_node
 
 
@@ -119,7 +119,7 @@ def main() -> None:
     try:
         confirmation = confirm.confirmation(p)
         result = revert_node.run(
-            p["subsystems"], p["force"], module.check_mode, module.run_command, confirmation
+            p["subsystems"], p["force"], module.check_mode, command.clean(module.run_command), confirmation
         )
     except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))

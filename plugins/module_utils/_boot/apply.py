@@ -9,14 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._core.command import RunCommand
+from .._core.command import RunCommand, clean
 from .._core.files import replace_file
 from .._core.plan import Change, Plan, Problem, Result, diff
 from .._node.host import Host
 from .._rollback import journal
 from .arguments import iommu_users, parse, risks, stale
-from .bootloader import Bootloader, Current, missing
-from .loaders import BOOTLOADERS, detect
+from .bootloader import Bootloader, Current
+from .command_line import missing, name_of, words
+from .loaders import BOOTLOADERS, booted, detect
 
 # Arguments that earlier runs removed and the running kernel still has; /run is empty after a boot.
 _STALE = "/run/podnet/boot_args"
@@ -68,7 +69,7 @@ def apply(found: BootPlan, loader: Bootloader, tokens: Sequence[str]) -> None:
 def bootloader(node: Host, command: RunCommand) -> Bootloader | None:
     """Return access to the node's boot loader, ``None`` if it is not supported."""
     found = detect(node)
-    return found(node, command) if found else None
+    return found(node, clean(command)) if found else None
 
 
 def _require_acceptable(risky: dict[str, str], acknowledged: bool, node: Host) -> None:
@@ -80,7 +81,7 @@ def _require_acceptable(risky: dict[str, str], acknowledged: bool, node: Host) -
                 for token, risk in risky.items()
             )
         )
-    without_iommu = [token for token in risky if "iommu" in token]
+    without_iommu = [token for token in risky if "iommu" in name_of(token)]
     users = iommu_users(node) if without_iommu else []
     if users:
         raise Problem(
@@ -110,11 +111,12 @@ def run(params: dict[str, Any], check: bool, command: RunCommand, root: str = "/
     loader = bootloader(node, command)
     if loader is None and tokens:
         known = ", ".join(sorted(one.name for one in BOOTLOADERS))
+        other = f", as {booted(node)} booted this node" if booted(node) else ""
         raise Problem(
-            f"args: no supported boot loader found ({known}): set the arguments where this kernel is started,"
-            " or install grub2"
+            f"args: no supported boot loader found ({known}){other}: set the arguments where this kernel is"
+            " started, or install grub2"
         )
-    running = node.read("/proc/cmdline").split()
+    running = words(node.read("/proc/cmdline"))
     current = loader.read() if loader else Current((), ())
     found = plan(current, tokens, loader.file) if loader else BootPlan("boot_args")
     former = [*_read_stale(node.path(_STALE)), *current.managed]

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from .._core.plan import Problem
 from .._node.host import Host
+from .command_line import END, canonical, is_repeated, name_of
 
 # Characters without a special meaning in the shell, which reads GRUB's settings, and in grub.cfg.
 _SAFE = re.compile(r"[A-Za-z0-9_.,:=/@%+~-]+")
@@ -28,7 +29,7 @@ _RISKS = {
     "amd_iommu": ("off", _NO_IOMMU),
     "init_on_alloc": ("0", _NO_INIT),
 }
-_FALSE = re.compile(r"0|n|f|off", re.IGNORECASE)  # kstrtobool()
+_FALSE = re.compile(r"0|n|f|of", re.IGNORECASE)  # kstrtobool()
 
 
 def parse(args: object) -> list[str]:
@@ -51,7 +52,11 @@ def parse(args: object) -> list[str]:
                 f"args: {token!r} has characters that a boot loader may interpret, such as spaces or quotes:"
                 " use letters, digits and _.,:=/@%+~-"
             )
-        elif token not in tokens:
+        elif token == END:
+            problems.append(
+                f"args: {END} ends the arguments of the kernel: set those of init in the boot loader's files"
+            )
+        elif is_repeated(token) or canonical(token) not in map(canonical, tokens):
             tokens.append(token)
     if problems:
         raise Problem("\n".join(problems))
@@ -62,17 +67,18 @@ def risks(tokens: Iterable[str]) -> dict[str, str]:
     """Return the arguments that disable a protection, each with its risk."""
     found = {}
     for token in tokens:
-        name, value = [*token.split("=", 1), ""][:2]
-        disabled, risk = _RISKS.get(name, ("", ""))
-        words = value.split(",")
-        if disabled and (disabled in words or (disabled == "0" and _FALSE.match(value))):
+        value = token.partition("=")[2]
+        disabled, risk = _RISKS.get(name_of(token), ("", ""))
+        off = disabled == "off" and any(word.startswith("off") for word in value.split(","))
+        if off or (disabled == "0" and _FALSE.match(value)):
             found[token] = risk
     return found
 
 
 def stale(former: Iterable[str], kept: Iterable[str], running: Iterable[str]) -> list[str]:
     """Return the ``former`` arguments that the running kernel has and the next boot will not have."""
-    return sorted(({*former} - {*kept}) & {*running})
+    gone = {*map(canonical, running)} - {*map(canonical, kept)}
+    return sorted({token for token in former if canonical(token) in gone})
 
 
 def iommu_users(node: Host) -> list[str]:

@@ -1,32 +1,35 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Interface of a boot loader, command lines of its entries, and the file that records managed arguments."""
+"""Interface of a boot loader, its entries, and the file that records managed arguments."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from .._core.command import RunCommand
 from .._core.files import DropIn
 from .._node.host import Host
+from .command_line import canonical
 
 MARKER = "# Written by podnet.datapath.boot_args: changes made here are lost."
 RECORD = "/etc/podnet/boot_args"
 
-# Arguments that may occur several times; each occurrence counts.
-_REPEATED = frozenset({"console", "earlycon", "hugepages", "hugepagesz", "memmap"})
-
 
 @dataclass(frozen=True)
 class Entry:
-    """A boot entry of a kernel, with the arguments that it passes."""
+    """A boot entry of a kernel, with the arguments that it passes.
+
+    ``kernel`` is its path if known, ``ended`` whether words for init follow the arguments.
+    """
 
     title: str
     tokens: tuple[str, ...]
+    kernel: str = ""
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Current:
 
     def unmanaged(self) -> set[str]:
         """Return the arguments of entries that this module did not add."""
-        managed = Counter(self.managed)
-        return {token for entry in self.entries for token in Counter(entry.tokens) - managed}
+        managed = Counter(map(canonical, self.managed))
+        return {token for entry in self.entries for token in Counter(map(canonical, entry.tokens)) - managed}
 
 
 class Bootloader(Protocol):
@@ -62,33 +65,6 @@ class Bootloader(Protocol):
 
         Raises ``Problem``; then the boot loader's files are unchanged.
         """
-
-
-def missing(tokens: Sequence[str], line: Sequence[str]) -> dict[str, str]:
-    """Return the ``tokens`` without effect on a command line.
-
-    The value is the later argument that overrides the token, empty if the token is not on the line.
-    """
-    last = {token.partition("=")[0]: token for token in line}
-    found = {}
-    for token in tokens:
-        name = token.partition("=")[0]
-        if token not in line:
-            found[token] = ""
-        elif name not in _REPEATED and last[name] not in tokens:
-            found[token] = last[name]
-    return found
-
-
-def replaced(line: Iterable[str], managed: Iterable[str], tokens: Sequence[str]) -> list[str]:
-    """Return a command line without one occurrence of each managed argument, and with ``tokens`` appended."""
-    remaining = list(line)
-    for token in managed:
-        if token in remaining:  # The last occurrence, as this collection appends its arguments.
-            remaining.reverse()
-            remaining.remove(token)
-            remaining.reverse()
-    return [*remaining, *tokens]
 
 
 class Record:

@@ -8,15 +8,17 @@ Sources: GRUB's manual, "Simple configuration handling"; Debian's grub-mkconfig,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .._core.command import RunCommand
-from .._core.files import DropIn, metadata, replace_file
+from .._core.files import DropIn, Metadata, bytes_of, metadata, read_file, stage_file, sync_folder
 from .._core.plan import Problem, reason
 from .._node.host import Host
-from .bootloader import MARKER, Current, Entry, missing
+from .bootloader import MARKER, Current, Entry
+from .command_line import missing, words
 
 DROP_IN = "/etc/default/grub.d/zz-podnet.cfg"
 
@@ -40,7 +42,7 @@ def grub_entries(config: str) -> list[Entry]:
             title = menu.group(1)
         kernel = re.match(r"\s*linux(?:16|efi)?\s+(\S+)\s*(.*)", line)
         if kernel and generated:
-            entries.append(Entry(title or kernel.group(1), tuple(kernel.group(2).split())))
+            entries.append(Entry(title or kernel.group(1), tuple(words(kernel.group(2)))))
     return entries
 
 
@@ -66,10 +68,9 @@ class Grub:
     def __init__(self, node: Host, run: RunCommand) -> None:
         self._node, self._run = node, run
         self._drop_in = DropIn(node.path(DROP_IN), MARKER)
-        self._config = next(
-            (path for path in ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg") if node.exists(path)),
-            "/boot/grub/grub.cfg",
-        )
+        self._tool = next((tool for tool in map(node.tool, _GENERATORS) if tool), "")
+        configs = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")[:: -1 if "grub2" in self._tool else 1]
+        self._config = next(filter(node.exists, configs), configs[0])
 
     @staticmethod
     def detect(node: Host) -> bool:
@@ -91,20 +92,20 @@ class Grub:
         """Write the drop-in file, generate grub.cfg, and check that every entry has the arguments."""
         os.makedirs(os.path.dirname(self._drop_in.path), exist_ok=True)
         self._drop_in.check_writable()
-        config = self._node.path(self._config)
-        former, former_config = self._drop_in.read(), b""
-        kept, kept_config = metadata(self._drop_in.path), metadata(config)
-        if kept_config:
-            with open(config, "rb") as file:
-                former_config = file.read()
-        try:
-            self._drop_in.write(render_drop_in(tokens))
-            self._generate(tokens)
-        except (Problem, OSError) as problem:
-            self._drop_in.write(former, kept)
-            if former_config:
-                replace_file(config, former_config, like=kept_config)
-            raise Problem(f"{problem}\n{DROP_IN} and {self._config} were restored.") from None
+        former, kept = self._drop_in.read(), metadata(self._drop_in.path)
+        config = os.path.realpath(self._node.path(self._config))
+        with _restored_on_failure(config):
+            try:
+                self._drop_in.write(render_drop_in(tokens))
+                self._generate(tokens)
+            except (Problem, OSError) as problem:
+                message = f"{problem}\n{DROP_IN} and {self._config} were restored."
+                try:
+                    if self._drop_in.read() != former:
+                        self._drop_in.write(former, kept)
+                except OSError as error:
+                    message = f"{problem}\n{DROP_IN} was not restored: {reason(error)}"
+                raise Problem(message) from None
 
     def _generate(self, tokens: Sequence[str]) -> None:
         command = self._command()
@@ -124,13 +125,48 @@ class Grub:
                     " /etc/default/grub.d"
                     if later
                     else f"args: {token} is missing in the entry {entry.title!r} of {self._config}:"
-                    " /etc/default/grub.d or GRUB_CMDLINE_LINUX is not read; check /etc/grub.d"
+                    " /etc/default/grub.d or GRUB_CMDLINE_LINUX is not read, or -- precedes it; check"
+                    " /etc/default/grub and /etc/grub.d"
                 )
         if problems:
             raise Problem("\n".join(problems))
 
     def _command(self) -> list[str]:
         """Return the command that generates grub.cfg."""
-        tool = next((tool for tool in map(self._node.tool, _GENERATORS) if tool), "")
-        command = [self._node.path(tool)]
-        return command if tool.endswith("update-grub") else [*command, "-o", self._node.path(self._config)]
+        command = [self._node.path(self._tool)]
+        if self._tool.endswith("update-grub"):
+            return command
+        return [*command, "-o", self._node.path(self._config)]
+
+
+@contextlib.contextmanager
+def _restored_on_failure(config: str) -> Iterator[None]:
+    """Keep a copy of grub.cfg during the block, and restore it from there if the block fails and changed it.
+
+    The copy reserves the space, as a full partition may be the reason of the failure. Raises ``Problem``.
+    """
+    former = read_file(config)
+    partial = f"{config}.new"  # grub-mkconfig writes it first, and leaves it behind if it fails.
+    had_partial = os.path.exists(partial)
+    copy = ""
+    try:
+        if former is not None:
+            copy = stage_file(config, bytes_of(former), metadata(config) or Metadata())
+    except OSError as error:
+        raise Problem(
+            f"args: {config} cannot be replaced, so nothing was changed: {reason(error)}: free space on its"
+            " file system"
+        ) from None
+    try:
+        yield
+    except Problem:
+        if not had_partial:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+        if copy and read_file(config) != former:
+            os.replace(copy, config)
+            sync_folder(config)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(copy)

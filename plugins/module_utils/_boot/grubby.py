@@ -7,13 +7,14 @@ Source: grubby(8).
 
 from __future__ import annotations
 
-import shlex
+from collections import Counter
 from collections.abc import Sequence
 
 from .._core.command import RunCommand
 from .._core.plan import Problem
 from .._node.host import Host
 from .bootloader import RECORD, Current, Entry, Record
+from .command_line import END, is_repeated, missing, replaced, words
 
 
 def grubby_entries(text: str) -> list[Entry]:
@@ -23,15 +24,15 @@ def grubby_entries(text: str) -> list[Entry]:
     for line in [*text.splitlines(), "index="]:
         name, separator, value = line.partition("=")
         if name == "index" and "kernel" in values:
-            tokens = values.get("args", "").split()
-            entries.append(Entry(values.get("title") or values["kernel"], tuple(tokens)))
+            title, kernel = values.get("title") or values["kernel"], values["kernel"]
+            args = values.get("args", "")
+            entries.append(Entry(title, tuple(words(args)), kernel, END in args.split()))
         if name == "index":
             values = {}
         if separator:
-            try:
-                values[name] = " ".join(shlex.split(value))
-            except ValueError:
-                values[name] = value.strip('"')
+            # grubby puts quotes around a value; quotes within it belong to an argument.
+            quoted = len(value) > 1 and value[0] == value[-1] == '"'
+            values[name] = value[1:-1].replace('\\"', '"') if quoted else value
     return entries
 
 
@@ -60,13 +61,18 @@ class Grubby:
         if not former.entries:
             raise Problem(f"args: {self._tool} --info=ALL lists no kernel")
         _refuse_overwrite(former, tokens)
+        desired = [replaced(entry.tokens, former.managed, tokens) for entry in former.entries]
         try:
-            self._replace(former.managed, tokens)
+            self._update(former.entries, desired)
             self._check(tokens)
             self._record.write(tokens)
         except (OSError, Problem) as problem:
-            self._replace(tokens, former.managed)
-            raise Problem(f"{problem}\nEvery entry was restored.") from None
+            message = f"{problem}\nEvery entry was restored."
+            try:
+                self._update(self.read().entries, [entry.tokens for entry in former.entries])
+            except Problem as other:
+                message = f"{problem}\nThe entries were not restored: {other}"
+            raise Problem(message) from None
 
     def _grubby(self, *words: str) -> str:
         code, out, err = self._run([self._tool, *words])
@@ -75,17 +81,34 @@ class Grubby:
             raise Problem("\n".join([f"{self._tool} {' '.join(words)} failed with {code}:", *lines]))
         return out
 
-    def _replace(self, managed: Sequence[str], tokens: Sequence[str]) -> None:
-        removed = [token for token in managed if token not in tokens]
-        words = [f"--remove-args={' '.join(removed)}"] if removed else []
-        words += [f"--args={' '.join(tokens)}"] if tokens else []
-        if words:
-            self._grubby("--update-kernel=ALL", *words)
+    def _update(self, entries: Sequence[Entry], desired: Sequence[Sequence[str]]) -> None:
+        """Change entries to ``desired`` arguments; raises ``Problem``.
+
+        ``--args`` replaces all occurrences of an argument by those it lists, so it lists the occurrences that
+        remain as well. Entries in which these differ are changed separately.
+        """
+        names = set()
+        for entry, line in zip(entries, desired):
+            before, after = Counter(entry.tokens), Counter(line)
+            names |= {_key(word) for word in (before - after) + (after - before)}
+        calls: dict[str, dict[str, None]] = {}
+        kernels: dict[str, list[str]] = {}
+        for entry, line in zip(entries, desired):
+            args = " ".join(word for word in line if _key(word) in names)
+            removed = [word for word in entry.tokens if _key(word) in names and word not in line]
+            calls.setdefault(args, {}).update(dict.fromkeys(removed))
+            kernels.setdefault(args, []).append(entry.kernel)
+        for args, gone in calls.items():
+            options = [f"--remove-args={' '.join(gone)}"] if gone else []
+            options += [f"--args={args}"] if args else []
+            for kernel in ["ALL"] if len(calls) == 1 else dict.fromkeys(kernels[args]):
+                if options:
+                    self._grubby(f"--update-kernel={kernel}", *options)
 
     def _check(self, tokens: Sequence[str]) -> None:
         """Raise ``Problem`` if an entry does not have all ``tokens``."""
         for entry in self.read().entries:
-            absent = [token for token in tokens if token not in entry.tokens]
+            absent = missing(tokens, entry.tokens)
             if absent:
                 raise Problem(
                     f"args: grubby reported success, but the entry {entry.title!r} does not have"
@@ -93,16 +116,27 @@ class Grubby:
                 )
 
 
+def _key(word: str) -> str:
+    """Return the name in an argument as grubby compares it."""
+    return word.partition("=")[0]
+
+
 def _refuse_overwrite(former: Current, tokens: Sequence[str]) -> None:
-    """Raise ``Problem`` if grubby would silently replace another value of an argument."""
-    names = {token.partition("=")[0]: token for token in tokens if "=" in token}
-    problems = []
+    """Raise ``Problem`` if grubby would replace another value of an argument, or add one without effect."""
+    names = {_key(token): token for token in tokens if not is_repeated(token)}
+    problems = [
+        f"args: the entry {entry.title!r} has {END}, and grubby would append {' '.join(tokens)} to the"
+        f" arguments of init that follow it: remove {END} first"
+        f" (grubby --update-kernel=ALL --remove-args={END})"
+        for entry in former.entries
+        if entry.ended and tokens
+    ]
     for entry in former.entries:
         for token in entry.tokens:
-            name = token.partition("=")[0]
-            if name in names and token != names[name] and token not in former.managed:
+            wanted = names.get(_key(token), token)
+            if token != wanted and token not in former.managed:
                 problems.append(
-                    f"args: {names[name]}: the entry {entry.title!r} has {token}, which this module did not"
+                    f"args: {wanted}: the entry {entry.title!r} has {token}, which this module did not"
                     f" add and grubby would replace: remove it first (grubby --update-kernel=ALL"
                     f" --remove-args={token})"
                 )

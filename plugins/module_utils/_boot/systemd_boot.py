@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 
 from .._core.command import RunCommand
-from .._core.files import replace_file
-from .._core.plan import Problem
+from .._core.files import bytes_of, read_file, replace_files
+from .._core.plan import Problem, reason
 from .._node.host import Host
-from .bootloader import RECORD, Current, Entry, Record, replaced
+from .bootloader import RECORD, Current, Entry, Record
+from .command_line import arguments, edited, missing
 
 KERNEL_CMDLINE = "/etc/kernel/cmdline"
 
@@ -23,25 +25,15 @@ _PARTITIONS = ("/boot", "/boot/efi", "/efi")
 _FOLDERS = tuple(f"{partition}/loader/entries" for partition in _PARTITIONS)
 
 
-def read_options(text: str) -> tuple[str, ...]:
-    """Return the arguments in an entry, which may have several ``options`` lines."""
-    words = [line.split()[1:] for line in text.splitlines() if line.split()[:1] == ["options"]]
-    return tuple(word for line in words for word in line)
+def start_of_options(line: str) -> int | None:
+    """Return where the arguments on a line of an entry begin; an entry may have several such lines."""
+    match = re.match(r"\s*options(?:\s+|$)", line)
+    return match.end() if match else None
 
 
-def with_options(text: str, tokens: Sequence[str]) -> str:
-    """Return the text of an entry with one ``options`` line, in place of the first one."""
-    lines = []
-    written = False
-    for line in text.splitlines():
-        if line.split()[:1] != ["options"]:
-            lines.append(line)
-        elif not written:
-            lines.append(" ".join(["options", *tokens]))
-            written = True
-    if not written and tokens:
-        lines.append(" ".join(["options", *tokens]))
-    return "\n".join([*lines, ""])
+def start_of_cmdline(line: str) -> int | None:
+    """Return where the arguments on a line of /etc/kernel/cmdline begin."""
+    return None if line.lstrip().startswith("#") else 0
 
 
 class SystemdBoot:
@@ -52,6 +44,7 @@ class SystemdBoot:
 
     def __init__(self, node: Host, run: RunCommand) -> None:
         self._node, self._record = node, Record(node)
+        self._future = os.path.realpath(node.path(KERNEL_CMDLINE))
 
     @staticmethod
     def detect(node: Host) -> bool:
@@ -67,46 +60,65 @@ class SystemdBoot:
                 f"args: {unified[0]} is a unified kernel image, which contains its arguments: set them in"
                 f" {KERNEL_CMDLINE} and rebuild the image"
             )
-        entries = [Entry(os.path.basename(path), read_options(text)) for path, text in self._files().items()]
+        entries = [
+            Entry(os.path.basename(path), tuple(self._arguments(path, text)))
+            for path, text in self._files().items()
+        ]
         return Current(self._record.read(), tuple(entries))
 
     def write(self, tokens: Sequence[str]) -> None:
         """Change every entry and the command line for future kernels; raises ``Problem``."""
         managed = self._record.read()
-        former = {path: text.encode() for path, text in self._files().items()}
-        if not former:
+        former = self._files()
+        if not {*former} - {self._future}:
             raise Problem(f"args: {' and '.join(_FOLDERS)} contain no kernel entry")
-        changes = {
-            path: with_options(text.decode(), replaced(read_options(text.decode()), managed, tokens)).encode()
-            for path, text in former.items()
-        }
-        future = self._node.path(KERNEL_CMDLINE)
-        # Without this file, kernel-install copies the command line of the running kernel.
-        if os.path.exists(future):
-            with open(future, "rb") as file:
-                former[future] = file.read()
-            line = replaced(former[future].decode().split(), managed, tokens)
-            changes[future] = (" ".join(line) + "\n").encode()
-        done: list[str] = []
+        changed = {}
+        for path, text in former.items():
+            start, prefix = (start_of_cmdline, "") if path == self._future else (start_of_options, "options ")
+            now = edited(text, start, managed, tokens, prefix)
+            _require_effect(path, tokens, arguments(now, start))
+            if now != text:
+                changed[path] = now
+        replace_files({path: bytes_of(text) for path, text in changed.items()})
         try:
-            for path, data in changes.items():
-                done.append(path)
-                replace_file(path, data)
             self._record.write(tokens)
         except OSError as error:
-            for path in done:
-                replace_file(path, former[path])
-            raise Problem(f"{done[-1]} cannot be written: {error}. Every entry was restored.") from None
+            message = f"{RECORD} cannot be written: {reason(error)}"
+            try:
+                replace_files({path: bytes_of(former[path]) for path in changed})
+            except Problem as problem:
+                message += f"\n{problem}"
+            raise Problem(message) from None
+
+    def _arguments(self, path: str, text: str) -> list[str]:
+        return arguments(text, start_of_cmdline if path == self._future else start_of_options)
 
     def _files(self) -> dict[str, str]:
-        """Return path and text of the entries that boot a kernel, from the first directory that has any."""
-        found = {}
+        """Return path and text of all entries that boot a kernel, and of the command line for future ones.
+
+        systemd-boot reads the entries of both the ESP and the XBOOTLDR partition. The same partition may be
+        mounted twice.
+        """
+        found: dict[str, str] = {}
+        known = set()
         for folder in _FOLDERS:
             for path in sorted(glob.glob(os.path.join(self._node.path(folder), "*.conf"))):
-                with open(path, encoding="utf-8", errors="replace") as file:
-                    text = file.read()
-                if any(line.split()[:1] == ["linux"] for line in text.splitlines()):
-                    found[path] = text
-            if found:
-                break
-        return found
+                status = os.stat(path)
+                text = read_file(path) or ""
+                if (status.st_dev, status.st_ino) in known or not re.search(r"^\s*linux\s", text, re.M):
+                    continue
+                known.add((status.st_dev, status.st_ino))
+                found[os.path.realpath(path)] = text
+        # Without this file, kernel-install copies the command line of the running kernel.
+        future = read_file(self._future)
+        return found if future is None else {**found, self._future: future}
+
+
+def _require_effect(path: str, tokens: Sequence[str], line: Sequence[str]) -> None:
+    """Raise ``Problem`` if arguments would have no effect on a command line."""
+    for token, later in missing(tokens, line).items():
+        raise Problem(
+            f"args: {token}: {later} overrides it in {path}: remove {later} there"
+            if later
+            else f"args: {token} would be missing in {path}: check the quotes in that file"
+        )

@@ -114,6 +114,17 @@ def replace_file(path: str, data: bytes, mode: int | None = None, like: Metadata
     ``mode`` overrides the mode.
     """
     like = like or metadata(path) or Metadata()
+    new = stage_file(path, data, like if mode is None else replace(like, mode=mode))
+    try:
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
+    sync_folder(path)
+
+
+def stage_file(path: str, data: bytes, like: Metadata) -> str:
+    """Write the file that will replace ``path`` to disk and return its name. Raises ``OSError``."""
     new = temporary(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(new)
@@ -122,13 +133,43 @@ def replace_file(path: str, data: bytes, mode: int | None = None, like: Metadata
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()  # fsync() does not write Python's buffer.
-            (like if mode is None else replace(like, mode=mode)).set(descriptor)
+            like.set(descriptor)
             os.fsync(descriptor)
-        os.replace(new, path)
     except BaseException:
         os.unlink(new)
         raise
-    sync_folder(path)
+    return new
+
+
+def replace_files(contents: Mapping[str, bytes]) -> None:
+    """Replace the contents of existing files.
+
+    Writes all new files before it replaces the first one. Raises ``Problem``; then no file has changed,
+    unless the message says otherwise.
+    """
+    former: dict[str, bytes] = {}
+    done: list[str] = []
+    path = ""
+    try:
+        for path, data in contents.items():
+            with open(path, "rb") as file:
+                former[path] = file.read()
+            stage_file(path, data, metadata(path) or Metadata())
+        for path in contents:
+            os.replace(temporary(path), path)
+            done.append(path)
+            sync_folder(path)
+    except OSError as error:
+        message = f"{path} cannot be written: {reason(error)}"
+        for staged in {*former} - {*done}:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary(staged))
+        for changed in done:
+            try:
+                replace_file(changed, former[changed])
+            except OSError as other:
+                message += f"; {changed} was not restored: {reason(other)}"
+        raise Problem(message) from None
 
 
 def publish_file(path: str, data: bytes) -> None:

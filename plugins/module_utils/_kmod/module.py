@@ -13,9 +13,10 @@ import subprocess
 from collections.abc import Iterator
 
 from .._core import lock
+from .._core.command import SEARCH_PATH
 from .._core.plan import Problem
 from .._kernel import link_kinds, netlink, netns
-from .._node import facts, host
+from .._node import facts
 from .files import write_file
 from .loading import KmodPlan, Loaded, ModuleError, autoload_file, autoload_text, explain_refusal
 
@@ -40,7 +41,7 @@ class Kmod:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C", "PATH": ":".join(host.SEARCH_PATH)},
+            env={**os.environ, "LC_ALL": "C", "PATH": ":".join(SEARCH_PATH)},
             text=True,
             errors="replace",
             check=False,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+from .._core.command import SEARCH_PATH
 
 
 class Host:

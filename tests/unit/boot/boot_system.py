@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +50,7 @@ class System:
     def __init__(self, root: Path) -> None:
         self.root = root
         for folder in ("etc/default/grub.d", "boot/grub", "usr/sbin", "proc/sys/kernel/random", "run"):
-            (root / folder).mkdir(parents=True)
+            (root / folder).mkdir(parents=True, exist_ok=True)
         self.drop_in = root / "etc/default/grub.d/zz-podnet.cfg"
         self.config = root / "boot/grub/grub.cfg"
         self.cmdline = root / "proc/cmdline"
@@ -96,3 +98,13 @@ class System:
 
 def facts(result: dict[str, Any]) -> tuple[bool, bool, list[str], list[str]]:
     return result["changed"], result["reboot_required"], result["missing"], result["stale"]
+
+
+def fill(folder: Path, free: int) -> Path:
+    """Fill a file system, except for ``free`` bytes; return the file to delete."""
+    padding = folder / "padding"
+    with contextlib.suppress(OSError), open(padding, "wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096:
+            pass
+    os.truncate(padding, max(padding.stat().st_size // 4096 * 4096 - free, 0))
+    return padding

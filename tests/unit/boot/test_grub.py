@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import grub
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
-from tests.unit.boot.boot_system import System, facts
+from tests.unit.boot.boot_system import System, facts, fill
 
-words = st.text("abcxyz_019.,:=/@%+~-", min_size=1, max_size=8).filter(lambda w: not w.startswith("="))
+words = st.text("abcxyz_019.,:=/@%+~-", min_size=1, max_size=8).filter(
+    lambda w: not w.startswith("=") and w != "--"
+)
 lines = st.lists(words, max_size=6, unique=True)
 
 
@@ -132,3 +134,51 @@ def test_an_iommu_in_use_is_not_disabled(system: System) -> None:
     )
     assert system.files() == before
     assert system(["iommu=pt", "init_on_alloc=0"], risk=True)["changed"]
+
+
+def test_an_unsafe_argument_in_another_spelling_needs_the_acknowledgement(system: System) -> None:
+    assert "set acknowledge_risk: true" in system.refused({"init-on-alloc": "0"})
+    (system.root / "sys/bus/pci/drivers/vfio-pci/0000:3b:00.2").mkdir(parents=True)
+    before = system.files()
+    with pytest.raises(Problem, match="need the IOMMU"):
+        system({"intel-iommu": "off"}, risk=True)
+    assert system.files() == before
+
+
+def test_arguments_of_init_are_no_arguments_of_the_kernel(system: System) -> None:
+    system.cmdline.write_text("root=UUID=1 ro -- iommu=pt\n")
+    assert facts(system(["iommu=pt"], check=True))[1:3] == (True, ["iommu=pt"])
+    system.cmdline.write_text('root=UUID=1 note="a iommu=pt b"\n')
+    assert facts(system(["iommu=pt"], check=True))[1:3] == (True, ["iommu=pt"])
+    system.default('GRUB_CMDLINE_LINUX="audit=0 -- single"\n')
+    assert "iommu=pt is missing in the entry" in system.refused(["iommu=pt"])
+
+
+def test_all_repeated_arguments_reach_the_entries(system: System) -> None:
+    huge = ["hugepagesz=1G", "hugepages=4", "hugepagesz=2M", "hugepages=4"]
+    system(huge)
+    assert system.config.read_text().count(" ".join(huge)) == 4
+    system.boot()
+    assert facts(system(huge)) == (False, False, [], [])
+
+
+def test_programs_do_not_depend_on_the_callers_environment(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = system.root / "usr/sbin/update-grub"
+    check = "case :$PATH: in *:/usr/sbin:*) ;; *) echo 'no sbin' >&2; exit 127 ;; esac\n"
+    update.write_text(update.read_text().replace("set -e\n", f"set -e\n{check}", 1))
+    monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")
+    monkeypatch.setenv("GRUB_CMDLINE_LINUX_DEFAULT", "iommu=off")
+    assert system(["iommu=pt"])["changed"]
+
+
+@pytest.mark.parametrize("free", [0, 4096, 8192])
+def test_a_full_boot_partition_changes_nothing(small_boot: Path, free: int) -> None:
+    system = System(small_boot)
+    padding = fill(small_boot / "boot", free)
+    huge = [f"memmap={number}M" for number in range(300)]
+    message = system.refused(huge)
+    assert "No space left on device" in message or "update-grub failed" in message
+    padding.unlink()
+    assert system(huge)["changed"]

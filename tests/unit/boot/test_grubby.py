@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ansible_collections.podnet.datapath.plugins.module_utils._boot import grubby
 from tests.unit.boot.boot_system import System
 
 # Implements grubby(8) of Fedora and RHEL over one file per kernel, as Debian does not package grubby.
 GRUBBY = r"""#!/bin/sh
 root=${0%/usr/sbin/grubby}
 [ ! -e "$root/broken" ] || { echo "grubby: no space" >&2; exit 1; }
-remove= add=
+remove= add= kernel=ALL
 for word; do case $word in
     --info=ALL)
         index=0
@@ -25,11 +26,12 @@ for word; do case $word in
         printf 'index=%s\nnon linux entry\n' $index ;;
     --remove-args=*) remove=${word#*=} ;;
     --args=*) add=${word#*=} ;;
-    --update-kernel=ALL) ;;
+    --update-kernel=*) kernel=${word#*=} ;;
     *) exit 2 ;;
 esac; done
 [ ! -e "$root/idle" ] || exit 0
 for file in "$root"/boot/bls/*; do
+    [ "$kernel" = ALL ] || [ "$kernel" = "/boot/vmlinuz-${file##*/}" ] || continue
     new=
     for token in $(cat "$file"); do
         keep=$token
@@ -88,3 +90,29 @@ def test_a_value_that_grubby_would_replace_is_reported(tmp_path: Path) -> None:
     assert "the entry 'Fedora 6.1' has iommu=strict, which this module did not add" in system.refused(
         ["iommu=pt"]
     )
+
+
+def test_repeated_arguments_of_others_remain(tmp_path: Path) -> None:
+    system = Fedora(tmp_path)
+    (tmp_path / "boot/bls/6.1").write_text("ro cgroup_enable=memory quiet hugepages=4\n")
+    huge = ["hugepagesz=1G", "hugepages=4", "hugepagesz=2M", "hugepages=4"]
+    system(["cgroup_enable=cpuset", *huge])
+    assert system.lines() == [
+        "ro quiet cgroup_enable=memory hugepages=4 cgroup_enable=cpuset " + " ".join(huge),
+        "ro rhgb quiet cgroup_enable=cpuset " + " ".join(huge),
+    ]
+    assert not system(["cgroup_enable=cpuset", *huge])["changed"]
+    system([])
+    assert system.lines() == ["ro quiet cgroup_enable=memory hugepages=4", "ro rhgb quiet"]
+
+
+def test_quotes_in_an_entry(tmp_path: Path) -> None:
+    system = Fedora(tmp_path)
+    (tmp_path / "boot/bls/6.1").write_text('ro dyndbg="file a.c iommu=pt +p" -- iommu=pt\n')
+    message = system.refused(["iommu=pt"])
+    assert (
+        "the entry 'Fedora 6.1' has --, and grubby would append iommu=pt to the arguments of init" in message
+    )
+    shown = 'index=0\nkernel="/vmlinuz"\nargs="ro dyndbg="file a.c iommu=pt +p" quiet"\ntitle="Fedora"\n'
+    (entry,) = grubby.grubby_entries(shown)
+    assert entry.tokens == ("ro", 'dyndbg="file a.c iommu=pt +p"', "quiet")

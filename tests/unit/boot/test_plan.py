@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import apply, loaders
 from ansible_collections.podnet.datapath.plugins.module_utils._boot.bootloader import Current, Entry
+from ansible_collections.podnet.datapath.plugins.module_utils._boot.command_line import canonical
 from ansible_collections.podnet.datapath.plugins.module_utils._node.host import Host
 
-words = st.text("abcxyz_019.,:=/@%+~-", min_size=1, max_size=8).filter(lambda w: not w.startswith("="))
-lines = st.lists(words, max_size=6, unique=True)
+words = st.text("abcxyz_019.,:=/@%+~-", min_size=1, max_size=8).filter(
+    lambda w: not w.startswith("=") and w != "--"
+)
+lines = st.lists(words, max_size=6, unique_by=canonical)
 
 
 @given(lines, lines, st.lists(lines, max_size=3))
@@ -52,4 +55,23 @@ def test_boot_loaders_are_detected_by_their_files(tmp_path: Path, files: list[st
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch(mode=0o755)
+    assert loaders.name(Host(str(tmp_path))) == name
+
+
+@pytest.mark.parametrize(
+    ("started", "name"),
+    [
+        ("systemd-boot 252.39-1~deb12u1", "systemd-boot"),
+        ("GRUB 2.12", "grub"),
+        ("rEFInd 0.14.2", "none"),
+        ("", "grub"),
+    ],
+)
+def test_the_loader_that_started_the_system_decides(tmp_path: Path, started: str, name: str) -> None:
+    for file in ("etc/default/grub", "usr/sbin/grub2-mkconfig", "boot/loader/entries/a.conf"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch(mode=0o755)
+    variable = tmp_path / loaders._LOADER_INFO.lstrip("/")
+    variable.parent.mkdir(parents=True)
+    variable.write_bytes(bytes([6, 0, 0, 0]) + (started + "\0").encode("utf-16-le"))
     assert loaders.name(Host(str(tmp_path))) == name
