@@ -9,16 +9,16 @@ from dataclasses import replace
 
 from .._kernel import qdisc
 from .._kernel.ethtool import Ethtool, Nic, Setting
-from .._node.host import Host
+from .._node.routes import default_interfaces
 from .select import Device
 from .sysfs import Sysfs
 
 
 def devices(ethtool: Ethtool) -> list[Device]:
     """Return all interfaces with the properties that select them."""
-    routes = Host("/").default_routes()
+    carrying = default_interfaces()
     return [
-        Device(name, *ethtool.driver(name), name in routes)
+        Device(name, *ethtool.driver(name), name in carrying)
         for name in sorted(name for dummy, name in socket.if_nameindex())
     ]
 

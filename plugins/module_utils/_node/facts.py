@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 from .._kernel import netlink, signing
 from .coexistence import cilium
 from .host import Host
+from .routes import default_interfaces
 
 # netkit features that are newer than its first kernel, 6.7.
 NETKIT_ATTRIBUTES = ("SCRUB", "HEADROOM")
@@ -314,11 +315,11 @@ class Node(Host):
 
     def nics(self, uplinks: Iterable[str]) -> list[Nic]:
         """Return the interfaces that have a device, are uplinks, or carry a default route."""
-        routes = self.default_routes()
+        carrying = default_interfaces()
         found: list[Nic] = []
         for name in self.names("/sys/class/net"):
             folder = f"/sys/class/net/{name}"
-            if not (self.exists(f"{folder}/device") or name in routes or name in uplinks):
+            if not (self.exists(f"{folder}/device") or name in carrying or name in uplinks):
                 continue
             device = os.path.realpath(self.path(f"{folder}/device"))
             # A virtio NIC's device is virtioN, its parent the PCI function.
@@ -332,7 +333,7 @@ class Node(Host):
                     "speed": self.number(f"{folder}/speed", -1),
                     "carrier": self.read(f"{folder}/carrier") == "1",
                     "pci": functions[-1] if functions else "",
-                    "default_route": name in routes,
+                    "default_route": name in carrying,
                     "virtual_functions": self.number(f"{folder}/device/sriov_numvfs", 0),
                 }
             )

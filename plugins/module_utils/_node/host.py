@@ -57,16 +57,3 @@ class Host:
             if os.access(path, os.X_OK):
                 return os.path.join(folder, name)
         return ""
-
-    def default_routes(self) -> set[str]:
-        """Return the interfaces that carry a default route, IPv4 or IPv6."""
-        found = set()
-        for line in self.read("/proc/net/route").splitlines()[1:]:
-            fields = line.split()
-            if fields[1] == fields[7] == "00000000":
-                found.add(fields[0])
-        for line in self.read("/proc/net/ipv6_route").splitlines():
-            fields = line.split()
-            if fields[0] == "0" * 32 and fields[1] == "00" and fields[-1] != "lo":
-                found.add(fields[-1])
-        return found

@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .._core.files import DropIn, read_file
 from .._core.plan import Change, Plan
+from .._node import routes
 from .keys import name_of, parse, path_of
 from .namespaces import NODE, Netns, initial_values
-from .order import FORWARDING6, changes
+from .order import changes
 from .tree import Tree
 from .window import MAX_SCALE, RMEM_MAX, TCP_RMEM, TCP_WMEM, solve_window, window_bounds
 from .writers import render
@@ -87,7 +89,7 @@ def _plan_node(tree: Tree, requested: Mapping[str, str], scale: int | None) -> S
         desired |= solve_window(scale, requested, tree.current({TCP_RMEM, TCP_WMEM}) | rmem_max)
     current = tree.current(desired)
     planned = changes(current, desired)
-    problems = _write_problems(tree, NODE, planned) + _forwarding_problems(tree, current, desired)
+    problems = _write_problems(tree, NODE, planned) + _forwarding_problems(tree, "sysctls", current, desired)
     found = SysctlPlan(
         subsystem="sysctls", changes=planned, problems=problems, warnings=warnings, desired={NODE: desired}
     )
@@ -165,32 +167,22 @@ def _read_rmem_max(tree: Tree, desired: Mapping[str, str], scale: int) -> tuple[
     ]
 
 
-def _forwarding_problems(tree: Tree, current: Mapping[str, str], desired: Mapping[str, str]) -> list[str]:
-    """Return errors if IPv6 forwarding would make a learned default route expire."""
-    if desired.get(FORWARDING6, "0") == "0" or current[FORWARDING6] != "0":
+def _forwarding_problems(
+    tree: Tree, where: str, current: Mapping[str, str], desired: Mapping[str, str]
+) -> list[str]:
+    """Return errors if IPv6 forwarding, of all or one interface, would delete learned default routes."""
+    enabled = [path for path in fnmatch.filter(desired, "net/ipv6/conf/*/forwarding")
+               if desired[path] != "0" and current[path] == "0" and "/default/" not in path]  # fmt: skip
+    if not enabled:
         return []
-    with open("/proc/net/ipv6_route", encoding="utf-8") as file:
-        interfaces = learned_default_routes(file.read())
+    interfaces = {name for route in routes.default_routes() if route.learned for name in route.interfaces}
     problems = []
     for interface in sorted(interfaces):
         path = f"net/ipv6/conf/{interface}/accept_ra"
         if tree.exists(path) and desired.get(path, tree.read(path)) == "1":
             problems.append(
-                f"sysctls: {name_of(FORWARDING6)} = {desired[FORWARDING6]} makes the kernel ignore router"
+                f"{where}: {name_of(enabled[0])} = {desired[enabled[0]]} makes the kernel ignore router"
                 f" advertisements on {interface}, which provide its default route: set {name_of(path)} to 2"
                 " as well"
             )
     return problems
-
-
-def learned_default_routes(ipv6_route: str) -> set[str]:
-    """Return the interfaces with a default route from a router advertisement.
-
-    ``ipv6_route`` is the text of /proc/net/ipv6_route; RTF_DEFAULT marks such a route (linux/ipv6_route.h).
-    """
-    found = set()
-    for line in ipv6_route.splitlines():
-        words = line.split()
-        if len(words) == 10 and words[1] == "00" and int(words[8], 16) & 0x10000:
-            found.add(words[9])
-    return found

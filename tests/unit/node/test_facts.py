@@ -334,7 +334,9 @@ def nic(root: Path, name: str, device: str = "", **values: str) -> None:
         (folder / "device").symlink_to(root / device)
 
 
-def test_nics_are_hardware_default_route_and_uplink_interfaces(tmp_path: Path) -> None:
+def test_nics_are_hardware_default_route_and_uplink_interfaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nic(
         tmp_path,
         "ens1",
@@ -347,16 +349,7 @@ def test_nics_are_hardware_default_route_and_uplink_interfaces(tmp_path: Path) -
     nic(tmp_path, "bond0", mtu="9000")
     nic(tmp_path, "pn0123456789ab", mtu="1500")
     nic(tmp_path, "lo", mtu="65536")
-    zero = "0" * 32
-    write(
-        tmp_path,
-        {
-            "proc/net/route": "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n"
-            "br0\t00000000\t0202000A\t0003\t0\t0\t0\t00000000\n"
-            "ens1\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\n",
-            "proc/net/ipv6_route": f"{zero} 00 {zero} 00 {zero} ffffffff 1 0 00200200 lo\n",
-        },
-    )
+    monkeypatch.setattr(_node, "default_interfaces", lambda: {"br0"})
     nics = {nic["name"]: nic for nic in _node.Node(str(tmp_path)).nics(["bond0"])}
     assert list(nics) == ["bond0", "br0", "ens1"]
     assert nics["br0"]["default_route"] and not nics["ens1"]["default_route"]

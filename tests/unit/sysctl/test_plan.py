@@ -23,14 +23,3 @@ def test_global_keys_of_pods_must_have_the_value_of_the_node(
     assert set(written) == set(requested) & namespaced
     assert len(problems) == len(invalid)
     assert all("is global in this kernel" in problem for problem in problems)
-
-
-def test_learned_default_routes() -> None:
-    zero = "0" * 32
-    gateway = "fe80000000000000000000000000000001"[:32]
-    lines = [
-        f"{zero} 00 {zero} 00 {gateway} 00000400 00000001 00000000 00450003     eth0",
-        f"{zero} 00 {zero} 00 {gateway} 00000400 00000001 00000000 00000003     eth1",
-        f"fe80{zero[4:]} 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth2",
-    ]
-    assert plan.learned_default_routes("\n".join(lines)) == {"eth0"}
