@@ -16,9 +16,9 @@ import sys
 from functools import partial
 
 from tests.support import node_checks
+from tests.support.connection_checks import CHECKS
 from tests.support.namespaces import Namespaces
 from tests.support.pod_nodes import Devices
-from tests.support.policy_checks import CHECKS
 from tests.support.policy_lab import Lab
 
 BPFFS = "/sys/fs/bpf"

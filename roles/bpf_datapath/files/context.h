@@ -178,22 +178,23 @@ enum ctx_match {
 __noinline enum ctx_match ctx_find(const struct packet *p, struct context *ctx)
 {
 	const struct tuple *t;
+	enum ctx_match other = CTX_NEW;
 	struct connection *c;
 
 	if (!p || !ctx)
 		return CTX_FORGED;
 	t = &ctx->l4.tuple;
 	c = ct_lookup(t, CT_ORIGINAL, &ctx->ct.place, &ctx->ct.reply);
-	if (c) {
-		if (!ctx->ct.reply || !(c->flags & (CT_DNAT | CT_SNAT)))
-			return CTX_KNOWN;
-		return p->flow.origin == FROM_HOST ? CTX_DONE : CTX_FORGED;
-	}
+	if (c && (!ctx->ct.reply || !(c->flags & (CT_DNAT | CT_SNAT))))
+		return CTX_KNOWN;
+	if (c)
+		other = p->flow.origin == FROM_HOST ? CTX_DONE : CTX_FORGED;
 	if (!(ctx->cfg.features & (FEATURE_SERVICES | FEATURE_MASQUERADE)))
-		return CTX_NEW;
+		return other;
+	/* both tuples may exist: a Pod has the same port to a server and to a service of it */
 	c = ct_lookup(t, CT_REPLY, &ctx->ct.place, &ctx->ct.reply);
 	if (!c)
-		return CTX_NEW;
+		return other;
 	if (ctx->ct.reply)
 		return CTX_KNOWN;
 	if (p->flow.origin == FROM_HOST)
@@ -352,7 +353,8 @@ static __always_inline enum reason ctx_icmp_error(struct __sk_buff *skb, struct 
 	struct l4_info *l4 = &ctx->l4;
 	enum reason reason;
 
-	reason = icmp_error_translate(skb, l4, &ctx->cfg, p->flow.origin == FROM_POD);
+	reason = icmp_error_translate(skb, l4, &ctx->cfg,
+				      p->flow.origin == FROM_POD || ctx->src.pod);
 	if (reason == REASON_MAX)
 		return ctx_verdict_new(skb, p, ctx);
 	ctx->ct.tracked = true;

@@ -232,7 +232,7 @@ static __always_inline bool ct_is_expired(const struct connection *c)
 
 /*
  * Return the connection of a tuple in either direction, or NULL if there is none or it expired.
- * Set `place`, and `reply` if the packet is from the server.
+ * Set its `place`, and whether the packet is a `reply` of the server.
  */
 static __noinline struct connection *ct_lookup(const struct tuple *t, enum ct_tuple which,
 					       __u32 *place, bool *reply)
@@ -240,14 +240,16 @@ static __noinline struct connection *ct_lookup(const struct tuple *t, enum ct_tu
 	bool high = ct_source_is_high(t);
 	struct ct_ref *ref = ct_ref_lookup(t, which, high);
 	struct connection *c;
+	__u32 at;
 
 	if (!ref)
 		return NULL;
-	*place = ref->place;
-	*reply = high != ref->client_high;
-	c = bpf_map_lookup_elem(&connections, place);
+	at = ref->place;
+	c = bpf_map_lookup_elem(&connections, &at);
 	if (!c || c->serial != ref->serial || ct_is_expired(c))
 		return NULL;
+	*place = at;
+	*reply = high != ref->client_high;
 	return c;
 }
 
