@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,3 +89,46 @@ def test_revert_stops_at_unreachable_node(tmp_path: Path, facts: dict[str, Any])
     assert done.returncode and "1 of 3 nodes failed or became unreachable: node2" in done.stdout, done.stdout
     assert "run the same command again; nodes that are already" in done.stdout
     assert "[node3]" not in done.stdout.partition("PLAY [Restore")[2]
+
+
+def test_text_of_extra_variables_reaches_the_modules(tmp_path: Path, facts: dict[str, Any]) -> None:
+    """``-e name=false`` is the text "false", which Jinja takes for true."""
+    roles = [f"podnet.datapath.{name}" for name in ("node_tuning", "meta_driver")]
+    (tmp_path / "play.yml").write_text(
+        json.dumps([{"hosts": "node1", "gather_facts": False, "roles": roles}])
+    )
+    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"node1": facts}}}))
+    text = ("node_tuning_nics_persist=false", "node_tuning_confirm_timeout=0", "meta_driver_enabled=false")
+    lists = {"node_tuning_nics": '[{"name": "lo", "mtu": "65536"}]', "node_tuning_window_scale": "-1"}
+    words = [word for one in (*text, json.dumps(lists)) for word in ("-e", one)]
+    command = ("ansible-playbook", "-i", str(tmp_path / "hosts.json"), str(tmp_path / "play.yml"))
+    environment = {**os.environ, "ANSIBLE_INJECT_INVOCATION": "true"}
+    done = subprocess.run(
+        [*command, *words, "--check", "-vvv"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stdout
+    invocation = done.stdout.partition("TASK [podnet.datapath.node_tuning : Configure NICs]")[2]
+    assert '"persist": false' in invocation and '"confirm_timeout": 0' in invocation
+    assert '"name": "lo"' in invocation and "DKMS" not in done.stdout
+
+
+def test_package_installation_is_refused_by_text(tmp_path: Path, facts: dict[str, Any]) -> None:
+    python = Path(facts["ansible_python_interpreter"])
+    python.write_text(python.read_text().replace(sys.executable, "/usr/bin/python3 -S"))
+    del facts["preflight_install_packages"]
+    done = site(tmp_path, facts, "--check", "-e", "preflight_install_packages=false")
+    assert done.returncode and "missing: pyroute2" in done.stdout, done.stdout
+    assert done.stdout.count("PLAY [") == 1
+
+
+def test_role_preflight_installs_nothing(tmp_path: Path, facts: dict[str, Any]) -> None:
+    python = Path(facts["ansible_python_interpreter"])
+    python.write_text(python.read_text().replace(sys.executable, "/usr/bin/python3 -S"))
+    roles = ["podnet.datapath.preflight"]
+    (tmp_path / "play.yml").write_text(
+        json.dumps([{"hosts": "node1", "gather_facts": False, "roles": roles}])
+    )
+    done = play(
+        str(tmp_path / "play.yml"), tmp_path, {"node1": {**facts, "preflight_install_packages": True}}
+    )
+    assert done.returncode and "missing: pyroute2" in done.stdout and "changed=0" in done.stdout, done.stdout
