@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Send rtnetlink requests without pyroute2, for code that has to start fast.
 
-Source: rtnetlink(7), netlink(7), linux/if_link.h, net/core/rtnetlink.c.
+Source: rtnetlink(7), netlink(7), linux/if_link.h, linux/net_namespace.h, net/core/rtnetlink.c.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from . import link_kinds
 
 NETLINK_ROUTE = 0
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_GETNSID = 90
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLMSGERR_ATTR_MSG = 1
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_IFALIAS = 3, 18, 20
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+NETNSA_NSID, NETNSA_FD = 1, 3
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
@@ -182,6 +184,20 @@ def links_of_kind(kind: str) -> list[Link]:
                 )
             )
     return links
+
+
+def netns_id(path: str) -> int:
+    """Return the ID of a namespace in the current one, as in IFLA_LINK_NETNSID, -1 if it has none.
+
+    Raises ``OSError`` if the path does not exist.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        request = bytes(4) + attribute(NETNSA_FD, struct.pack("=I", descriptor))  # struct rtgenmsg
+        (answer, *_unused) = exchange(RTM_GETNSID, NLM_F_ACK, request)
+    finally:
+        os.close(descriptor)
+    return int(struct.unpack("=i", attributes(answer[4:])[NETNSA_NSID])[0])
 
 
 def delete_link(index: int) -> None:

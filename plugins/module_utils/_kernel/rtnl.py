@@ -100,6 +100,7 @@ def message_types() -> MessageTypes:
             (26, "IFLA_AF_SPEC", "families"),
             (28, "IFLA_NET_NS_FD", "uint32"),
             (29, "IFLA_EXT_MASK", "uint32"),
+            (37, "IFLA_LINK_NETNSID", "int32"),
             (41, "IFLA_GSO_MAX_SIZE", "uint32"),
             (58, "IFLA_GRO_MAX_SIZE", "uint32"),
             (63, "IFLA_GSO_IPV4_MAX_SIZE", "uint32"),
@@ -113,6 +114,10 @@ def message_types() -> MessageTypes:
                 nla_map = ((8, "IFLA_INET6_ADDR_GEN_MODE", "uint8"),)
 
     return MessageTypes(link, ifaddrmsg, rtmsg, ndmsg)
+
+
+class TooManyObjects(Exception):
+    """A dump has more objects than the caller reads; the socket cannot be used any more."""
 
 
 def nested(*attributes: tuple[str, Any]) -> dict[str, Any]:
@@ -181,8 +186,11 @@ class Rtnl:
         if refusal is not None:
             raise refusal
 
-    def dump(self, message: Any, kind: int) -> list[Any]:
-        """Return all objects that match ``message``; retry on NLM_F_DUMP_INTR, 10 attempts at most."""
+    def dump(self, message: Any, kind: int, limit: int = 0) -> list[Any]:
+        """Return all objects that match ``message``; retry on NLM_F_DUMP_INTR, 10 attempts at most.
+
+        Raises ``TooManyObjects`` for more than ``limit`` objects; 0 stands for no limit.
+        """
         for _attempt in range(10):
             self._socket.send(self._encode(message, kind, _DUMP))
             found: list[Any] = []
@@ -196,6 +204,8 @@ class Rtnl:
                     if refusal and refusal.errno != errno.ENOENT:  # a routing table without routes
                         raise refusal
                     break
+                if limit and len(found) == limit:
+                    raise TooManyObjects
                 one = type(message)(answer)
                 one.decode()
                 found.append(one)
@@ -203,15 +213,28 @@ class Rtnl:
                 return found
         return found
 
+    def link(self, name: str = "", index: int = 0) -> Any:
+        """Return an interface by name or index. Raises ``KernelRefusal`` if it does not exist."""
+        message = message_types().link()
+        message["index"] = index
+        message["attrs"] = [*([("IFLA_IFNAME", name)] if name else []), ("IFLA_EXT_MASK", SKIP_STATS)]
+        answer = self._one(message, RTM_GETLINK)
+        found = type(message)(answer)
+        found.decode()
+        return found
+
     def index_of(self, name: str) -> int:
         """Return the index of an interface. Raises ``KernelRefusal`` if it does not exist."""
         message = message_types().link()
         message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_EXT_MASK", SKIP_STATS)]
-        self._socket.send(self._encode(message, RTM_GETLINK, 0))
-        for kind, _flags, sequence, answer in self._answers():
+        return int(struct.unpack_from("=i", self._one(message, RTM_GETLINK), 20)[0])
+
+    def _one(self, message: Any, kind: int) -> bytes:
+        self._socket.send(self._encode(message, kind, 0))
+        for got, _flags, sequence, answer in self._answers():
             if sequence == self._sequence:
-                refusal = netlink.refusal(kind, answer[16:]) if kind == _ERROR else None
+                refusal = netlink.refusal(got, answer[16:]) if got == _ERROR else None
                 if refusal:
                     raise refusal
-                return int(struct.unpack_from("=i", answer, 20)[0])
+                return answer
         raise AssertionError  # unreachable: _answers() is endless

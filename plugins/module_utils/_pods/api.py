@@ -28,7 +28,7 @@ from .conflicts import shared_values
 from .drivers import load_meta
 from .model import Device, State, restrict
 from .plan import PodPlan, created
-from .read import Snapshot, read
+from .read import Snapshot
 from .report import diffs, pods_of
 from .run_files import locked
 from .size_warnings import size_warnings
@@ -119,6 +119,7 @@ class _Call:
         self._warnings: list[str] = []
         self._changes: list[str] = []
         self._diff: list[dict[str, str]] = []
+        self._excluded: dict[str, str] = {}  # Pods that stay as they are, with their namespaces
 
     def run(self) -> Result:
         if not self._check:
@@ -127,8 +128,11 @@ class _Call:
             self._device_options(), self._check, lambda: load_meta(self._command, self._check)
         )
         with locked(not self._check):
-            before = read(request.owner, request.namespaces)
-            return self._run(request, before)
+            declared = {one["name"] for one in self._former().get("endpoints") or ()}
+            known = declared & request.desired.state.devices.keys()
+            return apply.isolating(
+                request, known, lambda before, excluded: self._run(request, before, excluded)
+            )
 
     def _device_options(self) -> dict[str, Any]:
         node = self._node
@@ -143,14 +147,17 @@ class _Call:
             "policy": node.policy if node.programs_enabled else "pass",
         }
 
-    def _run(self, request: apply.Request, before: Snapshot) -> Result:
-        plan = apply.plan_pods(request, before, self._names)
+    def _run(self, request: apply.Request, before: Snapshot, excluded: apply.Excluded) -> Result:
+        """Make the changes; the Pods in ``excluded`` keep their devices, and their entries are updated."""
+        self._changes, self._diff, self._excluded = [], [], request.netns_of(excluded)
+        plan = apply.plan_pods(request, before, self._names, excluded)
         others = {} if self._names is None else self._others(before.state)
         plan = replace(plan, problems=[*plan.problems, *shared_values(plan.target, others)])
         plan.require_valid()
-        desired = replace(plan.target, devices={**others, **plan.target.devices})
+        kept = {name: before.state.devices[name] for name in excluded if name in before.state.devices}
+        desired = replace(plan.target, devices={**others, **kept, **plan.target.devices})
         former = self._former()
-        final = stored(self._declaration(former, plan.target, others))
+        final = stored(self._declaration(former, desired, others, request.desired.state))
         uses_programs = self._node.programs_enabled or bool(former)
         missing = self._missing() if uses_programs else ""
         if missing and not self._check:
@@ -160,7 +167,7 @@ class _Call:
             self._warnings.append(f"{missing}. Check mode reports only the devices.")
         entries = Result(False, {"updated": [], "deleted": [], "differences": {}})
         if uses_programs:
-            entries = self._set_entries(final, strict=self._names is None, check=True, state=desired)
+            entries = self._set_entries(final, strict=self._strict, check=True, state=desired)
         after = before
         if not self._check:
             current = stages.PodState(before.state, former)
@@ -198,9 +205,12 @@ class _Call:
         return ""
 
     def _declaration(
-        self, former: Mapping[str, Any], target: State, others: Mapping[str, Device]
+        self, former: Mapping[str, Any], target: State, others: Mapping[str, Device], declared: State
     ) -> dict[str, Any]:
-        """Return the owner's declaration for the maps after this call."""
+        """Return the owner's declaration for the maps after this call, with the Pods that have a device.
+
+        ``target`` is the state after the call, ``declared`` the desired one, also of excluded Pods.
+        """
         node = self._node
         if not node.programs_enabled:
             return {}
@@ -209,30 +219,43 @@ class _Call:
             one for one in former.get("endpoints") or () if interfaces.get(one["name"]) == one["device"]
         ]
         for pod in self._pods:
-            device = target.devices[pod.name]
+            if pod.name not in target.devices:
+                continue
+            device = target.devices[pod.name].host_interface
             options = {key: getattr(pod, key) for key in _ENTRY_OPTIONS}
-            addresses = sorted(device.pod.addresses)
-            endpoints.append(
-                {**options, "name": pod.name, "device": device.host_interface, "addresses": addresses}
-            )
-        declared = {key: getattr(node, key) for key in _DECLARED}
+            addresses = sorted(declared.devices[pod.name].pod.addresses)
+            endpoints.append({**options, "name": pod.name, "device": device, "addresses": addresses})
+        shared = {key: getattr(node, key) for key in _DECLARED}
         if self._names is not None:
-            declared = {key: former.get(key) if one is None else one for key, one in declared.items()}
-        return {**declared, "endpoints": endpoints, "node": node.name or former.get("node")}
+            shared = {key: former.get(key) if one is None else one for key, one in shared.items()}
+        return {**shared, "endpoints": endpoints, "node": node.name or former.get("node")}
 
     # Stages
 
     def _execute(self, stage: stages.Stage, now: Snapshot, namespaces: Sequence[str]) -> Snapshot:
         """Execute one stage and return the devices after it."""
         if isinstance(stage, stages.SetDevices):
-            return apply.bring_to(self._node.owner, now, self._managed(stage.target), namespaces, self._names)
+            return apply.bring_to(
+                self._node.owner,
+                now,
+                self._managed(stage.target),
+                namespaces,
+                self._names,
+                self._excluded,
+                closed=self._node.programs_enabled,
+            )
         if isinstance(stage, stages.SetEntries):
-            self._set_entries(stage.declaration, strict=stage.final and self._names is None)
+            self._set_entries(stage.declaration, strict=stage.final and self._strict)
         else:
             result = self._set_programs(stage.devices)
             self._changes += result.values["changes"]
             self._diff += result.diff
         return now
+
+    @property
+    def _strict(self) -> bool:
+        """Whether the call declares all Pods, so that selectors must match one."""
+        return self._names is None and not self._excluded
 
     def _managed(self, state: State) -> State:
         return restrict(state, state, self._names)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from .model import SIZES, Desired, Device, Namespace, Node, NodeRoute, Route, State
@@ -30,8 +30,13 @@ def exclude_foreign(desired: Desired, node: Node, owner: str, managed: frozenset
     return replace(state, namespaces=state.namespaces - foreign, host_routes=state.host_routes - routes)
 
 
-def conflicts(desired: Desired, node: Node, owner: str, managed: frozenset[Route]) -> list[str]:
-    """Return a message for each conflict of the desired state with objects of other owners."""
+def conflicts(
+    desired: Desired, node: Node, owner: str, managed: frozenset[Route], excluded: Collection[str] = ()
+) -> list[str]:
+    """Return a message for each conflict of the desired state with objects of other owners.
+
+    For the Pods ``excluded``, the contents of their namespaces are ignored.
+    """
     used = {key for device in desired.state.devices.values() for key in device.host.settings if key in SIZES}
     problems = [
         f"{size}: this kernel does not support it: omit the option"
@@ -43,7 +48,7 @@ def conflicts(desired: Desired, node: Node, owner: str, managed: frozenset[Route
     for device in desired.state.devices.values():
         found = [
             *_interface_conflicts(device, node, owner),
-            *_namespace_conflicts(device, desired, node, owner),
+            *(() if device.name in excluded else namespace_conflicts(device, desired, node, owner)),
             *_address_conflicts(device, node, owner, routes),
         ]
         problems += [f"Pod {device.name}: {problem}" for problem in found]
@@ -79,9 +84,12 @@ def _interface_conflicts(device: Device, node: Node, owner: str) -> list[str]:
     return [f"host_interface: {device.host_interface} exists and {whose}: remove it or choose another name"]
 
 
-def _namespace_conflicts(device: Device, desired: Desired, node: Node, owner: str) -> list[str]:
+def namespace_conflicts(device: Device, desired: Desired, node: Node, owner: str) -> list[str]:
+    """Return a message for each conflict of a Pod with its namespace, whose contents the Pod may control."""
     problems = []
     namespace = node.namespaces.get(device.netns, Namespace("absent"))
+    if namespace.unreadable:
+        problems.append(f"netns: {device.netns}: {namespace.unreadable}: remove them")
     if namespace.state == "absent" and device.netns in desired.existing_namespaces:
         problems.append(
             f"netns: {device.netns} does not exist: create it, or give a name to have the module create it"

@@ -71,6 +71,20 @@ def rejected_option(step: Step, message: str) -> str:
     return step.option
 
 
+class PodProblem(Problem):
+    """A problem that the contents of one Pod's namespace caused, which the Pod may control."""
+
+    def __init__(self, message: str, pod: str) -> None:
+        super().__init__(message)
+        self.pod = pod
+
+
+def depends_on_namespace(step: Step, error: OSError) -> bool:
+    """Return whether a step may have failed because of the contents of the Pod's namespace."""
+    created = step.action == "create_device" and error.errno in (errno.EEXIST, errno.ENOENT)
+    return step.end == "pod" or created
+
+
 def _program_descriptor(program: int) -> int:
     """Return a file descriptor of a loaded program by its ID, -1 for no program."""
     if program == NO_PROGRAM:
@@ -144,7 +158,10 @@ class Executor:
     def _problem(step: Step, error: OSError) -> Problem:
         pod = f"Pod {step.device.name}: " if step.device else ""
         option = rejected_option(step, error.strerror or "")
-        return Problem(f"{pod}{option}: the kernel rejected this step ({step}): {error.strerror}")
+        message = f"{pod}{option}: the kernel rejected this step ({step}): {error.strerror}"
+        if step.device and depends_on_namespace(step, error):
+            return PodProblem(message, step.device.name)
+        return Problem(message)
 
     # Devices and namespaces
 
@@ -318,7 +335,9 @@ class Executor:
         device, inside = steps[0].of, steps[0].end == "pod"
         try:
             with Rtnl(device.netns) if inside else contextlib.nullcontext(self._host) as rtnl:
-                index = rtnl.index_of(device.interface if inside else device.host_interface)
+                index = self._host.index_of(device.host_interface)
+                if inside:  # not by name, which the Pod can change
+                    index = self._host.link(index=index).get_attr("IFLA_LINK") or 0
                 requests = [(step, one) for step in steps for one in self._requests(step, index)]
                 results = rtnl.send([one for _step, one in requests])
         except OSError as error:

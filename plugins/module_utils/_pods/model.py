@@ -124,11 +124,16 @@ class NodeRoute(NamedTuple):
 
 @dataclass(frozen=True)
 class Namespace:
-    """What exists at a namespace's path: ``state`` is absent, live, or other (a file, not a namespace)."""
+    """What exists at a namespace's path: ``state`` is absent, live, or other (a file, not a namespace).
+
+    If a Pod of the owner has its device here, only that device is read. ``unreadable`` is why the namespace
+    was not read, empty if it was.
+    """
 
     state: str
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
     routes: tuple[NodeRoute, ...] = ()
+    unreadable: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ Source: rtnetlink(7), linux/if_link.h, drivers/net/netkit.c, drivers/net/veth.c.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .._core import ssh_origin
-from .._kernel import link_kinds
+from .._kernel import link_kinds, netlink
 from .._kernel import netns as _netns
 from .._kernel.link_kinds import ALIAS
+from .._kernel.netlink import KernelRefusal
 from .._kernel.rtnl import (
     PERMANENT,
     RTM_GETADDR,
@@ -27,11 +28,14 @@ from .._kernel.rtnl import (
     TABLE_MAIN,
     UP,
     Rtnl,
+    TooManyObjects,
     message_types,
 )
 from . import model
 from .model import SIZES, Device, End, Interface, Namespace, Node, NodeRoute, Route, State
 from .run_files import created_namespaces, read_host_routes
+
+_POD_LIMIT = 4096  # objects of each kind that are read in a Pod's namespace
 
 ROUTE_PROTOCOL = 112  # rtm_protocol of all managed routes; not used in /etc/iproute2/rt_protos
 
@@ -51,31 +55,37 @@ class Snapshot:
     namespaces: Mapping[str, Contents]
 
 
-def _links(rtnl: Rtnl) -> list[Any]:
+def _links(rtnl: Rtnl, limit: int = 0) -> list[Any]:
     message = message_types().link()
     message["attrs"] = [("IFLA_EXT_MASK", SKIP_STATS)]
-    return rtnl.dump(message, RTM_GETLINK)
+    return rtnl.dump(message, RTM_GETLINK, limit)
 
 
-def _route_messages(rtnl: Rtnl) -> list[Any]:
+def _route_messages(rtnl: Rtnl, limit: int = 0, managed: int = 0) -> list[Any]:
+    """Return the main tables' routes; with ``managed``, only managed ones of the interface of that index."""
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
         message = message_types().route()
         message["family"], message["table"] = family, TABLE_MAIN
-        found += rtnl.dump(message, RTM_GETROUTE)
+        if managed:
+            message["proto"], message["attrs"] = ROUTE_PROTOCOL, [("RTA_OIF", managed)]
+        found += rtnl.dump(message, RTM_GETROUTE, limit)
     return found
 
 
-def _addresses(rtnl: Rtnl, index: int = 0) -> list[Any]:
+def _addresses(rtnl: Rtnl, index: int = 0, limit: int = 0) -> list[Any]:
     message = message_types().address()
     message["index"] = index
-    return rtnl.dump(message, RTM_GETADDR)
+    return rtnl.dump(message, RTM_GETADDR, limit)
 
 
-def _neighbours(rtnl: Rtnl) -> dict[int, frozenset[tuple[str, str]]]:
-    """Return the permanent neighbour entries of each interface."""
+def _neighbours(rtnl: Rtnl, index: int = 0, limit: int = 0) -> dict[int, frozenset[tuple[str, str]]]:
+    """Return the permanent neighbour entries of each interface, or of one."""
+    message = message_types().neighbour()
+    if index:
+        message["attrs"] = [("NDA_IFINDEX", index)]
     found: dict[int, set[tuple[str, str]]] = {}
-    for one in rtnl.dump(message_types().neighbour(), RTM_GETNEIGH):
+    for one in rtnl.dump(message, RTM_GETNEIGH, limit):
         if one["state"] & PERMANENT and one["family"] in (socket.AF_INET, socket.AF_INET6):
             mac = one.get_attr("NDA_LLADDR")
             if mac:
@@ -120,8 +130,14 @@ def _kind(link: Any) -> str:
     return (info.get_attr("IFLA_INFO_KIND") or "") if info else ""
 
 
+def _text(link: Any, name: str) -> str:
+    """Return a text attribute; the kernel permits any bytes in names of interfaces."""
+    value = link.get_attr(name) or ""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
 def _interface(link: Any) -> Interface:
-    alias = link.get_attr("IFLA_IFALIAS") or ""
+    alias = _text(link, "IFLA_IFALIAS")
     owner, slash, pod = alias[len(ALIAS) :].partition("/") if alias.startswith(ALIAS) else ("", "", "")
     if not slash or not pod:
         owner = pod = ""
@@ -168,46 +184,77 @@ class Contents:
     ends: Mapping[tuple[int, int], tuple[str, End]]
 
 
-def _read_namespace(path: str, owner: str, layer2: Mapping[tuple[int, int], bool]) -> Contents:
-    """Read a namespace; ``layer2`` has the owner's ends by index and peer's index, true for L2 mode."""
+@dataclass(frozen=True)
+class _PodEnd:
+    """A Pod's end of a managed device, as the host's end describes it: the Pod cannot change that."""
+
+    index: int
+    host_index: int
+    layer2: bool
+
+
+def _read_namespace(path: str, ends: Sequence[_PodEnd], owner: str) -> Contents:
+    """Read a namespace that contains ``ends`` of ``owner``, or may get one.
+
+    The Pod controls what is in its namespace, so no more than necessary is read, and an error concerns only
+    this namespace.
+    """
     try:
         if not _netns.is_namespace(path):
             return Contents(Namespace("other"), {})
-    except OSError:
+        with Rtnl(path) as rtnl:
+            found = [end for end in ends if _exists(rtnl, end.index)]
+            return _read_ends(rtnl, found, owner) if found else _read_foreign(rtnl)
+    except TooManyObjects:
+        reason = f"it has more than {_POD_LIMIT} interfaces, addresses, neighbours or routes"
+        return Contents(Namespace("live", unreadable=reason), {})
+    except FileNotFoundError:
         return Contents(Namespace("absent"), {})
-    ends: dict[tuple[int, int], tuple[str, End]] = {}
-    with Rtnl(path) as rtnl:
-        links = _links(rtnl)
-        routes = _route_messages(rtnl)
-        managed_routes = _managed_routes(routes)
-        loopback = any(link["index"] == 1 and link["flags"] & UP for link in links)
-        for link in links:
-            found = _interface(link)
-            if (found.index, found.peer) not in layer2:
-                continue
-            l2 = layer2[found.index, found.peer]
-            addresses = frozenset(
-                f"{one.get_attr('IFA_LOCAL') or one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}"
-                for one in _addresses(rtnl, found.index)
-                if not (one["family"] == socket.AF_INET6 and one["scope"] == SCOPE_LINK)
-            )
-            ends[found.index, found.peer] = (
-                link.get_attr("IFLA_IFNAME"),
-                End(
-                    {**_settings(link, l2), "loopback": loopback},
-                    addresses,
-                    _neighbours(rtnl).get(found.index, frozenset()) if l2 else frozenset(),
-                    managed_routes.get(found.index, frozenset()),
-                ),
-            )
-    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
+    except OSError as error:
+        return Contents(Namespace("live", unreadable=f"it cannot be read: {error.strerror}"), {})
+
+
+def _exists(rtnl: Rtnl, index: int) -> bool:
+    try:
+        rtnl.link(index=index)
+    except KernelRefusal:
+        return False
+    return True
+
+
+def _read_ends(rtnl: Rtnl, ends: Sequence[_PodEnd], owner: str) -> Contents:
+    found = {}
     interfaces = {}
-    for link in links:
-        found = _interface(link)
-        managed = (found.index, found.peer) in ends
-        # Pods can change the alias of their end, so it is ignored.
-        interfaces[names[found.index]] = replace(found, owner=owner if managed else "", pod="")
-    return Contents(Namespace("live", interfaces, _node_routes(routes, names)), ends)
+    loopback = bool(rtnl.link(index=1)["flags"] & UP)
+    for end in ends:
+        link = rtnl.link(index=end.index)
+        name = _text(link, "IFLA_IFNAME")
+        addresses = frozenset(
+            f"{one.get_attr('IFA_LOCAL') or one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}"
+            for one in _addresses(rtnl, end.index, _POD_LIMIT)
+            if not (one["family"] == socket.AF_INET6 and one["scope"] == SCOPE_LINK)
+        )
+        neighbours = _neighbours(rtnl, end.index, _POD_LIMIT) if end.layer2 else {}
+        routes = _managed_routes(_route_messages(rtnl, _POD_LIMIT, end.index))
+        found[end.index, end.host_index] = (
+            name,
+            End(
+                {**_settings(link, end.layer2), "loopback": loopback},
+                addresses,
+                neighbours.get(end.index, frozenset()),
+                routes.get(end.index, frozenset()),
+            ),
+        )
+        interfaces[name] = Interface(end.index, end.host_index, _kind(link), owner, "")
+    return Contents(Namespace("live", interfaces), found)
+
+
+def _read_foreign(rtnl: Rtnl) -> Contents:
+    """Read what a new device could conflict with. Pods can set any alias, so it is ignored."""
+    links = _links(rtnl, _POD_LIMIT)
+    names = {link["index"]: _text(link, "IFLA_IFNAME") for link in links}
+    interfaces = {names[link["index"]]: replace(_interface(link), owner="", pod="") for link in links}
+    return Contents(Namespace("live", interfaces, _node_routes(_route_messages(rtnl, _POD_LIMIT), names)), {})
 
 
 @dataclass(frozen=True)
@@ -222,7 +269,7 @@ class _Host:
     @property
     def names(self) -> dict[int, str]:
         """Interface names by index."""
-        return {link["index"]: link.get_attr("IFLA_IFNAME") for link in self.links}
+        return {link["index"]: _text(link, "IFLA_IFNAME") for link in self.links}
 
     def owned_by(self, owner: str) -> list[Any]:
         """Return the links of an owner's devices."""
@@ -235,6 +282,19 @@ def _read_host() -> _Host:
             one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS") for one in _addresses(rtnl)
         )
         return _Host(_links(rtnl), _route_messages(rtnl), _neighbours(rtnl), addresses)
+
+
+def _netns_id_of(link: Any) -> int:
+    """Return the ID of the namespace of a link's peer, -2 if that is the host's."""
+    value = link.get_attr("IFLA_LINK_NETNSID")
+    return -2 if value is None else int(value)
+
+
+def _netns_id(path: str) -> int:
+    try:
+        return netlink.netns_id(path)
+    except OSError:  # absent, or not a namespace
+        return -1
 
 
 def _devices(host: _Host, owner: str, namespaces: Mapping[str, Contents]) -> dict[str, Device]:
@@ -280,12 +340,15 @@ def read(owner: str, namespaces: Iterable[str], known: Mapping[str, Contents] | 
     created = created_namespaces()
     host = _read_host()
     names = host.names
-    layer2 = {
-        (_interface(link).peer, link["index"]): _driver_settings(link)[0] == "l2"
-        for link in host.owned_by(owner)
-    }
+    ends: dict[int, list[_PodEnd]] = {}
+    for link in host.owned_by(owner):
+        end = _PodEnd(_interface(link).peer, link["index"], _driver_settings(link)[0] == "l2")
+        ends.setdefault(_netns_id_of(link), []).append(end)
     paths = {*namespaces, *(path for path, creator in created.items() if creator == owner)}
-    found = {path: (known or {}).get(path) or _read_namespace(path, owner, layer2) for path in sorted(paths)}
+    found = {
+        path: (known or {}).get(path) or _read_namespace(path, ends.get(_netns_id(path), ()), owner)
+        for path in sorted(paths)
+    }
     node = Node(
         interfaces={names[link["index"]]: _interface(link) for link in host.links},
         addresses=host.addresses,
