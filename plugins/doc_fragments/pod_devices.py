@@ -37,7 +37,9 @@ options:
   policy:
     description:
       - Default policy of meta and netkit for packets on an end without a program. veth ignores it and passes
-        such packets to the host's upper stack.
+        such packets to the host's upper stack. M(podnet.datapath.pods) therefore sets devices up only after
+        it has attached the programs, and M(podnet.datapath.bpf_attach) sets them down before it detaches
+        them.
     type: str
     choices: [drop, pass]
     default: drop

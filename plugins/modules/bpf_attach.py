@@ -34,7 +34,9 @@ options:
   state:
     description:
       - V(absent) detaches and unpins everything below O(pin_path), for all owners. Map entries are lost.
-      - A meta device without a program follows its policy, which drops packets by default.
+      - A meta or netkit device without a program follows its policy, which drops packets by default. A veth
+        device of M(podnet.datapath.pods) or M(podnet.datapath.meta_device) is set down before its programs
+        are detached, also with O(state=present), because it would forward all packets without them.
     type: str
     choices: [present, absent]
     default: present
@@ -234,7 +236,7 @@ def main() -> None:
             result = attach.absent(p["pin_path"], module.check_mode, recorder)
         else:
             requests = [Request(**a) for a in p["attachments"]]
-            desired = attach.Desired(p["pin_path"], requests, p["owner"], p["allow_connection_loss"])
+            desired = attach.Desired(p["pin_path"], requests, p["owner"], p["allow_connection_loss"], True)
             rodata = attach.parse_rodata(p["rodata"])
             if p["command"]:  # Fail before the first change.
                 command.install(p["command"], check=True)

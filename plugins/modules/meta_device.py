@@ -80,6 +80,14 @@ options:
       - Letters, digits, C(-) and C(_).
     type: str
     default: site
+  up:
+    description:
+      - Whether the devices are up. V(false) keeps both ends down, without routes.
+      - On veth, which has no O(policy), create the devices with V(false), attach their programs with
+        M(podnet.datapath.bpf_attach), and call this module again. So no packet passes before the programs
+        check it. M(podnet.datapath.pods) does all of this in one call.
+    type: bool
+    default: true
   programs:
     description:
       - Pinned BPF programs for meta devices. The programs are attached at device creation, before any packet
@@ -119,6 +127,25 @@ EXAMPLES = r"""
     pods:
       - name: web
         addresses: [10.31.1.20]
+
+- name: Create a veth device that stays closed until its programs are attached
+  podnet.datapath.meta_device:
+    driver: veth
+    up: false
+    pods: &pods
+      - {name: web, host_interface: web0, addresses: [10.31.1.20]}
+
+- name: Attach the programs
+  podnet.datapath.bpf_attach:
+    object: /usr/local/lib/podnet-datapath.o
+    attachments:
+      - {program: pod_egress, device: web0, hook: from_pod}
+      - {program: pod_ingress, device: web0, hook: to_pod}
+
+- name: Set the device up
+  podnet.datapath.meta_device:
+    driver: veth
+    pods: *pods
 
 - name: Create a device in an existing namespace
   podnet.datapath.meta_device:
@@ -200,6 +227,7 @@ def main() -> None:
         argument_spec={
             "pods": {"type": "list", "elements": "dict", "required": True, "options": arguments.POD},
             "owner": {"type": "str", "default": "site"},
+            "up": {"type": "bool", "default": True},
             **arguments.DEVICES,
             "programs": {"type": "dict", "options": {"from_pod": {"type": "str"}, "to_pod": {"type": "str"}}},
         },

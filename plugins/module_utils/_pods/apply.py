@@ -12,14 +12,13 @@ from .._core.plan import Problem, Result
 from .conflicts import conflicts, exclude_foreign, namespace_conflicts
 from .drivers import choose_drivers, program_ids
 from .execute import Executor, PodProblem
-from .model import Desired, State, restrict
+from .model import Desired, State, down, restrict
 from .parse import parse
 from .plan import PodPlan, Step, steps_between
 from .read import Contents, Snapshot, read
 from .report import changes_of, diffs, pods_of
 from .run_files import locked
 from .size_warnings import size_warnings
-from .stages import down
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,27 @@ def _end_attributes(settings: Mapping[str, object]) -> list[tuple[str, Any]]:
     return [(names[key], settings[key]) for key in names if key in settings]
 
 
+# A Pod is neither a router of the node nor may it redirect the node's packets.
+_HOST_SYSCTLS = {
+    "ipv6": {"accept_ra": "0", "accept_redirects": "0", "autoconf": "0"},
+    "ipv4": {"accept_redirects": "0"},
+}
+
+
+def accept_no_routers(interface: str) -> None:
+    """Make the host's end of a Pod's device ignore router advertisements and redirects.
+
+    The node's defaults for new interfaces may accept them. Raises ``OSError``.
+    """
+    for family, values in _HOST_SYSCTLS.items():
+        for key, value in values.items():
+            path = f"/proc/sys/net/{family}/conf/{interface}/{key}"
+            with contextlib.suppress(FileNotFoundError), open(path, "r+", encoding="ascii") as file:
+                if file.read().strip() != value:
+                    file.seek(0)
+                    file.write(value)
+
+
 def _family(text: str) -> int:
     return socket.AF_INET6 if ":" in text else socket.AF_INET
 
@@ -338,8 +359,12 @@ class Executor:
                 index = self._host.index_of(device.host_interface)
                 if inside:  # not by name, which the Pod can change
                     index = self._host.link(index=index).get_attr("IFLA_LINK") or 0
+                else:
+                    accept_no_routers(device.host_interface)
                 requests = [(step, one) for step in steps for one in self._requests(step, index)]
                 results = rtnl.send([one for _step, one in requests])
+                if not inside:  # A larger MTU has enabled IPv6.
+                    accept_no_routers(device.host_interface)
         except OSError as error:
             raise self._problem(steps[0], error) from error
         # The kernel deletes routes along with addresses and links.

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from .._kernel import netns
@@ -63,6 +63,15 @@ class Device:
     host: End
     pod: End
     complete: bool = True
+
+
+def down(device: Device) -> Device:
+    """Return the device with both ends down, so without routes and neighbours."""
+
+    def end(one: End) -> End:
+        return End({**one.settings, "up": False}, one.addresses)
+
+    return replace(device, host=end(device.host), pod=end(device.pod))
 
 
 @dataclass(frozen=True)

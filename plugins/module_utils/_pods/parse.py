@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._kernel import netns
-from .model import DEFAULT_ROUTES, GATEWAYS, SIZES, Desired, Device, End, Route, State
+from .model import DEFAULT_ROUTES, GATEWAYS, SIZES, Desired, Device, End, Route, State, down
 
 IPV4_TCP = 40  # bytes of an IPv4 and a TCP header without options
 MIN_ADVMSS = 256  # net.ipv4.route.min_adv_mss; the kernel advertises at least that
@@ -253,7 +253,8 @@ def parse(
         if addresses is None:
             continue
         driver = drivers[pod.get("driver") or options["driver"]]
-        device = devices[pod["name"]] = device_of(pod, options, driver, programs, addresses)
+        device = device_of(pod, options, driver, programs, addresses)
+        devices[device.name] = device if options.get("up", True) else down(device)
         if (pod.get("netns") or "").startswith("/"):
             existing.add(device.netns)
     namespaces = frozenset(device.netns for device in devices.values()) - existing

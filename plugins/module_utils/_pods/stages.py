@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Union
 
-from .model import Device, End, State
+from .model import Device, End, State, down
 
 SETUP_LABEL = "podnet.datapath/setup"  # its value is the owner, so that Pods of other owners do not match
 SETUP_POLICY = "podnet.datapath/setup"
@@ -47,15 +47,6 @@ class SetPrograms:
 
 
 Stage = Union[SetDevices, SetEntries, SetPrograms]
-
-
-def down(device: Device) -> Device:
-    """Return the device with both ends down, so without routes and neighbours."""
-
-    def end(one: End) -> End:
-        return End({**one.settings, "up": False}, one.addresses)
-
-    return replace(device, host=end(device.host), pod=end(device.pod))
 
 
 def _closed(device: Device) -> Device:

@@ -37,12 +37,16 @@ from .resolve import Request, resolve
 
 @dataclass(frozen=True)
 class Desired:
-    """The desired attachments of one owner, with pins below ``pin_path``."""
+    """The desired attachments of one owner, with pins below ``pin_path``.
+
+    With ``close``, Pods' devices are set down before their programs are detached.
+    """
 
     pin_path: str
     attachments: Sequence[Request] = ()
     owner: str = DEFAULT_OWNER
     allow_connection_loss: bool = False
+    close: bool = False
 
 
 def parse_rodata(values: Mapping[str, Any]) -> dict[str, int]:
@@ -118,7 +122,14 @@ class Installation:
         if self.plan.steps:
             if not self._pins.maps:  # The stored declarations belong to maps that no longer exist.
                 Store(self._desired.pin_path).forget()
-            execute(self._pins, self._obj, self.plan.steps, self._attachments, self._filled())
+            execute(
+                self._pins,
+                self._obj,
+                self.plan.steps,
+                self._attachments,
+                self._filled(),
+                self._desired.close,
+            )
         left = steps_between(Pins(self._desired.pin_path).state(), self._state(), self._desired.owner)
         if left:
             raise Problem(
@@ -215,7 +226,10 @@ def install(
 
 
 def absent(path: str, check: bool = False, recorder: Recorder | None = None) -> Result:
-    """Detach and unpin everything below ``path``; raises ``Problem``."""
+    """Detach and unpin everything below ``path``; raises ``Problem``.
+
+    Pods' devices are set down first.
+    """
     if not os.path.isdir(path):
         return result_of(())
     check_pin_path(path)
@@ -226,5 +240,5 @@ def absent(path: str, check: bool = False, recorder: Recorder | None = None) -> 
     if not check:
         plan = program_plan(pins, steps)
         with recorder.transaction(plan) if recorder else contextlib.nullcontext():
-            remove_all(pins)
+            remove_all(pins, close=True)
     return result_of(steps)

@@ -21,6 +21,7 @@ from .hooks import (
     is_managed,
     link_attach_type,
     read_filters,
+    set_down,
     set_meta_program,
 )
 from .pins import Pins
@@ -63,8 +64,10 @@ class Transaction:
 class Applier:
     """Executes steps in a transaction: on any failure the former state is restored."""
 
-    def __init__(self, pins: Pins, files: contextlib.ExitStack) -> None:
+    def __init__(self, pins: Pins, files: contextlib.ExitStack, close: bool = False) -> None:
+        """With ``close``, set the device of a Pod down before its programs are detached."""
         self.pins = pins
+        self._close = close
         self.transaction = Transaction()
         self._files = files
 
@@ -170,13 +173,17 @@ class Applier:
     def _detach(self, a: Attachment, unpin: bool) -> None:
         """Detach once all steps have succeeded."""
         later = self.transaction.on_success
+        device = self.pins.devices.get(a.device)
+        # Without programs, a veth device would forward all packets.
+        if self._close and unpin and a.type in ("tcx", "clsact") and device and device.managed:
+            later(lambda: set_down(device))
         attached = a.ifindex and self.pins.program_ids.get(a.key, 0) in self.pins.pinned_ids
         if a.type in ("tcx", "netkit") and a.ifindex:
             link = self._keep(bpf.obj_get(self.pins.at("links", *a.key.split("/"))))
             later(lambda: bpf.link_detach(link))
         elif attached and a.type == "meta":
-            device = self.pins.devices[a.device]
-            later(lambda: set_meta_program(device, a.hook, -1))
+            meta = self.pins.devices[a.device]
+            later(lambda: set_meta_program(meta, a.hook, -1))
         elif attached:
             point = clsact_point(a.hook)
             later(lambda: libbpf.clsact_detach(a.ifindex, point, CLSACT_PRIORITY, CLSACT_HANDLE))
@@ -222,10 +229,12 @@ def execute(
     steps: Sequence[Step],
     desired: Mapping[str, Attachment],
     fill: contextlib.AbstractContextManager[None] | None = None,
+    close: bool = False,
 ) -> None:
     """Execute all steps, or restore everything; raises ``Problem``.
 
-    ``fill`` is entered before the first step, to fill new maps, and left after the last one.
+    ``fill`` is entered before the first step, to fill new maps, and left after the last one. With ``close``,
+    Pods' devices are set down before their programs are detached.
     """
     for leftover in pins.leftovers():
         unlink(leftover)
@@ -233,7 +242,7 @@ def execute(
     step = steps[0]
     try:
         with contextlib.ExitStack() as files:
-            applier = Applier(pins, files)
+            applier = Applier(pins, files, close)
             with applier.transaction, fill or contextlib.nullcontext():
                 applier.folder("progs")
                 applier.folder("maps")
@@ -266,10 +275,10 @@ def _pinned_programs(pins: Pins, files: contextlib.ExitStack) -> dict[str, int]:
     return programs
 
 
-def remove_all(pins: Pins) -> None:
-    """Detach and unpin everything below a directory of pins."""
+def remove_all(pins: Pins, close: bool = False) -> None:
+    """Detach and unpin everything below a directory of pins; ``close`` is that of ``execute``."""
     with contextlib.ExitStack() as files:
-        applier = Applier(pins, files)
+        applier = Applier(pins, files, close)
         with applier.transaction:
             for a in pins.attachments.values():
                 applier.change(a, None, -1)

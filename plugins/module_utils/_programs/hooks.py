@@ -23,6 +23,7 @@ CLSACT_PRIORITY, CLSACT_HANDLE = 100, 1
 
 # linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
 IFLA_LINK = 5
+_IFF_UP = 1
 RTM_GETQDISC, RTM_GETTFILTER = 38, 46
 TC_H_CLSACT, TC_H_INGRESS = 0xFFFF0000, 0xFFFFFFF1
 TC_H_MIN_INGRESS, TC_H_MIN_EGRESS = 0xFFF2, 0xFFF3
@@ -39,7 +40,7 @@ class Device:
     """A network device of this namespace. ``primary`` is false for the peer of a meta or netkit pair.
 
     ``peer`` is the ifindex of the pair's other end, in that end's namespace. ``program_ids`` has the programs
-    of a meta device by hook.
+    of a meta device by hook. ``managed`` is true for the host's end of a Pod's device of this collection.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Device:
     primary: bool = True
     peer: int = 0
     program_ids: Mapping[str, int] = field(default_factory=dict)
+    managed: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def read_devices() -> dict[str, Device]:
             data.get(link_kinds.PRIMARY, b"\1")[0] != 0 if is_pair else True,
             _number(found.get(IFLA_LINK, b"")),
             {hook: _number(data.get(number, b"")) for hook, number in programs.items()},
+            netlink.text(found.get(netlink.IFLA_IFALIAS, b"")).startswith(link_kinds.ALIAS),
         )
     return devices
 
@@ -138,6 +141,12 @@ def set_meta_program(device: Device, hook: str, program: int) -> None:
         netlink.exchange(netlink.RTM_NEWLINK, netlink.NLM_F_ACK, request)
     except netlink.KernelRefusal as refusal:
         raise OSError(refusal.errno, f"meta rejected the program: {refusal.strerror}") from refusal
+
+
+def set_down(device: Device) -> None:
+    """Set a device down; raises ``OSError``."""
+    request = netlink.IFINFO.pack(0, 0, device.ifindex, 0, _IFF_UP)
+    netlink.exchange(netlink.RTM_NEWLINK, netlink.NLM_F_ACK, request)
 
 
 def _number(raw: bytes) -> int:
