@@ -12,10 +12,11 @@ from typing import Any
 
 from .._core.command import RunCommand
 from .._core.files import text_of
-from .._core.plan import Plan, Problem, Result, diff, reason
+from .._core.plan import Change, Plan, Problem, Result, diff, reason
 from .._kernel.ethtool import Ethtool
 from .._rollback import arm, checkpoint
 from .._rollback.arm import Confirmation
+from .._rollback.journal import Observe
 from . import configure, mtu, mtu_sources, persist, revert
 from .persist import BootFiles
 from .plan import NicPlan
@@ -51,9 +52,10 @@ def run(
             found = configure.read_plan(ethtool, nics)
             found.require_valid()
             replace(found, problems=_mtu_problems(found)).require_valid()
+            if persistent:
+                persist.rules(entry["name"] for entry in found.entries)  # Reports unsafe names.
             if not check:
-                changed = [one.nic for one in found.nics if one.changes]
-                with pending.transaction(found, lambda: configure.observed_changes(changed)):
+                with pending.transaction(*_observed(found)):
                     configure.apply(ethtool, found)
             if persistent:
                 drop_ins = mtu_sources.drop_ins(found.entries, root)
@@ -96,7 +98,30 @@ def _mtu_problems(found: NicPlan) -> list[str]:
     }
     if not lowered:
         return []
-    return mtu.problems(lowered, planned, mtu.stacked_interfaces(), mtu.with_ipv6())
+    return mtu.problems(lowered, planned, mtu.stacked(mtu.devices()), mtu.with_ipv6())
+
+
+def _observed(found: NicPlan) -> tuple[NicPlan, Observe]:
+    """Return the plan with MTUs that the kernel changes along, and a function that returns all changes."""
+    planned = [one for one in found.nics if one.changes]
+    changed = [one.nic for one in planned]
+    related = {
+        name: device for name, device in configure.related_to(planned).items()
+        if name not in [nic.name for nic in changed]
+    }  # fmt: skip
+    mtus = {change.scope: int(str(change.after)) for change in found.changes if change.name == "mtu"}
+    followed = mtu.followers(mtus, mtu.devices()) if mtus else {}
+
+    def observe() -> list[Change]:
+        now = {device.name: device.mtu for device in mtu.devices()}
+        return configure.observed_changes(changed) + [
+            Change("mtu", device.mtu, now[name], name)
+            for name, device in related.items()
+            if name in now and now[name] != device.mtu
+        ]
+
+    more = [Change("mtu", before, after, name) for name, (before, after) in followed.items()]
+    return replace(found, changes=[*found.changes, *more]), observe
 
 
 def _file_plan(former: BootFiles, desired: BootFiles, root: str) -> Plan:

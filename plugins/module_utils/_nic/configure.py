@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .._core.plan import Change, Problem, reason, shown
+from .._core.lock import locked
+from .._core.plan import Change, Problem, listed, reason, shown
 from .._kernel.ethtool import Ethtool, Nic, Setting
+from . import mtu
 from .device import devices, read
 from .plan import (
     NicPlan,
@@ -20,6 +23,7 @@ from .plan import (
     former_settings,
     is_queue_setting,
     plan,
+    precedes_mtu,
     step_settings,
     steps,
 )
@@ -27,6 +31,8 @@ from .request import parse
 from .resolve import resolve_on_node
 from .select import select
 from .write import NotSupported, write_step
+
+_BOOT_LOCK = "/run/podnet/nics.lock"
 
 
 def read_plan(ethtool: Ethtool, nics: Sequence[Mapping[str, Any]]) -> NicPlan:
@@ -36,38 +42,49 @@ def read_plan(ethtool: Ethtool, nics: Sequence[Mapping[str, Any]]) -> NicPlan:
     return plan([(nic, desired, resolve_on_node(nic, desired)) for nic, desired in current], entries)
 
 
-def set_up(nics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Apply the settings of NICs without a journal, as at boot; return what changed.
+def set_up(nics: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Apply the settings of the NIC ``name`` and of those that depend on it, without a journal, as at boot.
 
+    Returns what changed. The units of dependent NICs start in any order, so each applies the settings of all.
     Raises ``Problem``; then every NIC has its former settings.
     """
+    if name not in [entry["name"] for entry in nics]:
+        raise Problem(f"{name} is not among the NICs with settings: {listed([n['name'] for n in nics])}")
     ethtool = Ethtool()
     try:
-        found = read_plan(ethtool, nics)
-        found.require_valid()
-        apply(ethtool, found)
+        with locked(_BOOT_LOCK):
+            present = mtu.related([name], mtu.devices())
+            if name not in present:
+                raise Problem(f"there is no NIC {name}")
+            found = read_plan(ethtool, [entry for entry in nics if entry["name"] in present])
+            found.require_valid()
+            apply(ethtool, found)
     finally:
         ethtool.close()
     return report(found)
 
 
 def apply(ethtool: Ethtool, found: NicPlan) -> None:
-    """Change NICs one after the other, then read them again and compare.
+    """Change NICs, then read them again and compare.
+
+    MTUs are set for all NICs together, after the settings that limit them.
 
     Raises ``Problem`` if the kernel refuses or limits a value; then every NIC has its former settings.
     """
     touched: list[Nic] = []
     problems: list[str] = []
     planned = [one for one in found.nics if one.changes]
+    mtus = {device.name: device.mtu for device in related_to(planned).values()}
     try:
         for one in planned:
             touched.append(one.nic)
-            first = [change for change in one.changes if not depends_on_queues(change.name)]
-            write_steps(
-                functools.partial(read, ethtool, one.nic.name),
-                functools.partial(write_step, ethtool, one.nic),
-                steps(one.nic, first),
-            )
+            _write_changes(ethtool, one, precedes_mtu)
+        desired = {one.nic.name: int(one.resolved.settings.get("mtu", 0)) for one in found.nics}
+        errors = write_mtus(ethtool, {name: desired[name] for name in mtus if desired.get(name)})
+        if errors:
+            raise Problem("\n".join(errors))
+        for one in planned:
+            _write_changes(ethtool, one, lambda setting: setting != "mtu" and not precedes_mtu(setting))
         for one in planned:
             resolved = one.resolved.settings.items()
             settings = {s: value for s, value in resolved if s == "qdisc" or not depends_on_queues(s)}
@@ -76,7 +93,32 @@ def apply(ethtool: Ethtool, found: NicPlan) -> None:
         if problems:
             raise Problem("\n".join(problems))
     except (OSError, Problem) as problem:
-        raise Problem(f"{problem}\n{restore(ethtool, reversed(touched))}") from None
+        raise Problem(f"{problem}\n{restore(ethtool, list(reversed(touched)), mtus)}") from None
+
+
+def related_to(planned: Iterable[PlannedNic]) -> dict[str, mtu.Device]:
+    """Return the interfaces whose MTUs depend on those of planned NICs, in the order of the writes."""
+    return mtu.related([one.nic.name for one in planned], mtu.devices())
+
+
+def _write_changes(ethtool: Ethtool, one: PlannedNic, selected: Callable[[str], bool]) -> None:
+    """Write the selected changes of one NIC, except those of queues and interrupts."""
+    due = [c for c in one.changes if selected(c.name) and not depends_on_queues(c.name)]
+    write_steps(
+        functools.partial(read, ethtool, one.nic.name),
+        functools.partial(write_step, ethtool, one.nic),
+        steps(one.nic, due),
+    )
+
+
+def write_mtus(ethtool: Ethtool, desired: Mapping[str, int]) -> list[str]:
+    """Set MTUs that depend on each other; return errors."""
+    indexes = {device.name: device.index for device in mtu.devices()}
+    return mtu.write_all(
+        lambda: {device.name: device.mtu for device in mtu.devices()},
+        lambda name, value: ethtool.write(indexes[name], "link", {"mtu": value}),
+        desired,
+    )
 
 
 def _write_queue_settings(ethtool: Ethtool, one: PlannedNic) -> dict[str, Setting]:
@@ -123,16 +165,38 @@ def not_applied(nic: Nic, settings: Mapping[str, Setting]) -> list[str]:
     return problems
 
 
-def restore(ethtool: Ethtool, nics: Iterable[Nic]) -> str:
-    """Set NICs to former settings; return a message with the result."""
-    failed = []
-    for former in nics:
-        try:
-            current = functools.partial(read, ethtool, former.name)
-            failed += restore_steps(current, functools.partial(write_step, ethtool, former), former)
-        except OSError as error:
-            failed.append(f"{former.name}: {reason(error)}")
+def restore(ethtool: Ethtool, nics: Sequence[Nic], mtus: Mapping[str, int]) -> str:
+    """Set NICs to former settings and interfaces to former MTUs; return a message with the result.
+
+    Repeats as long as it changes something: settings of one NIC may depend on those of another.
+    """
+    seen: list[Mapping[str, object]] = []
+    while True:
+        failed: list[str] = []
+        for former in nics:
+            try:
+                current = functools.partial(read, ethtool, former.name)
+                failed += restore_steps(current, functools.partial(write_step, ethtool, former), former)
+            except OSError as error:
+                failed.append(f"{former.name}: {reason(error)}")
+        failed += write_mtus(ethtool, mtus)
+        differing = _differing(ethtool, nics)
+        if not differing or differing in seen:
+            break
+        seen.append(differing)
+    failed = failed if differing else []
     return f"Not restored: {'; '.join(failed)}." if failed else "Every NIC has its former settings."
+
+
+def _differing(ethtool: Ethtool, nics: Iterable[Nic]) -> Mapping[str, object]:
+    """Return the former settings that NICs do not have now."""
+    found = {}
+    for former in nics:
+        with contextlib.suppress(OSError):
+            settings = former_settings(read(ethtool, former.name), former)
+            if settings:
+                found[former.name] = settings
+    return found
 
 
 def restore_steps(current: Callable[[], Nic], write: Callable[[Step], None], former: Nic) -> list[str]:

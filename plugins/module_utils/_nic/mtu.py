@@ -1,30 +1,50 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Find the effects of a lower MTU that restoring the former MTU does not undo.
+"""Find the interfaces whose MTUs depend on each other, and effects of a lower MTU that remain.
 
 Sources: addrconf_notify() of net/ipv6/addrconf.c, vlan_device_event() of net/8021q/vlan.c,
-macvlan_device_event() of drivers/net/macvlan.c, br_mtu_auto_adjust() of net/bridge/br_if.c.
+macvlan_device_event() of drivers/net/macvlan.c, ipvlan_adjust_mtu() of drivers/net/ipvlan/ipvlan_main.c,
+br_mtu_auto_adjust() of net/bridge/br_if.c, bond_change_mtu() of drivers/net/bonding/bond_main.c,
+team_change_mtu() of drivers/net/team/team.c.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .._core.plan import reason
 from .._kernel import netlink
 
 IPV6_MIN_MTU = 1280
 # Kinds whose MTU the kernel lowers with that of the lower device, and their overhead in bytes.
 _CLAMPED = {"macsec": 32, "macvlan": 0, "macvtap": 0, "vlan": 0}
+# Kinds whose MTU follows that of the lower device in both directions.
+_FOLLOWING = ("hsr", "ipvlan", "ipvtap")
+# Kinds that set the MTU of their ports.
+_LEADING = ("bond", "team")
 _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINK_NETNSID = 4, 5, 10, 37
+
+
+@dataclass(frozen=True)
+class Device:
+    """An interface of this network namespace; ``lower`` and ``master`` are indexes, 0 without one."""
+
+    name: str
+    index: int
+    mtu: int
+    kind: str = ""
+    lower: int = 0
+    master: int = 0
 
 
 @dataclass(frozen=True)
 class Interface:
     """An interface whose MTU follows that of ``lower`` devices, less ``overhead`` bytes.
 
-    With ``clamped`` the kernel lowers its MTU but does not raise it again; a bridge follows both ways.
+    With ``clamped`` the kernel lowers its MTU but does not raise it again; otherwise it follows both ways, as
+    a bridge its ports, and a port its bond.
     """
 
     name: str
@@ -35,29 +55,114 @@ class Interface:
     overhead: int = 0
 
 
-def stacked_interfaces() -> list[Interface]:
-    """Return the interfaces of this network namespace whose MTU follows that of lower devices in it."""
-    bridged: dict[int, set[int]] = {}
-    links = []
+def devices() -> list[Device]:
+    """Return the interfaces of this network namespace."""
+    found = []
     for answer in netlink.exchange(
         netlink.RTM_GETLINK, netlink.NLM_F_DUMP, netlink.IFINFO.pack(0, 0, 0, 0, 0)
     ):
         link = netlink.attributes(answer[netlink.IFINFO.size :])
-        index = netlink.IFINFO.unpack_from(answer)[2]
-        links.append((index, link))
-        if _IFLA_MASTER in link:
-            bridged.setdefault(_number(link[_IFLA_MASTER]), set()).add(index)
-    found = []
-    for index, link in links:
         info = netlink.attributes(link.get(netlink.IFLA_LINKINFO, b""))
-        kind = netlink.text(info.get(netlink.IFLA_INFO_KIND, b""))
-        name, mtu = netlink.text(link[netlink.IFLA_IFNAME]), _number(link[_IFLA_MTU])
-        if kind == "bridge":
-            found.append(Interface(name, index, mtu, frozenset(bridged.get(index, ())), clamped=False))
-        elif kind in _CLAMPED and _IFLA_LINK in link and _IFLA_LINK_NETNSID not in link:
-            lower = frozenset({_number(link[_IFLA_LINK])})
-            found.append(Interface(name, index, mtu, lower, overhead=_CLAMPED[kind]))
+        found.append(
+            Device(
+                netlink.text(link[netlink.IFLA_IFNAME]),
+                netlink.IFINFO.unpack_from(answer)[2],
+                _number(link[_IFLA_MTU]),
+                netlink.text(info.get(netlink.IFLA_INFO_KIND, b"")),
+                0 if _IFLA_LINK_NETNSID in link else _number(link.get(_IFLA_LINK, bytes(4))),
+                _number(link.get(_IFLA_MASTER, bytes(4))),
+            )
+        )
     return found
+
+
+def stacked(found: Sequence[Device]) -> list[Interface]:
+    """Return the interfaces whose MTU follows that of others."""
+    kinds = {device.index: device.kind for device in found}
+    interfaces = []
+    for device in found:
+        identity = (device.name, device.index, device.mtu)
+        if device.kind == "bridge":
+            ports = frozenset(port.index for port in found if port.master == device.index)
+            interfaces.append(Interface(*identity, ports, clamped=False))
+        elif device.lower and device.kind in _CLAMPED:
+            interfaces.append(Interface(*identity, frozenset({device.lower}), overhead=_CLAMPED[device.kind]))
+        elif device.lower and device.kind in _FOLLOWING:
+            interfaces.append(Interface(*identity, frozenset({device.lower}), clamped=False))
+        if kinds.get(device.master) in _LEADING:
+            interfaces.append(Interface(*identity, frozenset({device.master}), clamped=False))
+    return interfaces
+
+
+def related(names: Iterable[str], found: Sequence[Device]) -> dict[str, Device]:
+    """Return the interfaces ``names`` and all whose MTUs depend on theirs, in the order of the writes.
+
+    A bond comes before its ports, as it sets their MTU. A bridge comes last, as it follows its ports until
+    its own MTU is set.
+    """
+    by_index = {device.index: device for device in found}
+    linked: dict[int, set[int]] = {}
+    for one in stacked(found):
+        for lower in one.lower:
+            linked.setdefault(one.index, set()).add(lower)
+            linked.setdefault(lower, set()).add(one.index)
+    seen: set[int] = set()
+    waiting = [device.index for device in found if device.name in {*names}]
+    while waiting:
+        index = waiting.pop()
+        if index not in seen and index in by_index:
+            seen.add(index)
+            waiting += linked.get(index, ())
+    ordered = sorted((by_index[index] for index in seen), key=lambda device: (_rank(device), device.name))
+    return {device.name: device for device in ordered}
+
+
+def _rank(device: Device) -> int:
+    return 0 if device.kind in _LEADING else 2 if device.kind == "bridge" else 1
+
+
+def followers(planned: Mapping[str, int], found: Sequence[Device]) -> dict[str, tuple[int, int]]:
+    """Return the MTUs, before and after, of interfaces that follow those in ``planned`` on their own."""
+    after = {device.index: planned.get(device.name, device.mtu) for device in found}
+    followed = {}
+    for dummy in found:  # a chain is at most this long
+        for one in stacked(found):
+            room = min((after[lower] for lower in one.lower if lower in after), default=one.mtu)
+            changed = any(after[x.index] != x.mtu for x in found if x.index in one.lower)
+            room = max(room - one.overhead, 0)
+            if one.name not in planned and changed and (not one.clamped or after[one.index] > room):
+                after[one.index] = room
+    for device in found:
+        if device.name not in planned and after[device.index] != device.mtu:
+            followed[device.name] = (device.mtu, after[device.index])
+    return followed
+
+
+def write_all(
+    current: Callable[[], Mapping[str, int]], write: Callable[[str, int], None], desired: Mapping[str, int]
+) -> list[str]:
+    """Set MTUs that depend on each other; return errors.
+
+    The kernel refuses an MTU above that of the lower device, and changes the MTUs of other devices along. So
+    all MTUs that differ are written until none does, or until this changes nothing.
+    """
+    errors: list[str] = []
+    seen: list[Mapping[str, int]] = []
+    while True:
+        now = current()
+        state = {name: now[name] for name in desired if name in now}
+        due = [name for name, value in state.items() if value != desired[name]]
+        if not due or state in seen:
+            return errors if due else []
+        seen.append(state)
+        errors = []
+        for name in due:
+            if current().get(name) == desired[name]:  # An earlier write changed it along.
+                continue
+            try:
+                write(name, desired[name])
+            except OSError as error:
+                errors.append(f"nics: {name}: the kernel refuses mtu = {desired[name]}: {reason(error)}")
 
 
 def _number(data: bytes) -> int:
@@ -82,7 +187,7 @@ def problems(
     """Return an error for each effect of lower MTUs that a rollback would not undo.
 
     ``lowered`` has index and new MTU by NIC, ``planned`` the MTU of every NIC in this call, ``stacked`` the
-    result of ``stacked_interfaces``.
+    result of ``stacked``.
     """
     found = []
     for nic, (index, mtu) in lowered.items():

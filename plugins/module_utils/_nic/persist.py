@@ -37,9 +37,9 @@ import json, sys
 from {PACKAGE}._core import plan
 from {PACKAGE}._nic import configure
 with open({SETTINGS!r}, encoding="utf-8") as file:
-    nics = [nic for nic in json.load(file) if nic["name"] == sys.argv[1]]
+    nics = json.load(file)
 try:
-    result = configure.set_up(nics)
+    result = configure.set_up(nics, sys.argv[1])
 except plan.Problem as problem:
     sys.exit(str(problem))
 print(json.dumps(result))

@@ -101,6 +101,11 @@ def _rank(setting: str, value: object) -> tuple[int, int, str]:
     return _ORDER.index(group), list(SIZES).index(setting) if setting in SIZES else 0, setting
 
 
+def precedes_mtu(setting: str) -> bool:
+    """Return whether a setting is written before the MTU, which it may limit."""
+    return _rank(setting, True)[0] < _ORDER.index("mtu")
+
+
 def steps(nic: Nic, planned: Iterable[Change]) -> list[Step]:
     """Return the changes as steps.
 

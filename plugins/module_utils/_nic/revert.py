@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ from .._core.plan import Problem, Value, reason
 from .._kernel.ethtool import Ethtool, Nic
 from .._rollback.net_changes import Key
 from .._rollback.revert import GONE, REMOVED, Now
-from . import configure, device
+from . import configure, device, mtu
 from .plan import is_queue_setting
 
 
@@ -45,24 +46,36 @@ class Nics:
             for key, value in desired.items()
             if value is not None or not is_queue_setting(key.name)
         }
-        remaining = sorted({key.scope for key in due})
-        tried: list[str] = []
-        problems: list[str] = []
+        names = {key.scope for key in due}
+        former = {name: {key.name: v for key, v in due.items() if key.scope == name} for name in names}
         try:
-            # Repeat while it helps: the larger MTU of the lower device has to be set first.
-            while remaining and remaining != tried:
-                tried, remaining, problems = remaining, [], []
-                for name in tried:
-                    former: dict[str, Any] = {key.name: v for key, v in due.items() if key.scope == name}
-                    try:
-                        _write(ethtool, name, former)
-                    except Problem as problem:
-                        remaining.append(name)
-                        problems.append(str(problem))
+            problems = _restore(ethtool, former)
         finally:
             ethtool.close()
         if problems:
             raise Problem("\n".join(problems))
+
+
+def _restore(ethtool: Ethtool, former: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Set all NICs to former values; return errors.
+
+    Repeats as long as it changes something: the larger MTU of a lower device has to be set first, and a bond
+    changes the MTUs of its ports.
+    """
+    order = [*mtu.related(former, mtu.devices())]
+    seen: list[list[str]] = []
+    while True:
+        messages: dict[str, None] = {}
+        for name in order:
+            if name in former:
+                with contextlib.suppress(Problem):
+                    messages[_write(ethtool, name, former[name])] = None
+        problems = [
+            problem for name in order if name in former for problem in _wrong(ethtool, name, former[name])
+        ]
+        if not problems or problems in seen:
+            return [*problems, *messages] if problems else []
+        seen.append(problems)
 
 
 def _read(ethtool: Ethtool, name: str) -> Nic | None:
@@ -75,19 +88,24 @@ def _read(ethtool: Ethtool, name: str) -> Nic | None:
         return None
 
 
-def _write(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> None:
-    """Set one NIC to former values; raises ``Problem``."""
+def _write(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> str:
+    """Set one NIC to former values; return a message. Raises ``Problem`` if the NIC cannot be read."""
     now = _read(ethtool, name)
     if now is None:
-        return
+        return f"{name} no longer exists."
     requested = {name: value for name, value in former.items() if name in now.wanted}
     original = replace(now, values={**now.values, **former}, wanted={**now.wanted, **requested})
-    message = configure.restore(ethtool, [original])
-    after = _read(ethtool, name)
-    if after is None:
-        return
+    return configure.restore(ethtool, [original], {})
+
+
+def _wrong(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> list[str]:
+    """Return an error for each value that a NIC does not have."""
+    try:
+        now = _read(ethtool, name)
+    except Problem as problem:
+        return [str(problem)]
+    if now is None:
+        return []
     # If others changed the number of queues, the settings of missing queues cannot be restored.
-    present = {s: v for s, v in former.items() if s in after.values or not is_queue_setting(s)}
-    problems = configure.not_applied(after, present)
-    if problems:
-        raise Problem("\n".join([*problems, message]))
+    present = {s: v for s, v in former.items() if s in now.values or not is_queue_setting(s)}
+    return configure.not_applied(now, present)
