@@ -39,7 +39,7 @@ options:
     suboptions:
       name:
         description:
-          - Name of the interface.
+          - Name or alternative name of the interface.
           - Each entry requires exactly one of O(nics[].name), O(nics[].driver), O(nics[].pci) and
             O(nics[].default_route).
         type: str

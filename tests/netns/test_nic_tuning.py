@@ -157,8 +157,15 @@ def test_clamped_value_fails_and_restores_everything(node: Node) -> None:
 
 
 def test_feature_with_missing_dependency_fails(node: Node) -> None:
-    message = node.refused({"name": "veth0", "features": {"tx": False, "tso": True}, "mtu": 8264})
-    assert "features.tx-tcp-segmentation = on, but reads back off: it may need another feature" in message
+    request = {"name": "veth0", "features": {"tx": False, "tso": True}, "mtu": 8264}
+    message = node.refused(request)
+    assert "features.tso needs tx-checksum-ip-generic or tx-checksum-ipv6, which is off" in message
+    made = node({**request, "optional": ["features.tso"]})
+    assert "needs tx-checksum-ip-generic" in made["nics"][0]["skipped"]["features.tso"]
+    assert {"mtu", "features.tx-checksum-ip-generic"} <= {c["name"] for c in made["nics"][0]["changes"]}
+    assert not node({**request, "optional": ["features.tso"]})["changed"]
+    assert node({**request, "features": {"tx": True, "tso": True}})["changed"]
+    assert node.state()["veth0"].values["features.tx-tcp-segmentation"] is True
 
 
 def test_mtu_below_ipv6_minimum_is_refused(node: Node, namespaces: Namespaces) -> None:
@@ -215,3 +222,16 @@ def test_lower_mtu_of_bridge_port_is_checked_for_the_bridge(node: Node, namespac
     assert "would also lower on0 from 9000" in node.refused({"name": "veth0", "mtu": 1500})
     namespaces.ip(node.netns, "link set on0 mtu 1400")
     assert node({"name": "veth0", "mtu": 1500})["changed"], "the bridge follows its ports"
+
+
+def test_alternative_names_select_a_nic(node: Node, namespaces: Namespaces) -> None:
+    long = "enx" + "0123456789ab" * 3
+    namespaces.ip(node.netns, f"link property add dev veth0 altname {long} altname enp7s0")
+    for name in (long, "enp7s0"):
+        assert node({"name": name, "mtu": 1400}, check=True)["nics"][0]["name"] == "veth0"
+        (nic,) = node.run("nic_info", {"nics": [{"name": name}]}, node.netns)["nics"]
+        assert nic["name"] == "veth0"
+    assert node({"name": "enp7s0", "mtu": 1400})["changed"] and node.state()["veth0"].values["mtu"] == 1400
+    message = node.refused({"name": "enp7s0", "mtu": 1500}, {"name": "veth0", "mtu": 1500})
+    assert "veth0 is listed twice" in message
+    assert "no NIC matches enp7s0x" in node.refused({"name": "enp7s0x", "mtu": 1500})

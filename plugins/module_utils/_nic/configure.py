@@ -13,7 +13,7 @@ from .._core.lock import locked
 from .._core.plan import Change, Problem, listed, reason, shown
 from .._kernel.ethtool import Ethtool, Nic, Setting
 from . import mtu
-from .device import devices, read
+from .device import devices, read, with_primary_names
 from .plan import (
     NicPlan,
     PlannedNic,
@@ -37,7 +37,7 @@ _BOOT_LOCK = "/run/podnet/nics.lock"
 
 def read_plan(ethtool: Ethtool, nics: Sequence[Mapping[str, Any]]) -> NicPlan:
     """Read the selected NICs and return their plan; raises ``Problem`` if an entry selects none."""
-    entries = select(nics, devices(ethtool))
+    entries = select(with_primary_names(nics), devices(ethtool))
     current = [(read(ethtool, desired.nic), desired) for desired in parse(entries)]
     return plan([(nic, desired, resolve_on_node(nic, desired)) for nic, desired in current], entries)
 

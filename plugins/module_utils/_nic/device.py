@@ -4,14 +4,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from .._kernel import qdisc
+from .._kernel import netlink, qdisc
 from .._kernel.ethtool import Ethtool, Nic, Setting
 from .._node.routes import default_interfaces
 from .select import Device
 from .sysfs import Sysfs
+
+_IFLA_ALT_IFNAME = 53
+_LONGEST_ALTERNATIVE = 127  # ALTIFNAMSIZ, without the final null
 
 
 def devices(ethtool: Ethtool) -> list[Device]:
@@ -21,6 +27,29 @@ def devices(ethtool: Ethtool) -> list[Device]:
         Device(name, *ethtool.driver(name), name in carrying)
         for name in sorted(name for dummy, name in socket.if_nameindex())
     ]
+
+
+def with_primary_names(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return entries in which names of interfaces replace alternative names."""
+    names = {name for dummy, name in socket.if_nameindex()}
+    return [
+        {**entry, "name": _primary_name(str(entry["name"]))}
+        if entry.get("name") and entry["name"] not in names
+        else entry
+        for entry in entries
+    ]
+
+
+def _primary_name(name: str) -> str:
+    """Return the name of the interface with the alternative name ``name``, else ``name`` itself."""
+    if len(name.encode()) > _LONGEST_ALTERNATIVE:
+        return name
+    wanted = netlink.attribute(_IFLA_ALT_IFNAME, name.encode() + b"\0")
+    with contextlib.suppress(OSError):
+        header = netlink.IFINFO.pack(0, 0, 0, 0, 0)
+        for answer in netlink.exchange(netlink.RTM_GETLINK, netlink.NLM_F_ACK, header + wanted):
+            return netlink.text(netlink.attributes(answer[netlink.IFINFO.size :])[netlink.IFLA_IFNAME])
+    return name
 
 
 def read(ethtool: Ethtool, name: str) -> Nic:

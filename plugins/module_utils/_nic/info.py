@@ -46,7 +46,9 @@ def nics(entries: Sequence[Mapping[str, Any]], root: str = "/") -> list[dict[str
     ethtool = Ethtool()
     try:
         devices = {found.name: found for found in device.devices(ethtool)}
-        names = [entry["name"] for entry in select(entries, list(devices.values()))] or list(devices)
+        names = [
+            entry["name"] for entry in select(device.with_primary_names(entries), list(devices.values()))
+        ] or list(devices)
         persisted = persist.persisted_names(root)
         return [_nic_facts(ethtool, devices[name], persisted, root) for name in names]
     except OSError as error:

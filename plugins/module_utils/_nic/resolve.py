@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from .._core.plan import listed, shown, suggestion
 from .._kernel import qdisc
 from .._kernel.ethtool import GROUPS, SIZES, Nic, Setting
-from . import header_split, steering
+from . import features, header_split, steering
 from .cpus import Cpus
 from .request import Desired, canonical, dashed
 from .sysfs import NAPI, Sysfs
@@ -87,6 +87,14 @@ def resolve(nic: Nic, desired: Desired, cpus: Cpus | None = None, irqbalance: bo
                 problems.append(
                     f"nics: {nic.name}: {setting} = {value} contradicts another value of {member}"
                 )
+    for setting, reason in _kept_off(nic, requested, settings).items():
+        if desired.is_optional(setting):
+            skipped[setting] = reason
+        else:
+            problems.append(
+                f"nics: {nic.name} ({driver}): {setting} {reason}: request that as well, remove"
+                f" {setting}, or list it in optional"
+            )
     if desired.steering:
         steered, invalid = steering.resolve(
             nic.values, desired.steering, cpus or Cpus(frozenset({0}), frozenset({0})), irqbalance
@@ -99,6 +107,22 @@ def resolve(nic: Nic, desired: Desired, cpus: Cpus | None = None, irqbalance: bo
             else:
                 problems.append(f"nics: {nic.name} ({driver}): {problem}")
     return Resolved(settings, skipped, problems, limited)
+
+
+def _kept_off(nic: Nic, requested: Mapping[str, object], settings: dict[str, Setting]) -> dict[str, str]:
+    """Remove features that the kernel would keep off from ``settings``; return requests and reasons."""
+    state = {name: bool(value) for name, value in {**nic.values, **settings}.items()
+             if name.startswith("features.")}  # fmt: skip
+    reasons = features.kept_off({name.partition(".")[2]: on for name, on in state.items()})
+    found = {}
+    for setting in requested:
+        with contextlib.suppress(_Unsupported, ValueError):
+            for member in _members(nic, setting):
+                reason = reasons.get(member.partition(".")[2], "")
+                if reason and settings.get(member):
+                    del settings[member]
+                    found[setting] = reason
+    return found
 
 
 def resolve_on_node(nic: Nic, desired: Desired) -> Resolved:
