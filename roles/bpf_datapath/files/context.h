@@ -151,8 +151,11 @@ __noinline enum reason ctx_verdict_again(struct __sk_buff *skb, const struct pac
 static __noinline bool ct_is_before_pod(const struct connection *c, __u8 family,
 					const struct addr_port *side)
 {
-	struct endpoint *ep = endpoint_lookup(family, side->address);
+	__be32 address[4];
+	struct endpoint *ep;
 
+	__builtin_memcpy(address, side->address, sizeof(address));
+	ep = endpoint_lookup(family, address);
 	return ep && ep->since && (__s32)(ep->since - c->created) > 0;
 }
 
@@ -164,6 +167,15 @@ __noinline bool ct_is_current(const struct connection *c, __u8 family, const str
 	if (ct_is_before_pod(c, family, &c->client) || ct_is_before_pod(c, family, &c->server))
 		return false;
 	return !(c->flags & CT_DNAT) || c->proto == IPPROTO_TCP || lb_is_current(c, family, cfg);
+}
+
+/* Return the record of a packet, unless another connection has got it since. */
+static __always_inline struct connection *ctx_connection(const struct context *ctx)
+{
+	__u32 place = ctx->ct.place; /* before Linux 6.2 keys have to be on the stack */
+	struct connection *c = bpf_map_lookup_elem(&connections, &place);
+
+	return c && c->serial == ctx->ct.serial ? c : NULL;
 }
 
 enum ctx_match {
@@ -185,6 +197,8 @@ __noinline enum ctx_match ctx_find(const struct packet *p, struct context *ctx)
 		return CTX_FORGED;
 	t = &ctx->l4.tuple;
 	c = ct_lookup(t, CT_ORIGINAL, &ctx->ct.place, &ctx->ct.reply);
+	if (c)
+		ctx->ct.serial = c->serial;
 	if (c && (!ctx->ct.reply || !(c->flags & (CT_DNAT | CT_SNAT))))
 		return CTX_KNOWN;
 	if (c)
@@ -195,6 +209,7 @@ __noinline enum ctx_match ctx_find(const struct packet *p, struct context *ctx)
 	c = ct_lookup(t, CT_REPLY, &ctx->ct.place, &ctx->ct.reply);
 	if (!c)
 		return other;
+	ctx->ct.serial = c->serial;
 	if (ctx->ct.reply)
 		return CTX_KNOWN;
 	if (p->flow.origin == FROM_HOST)
@@ -379,7 +394,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	if (match == CTX_FORGED)
 		return REASON_DROP_INVALID_SOURCE_IP;
 	if (match == CTX_KNOWN || match == CTX_DONE)
-		c = bpf_map_lookup_elem(&connections, &ctx->ct.place);
+		c = ctx_connection(ctx);
 	if (match == CTX_DONE)
 		return c ? c->verdict : REASON_DROP_CT_CREATE_FAILED;
 	/* the client or, from the server's port, the server opens another connection */
@@ -420,7 +435,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		if (!ctx_create(ctx, &to, backend))
 			return REASON_DROP_CT_CREATE_FAILED;
 		ctx->ct.clash |= match == CTX_CLASH;
-		c = bpf_map_lookup_elem(&connections, &ctx->ct.place);
+		c = ctx_connection(ctx);
 		if (!c)
 			return REASON_DROP_CT_CREATE_FAILED;
 	} else if (stale) {
@@ -439,7 +454,6 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	}
 	ct_update(c, ctx->l4.tcp_flags, ctx->ct.reply);
 	ctx->ct.tracked = true;
-	ctx->ct.serial = c->serial;
 	ctx->ct.set_source = c->flags & (ctx->ct.reply ? CT_DNAT : CT_SNAT);
 	if (ctx->masquerade)
 		ctx->cacheable = false;
@@ -460,14 +474,6 @@ static __always_inline enum reason ctx_process(struct __sk_buff *skb, struct pac
 		return ctx->src.enforce || ctx->dst.enforce || ctx->masquerade ? reason :
 										 REASON_NONE;
 	return ctx->l4.icmp_error ? ctx_icmp_error(skb, p, ctx) : ctx_track(skb, p, ctx);
-}
-
-/* Return the record of a packet, unless another connection has got it since. */
-static __always_inline struct connection *ctx_connection(const struct context *ctx)
-{
-	struct connection *c = bpf_map_lookup_elem(&connections, &ctx->ct.place);
-
-	return c && c->serial == ctx->ct.serial ? c : NULL;
 }
 
 /* Rewrite the source as the connection requires. */

@@ -230,12 +230,9 @@ static __always_inline bool ct_is_expired(const struct connection *c)
 	return (__s32)(ct_now() - c->last_seen) > (__s32)timeout;
 }
 
-/*
- * Return the connection of a tuple in either direction, or NULL if there is none or it expired.
- * Set its `place`, and whether the packet is a `reply` of the server.
- */
-static __noinline struct connection *ct_lookup(const struct tuple *t, enum ct_tuple which,
-					       __u32 *place, bool *reply)
+/* ct_lookup() inlined, for callers at the limit of the call stack. */
+static __always_inline struct connection *__ct_lookup(const struct tuple *t, enum ct_tuple which,
+						      __u32 *place, bool *reply)
 {
 	bool high = ct_source_is_high(t);
 	struct ct_ref *ref = ct_ref_lookup(t, which, high);
@@ -251,6 +248,16 @@ static __noinline struct connection *ct_lookup(const struct tuple *t, enum ct_tu
 	*place = at;
 	*reply = high != ref->client_high;
 	return c;
+}
+
+/*
+ * Return the connection of a tuple in either direction, or NULL if there is none or it expired.
+ * Set its `place`, and whether the packet is a `reply` of the server.
+ */
+static __noinline struct connection *ct_lookup(const struct tuple *t, enum ct_tuple which,
+					       __u32 *place, bool *reply)
+{
+	return __ct_lookup(t, which, place, reply);
 }
 
 static __always_inline void ct_update(struct connection *c, __u8 tcp_flags, bool reply)

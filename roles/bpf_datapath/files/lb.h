@@ -112,8 +112,9 @@ __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg
 	barrier_var(index); /* keep the check: the verifier does not track the modulo */
 	if (index >= MAGLEV_SIZE)
 		return REASON_DROP_NO_BACKEND;
-	*backend_index = table->backend[index];
-	selected = bpf_map_lookup_elem(&backends, backend_index);
+	index = table->backend[index];
+	*backend_index = index;
+	selected = bpf_map_lookup_elem(&backends, &index);
 	if (!selected || !selected->port)
 		return REASON_DROP_NO_BACKEND;
 	if (address_equal(selected->address, t->src))

@@ -53,13 +53,15 @@ static __always_inline bool masquerade_address(__u8 family, struct node_config *
 #define SNAT_PORT_USED 0
 
 /* Return whether a reply tuple is free or in use, else for how many seconds it has been closed. */
-static __always_inline __u32 snat_port_state(const struct tuple *t)
+__noinline __u32 snat_port_state(const struct tuple *t)
 {
 	struct connection *c;
 	bool reply;
 	__u32 place, idle;
 
-	c = ct_lookup(t, CT_REPLY, &place, &reply);
+	if (!t)
+		return SNAT_PORT_USED;
+	c = __ct_lookup(t, CT_REPLY, &place, &reply);
 	if (!c)
 		return SNAT_PORT_FREE;
 	if (c->proto != IPPROTO_TCP || !ct_is_closed(c))
