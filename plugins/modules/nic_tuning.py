@@ -56,7 +56,8 @@ options:
         default: false
       mtu:
         description:
-          - MTU in bytes.
+          - MTU in bytes. If MTUs depend on each other, as those of a VLAN and its lower device, O(nics) may
+            list them in any order.
           - A lower MTU is rejected if a rollback could not undo its effects. Below 1280 bytes, the
             kernel removes IPv6 addresses. It also lowers the MTU of VLAN, macvlan and MACsec devices on
             top of the interface; this is accepted if O(nics) sets the MTU of those devices. Devices in
@@ -88,6 +89,8 @@ options:
           - Offloads to switch on or off, with the names that C(ethtool -k) prints, the short names of ethtool
             (C(gro), C(lro), C(tso) and so on), or the kernel's names (C(rx-gro-hw)).
           - A name that stands for several features, for example C(tso), sets those that are not fixed.
+          - Features that the kernel keeps off because they need another one, as C(tso) needs C(tx), count as
+            not supported.
         type: dict
         default: {}
       priv_flags:

@@ -11,8 +11,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._nic import featur
 from tests.unit.nic.nic_model import model
 
 ALL = [
-    "tx-scatter-gather", "tx-checksum-ipv4", "tx-checksum-ipv6", "tx-checksum-ip-generic", "tx-tcp-segmentation",
-    "tx-tcp6-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp-mangleid-segmentation",
+    "tx-scatter-gather", "tx-checksum-ipv4", "tx-checksum-ipv6", "tx-checksum-ip-generic",
+    "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp-mangleid-segmentation",
     "tx-generic-segmentation", "rx-checksum", "rx-gro-hw", "tls-hw-tx-offload",
 ]  # fmt: skip
 
