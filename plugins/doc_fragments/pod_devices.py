@@ -22,6 +22,14 @@ options:
     type: str
     choices: [auto, meta, netkit, veth]
     default: auto
+  trusted_pods:
+    description:
+      - Whether every container with C(CAP_NET_ADMIN) is trusted with the node's network devices. On veth and
+        netkit, such a container can change and delete them (C(IFLA_TARGET_NETNSID)), unless its Pod has its
+        own user namespace. On meta it cannot.
+      - V(false) makes O(driver=auto) prefer meta to netkit.
+    type: bool
+    default: true
   mtu:
     description: MTU of both ends in bytes. By default the current MTU is kept.
     type: int

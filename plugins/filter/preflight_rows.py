@@ -76,6 +76,7 @@ def _rows(node: Mapping[str, Any]) -> dict[str, str]:
     return {
         "kernel": f"{kernel['release']} ({node['distribution']['name'] or 'unknown distribution'})",
         "driver": f"{node['driver']}: {node['driver_reason']}",
+        "Pod isolation": node["pod_isolation"] or "none",
         "netkit": netkit,
         "meta": "loaded" if node["meta"]["loaded"] else "installed" if node["meta"]["available"] else "no",
         "headers": "yes" if kernel["headers"] else "no",
@@ -87,6 +88,7 @@ def _rows(node: Mapping[str, Any]) -> dict[str, str]:
         "virtual machines": _join(coexistence["vm_runtimes"]),
         "CNI": _join(f"{cni['name']} ({', '.join(cni['plugins'])})" for cni in coexistence["cni"]),
         "Cilium": _join(node["cilium"]),
+        "IPsec policies": _join(node["ipsec_policies"]),
         "other tuning tools": _join(coexistence["tuners"]),
         "problems": "; ".join(node["problems"]) or "none",
     }

@@ -21,6 +21,7 @@ options:
       - Requested driver for Pod devices.
       - V(auto) selects netkit if the kernel supports it, otherwise meta if it is loaded, installed or can be
         built, otherwise veth.
+      - With O(trusted_pods=false), V(auto) prefers meta to netkit.
       - V(meta) is the driver of this collection, for kernels without netkit.
       - The other values never fall back. RV(problems) lists what is missing for the requested driver.
     type: str
@@ -53,6 +54,18 @@ options:
     type: str
     choices: [refuse, tune]
     default: refuse
+  trusted_pods:
+    description:
+      - Whether every container with C(CAP_NET_ADMIN) is trusted with the node's network devices.
+      - On veth and netkit, such a container can change and delete them, because the kernel accepts
+        C(IFLA_TARGET_NETNSID) for the namespace of the pair's other end. On meta it cannot. The capability
+        must be in the host's user namespace, so a Pod in its own user namespace (C(hostUsers) is V(false))
+        cannot either.
+      - The default is V(true), because Kubernetes grants no container this capability by default, and its
+        Pod Security Standard Baseline forbids it.
+      - V(false) makes O(driver=auto) prefer meta, and warns if another driver is selected.
+    type: bool
+    default: true
   signing_certificate:
     description:
       - Certificate whose key signs the meta driver, as a path on the node or as PEM.
@@ -90,6 +103,11 @@ driver_reason:
   returned: always
   type: str
   sample: the kernel has no netkit (CONFIG_NETKIT=n); the meta driver is loaded
+pod_isolation:
+  description: Which containers can change the node's network devices with the selected driver.
+  returned: always
+  type: str
+  sample: no container can address the node's devices
 problems:
   description: Problems that prevent the use of this node, each with its remedy.
   returned: always
@@ -226,6 +244,7 @@ nics:
     carrier: {description: Whether the interface has a carrier., type: bool}
     pci: {description: PCI address; empty if the interface is not on a PCI bus., type: str}
     default_route: {description: "Whether the interface carries an IPv4 or IPv6 default route.", type: bool}
+    ethernet: {description: Whether packets of the interface have an Ethernet header., type: bool}
     virtual_functions: {description: Number of SR-IOV virtual functions., type: int}
     gso_max_size: {description: Maximum of the interface's C(gso_max_size) in bytes., type: int}
     gso_ipv4: {description: Whether the interface has separate limits for IPv4 BIG TCP., type: bool}
@@ -244,6 +263,14 @@ cilium:
   returned: always
   type: list
   elements: str
+ipsec_policies:
+  description:
+    - IPsec policies (C(ip xfrm policy)) that apply to routed packets, and blocking defaults. The programs
+      would forward Pods' packets without them, so they are a problem.
+  returned: always
+  type: list
+  elements: str
+  sample: [out 10.0.0.0/8 to 10.1.0.0/16]
 coexistence:
   description: Other software that configures the node's network.
   returned: always
@@ -292,6 +319,7 @@ def main() -> None:
             "allow_package_install": {"type": "bool", "default": False},
             "meta_build": {"type": "str", "choices": ["dkms", "fleet"], "default": "dkms"},
             "cilium": {"type": "str", "choices": ["refuse", "tune"], "default": "refuse"},
+            "trusted_pods": {"type": "bool", "default": True},
             "signing_certificate": {"type": "str"},
         },
         supports_check_mode=True,
@@ -303,17 +331,23 @@ def main() -> None:
         module.params["allow_package_install"],
         delivered,
         module.params["cilium"] == "tune",
+        module.params["trusted_pods"],
     )
     certificate = module.params["signing_certificate"] or ("" if delivered else None)
     node = _node.Node()
     facts = node.facts(requirements.uplinks, certificate, bpf_helpers.missing())
-    driver, reason = readiness.choose_driver(facts, requested, requirements.allow_package_install, delivered)
-    missing, required = readiness.missing_packages(facts, requested, delivered)
+    trusted = requirements.trusted_pods
+    driver, reason = readiness.choose_driver(
+        facts, requested, requirements.allow_package_install, delivered, trusted
+    )
+    missing, required = readiness.missing_packages(facts, requested, delivered, trusted)
     if facts["cilium"] and requirements.beside_cilium:
         driver, reason = "none", f"Cilium owns the datapath ({', '.join(facts['cilium'])})"
         missing = required = readiness.packages_of_libraries(facts)
     if requested == "auto" and driver == "veth":
         module.warn(reason)
+    if driver in ("netkit", "veth") and not trusted:
+        module.warn(readiness.pod_isolation(driver))
     if driver == "meta":
         for warning in readiness.upcoming_warnings(facts, delivered):
             module.warn(warning)
@@ -321,6 +355,7 @@ def main() -> None:
         changed=False,
         driver=driver,
         driver_reason=reason,
+        pod_isolation=readiness.pod_isolation(driver),
         problems=readiness.problems(facts, requested, requirements),
         missing_packages=missing,
         required_packages=required,

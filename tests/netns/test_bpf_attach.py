@@ -337,6 +337,40 @@ def test_mismatch_after_apply_fails_the_change(node: Node, monkeypatch: pytest.M
     assert len(seen) == 1
 
 
+def test_devices_without_ethernet_header_are_refused(node: Node) -> None:
+    node.ns.ip(node.name, "tuntap add tun0 mode tun")
+    for hook in ("ingress", "egress"):
+        message = node.refuse("host_ingress left ingress", f"host_ingress tun0 {hook}")
+        assert "tun0" in message and "no Ethernet header" in message, message
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (
+            "policy add src 10.31.0.0/16 dst 10.32.0.0/16 dir out action block",
+            "out 10.31.0.0/16 to 10.32.0.0/16",
+        ),
+        ("policy add src fd31::/16 dst ::/0 dir fwd tmpl proto esp", "fwd fd31::/16 to ::/0"),
+        ("policy setdefault fwd block", "fwd block by default"),
+    ],
+)
+def test_ipsec_policies_for_routed_packets_are_refused(node: Node, command: str, shown: str) -> None:
+    node.attach("host_ingress left ingress")
+    node.ns.run(node.name, "ip", "xfrm", *command.split())
+    message = node.refuse("host_ingress left ingress", "pod_egress right from_pod")
+    assert shown in message and "ip xfrm policy" in message
+    assert node.attach(state="absent")["changed"]
+
+
+def test_ipsec_policies_that_cannot_apply_to_pods_are_accepted(node: Node) -> None:
+    """Policies for the host itself, and those of xfrm interfaces, which are devices like others."""
+    for options in ("dir in tmpl proto esp", "dir out if_id 7 tmpl proto esp"):
+        selector = "src 10.31.0.0/16 dst 10.32.0.0/16"
+        node.ns.run(node.name, "ip", "xfrm", "policy", "add", *f"{selector} {options}".split())
+    assert node.attach("host_ingress left ingress")["changed"]
+
+
 def test_egress_of_ingress_qdisc_is_refused(node: Node) -> None:
     """The kernel would attach the filter at ingress without an error."""
     node.ns.run(node.name, "tc", "qdisc", "add", "dev", "left", "ingress")

@@ -172,6 +172,9 @@ def test_explicit_driver_never_falls_back(bench: Bench, driver: str) -> None:
         pytest.skip(f"the kernel that runs the tests has {chosen['auto']}")
     assert not obstacles
     assert "has no netkit" in reason and "meta cannot be loaded (no such module)" in reason
+    with _netns.entered(f"/run/netns/{bench.node}"):
+        untrusted = drivers.choose_drivers(["auto"], lambda: "", trusted_pods=False)
+    assert untrusted == ({"auto": "meta"}, "auto: Pods are not trusted; meta is available", [])
     with pytest.raises(Problem, match=f"driver: {driver}: .*choose driver: auto"):
         bench.apply(bench.pod("a", 1), driver=driver)
     assert bench.links() == {"lo"}

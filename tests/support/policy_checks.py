@@ -297,7 +297,8 @@ def checksum_requests_cannot_change_headers(lab: Lab, version: int) -> None:
         sport = client.getsockname()[1]
 
         def send(start: int, offset: int) -> None:
-            raw.send(_offload_request(version, sport, start, offset, mac))
+            with contextlib.suppress(OSError):  # meta and netkit report a drop as ENOBUFS
+                raw.send(_offload_request(version, sport, start, offset, mac))
 
         def dropped() -> int:
             counted = lab.info()["front"]["packets"]["egress"]

@@ -20,4 +20,5 @@ __all__ = [
     "rtnl",
     "signing",
     "sock_diag",
+    "xfrm",
 ]

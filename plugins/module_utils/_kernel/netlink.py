@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Send rtnetlink requests without pyroute2, for code that has to start fast.
+"""Send netlink requests without pyroute2, for code that has to start fast.
 
 Source: rtnetlink(7), netlink(7), linux/if_link.h, linux/net_namespace.h, net/core/rtnetlink.c.
 """
@@ -84,9 +84,9 @@ def refusal(kind: int, body: bytes) -> KernelRefusal | None:
     return KernelRefusal(code, f"{text(message)} ({reason})" if message else reason)
 
 
-def exchange(kind: int, flags: int, payload: bytes) -> list[bytes]:
+def exchange(kind: int, flags: int, payload: bytes, protocol: int = NETLINK_ROUTE) -> list[bytes]:
     """Send one request and return the payloads of the replies. Raises ``KernelRefusal``."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as sock:
         sock.settimeout(5)
         sock.bind((0, 0))
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):

@@ -17,13 +17,15 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
-from .._kernel import netlink, signing
+from .._kernel import netlink, signing, xfrm
 from .coexistence import cilium
 from .host import Host
 from .routes import default_interfaces
 
 # netkit features that are newer than its first kernel, 6.7.
 NETKIT_ATTRIBUTES = ("SCRUB", "HEADROOM")
+
+ARPHRD_ETHER = 1  # linux/if_arp.h
 
 _CONFIG = (
     "CONFIG_BPF_SYSCALL",
@@ -103,6 +105,7 @@ class Nic(TypedDict):
     carrier: bool
     pci: str
     default_route: bool
+    ethernet: bool
     virtual_functions: int
 
 
@@ -127,6 +130,7 @@ class Facts(TypedDict):
     nics: list[Nic]
     vfio: list[str]
     cilium: list[str]
+    ipsec_policies: list[str]
 
 
 def flavour(release: str) -> str:
@@ -334,10 +338,18 @@ class Node(Host):
                     "carrier": self.read(f"{folder}/carrier") == "1",
                     "pci": functions[-1] if functions else "",
                     "default_route": name in carrying,
+                    "ethernet": self.number(f"{folder}/type", ARPHRD_ETHER) == ARPHRD_ETHER,
                     "virtual_functions": self.number(f"{folder}/device/sriov_numvfs", 0),
                 }
             )
         return found
+
+    def ipsec_policies(self) -> list[str]:
+        """Return the IPsec policies that apply to routed packets; empty if the caller may not read them."""
+        try:
+            return xfrm.policies()
+        except OSError:
+            return []
 
     def facts(
         self,
@@ -364,6 +376,7 @@ class Node(Host):
             "nics": self.nics(uplinks),
             "vfio": [name for name in self.names("/sys/bus/pci/drivers/vfio-pci") if ":" in name],
             "cilium": cilium(self),
+            "ipsec_policies": self.ipsec_policies(),
         }
 
 

@@ -57,13 +57,15 @@ class Requirements:
     """Requirements of the caller: interfaces that must exist, and whether packages may be installed.
 
     ``delivered``: the module meta is built on another node with the same kernel. ``beside_cilium``: accept a
-    node with Cilium, and install no second datapath on it.
+    node with Cilium, and install no second datapath on it. ``trusted_pods``: containers with CAP_NET_ADMIN
+    are trusted with the node's devices, see ``pod_isolation``.
     """
 
     uplinks: tuple[str, ...] = ()
     allow_package_install: bool = False
     delivered: bool = False
     beside_cilium: bool = False
+    trusted_pods: bool = True
 
 
 def packages(distribution_family: str, release: str, components: Iterable[str]) -> list[str]:
@@ -207,21 +209,49 @@ def meta_obstacles(facts: Facts, allow_package_install: bool, delivered: bool = 
     return obstacles
 
 
+def pod_isolation(driver: str) -> str:
+    """Return whether a Pod can reach the node's devices over rtnetlink, and who can; empty without driver.
+
+    The kernel gives the Pod's namespace an ID of the host's namespace, where the other end of a veth or
+    netkit pair is. Requests with this ID (IFLA_TARGET_NETNSID) require CAP_NET_ADMIN in the user namespace of
+    the host's network namespace.
+    """
+    if driver == "meta":
+        return "no container can address the node's devices"
+    if driver not in DRIVERS:
+        return ""
+    return (
+        "a container with CAP_NET_ADMIN in the host's user namespace can change and delete the node's"
+        f" network devices ({driver}, IFLA_TARGET_NETNSID): grant it to trusted containers only, run the"
+        " Pod in a user namespace (hostUsers: false), or use the driver meta"
+    )
+
+
 def choose_driver(
-    facts: Facts, wanted: str, allow_package_install: bool = False, delivered: bool = False
+    facts: Facts,
+    wanted: str,
+    allow_package_install: bool = False,
+    delivered: bool = False,
+    trusted_pods: bool = True,
 ) -> tuple[str, str]:
     """Return the driver for this node's Pods and the reason; ``wanted`` is auto, meta, netkit or veth.
 
-    Only auto falls back: an explicit driver that the node cannot run is a problem.
+    Only auto falls back: an explicit driver that the node cannot run is a problem. If Pods are not trusted,
+    auto prefers meta to netkit.
     """
     if wanted != "auto":
         return wanted, "requested explicitly"
-    if facts["kernel"]["netkit"]:
+    netkit = facts["kernel"]["netkit"]
+    if netkit and trusted_pods:
         return "netkit", "the kernel has netkit"
     config = facts["kernel"]["config"].get("CONFIG_NETKIT")
     absent = "the kernel has no netkit" + (f" (CONFIG_NETKIT={config})" if config else "")
     obstacles = meta_obstacles(facts, allow_package_install, delivered)
-    if obstacles:
+    if netkit:
+        absent = "Pods are not trusted"
+        if obstacles:
+            return "netkit", f"{absent}, but the meta driver is unavailable: {'; '.join(obstacles)}"
+    elif obstacles:
         return "veth", f"fallback: {absent}, and the meta driver is unavailable: {'; '.join(obstacles)}"
     if facts["meta"]["loaded"]:
         how = "is loaded"
@@ -232,14 +262,17 @@ def choose_driver(
     return "meta", f"{absent}; the meta driver {how}"
 
 
-def missing_packages(facts: Facts, wanted: str, delivered: bool = False) -> tuple[list[str], list[str]]:
+def missing_packages(
+    facts: Facts, wanted: str, delivered: bool = False, trusted_pods: bool = True
+) -> tuple[list[str], list[str]]:
     """Return the packages to install for the best driver that they make possible, and the required ones.
 
     The second list has the packages that every driver needs, or an explicit meta driver.
     """
     required = missing(facts, LIBRARIES)
     absent_components = list(required)
-    if choose_driver(facts, wanted, True, delivered)[0] == "meta" and not facts["meta"]["loaded"]:
+    driver, dummy = choose_driver(facts, wanted, True, delivered, trusted_pods)
+    if driver == "meta" and not facts["meta"]["loaded"]:
         absent_components += missing(facts, _needed(facts, delivered))
     if wanted == "meta":
         required = absent_components
@@ -277,6 +310,13 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
                 f"uplinks: interface {uplink!r} does not exist (this node has {', '.join(names) or 'none'}): "
                 "correct the name in the node's variables"
             )
+    for nic in facts["nics"]:
+        if nic["name"] in requirements.uplinks and not nic["ethernet"]:
+            found.append(
+                f"uplinks: {nic['name']} has no Ethernet header, which the programs require (tun, WireGuard"
+                " and IP tunnels): name an Ethernet device; Pods reach destinations behind the others by"
+                " their routes, through the host's stack"
+            )
     absent_components = missing(facts, LIBRARIES)
     if absent_components and not (
         requirements.allow_package_install and _installable(facts, absent_components)
@@ -284,12 +324,25 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
         found.append(_missing_message(facts, absent_components))
     if facts["cilium"] and requirements.beside_cilium:
         return found  # This node gets no driver.
+    if not kernel["btf"]:
+        found.append(
+            f"kernel {kernel['release']} provides no BTF (/sys/kernel/btf/vmlinux), which the BPF programs"
+            " require: boot a kernel with CONFIG_DEBUG_INFO_BTF, or remove the node from the play"
+        )
     if kernel["bpf_helpers_missing"]:
         found.append(
             f"kernel {kernel['release']} has no {', '.join(kernel['bpf_helpers_missing'])}, "
             "which the BPF programs call: boot kernel 5.18 or later, or remove the node from the play"
         )
-    driver, dummy = choose_driver(facts, wanted, requirements.allow_package_install, requirements.delivered)
+    if facts["ipsec_policies"]:
+        found.append(
+            f"IPsec policies apply to routed packets ({', '.join(facts['ipsec_policies'])}), and the"
+            " programs would forward Pods' packets unencrypted: remove the policies (see ip xfrm policy), or"
+            " remove the node from the play"
+        )
+    driver, dummy = choose_driver(
+        facts, wanted, requirements.allow_package_install, requirements.delivered, requirements.trusted_pods
+    )
     if wanted == "netkit" and not kernel["netkit"]:
         found.append(
             f"driver: netkit is requested, but kernel {kernel['release']} does not have it "

@@ -64,6 +64,7 @@ class NodeSpec:
     name: str = ""
     owner: str = DEFAULT_OWNER
     driver: str = "auto"
+    trusted_pods: bool = True
     mode: str = "l3"
     policy: str = "drop"
     mtu: int | None = None

@@ -47,7 +47,9 @@ def resolve_request(options: Mapping[str, Any], check: bool, load_meta: Callable
     ``load_meta`` loads the kernel module meta, or checks that it can be loaded, and returns an error message.
     """
     drivers, reason, missing = choose_drivers(
-        {pod["driver"] or options["driver"] for pod in options["pods"]}, load_meta
+        {pod["driver"] or options["driver"] for pod in options["pods"]},
+        load_meta,
+        options.get("trusted_pods", True),
     )
     ids: dict[str, int] = {}
     problems: list[str] = []

@@ -21,6 +21,7 @@ POD: dict[str, Any] = {
 }
 DEVICES: dict[str, Any] = {
     "driver": {"type": "str", "choices": _DRIVERS, "default": "auto"},
+    "trusted_pods": {"type": "bool", "default": True},
     "mtu": {"type": "int"},
     "mode": {"type": "str", "choices": ["l2", "l3"], "default": "l3"},
     "policy": {"type": "str", "choices": ["drop", "pass"], "default": "drop"},

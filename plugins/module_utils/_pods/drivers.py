@@ -41,15 +41,20 @@ def driver_problem(driver: str, load: Callable[[], str]) -> str | None:
     return None
 
 
-def choose_drivers(wanted: Iterable[str], load: Callable[[], str]) -> tuple[dict[str, str], str, list[str]]:
-    """Return the driver for each value of the option, the reason of auto's selection, and problems."""
+def choose_drivers(
+    wanted: Iterable[str], load: Callable[[], str], trusted_pods: bool = True
+) -> tuple[dict[str, str], str, list[str]]:
+    """Return the driver for each value of the option, the reason of auto's selection, and problems.
+
+    auto prefers meta to netkit if Pods are not trusted.
+    """
     names = set(wanted)
     chosen = {name: name for name in names if name != "auto"}
     problems = []
     reason = ""
     if "auto" in names:
-        reasons = []
-        for driver in ("netkit", "meta", "veth"):
+        reasons = [] if trusted_pods else ["Pods are not trusted"]
+        for driver in ("netkit", "meta", "veth") if trusted_pods else ("meta", "netkit", "veth"):
             problem = driver_problem(driver, load)
             if problem is None:
                 reasons.append(f"{driver} is available")

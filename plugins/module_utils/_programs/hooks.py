@@ -21,7 +21,8 @@ TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
 # Priority and handle of managed clsact filters: after filters that classify early, before catch-alls.
 CLSACT_PRIORITY, CLSACT_HANDLE = 100, 1
 
-# linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
+# linux/if_arp.h, linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
 IFLA_LINK = 5
 _IFF_UP = 1
 RTM_GETQDISC, RTM_GETTFILTER = 38, 46
@@ -50,6 +51,7 @@ class Device:
     peer: int = 0
     program_ids: Mapping[str, int] = field(default_factory=dict)
     managed: bool = False
+    has_ethernet_header: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def read_devices() -> dict[str, Device]:
     request = netlink.IFINFO.pack(0, 0, 0, 0, 0)
     devices = {}
     for answer in netlink.exchange(netlink.RTM_GETLINK, netlink.NLM_F_DUMP, request):
-        ifindex = netlink.IFINFO.unpack_from(answer)[2]
+        dummy, hardware, ifindex, *dummy = netlink.IFINFO.unpack_from(answer)
         found = netlink.attributes(answer[netlink.IFINFO.size :])
         name = netlink.text(found[netlink.IFLA_IFNAME])
         info = netlink.attributes(found.get(netlink.IFLA_LINKINFO, b""))
@@ -84,6 +86,7 @@ def read_devices() -> dict[str, Device]:
             _number(found.get(IFLA_LINK, b"")),
             {hook: _number(data.get(number, b"")) for hook, number in programs.items()},
             netlink.text(found.get(netlink.IFLA_IFALIAS, b"")).startswith(link_kinds.ALIAS),
+            hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK),
         )
     return devices
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .._core.plan import Problem
-from .._kernel import bpf
+from .._kernel import bpf, xfrm
 from .hooks import (
     CLSACT_PRIORITY,
     Device,
@@ -46,7 +46,7 @@ def resolve(
         raise Problem(f"owner: {owner!r} is not a valid name: use letters, digits, '_' and '-'")
     known = sorted(programs)
     found: dict[str, Attachment] = {}
-    problems = []
+    problems = _unsupported_policies() if requests else []
     for request in requests:
         where = f"attachments: {request.device}, hook {request.hook}"
         device = pins.devices.get(request.device)
@@ -57,6 +57,13 @@ def resolve(
         if device is None:
             problems.append(
                 f"attachments: device {request.device!r} does not exist in this network namespace"
+            )
+            continue
+        if not device.has_ethernet_header:
+            problems.append(
+                f"{where}: {request.device} ({device.kind or 'no kind'}) has no Ethernet header, which the"
+                " programs require: remove this attachment; packets that the device receives reach Pods"
+                " through the host's stack"
             )
             continue
         try:
@@ -74,6 +81,18 @@ def resolve(
     if problems:
         raise Problem("\n".join(problems))
     return found
+
+
+def _unsupported_policies() -> list[str]:
+    """Return a problem if IPsec policies apply to packets that the programs would forward without them."""
+    policies = xfrm.policies()
+    if not policies:
+        return []
+    return [
+        f"attachments: IPsec policies apply to routed packets ({', '.join(policies)}), and the programs would"
+        " forward Pods' packets unencrypted: remove the policies (see ip xfrm policy), or attach no programs"
+        " on this node"
+    ]
 
 
 def _hook(a: Attachment) -> tuple[str, bool]:

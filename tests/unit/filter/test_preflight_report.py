@@ -59,6 +59,8 @@ def facts(
         "bootloader": "grub",
         "vfio": ["0000:01:00.1"],
         "cilium": [],
+        "ipsec_policies": [],
+        "pod_isolation": "no container can address the node's devices",
         "coexistence": {
             "cni": [],
             "vm_runtimes": ["KubeVirt (/var/run/kubevirt)"],

@@ -67,11 +67,13 @@ GOOD: _node.Facts = {
             "carrier": True,
             "pci": "0000:00:03.0",
             "default_route": False,
+            "ethernet": True,
             "virtual_functions": 0,
         }
     ],
     "vfio": [],
     "cilium": [],
+    "ipsec_policies": [],
 }
 
 
@@ -126,6 +128,40 @@ def test_auto_selects_the_best_driver_with_a_reason(
 
 
 @pytest.mark.parametrize(
+    ("changes", "driver", "reason"),
+    [
+        ({"kernel__netkit": True}, "meta", "Pods are not trusted; the meta driver is built on the node"),
+        (
+            {"kernel__netkit": True, "meta__loaded": True},
+            "meta",
+            "Pods are not trusted; the meta driver is loaded",
+        ),
+        (
+            {"kernel__netkit": True, **NO_HEADERS},
+            "netkit",
+            "the meta driver is unavailable: missing: the headers",
+        ),
+        ({}, "meta", "the kernel has no netkit"),
+        (NO_HEADERS, "veth", "fallback"),
+    ],
+)
+def test_auto_prefers_meta_for_untrusted_pods(changes: dict[str, Any], driver: str, reason: str) -> None:
+    facts = node(**changes)
+    chosen, why = readiness.choose_driver(facts, "auto", trusted_pods=False)
+    assert chosen == driver
+    assert reason in why
+    assert readiness.choose_driver(facts, "netkit", trusted_pods=False)[0] == "netkit"
+
+
+def test_pod_isolation_depends_on_the_driver() -> None:
+    for driver in ("netkit", "veth"):
+        for word in ("CAP_NET_ADMIN", driver, "hostUsers", "meta"):
+            assert word in readiness.pod_isolation(driver)
+    assert readiness.pod_isolation("meta").startswith("no container")
+    assert readiness.pod_isolation("none") == ""
+
+
+@pytest.mark.parametrize(
     ("changes", "wanted", "words"),
     [
         ({"root": False}, "auto", ["become"]),
@@ -144,7 +180,18 @@ def test_auto_selects_the_best_driver_with_a_reason(
         ({"kernel__veth": False}, "veth", ["driver: veth", RELEASE]),
         ({"kernel__bpf_helpers_missing": ["bpf_skb_set_tstamp"]}, "auto", ["bpf_skb_set_tstamp", "5.18"]),
         ({"kernel__veth": False, **NO_HEADERS}, "auto", ["veth is the fallback"]),
+        ({"kernel__btf": False}, "auto", ["BTF", "CONFIG_DEBUG_INFO_BTF"]),
         ({"nics": []}, "auto", ["uplinks", "'wire0'", "none"]),
+        (
+            {"nics": [{**GOOD["nics"][0], "ethernet": False}]},
+            "auto",
+            ["uplinks: wire0", "no Ethernet header"],
+        ),
+        (
+            {"ipsec_policies": ["out 10.0.0.0/8 to ::/0"]},
+            "auto",
+            ["out 10.0.0.0/8 to ::/0", "ip xfrm policy"],
+        ),
     ],
 )
 def test_a_problem_names_option_value_and_remedy(
