@@ -44,6 +44,8 @@ static void meta_prep_forward(struct sk_buff *skb, const struct meta *meta,
 	skb_scrub_packet(skb, false);
 	if (!net_eq(dev_net(dev), dev_net(peer))) {
 		skb_clear_tstamp(skb);
+		/* else the host's IPVS ignores packets that a Pod's IPVS has handled */
+		ipvs_reset(skb);
 		if (meta->scrub != META_SCRUB_NONE) {
 			skb->mark = 0;
 			skb->priority = 0;
