@@ -11,10 +11,12 @@ import hashlib
 import os
 import tempfile
 from typing import Any
+from urllib.parse import quote, unquote
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core import files
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
 
 
@@ -49,6 +51,31 @@ def store_module(folder: str, content: bytes) -> str:
     return cached_module(folder)
 
 
+def agreed(folder: str, builder: str, module: bytes, agreement: int) -> bool:
+    """Store the unsigned build of a node beside a cache folder; return whether enough nodes built the same.
+
+    Raises AnsibleActionFail that names two nodes if their builds differ.
+    """
+    builds = f"{folder}.builds"
+    os.makedirs(builds, mode=0o700, exist_ok=True)
+    path = os.path.join(builds, quote(builder, safe=""))
+    files.replace_file(path, module, 0o600)
+    digests = {}
+    for name in sorted(os.listdir(builds)):
+        if not name.startswith("."):
+            with open(os.path.join(builds, name), "rb") as file:
+                digests[unquote(name)] = hashlib.sha256(file.read()).hexdigest()
+    for other, digest in digests.items():
+        if digest != digests[builder]:
+            raise AnsibleActionFail(
+                f"agreement: {builder} and {other} built different modules from the same source (SHA-256"
+                f" {digests[builder]} and {digest}), so none is signed or installed: one of the nodes may be"
+                " compromised, or has another compiler; compare gcc --version on both, and the files in"
+                f" {builds}, then remove that directory"
+            )
+    return len(digests) >= agreement
+
+
 class ActionModule(ActionBase):
     """Run kernel_module_build on the node if the controller's cache has no module."""
 
@@ -57,6 +84,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         folder, arguments = self._task.args.get("dest"), dict(self._task.args)
         key, certificate = arguments.get("signing_key"), arguments.get("signing_certificate")
+        builder, agreement = str(arguments.get("builder") or ""), int(arguments.get("agreement") or 1)
         path = cached_module(folder) if folder else ""
         if not path:
             node_result = self._execute_module(
@@ -66,7 +94,13 @@ class ActionModule(ActionBase):
             result.update(node_result)
             if content is None:  # failed, or check mode
                 return result
-            module = base64.b64decode(content)
+            module = signing.bare(base64.b64decode(content))
+            if agreement > 1 and not agreed(str(folder), builder, module, agreement):
+                result.update(
+                    path="",
+                    msg=f"agreement: {builder} has built the module, but {agreement} nodes must build it",
+                )
+                return result
             try:
                 if key and certificate:
                     module = signing.sign(module, key, certificate)

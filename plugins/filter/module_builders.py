@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: module_builders
-short_description: Select the nodes that build a kernel module, one for each distinct kernel
+short_description: Select the nodes that build a kernel module for each distinct kernel
 version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
@@ -35,13 +35,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: Build plans by kernel. C(candidates) are the nodes that can build, the preferred one first.
+  description:
+    - Build plans by kernel. C(candidates) are the nodes that can build, the preferred one first. C(agreement)
+      is the number of nodes that must build the same module, 2 if several nodes have the kernel.
   type: dict
   sample:
     "6.1.0-56-amd64 x86_64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-10-01)":
       kernel: 6.1.0-56-amd64
       nodes: [node1, node2]
       candidates: [node1, node2]
+      agreement: 2
 """
 
 from collections.abc import Mapping

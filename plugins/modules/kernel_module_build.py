@@ -16,6 +16,9 @@ description:
   - Stores the module on the controller in O(dest), with its SHA-256 as file name. With O(signing_key), the
     module is signed on the controller, so the key never leaves the controller.
   - Does nothing if O(dest) already contains a module.
+  - The same source, headers and compiler give the same bytes. With O(agreement), the module is signed and
+    stored only after several nodes have built the same, so that a compromised node cannot give its code to
+    others.
   - Use M(podnet.datapath.kernel_module) to install the module on all nodes that run the same kernel.
 extends_documentation_fragment:
   - podnet.datapath.attributes
@@ -54,6 +57,17 @@ options:
   kernel:
     description: Kernel release to build for. The default is the running kernel.
     type: str
+  agreement:
+    description:
+      - Number of nodes that must build the same module before it is signed and stored in O(dest). Run the
+        module on each of them, with its name in O(builder).
+      - Builds that wait for others are in C(<dest>.builds). The module fails if two of them differ.
+    type: int
+    default: 1
+  builder:
+    description: Name of the node in C(<dest>.builds) and in messages. Required if O(agreement) exceeds V(1).
+    type: str
+    default: ""
   signing_key:
     description: Path of the private key (PEM) on the controller to sign the module with.
     type: path
@@ -77,7 +91,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: Path of the module on the controller. In check mode, empty if the module would be built.
+  description:
+    - Path of the module on the controller. Empty if other nodes have to build it as well, and in check mode
+      if the module would be built.
   returned: success
   type: str
 sha256:
@@ -111,12 +127,16 @@ def main() -> None:
             # The action plugin uses these on the controller.
             "dest": {"type": "path", "required": True},
             "kernel": {"type": "str"},
+            "agreement": {"type": "int", "default": 1},
+            "builder": {"type": "str", "default": ""},
             "signing_key": {"type": "path", "no_log": False},
             "signing_certificate": {"type": "path"},
         },
         required_together=[("signing_key", "signing_certificate")],
         supports_check_mode=True,
     )
+    if module.params["agreement"] > 1 and not module.params["builder"]:
+        module.fail_json(msg=f"agreement: {module.params['agreement']} requires builder: set it to the node")
     if module.check_mode:
         module.exit_json(changed=True, path="")
     kernel = module.params["kernel"] or os.uname().release

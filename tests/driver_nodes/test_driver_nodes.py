@@ -58,7 +58,8 @@ class Site:
     def run(self, **variables: Any) -> dict[str, dict[str, int]]:
         """Run site.yml; return the counts of each node's recap."""
         inventory = json.loads(lab("inventory", "--name", LAB))["inventory"]
-        facts = {"pods_mtu": 1500, "meta_driver_cache": str(self.cache), **variables}
+        facts = {"pods_mtu": 1500, "meta_driver_cache": str(self.cache), "meta_driver_single_builder": True}
+        facts.update(variables)
         done = subprocess.run(
             [
                 *("ansible-playbook", "-i", inventory, "-i", str(CHECKOUT / "inventories/lab")),

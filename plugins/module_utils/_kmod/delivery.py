@@ -44,21 +44,25 @@ def builders(nodes: Mapping[str, Mapping[str, Any]], batch: Iterable[str]) -> di
     """Return which nodes can build for which others, for each kernel that a node of ``batch`` runs.
 
     ``nodes`` has the facts of node_info for all known nodes; ``batch`` are the nodes that get the module now.
-    Each entry has the ``kernel``, its ``nodes`` of the batch, and the ``candidates`` to build, the best
-    first: nodes with compiler and headers before nodes that need to install them, nodes of the batch before
-    others.
+    Each entry has the ``kernel``, its ``nodes`` of the batch, the ``candidates`` to build, and the
+    ``agreement``. The best candidates are first: nodes with compiler and headers before nodes that need to
+    install them, nodes of the batch before others. ``agreement`` is the number of nodes that must build the
+    same module: two if other nodes than the builder load it, so that one node cannot give its code to others.
     """
     now = [name for name in batch if name in nodes]
     plans: dict[str, dict[str, Any]] = {}
     for name in now:
         plan = plans.setdefault(
             kernel_key(nodes[name]),
-            {"kernel": nodes[name]["kernel"]["release"], "nodes": [], "candidates": []},
+            {"kernel": nodes[name]["kernel"]["release"], "nodes": [], "candidates": [], "agreement": 0},
         )
         plan["nodes"].append(name)
     for name in [*now, *(name for name in nodes if name not in now)]:
         key = kernel_key(nodes[name])
-        if key in plans and nodes[name]["builder"]["possible"]:
+        if key not in plans:
+            continue
+        plans[key]["agreement"] = min(plans[key]["agreement"] + 1, 2)
+        if nodes[name]["builder"]["possible"]:
             plans[key]["candidates"].append(name)
     for plan in plans.values():  # The sort is stable and keeps the order of the inventory.
         plan["candidates"].sort(key=lambda name: len(nodes[name]["builder"]["missing"]))
@@ -78,7 +82,10 @@ def kernel_key(facts: Mapping[str, Any]) -> str:
 
 
 def build(node: Kmod, kernel: str, files: Mapping[str, str]) -> bytes:
-    """Build a module from its source with the headers of a kernel; return the module."""
+    """Build a module from its source with the headers of a kernel; return the module.
+
+    The same source, headers and compiler give the same bytes, in any directory.
+    """
     tools = [tool for tool in ("gcc", "make") if not node.node.tool(tool)]
     folder = f"/lib/modules/{kernel}/build"
     missing = tools if node.node.exists(f"{folder}/Makefile") else ["headers", *tools]
@@ -87,7 +94,8 @@ def build(node: Kmod, kernel: str, files: Mapping[str, str]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="podnet-build-") as stage:
         dkms.write_tree(stage, files)
         jobs = f"-j{os.cpu_count() or 1}"
-        status, output = node.run("make", jobs, "-C", stage, f"KDIR={folder}")
+        flags = f"KCFLAGS=-ffile-prefix-map={stage}=."
+        status, output = node.run("env", flags, "make", jobs, "-C", stage, f"KDIR={folder}")
         module = f"{stage}/{node.name}.ko"
         if status == 0 and os.path.exists(module):
             status, output = node.run(

@@ -169,6 +169,29 @@ def test_damaged_cached_module_is_rejected(tmp_path: Path) -> None:
         kernel_module_build.cached_module(str(tmp_path))
 
 
+def test_two_nodes_must_build_for_nodes_that_share_a_kernel() -> None:
+    shared, alone = {"a": facts(), "b": facts()}, {"c": facts(NEW)}
+    plans = module_builders({**shared, **alone}, ["a", "c"])  # b is in another batch
+    assert {plan["kernel"]: plan["agreement"] for plan in plans.values()} == {OLD: 2, NEW: 1}
+
+
+def test_equal_builds_of_two_nodes_agree(tmp_path: Path) -> None:
+    folder = str(tmp_path / "build")
+    assert kernel_module_build.agreed(folder, "a", b"module", 1)
+    assert not kernel_module_build.agreed(folder, "a", b"module", 2), "a node agrees with itself"
+    assert kernel_module_build.agreed(folder, "b/../c", b"module", 2)
+    assert (tmp_path / "build.builds").stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b%2F..%2Fc", "build.builds"]
+
+
+def test_different_builds_are_refused_by_name(tmp_path: Path) -> None:
+    folder = str(tmp_path / "build")
+    kernel_module_build.agreed(folder, "node1", b"module", 2)
+    for builder, content in (("node2", b"modulf"), ("node3", b"module")):
+        with pytest.raises(AnsibleActionFail, match=f"{builder} and node[12] built different modules"):
+            kernel_module_build.agreed(folder, builder, content, 2)
+
+
 def test_candidates_build_in_turn_and_the_reason_of_each_failure_is_reported(tmp_path: Path) -> None:
     """All nodes are this machine, which has no headers for their kernels, so every build fails."""
     hosts = {f"n{n}": {"release": f"0.0.{n % 2}-none"} for n in range(6)}
