@@ -94,19 +94,17 @@ static __always_inline bool ctx_needs_state(const struct context *ctx)
  * kernel's local table; as the source, packets that did not enter by a device. Packets that the
  * node forwards with its own address as the source (SNAT) are not from the node.
  */
-__noinline int ctx_classify_host(struct __sk_buff *skb, const struct packet *p, struct context *ctx)
+static __always_inline void ctx_classify_host(struct __sk_buff *skb, const struct packet *p,
+					      struct context *ctx)
 {
 	struct bpf_fib_lookup fib = {};
 	bool resolved;
 
-	if (!p || !ctx)
-		return 0;
 	if (p->flow.origin == FROM_HOST && !ctx->src.pod && !skb->ingress_ifindex)
 		ctx->src.identity = IDENTITY_HOST;
 	if (p->flow.origin == FROM_POD && !ctx->dst.pod &&
 	    fib_lookup(skb, p, &fib, &resolved) == REASON_STACK_NOT_FORWARDED)
 		ctx->dst.identity = IDENTITY_HOST;
-	return 0;
 }
 
 /* Apply policy to a packet that opens a connection. */
@@ -477,19 +475,15 @@ static __always_inline enum reason ctx_process(struct __sk_buff *skb, struct pac
 }
 
 /* Rewrite the source as the connection requires. */
-static __noinline bool ctx_set_source(struct __sk_buff *skb, struct context *ctx)
+static __always_inline bool ctx_set_source(struct __sk_buff *skb, struct context *ctx)
 {
 	struct connection *c;
-	struct addr_port to;
 
 	if (!ctx->ct.set_source)
 		return true;
 	ctx->ct.set_source = false;
 	c = ctx_connection(ctx);
-	if (!c)
-		return false;
-	to = ctx->ct.reply ? c->service : c->source;
-	return nat_rewrite(skb, &ctx->l4, true, &to);
+	return c && nat_rewrite(skb, &ctx->l4, true, ctx->ct.reply ? &c->service : &c->source);
 }
 
 /* Return whether a packet of a Pod leaves the node. */

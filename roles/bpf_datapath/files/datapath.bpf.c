@@ -361,7 +361,7 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 		ctx_set_src(p, &ctx);
 		/* spoofed: Pods of this node do not send from the wire */
 		if (ctx.src.ifindex)
-			ctx.src = (struct endpoint_info){ .identity = IDENTITY_WORLD };
+			__builtin_memset(&ctx.src, 0, sizeof(ctx.src)); /* IDENTITY_WORLD */
 		reason = ctx_process(skb, p, &ctx);
 		if (reason != REASON_NONE)
 			return ctx_drop(skb, p, &ctx, reason);

@@ -71,7 +71,7 @@ static __always_inline bool policy_range_matches(const struct policy_range *rang
 }
 
 /* Return whether one Pod's policy allows the packet in one direction. */
-static __noinline bool policy_allows(struct policy_key *key, bool deny, __u8 proto, __u16 port)
+static __always_inline bool policy_allows(struct policy_key *key, bool deny, __u8 proto, __u16 port)
 {
 	__u32 verdict = VERDICT_DEFAULT, *index = bpf_map_lookup_elem(&policy, key);
 	struct policy_ruleset *rules = index ? bpf_map_lookup_elem(&rulesets, index) : NULL;
