@@ -53,10 +53,8 @@ struct bpf_iter_num___kernel {
 __noinline bool checksum_is_of_transport(struct __sk_buff *skb, __u32 start, __u32 offset,
 					 bool encapsulated)
 {
-	struct fragment_header6 fragment = {};
-	__u32 l4 = L3_OFFSET;
-	bool fragmented = false;
-	__u8 proto = 0;
+	struct ip_info info = { .offset = L3_OFFSET, .end = skb->len };
+	__u32 l4;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr ip;
@@ -64,18 +62,18 @@ __noinline bool checksum_is_of_transport(struct __sk_buff *skb, __u32 start, __u
 		if (bpf_skb_load_bytes(skb, L3_OFFSET, &ip, sizeof(ip)) ||
 		    ip.frag_off & bpf_htons(IPV4_FRAGMENT))
 			return false;
-		l4 += (*(__u8 *)&ip & 0xf) * 4;
-		proto = ip.protocol;
+		info.offset += (*(__u8 *)&ip & 0xf) * 4;
+		info.proto = ip.protocol;
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, nexthdr), &proto,
-				       sizeof(proto)))
+		if (bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, nexthdr),
+				       &info.proto, sizeof(info.proto)))
 			return false;
-		l4 += sizeof(struct ipv6hdr);
-		if (!ipv6_skip_exthdrs(skb, &proto, &l4, &fragment, &fragmented) ||
-		    fragment.offset_flags & bpf_htons(FRAGMENT6_OFFSET | FRAGMENT6_MORE))
+		info.offset += sizeof(struct ipv6hdr);
+		if (!ipv6_skip_exthdrs(skb, &info) || info.fragmented)
 			return false;
 	}
-	switch (proto) {
+	l4 = info.offset;
+	switch (info.proto) {
 	case IPPROTO_TCP:
 		return start == l4 && offset == TCP_CHECK;
 	case IPPROTO_SCTP:

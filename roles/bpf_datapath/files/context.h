@@ -366,7 +366,7 @@ static __always_inline enum reason ctx_icmp_error(struct __sk_buff *skb, struct 
 	struct l4_info *l4 = &ctx->l4;
 	enum reason reason;
 
-	reason = icmp_error_translate(skb, l4, &ctx->cfg,
+	reason = icmp_error_translate(skb, p, l4, &ctx->cfg,
 				      p->flow.origin == FROM_POD || ctx->src.pod);
 	if (reason == REASON_MAX)
 		return ctx_verdict_new(skb, p, ctx);

@@ -25,11 +25,13 @@
 /* Return whether a TCP packet opens or closes its connection: conntrack must see it. */
 static __noinline bool tcp_changes_state(struct __sk_buff *skb, const struct packet *p)
 {
-	__u8 flags;
+	__u8 flags = 0;
 
-	return p->flow.proto == IPPROTO_TCP &&
-	       (bpf_skb_load_bytes(skb, p->l4_offset + TCP_FLAGS, &flags, sizeof(flags)) ||
-		flags & (TCP_SYN | TCP_FIN | TCP_RST));
+	if (p->flow.proto != IPPROTO_TCP)
+		return false;
+	if (!parse_load(skb, p, p->l4_offset + TCP_FLAGS, &flags, sizeof(flags)))
+		return true;
+	return flags & (TCP_SYN | TCP_FIN | TCP_RST);
 }
 
 static __always_inline bool flow_is_cached(struct __sk_buff *skb, const struct packet *p,
@@ -164,6 +166,12 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 	reason = fib_lookup(skb, p, &fib, &resolved);
 	if (reason != REASON_NONE)
 		return ctx_pass_to_stack(ctx, reason);
+	/*
+	 * The stack resolves the neighbour, and reports one that does not answer. It does not
+	 * translate sources: bpf_redirect_neigh() resolves the neighbour of these packets.
+	 */
+	if (!resolved && !ctx->masquerade && !ctx->ct.set_source)
+		return ctx_pass_to_stack(ctx, REASON_STACK_NO_NEIGH);
 	if (!ctx_set_source(skb, ctx))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
 	now = pacing_limit_edt(skb);
@@ -218,20 +226,43 @@ static __always_inline int ctx_drop(struct __sk_buff *skb, const struct packet *
 			   receiver ? ctx->src.identity : ctx->dst.identity);
 }
 
-/* Return whether a packet of link scope is neighbour discovery but no redirect. */
-static __always_inline bool is_ndp(struct __sk_buff *skb)
-{
-	__u8 nexthdr = 0, type = 0;
+enum ndp_verdict {
+	NDP_NONE,		/* no neighbour discovery */
+	NDP_EXEMPT,		/* exempt from policy: it stays on the link */
+	NDP_DENIED,		/* a router's message, or it may be one */
+};
 
-	return !bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, nexthdr), &nexthdr,
-				   sizeof(nexthdr)) &&
-	       !bpf_skb_load_bytes(skb, L3_OFFSET + sizeof(struct ipv6hdr), &type, 1) &&
-	       nexthdr == IPPROTO_ICMPV6 && type >= NDP_FIRST && type < NDP_LAST;
+/*
+ * Classify a Pod's packet of link scope. A Pod is no router: it must not send router
+ * advertisements and redirects, even behind extension headers, which the stack would accept.
+ */
+static __noinline enum ndp_verdict ndp_classify(struct __sk_buff *skb, const struct packet *p)
+{
+	__be32 group = p->flow.dst6[0] & bpf_htonl(0xffff0000);
+	struct ip_info ip = {
+		.offset = L3_OFFSET + sizeof(struct ipv6hdr),
+		.end = p->end,
+		.proto = p->flow.proto,
+	};
+	__u8 type = 0;
+
+	if (!ipv6_skip_exthdrs(skb, &ip))
+		return NDP_DENIED;
+	if (ip.proto != IPPROTO_ICMPV6 || ip.later)
+		return NDP_NONE;
+	if (!l4_load(skb, ip.offset, &type, sizeof(type), ip.end) || type == NDP_ROUTER_ADVERT ||
+	    type == NDP_LAST)
+		return NDP_DENIED;
+	if (type < NDP_FIRST || type > NDP_LAST || p->flow.proto != IPPROTO_ICMPV6 ||
+	    p->ttl != NDP_HOP_LIMIT)
+		return NDP_NONE;
+	return ipv6_is_link_local(p->flow.dst6) || group == bpf_htonl(0xff020000) ? NDP_EXEMPT :
+										   NDP_NONE;
 }
 
 /*
- * Handle a Pod's packet that parse_packet() rejects: reply to ARP and NDP, drop if the Pod is
- * under policy, else pass to the stack.
+ * Handle a Pod's packet that parse_packet() rejects: reply to ARP and NDP, drop it if the Pod is
+ * under policy or must not send it, else pass to the stack.
  */
 __noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet *p,
 				      enum reason reason, __u64 config_word)
@@ -240,10 +271,14 @@ __noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet
 	__u32 ifindex = skb->ifindex, buffer = config_buffer(ctx.cfg);
 	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
 	__u32 slot = pod ? pod->slot : 0;
+	enum ndp_verdict ndp = NDP_NONE;
 	bool link_scope, exempt;
 
 	if (!p)
 		return TC_ACT_SHOT;
+	/* The stack ignores priority tags, and would forward a packet that no policy allowed. */
+	if (reason == REASON_STACK_VLAN)
+		return drop_packet(skb, p, slot, REASON_DROP_VLAN, 0);
 	if (pod && pod->flags & POD_L2) {
 		if (skb->protocol == bpf_htons(ETH_P_ARP) && arp_reply(skb, pod)) {
 			metrics_count(slot, REASON_ARP_REPLY);
@@ -254,8 +289,12 @@ __noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet
 			return bpf_redirect(ifindex, 0);
 		}
 	}
+	if (reason == REASON_STACK_LINK_SCOPE && p->flow.family == AF_INET6)
+		ndp = ndp_classify(skb, p);
+	if (ndp == NDP_DENIED)
+		return drop_packet(skb, p, slot, REASON_DROP_NDP, 0);
 	link_scope = reason == REASON_STACK_LINK_SCOPE && p->flow.family == AF_INET6 &&
-		     (ipv6_is_link_scope(p->flow.src6) ||
+		     (ipv6_is_link_local(p->flow.src6) ||
 		      !(p->flow.src6[0] | p->flow.src6[1] | p->flow.src6[2] | p->flow.src6[3]));
 	if (p->flow.family && !link_scope) {
 		if (!ctx_check_source(skb, p, &ctx))
@@ -269,8 +308,7 @@ __noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet
 	}
 	if (pod)
 		ctx.src.enforce |= pod->enforce[buffer];
-	exempt = skb->protocol == bpf_htons(ETH_P_ARP) ||
-		 (reason == REASON_STACK_LINK_SCOPE && is_ndp(skb));
+	exempt = skb->protocol == bpf_htons(ETH_P_ARP) || ndp == NDP_EXEMPT;
 	if (ctx.src.enforce & ENFORCE_EGRESS && !exempt)
 		return drop_packet(skb, p, slot, REASON_DROP_UNSUPPORTED, 0);
 	return pod_pass_to_stack(skb, p, &ctx, reason);
@@ -323,7 +361,7 @@ int pod_egress(struct __sk_buff *skb)
 	struct flow_cache_entry *entry = NULL;
 	struct nexthop nh;
 
-	if (reason == REASON_NONE)
+	if (reason == REASON_NONE && !p.partial)
 		entry = flow_cache_slot(&p.flow);
 	if (entry && flow_is_cached(skb, &p, entry, cfg, &nh)) {
 		if (nh.flags & NEXTHOP_CHECK_CSUM && !checksum_is_valid(skb, &p))
@@ -386,12 +424,19 @@ int host_ingress(struct __sk_buff *skb)
 
 	if (skb->pkt_type != PACKET_HOST)
 		return pass_to_stack(0, REASON_STACK_OTHERHOST);
+	if (vlan_is_tagged(skb)) {
+		reason = vlan_pop_priority(skb);
+		if (reason == REASON_DROP_VLAN)
+			return drop_packet(skb, &p, 0, reason, 0);
+		if (reason != REASON_NONE)
+			return pass_to_stack(0, reason);
+	}
 	reason = parse_packet(skb, &p);
 	if (reason == REASON_NONE) {
-		entry = flow_cache_slot(&p.flow);
+		entry = p.partial ? NULL : flow_cache_slot(&p.flow);
 		if (entry && flow_is_cached(skb, &p, entry, cfg, &nh))
 			return forward_cached(skb, &p, &nh);
-	} else if (!p.flow.family || reason == REASON_STACK_LINK_SCOPE) {
+	} else if (!p.flow.family) {
 		return pass_to_stack(0, reason);
 	}
 	return host_ingress_uncached(skb, &p, entry, cfg.word, reason);
@@ -410,6 +455,8 @@ int pod_ingress(struct __sk_buff *skb)
 	enum reason reason = parse_packet(skb, &p);
 	struct context ctx = { .cfg = cfg };
 
+	if (reason == REASON_STACK_VLAN)
+		return drop_packet(skb, &p, 0, REASON_DROP_VLAN, 0);
 	if (!p.flow.family || reason == REASON_STACK_LINK_SCOPE)
 		return pass_to_stack(0, REASON_HOST);
 	ctx_set_dst(&p, &ctx);

@@ -13,7 +13,7 @@ struct fragment_key {
 	__be32 src[4];
 	__be32 dst[4];
 	__be32 id;
-	__u8 proto;
+	__u8 proto;		/* IPv6: 0 */
 	__u8 family;
 	__u16 pad;
 };
@@ -23,7 +23,8 @@ struct fragment {
 	__be16 sport;
 	__be16 dport;
 	__be16 policy_port;
-	__u16 pad;
+	__u8 proto;		/* IPv6: after all extension headers */
+	__u8 pad;
 };
 
 struct {

@@ -53,17 +53,18 @@ static __noinline bool icmp_error_match(const struct tuple *inner, const struct 
  * Translate an ICMP error. Return REASON_MAX if it belongs to no known connection. Routers send
  * errors too, so only one from a Pod has to be from the packet's destination.
  */
-__noinline enum reason icmp_error_translate(struct __sk_buff *skb, struct l4_info *l4,
-					    const struct config *cfg, bool from_pod)
+__noinline enum reason icmp_error_translate(struct __sk_buff *skb, const struct packet *p,
+					    struct l4_info *l4, const struct config *cfg,
+					    bool from_pod)
 {
 	struct tuple inner = {};
 	struct icmp_error_nat nat = {};
 	bool from_target;
 
-	if (!l4 || !cfg)
+	if (!p || !l4 || !cfg)
 		return REASON_DROP_UNSUPPORTED;
 	inner.family = l4->tuple.family;
-	if (!l4_parse_inner(skb, l4->offset + ICMP_HEADER, &inner))
+	if (!l4_parse_inner(skb, p, l4, &inner))
 		return REASON_MAX;
 	from_target = address_equal(inner.dst, l4->tuple.src);
 	if (!address_equal(inner.src, l4->tuple.dst) || (from_pod && !from_target) ||

@@ -28,6 +28,7 @@
 #define ICMP_TIMESTAMP 13
 #define ICMP_TIMESTAMPREPLY 14
 
+#define ICMP_HEADER 8		/* length of the header before the inner packet of an error */
 #define TCP_FLAGS 13		/* offset of the flags byte */
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -52,15 +53,24 @@ struct l4_info {
 	__u8 tcp_flags;
 	__u8 icmp_error;
 	__u8 unfragmented;
-	__u8 pad;
+	__u8 inner_len;		/* ICMP error: of the inner packet's headers before the transport */
 };
 
-static __always_inline bool l4_is_icmp_error(__u8 proto, __u8 type)
+static __always_inline bool l4_is_icmp_error(__u8 family, __u8 proto, __u8 type)
 {
+	if (!proto_is_icmp(family, proto))
+		return false;
 	if (proto == IPPROTO_ICMP)
 		return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED ||
 		       type == ICMP_PARAMETERPROB || type == ICMP_SOURCE_QUENCH;
-	return proto == IPPROTO_ICMPV6 && type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+	return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+}
+
+/* Copy bytes of an IP packet that ends at `end`, not those of a frame's padding. */
+static __always_inline bool l4_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 len,
+				    __u32 end)
+{
+	return offset + len <= end && !bpf_skb_load_bytes(skb, offset, to, len);
 }
 
 /* Return the request's type for a query with an identifier or its response, else -1. */
@@ -83,10 +93,11 @@ static __always_inline int icmp_request_of(__u8 proto, __u8 type)
 
 /*
  * Load the ports at `offset`. For ICMP queries the identifier is the requester's port and the
- * request's type the responder's, so that a reply has the reverse tuple. Return false if truncated.
+ * request's type the responder's, so that a reply has the reverse tuple. Return false if truncated,
+ * or for ICMP of the other family.
  */
-static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, struct tuple *t,
-					  __be16 *policy_port)
+static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, __u32 end,
+					  struct tuple *t, __be16 *policy_port)
 {
 	struct {
 		__be16 first;
@@ -101,7 +112,7 @@ static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, s
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
 	case IPPROTO_SCTP:
-		if (bpf_skb_load_bytes(skb, offset, &head, 4))
+		if (!l4_load(skb, offset, &head, 4, end))
 			return false;
 		t->sport = head.first;
 		t->dport = head.second;
@@ -109,7 +120,8 @@ static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, s
 		return true;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		if (bpf_skb_load_bytes(skb, offset, &head, sizeof(head)))
+		if (!proto_is_icmp(t->family, t->proto) ||
+		    !l4_load(skb, offset, &head, sizeof(head), end))
 			return false;
 		*policy_port = head.first;
 		type = bpf_ntohs(head.first) >> 8;
@@ -131,14 +143,28 @@ static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, s
 	}
 }
 
-/* Store the ports of a first fragment; look them up for the following fragments. */
+/* Where the IP header and the extension headers end. */
+struct ip_info {
+	__u32 offset;		/* of the transport header */
+	__u32 end;		/* of the IP packet */
+	__be32 id;		/* of a fragment */
+	__u8 proto;
+	bool fragmented;
+	bool later;		/* not the first fragment */
+};
+
+/*
+ * Store protocol and ports of a first fragment; look them up for the following fragments. IPv6
+ * fragments are identified without the protocol: that of the following fragments is ignored
+ * (RFC 8200, 4.5).
+ */
 static __always_inline enum reason l4_fragment_ports(struct __sk_buff *skb, struct l4_info *l4,
-						     __u32 offset, bool first, __be32 id)
+						     const struct ip_info *ip)
 {
 	struct tuple *t = &l4->tuple;
 	struct fragment_key key = {
-		.id = id,
-		.proto = t->proto,
+		.id = ip->id,
+		.proto = t->family == AF_INET ? t->proto : 0,
 		.family = t->family,
 	};
 	__u32 now = bpf_ktime_get_coarse_ns() / 1000000000;
@@ -146,17 +172,22 @@ static __always_inline enum reason l4_fragment_ports(struct __sk_buff *skb, stru
 
 	__builtin_memcpy(key.src, t->src, sizeof(key.src));
 	__builtin_memcpy(key.dst, t->dst, sizeof(key.dst));
-	if (first) {
+	if (!ip->later) {
 		struct fragment ports = { .last_seen = now };
 
-		if (!l4_load_ports(skb, offset, t, &l4->policy_port))
+		if (!l4_load_ports(skb, ip->offset, ip->end, t, &l4->policy_port))
+			return REASON_DROP_FRAG_NOT_FOUND;
+		/* RFC 1858: the flags of TCP must not be in another fragment */
+		if (t->proto == IPPROTO_TCP && !l4_load(skb, ip->offset + TCP_FLAGS, &l4->tcp_flags,
+							sizeof(l4->tcp_flags), ip->end))
 			return REASON_DROP_FRAG_NOT_FOUND;
 		ports.sport = t->sport;
 		ports.dport = t->dport;
 		ports.policy_port = l4->policy_port;
+		ports.proto = t->proto;
 		if (bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY))
 			return REASON_DROP_FRAG_NOT_FOUND;
-		l4->offset = offset;
+		l4->offset = ip->offset;
 		return REASON_NONE;
 	}
 	known = bpf_map_lookup_elem(&fragments, &key);
@@ -164,15 +195,16 @@ static __always_inline enum reason l4_fragment_ports(struct __sk_buff *skb, stru
 		return REASON_DROP_FRAG_NOT_FOUND;
 	t->sport = known->sport;
 	t->dport = known->dport;
+	t->proto = known->proto;
 	l4->policy_port = known->policy_port;
 	return REASON_NONE;
 }
 
-/* Skip extension headers; store the fragment header, if there is one, in `fragment`. */
-static __always_inline bool ipv6_skip_exthdrs(struct __sk_buff *skb, __u8 *proto, __u32 *offset,
-					      struct fragment_header6 *fragment,
-					      bool *fragmented)
+/* Skip extension headers. Return false if they cannot be parsed. */
+static __noinline bool ipv6_skip_exthdrs(struct __sk_buff *skb, struct ip_info *ip)
 {
+	struct fragment_header6 fragment;
+	bool has_fragment_header = false;
 	struct {
 		__u8 nexthdr;
 		__u8 length;
@@ -181,26 +213,31 @@ static __always_inline bool ipv6_skip_exthdrs(struct __sk_buff *skb, __u8 *proto
 	} header;
 
 	for (int i = 0; i < IPV6_EXTHDRS_MAX; i++) {
-		switch (*proto) {
+		switch (ip->proto) {
 		case IPPROTO_ROUTING:
 		case IPPROTO_HOPOPTS:
 		case IPPROTO_DSTOPTS:
-			if (bpf_skb_load_bytes(skb, *offset, &header, sizeof(header)))
+			if (!l4_load(skb, ip->offset, &header, sizeof(header), ip->end))
 				return false;
 			/* source routing: the final destination is in the header */
-			if (*proto == IPPROTO_ROUTING && header.segments_left)
+			if (ip->proto == IPPROTO_ROUTING && header.segments_left)
 				return false;
-			*proto = header.nexthdr;
-			*offset += (header.length + 1) * 8;
+			ip->proto = header.nexthdr;
+			ip->offset += (header.length + 1) * 8;
 			break;
 		case IPPROTO_FRAGMENT:
-			if (*fragmented ||
-			    bpf_skb_load_bytes(skb, *offset, fragment, sizeof(*fragment)))
+			if (has_fragment_header ||
+			    !l4_load(skb, ip->offset, &fragment, sizeof(fragment), ip->end))
 				return false;
-			*proto = fragment->nexthdr;
-			*offset += sizeof(*fragment);
-			*fragmented = true;
-			if (fragment->offset_flags & bpf_htons(FRAGMENT6_OFFSET))
+			has_fragment_header = true;
+			ip->proto = fragment.nexthdr;
+			ip->offset += sizeof(fragment);
+			ip->id = fragment.id;
+			ip->later = fragment.offset_flags & bpf_htons(FRAGMENT6_OFFSET);
+			/* an atomic fragment (RFC 6946) is a complete datagram */
+			ip->fragmented = fragment.offset_flags &
+					 bpf_htons(FRAGMENT6_OFFSET | FRAGMENT6_MORE);
+			if (ip->later)
 				return true;
 			break;
 		case IPPROTO_AH:
@@ -219,83 +256,96 @@ static __always_inline bool ipv6_skip_exthdrs(struct __sk_buff *skb, __u8 *proto
  */
 __noinline enum reason l4_parse(struct __sk_buff *skb, const struct packet *p, struct l4_info *l4)
 {
-	struct fragment_header6 fragment = {};
-	bool fragmented = false, later;
+	struct ip_info ip = {};
 	struct tuple *t;
-	__be32 id;
-	__u32 offset;
 
 	if (!p || !l4)
 		return REASON_DROP_UNSUPPORTED;
 	t = &l4->tuple;
-	offset = p->l4_offset;
+	ip.end = p->end;
+	ip.offset = p->l4_offset;
+	ip.proto = p->flow.proto;
 	t->family = p->flow.family;
-	t->proto = p->flow.proto;
 	if (t->family == AF_INET) {
-		__u16 ip_id, frag_off;
+		__u16 id, frag_off;
 
 		t->src[0] = p->flow.src4;
 		t->dst[0] = p->flow.dst4;
 		if (bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct iphdr, frag_off), &frag_off,
 				       sizeof(frag_off)) ||
-		    bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct iphdr, id), &ip_id,
-				       sizeof(ip_id)))
+		    bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct iphdr, id), &id,
+				       sizeof(id)))
 			return REASON_DROP_UNSUPPORTED;
-		offset = L3_OFFSET + sizeof(struct iphdr);
-		fragmented = frag_off & bpf_htons(IPV4_FRAGMENT);
-		later = frag_off & bpf_htons(IPV4_OFFSET);
-		id = ip_id;
+		ip.offset = L3_OFFSET + sizeof(struct iphdr);
+		ip.fragmented = frag_off & bpf_htons(IPV4_FRAGMENT);
+		ip.later = frag_off & bpf_htons(IPV4_OFFSET);
+		ip.id = id;
 	} else {
 		__builtin_memcpy(t->src, p->flow.src6, sizeof(t->src));
 		__builtin_memcpy(t->dst, p->flow.dst6, sizeof(t->dst));
-		if (!ipv6_skip_exthdrs(skb, &t->proto, &offset, &fragment, &fragmented))
+		if (!ipv6_skip_exthdrs(skb, &ip))
 			return REASON_DROP_UNSUPPORTED;
-		later = fragment.offset_flags & bpf_htons(FRAGMENT6_OFFSET);
-		/* an atomic fragment (RFC 6946) is a complete datagram */
-		if (!(fragment.offset_flags & bpf_htons(FRAGMENT6_OFFSET | FRAGMENT6_MORE)))
-			fragmented = false;
-		id = fragment.id;
 	}
-	if (fragmented)
-		return l4_fragment_ports(skb, l4, offset, !later, id);
-	if (!l4_load_ports(skb, offset, t, &l4->policy_port))
+	t->proto = ip.proto;
+	if (ip.fragmented)
+		return l4_fragment_ports(skb, l4, &ip);
+	if (!l4_load_ports(skb, ip.offset, ip.end, t, &l4->policy_port))
 		return REASON_DROP_UNSUPPORTED;
-	l4->offset = offset;
+	l4->offset = ip.offset;
 	l4->unfragmented = 1;
-	l4->icmp_error = l4_is_icmp_error(t->proto, bpf_ntohs(l4->policy_port) >> 8);
-	if (t->proto == IPPROTO_TCP &&
-	    bpf_skb_load_bytes(skb, offset + TCP_FLAGS, &l4->tcp_flags, sizeof(l4->tcp_flags)))
+	l4->icmp_error = l4_is_icmp_error(t->family, t->proto, bpf_ntohs(l4->policy_port) >> 8);
+	if (t->proto == IPPROTO_TCP && !l4_load(skb, ip.offset + TCP_FLAGS, &l4->tcp_flags,
+						sizeof(l4->tcp_flags), ip.end))
 		return REASON_DROP_UNSUPPORTED;
 	return REASON_NONE;
 }
 
-/* Parse the tuple of an ICMP error's inner packet, whose IP header is at `offset`. */
-static __noinline bool l4_parse_inner(struct __sk_buff *skb, __u32 offset, struct tuple *t)
+/*
+ * Parse the tuple of an ICMP error's inner packet as l4_parse() does that of a packet. The inner
+ * packet is cut off where the error ends, but its own length is that of the original packet.
+ */
+static __noinline bool l4_parse_inner(struct __sk_buff *skb, const struct packet *p,
+				      struct l4_info *l4, struct tuple *t)
 {
+	__u32 offset = l4->offset + ICMP_HEADER, length;
+	struct ip_info info = {};
 	__be16 policy_port;
-	__u32 l4;
 
+	info.end = p->end;
 	if (t->family == AF_INET) {
 		struct iphdr ip;
 
-		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) ||
-		    *(__u8 *)&ip != IPV4_NO_OPTIONS || ip.frag_off & bpf_htons(IPV4_OFFSET))
+		if (!l4_load(skb, offset, &ip, sizeof(ip), info.end) || ip.version != 4 ||
+		    ip.ihl < 5 || ip.frag_off & bpf_htons(IPV4_OFFSET))
 			return false;
 		t->src[0] = ip.saddr;
 		t->dst[0] = ip.daddr;
-		t->proto = ip.protocol;
-		l4 = offset + sizeof(ip);
+		info.proto = ip.protocol;
+		info.offset = offset + ip.ihl * 4;
+		length = bpf_ntohs(ip.tot_len);
 	} else {
 		struct ipv6hdr ip;
 
-		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 6)
+		if (!l4_load(skb, offset, &ip, sizeof(ip), info.end) || ip.version != 6)
 			return false;
 		__builtin_memcpy(t->src, &ip.saddr, sizeof(t->src));
 		__builtin_memcpy(t->dst, &ip.daddr, sizeof(t->dst));
-		t->proto = ip.nexthdr;
-		l4 = offset + sizeof(ip);
+		info.proto = ip.nexthdr;
+		info.offset = offset + sizeof(ip);
+		length = bpf_ntohs(ip.payload_len);
+		if (length)
+			length += sizeof(ip);
 	}
-	return l4_load_ports(skb, l4, t, &policy_port);
+	/* 0: about a BIG TCP packet of this node */
+	if (length && offset + length < info.end)
+		info.end = offset + length;
+	if (t->family == AF_INET6 && (!ipv6_skip_exthdrs(skb, &info) || info.later))
+		return false;
+	t->proto = info.proto;
+	l4->inner_len = info.offset - offset;
+	if (l4->inner_len != info.offset - offset)
+		return false;
+	return l4_load_ports(skb, info.offset, info.end, t, &policy_port);
 }
 
 #endif

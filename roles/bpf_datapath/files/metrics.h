@@ -47,6 +47,9 @@ enum reason {
 	REASON_NDP_REPLY,		/* a neighbour solicitation of a Pod, answered */
 	REASON_EVENT_LOST,		/* no packet: a drop for which `drops` had no room */
 	REASON_DROP_CHECKSUM,		/* requests a checksum outside of the transport header */
+	REASON_DROP_VLAN,		/* a VLAN tag: Pods send and receive untagged frames */
+	REASON_DROP_NDP,		/* a router advertisement or redirect from a Pod */
+	REASON_STACK_NO_NEIGH,		/* the next hop's MAC address is unknown */
 	REASON_MAX,
 };
 

@@ -16,7 +16,6 @@
 #include "tuple.h"
 
 #define ICMP_ID 4	/* offset of an echo's identifier */
-#define ICMP_HEADER 8	/* length of the header before the inner packet of an error */
 
 /* Return the checksum's offset in the transport header; 0: the protocol is not supported. */
 static __always_inline __u32 nat_csum_offset(__u8 proto)
@@ -112,7 +111,7 @@ __noinline bool nat_rewrite(struct __sk_buff *skb, struct l4_info *l4, bool sour
 __noinline bool nat_rewrite_inner(struct __sk_buff *skb, const struct l4_info *l4,
 				  const struct tuple *t, bool source, const struct addr_port *to)
 {
-	__u32 csum, inner_l3, inner_l4;
+	__u32 csum, inner_l3;
 	__be16 port;
 
 	if (!l4 || !t || !to)
@@ -120,13 +119,12 @@ __noinline bool nat_rewrite_inner(struct __sk_buff *skb, const struct l4_info *l
 	port = source ? t->sport : t->dport;
 	csum = l4->offset + nat_csum_offset(l4->tuple.proto);
 	inner_l3 = l4->offset + ICMP_HEADER;
-	inner_l4 = inner_l3 +
-		   (t->family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	if (!nat_set_address(skb, t, inner_l3, source, to->address, csum, 0))
 		return false;
 	/* an echo's identifier is the port of the requester only */
 	return port == to->port ||
-	       nat_set_port(skb, nat_port_offset(t, inner_l4, source), port, to->port, csum, 0);
+	       nat_set_port(skb, nat_port_offset(t, inner_l3 + l4->inner_len, source), port,
+			    to->port, csum, 0);
 }
 
 /* Rewrite source or destination address of an ICMP error itself. */

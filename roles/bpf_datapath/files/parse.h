@@ -16,9 +16,10 @@
 
 #include "metrics.h"
 
-/* BPF programs cannot include sys/socket.h */
+/* BPF programs cannot include sys/socket.h, linux/icmp.h and linux/if_vlan.h */
 #define AF_INET 2
 #define AF_INET6 10
+#define VLAN_VID_MASK 0x0fff
 
 /* Every hook has an Ethernet header; that of L3 devices has zero MAC addresses. */
 #define L3_OFFSET ETH_HLEN
@@ -33,8 +34,11 @@
  * 255 is valid: packets that a router forwarded must not bypass policy.
  */
 #define NDP_FIRST 133
+#define NDP_ROUTER_ADVERT 134
 #define NDP_LAST 137
 #define NDP_HOP_LIMIT 255
+
+#define VLAN_TAGS_MAX 2		/* priority tags that are removed from a frame */
 
 #define FROM_POD 0
 #define FROM_WIRE 1
@@ -74,9 +78,10 @@ struct flow {
 struct packet {
 	struct flow flow;
 	__u32 wire_len;		/* of the largest IP packet after segmentation; 0: unknown */
-	__u16 l4_offset;	/* of the header after the IP header */
+	__u16 end;		/* nothing is parsed beyond it: the packet's end, or 64 KiB */
+	__u8 l4_offset : 7;	/* of the header after the IP header */
+	__u8 partial : 1;	/* the flow has no ports: a fragment, or extension headers */
 	__u8 ttl;		/* or hop limit */
-	__u8 pad;
 };
 
 /*
@@ -101,16 +106,41 @@ static __always_inline bool parse_pull(struct __sk_buff *skb, __u32 len)
 	return !bpf_skb_pull_data(skb, len);
 }
 
-/* Copy bytes of the packet; call a helper only for bytes outside the linear part. */
-static __always_inline bool parse_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
+/* Copy bytes of the IP packet; call a helper only for bytes outside the linear part. */
+static __always_inline bool parse_load(struct __sk_buff *skb, const struct packet *p, __u32 offset,
+				       void *to, __u32 len)
 {
 	void *from = (void *)(long)skb->data + offset;
 
+	if (offset + len > p->end)
+		return false;
 	if (from + len > (void *)(long)skb->data_end)
 		return !bpf_skb_load_bytes(skb, offset, to, len);
 	/* NET_IP_ALIGN aligns the headers after the MAC header to 4 bytes. */
 	__builtin_memcpy(to, __builtin_assume_aligned(from, 4), len);
 	return true;
+}
+
+/* ICMP only in IPv4, ICMPv6 only in IPv6 */
+static __always_inline bool proto_is_icmp(__u8 family, __u8 proto)
+{
+	return proto == (family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+}
+
+static __always_inline bool proto_has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
+static __always_inline bool proto_is_exthdr(__u8 proto)
+{
+	return proto == IPPROTO_HOPOPTS || proto == IPPROTO_ROUTING || proto == IPPROTO_FRAGMENT ||
+	       proto == IPPROTO_DSTOPTS || proto == IPPROTO_AH || proto == IPPROTO_MH;
+}
+
+static __always_inline void parse_set_end(struct packet *p, __u32 end)
+{
+	p->end = end < 0xffff ? end : 0xffff;
 }
 
 /* Parse the ports and set wire_len. `l4`: offset of the transport header */
@@ -124,21 +154,49 @@ static __always_inline void parse_l4(struct __sk_buff *skb, struct packet *p, __
 	__u8 words;
 
 	p->l4_offset = l4;
-	if (p->flow.proto != IPPROTO_TCP && p->flow.proto != IPPROTO_UDP &&
-	    p->flow.proto != IPPROTO_SCTP) {
-		if (p->flow.proto == IPPROTO_ICMP || p->flow.proto == IPPROTO_ICMPV6)
-			parse_load(skb, l4, &p->flow.dport, sizeof(p->flow.dport));
+	if (!proto_has_ports(p->flow.proto)) {
+		if (proto_is_icmp(p->flow.family, p->flow.proto))
+			p->partial = !parse_load(skb, p, l4, &p->flow.dport, sizeof(p->flow.dport));
+		else
+			p->partial = p->flow.family == AF_INET6 && proto_is_exthdr(p->flow.proto);
 		return;
 	}
-	if (!parse_load(skb, l4, &ports, sizeof(ports)))
+	if (!parse_load(skb, p, l4, &ports, sizeof(ports))) {
+		p->partial = true;
 		return;
+	}
 	p->flow.sport = ports.source;
 	p->flow.dport = ports.dest;
 
 	/* Each TCP segment repeats the headers. For other GSO types the length is unknown. */
 	if (skb->gso_size && p->flow.proto == IPPROTO_TCP &&
-	    parse_load(skb, l4 + TCP_DATA_OFFSET, &words, sizeof(words)))
+	    parse_load(skb, p, l4 + TCP_DATA_OFFSET, &words, sizeof(words)))
 		p->wire_len = l3_len + (words >> 4) * 4 + skb->gso_size;
+}
+
+/*
+ * Return whether the Ethernet type is that of skb->protocol. A raw socket of a Pod on netkit sets
+ * them independently, and a frame that leaves with another type is another packet.
+ */
+static __always_inline bool eth_proto_matches(struct __sk_buff *skb, __u16 proto)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+
+	return (void *)(eth + 1) <= (void *)(long)skb->data_end && eth->h_proto == bpf_htons(proto);
+}
+
+/* Return whether an address is multicast, broadcast, loopback or reserved: 0/8, 127/8, 224/3. */
+static __always_inline bool ipv4_is_link_scope(__be32 address)
+{
+	__u8 first = bpf_ntohl(address) >> 24;
+
+	return (__u8)(first - 1) >= 223 || first == 127;
+}
+
+/* Return whether an address is of 240/4 and not the limited broadcast address. */
+static __always_inline bool ipv4_is_class_e(__be32 address)
+{
+	return (address & bpf_htonl(0xf0000000)) == bpf_htonl(0xf0000000) && ~address;
 }
 
 static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct packet *p)
@@ -155,29 +213,48 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 	p->flow.family = AF_INET;
 	p->flow.src4 = ip->saddr;
 	p->flow.dst4 = ip->daddr;
+	if (!eth_proto_matches(skb, ETH_P_IP))
+		return REASON_STACK_MALFORMED;
 	if (*(__u8 *)ip != IPV4_NO_OPTIONS)
 		return ip->version == 4 && ip->ihl > 5 ? REASON_STACK_IP_OPTIONS :
 							 REASON_STACK_MALFORMED;
 
 	/* IPv4 BIG TCP (Linux 6.3): a GSO packet beyond 64 KiB has length 0 */
 	tot_len = bpf_ntohs(ip->tot_len);
-	if (tot_len < sizeof(*ip) ? tot_len || !skb->gso_size : tot_len > skb->len - L3_OFFSET)
+	if (tot_len < sizeof(*ip)) {
+		if (tot_len || !skb->gso_size)
+			return REASON_STACK_MALFORMED;
+		tot_len = skb->len - L3_OFFSET;
+	}
+	/* An Ethernet frame may have padding. */
+	if (tot_len > skb->len - L3_OFFSET)
 		return REASON_STACK_MALFORMED;
+	parse_set_end(p, L3_OFFSET + tot_len);
+	if (ipv4_is_link_scope(ip->daddr))
+		return REASON_STACK_LINK_SCOPE;
 
 	p->flow.tos = ip->tos;
 	p->flow.proto = ip->protocol;
 	p->ttl = ip->ttl;
 	p->wire_len = skb->gso_size ? 0 : skb->len - L3_OFFSET;
-	if (!(ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
+	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT))
+		p->partial = true;
+	else
 		parse_l4(skb, p, L3_OFFSET + sizeof(*ip), sizeof(*ip));
 	return REASON_NONE;
 }
 
-/* Return whether an address is multicast (ff00::/8) or link-local (fe80::/10). */
+/* Return whether an address is link-local: fe80::/10. */
+static __always_inline bool ipv6_is_link_local(const __be32 *address)
+{
+	return (address[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* Return whether an address is multicast (ff00::/8) or link-local. */
 static __always_inline bool ipv6_is_link_scope(const __be32 *address)
 {
 	return (address[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) ||
-	       (address[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+	       ipv6_is_link_local(address);
 }
 
 static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct packet *p)
@@ -195,23 +272,30 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	p->flow.family = AF_INET6;
 	__builtin_memcpy(p->flow.src6, &ip->saddr, sizeof(p->flow.src6));
 	__builtin_memcpy(p->flow.dst6, &ip->daddr, sizeof(p->flow.dst6));
+	p->flow.proto = ip->nexthdr;
+	p->ttl = ip->hop_limit;
 
 	/* BIG TCP: payload_len is 0; since Linux 7.0 there is no jumbo option */
 	payload_len = bpf_ntohs(ip->payload_len);
-	if (ip->version != 6 || payload_len > skb->len - l4)
+	if (!payload_len && skb->gso_size)
+		payload_len = skb->len - l4;
+	if (!eth_proto_matches(skb, ETH_P_IPV6) || ip->version != 6 || payload_len > skb->len - l4)
 		return REASON_STACK_MALFORMED;
-	if (ipv6_is_link_scope(p->flow.dst6) || ipv6_is_link_scope(p->flow.src6))
+	parse_set_end(p, l4 + payload_len);
+	/* ::/32 has the loopback, unspecified and mapped addresses */
+	if (ipv6_is_link_scope(p->flow.dst6) || ipv6_is_link_scope(p->flow.src6) ||
+	    !p->flow.dst6[0] || !p->flow.src6[0])
 		return REASON_STACK_LINK_SCOPE;
 	p->flow.flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
-	p->flow.proto = ip->nexthdr;
-	p->ttl = ip->hop_limit;
 
 	p->wire_len = skb->gso_size ? 0 : skb->len - L3_OFFSET;
 
 	if (p->flow.proto == IPPROTO_HOPOPTS) {
 		struct hop_jumbo hop;
 
-		if (!parse_load(skb, l4, &hop, sizeof(hop)))
+		if (!payload_len) /* a jumbogram */
+			return REASON_STACK_IP_OPTIONS;
+		if (!parse_load(skb, p, l4, &hop, sizeof(hop)))
 			return REASON_STACK_MALFORMED;
 		if (!skb->gso_size || hop.hdrlen || hop.tlv_type != TLV_JUMBO)
 			return REASON_STACK_IP_OPTIONS;
@@ -221,7 +305,7 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	if (p->flow.proto == IPPROTO_ICMPV6) {
 		__u8 type;
 
-		if (!parse_load(skb, l4, &type, sizeof(type)))
+		if (!parse_load(skb, p, l4, &type, sizeof(type)))
 			return REASON_STACK_MALFORMED;
 		if (type >= NDP_FIRST && type <= NDP_LAST && p->ttl == NDP_HOP_LIMIT)
 			return REASON_STACK_LINK_SCOPE;
@@ -230,11 +314,41 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	return REASON_NONE;
 }
 
+/* Return whether a frame has a VLAN tag, in its metadata or before the protocol. */
+static __always_inline bool vlan_is_tagged(struct __sk_buff *skb)
+{
+	return skb->vlan_present || skb->protocol == bpf_htons(ETH_P_8021Q) ||
+	       skb->protocol == bpf_htons(ETH_P_8021AD);
+}
+
+/*
+ * Remove the priority tags (VLAN 0) of a tagged frame, as the stack would, so that it is processed
+ * as untagged. Else return the reason to pass it on or to drop it.
+ */
+static __noinline enum reason vlan_pop_priority(struct __sk_buff *skb)
+{
+	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
+		__be16 tci;
+
+		if (!vlan_is_tagged(skb))
+			return REASON_NONE;
+		if (skb->vlan_present)
+			tci = bpf_htons(skb->vlan_tci);
+		else if (bpf_skb_load_bytes(skb, ETH_HLEN, &tci, sizeof(tci)))
+			return REASON_STACK_MALFORMED;
+		if (tci & bpf_htons(VLAN_VID_MASK))
+			return REASON_STACK_VLAN;
+		if (bpf_skb_vlan_pop(skb))
+			return REASON_DROP_VLAN;
+	}
+	return vlan_is_tagged(skb) ? REASON_DROP_VLAN : REASON_NONE;
+}
+
 /* Parse the packet into `p`, which the caller has zeroed. Else return the REASON_STACK_*. */
 static __always_inline enum reason parse_packet(struct __sk_buff *skb, struct packet *p)
 {
 	p->flow.ifindex = skb->ifindex;
-	if (skb->vlan_present)
+	if (vlan_is_tagged(skb))
 		return REASON_STACK_VLAN;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return parse_ipv4(skb, p);
