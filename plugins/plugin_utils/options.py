@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,8 +71,8 @@ _BOOLEANS = {
 }
 _EXPECTED = {
     "bool": "a boolean; set true or false",
-    "int": "an integer; set a number without a fraction",
-    "float": "a number; set a number",
+    "int": "a non-negative integer; set a whole number from 0",
+    "float": "a non-negative number; set a number from 0",
     "str": "a string; write it in quotes",
     "path": "a path; write a string",
     "list": "a list; write a YAML or JSON list",
@@ -212,11 +213,16 @@ class _Converter:
             raise TypeError
         if isinstance(value, str) and not re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
             raise ValueError
+        # -1 has a meaning only where the choices list it.
+        if int(value) < 0 and int(value) not in spec.get("choices", ()):
+            raise ValueError
         return int(value)
 
     def _float(self, name: str, spec: Spec, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise TypeError
+        if not 0 <= float(value) < math.inf:
+            raise ValueError
         return float(value)
 
     def _str(self, name: str, spec: Spec, value: Any) -> str:
