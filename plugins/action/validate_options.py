@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.podnet.datapath.plugins.plugin_utils import options
+from ansible_collections.podnet.datapath.plugins.plugin_utils import content, options
 
 
 class ActionModule(ActionBase):
@@ -27,6 +27,7 @@ class ActionModule(ActionBase):
         role = str(self._task.args.get("role") or "")
         problems: list[str] = []
         warnings: list[str] = []
+        values: dict[str, Any] = {}
         if role and role not in options.roles():
             problems.append(f"role: {role!r} is not a role of this collection; correct it")
         elif role:
@@ -38,7 +39,11 @@ class ActionModule(ActionBase):
                 problems += filter(None, [problem])
                 warnings += filter(None, [warning])
             elif not options.is_default(name, variables[name]):
-                problems += self._problems(name, spec, variables[name])
+                found = self._value(name, spec, variables[name])
+                values.update(found[0])
+                problems += found[1]
+        # Values of the wrong type would only cause misleading errors.
+        problems = problems or content.problems(values)
         result.update(changed=False, problems=problems)
         if warnings:
             result["warnings"] = warnings
@@ -46,13 +51,14 @@ class ActionModule(ActionBase):
             result.update(failed=True, msg="Invalid options:\n" + "\n".join(problems))
         return result
 
-    def _problems(self, name: str, spec: options.Spec, raw: Any) -> list[str]:
-        """Return the problems of a variable's value."""
+    def _value(self, name: str, spec: options.Spec, raw: Any) -> tuple[dict[str, Any], list[str]]:
+        """Return a variable's name and value, converted to its type, and the problems."""
         try:
             value = self._templar.template(raw)
         except AnsibleError as error:
             # A result of a later task, such as preflight_node, has no value yet. The role converts it then.
             if any(result in f"{raw} {error}" for result in options.RESULTS):
-                return []
-            return [f"{name}: the template cannot be evaluated: {error}; correct it"]
-        return options.convert(name, spec, value)[1]
+                return {}, []
+            return {}, [f"{name}: the template cannot be evaluated: {error}; correct it"]
+        converted, problems = options.convert(name, spec, value)
+        return {name: converted}, problems

@@ -48,7 +48,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 
 from ansible_collections.podnet.datapath.plugins.filter.option import option
-from ansible_collections.podnet.datapath.plugins.plugin_utils import options
+from ansible_collections.podnet.datapath.plugins.plugin_utils import content
 
 # With these arguments, ansible-playbook runs nothing and often gets no inventory.
 _WITHOUT_RUN = ("syntax", "listtasks", "listtags")
@@ -56,7 +56,7 @@ _WITHOUT_RUN = ("syntax", "listtasks", "listtags")
 
 def target_hosts(pattern: Any, groups: Mapping[str, Sequence[str]], limit: str = "all") -> Any:
     """Return the pattern; raise AnsibleFilterError if it and the limit match no host."""
-    options.read_all()
+    content.preload()
     pattern = option(pattern, "podnet_hosts")
     if any(context.CLIARGS.get(argument) for argument in _WITHOUT_RUN):
         return pattern

@@ -116,10 +116,12 @@ def defaults(role: str) -> dict[str, Any]:
     return _load(os.path.join(_COLLECTION, "roles", role, "defaults", "main.yml")) if role else {}
 
 
-def read_all() -> None:
-    """Read all files, so that Ansible's worker processes inherit them instead of each reading them again."""
-    for role in ("", *roles()):
-        options(role), defaults(role)
+@functools.cache
+def profiles() -> dict[str, Any]:
+    """Return the values of the tuning profiles."""
+    variables = _load(os.path.join(_COLLECTION, "roles", "node_tuning", "vars", "main.yml"))
+    found: dict[str, Any] = variables["__node_tuning_profiles"]
+    return found
 
 
 @functools.cache

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Configure Pods, policies and services in the maps of the BPF datapath.
 
-Callers: modules, _pods, _programs
+Callers: modules, plugin_utils, _pods, _programs
 May import: _core, _kernel, _rollback
 """
 
-__all__ = ["apply", "arguments", "command", "info", "layout", "maps", "store", "verify"]
+__all__ = ["apply", "arguments", "command", "info", "layout", "maps", "parse", "store", "verify"]

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Settings of NICs, at run time and at boot.
 
-Callers: modules, _ops
+Callers: modules, plugin_utils, _ops
 May import: _core, _kernel, _node, _rollback
 """
 
-__all__ = ["apply", "info", "revert"]
+__all__ = ["apply", "info", "revert", "select"]
