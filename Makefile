@@ -42,7 +42,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-rollout test-kubernetes \
 	test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
-	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-scale bench-tuning packages
+	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
 ifneq ($(filter-out tests/unit%,$(T)),)
@@ -154,6 +154,10 @@ bench-icount: tools  ## Instructions per packet of each rung (KERNEL=6.12 has ne
 bench-datapath: tools  ## Instructions of the BPF programs by feature and scale, and rate limits (KERNEL=6.12)
 	$(call say,Costs and rates of the programs on kernel $(KERNEL))
 	$(BENCH).icount.datapath --kernel $(KERNEL)
+
+bench-masquerade: tools  ## Connections of a masqueraded Pod to one destination, beside netfilter, 1 min
+	$(call say,Masquerading by the programs and by netfilter)
+	$(BENCH).masquerade.bench
 
 bench-scale: tools  ## Controller time of a rollout over HOSTS=1000 simulated hosts, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)

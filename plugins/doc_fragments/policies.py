@@ -224,11 +224,13 @@ options:
           weight:
             description:
               - Share of new connections relative to the other backends, 0 to 100.
-              - V(0) drains the backend. It gets no new connections and keeps its existing ones.
+              - V(0) drains the backend. It gets no new connections and keeps its existing TCP connections.
             type: int
             default: 1
   masquerade:
-    description: Source addresses of masqueraded Pods. Translated connections use ports 61000 to 65535.
+    description:
+      - Source addresses of masqueraded Pods.
+      - Translated connections use ports outside C(net.ipv4.ip_local_port_range), by default 10000 to 29999.
     type: dict
     suboptions:
       ipv4:

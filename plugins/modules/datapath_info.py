@@ -78,7 +78,7 @@ connections:
   description: Number of entries in the connection tracking map, and its capacity.
   returned: success
   type: dict
-  sample: {entries: 12, max: 131072}
+  sample: {entries: 12, max: 262144}
 services:
   description: The services. C(share) is a backend's share of new connections in percent.
   returned: success
