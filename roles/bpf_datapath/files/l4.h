@@ -324,17 +324,25 @@ static __noinline bool l4_parse_inner(struct __sk_buff *skb, const struct packet
 		info.offset = offset + ip.ihl * 4;
 		length = bpf_ntohs(ip.tot_len);
 	} else {
-		struct ipv6hdr ip;
+		struct {
+			__u8 version;
+			__u8 flow[3];
+			__be16 payload_len;
+			__u8 nexthdr;
+			__u8 hop_limit;
+		} ip;
 
-		if (!l4_load(skb, offset, &ip, sizeof(ip), info.end) || ip.version != 6)
+		info.offset = offset + sizeof(struct ipv6hdr);
+		if (info.offset > info.end || bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) ||
+		    bpf_skb_load_bytes(skb, offset + sizeof(ip), t->src, sizeof(t->src)) ||
+		    bpf_skb_load_bytes(skb, offset + sizeof(ip) + sizeof(t->src), t->dst,
+				       sizeof(t->dst)) ||
+		    ip.version >> 4 != 6)
 			return false;
-		__builtin_memcpy(t->src, &ip.saddr, sizeof(t->src));
-		__builtin_memcpy(t->dst, &ip.daddr, sizeof(t->dst));
 		info.proto = ip.nexthdr;
-		info.offset = offset + sizeof(ip);
 		length = bpf_ntohs(ip.payload_len);
 		if (length)
-			length += sizeof(ip);
+			length += sizeof(struct ipv6hdr);
 	}
 	/* 0: about a BIG TCP packet of this node */
 	if (length && offset + length < info.end)
