@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info
 from tests.netns.bpf_node import Node
 from tests.netns.pod_bench import HOST, Bench, Flood, pods_node
 
@@ -250,3 +251,45 @@ def test_a_pod_is_no_router_of_the_node(bench: Bench, namespaces: Any, run_modul
     assert not default_route()
     namespaces.sysctl(node, ipv6__conf__pod0__accept_ra=2)
     assert default_route(), "the advertisement is invalid"
+
+
+# Services
+
+
+def test_a_service_without_pods_does_not_leak(bench: Bench) -> None:
+    """Its packets are dropped instead of following the node's default route."""
+    vip, node = "10.96.0.1", bench.node
+    node.ns.ip(
+        node.name,
+        "link set left up",
+        "link set right up",
+        "route add default dev left",
+        f"neighbour add {vip} lladdr 02:00:00:00:00:01 dev left nud permanent",
+    )
+    service = {"name": "web", "address": vip, "port": 80, "protocol": "UDP"}
+    service["backends"] = [{"labels": {"app": "none"}}]
+    with node.ns.inside(node.name):
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+    wire.bind(("right", 0x0800))
+    wire.settimeout(0.5)
+
+    def leaks() -> bool:
+        with node.ns.inside(f"{bench.owner}-a"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            for _ in range(5):
+                client.sendto(b"packet", (vip, 80))
+        found = False
+        with contextlib.suppress(TimeoutError):
+            while True:
+                found |= wire.recv(2048)[16:20] == socket.inet_aton(vip)
+        return found
+
+    with wire:
+        for services, leak in (((), True), ((service,), False)):
+            done = bench.ensure(bench.pod("a", 1), services=list(services))
+            assert leaks() == leak
+    (warning,) = done.warnings
+    assert "services (web): none of its 0 backends has a weight above 0" in warning
+    with node.ns.inside(node.name):
+        (pod,) = info.gather(node.pins)["pods"]
+    dropped = [count for reason, count in pod["packets"]["egress"].items() if "backend" in reason.lower()]
+    assert dropped == [5], pod["packets"]
