@@ -38,7 +38,11 @@ table ip nat {{
 
 def held_connections(lab: Nodes, count: int) -> int:
     """Open up to ``count`` connections and keep them; return how many succeed before the first fails."""
-    with open_in(lab, "world", TCP, port=7002) as listener, accepting(listener), contextlib.ExitStack() as open_:
+    with (
+        open_in(lab, "world", TCP, port=7002) as listener,
+        accepting(listener),
+        contextlib.ExitStack() as open_,
+    ):
         for number in range(count):
             client = open_.enter_context(open_in(lab, "front", TCP))
             client.settimeout(3)
