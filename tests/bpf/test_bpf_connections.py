@@ -9,8 +9,8 @@ import struct
 import time
 
 import pytest
-from scapy.layers.inet import ICMP, TCP, UDP, IPerror, UDPerror
-from scapy.layers.inet6 import ICMPv6DestUnreach, IPerror6
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, UDPerror
+from scapy.layers.inet6 import ICMPv6DestUnreach, IPerror6, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
@@ -161,6 +161,31 @@ class TestMasqueradePort:
         again = valid(state.datapath.run("pod_egress", data, "pod1").packet)
         assert (again[1].src, again[UDP].sport) == (self.OUTSIDE[family], first[UDP].sport)
         assert discarded[0] in bpf.map_read(state.maps[name])
+
+    @FAMILIES
+    def test_a_port_changes_its_owner_completely(self, state: State, family: int) -> None:
+        """A Pod that reset its connection cannot send into the connection that got the port."""
+        state.masquerade(61000, 61000)
+        state.pods(flags=POD_MASQUERADE)
+        assert from_pod(state, "1.11", "8.1", TCP(sport=1, dport=80, flags="S"), family).counted == {
+            "REMOTE": 1
+        }
+        no_port = from_pod(state, "1.11", "8.1", TCP(sport=2, dport=80, flags="S"), family)
+        assert no_port.counted == {"DROP_NAT_NO_MAPPING": 1}
+        from_pod(state, "1.11", "8.1", TCP(sport=1, dport=80, flags="R"), family)
+        taken = from_pod(state, "1.11", "8.1", TCP(sport=2, dport=80, flags="S"), family)
+        assert valid(taken.packet)[TCP].sport == 61000
+        late = from_pod(state, "1.11", "8.1", TCP(sport=1, dport=80, flags="PA"), family)
+        assert late.counted == {"DROP_NAT_NO_MAPPING": 1}
+        reply = frame("8.1", "1.11", TCP(sport=80, dport=61000, flags="SA"), family)
+        header = IP if family == 4 else IPv6
+        answer = Ether(reply)
+        answer[header].dst = self.OUTSIDE[family]
+        for layer in (IP, TCP):
+            if layer in answer:
+                del answer[layer].chksum
+        back = state.datapath.run("host_ingress", bytes(answer))
+        assert valid(back.packet)[TCP].dport == 2
 
     @FAMILIES
     def test_node_without_address_of_the_family(self, state: State, family: int) -> None:

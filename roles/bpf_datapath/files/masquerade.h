@@ -71,6 +71,24 @@ __noinline __u32 snat_port_state(const struct tuple *t)
 }
 
 /*
+ * End the connection of a reply tuple, so that its client cannot send into the connection that gets
+ * its port.
+ */
+__noinline int snat_release_port(const struct tuple *t)
+{
+	struct connection *c;
+	bool reply;
+	__u32 place;
+
+	if (!t)
+		return 0;
+	c = __ct_lookup(t, CT_REPLY, &place, &reply);
+	if (c)
+		c->serial++; /* no reference has this number: its low bits are those of the place */
+	return 0;
+}
+
+/*
  * Set the source port of a tuple, which is as the server sees it, so that the tuple is free, else
  * belongs to the connection that has been closed for longest. Make it refer to the record.
  */
@@ -106,6 +124,7 @@ __noinline bool snat_select(struct tuple *t, const struct node_config *config, _
 	if (!longest)
 		return false;
 	t->sport = closed;
+	snat_release_port(t);
 	return ct_ref_insert(t, CT_REPLY, place, serial, true);
 }
 
