@@ -22,6 +22,7 @@ from tests.bpf.state import (
     PASS,
     POD_ANY_SOURCE,
     POD_MASQUERADE,
+    REDIRECT,
     SENDER,
     State,
     echo,
@@ -142,15 +143,15 @@ class TestRate:
     def test_queued_packets_are_bounded(self, state: State, family: int, flows: int) -> None:
         """However small the packets are, and however many flows they belong to."""
         state.device(rate=10**11)
-        queued = time.monotonic_ns() + SECOND * 9 // 10
+        queued = time.monotonic_ns() + SECOND * 95 // 100
         state.queue(queued, queued)
         packets = [frame("1.11", "2.11", UDP(sport=1000 + flow), family) for flow in range(flows)]
-        found = [
-            state.datapath.run("pod_egress", packets[i % flows], cached=True).counted
-            for i in range(layout.PACING_PACKETS + 100)
+        verdicts = [
+            state.datapath.test_run("pod_egress", packets[i % flows], "pod1")[0]
+            for i in range(layout.PACING_PACKETS + 50)
         ]
-        assert found.count({"REMOTE": 1}) == layout.PACING_PACKETS
-        assert found[-100:] == [{"DROP_EDT_HORIZON": 1}] * 100
+        assert time.monotonic_ns() < queued, "the machine is too slow for this test"
+        assert verdicts == [REDIRECT] * layout.PACING_PACKETS + [DROP] * 50
 
     @pytest.mark.parametrize(
         ("next_departure", "mark", "before", "after", "counted"),
