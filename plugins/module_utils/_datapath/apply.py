@@ -47,7 +47,7 @@ def configure(desired: Desired, check: bool = False) -> Result:
             files.enter_context(store.locked())
         except Problem as e:
             problems = [str(e)]
-        node = read_node()
+        node = read_node(desired.pin_path)
         if check:
             node = node.with_planned(desired.planned_devices)
         plan = plan_declaration(Current(node, store.read(), maps.read() if maps else None, problems), desired)
@@ -129,7 +129,7 @@ def _location(ifindex: int, names: Mapping[int, str]) -> str:
 def refill(fds: Mapping[str, int], pin_path: str) -> None:
     """Fill new, empty maps with the declarations of all owners, before any program uses them."""
     records = Store(pin_path).read()
-    image, _problems = compile_image(merge_records(records), read_node(), all_slots(records))
+    image, _problems = compile_image(merge_records(records), read_node(pin_path), all_slots(records))
     maps = Maps(fds)
     snapshot = maps.read()
     # Connections and cached decisions that outlive the former maps must not match the generation.

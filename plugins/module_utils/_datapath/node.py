@@ -7,39 +7,47 @@ Source: rtnetlink(7).
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import unquote
 
-from .._kernel import netlink
+from .._kernel import netlink, qdisc
+from .._kernel.qdisc import Queue
+from .._kernel.routes import default_interfaces
 from .masquerade import masquerade_ports
 
-RTM_GETQDISC = 38
-IFLA_ADDRESS, TCA_KIND = 1, 1
+IFLA_ADDRESS, IFLA_LINK, IFLA_MASTER, IFLA_LINK_NETNSID = 1, 5, 10, 37
 IFF_NOARP = 0x80
+# Devices without queues of their own, and ports that lead to Pods or virtual machines
+_ON_TOP, _WITH_PORTS = ("ipvlan", "macsec", "macvlan", "vlan"), ("bond", "bridge", "team")
+_NO_UPLINK = ("meta", "netkit", "tun", "veth")
 _PLANNED_IFINDEX = 1 << 31  # The kernel's indexes are positive int.
 
 
 @dataclass(frozen=True)
 class Interface:
-    """A network device: what the map ``pods`` has of it."""
+    """A network device: what the map ``pods`` has of it, and the devices below and above it by index."""
 
     ifindex: int
     kind: str = ""
     mac: bytes = bytes(6)
     has_arp: bool = True
+    link: int = 0
+    master: int = 0
 
 
 @dataclass(frozen=True)
 class Node:
     """The network devices of this network namespace by name, and its ports for masqueraded Pods.
 
-    ``has_fq`` says whether a device has the qdisc fq, which delays packets until their departure time.
+    ``uplinks`` has the qdiscs of the devices by which packets leave the node.
     """
 
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
     masquerade_ports: tuple[int, int] = (1, 0)
-    has_fq: bool = False
+    uplinks: Mapping[str, Sequence[Queue]] = field(default_factory=dict)
 
     def with_planned(self, devices: Collection[str]) -> Node:
         """Return the node with those of ``devices`` that do not exist yet."""
@@ -48,9 +56,10 @@ class Node:
         return replace(self, interfaces={**self.interfaces, **planned})
 
 
-def read_node() -> Node:
-    """Return the devices and free ports of this network namespace."""
-    return Node(read_interfaces(), masquerade_ports(read_port_range()), _has_fq())
+def read_node(pin_path: str) -> Node:
+    """Return the devices, free ports and uplinks of this network namespace."""
+    interfaces = read_interfaces()
+    return Node(interfaces, masquerade_ports(read_port_range()), read_uplinks(pin_path, interfaces))
 
 
 def read_interfaces() -> dict[str, Interface]:
@@ -67,6 +76,8 @@ def read_interfaces() -> dict[str, Interface]:
             netlink.text(info.get(netlink.IFLA_INFO_KIND, b"")),
             mac if len(mac) == 6 else bytes(6),
             not flags & IFF_NOARP,
+            0 if IFLA_LINK_NETNSID in link else _number(link.get(IFLA_LINK, b"")),
+            _number(link.get(IFLA_MASTER, b"")),
         )
     return interfaces
 
@@ -78,7 +89,32 @@ def read_port_range() -> tuple[int, int]:
     return first, last
 
 
-def _has_fq() -> bool:
-    request = struct.pack("=BxxxiIII", 0, 0, 0, 0, 0)  # struct tcmsg
-    answers = netlink.exchange(RTM_GETQDISC, netlink.NLM_F_DUMP, request)
-    return any(netlink.text(netlink.attributes(a[20:]).get(TCA_KIND, b"")) == "fq" for a in answers)
+def read_uplinks(pin_path: str, interfaces: Mapping[str, Interface]) -> dict[str, list[Queue]]:
+    """Return the qdiscs of devices with a default route or a program at ingress, Pods' devices included."""
+    names = (default_interfaces() | _attached_devices(pin_path)) & interfaces.keys()
+    return {name: _queues(name, interfaces) for name in sorted(names)}
+
+
+def _attached_devices(pin_path: str) -> set[str]:
+    """Return the devices with a pinned attachment (links/<owner>/<device>-<hook>) at ingress."""
+    pins = Path(pin_path).glob("links/*/*-ingress")
+    return {unquote(pin.name[: -len("-ingress")]) for pin in pins}
+
+
+def _queues(name: str, interfaces: Mapping[str, Interface]) -> list[Queue]:
+    """Return the qdiscs of a device; if it has none, those of the devices below it."""
+    device = interfaces[name]
+    found = qdisc.queues(device.ifindex)
+    if any(queue.kind not in ("", "noqueue") for queue in found):
+        return found
+    if device.kind in _WITH_PORTS:
+        below = [n for n, i in interfaces.items() if i.master == device.ifindex and i.kind not in _NO_UPLINK]
+    elif device.kind in _ON_TOP:
+        below = [n for n, i in interfaces.items() if i.ifindex == device.link]
+    else:
+        below = []
+    return [queue for lower in below for queue in _queues(lower, interfaces)] or found
+
+
+def _number(raw: bytes) -> int:
+    return int.from_bytes(raw, sys.byteorder)

@@ -76,11 +76,6 @@ def endpoint_problems(pods: Sequence[Pod], node: Node, slots: Mapping[str, int])
             " host end of the Pod's device"
         )
     limited = [pod.name for pod in local if pod.rate]
-    if limited and not node.has_fq:
-        yield (
-            f"endpoints ({', '.join(limited[:5])}): rate: no device has the qdisc fq, which delays packets"
-            " until their departure time; set it on the uplink (nic_tuning: qdisc)"
-        )
     for option in ("device", "name"):
         counts = Counter(getattr(pod, option) for pod in local)
         for value, count in counts.items():

@@ -17,6 +17,7 @@ from .layout import INDEX
 from .merge import merge, without_backends
 from .model import Declaration
 from .node import Node
+from .pacing import rate_problems, rate_warnings
 from .parse import parse
 from .parse_pods import endpoint_problems
 from .snapshot import Snapshot, decode_image
@@ -101,6 +102,10 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
     ]
     slots = assign_slots(own, current.records, owner)
     invalid += endpoint_problems(own.pods, current.node, slots)
+    pods = [*own.pods, *(pod for other in others for pod in other.pods)]
+    devices = {pod.device for pod in pods}
+    uplinks = {name: queues for name, queues in current.node.uplinks.items() if name not in devices}
+    invalid += rate_problems(own.pods, uplinks)
     if desired.allow_unmatched:
         merged, conflicts = merge(Declaration(), [*others, own])
     else:
@@ -116,7 +121,10 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
         subsystem="datapath",
         changes=_changes(before, after, snapshot if writes else None, desired.pin_path),
         problems=[*current.problems, *invalid, *conflicts, *unfit, *full],
-        warnings=[] if desired.allow_unmatched else without_backends(merged.services, owner),
+        warnings=[
+            *([] if desired.allow_unmatched else without_backends(merged.services, owner)),
+            *(rate_warnings(pods, uplinks) if any(pod.rate for pod in own.pods) else []),
+        ],
         owner=owner,
         before=before,
         after=after,

@@ -17,6 +17,7 @@ __all__ = [
     "netlink",
     "netns",
     "qdisc",
+    "routes",
     "rtnl",
     "signing",
     "sock_diag",

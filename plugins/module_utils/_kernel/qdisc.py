@@ -12,7 +12,9 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from . import netlink
 
@@ -21,11 +23,20 @@ PLAIN = frozenset({"bfifo", "fq", "fq_codel", "noqueue", "pfifo", "pfifo_fast"})
 
 _NEW, _GET = 36, 38  # RTM_NEWQDISC, RTM_GETQDISC
 _REPLACE, _CREATE = 0x100, 0x400
-_KIND = 1  # TCA_KIND
+_KIND, _OPTIONS = 1, 2  # TCA_*
+_FQ_LIMIT = 1  # TCA_FQ_PLIMIT
 _ROOT, _INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 _MQ_HANDLE = 0x00010000  # handle 1: of an mq that write() creates
 
 _TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A qdisc that holds packets. ``limit``: in packets; known for fq only, else 0."""
+
+    kind: str
+    limit: int = 0
 
 
 def _request(kind: int, flags: int, payload: bytes) -> Iterator[bytes]:
@@ -68,6 +79,24 @@ def kind_of(present: list[tuple[int, int, str]]) -> str:
         return root
     runs = [(kind, len([*run])) for kind, run in itertools.groupby(kind for dummy, kind in below)]
     return runs[0][0] if len(runs) == 1 else "+".join(f"{kind}*{count}" for kind, count in runs)
+
+
+def queues(index: int) -> list[Queue]:
+    """Return the root qdisc of a device, for mq those of its queues. Raises ``OSError``."""
+    found = []
+    for body in _request(_GET, netlink.NLM_F_DUMP, _TCMSG.pack(0, index, 0, 0, 0)):
+        dummy, owner, dummy, parent, dummy = _TCMSG.unpack_from(body)
+        if owner == index and parent not in (0, _INGRESS):
+            found.append((parent, _queue(netlink.attributes(body[_TCMSG.size :]))))
+    root = [queue for parent, queue in found if parent == _ROOT]
+    below = [queue for parent, queue in found if parent != _ROOT]
+    return below if below and root and root[0].kind == "mq" else root
+
+
+def _queue(attributes: Mapping[int, bytes]) -> Queue:
+    kind = netlink.text(attributes.get(_KIND, b""))
+    limit = netlink.attributes(attributes.get(_OPTIONS, b"")).get(_FQ_LIMIT, b"") if kind == "fq" else b""
+    return Queue(kind, int.from_bytes(limit, sys.byteorder))
 
 
 def kinds(qdisc: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .._kernel import netlink, qdisc
 from .._kernel.ethtool import Ethtool, Nic, Setting
-from .._node.routes import default_interfaces
+from .._kernel.routes import default_interfaces
 from .select import Device
 from .sysfs import Sysfs
 

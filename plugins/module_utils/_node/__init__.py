@@ -6,4 +6,4 @@ Callers: _boot, _kmod, _nic, _sysctl, modules
 May import: _core, _kernel
 """
 
-__all__ = ["bpf_helpers", "coexistence", "drop_ins", "facts", "host", "pod_netns", "readiness", "routes"]
+__all__ = ["bpf_helpers", "coexistence", "drop_ins", "facts", "host", "pod_netns", "readiness"]

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
 from .._kernel import netlink, signing, xfrm
+from .._kernel.routes import default_interfaces
 from .coexistence import cilium
 from .host import Host
-from .routes import default_interfaces
 
 # netkit features that are newer than its first kernel, 6.7.
 NETKIT_ATTRIBUTES = ("SCRUB", "HEADROOM")

@@ -11,7 +11,7 @@ from typing import Any
 
 from .._core.files import DropIn, read_file
 from .._core.plan import Change, Plan
-from .._node import routes
+from .._kernel import routes
 from .keys import name_of, parse, path_of
 from .namespaces import NODE, Netns, initial_values
 from .order import changes

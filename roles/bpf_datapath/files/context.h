@@ -98,12 +98,11 @@ static __always_inline void ctx_classify_host(struct __sk_buff *skb, const struc
 					      struct context *ctx)
 {
 	struct bpf_fib_lookup fib = {};
-	bool resolved;
 
 	if (p->flow.origin == FROM_HOST && !ctx->src.pod && !skb->ingress_ifindex)
 		ctx->src.identity = IDENTITY_HOST;
 	if (p->flow.origin == FROM_POD && !ctx->dst.pod &&
-	    fib_lookup(skb, p, &fib, &resolved) == REASON_STACK_NOT_FORWARDED)
+	    fib_lookup(skb, p, &fib) == REASON_STACK_NOT_FORWARDED)
 		ctx->dst.identity = IDENTITY_HOST;
 }
 
@@ -490,9 +489,8 @@ static __always_inline bool ctx_set_source(struct __sk_buff *skb, struct context
 static __noinline bool ctx_leaves(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_fib_lookup fib = {};
-	bool resolved;
 
-	return fib_lookup(skb, p, &fib, &resolved) == REASON_NONE;
+	return fib_lookup(skb, p, &fib) == REASON_NONE;
 }
 
 /*

@@ -43,14 +43,18 @@ static __always_inline bool flow_is_cached(struct __sk_buff *skb, const struct p
 	       !(nh->flags & NEXTHOP_CHECK_NETWORK && !network_header_is_valid(skb));
 }
 
-/* Pace a packet to the wire by its Pod's rate. Return false beyond the pacing horizon. */
-static __noinline bool pod_schedule(struct __sk_buff *skb, const struct packet *p, bool *paced)
+/*
+ * Pace a packet to the wire by its Pod's rate. Return NEXTHOP_PACED, 0 if the Pod has no rate, -1
+ * beyond the pacing horizon.
+ */
+static __noinline int pod_schedule(struct __sk_buff *skb, const struct packet *p)
 {
 	__u32 ifindex = p->flow.ifindex;
 	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
 
-	*paced = pod && pod->rate;
-	return !*paced || pacing_schedule(skb, p, pod->slot, pod->rate);
+	if (!pod || !pod->rate)
+		return 0;
+	return pacing_schedule(skb, p, pod->slot, pod->rate) ? NEXTHOP_PACED : -1;
 }
 
 /* Return the checks that the following packets of a Pod's flow need. */
@@ -68,7 +72,7 @@ static __always_inline __u8 nexthop_checks(const struct packet *p, const struct 
 static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct packet *p,
 					const struct context *ctx, enum reason reason)
 {
-	bool masquerade = ctx->masquerade && !ctx->ct.reply, paced;
+	bool masquerade = ctx->masquerade && !ctx->ct.reply;
 	__u32 ifindex = p->flow.ifindex, slot = ctx->src.slot;
 	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
 
@@ -76,7 +80,7 @@ static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct pack
 	if ((masquerade || (pod && pod->rate)) && fib_stack_forwards(skb, p, reason)) {
 		if (masquerade)
 			return drop_packet(skb, p, slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
-		if (!pod_schedule(skb, p, &paced))
+		if (pod_schedule(skb, p) < 0)
 			return drop_packet(skb, p, slot, REASON_DROP_EDT_HORIZON,
 					   ctx->dst.identity);
 	}
@@ -85,14 +89,13 @@ static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct pack
 
 /* Forward by the flow cache. */
 static __always_inline int forward_cached(struct __sk_buff *skb, const struct packet *p,
-					  const struct nexthop *nh)
+					  const struct nexthop *nh, __u64 edt)
 {
-	bool paced;
 	__u8 *macs;
 
-	if (nh->reason == REASON_REMOTE && skb->tstamp - 1 >= nh->edt)
+	if (nh->reason == REASON_REMOTE && skb->tstamp - 1 >= edt)
 		pacing_limit_edt(skb);
-	if (nh->flags & NEXTHOP_PACED && !pod_schedule(skb, p, &paced))
+	if (nh->flags & NEXTHOP_PACED && pod_schedule(skb, p) < 0)
 		return drop_packet(skb, p, nh->slot, REASON_DROP_EDT_HORIZON, 0);
 	if (!ip_decrease_ttl(skb, p))
 		return pass_to_stack(nh->slot, REASON_STACK_MALFORMED);
@@ -108,9 +111,12 @@ static __always_inline int forward_cached(struct __sk_buff *skb, const struct pa
 	return bpf_redirect(nh->ifindex, 0);
 }
 
-/* Let the caller pass the packet to the stack. */
-static __always_inline int ctx_pass_to_stack(struct context *ctx, enum reason reason)
+/* Pass the packet to the stack; if a Pod sent it, let the caller do that. */
+static __always_inline int ctx_pass_to_stack(const struct packet *p, struct context *ctx,
+					     enum reason reason)
 {
+	if (p->flow.origin != FROM_POD)
+		return pass_to_stack(ctx->dst.slot, reason);
 	ctx->stack = reason;
 	return TC_ACT_UNSPEC;
 }
@@ -132,15 +138,15 @@ __noinline int forward_to_pod(struct __sk_buff *skb, const struct packet *p, str
 	if (p->flow.origin == FROM_POD && ctx->src.flags & POD_NETKIT)
 		nh.flags |= NEXTHOP_NO_PEER;
 	if (p->ttl <= 1)
-		return ctx_pass_to_stack(ctx, REASON_STACK_TTL);
+		return ctx_pass_to_stack(p, ctx, REASON_STACK_TTL);
 	reason = mtu_check(skb, p, nh.ifindex, &mtu);
 	if (reason != REASON_NONE)
-		return ctx_pass_to_stack(ctx, reason);
+		return ctx_pass_to_stack(p, ctx, reason);
 	nh.mtu = mtu < 0xffff ? mtu : 0xffff;
 	if (!ctx_set_source(skb, ctx))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, 0);
 	if (!ip_decrease_ttl(skb, p))
-		return ctx_pass_to_stack(ctx, REASON_STACK_MALFORMED);
+		return ctx_pass_to_stack(p, ctx, REASON_STACK_MALFORMED);
 	if (entry)
 		flow_cache_update(entry, p, ctx->cfg, &nh);
 	metrics_count(nh.slot, nh.reason);
@@ -153,42 +159,43 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 {
 	struct nexthop nh = {};
 	struct bpf_fib_lookup fib = {};
-	bool resolved = false, paced = false;
 	enum reason reason;
-	__u64 now;
+	int paced;
 
 	if (!p || !ctx)
 		return TC_ACT_SHOT;
 	nh.reason = REASON_REMOTE;
 	nh.slot = ctx->src.slot;
 	if (p->ttl <= 1)
-		return ctx_pass_to_stack(ctx, REASON_STACK_TTL);
-	reason = fib_lookup(skb, p, &fib, &resolved);
+		return ctx_pass_to_stack(p, ctx, REASON_STACK_TTL);
+	reason = fib_lookup(skb, p, &fib);
 	if (reason != REASON_NONE)
-		return ctx_pass_to_stack(ctx, reason);
+		return ctx_pass_to_stack(p, ctx, reason);
 	/*
 	 * The stack resolves the neighbour, and reports one that does not answer. It does not
 	 * translate sources: bpf_redirect_neigh() resolves the neighbour of these packets.
 	 */
-	if (!resolved && !ctx->masquerade && !ctx->ct.set_source)
-		return ctx_pass_to_stack(ctx, REASON_STACK_NO_NEIGH);
+	if (!fib_is_resolved(&fib) && !ctx->masquerade && !ctx->ct.set_source)
+		return ctx_pass_to_stack(p, ctx, REASON_STACK_NO_NEIGH);
 	if (!ctx_set_source(skb, ctx))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
-	now = pacing_limit_edt(skb);
-	if (!pod_schedule(skb, p, &paced))
+	pacing_limit_edt(skb);
+	paced = pod_schedule(skb, p);
+	if (paced < 0)
 		return drop_packet(skb, p, nh.slot, REASON_DROP_EDT_HORIZON, ctx->dst.identity);
 	if (!ip_decrease_ttl(skb, p))
-		return ctx_pass_to_stack(ctx, REASON_STACK_MALFORMED);
+		return ctx_pass_to_stack(p, ctx, REASON_STACK_MALFORMED);
 	metrics_count(nh.slot, REASON_REMOTE);
-	if (entry && resolved && p->wire_len) {
+	if (entry && fib_is_resolved(&fib) && p->wire_len) {
 		nh.ifindex = fib.ifindex;
 		nh.mtu = fib.mtu_result;
-		nh.edt = p->flow.proto == IPPROTO_TCP ? now + EDT_UNCHECKED : 0;
 		nh.flags = nexthop_checks(p, ctx) | (ctx->ct.tracked ? NEXTHOP_TRACKED : 0) |
-			   (paced ? NEXTHOP_PACED : 0);
+			   paced;
 		__builtin_memcpy(nh.macs, fib.dmac, ETH_ALEN);
 		__builtin_memcpy(nh.macs + ETH_ALEN, fib.smac, ETH_ALEN);
 		flow_cache_update(entry, p, ctx->cfg, &nh);
+		/* A concurrent reader of the slot at worst looks at the socket. */
+		entry->edt = p->flow.proto == IPPROTO_TCP ? bpf_ktime_get_ns() + EDT_UNCHECKED : 0;
 	}
 	return fib_redirect(&fib);
 }
@@ -366,7 +373,7 @@ int pod_egress(struct __sk_buff *skb)
 	if (entry && flow_is_cached(skb, &p, entry, cfg, &nh)) {
 		if (nh.flags & NEXTHOP_CHECK_CSUM && !checksum_is_valid(skb, &p))
 			return drop_checksum(skb, &p);
-		return forward_cached(skb, &p, &nh);
+		return forward_cached(skb, &p, &nh, entry->edt);
 	}
 	if (!checksum_is_valid(skb, &p))
 		return drop_checksum(skb, &p);
@@ -381,7 +388,6 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 				     enum reason reason)
 {
 	struct context ctx = { .cfg.word = config_word };
-	int verdict;
 
 	if (!p)
 		return TC_ACT_SHOT;
@@ -408,8 +414,7 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 	}
 	if (!ctx.dst.ifindex)
 		return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
-	verdict = forward_to_pod(skb, p, &ctx, entry);
-	return ctx.stack ? pass_to_stack(ctx.dst.slot, ctx.stack) : verdict;
+	return forward_to_pod(skb, p, &ctx, entry);
 }
 
 /* From the wire: tc ingress of an uplink. */
@@ -435,7 +440,7 @@ int host_ingress(struct __sk_buff *skb)
 	if (reason == REASON_NONE) {
 		entry = p.partial ? NULL : flow_cache_slot(&p.flow);
 		if (entry && flow_is_cached(skb, &p, entry, cfg, &nh))
-			return forward_cached(skb, &p, &nh);
+			return forward_cached(skb, &p, &nh, entry->edt);
 	} else if (!p.flow.family) {
 		return pass_to_stack(0, reason);
 	}

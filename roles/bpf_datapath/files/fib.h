@@ -51,11 +51,11 @@ static __always_inline void fib_init(const struct packet *p, struct bpf_fib_look
 
 /*
  * Look up the route of a packet that leaves the node, as the host would forward it, but without
- * netfilter and qdiscs. On REASON_NONE `fib` has the next hop and the MTU, and if `resolved` the
- * MAC addresses too.
+ * netfilter and qdiscs. On REASON_NONE `fib` has the next hop and the MTU, and, if
+ * fib_is_resolved(), the MAC addresses.
  */
 static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct packet *p,
-					 struct bpf_fib_lookup *fib, bool *resolved)
+					 struct bpf_fib_lookup *fib)
 {
 	/* The segment size that a raw socket requests may exceed 16 bits with its headers. */
 	bool check_mtu = p->wire_len && p->wire_len <= 0xffff;
@@ -66,7 +66,6 @@ static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct pac
 	result = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return fib_reason(result);
-	*resolved = result == BPF_FIB_LKUP_RET_SUCCESS;
 	/* Without tot_len the lookup does not check the MTU. */
 	if (!check_mtu) {
 		__u32 mtu;
@@ -122,6 +121,14 @@ static __noinline bool fib_stack_forwards(struct __sk_buff *skb, const struct pa
 	default:
 		return true;
 	}
+}
+
+/* Return whether the last lookup found the neighbour's MAC address. */
+static __always_inline bool fib_is_resolved(const struct bpf_fib_lookup *fib)
+{
+	const __u16 *mac = (const __u16 *)fib->dmac;
+
+	return mac[0] | mac[1] | mac[2];
 }
 
 /*

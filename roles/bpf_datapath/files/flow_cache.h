@@ -34,7 +34,6 @@ struct nexthop {
 	__u8 reason;		/* enum reason: LOCAL or INBOUND to a Pod, REMOTE to the wire */
 	__u8 flags;
 	__u16 pad;
-	__u64 edt;		/* ns, REMOTE: later departure times are limited; 0: all */
 };
 
 struct flow_cache_entry {
@@ -43,6 +42,7 @@ struct flow_cache_entry {
 	__u32 generation;	/* of `config` */
 	__u32 sequence;		/* odd during a write */
 	struct nexthop nh;
+	__u64 edt;		/* ns, REMOTE: later departure times are limited; 0: all */
 };
 
 /* Per CPU, so that a program never reads what another CPU writes. */

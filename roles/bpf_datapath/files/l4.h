@@ -201,7 +201,7 @@ static __always_inline enum reason l4_fragment_ports(struct __sk_buff *skb, stru
 }
 
 /* Skip extension headers. Return false if they cannot be parsed. */
-static __noinline bool ipv6_skip_exthdrs(struct __sk_buff *skb, struct ip_info *ip)
+static __always_inline bool ipv6_skip_exthdrs(struct __sk_buff *skb, struct ip_info *ip)
 {
 	struct fragment_header6 fragment;
 	bool has_fragment_header = false;

@@ -65,25 +65,24 @@ static __always_inline bool pacing_is_tcp_socket(struct __sk_buff *skb)
 }
 
 /*
- * Limit the departure time that the sender set, and return the current time. A packet without one
- * gets it too: fq would apply the pacing rate of the sender's socket.
+ * Limit the departure time that the sender set. A packet without one gets the current time: fq
+ * would apply the pacing rate of the sender's socket.
  */
-static __noinline __u64 pacing_limit_edt(struct __sk_buff *skb)
+static __noinline void pacing_limit_edt(struct __sk_buff *skb)
 {
 	bool edt = skb->tstamp_type == BPF_SKB_TSTAMP_DELIVERY_MONO && skb->tstamp;
 	__u64 now = bpf_ktime_get_ns(), latest = now;
 
 	if (edt && skb->tstamp <= now)
-		return now;
+		return;
 	if (edt && pacing_is_tcp_socket(skb)) {
 		latest = now + EDT_MAX;
 		if (skb->tstamp <= latest)
-			return now;
+			return;
 	}
 	/* IPv4 and IPv6 only */
 	if (bpf_skb_set_tstamp(skb, latest, BPF_SKB_TSTAMP_DELIVERY_MONO))
 		skb->tstamp = 0;
-	return now;
 }
 
 /* Return the bytes on the wire; each segment of a GSO packet has its own headers. */

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.plan imp
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.snapshot import Snapshot, decode_image
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Record
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.writes import MapWrites
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.qdisc import Queue
 from tests.unit.datapath.declarations import NODE, SIZES, declare, image_of, labels, policies
 
 
@@ -189,16 +191,53 @@ def test_pods_keep_their_slots() -> None:
     assert plan_web(Record({}, {"web": 7}), cni).after.slots == {"web": 7}
 
 
+def test_pods_need_a_device() -> None:
+    (problem,) = plan_web(device="none").problems
+    assert problem.startswith("endpoints: devices that do not exist in this network namespace: none; use")
+
+
+FQ = Queue("fq", 10000)
+
+
 @pytest.mark.parametrize(
-    ("pod", "expected"),
+    ("uplinks", "expected"),
     [
-        ({"device": "none"}, "endpoints: devices that do not exist in this network namespace: none; use"),
-        ({"rate": "10mbit"}, "endpoints (web): rate: no device has the qdisc fq, which delays"),
+        ({}, "endpoints (web): rate: the node has no uplink with the qdisc fq: no default route"),
+        ({"eth0": [Queue("pfifo_fast")]}, "rate: the uplink eth0 has the qdisc pfifo_fast; only fq delays"),
+        ({"eth0": [FQ], "wg0": [Queue("noqueue")]}, "rate: the uplink wg0 has the qdisc noqueue; only fq"),
+        ({"eth0": []}, "rate: the uplink eth0 has the qdisc noqueue; only fq delays"),
+        ({"eth0": [FQ, Queue("pfifo")]}, "rate: the uplink eth0 has the qdisc pfifo; only fq delays"),
+        (
+            {"eth0": [FQ, Queue("fq", 999)]},
+            "fq on the uplink eth0 has the limit 999, and a Pod",
+        ),
     ],
+    ids=["no uplink", "other qdisc", "one of two", "no qdisc", "one of two queues", "limit"],
 )
-def test_pods_need_a_device_and_fq(pod: dict[str, str], expected: str) -> None:
-    (problem,) = plan_web(**pod).problems
-    assert problem.startswith(expected)
+def test_rates_need_fq_on_each_uplink(uplinks: dict[str, list[Queue]], expected: str) -> None:
+    node = replace(NODE, uplinks={"hp0": [FQ], **uplinks})
+    (problem,) = plan_web(node=node, rate="10mbit").problems
+    assert expected in problem
+    assert not plan_web(node=node).problems
+
+
+def test_rates_with_fq_on_each_uplink() -> None:
+    node = replace(NODE, uplinks={"hp0": [Queue("noqueue")], "eth0": [FQ], "eth1": [FQ, FQ]})
+    plan = plan_web(node=node, rate="10mbit")
+    assert not plan.problems and not plan.warnings
+
+
+@pytest.mark.parametrize(("limit", "warned"), [(1499, True), (1500, False)])
+def test_the_limit_of_fq_suffices_for_the_pods_of_all_owners(limit: int, warned: bool) -> None:
+    others = [{"name": n, "device": n, "addresses": [f"10.0.9.{n}"], "rate": "1mbit"} for n in ("1", "2")]
+    node = replace(NODE, uplinks={"eth0": [Queue("fq", limit), FQ], "1": [Queue("noqueue")]})
+    plan = plan_web(Record(), Record({"endpoints": others}, {"1": 2, "2": 3}), node=node, rate="1mbit")
+    assert not plan.problems
+    assert list(plan.warnings) == warned * [
+        "rate: 3 Pods with a rate queue up to 1500 packets, and fq on the uplink eth0 has the limit 1499;"
+        " beyond it packets of all Pods are dropped, so set it to at least 1500 (tc qdisc replace dev eth0"
+        " root fq limit)"
+    ]
 
 
 def test_problems_of_reading_are_reported_with_those_of_the_declaration() -> None:

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from .._kernel import netlink
+from . import netlink
 
 _GETROUTE, _GETNEXTHOP = 26, 106  # RTM_*
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg
