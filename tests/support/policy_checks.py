@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
 import socket
 import struct
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -347,6 +349,47 @@ def tunnels_of_pods_keep_working(lab: Lab) -> None:
         assert received == data
         for name in ("front", "remote"):
             lab.ns.ip(lab.names[name], "link del tunnel")
+
+
+@check
+def tun_uplink_sends_complete_packets(lab: Lab) -> None:
+    """The sender's network header has no effect, neither on the first packet of a flow nor on cached ones."""
+    lab.declare()
+    node1, front = lab.names["node1"], lab.names["front"]
+    tunsetiff, flags = 0x400454CA, 0x1001  # IFF_TUN, IFF_NO_PI
+    with lab.ns.inside(node1):
+        tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(tun, tunsetiff, struct.pack("16sH22x", b"tun0", flags))
+    try:
+        lab.ns.ip(node1, "addr add 198.51.100.1/24 dev tun0", "link set tun0 up")
+        with lab.ns.inside(node1), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as host:
+            host.bind(("front", 0))
+            mac = host.getsockname()[4]
+        with lab.ns.inside(front):
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        addresses = b"".join(map(socket.inet_aton, (address_of("front", 4), "198.51.100.9")))
+        with raw:
+            for number in range(10):
+                # For an 802.1Q frame the socket sets the network header behind the tag.
+                protocol = 0x8100 if number % 2 else 0x0800
+                udp = struct.pack("!HHHH", 9, 9, 40, 0) + bytes([number]) * 32
+                head = struct.pack("!BBHHHBBH", 0x45, 0, 60, number, 0, 64, socket.IPPROTO_UDP, 0) + addresses
+                head = head[:10] + struct.pack("!H", ~_internet_sum(head) & 0xFFFF) + head[12:]
+                raw.sendto(mac + bytes(6) + b"\x08\x00" + head + udp, ("eth0", protocol))
+        expected = {bytes([number]) * 32 for number in range(10)}
+        deadline = time.monotonic() + ALLOWED_WITHIN
+        received = set()
+        while received != expected and time.monotonic() < deadline:
+            try:
+                packet = os.read(tun, 2048)
+            except BlockingIOError:
+                time.sleep(0.01)
+                continue
+            if packet[9] == socket.IPPROTO_UDP and packet[12:20] == addresses:
+                received.add(packet[28:])
+        assert received == expected, f"{len(received)} of {len(expected)} packets are complete"
+    finally:
+        os.close(tun)
 
 
 def read_cases() -> list[dict[str, Any]]:

@@ -96,8 +96,8 @@ __noinline bool checksum_is_of_transport(struct __sk_buff *skb, __u32 start, __u
 	return encapsulated && start >= l4 + UDP_HEADER_LEN;
 }
 
-/* Return whether the packet requests no checksum, or that of its transport header. */
-static __noinline bool checksum_is_valid(struct __sk_buff *skb, const struct packet *p)
+/* Return whether the requested checksum, if there is one, is that of the transport header. */
+static __noinline bool checksum_request_is_valid(struct __sk_buff *skb, const struct packet *p)
 {
 	struct sk_buff *kernel = (void *)skb;
 	__u32 start, offset;
@@ -105,8 +105,6 @@ static __noinline bool checksum_is_valid(struct __sk_buff *skb, const struct pac
 
 	if (HAVE_KERN_CTX) {
 		kernel = bpf_cast_to_kern_ctx(skb);
-		if (BPF_CORE_READ_BITFIELD(kernel, ip_summed) != CHECKSUM_PARTIAL)
-			return true;
 		start = kernel->head + kernel->csum_start - kernel->data;
 		offset = kernel->csum_offset;
 		encapsulated = BPF_CORE_READ_BITFIELD(kernel, encapsulation);
@@ -123,6 +121,18 @@ static __noinline bool checksum_is_valid(struct __sk_buff *skb, const struct pac
 	     (p->flow.proto == IPPROTO_UDP && offset == UDP_CHECK)))
 		return true;
 	return checksum_is_of_transport(skb, start, offset, encapsulated);
+}
+
+/* Return whether the packet requests no checksum, or that of its transport header. */
+static __always_inline bool checksum_is_valid(struct __sk_buff *skb, const struct packet *p)
+{
+	if (HAVE_KERN_CTX) {
+		struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
+
+		if (BPF_CORE_READ_BITFIELD(kernel, ip_summed) != CHECKSUM_PARTIAL)
+			return true;
+	}
+	return checksum_request_is_valid(skb, p);
 }
 
 /*
