@@ -115,6 +115,22 @@ def test_disabled_programs_leave_forwarding_to_the_upper_stack(bench: Bench) -> 
     assert len(bench.pinned()) == 4 and bench.pings("a", "fd77::2")
 
 
+def test_ipsec_policies_refuse_new_pods_and_warn_of_others(bench: Bench) -> None:
+    pods = [bench.pod("a", 1), bench.pod("b", 2)]
+    bench.ensure(*pods)
+    policy = "src 10.77.0.0/16 dst 10.78.0.0/16 dir out tmpl proto esp"
+    bench.node.ns.run(bench.node.name, "ip", "xfrm", "policy", "add", *policy.split())
+    before = bench.state()
+    for check in (True, False):
+        with pytest.raises(Problem, match=r"pods: IPsec policies .*10\.77\.0\.0/16 to 10\.78\.0\.0/16"):
+            bench.ensure(*pods, bench.pod("c", 3), check=check)
+        assert bench.state() == before
+        same = bench.ensure(*pods, check=check)
+        assert not same.changed and "IPsec policies" in same.warnings[0]
+    assert bench.ensure(pods[0]).changed  # removes the other Pod
+    assert bench.ensure().changed
+
+
 def test_names_and_addresses_can_move_between_pods(bench: Bench) -> None:
     bench.ensure(bench.pod("a", 1, host_interface="one"), bench.pod("b", 2, host_interface="two"))
     moved = [bench.pod("a", 2, host_interface="two"), bench.pod("b", 1, host_interface="one")]

@@ -153,7 +153,10 @@ class _Call:
         self._changes, self._diff, self._excluded = [], [], request.netns_of(excluded)
         plan = apply.plan_pods(request, before, self._names, excluded)
         others = {} if self._names is None else self._others(before.state)
-        plan = replace(plan, problems=[*plan.problems, *shared_values(plan.target, others)])
+        plan = replace(
+            plan,
+            problems=[*plan.problems, *shared_values(plan.target, others), *self._ipsec_problems(plan)],
+        )
         plan.require_valid()
         kept = {name: before.state.devices[name] for name in excluded if name in before.state.devices}
         desired = replace(plan.target, devices={**others, **kept, **plan.target.devices})
@@ -183,6 +186,15 @@ class _Call:
         elif uses_programs:
             self._preview_programs(before, plan, final)
         return self._result(request, after, plan, entries)
+
+    def _ipsec_problems(self, plan: PodPlan) -> list[str]:
+        """Return a problem for new Pods if IPsec policies apply to their packets; warn for existing Pods."""
+        problem = resolve.ipsec_problem() if self._node.programs_enabled else ""
+        if problem and created(plan.steps):
+            return [f"pods: {problem}"]
+        if problem and plan.target.devices:
+            self._warnings.append(problem)
+        return []
 
     def _others(self, state: State) -> dict[str, Device]:
         names = self._names or ()

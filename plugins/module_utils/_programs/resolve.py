@@ -46,7 +46,7 @@ def resolve(
         raise Problem(f"owner: {owner!r} is not a valid name: use letters, digits, '_' and '-'")
     known = sorted(programs)
     found: dict[str, Attachment] = {}
-    problems = _unsupported_policies() if requests else []
+    problems = []
     for request in requests:
         where = f"attachments: {request.device}, hook {request.hook}"
         device = pins.devices.get(request.device)
@@ -78,21 +78,24 @@ def resolve(
             problems.append(f"{where}: {same[0].program} is requested there as well (hook {same[0].hook})")
         problems.extend(_conflicts(pins, device, attachment))
         found[attachment.key] = attachment
+    # Existing attachments stay, so that others on the node can still be removed.
+    unsupported = ipsec_problem() if found.keys() - pins.attachments.keys() else ""
+    if unsupported:
+        problems.append(f"attachments: {unsupported}")
     if problems:
         raise Problem("\n".join(problems))
     return found
 
 
-def _unsupported_policies() -> list[str]:
-    """Return a problem if IPsec policies apply to packets that the programs would forward without them."""
+def ipsec_problem() -> str:
+    """Return a problem if IPsec policies apply to packets that the programs forward, else empty."""
     policies = xfrm.policies()
     if not policies:
-        return []
-    return [
-        f"attachments: IPsec policies apply to routed packets ({', '.join(policies)}), and the programs would"
-        " forward Pods' packets unencrypted: remove the policies (see ip xfrm policy), or attach no programs"
-        " on this node"
-    ]
+        return ""
+    return (
+        f"IPsec policies apply to routed packets ({', '.join(policies)}), and the programs forward Pods'"
+        " packets unencrypted: remove the policies (see ip xfrm policy), or attach no programs on this node"
+    )
 
 
 def _hook(a: Attachment) -> tuple[str, bool]:
