@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.connection_checks import CHECKS
 from tests.support.lab_node import LabNode, assert_passed
 from tests.support.node_checks import Outcome
+from tests.support.parsing_checks import CHECKS
 from tests.support.policy_checks import read_cases
 
 # netkit was added in 6.7

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.connection_checks import CHECKS
+from tests.support.parsing_checks import CHECKS
 from tests.support.policy_lab import Lab, has_sctp
 
 

@@ -101,9 +101,8 @@ static __noinline bool fib_stack_forwards(struct __sk_buff *skb, const struct pa
 		return skb->protocol != bpf_htons(ETH_P_ARP);
 	if (reason == REASON_STACK_TTL || reason == REASON_STACK_NO_ROUTE)
 		return false;
-	/* The stack forwards 240/4. */
 	if (p->flow.family == AF_INET ?
-	    ipv4_is_link_scope(p->flow.dst4) && !ipv4_is_class_e(p->flow.dst4) :
+	    ipv4_is_link_scope(p->flow.dst4) && !ipv4_is_reserved(p->flow.dst4) :
 	    ipv6_is_link_scope(p->flow.src6) || ipv6_is_link_scope(p->flow.dst6))
 		return false;
 	fib_init(p, &fib);

@@ -193,10 +193,12 @@ static __always_inline bool ipv4_is_link_scope(__be32 address)
 	return (__u8)(first - 1) >= 223 || first == 127;
 }
 
-/* Return whether an address is of 240/4 and not the limited broadcast address. */
-static __always_inline bool ipv4_is_class_e(__be32 address)
+/* Return whether the stack forwards an address of link scope like unicast: 0/8 and 240/4. */
+static __always_inline bool ipv4_is_reserved(__be32 address)
 {
-	return (address & bpf_htonl(0xf0000000)) == bpf_htonl(0xf0000000) && ~address;
+	__u8 first = bpf_ntohl(address) >> 24;
+
+	return (!first && address) || (first >= 240 && ~address);
 }
 
 static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct packet *p)
