@@ -32,6 +32,26 @@ options:
     type: list
     elements: str
     default: []
+  nics:
+    description:
+      - NICs that M(podnet.datapath.nic_tuning) will configure. An entry that matches no NIC is a problem.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the interface.
+        type: str
+      driver:
+        description: All interfaces of this driver.
+        type: str
+      pci:
+        description: All interfaces of the device at this PCI address.
+        type: str
+      default_route:
+        description: All interfaces that carry a default route.
+        type: bool
+        default: false
   allow_package_install:
     description:
       - Whether the caller will install RV(missing_packages).
@@ -311,11 +331,32 @@ def nic_capabilities(name: str) -> dict[str, Any]:
     }
 
 
+def nic_problems(entries: list[dict[str, Any]]) -> list[str]:
+    """Return an error for each entry that matches no NIC."""
+    try:
+        if entries:
+            info.nics(entries)
+    except plan.Problem as problem:
+        return str(problem).splitlines()
+    return []
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "driver": {"type": "str", "choices": ["auto", "meta", "netkit", "veth"], "default": "auto"},
             "uplinks": {"type": "list", "elements": "str", "default": []},
+            "nics": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str"},
+                    "driver": {"type": "str"},
+                    "pci": {"type": "str"},
+                    "default_route": {"type": "bool", "default": False},
+                },
+            },
             "allow_package_install": {"type": "bool", "default": False},
             "meta_build": {"type": "str", "choices": ["dkms", "fleet"], "default": "dkms"},
             "cilium": {"type": "str", "choices": ["refuse", "tune"], "default": "refuse"},
@@ -356,7 +397,7 @@ def main() -> None:
         driver=driver,
         driver_reason=reason,
         pod_isolation=readiness.pod_isolation(driver),
-        problems=readiness.problems(facts, requested, requirements),
+        problems=readiness.problems(facts, requested, requirements) + nic_problems(module.params["nics"]),
         missing_packages=missing,
         required_packages=required,
         builder=readiness.builder(facts),

@@ -72,6 +72,18 @@ def test_missing_uplink_is_reported_before_any_change(tmp_path: Path, facts: dic
     assert done.stdout.count("PLAY [") == 1, done.stdout
 
 
+def test_missing_nic_is_reported_before_any_change(tmp_path: Path, facts: dict[str, Any]) -> None:
+    variables = {**facts, "node_tuning_nics": [{"name": "nic7", "mtu": 9000}]}
+    inventory = tmp_path / "hosts.json"
+    inventory.write_text(json.dumps({"all": {"hosts": {"node1": variables}}}))
+    command = ("ansible-playbook", "-i", str(inventory), str(CHECKOUT / "site.yml"), "--check")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode and "nics: no NIC matches nic7" in done.stdout, done.stdout
+    assert done.stdout.count("PLAY [") == 1, done.stdout
+    # Without the tuning, the NIC is not needed.
+    assert "no NIC matches" not in site(tmp_path, variables, "--check").stdout
+
+
 def test_dry_run_succeeds_without_pyroute2(tmp_path: Path, facts: dict[str, Any]) -> None:
     """The node's Python runs without its packages, so pyroute2 is missing."""
     python = Path(facts["ansible_python_interpreter"])
