@@ -40,7 +40,8 @@ options:
       - Write values of several numbers as a string separated by whitespace. V(true) means 1, V(false) means
         0.
       - The values are written in an order in which C(conf.all) and C(conf.default) do not override values of
-        single interfaces.
+        single interfaces. Values that the kernel changes along are restored by a revert, too.
+      - Values are compared as the kernel reads them, for example V(80,81) and V(80-81).
     type: dict
     default: {}
   window_scale:
@@ -97,9 +98,17 @@ options:
       - File that stores the values for the next boot. It contains exactly the sysctls of this call, including
         those for O(window_scale). The default name sorts after the files of packages.
       - An existing file that this module did not write is not overwritten.
+      - The module warns if a sysctl belongs to a kernel module that is loaded after the file is read.
       - With an empty string, nothing is stored for the next boot.
     type: str
     default: /etc/sysctl.d/zz-podnet.conf
+  acknowledge_risk:
+    description:
+      - Allow changes with effects that a revert does not undo. These are C(disable_ipv6) of an interface with
+        IPv6 addresses or routes of its own, C(addr_gen_mode) and C(stable_secret), and values that the kernel
+        does not take back, such as V(1) for C(kernel.unprivileged_bpf_disabled).
+    type: bool
+    default: false
   state:
     description:
       - V(present) sets the values and writes O(file).
@@ -207,8 +216,9 @@ connections:
     examples: {description: Local and remote addresses of some connections., type: list, elements: str}
 other_writers:
   description:
-    - Other sources that set the same sysctls to other values. These are files that are read at boot,
-      C(/etc/sysctl.conf), the active profile of TuneD, and cilium-agent if Cilium runs.
+    - Other sources that set the same sysctls to other values, by their names or by others that change them,
+      as C(net.ipv4.ip_forward) changes C(net.ipv4.conf.all.forwarding). These are files that are read at
+      boot, C(/etc/sysctl.conf), the active profile of TuneD, and cilium-agent if Cilium runs.
     - The module warns about each source that takes effect after O(file).
   returned: success
   type: list
@@ -240,6 +250,7 @@ def main() -> None:
             "window_scale": {"type": "int"},
             "pods": {"type": "dict", "options": pods},
             "file": {"type": "str", "default": "/etc/sysctl.d/zz-podnet.conf"},
+            "acknowledge_risk": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Find the interfaces of default routes.
+"""Find the interfaces of default routes, and those that IPv6 uses.
 
 /proc/net/route shows only the first next hop of a multipath route, and none of a nexthop object.
 
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from . import netlink
 
-_GETROUTE, _GETNEXTHOP = 26, 106  # RTM_*
+_GETADDR, _GETROUTE, _GETNEXTHOP = 22, 26, 106  # RTM_*
+_ADDRESS = struct.Struct("=BBBBi")  # ifaddrmsg: family, prefix length, flags, scope, interface
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg
 _NEXT_HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, weight, interface
 _NEXTHOP_OBJECT = struct.Struct("=BBBxI")  # nhmsg
@@ -26,7 +27,8 @@ _GROUP_MEMBER = struct.Struct("=IBBH")  # nexthop_grp: ID, weight, reserved
 _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 4, 9, 15, 30
 _NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
 _TABLES = (253, 254)  # RT_TABLE_DEFAULT, RT_TABLE_MAIN
-_UNICAST, _ROUTER_ADVERTISEMENT = 1, 9  # RTN_UNICAST, RTPROT_RA
+_SCOPE_LINK, _SCOPE_HOST = 253, 254  # RT_SCOPE_*
+_UNICAST, _KERNEL, _ROUTER_ADVERTISEMENT = 1, 2, 9  # RTN_UNICAST, RTPROT_KERNEL, RTPROT_RA
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,20 @@ def default_routes() -> list[DefaultRoute]:
 def default_interfaces() -> set[str]:
     """Return the interfaces that carry an IPv4 or IPv6 default route, all next hops included."""
     return {name for route in default_routes() for name in route.interfaces}
+
+
+def ipv6_in_use() -> set[str]:
+    """Return the interfaces with IPv6 addresses or routes that the kernel does not create by itself."""
+    indexes = set()
+    for answer in _dump(_GETADDR, _ADDRESS.pack(socket.AF_INET6, 0, 0, 0, 0)):
+        family, dummy, dummy, scope, index = _ADDRESS.unpack_from(answer)
+        if family == socket.AF_INET6 and scope not in (_SCOPE_LINK, _SCOPE_HOST):
+            indexes.add(index)
+    for answer in _dump(_GETROUTE, _ROUTE.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)):
+        header = _ROUTE.unpack_from(answer)
+        if (header[0], header[7]) == (socket.AF_INET6, _UNICAST) and header[5] != _KERNEL:
+            indexes |= _interfaces(netlink.attributes(answer[_ROUTE.size :]))
+    return {*_names(indexes)}
 
 
 def _dump(kind: int, payload: bytes) -> list[bytes]:

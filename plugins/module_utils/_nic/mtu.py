@@ -97,8 +97,8 @@ def stacked(found: Sequence[Device]) -> list[Interface]:
 def related(names: Iterable[str], found: Sequence[Device]) -> dict[str, Device]:
     """Return the interfaces ``names`` and all whose MTUs depend on theirs, in the order of the writes.
 
-    A bond comes before its ports, as it sets their MTU. A bridge comes last, as it follows its ports until
-    its own MTU is set.
+    A bond comes before its ports, as it sets their MTU, and a lower device before those on top. A bridge
+    comes last, as it follows its ports until its own MTU is set.
     """
     by_index = {device.index: device for device in found}
     linked: dict[int, set[int]] = {}
@@ -113,7 +113,15 @@ def related(names: Iterable[str], found: Sequence[Device]) -> dict[str, Device]:
         if index not in seen and index in by_index:
             seen.add(index)
             waiting += linked.get(index, ())
-    ordered = sorted((by_index[index] for index in seen), key=lambda device: (_rank(device), device.name))
+
+    def order(device: Device) -> tuple[int, int, str]:
+        depth, below = 0, device
+        # The link of a veth is its peer, not a lower device.
+        while below.kind in (*_CLAMPED, *_FOLLOWING) and below.lower in by_index and depth < len(found):
+            depth, below = depth + 1, by_index[below.lower]
+        return _rank(device), depth, device.name
+
+    ordered = sorted((by_index[index] for index in seen), key=order)
     return {device.name: device for device in ordered}
 
 

@@ -93,7 +93,8 @@ def _write(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> str:
     now = _read(ethtool, name)
     if now is None:
         return f"{name} no longer exists."
-    requested = {name: value for name, value in former.items() if name in now.wanted}
+    # A feature that another device turned off or on along has its former value again with that device.
+    requested = {s: value for s, value in former.items() if s in now.wanted and now.values[s] != value}
     original = replace(now, values={**now.values, **former}, wanted={**now.wanted, **requested})
     return configure.restore(ethtool, [original], {})
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._core.files import DropIn
 from .._core.plan import Change, Problem, Result, diff, reason
 from .._kernel import sock_diag
 from .._rollback import journal
+from . import late
 from .keys import name_of
 from .namespaces import NODE, Netns, initial_values, selected_pods
 from .order import order
@@ -41,6 +43,7 @@ def run(params: Mapping[str, Any], check: bool, root: str = "/") -> Result:
         others = writers(desired, file, root)
         result = _result(found, drop_in)
         result.warnings += writer_warnings(others, file)
+        result.warnings += late.warnings(desired, file, root) if file else []
         if scale is not None and RMEM_MAX not in desired:
             result.warnings += _scale_warnings(scale, file, root)
         result.values["other_writers"] = [writer.as_dict() for writer in others]
@@ -72,7 +75,7 @@ def apply(tree: Tree, found: SysctlPlan) -> None:
 
     Raises ``Problem``; then every sysctl has its former value and the file is unchanged.
     """
-    with journal.transaction(found, _observer(tree, found)):
+    with journal.transaction(replace(found, changes=_predicted(tree, found)), _observer(tree, found)):
         done = _write(tree, found)
         for path, (dummy, after) in found.files.items():
             try:
@@ -81,18 +84,31 @@ def apply(tree: Tree, found: SysctlPlan) -> None:
                 raise Problem(f"{path} cannot be written: {reason(error)}. {_restore(tree, done)}") from None
 
 
+def _predicted(tree: Tree, found: SysctlPlan) -> list[Change]:
+    """Return the changes with those that the kernel makes along, which the journal needs beforehand."""
+    changes = list(found.changes)
+    for namespace in found.desired:
+        with namespace.entered():
+            changes += [
+                Change(name_of(path), before, after, namespace.name)
+                for path, (before, after) in tree.predicted(found.changes_of(namespace)).items()
+            ]
+    return changes
+
+
 def _observer(tree: Tree, found: SysctlPlan) -> journal.Observe:
-    """Return a function that compares all keys that the plan touches with their current values."""
+    """Return a function that compares all keys that the plan may reach with their current values."""
     former = []
     for namespace, desired in found.desired.items():
-        with namespace.entered():
-            former.append((namespace, tree.touched(found.changes_of(namespace), desired)))
+        if found.changes_of(namespace):
+            with namespace.entered():
+                former.append((namespace, tree.values(tree.related(desired))))
 
     def observe() -> list[Change]:
         observed = []
         for namespace, values in former:
             with namespace.entered():
-                now = {path: tree.read(path) for path in values if tree.exists(path)}
+                now = tree.values(values)
             observed += [
                 Change(name_of(path), values[path], now[path], namespace.name)
                 for path in now

@@ -56,7 +56,7 @@ def sysctls(keys: Sequence[str], pods: Mapping[str, Any] | None, root: str = "/"
                 "scope": "namespace" if path in initial else "node",
                 "new_namespace": initial.get(path),
                 "pods": in_pods.get(path, {}),
-                "other_writers": [writer.as_dict() for writer in others if writer.path == path],
+                "other_writers": [writer.as_dict() for writer in others if writer.affects == path],
                 "without_effect": WITHOUT_EFFECT.get(path, ""),
             }
             for path in paths

@@ -10,6 +10,9 @@ Sources: sysctl.d(5), sysctl(8).
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import re
 from collections.abc import Mapping
 
 from .._core.plan import Problem
@@ -65,3 +68,73 @@ def parse(sysctls: Mapping[str, object], option: str = "sysctls") -> dict[str, s
     if problems:
         raise Problem("\n".join(problems))
     return values
+
+
+# Keys with a list of ranges, with a mask of CPUs in hexadecimal words, and with a set of words.
+_RANGES = ("/ip_local_reserved_ports", "_cpumask", "_cpulist")
+_LARGEST_RANGE = 1 << 16
+_MASKS = ("net/core/flow_limit_cpu_bitmap", "net/core/rps_default_mask")
+_WORD_SETS = ("net/ipv4/tcp_allowed_congestion_control",)
+
+
+def same(path: str, first: str, second: str) -> bool:
+    """Return whether two values of a key are equal to the kernel, which may print them in another form."""
+    return first == second or _canonical(path, first) == _canonical(path, second)
+
+
+def _canonical(path: str, value: str) -> object:
+    """Return a value in a form that is equal for equal values.
+
+    Sources: proc_get_long() and proc_do_large_bitmap() of kernel/sysctl.c; proc_tcp_fastopen_key() and
+    proc_allowed_congestion_control() of net/ipv4/sysctl_net_ipv4.c.
+    """
+    if path in _MASKS:
+        return int(value.replace(",", "") or "0", 16) if re.fullmatch(r"[0-9a-fA-F,]*", value) else value
+    if path in _WORD_SETS:
+        return frozenset(value.split())
+    if path.endswith("/stable_secret"):
+        with contextlib.suppress(ValueError):
+            return ipaddress.IPv6Address(value)
+    if path.endswith("/tcp_fastopen_key"):
+        return value.lower().replace(" ", "")
+    if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*,?", value) and not value.isdecimal():
+        numbers: set[int] = set()
+        for part in value.strip(",").split(","):
+            begin, dummy, end = part.partition("-")
+            if int(end or begin) - int(begin) > _LARGEST_RANGE:
+                return value
+            numbers.update(range(int(begin), int(end or begin) + 1))
+        return frozenset(numbers)
+    if re.fullmatch(r"\d+", value) and path.endswith(_RANGES):
+        return frozenset({int(value)})
+    words = value.split()
+    if words and all(re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)", word) for word in words):
+        return tuple(map(_number, words))
+    return value
+
+
+def _number(word: str) -> int:
+    """Return a number as the kernel parses it: hexadecimal after 0x, octal after 0."""
+    digits = word.lstrip("-")
+    base = 16 if digits[:2].lower() == "0x" else 8 if digits[0] == "0" and digits.isdecimal() else 10
+    try:
+        number = int(digits, base)
+    except ValueError:  # 8 or 9 in an octal number
+        return -1
+    return -number if word.startswith("-") else number
+
+
+def printed(path: str, value: str) -> str:
+    """Return a value as the kernel prints it, as far as that is known."""
+    canonical = _canonical(path, value)
+    if isinstance(canonical, tuple):
+        return " ".join(map(str, canonical))
+    if path in _WORD_SETS or not isinstance(canonical, frozenset):
+        return value
+    runs: list[list[int]] = []
+    for number in sorted(canonical):
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)

@@ -12,18 +12,8 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 
 from .._core.plan import Change
-from .keys import name_of, normalize, path_of
-
-IP_FORWARD, FORWARDING4 = "net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding"
-FORWARDING6 = "net/ipv6/conf/all/forwarding"
-
-# Keys that the kernel changes with another one, as it copies the value to every interface.
-_PROPAGATED = {
-    IP_FORWARD: (FORWARDING4, "net/ipv4/conf/*/forwarding", "net/ipv4/conf/all/accept_redirects"),
-    FORWARDING4: (IP_FORWARD, "net/ipv4/conf/*/forwarding", "net/ipv4/conf/all/accept_redirects"),
-    FORWARDING6: ("net/ipv6/conf/*/forwarding",),
-    "net/ipv6/conf/all/disable_ipv6": ("net/ipv6/conf/*/disable_ipv6",),
-}
+from .effects import IP_FORWARD, effects
+from .keys import name_of, normalize, path_of, printed, same
 
 
 def order(path: str) -> tuple[int, str]:
@@ -37,17 +27,12 @@ def order(path: str) -> tuple[int, str]:
     return 4, path
 
 
-def patterns(path: str) -> tuple[str, ...]:
-    """Return patterns of the keys that the kernel changes with a key."""
-    return _PROPAGATED.get(path, ())
-
-
 def changes(current: Mapping[str, str], desired: Mapping[str, str], scope: str = "") -> list[Change]:
     """Return the changes from ``current`` to ``desired``, in the order of the writes."""
     return [
-        Change(name_of(path), normalize(current[path]), desired[path], scope)
+        Change(name_of(path), normalize(current[path]), printed(path, desired[path]), scope)
         for path in sorted(desired, key=order)
-        if normalize(current[path]) != desired[path]
+        if not same(path, normalize(current[path]), desired[path])
     ]
 
 
@@ -62,5 +47,5 @@ def writes(planned: Iterable[Change], desired: Mapping[str, str]) -> list[str]:
     for path in sorted(desired, key=order):
         if path in changed or any(fnmatch.fnmatchcase(path, pattern) for pattern in propagated):
             found.append(path)
-            propagated += patterns(path)
+            propagated += [effect.pattern for effect in effects(path)]
     return found

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,14 @@ WITHOUT_EFFECT = {
     "net/ipv4/tcp_low_latency": "Linux 4.14 removed the prequeue",
     "net/ipv4/tcp_fack": "Linux 4.15 replaced FACK by RACK",
     "net/ipv4/tcp_tw_recycle": "Linux 4.12 removed it, as it broke connections through NAT",
+}
+
+# Values after which the kernel accepts no other one.
+_ONE_WAY = {
+    "kernel/kexec_load_disabled": "1",
+    "kernel/modules_disabled": "1",
+    "kernel/unprivileged_bpf_disabled": "1",
+    "kernel/yama/ptrace_scope": "3",
 }
 
 
@@ -50,9 +59,10 @@ def read_plan(
     Raises ``Problem``.
     """
     scale = params["window_scale"]
-    node = _plan_node(tree, parse(params["sysctls"]), scale)
+    accepted = bool(params.get("acknowledge_risk"))
+    node = _plan_node(tree, parse(params["sysctls"]), scale, accepted)
     requested = parse(params["pods"]["sysctls"], "pods: sysctls") if params["pods"] else {}
-    in_pods = _plan_pods(tree, requested, scale, node.desired[NODE], pods)
+    in_pods = _plan_pods(tree, requested, scale, node.desired[NODE], pods, accepted)
     desired = {**node.desired, **in_pods.desired}
     return SysctlPlan(
         subsystem="sysctls",
@@ -72,7 +82,7 @@ def plan_file(drop_in: DropIn | None, desired: Mapping[str, str]) -> dict[str, t
     return {drop_in.path: (read_file(drop_in.path), after)}
 
 
-def _plan_node(tree: Tree, requested: Mapping[str, str], scale: int | None) -> SysctlPlan:
+def _plan_node(tree: Tree, requested: Mapping[str, str], scale: int | None, accepted: bool) -> SysctlPlan:
     """Return the plan for this network namespace; raises ``Problem``."""
     warnings = [
         f"sysctls: {name_of(path)} has no effect in newer kernels ({cause}): remove it"
@@ -90,6 +100,7 @@ def _plan_node(tree: Tree, requested: Mapping[str, str], scale: int | None) -> S
     current = tree.current(desired)
     planned = changes(current, desired)
     problems = _write_problems(tree, NODE, planned) + _forwarding_problems(tree, "sysctls", current, desired)
+    problems += [] if accepted else _lasting_problems("sysctls", planned)
     found = SysctlPlan(
         subsystem="sysctls", changes=planned, problems=problems, warnings=warnings, desired={NODE: desired}
     )
@@ -103,6 +114,7 @@ def _plan_pods(
     scale: int | None,
     node: Mapping[str, str],
     pods: Iterable[Netns],
+    accepted: bool,
 ) -> SysctlPlan:
     """Return the plan for Pods; ``node`` has the node's desired values. Raises ``Problem``."""
     tree.current(requested)
@@ -116,8 +128,11 @@ def _plan_pods(
             if scale is not None:
                 current = tree.current({TCP_RMEM, TCP_WMEM}) | rmem_max
                 desired |= solve_window(scale, namespaced, current)
-            its = changes(tree.current(desired), desired, pod.name)
-            problems += _write_problems(tree, pod, its)
+            now = tree.current(desired)
+            its = changes(now, desired, pod.name)
+            where = f"pods: {pod.name}"
+            problems += _write_problems(tree, pod, its) + _forwarding_problems(tree, where, now, desired)
+            problems += [] if accepted else _lasting_problems(where, its)
         planned += its
         found[pod] = desired
     plan = SysctlPlan(subsystem="sysctls", changes=planned, problems=problems, desired=found)
@@ -152,6 +167,31 @@ def _write_problems(tree: Tree, namespace: Netns, planned: Iterable[Change]) -> 
         for change in planned
         if not tree.writable(path_of(change.name))
     ]
+
+
+def _lasting_problems(where: str, planned: Iterable[Change]) -> list[str]:
+    """Return an error for each change of the entered namespace with effects that a revert does not undo."""
+    found = []
+    for change in planned:
+        path = path_of(change.name)
+        match = re.fullmatch(r"net/ipv6/conf/(.+)/(disable_ipv6|addr_gen_mode|stable_secret)", path)
+        if path in _ONE_WAY and change.after == _ONE_WAY[path]:
+            found.append(f"{where}: {change.name} = {change.after} can only be undone by a reboot")
+        if not match or match[1] == "default":
+            continue
+        if match[2] != "disable_ipv6":
+            found.append(
+                f"{where}: {change.name} = {change.after} makes the kernel add link-local addresses, and a"
+                " revert does not remove them"
+            )
+        elif change.after != "0":
+            used = sorted(name for name in routes.ipv6_in_use() if match[1] in ("all", name))
+            if used:
+                found.append(
+                    f"{where}: {change.name} = {change.after} removes the IPv6 addresses and routes of"
+                    f" {', '.join(used)}, and a revert does not restore them"
+                )
+    return [f"{problem}: remove it, or set acknowledge_risk: true" for problem in found]
 
 
 def _read_rmem_max(tree: Tree, desired: Mapping[str, str], scale: int) -> tuple[dict[str, str], list[str]]:

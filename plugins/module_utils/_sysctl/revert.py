@@ -12,7 +12,8 @@ from .._kernel import netns
 from .._node import pod_netns
 from .._rollback.net_changes import Key
 from .._rollback.revert import GONE, Now
-from .keys import path_of
+from .effects import aliases
+from .keys import name_of, path_of
 from .tree import Tree
 
 
@@ -29,9 +30,8 @@ class Sysctls:
         for scope, its_keys in _by_scope(keys).items():
             found.update(dict.fromkeys(its_keys, GONE))
             with contextlib.suppress(OSError), self._entered(scope):
-                for key in its_keys:
-                    if self._tree.exists(path_of(key.name)):
-                        found[key] = self._tree.read(path_of(key.name))
+                now = self._tree.values(path_of(key.name) for key in its_keys)
+                found.update({key: now[path_of(key.name)] for key in its_keys if path_of(key.name) in now})
         return found
 
     def write(self, desired: Mapping[Key, Value]) -> None:
@@ -39,10 +39,12 @@ class Sysctls:
         for scope, keys in _by_scope(desired).items():
             with self._entered(scope):
                 values = {path_of(key.name): str(desired[key]) for key in keys}
-                now = self._tree.current(values)
-                changes = [Change(key.name, now[path_of(key.name)], desired[key]) for key in keys]
-                # Other keys that the kernel changes with these keep their current values.
-                self._tree.apply(changes, {**self._tree.touched(changes, values), **values})
+                now = self._tree.values(self._tree.related(values))
+                present = {path: value for path, value in values.items() if path in now}
+                changes = [Change(name_of(path), now[path], value) for path, value in present.items()]
+                # Other keys that the kernel changes with these keep their current values, except aliases.
+                kept = {path: value for path, value in now.items() if not aliases(path) & {*present}}
+                self._tree.apply(changes, {**kept, **present})
 
     @contextlib.contextmanager
     def _entered(self, scope: str) -> Iterator[None]:

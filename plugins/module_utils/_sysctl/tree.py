@@ -4,13 +4,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from .._core.plan import Change, Problem, reason, suggestion
-from .keys import name_of, normalize
-from .order import changes, patterns, writes
+from .effects import effects
+from .keys import name_of, normalize, path_of, same
+from .order import order, writes
+
+# Writable keys that change all the time.
+_VOLATILE = frozenset({"kernel/ns_last_pid"})
 
 
 class Tree:
@@ -34,6 +40,14 @@ class Tree:
             os.write(descriptor, f"{value}\n".encode())  # The kernel parses each write() separately.
         finally:
             os.close(descriptor)
+
+    def _write_present(self, path: str, value: str) -> None:
+        """Write a value unless the key vanished with its interface; raises ``OSError``."""
+        try:
+            self.write(path, value)
+        except FileNotFoundError:  # The kernel also returns it for values such as an unknown qdisc.
+            if self.exists(path):
+                raise
 
     def exists(self, path: str) -> bool:
         """Return whether the kernel has this key."""
@@ -78,48 +92,96 @@ class Tree:
             raise Problem("\n".join(problems))
         return values
 
-    def touched(self, planned: Iterable[Change], desired: Mapping[str, str]) -> dict[str, str]:
-        """Return the values of all keys that ``apply`` writes or that the kernel changes with them."""
-        written = writes(planned, desired)
-        propagated = [path for one in written for pattern in patterns(one) for path in self.matching(pattern)]
-        return {path: self.read(path) for path in sorted({*written, *propagated})}
+    def values(self, paths: Iterable[str]) -> dict[str, str]:
+        """Return the values of keys, without those that cannot be read or vanished with their interface."""
+        found = {}
+        for path in paths:
+            with contextlib.suppress(OSError):
+                found[path] = self.read(path)
+        return found
+
+    def related(self, paths: Iterable[str]) -> list[str]:
+        """Return all writable keys that a write of ``paths`` may change.
+
+        The kernel keeps aliases in one directory, and copies values of interfaces within ``conf`` or
+        ``neigh``; what it changes elsewhere is in ``effects``.
+        """
+        patterns = set()
+        for path in paths:
+            patterns |= {path, *(effect.pattern for effect in effects(path))}
+            interface = re.match(r"net/ipv[46]/(conf|neigh)/", path)
+            patterns.add(f"{interface.group()}*/*" if interface else f"{os.path.dirname(path)}/*")
+        found = {path for pattern in patterns for path in self.matching(pattern)}
+        return sorted(path for path in found if path not in _VOLATILE and self.writable(path))
+
+    def predicted(self, planned: Iterable[Change]) -> dict[str, tuple[str, str]]:
+        """Return keys that the kernel changes along with ``planned``, with current and predicted values."""
+        found = {}
+        paths = {path_of(change.name): str(change.after) for change in planned}
+        for path, value in paths.items():
+            for effect in effects(path):
+                after = effect.value_of(value)
+                for one, now in self.values(self.matching(effect.pattern)).items():
+                    if one not in paths:
+                        found[one] = (now, now if after is None else after)
+        return found
 
     def apply(self, planned: Iterable[Change], desired: Mapping[str, str]) -> dict[str, str]:
-        """Write the changes, read them back, and return the former value of each key touched.
+        """Write the changes, read them back, and return the former value of each key that they may reach.
 
-        Raises ``Problem`` if the kernel refuses a value or reads back another one; then every key touched has
-        its former value.
+        A write may change other desired keys, as that of ``default`` those of interfaces, so desired keys are
+        written until all have their values.
+
+        Raises ``Problem`` if the kernel refuses a value or reads back another one; then every key has its
+        former value.
         """
-        written = writes(planned, desired)
-        former = self.touched(planned, desired)
+        due = writes(planned, desired)
+        if not due:
+            return {}
+        former = self.values(self.related({*due, *desired}))
+        seen: list[Mapping[str, str]] = []
         path = ""
         try:
-            for path in written:
-                self.write(path, desired[path])
-            current = {path: self.read(path) for path in sorted(desired)} if written else {}
+            while True:
+                for path in due:
+                    self._write_present(path, desired[path])
+                current = self.values(desired)
+                due = [path for path in sorted(current, key=order)
+                       if not same(path, current[path], desired[path])]  # fmt: skip
+                if not due or current in seen:
+                    break
+                seen.append(current)
         except OSError as error:
             raise Problem(
                 f"sysctls: the kernel refuses {name_of(path)} = {desired[path]}: {reason(error)}."
                 f" {self.restore(former)}"
             ) from None
         problems = [
-            f"sysctls: the kernel accepted {name_of(path)} = {desired[path]}, but reads back {value!r}:"
-            " request a value within its limits"
-            for path, value in current.items()
-            if value != desired[path]
+            f"sysctls: the kernel accepted {name_of(path)} = {desired[path]}, but reads back"
+            f" {current[path]!r}: request a value within its limits"
+            for path in due
         ]
         if problems:
             raise Problem("\n".join([*problems, self.restore(former)]))
         return former
 
     def restore(self, former: Mapping[str, str]) -> str:
-        """Restore former values; return a message with the result."""
-        failed = []
-        present = {path: self.read(path) for path in former if self.exists(path)}
-        desired = {path: former[path] for path in present}
-        for path in writes(changes(present, desired), desired):
-            try:
-                self.write(path, desired[path])
-            except OSError as error:
-                failed.append(f"{name_of(path)} = {desired[path]} ({reason(error)})")
+        """Restore former values of keys that still exist; return a message with the result.
+
+        Repeats as long as it changes something, as one write may change several keys.
+        """
+        seen: list[Mapping[str, str]] = []
+        while True:
+            failed = []
+            current = self.values(former)
+            due = [path for path in sorted(current, key=order) if current[path] != former[path]]
+            if not due or current in seen:
+                break
+            seen.append(current)
+            for path in due:
+                try:
+                    self._write_present(path, former[path])
+                except OSError as error:
+                    failed.append(f"{name_of(path)} = {former[path]} ({reason(error)})")
+        failed = failed or [f"{name_of(path)} = {former[path]}" for path in due]
         return f"Not restored: {', '.join(failed)}." if failed else self.RESTORED

@@ -8,14 +8,14 @@ pkg/datapath/loader/base.go of Cilium.
 
 from __future__ import annotations
 
-import fnmatch
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._node.coexistence import cilium
 from .._node.drop_ins import in_order, options
 from .._node.host import Host
+from .effects import conflicts
 from .keys import name_of, normalize
 from .order import order
 
@@ -45,13 +45,17 @@ def render(desired: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Writer:
-    """A file or program that sets a key. ``wins``: it overrides this collection's file, if there is one."""
+    """A file or program that sets a key. ``wins``: it overrides this collection's file, if there is one.
+
+    ``affects`` is the desired key that this changes, the same one or another.
+    """
 
     by: str
     file: str
     path: str
     value: str
     wins: bool
+    affects: str
 
     def as_dict(self) -> dict[str, object]:
         """Return it as the modules return it."""
@@ -94,9 +98,8 @@ def _in_sysctl_d(desired: Mapping[str, str], drop_in: str, root: str) -> Iterato
         by = "Cilium" if "cilium" in os.path.basename(file) else "sysctl.d"
         wins = not drop_in or file == LAST_FILE or os.path.basename(file) > os.path.basename(drop_in)
         for pattern, value in assignments(node.read(file)):
-            for path in fnmatch.filter(desired, pattern):
-                if value != desired[path]:
-                    yield Writer(by, file, path, value, wins)
+            for path, affected in conflicts(pattern, value, desired):
+                yield Writer(by, file, path, value, wins, affected)
 
 
 # TuneD
@@ -131,16 +134,16 @@ def _in_tuned(desired: Mapping[str, str], drop_in: str, root: str) -> Iterator[W
         for key, text in _section(node, file, "sysctl").items():
             dummy, value = next(assignments(f"{key}={text}"), ("", ""))
             path = key.translate(str.maketrans("./", "/."))
-            if path in desired:
-                last[path] = Writer(f"TuneD profile {name}", file, path, value.strip("\"'"), wins)
+            last[path] = Writer(f"TuneD profile {name}", file, path, value.strip("\"'"), wins, path)
     for path, writer in last.items():
         bound = writer.value[:1] if writer.value[:1] in ("<", ">") else ""
-        value, now = writer.value[len(bound) :], desired[path]
+        value, now = writer.value[len(bound) :], desired.get(path, "")
         if bound and value.isdecimal() and now.isdecimal():  # ">": a minimum, "<": a maximum
             if (int(value) > int(now)) == (bound == ">") and value != now:
                 yield writer
-        elif value != now:
-            yield writer
+            continue
+        for dummy, affected in conflicts(path, value, desired):
+            yield replace(writer, affects=affected)
 
 
 # Programs
@@ -149,8 +152,8 @@ def _in_tuned(desired: Mapping[str, str], drop_in: str, root: str) -> Iterator[W
 def _in_cilium(desired: Mapping[str, str], root: str) -> Iterator[Writer]:
     if cilium(Host(root)):
         for path, value in CILIUM_AGENT.items():
-            if desired.get(path, value) != value:
-                yield Writer("cilium-agent", "", path, value, True)
+            for dummy, affected in conflicts(path, value, desired):
+                yield Writer("cilium-agent", "", path, value, True, affected)
 
 
 # All
@@ -170,6 +173,8 @@ def writer_warnings(found: Iterable[Writer], drop_in: str) -> list[str]:
     warnings = []
     for writer in found:
         what = f"{name_of(writer.path)} = {writer.value}"
+        if writer.affects != writer.path:
+            what += f", which changes {name_of(writer.affects)},"
         if not writer.wins or not drop_in:
             continue
         if not writer.file:

@@ -110,5 +110,5 @@ def test_an_error_remains_when_nothing_helps() -> None:
 
 
 def test_a_bond_precedes_its_ports_and_a_bridge_comes_last() -> None:
-    assert list(mtu.related(["up0"], DEVICES)) == ["abond", "mv0", "up0", "up1", "vlan5", "abr"]
-    assert list(mtu.related(["up2"], DEVICES)) == ["ipv0", "up2"]
+    assert list(mtu.related(["up0"], DEVICES)) == ["abond", "up0", "up1", "vlan5", "mv0", "abr"]
+    assert list(mtu.related(["up2"], DEVICES)) == ["up2", "ipv0"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Change
-from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import keys, order
+from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import effects, keys, order
 from tests.unit.sysctl.sysctl_values import RMEM, paths, values
 
 
@@ -43,6 +43,6 @@ def test_keys_for_all_interfaces_come_before_those_of_one() -> None:
 
 def test_desired_values_that_the_kernel_would_change_are_written_again() -> None:
     aa0 = "net/ipv4/conf/aa0/forwarding"
-    desired = {aa0: "0", order.IP_FORWARD: "1", "net/ipv4/tcp_sack": "1"}
+    desired = {aa0: "0", effects.IP_FORWARD: "1", "net/ipv4/tcp_sack": "1"}
     changes = [Change("net.ipv4.ip_forward", "0", "1")]
-    assert order.writes(changes, desired) == [order.IP_FORWARD, aa0]
+    assert order.writes(changes, desired) == [effects.IP_FORWARD, aa0]

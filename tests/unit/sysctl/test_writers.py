@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import keys, order, window, writers
+from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import effects, keys, window, writers
 from tests.unit.sysctl.sysctl_values import RMEM, paths, values
 
 
@@ -48,7 +48,7 @@ def test_files_that_are_read_later_win(root: Path) -> None:
         "net/ipv4/tcp_sack": "1",
         "net/ipv4/conf/eth0/rp_filter": "0",
         RMEM: "4096 131072 2",
-        order.IP_FORWARD: "1",
+        effects.IP_FORWARD: "1",
         "net/core/x": "1",
     }
     found = writers.writers(desired, drop_in, str(root))

@@ -1,0 +1,272 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every value that a sysctl or NIC setting reaches is applied as requested, journalled and restored."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
+
+RunModule = Callable[..., dict[str, Any]]
+# Addresses and counters that change by themselves, and the age of an address.
+VOLATILE = ("stats", "stats64", "preferred_life_time", "valid_life_time", "operstate")
+
+
+class Node:
+    """A namespace with NICs; modules run in it with a private journal."""
+
+    def __init__(self, namespaces: Any, run: RunModule, folder: Path) -> None:
+        self.namespaces, self._run, self.file = namespaces, run, folder / "zz-podnet.conf"
+        self.netns = namespaces("node")
+        # Addresses are usable at once, so that no state changes by itself.
+        namespaces.sysctl(self.netns, ipv6__conf__default__dad_transmits=0)
+        namespaces.sysctl(self.netns, ipv6__conf__default__accept_ra=0)
+        namespaces.ip(
+            self.netns,
+            "link set lo up",
+            "link add eth7 type veth peer name peer7",
+            "link add eth8 type veth peer name peer8",
+            "link set eth7 up", "link set peer7 up", "link set eth8 up", "link set peer8 up",
+            "link add mv0 link eth8 type macvlan",
+            "link add br0 type bridge",
+            "link set peer7 master br0",
+            "addr add 192.0.2.1/24 dev eth7",
+            "addr add 2001:db8::1/64 dev eth7 nodad",
+            "route add 198.51.100.0/24 via 192.0.2.2",
+        )  # fmt: skip
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until every interface that is up has its link-local address."""
+        for dummy in range(100):
+            links = json.loads(self.namespaces.run(self.netns, "ip", "-json", "-6", "addr"))
+            usable = [
+                one["ifname"]
+                for one in links
+                for address in one["addr_info"]
+                if address["local"].startswith("fe80") and "tentative" not in address
+            ]
+            if {"eth7", "eth8", "peer7", "peer8"} <= {*usable} and "tentative" not in str(links):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"no link-local addresses: {links}")
+
+    def set(self, sysctls: dict[str, Any], **more: Any) -> dict[str, Any]:
+        given = {"sysctls": sysctls, "file": str(self.file)}
+        given.update({key: more.pop(key) for key in ("acknowledge_risk",) if key in more})
+        return self._run("sysctl_zc", given, self.netns, **more)
+
+    def run(self, name: str, **args: Any) -> dict[str, Any]:
+        return self._run(name, args, self.netns)
+
+    def read(self, key: str) -> str:
+        return self.namespaces.run(self.netns, "sysctl", "-n", key).strip()
+
+    def sysctls(self) -> dict[str, str]:
+        """Return all values below /proc/sys/net; those that cannot be read are left out."""
+        found = {}
+        with _netns.entered(f"/run/netns/{self.netns}"):
+            for folder, dummy, names in os.walk("/proc/sys/net"):
+                for name in names:
+                    try:
+                        found[f"{folder}/{name}"] = Path(folder, name).read_text()
+                    except OSError:
+                        continue
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Return sysctls, and what rtnetlink and ethtool show."""
+        shown: dict[str, Any] = {"sysctls": self.sysctls()}
+        for words in (
+            "-d link",
+            "addr",
+            "route show table all",
+            "-6 route show table all",
+            "rule",
+            "-d neigh",
+        ):
+            listed = json.loads(self.namespaces.run(self.netns, "ip", "-json", *words.split()) or "[]")
+            shown[words] = [{k: v for k, v in one.items() if k not in VOLATILE} for one in listed]
+        for link in shown["-d link"]:
+            name = link["ifname"]
+            for option in ("-k", "-l", "-g", "-c"):
+                shown[f"{option} {name}"] = self.namespaces.run(
+                    self.netns, "ethtool", option, name, check=False
+                )
+        return shown
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return what differs between two states."""
+    found = []
+    for kind, old in before.items():
+        new = after[kind]
+        if isinstance(old, dict):
+            found += [f"{key}: {old[key]!r} -> {new.get(key)!r}" for key in old if old[key] != new.get(key)]
+            continue
+        old, new = (value.splitlines() if isinstance(value, str) else value for value in (old, new))
+        found += [f"{kind}: missing {one}" for one in old if one not in new]
+        found += [f"{kind}: additional {one}" for one in new if one not in old]
+    return found
+
+
+@pytest.fixture
+def node(
+    namespaces: Any, run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Node]:
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
+    yield Node(namespaces, run_module, tmp_path)
+
+
+CASES: list[dict[str, Any]] = [
+    {"net.ipv4.ip_forward": 1},
+    {"net.ipv4.conf.all.forwarding": 1, "net.ipv4.conf.eth7.forwarding": 0},
+    {
+        "net.ipv4.conf.all.rp_filter": 0,
+        "net.ipv4.conf.default.rp_filter": 2,
+        "net.ipv4.conf.eth7.rp_filter": 0,
+    },
+    {"net.ipv4.conf.default.arp_ignore": 2},
+    {"net.ipv4.conf.default.forwarding": 1},
+    {"net.ipv6.conf.all.forwarding": 1, "net.ipv6.conf.eth7.forwarding": 0},
+    {"net.ipv6.conf.all.ignore_routes_with_linkdown": 1, "net.ipv6.conf.eth8.ignore_routes_with_linkdown": 0},
+    {"net.ipv6.conf.all.disable_policy": 1},
+    {"net.ipv4.neigh.eth7.base_reachable_time": 40, "net.ipv4.neigh.eth8.retrans_time_ms": 2000},
+    {"net.ipv6.neigh.eth7.base_reachable_time_ms": 40000},
+    {"net.ipv6.route.gc_min_interval_ms": 2000},
+    {"net.ipv4.tcp_congestion_control": "reno", "net.ipv4.tcp_sack": 0},
+    {"net.ipv4.ip_local_reserved_ports": "10050,10051,11211"},
+    {"net.ipv4.tcp_rmem": "4096 131072 134217728", "net.ipv4.ping_group_range": "0 100"},
+]
+# What the kernel makes of these along cannot be predicted.
+UNPREDICTED = [{"net.ipv4.neigh.eth7.unres_qlen": 3}, {"net.ipv4.neigh.eth7.unres_qlen_bytes": 90000}]
+
+
+@pytest.mark.parametrize("sysctls", CASES + UNPREDICTED)
+def test_requested_values_hold_and_revert_restores_all(node: Node, sysctls: dict[str, Any]) -> None:
+    node.namespaces.sysctl(
+        node.netns,
+        ipv4__conf__eth8__forwarding=1,
+        ipv4__conf__eth8__rp_filter=1,
+        ipv6__conf__eth8__forwarding=1,
+        ipv4__conf__all__accept_redirects=1,
+    )
+    before = node.state()
+    assert node.set(sysctls)["changed"]
+    for key, value in sysctls.items():
+        assert node.read(key).split() == str(value).split() or key.endswith("reserved_ports")
+    assert not node.set(sysctls)["changed"]
+    made = node.run("revert")
+    assert made["drift"] == [] and made["archived"]
+    assert differences(before, node.state()) == []
+
+
+@pytest.mark.parametrize("sysctls", CASES)
+def test_a_run_that_is_killed_is_reverted(node: Node, sysctls: dict[str, Any]) -> None:
+    """The journal has no end of the change, only what the kernel was predicted to change along."""
+    node.namespaces.sysctl(node.netns, ipv4__conf__eth8__forwarding=1, ipv6__conf__eth8__forwarding=1)
+    before = node.state()
+    node.set(sysctls)
+    records = journal.read()
+    Path(journal.path()).write_text("".join(json.dumps(one) + "\n" for one in records if "end" not in one))
+    assert node.run("revert")["drift"] == []
+    assert differences(before, node.state()) == []
+
+
+@pytest.mark.parametrize("upper", ["mv0", "aa0"])
+def test_nics_and_sysctls_are_restored_together(node: Node, upper: str) -> None:
+    node.namespaces.ip(node.netns, f"link set mv0 name {upper}")
+    before = node.state()
+    node.set(
+        {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1, "net.ipv4.conf.default.rp_filter": 2}
+    )
+    node.run(
+        "nic_tuning",
+        nics=[
+            {"name": upper, "mtu": 9000},
+            {"name": "eth8", "mtu": 9000, "features": {"tso": False, "gro": True}, "gso_max_size": 60000},
+            {"name": "peer7", "mtu": 4000, "features": {"sg": False}},
+        ],
+    )
+    changed = node.state()
+    assert {link["ifname"]: link["mtu"] for link in changed["-d link"]}["br0"] == 4000, "the bridge follows"
+    made = node.run("revert")
+    assert made["drift"] == [] and made["archived"]
+    assert differences(before, node.state()) == []
+
+
+def test_a_refusal_restores_what_was_reached(node: Node) -> None:
+    before = node.state()
+    message = node.set(
+        {
+            "net.ipv4.ip_forward": 1,
+            "net.ipv4.conf.default.rp_filter": 2,
+            "net.ipv6.conf.all.forwarding": 1,
+            "net.ipv4.tcp_congestion_control": "nosuch",
+        },
+        fails=True,
+    )["msg"]
+    assert "Every sysctl has its former value." in message
+    assert differences(before, node.state()) == []
+
+
+def test_interfaces_that_come_and_go_are_skipped(node: Node) -> None:
+    script = (
+        "while :; do ip link add gone0 type veth peer name gone1; ip link set gone0 up;"
+        " ip link del gone0; done"
+    )
+    other = subprocess.Popen(
+        ["nsenter", f"--net=/run/netns/{node.netns}", "sh", "-c", script], stderr=subprocess.DEVNULL
+    )
+    try:
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            for value in (1, 0):
+                node.set({"net.ipv4.ip_forward": value, "net.ipv6.conf.all.forwarding": value})
+            node.run("revert")
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("name", ["all", "eth7"])
+def test_disabling_ipv6_needs_an_acknowledgement(node: Node, name: str) -> None:
+    before = node.state()
+    key = f"net.ipv6.conf.{name}.disable_ipv6"
+    message = node.set({key: 1}, fails=True)["msg"]
+    assert f"{key} = 1 removes the IPv6 addresses and routes of eth7" in message
+    assert "set acknowledge_risk: true" in message
+    assert differences(before, node.state()) == []
+    assert node.set({key: 1}, acknowledge_risk=True)["changed"] and node.read(key) == "1"
+
+
+def test_unused_ipv6_may_be_disabled_and_comes_back(node: Node) -> None:
+    before = node.sysctls()
+    node.set({"net.ipv6.conf.eth8.disable_ipv6": 1})
+    node.run("revert")
+    node.settle()
+    assert node.sysctls() == before
+
+
+def test_new_link_local_addresses_need_an_acknowledgement(node: Node) -> None:
+    message = node.set({"net.ipv6.conf.all.addr_gen_mode": 3}, fails=True)["msg"]
+    assert "makes the kernel add link-local addresses, and a revert does not remove them" in message
+    assert node.set({"net.ipv6.conf.default.addr_gen_mode": 3})["changed"]
+
+
+def test_ports_in_another_form_change_once(node: Node) -> None:
+    wanted = {"net.ipv4.ip_local_reserved_ports": "10050,10051,11211"}
+    (change,) = node.set(wanted)["changes"]
+    assert change["after"] == "10050-10051,11211" == node.read("net.ipv4.ip_local_reserved_ports")
+    assert not node.set(wanted)["changed"]
