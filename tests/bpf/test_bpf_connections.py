@@ -24,16 +24,20 @@ from tests.bpf.state import (
     ENFORCE_INGRESS,
     FAMILIES,
     INGRESS,
+    MAC,
     POD1,
     POD2,
+    POD_ANY_SOURCE,
     POD_MASQUERADE,
     REMOTE,
     TCP_,
     UDP_,
     State,
+    echo,
     frame,
     from_pod,
     from_wire,
+    syn,
     text,
     valid,
 )
@@ -43,6 +47,7 @@ LAST_SEEN = 84  # ct.h: offset in struct connection
 # ct.h: offset of `tuple` in the keys of ct4 and ct6, and its value for reply tuples
 KEY_TUPLE, CT_REPLY = {4: 13, 6: 37}, 1
 FRAGMENT_TIMEOUT = 30  # fragments.h
+CT_QUOTA = 16384  # ct.h
 
 
 def age(state: State, name: str, seconds: int, offset: int = 0) -> None:
@@ -129,6 +134,47 @@ class TestClose:
         assert from_wire(state, "2.11", "1.11", tcp("SA", back=True), family).counted == {"INBOUND": 1}
 
     @FAMILIES
+    def test_policy_applies_to_a_syn_after_a_reset(self, state: State, family: int) -> None:
+        """Also if the server sent other packets since: its reset may have been outside the window."""
+        state.pods(BOTH)
+        state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
+        assert from_pod(state, "1.11", "2.11", tcp("S"), family).counted == {"REMOTE": 1}
+        for flags, counted in (
+            ("SA", "INBOUND"),
+            ("RA", "INBOUND"),
+            ("A", "INBOUND"),
+            ("S", "DROP_POLICY_INGRESS"),
+        ):
+            found = from_wire(state, "2.11", "1.11", tcp(flags, back=True), family)
+            assert found.counted == {counted: 1}
+
+    @FAMILIES
+    @pytest.mark.parametrize("revoked", [EGRESS, INGRESS])
+    def test_both_directions_of_an_unknown_start(self, state: State, family: int, revoked: int) -> None:
+        """Policy was declared under traffic, and the server sent first: it is not the client."""
+        rules = {EGRESS: (TCP_, ALLOW, 80, 80), INGRESS: (TCP_, ALLOW, 1234, 1234)}
+        state.pods(BOTH)
+        for direction, ports in rules.items():
+            state.rule(POD1, REMOTE, direction, ports)
+        assert from_wire(state, "2.11", "1.11", tcp("A", back=True), family).counted == {"INBOUND": 1}
+        assert from_pod(state, "1.11", "2.11", tcp("A"), family).counted == {"REMOTE": 1}
+        state.rule(POD1, REMOTE, revoked)
+        counted = "DROP_POLICY_EGRESS" if revoked == EGRESS else "DROP_POLICY_INGRESS"
+        assert from_pod(state, "1.11", "2.11", tcp("A"), family).counted == {counted: 1}
+        assert from_wire(state, "2.11", "1.11", tcp("A", back=True), family).counted == {counted: 1}
+
+    @FAMILIES
+    def test_a_client_that_forgot_its_connection_leaves_a_removed_backend(
+        self, state: State, family: int
+    ) -> None:
+        state.service("9.10", 80, TCP_, [("2.11", 80)], family)
+        assert Ether(from_pod(state, "1.11", "9.10", tcp("S"), family).packet)[1].dst == text("2.11", family)
+        assert from_wire(state, "2.11", "1.11", tcp("SA", back=True), family).counted == {"INBOUND": 1}
+        state.service("9.10", 80, TCP_, [("2.12", 80)], family)
+        assert Ether(from_pod(state, "1.11", "9.10", tcp("A"), family).packet)[1].dst == text("2.11", family)
+        assert Ether(from_pod(state, "1.11", "9.10", tcp("S"), family).packet)[1].dst == text("2.12", family)
+
+    @FAMILIES
     @pytest.mark.usefixtures("one_cpu")
     @pytest.mark.parametrize("flags", ["FA", "RA"])
     def test_a_fin_is_tracked_despite_the_flow_cache(self, state: State, family: int, flags: str) -> None:
@@ -197,6 +243,105 @@ class TestMasqueradePort:
         result = from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family)
         assert result.counted == {"REMOTE": 1}
         assert Ether(result.packet)[1].src == text("1.11", family)
+
+    @FAMILIES
+    @pytest.mark.parametrize(
+        ("packets", "idle", "counted"),
+        [
+            ([tcp("S"), tcp("A")], 50, "DROP_NAT_NO_MAPPING"),
+            ([UDP(sport=1234, dport=80)], 40, "REMOTE"),
+            ([UDP(sport=1234, dport=80)], 20, "DROP_NAT_NO_MAPPING"),
+            ([UDP(sport=1234, dport=80), UDP(sport=80, dport=61000)] * 2, 40, "DROP_NAT_NO_MAPPING"),
+        ],
+        ids=["open", "one request", "recent request", "stream"],
+    )
+    def test_a_port_has_one_connection(
+        self, state: State, family: int, packets: list[Packet], idle: int, counted: str
+    ) -> None:
+        """Another connection gets it only after a request that nothing followed; the former one loses it."""
+        state.masquerade(61000, 61000)
+        state.pods(flags=POD_MASQUERADE)
+        for payload in packets:
+            if payload.dport == 80:
+                assert from_pod(state, "1.11", "8.1", payload, family).counted == {"REMOTE": 1}
+            else:
+                header = (IP if family == 4 else IPv6)(src=text("8.1", family), dst=self.OUTSIDE[family])
+                data = bytes(Ether(dst=MAC) / header / payload)
+                assert state.datapath.run("host_ingress", data).counted == {"INBOUND": 1}
+        age(state, "connections", idle, LAST_SEEN)
+        kind = type(packets[0])
+        second = syn(sport=4321) if kind is TCP else UDP(sport=4321, dport=80)
+        assert from_pod(state, "1.11", "8.1", second, family).counted == {counted: 1}
+        if counted == "REMOTE":
+            found = from_pod(state, "1.11", "8.1", packets[0], family)
+            assert found.counted == {"DROP_NAT_NO_MAPPING": 1}
+
+
+class TestQuota:
+    """Each Pod displaces only its own records, the least valuable first."""
+
+    @staticmethod
+    def repeat_places(state: State, slot: int = 1) -> None:
+        """Allocate the same places again."""
+        bpf.map_update(state.maps["ct_serial"], {struct.pack("=I", slot): struct.pack("=I", CT_QUOTA)})
+
+    @staticmethod
+    def places(state: State) -> dict[int, int]:
+        """Return the client's port by place."""
+        return {
+            struct.unpack("=I", key)[0]: int.from_bytes(value[16:18], "big")
+            for key, value in bpf.map_read(state.maps["connections"]).items()
+        }
+
+    @FAMILIES
+    def test_a_displaced_connection_leaves_no_tuple(self, state: State, family: int) -> None:
+        """They would displace the tuples of other Pods' connections."""
+        state.pods(BOTH)
+        state.rule(POD1, REMOTE, EGRESS, (0, ALLOW, 80, 80))
+        state.service("9.10", 80, UDP_, [("2.11", 80)], family)
+        for port in range(1, 6):
+            self.repeat_places(state)
+            for payload, target in (
+                (UDP(sport=port, dport=80), "9.10"),
+                (tcp("S"), "2.11"),
+                (echo(family, number=port), "2.11"),
+            ):
+                from_pod(state, "1.11", target, payload, family)
+            age(state, "connections", 10000, LAST_SEEN)
+        assert len(bpf.map_read(state.maps["connections"])) == 2
+        assert len(bpf.map_read(state.maps[f"ct{family}"])) == 3
+
+    @FAMILIES
+    def test_a_pod_is_charged_for_any_source(self, state: State, family: int) -> None:
+        """Else it displaces the connections of the Pod that it sends to."""
+        state.device(flags=POD_ANY_SOURCE)
+        state.pods(enforce2=ENFORCE_INGRESS)
+        data = frame("9.9", "1.12", UDP(sport=1, dport=80), family)
+        assert state.datapath.run("pod_egress", data, "pod1").counted == {"LOCAL": 1}
+        assert [place // CT_QUOTA for place in self.places(state)] == [1]
+
+    @FAMILIES
+    def test_a_flood_of_syn_displaces_no_idle_connection(self, state: State, family: int) -> None:
+        """The Pod answers each SYN, but no client goes on."""
+        state.pods(BOTH)
+        state.rule(POD1, REMOTE, INGRESS, (TCP_, ALLOW, 80, 80))
+        self.repeat_places(state)
+        for port in range(1, 10):
+            for sport, dport, flags in (
+                (port, 80, "S"),
+                (80, port, "SA"),
+                *([(port, 80, "A")] if port == 1 else []),
+            ):
+                payload = TCP(sport=sport, dport=dport, flags=flags)
+                if dport == 80:
+                    assert from_wire(state, "2.11", "1.11", payload, family).counted == {"INBOUND": 1}
+                else:
+                    assert from_pod(state, "1.11", "2.11", payload, family).counted == {"REMOTE": 1}
+            if port == 1:
+                age(state, "connections", 1000, LAST_SEEN)
+            if port == 8:
+                self.repeat_places(state)
+        assert sorted(self.places(state).values()) == [1, 3, 4, 5, 6, 7, 8, 9]
 
 
 class TestErrors:

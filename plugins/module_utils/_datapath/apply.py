@@ -133,7 +133,8 @@ def refill(fds: Mapping[str, int], pin_path: str) -> None:
     maps = Maps(fds)
     snapshot = maps.read()
     # Connections and cached decisions that outlive the former maps must not match the generation.
-    snapshot.generation = time.monotonic_ns() >> 20 & 0xFFFFFFFE
+    # The unit of 67 ms keeps generations comparable, which the age of Pods requires, for four years.
+    snapshot.generation = time.monotonic_ns() >> 26 & 0xFFFFFFFE
     writes, problems = plan_writes(snapshot, image, since=0)
     if problems:
         raise Problem("; ".join(problems))

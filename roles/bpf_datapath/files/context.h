@@ -106,42 +106,49 @@ static __always_inline void ctx_classify_host(struct __sk_buff *skb, const struc
 		ctx->dst.identity = IDENTITY_HOST;
 }
 
-/* Apply policy to a packet that opens a connection. */
-__noinline enum reason ctx_verdict_new(struct __sk_buff *skb, const struct packet *p,
-				       struct context *ctx)
+#define CTX_CLIENT_KNOWN -1
+
+/*
+ * Apply policy to a connection in the direction of its client, to `port`. The start of a TCP
+ * connection may be unknown, so either side may be its client. Policy then has to allow the other
+ * direction too, to `client_port`; otherwise a packet of the server would admit what policy forbids
+ * its client.
+ */
+__noinline enum reason ctx_verdict(struct __sk_buff *skb, const struct packet *p,
+				   struct context *ctx, __be16 port, int client_port)
 {
-	const struct l4_info *l4;
+	const struct endpoint_info *client, *server;
 	enum reason reason;
+	__u8 proto;
 
 	if (!p || !ctx)
 		return REASON_DROP_UNSUPPORTED;
-	l4 = &ctx->l4;
 	if (!ctx->src.enforce && !ctx->dst.enforce)
 		return REASON_NONE;
 	ctx_classify_host(skb, p, ctx);
-	reason = policy_verdict(&ctx->src, &ctx->dst, l4->tuple.proto, l4->policy_port, &ctx->cfg);
-	/*
-	 * The start of this TCP connection is unknown, so either side may be its client: policy has
-	 * to allow both. Otherwise a packet of the server would admit what policy forbids its client.
-	 */
-	if (reason == REASON_NONE && l4->tuple.proto == IPPROTO_TCP && !tcp_is_syn(l4->tcp_flags))
-		reason = policy_verdict(&ctx->dst, &ctx->src, IPPROTO_TCP, l4->tuple.sport,
-					&ctx->cfg);
+	client = ctx->ct.reply ? &ctx->dst : &ctx->src;
+	server = ctx->ct.reply ? &ctx->src : &ctx->dst;
+	proto = ctx->l4.tuple.proto;
+	reason = policy_verdict(client, server, proto, port, &ctx->cfg);
+	if (reason == REASON_NONE && client_port != CTX_CLIENT_KNOWN)
+		reason = policy_verdict(server, client, proto, client_port, &ctx->cfg);
 	return reason;
 }
 
-/* Apply policy to a known connection, in the direction of its first packet. */
-__noinline enum reason ctx_verdict_again(struct __sk_buff *skb, const struct packet *p,
-					 struct context *ctx, __be16 port)
+/* Return whether a packet without a connection belongs to one that it does not open. */
+static __always_inline bool ctx_is_midstream(const struct l4_info *l4)
 {
-	if (!p || !ctx)
-		return REASON_DROP_UNSUPPORTED;
-	if (!ctx->src.enforce && !ctx->dst.enforce)
-		return REASON_NONE;
-	ctx_classify_host(skb, p, ctx);
-	if (ctx->ct.reply)
-		return policy_verdict(&ctx->dst, &ctx->src, ctx->l4.tuple.proto, port, &ctx->cfg);
-	return policy_verdict(&ctx->src, &ctx->dst, ctx->l4.tuple.proto, port, &ctx->cfg);
+	return l4->tuple.proto == IPPROTO_TCP && !tcp_is_syn(l4->tcp_flags);
+}
+
+/* Apply policy to a packet without a connection. */
+static __always_inline enum reason ctx_verdict_new(struct __sk_buff *skb, const struct packet *p,
+						   struct context *ctx)
+{
+	const struct l4_info *l4 = &ctx->l4;
+
+	return ctx_verdict(skb, p, ctx, l4->policy_port,
+			   ctx_is_midstream(l4) ? l4->tuple.sport : CTX_CLIENT_KNOWN);
 }
 
 /* Return whether an address belongs to a Pod that is newer than a connection. */
@@ -156,14 +163,19 @@ static __noinline bool ct_is_before_pod(const struct connection *c, __u8 family,
 	return ep && ep->since && (__s32)(ep->since - c->created) > 0;
 }
 
-/* Return whether a connection is still one of its Pods, and its backend one of its service. */
-__noinline bool ct_is_current(const struct connection *c, __u8 family, const struct config *cfg)
+/*
+ * Return whether a connection is still one of its Pods, and its backend one of its service. An open
+ * TCP connection keeps its backend.
+ */
+__noinline bool ct_is_current(const struct connection *c, __u8 family, const struct config *cfg,
+			      bool syn)
 {
 	if (!c)
 		return false;
 	if (ct_is_before_pod(c, family, &c->client) || ct_is_before_pod(c, family, &c->server))
 		return false;
-	return !(c->flags & CT_DNAT) || c->proto == IPPROTO_TCP || lb_is_current(c, family, cfg);
+	return !(c->flags & CT_DNAT) || (c->proto == IPPROTO_TCP && !syn) ||
+	       lb_is_current(c, family, cfg);
 }
 
 /* Return the record of a packet, unless another connection has got it since. */
@@ -173,6 +185,20 @@ static __always_inline struct connection *ctx_connection(const struct context *c
 	struct connection *c = bpf_map_lookup_elem(&connections, &place);
 
 	return c && c->serial == ctx->ct.serial ? c : NULL;
+}
+
+/* Return whether a packet belongs to the connection of its tuple, and does not open another one. */
+static __noinline bool ctx_is_of_connection(const struct context *ctx, const struct connection *c)
+{
+	bool syn = tcp_is_syn(ctx->l4.tcp_flags);
+
+	/* from the client or, from the server's port, from the server */
+	if (syn && (c->verdict.reason != REASON_NONE || c->flags & (CT_FIN_BOTH | CT_WAS_RST)))
+		return false;
+	/* the client forgot an open connection; a retransmitted SYN keeps its backend */
+	syn = syn && c->flags & CT_SEEN_REPLY;
+	return (!syn && c->verdict.generation == ctx->cfg.generation) ||
+	       ct_is_current(c, ctx->l4.tuple.family, &ctx->cfg, syn);
 }
 
 enum ctx_match {
@@ -214,43 +240,23 @@ __noinline enum ctx_match ctx_find(const struct packet *p, struct context *ctx)
 	return p->flow.origin == FROM_POD ? CTX_CLASH : CTX_FORGED;
 }
 
-/* Set the tuple of a connection as the server sees it, in the direction of the client. */
-static __always_inline void ct_set_routed(const struct connection *c, struct tuple *t)
-{
-	const struct addr_port *source = c->flags & CT_SNAT ? &c->source : &c->client;
-
-	__builtin_memcpy(t->src, source->address, sizeof(t->src));
-	__builtin_memcpy(t->dst, c->server.address, sizeof(t->dst));
-	t->sport = source->port;
-	t->dport = c->server.port;
-}
-
 /*
  * Keep the tuple of the direction that sends nothing from being discarded as the least recently
  * used, once a second.
  */
-__noinline int ct_refresh(const struct connection *c, const struct ct_state *ct,
-			  const struct tuple *packet)
+__noinline int ct_refresh(const struct connection *c, const struct ct_state *ct)
 {
-	struct tuple t;
+	struct tuple t = {};
+	enum ct_tuple which;
 	bool reply;
 	__u32 place;
 
-	if (!c || !ct || !packet)
+	if (!c || !ct)
 		return 0;
-	t = *packet;
-	if (ct->reply) {
-		__builtin_memcpy(t.src, c->client.address, sizeof(t.src));
-		__builtin_memcpy(t.dst, c->service.address, sizeof(t.dst));
-		t.sport = c->client.port;
-		t.dport = c->service.port;
-		if (t.icmp)
-			t.icmp = TUPLE_ICMP_REQUEST;
-	} else {
-		ct_set_routed(c, &t);
-	}
-	if (!ct_lookup(&t, ct->reply ? CT_ORIGINAL : CT_REPLY, &place, &reply))
-		ct_ref_insert(&t, ct->reply ? CT_ORIGINAL : CT_REPLY, ct->place, c->serial, true);
+	which = ct->reply ? CT_ORIGINAL : CT_REPLY;
+	ct_set_tuple(c, which, &t);
+	if (!ct_lookup(&t, which, &place, &reply))
+		ct_ref_insert(&t, which, ct->place, ct->serial);
 	return 0;
 }
 
@@ -264,25 +270,43 @@ static __always_inline bool ct_is_taken(const struct tuple *routed)
 	c = ct_lookup(routed, CT_REPLY, &place, &reply);
 	if (!c)
 		c = ct_lookup(routed, CT_ORIGINAL, &place, &reply);
-	return c && (c->proto != IPPROTO_TCP || !ct_is_closed(c));
+	return c && !ct_is_closed(c);
+}
+
+/* Allocate the record of a new connection, which its sender is charged for if it is a Pod. */
+static __noinline struct connection *ctx_alloc(struct context *ctx)
+{
+	__u32 place = 0, serial = 0;
+	struct connection *c;
+
+	c = ct_alloc(ctx->src.slot ? ctx->src.slot : ctx->dst.slot, &place, &serial);
+	if (!c)
+		return NULL;
+	ct_end(c);
+	if (c->proto)
+		ct_forget(c, CT_ORIGINAL, place);
+	if (c->flags & (CT_DNAT | CT_SNAT))
+		ct_forget(c, CT_REPLY, place);
+	ctx->ct.place = place;
+	ctx->ct.serial = serial;
+	return c;
 }
 
 /*
- * Create the record of a new connection. The packet's destination is that of the server already;
+ * Fill the record of a new connection. The packet's destination is that of the server already;
  * `service` is the one before, with port 0 if it is the same.
  */
-__noinline bool ctx_create(struct context *ctx, const struct addr_port *service, __u32 backend)
+__noinline bool ctx_create(struct context *ctx, struct connection *c,
+			   const struct addr_port *service, __u32 backend)
 {
-	struct connection *c;
-	__u32 place = 0, serial = 0;
+	__u32 place, serial;
 	struct tuple *t;
 
-	if (!ctx || !service)
+	if (!ctx || !c || !service)
 		return false;
 	t = &ctx->l4.tuple;
-	c = ct_alloc(ctx->src.ifindex ? ctx->src.slot : ctx->dst.slot, &place, &serial);
-	if (!c)
-		return false;
+	place = ctx->ct.place;
+	serial = ctx->ct.serial;
 	__builtin_memcpy(c->client.address, t->src, sizeof(t->src));
 	c->client.port = t->sport;
 	__builtin_memcpy(c->server.address, t->dst, sizeof(t->dst));
@@ -291,24 +315,21 @@ __noinline bool ctx_create(struct context *ctx, const struct addr_port *service,
 	c->source = c->client;
 	c->last_seen = ct_now();
 	c->created = ctx->cfg.generation;
-	c->generation = ctx->cfg.generation;
+	c->verdict.generation = ctx->cfg.generation;
+	c->verdict.reason = REASON_NONE;
 	c->backend = backend;
 	c->proto = t->proto;
-	c->verdict = REASON_NONE;
+	c->flags = (t->family == AF_INET6 ? CT_IPV6 : 0) | (service->port ? CT_DNAT : 0) |
+		   (ctx_is_midstream(&ctx->l4) ? CT_MIDSTREAM : 0);
 	barrier();
 	c->serial = serial;
-	ctx->ct.place = place;
-	ctx->ct.serial = serial;
 	if (!service->port)
-		return ct_ref_insert(t, CT_ORIGINAL, place, serial, true);
+		return ct_ref_insert(t, CT_ORIGINAL, place, serial);
 	c->service = *service;
-	c->flags = CT_DNAT;
-	ctx->ct.clash = ct_is_taken(t);
-	if (!ctx->ct.clash && !ct_ref_insert(t, CT_REPLY, place, serial, true))
-		return false;
+	ctx->ct.clash = ct_is_taken(t) || !ct_ref_insert(t, CT_REPLY, place, serial);
 	__builtin_memcpy(t->dst, service->address, sizeof(t->dst));
 	t->dport = service->port;
-	if (!ct_ref_insert(t, CT_ORIGINAL, place, serial, true))
+	if (!ct_ref_insert(t, CT_ORIGINAL, place, serial))
 		return false;
 	__builtin_memcpy(t->dst, c->server.address, sizeof(t->dst));
 	t->dport = c->server.port;
@@ -383,7 +404,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	enum ctx_match match;
 	enum reason reason;
 	__u32 backend = 0;
-	bool stale = false, translate = false;
+	bool translate = false;
 
 	if (!p || !ctx)
 		return REASON_DROP_UNSUPPORTED;
@@ -393,16 +414,9 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	if (match == CTX_KNOWN || match == CTX_DONE)
 		c = ctx_connection(ctx);
 	if (match == CTX_DONE)
-		return c ? c->verdict : REASON_DROP_CT_CREATE_FAILED;
-	/* the client or, from the server's port, the server opens another connection */
-	if (c && tcp_is_syn(ctx->l4.tcp_flags) &&
-	    (c->verdict != REASON_NONE || c->flags & (CT_FIN_BOTH | CT_RST)))
+		return c ? c->verdict.reason : REASON_DROP_CT_CREATE_FAILED;
+	if (c && !ctx_is_of_connection(ctx, c))
 		c = NULL;
-	if (c && c->generation != ctx->cfg.generation) {
-		stale = true;
-		if (!ct_is_current(c, ctx->l4.tuple.family, &ctx->cfg))
-			c = NULL;
-	}
 	if (!c) {
 		ctx->ct.reply = false;
 		reason = ctx_select_backend(p, ctx, &to, &backend);
@@ -429,25 +443,30 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 			ctx->cacheable = false;
 			return REASON_NONE;
 		}
-		if (!ctx_create(ctx, &to, backend))
+		c = ctx_alloc(ctx);
+		if (!c || !ctx_create(ctx, c, &to, backend))
 			return REASON_DROP_CT_CREATE_FAILED;
 		ctx->ct.clash |= match == CTX_CLASH;
 		c = ctx_connection(ctx);
 		if (!c)
 			return REASON_DROP_CT_CREATE_FAILED;
-	} else if (stale) {
-		c->verdict = ctx_verdict_again(skb, p, ctx, c->server.port);
-		c->generation = ctx->cfg.generation;
+	} else if (c->verdict.generation != ctx->cfg.generation) {
+		union ct_verdict verdict = { .generation = ctx->cfg.generation };
+
+		verdict.reason = ctx_verdict(skb, p, ctx, c->server.port,
+					     c->flags & CT_MIDSTREAM ? c->client.port :
+								       CTX_CLIENT_KNOWN);
+		c->verdict.word = verdict.word;
 	}
-	if (c->verdict != REASON_NONE) {
+	if (c->verdict.reason != REASON_NONE) {
 		/* keep it, so that no packet of the server opens the connection again */
 		c->last_seen = ct_now();
-		return c->verdict;
+		return c->verdict.reason;
 	}
 	if (c->flags & (CT_DNAT | CT_SNAT)) {
 		ctx->cacheable = false;
 		if (c->last_seen != ct_now())
-			ct_refresh(c, &ctx->ct, &ctx->l4.tuple);
+			ct_refresh(c, &ctx->ct);
 	}
 	ct_update(c, ctx->l4.tcp_flags, ctx->ct.reply);
 	ctx->ct.tracked = true;
@@ -530,7 +549,7 @@ __noinline enum reason ctx_select_source(struct __sk_buff *skb, const struct pac
 		return REASON_DROP_NAT_NO_MAPPING;
 	__builtin_memcpy(c->source.address, t.src, sizeof(t.src));
 	c->source.port = t.sport;
-	c->flags |= CT_SNAT;
+	__sync_fetch_and_or(&c->flags, CT_SNAT);
 	ctx->ct.set_source = true;
 out:
 	/* the stack cannot take over packets whose port is another connection's */

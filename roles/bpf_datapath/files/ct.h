@@ -30,6 +30,7 @@
 #define CT_TIMEOUT_SYN 60
 #define CT_TIMEOUT_CLOSED 60
 #define CT_TIMEOUT_OTHER 180	/* as nf_conntrack_udp_timeout_stream */
+#define CT_SPARE 30	/* as nf_conntrack_udp_timeout: others may get its port then */
 
 enum ct_tuple {
 	CT_ORIGINAL,
@@ -60,22 +61,38 @@ struct ct6_key {
 };
 
 /* Reference to a record. */
-struct ct_ref {
-	__u32 place;		/* key in `connections` */
-	__u32 serial;
-	__u32 client_high;	/* 1: the client is the higher endpoint of the key */
+union ct_ref {
+	struct {
+		__u32 place : 31;	/* key in `connections` */
+		__u32 client_high : 1;	/* the client is the higher endpoint of the key */
+		__u32 serial;
+	};
+	__u64 word;	/* for atomic access */
 };
 
 enum ct_flag {
 	CT_SEEN_REPLY = 1 << 0,		/* packets in both directions, as IPS_SEEN_REPLY */
-	CT_FIN_CLIENT = 1 << 1,
-	CT_FIN_SERVER = 1 << 2,
-	CT_RST = 1 << 3,		/* the last TCP packet was a reset */
-	CT_DNAT = 1 << 4,		/* `server` replaces the destination */
-	CT_SNAT = 1 << 5,		/* `source` replaces the client */
+	CT_ASSURED = 1 << 1,		/* the client went on after a reply, as IPS_ASSURED */
+	CT_FIN_CLIENT = 1 << 2,
+	CT_FIN_SERVER = 1 << 3,
+	CT_RST = 1 << 4,		/* the last TCP packet was a reset */
+	CT_WAS_RST = 1 << 5,		/* any TCP packet was a reset */
+	CT_MIDSTREAM = 1 << 6,		/* TCP without SYN: either side may be the client */
+	CT_DNAT = 1 << 7,		/* `server` replaces the destination */
+	CT_SNAT = 1 << 8,		/* `source` replaces the client */
+	CT_IPV6 = 1 << 9,
 };
 
 #define CT_FIN_BOTH (CT_FIN_CLIENT | CT_FIN_SERVER)
+
+/* Several CPUs may process packets of one connection: both members change at once. */
+union ct_verdict {
+	struct {
+		__u32 generation;	/* for which translation and verdict are valid */
+		__u32 reason;		/* REASON_NONE, or why policy drops its packets */
+	};
+	__u64 word;
+};
 
 struct connection {
 	struct addr_port client;	/* source of the original tuple */
@@ -84,26 +101,26 @@ struct connection {
 	struct addr_port source;	/* the source after translation */
 	__u32 serial;		/* set last: no tuple refers to an unfinished record */
 	__u32 last_seen;	/* seconds since boot */
+	union ct_verdict verdict;
 	__u32 created;		/* generation */
-	__u32 generation;	/* for which translation and verdict are valid */
 	__u32 backend;		/* CT_DNAT: index into `backends` */
-	__u16 flags;		/* enum ct_flag */
-	__u8 proto;
-	__u8 verdict;		/* enum reason: REASON_NONE, or why policy drops its packets */
+	__u32 flags;		/* enum ct_flag */
+	__u8 proto;		/* 0: never used */
+	__u8 pad[3];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, CT_MAX);
 	__type(key, struct ct4_key);
-	__type(value, struct ct_ref);
+	__type(value, union ct_ref);
 } ct4 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, CT_MAX);
 	__type(key, struct ct6_key);
-	__type(value, struct ct_ref);
+	__type(value, union ct_ref);
 } ct6 SEC(".maps");
 
 /* The key is slot * CT_QUOTA + a position, where the slot is that of the Pod that is charged. */
@@ -166,8 +183,8 @@ static __always_inline void ct6_set_key(const struct tuple *t, bool high, enum c
 	key->pad = 0;
 }
 
-static __always_inline struct ct_ref *ct_ref_lookup(const struct tuple *t, enum ct_tuple which,
-						    bool high)
+static __always_inline union ct_ref *ct_ref_lookup(const struct tuple *t, enum ct_tuple which,
+						   bool high)
 {
 	if (t->family == AF_INET) {
 		struct ct4_key key;
@@ -182,41 +199,10 @@ static __always_inline struct ct_ref *ct_ref_lookup(const struct tuple *t, enum 
 	}
 }
 
-/*
- * Make a tuple, in the direction of its client, refer to a record. `stale`: the tuple may refer to
- * another connection, which has expired or is closed. Return false without memory, or if the tuple
- * belongs to another connection.
- */
-__noinline bool ct_ref_insert(const struct tuple *t, enum ct_tuple which, __u32 place, __u32 serial,
-			      bool stale)
-{
-	struct ct_ref ref = { .place = place, .serial = serial };
-	bool high;
-
-	if (!t)
-		return false;
-	high = ct_source_is_high(t);
-	ref.client_high = high;
-	if (t->family == AF_INET) {
-		struct ct4_key key;
-
-		ct4_set_key(t, high, which, &key);
-		if (stale)
-			bpf_map_delete_elem(&ct4, &key);
-		return !bpf_map_update_elem(&ct4, &key, &ref, BPF_NOEXIST);
-	} else {
-		struct ct6_key key;
-
-		ct6_set_key(t, high, which, &key);
-		if (stale)
-			bpf_map_delete_elem(&ct6, &key);
-		return !bpf_map_update_elem(&ct6, &key, &ref, BPF_NOEXIST);
-	}
-}
-
 static __always_inline bool ct_is_closed(const struct connection *c)
 {
-	return c->flags & CT_RST || (c->flags & CT_FIN_BOTH) == CT_FIN_BOTH;
+	return c->proto == IPPROTO_TCP &&
+	       (c->flags & CT_RST || (c->flags & CT_FIN_BOTH) == CT_FIN_BOTH);
 }
 
 static __always_inline bool ct_is_expired(const struct connection *c)
@@ -230,23 +216,73 @@ static __always_inline bool ct_is_expired(const struct connection *c)
 	return (__s32)(ct_now() - c->last_seen) > (__s32)timeout;
 }
 
+/*
+ * Make a tuple, in the direction of its client, refer to a record. Return false without memory, or
+ * if it is the reply tuple of another open connection.
+ */
+__noinline bool ct_ref_insert(const struct tuple *t, enum ct_tuple which, __u32 place, __u32 serial)
+{
+	union ct_ref ref = { .serial = serial }, *known;
+	struct connection *c;
+	__u64 before;
+	bool high;
+	__u32 at;
+
+	if (!t)
+		return false;
+	high = ct_source_is_high(t);
+	ref.place = place;
+	ref.client_high = high;
+	if (t->family == AF_INET) {
+		struct ct4_key key;
+
+		ct4_set_key(t, high, which, &key);
+		if (!bpf_map_update_elem(&ct4, &key, &ref, BPF_NOEXIST))
+			return true;
+		known = bpf_map_lookup_elem(&ct4, &key);
+	} else {
+		struct ct6_key key;
+
+		ct6_set_key(t, high, which, &key);
+		if (!bpf_map_update_elem(&ct6, &key, &ref, BPF_NOEXIST))
+			return true;
+		known = bpf_map_lookup_elem(&ct6, &key);
+	}
+	if (!known)
+		return false;
+	before = *(volatile __u64 *)&known->word;
+	if (before == ref.word)
+		return true;
+	if (which == CT_REPLY) {
+		const union ct_ref other = { .word = before };
+
+		at = other.place;
+		c = bpf_map_lookup_elem(&connections, &at);
+		if (c && c->serial == other.serial && !ct_is_expired(c) && !ct_is_closed(c))
+			return false;
+	}
+	/* another CPU may do the same */
+	return __sync_val_compare_and_swap(&known->word, before, ref.word) == before;
+}
+
 /* ct_lookup() inlined, for callers at the limit of the call stack. */
 static __always_inline struct connection *__ct_lookup(const struct tuple *t, enum ct_tuple which,
 						      __u32 *place, bool *reply)
 {
 	bool high = ct_source_is_high(t);
-	struct ct_ref *ref = ct_ref_lookup(t, which, high);
+	union ct_ref *known = ct_ref_lookup(t, which, high), ref;
 	struct connection *c;
 	__u32 at;
 
-	if (!ref)
+	if (!known)
 		return NULL;
-	at = ref->place;
+	ref.word = *(volatile __u64 *)&known->word;
+	at = ref.place;
 	c = bpf_map_lookup_elem(&connections, &at);
-	if (!c || c->serial != ref->serial || ct_is_expired(c))
+	if (!c || c->serial != ref.serial || ct_is_expired(c))
 		return NULL;
 	*place = at;
-	*reply = high != ref->client_high;
+	*reply = high != ref.client_high;
 	return c;
 }
 
@@ -262,17 +298,22 @@ static __noinline struct connection *ct_lookup(const struct tuple *t, enum ct_tu
 
 static __always_inline void ct_update(struct connection *c, __u8 tcp_flags, bool reply)
 {
-	__u16 flags = c->flags;
+	__u32 flags = c->flags, set = 0;
 
 	c->last_seen = ct_now();
 	if (reply)
-		flags |= CT_SEEN_REPLY;
+		set |= CT_SEEN_REPLY;
+	else if (flags & CT_SEEN_REPLY)
+		set |= CT_ASSURED;
 	if (tcp_flags & TCP_FIN)
-		flags |= reply ? CT_FIN_SERVER : CT_FIN_CLIENT;
+		set |= reply ? CT_FIN_SERVER : CT_FIN_CLIENT;
+	if (tcp_flags & TCP_RST)
+		set |= CT_RST | CT_WAS_RST;
+	if (set & ~flags)
+		__sync_fetch_and_or(&c->flags, set);
 	/* A receiver ignores a reset outside its window, and goes on: RFC 5961. */
-	flags = tcp_flags & TCP_RST ? flags | CT_RST : flags & ~CT_RST;
-	if (flags != c->flags)
-		c->flags = flags;
+	if (flags & ~set & CT_RST)
+		__sync_fetch_and_and(&c->flags, ~CT_RST);
 }
 
 static __always_inline bool tcp_is_syn(__u8 tcp_flags)
@@ -280,17 +321,24 @@ static __always_inline bool tcp_is_syn(__u8 tcp_flags)
 	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/* Return how dispensable a record is: 0 if not there or expired, then closed, unreplied, idle. */
-static __always_inline __u32 ct_value(const struct connection *c)
+/* Return whether another connection may get the port of this one, if no other port is free. */
+static __always_inline bool ct_is_spare(const struct connection *c)
 {
-	__u32 idle;
+	return ct_is_closed(c) || (c->proto != IPPROTO_TCP && !(c->flags & CT_ASSURED) &&
+				   (__s32)(ct_now() - c->last_seen) > CT_SPARE);
+}
 
-	if (ct_is_expired(c))
+/* Return the worth of a record: 0 if missing or expired, then closed, unreplied, not assured, idle. */
+__noinline __u32 ct_value(const struct connection *c)
+{
+	__s32 idle;
+
+	if (!c || ct_is_expired(c))
 		return 0;
 	idle = ct_now() - c->last_seen;
 	return (idle < CT_TIMEOUT_ESTABLISHED ? CT_TIMEOUT_ESTABLISHED - idle : 1) +
-	       (c->flags & CT_SEEN_REPLY ? 1 << 16 : 0) +
-	       (c->proto == IPPROTO_TCP && ct_is_closed(c) ? 0 : 1 << 17);
+	       (c->flags & CT_ASSURED ? 1 << 16 : 0) + (c->flags & CT_SEEN_REPLY ? 1 << 17 : 0) +
+	       (ct_is_closed(c) ? 0 : 1 << 18);
 }
 
 /*
@@ -302,7 +350,7 @@ static __noinline struct connection *ct_alloc(__u32 slot, __u32 *place, __u32 *s
 {
 	static const struct connection empty;
 	__u32 *next = bpf_map_lookup_elem(&ct_serial, &slot);
-	__u32 number, at, value, best = ~0U;
+	__u32 number, at, value, chosen = 0, best = ~0U;
 	struct connection *c;
 
 	if (!next)
@@ -311,28 +359,72 @@ static __noinline struct connection *ct_alloc(__u32 slot, __u32 *place, __u32 *s
 		number = __sync_fetch_and_add(next, 1);
 		at = slot * CT_QUOTA + (number & (CT_QUOTA - 1));
 		c = bpf_map_lookup_elem(&connections, &at);
-		value = c ? ct_value(c) : 0;
+		value = ct_value(c);
 		if (value < best) {
 			best = value;
 			*serial = number;
-			*place = at;
+			chosen = at;
 		}
 		if (!value)
 			break;
 	}
-	c = bpf_map_lookup_elem(&connections, place);
-	if (!c) {
-		if (bpf_map_update_elem(&connections, place, &empty, BPF_ANY))
-			return NULL;
-		c = bpf_map_lookup_elem(&connections, place);
-		if (!c)
-			return NULL;
-	}
+	*place = chosen;
+	c = bpf_map_lookup_elem(&connections, &chosen);
+	if (c)
+		return c;
+	if (bpf_map_update_elem(&connections, &chosen, &empty, BPF_ANY))
+		return NULL;
+	return bpf_map_lookup_elem(&connections, &chosen);
+}
+
+/* End a connection: no reference to it is valid any more. */
+static __always_inline void ct_end(struct connection *c)
+{
 	/* no reference has this number: the low bits of a serial number are the place */
-	c->serial = *serial + 1;
-	barrier();
-	c->flags = 0;
-	return c;
+	c->serial += 1;
+}
+
+/* Set the tuple of a connection as the client or the server sees it, in the client's direction. */
+static __always_inline void ct_set_tuple(const struct connection *c, enum ct_tuple which,
+					 struct tuple *t)
+{
+	const struct addr_port *src = which && c->flags & CT_SNAT ? &c->source : &c->client;
+	const struct addr_port *dst = which ? &c->server : &c->service;
+
+	__builtin_memcpy(t->src, src->address, sizeof(t->src));
+	__builtin_memcpy(t->dst, dst->address, sizeof(t->dst));
+	t->sport = src->port;
+	t->dport = dst->port;
+	t->proto = c->proto;
+	t->family = c->flags & CT_IPV6 ? AF_INET6 : AF_INET;
+	t->icmp = c->proto == IPPROTO_ICMP || c->proto == IPPROTO_ICMPV6 ? TUPLE_ICMP_REQUEST : 0;
+}
+
+/* Delete a tuple of a record that another connection gets; it would take the place of others. */
+static __noinline int ct_forget(const struct connection *c, enum ct_tuple which, __u32 place)
+{
+	struct tuple t = {};
+	union ct_ref *ref;
+	bool high;
+
+	ct_set_tuple(c, which, &t);
+	high = ct_source_is_high(&t);
+	if (t.family == AF_INET) {
+		struct ct4_key key;
+
+		ct4_set_key(&t, high, which, &key);
+		ref = bpf_map_lookup_elem(&ct4, &key);
+		if (ref && ref->place == place)
+			bpf_map_delete_elem(&ct4, &key);
+	} else {
+		struct ct6_key key;
+
+		ct6_set_key(&t, high, which, &key);
+		ref = bpf_map_lookup_elem(&ct6, &key);
+		if (ref && ref->place == place)
+			bpf_map_delete_elem(&ct6, &key);
+	}
+	return 0;
 }
 
 #endif

@@ -46,7 +46,7 @@ static __noinline bool icmp_error_match(const struct tuple *inner, const struct 
 			nat->translated = true;
 		}
 	}
-	return c && c->generation == cfg->generation && c->verdict == REASON_NONE;
+	return c && c->verdict.generation == cfg->generation && c->verdict.reason == REASON_NONE;
 }
 
 /*

@@ -52,22 +52,25 @@ static __always_inline bool masquerade_address(__u8 family, struct node_config *
 #define SNAT_PORT_FREE (~0U)
 #define SNAT_PORT_USED 0
 
-/* Return whether a reply tuple is free or in use, else for how many seconds it has been closed. */
-__noinline __u32 snat_port_state(const struct tuple *t)
+/*
+ * Return whether a reply tuple is free, or belongs to the connection at `place` already; whether it
+ * is in use; else for how many seconds its connection, which is spare, has been idle.
+ */
+__noinline __u32 snat_port_state(const struct tuple *t, __u32 place)
 {
 	struct connection *c;
 	bool reply;
-	__u32 place, idle;
+	__u32 other, idle;
 
 	if (!t)
 		return SNAT_PORT_USED;
-	c = __ct_lookup(t, CT_REPLY, &place, &reply);
-	if (!c)
+	c = __ct_lookup(t, CT_REPLY, &other, &reply);
+	if (!c || other == place)
 		return SNAT_PORT_FREE;
-	if (c->proto != IPPROTO_TCP || !ct_is_closed(c))
+	if (!ct_is_spare(c))
 		return SNAT_PORT_USED;
 	idle = ct_now() - c->last_seen;
-	return idle <= CT_TIMEOUT_CLOSED ? idle + 1 : 1;
+	return idle <= CT_TIMEOUT_OTHER ? idle + 1 : 1;
 }
 
 /*
@@ -83,20 +86,20 @@ __noinline int snat_release_port(const struct tuple *t)
 	if (!t)
 		return 0;
 	c = __ct_lookup(t, CT_REPLY, &place, &reply);
-	if (c)
-		c->serial++; /* no reference has this number: its low bits are those of the place */
+	if (c && ct_is_spare(c))
+		ct_end(c);
 	return 0;
 }
 
 /*
  * Set the source port of a tuple, which is as the server sees it, so that the tuple is free, else
- * belongs to the connection that has been closed for longest. Make it refer to the record.
+ * belongs to the spare connection that has been idle for longest. Make it refer to the record.
  */
 __noinline bool snat_select(struct tuple *t, const struct node_config *config, __u32 hash,
 			    __u32 place, __u32 serial)
 {
 	__u32 ports, window, shared, own, offset, state, longest = 0;
-	__be16 closed = 0;
+	__be16 spare = 0;
 
 	if (!t || !config || config->last_port < config->first_port)
 		return false;
@@ -113,19 +116,19 @@ __noinline bool snat_select(struct tuple *t, const struct node_config *config, _
 		else
 			break;
 		t->sport = bpf_htons(config->first_port + offset);
-		state = snat_port_state(t);
-		if (state == SNAT_PORT_FREE && ct_ref_insert(t, CT_REPLY, place, serial, true))
+		state = snat_port_state(t, place);
+		if (state == SNAT_PORT_FREE && ct_ref_insert(t, CT_REPLY, place, serial))
 			return true;
 		if (state != SNAT_PORT_FREE && state > longest) {
 			longest = state;
-			closed = t->sport;
+			spare = t->sport;
 		}
 	}
 	if (!longest)
 		return false;
-	t->sport = closed;
+	t->sport = spare;
 	snat_release_port(t);
-	return ct_ref_insert(t, CT_REPLY, place, serial, true);
+	return ct_ref_insert(t, CT_REPLY, place, serial);
 }
 
 /* Return whether a packet can be a reply to, or an ICMP error about, a masqueraded packet. */
