@@ -16,13 +16,16 @@ import pytest
 from scapy.layers.inet import ICMP, TCP, UDP, IPerror, TCPerror
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
+    ICMPv6ND_NS,
     IPerror6,
+    IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
     PadN,
 )
+from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from tests.bpf.programs import GONE
@@ -34,17 +37,20 @@ from tests.bpf.state import (
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
     INGRESS,
+    MAC,
     PASS,
     POD1,
     POD2,
     REDIRECT,
     REMOTE,
+    SENDER,
     TCP_,
     UDP_,
     State,
     echo,
     frame,
     packed,
+    text,
 )
 
 COUNT = int(os.environ.get("PODNET_FUZZ", "2000"))
@@ -55,6 +61,7 @@ ALLOWED = {
     # on netkit packets from Pods of this node pass here too
     "pod_ingress": {("2.11", TCP_, 8080, 8080), ("1.11", TCP_, 80, 85), ("1.11", UDP_, 53, 53)},
 }
+TAGS = (b"\x81\x00", b"\x88\xa8")  # Ethernet types of 802.1Q and 802.1ad
 ICMP_ERRORS = {4: {3, 4, 11, 12}, 6: {1, 2, 3, 4}}
 
 
@@ -62,8 +69,7 @@ class Model:
     """Model of the policy: decides from a packet's bytes alone."""
 
     def __init__(self, program: str) -> None:
-        self.outbound = program == "pod_egress"
-        self.last_discovery = 136 if self.outbound else 137  # redirects by Pods are dropped
+        self.outbound, self.from_wire = program == "pod_egress", program == "host_ingress"
         self.own = {family: packed("1.11", family)[: 4 if family == 4 else 16] for family in (4, 6)}
         self.pod2 = {family: packed("1.12", family)[: 4 if family == 4 else 16] for family in (4, 6)}
         self.allowed = {
@@ -75,6 +81,13 @@ class Model:
         self.fragments: set[tuple[bytes, bytes, int, bytes]] = set()
 
     def allows(self, packet: bytes) -> bool:
+        for dummy in range(2):
+            if packet[12:14] in TAGS and len(packet) >= 18:
+                if not self.from_wire:
+                    return False
+                if int.from_bytes(packet[14:16], "big") & 0xFFF:
+                    return True  # for a VLAN device
+                packet = packet[:12] + packet[16:]
         kind, body = packet[12:14], packet[14:]
         if kind == b"\x08\x06":
             return True
@@ -83,7 +96,7 @@ class Model:
         if kind == b"\x86\xdd":
             return self.allows_v6(body)
         # other protocols: from the wire to the node itself, or from the node
-        return not self.outbound
+        return not self.outbound and kind not in TAGS
 
     def is_allowed(self, src: bytes, dst: bytes, proto: int, ports: bytes) -> bool:
         """Return whether the packet may open a connection."""
@@ -107,41 +120,34 @@ class Model:
         if not self.has_valid_source(src, family):
             return False
         offset, more, number = fragment
-        key = (src, dst, proto, number)
+        key = (src, dst, proto if family == 4 else 0, number)
         if offset:
             return key in self.fragments
         if proto == (1 if family == 4 else 58) and data and data[0] in ICMP_ERRORS[family] and not more:
-            inner = data[8:]
-            if family == 4:
-                return self.either(
-                    inner[12:16], inner[16:20], inner[9] if len(inner) > 9 else 0, inner[20:24]
-                )
-            return self.either(inner[8:24], inner[24:40], inner[6] if len(inner) > 6 else 0, inner[40:44])
+            return self.is_about_allowed(family, data[8:])
         is_allowed = self.is_allowed(src, dst, proto, data)
         if is_allowed and more:
             self.fragments.add(key)
         return is_allowed
 
-    def allows_v4(self, ip: bytes) -> bool:
-        if ip[0] != 0x45:
-            return not self.outbound and ip[16:20] != self.pod2[4]
-        flags = int.from_bytes(ip[6:8], "big")
-        fragment = (flags & 0x1FFF, bool(flags & 0x2000), ip[4:6])
-        return self.decide(4, ip[12:16], ip[16:20], ip[9], ip[20:], fragment)
+    def is_about_allowed(self, family: int, inner: bytes) -> bool:
+        """Return whether the inner packet of an ICMP error may belong to an allowed connection."""
+        if family == 4:
+            if len(inner) < 20:
+                return False
+            return self.either(inner[12:16], inner[16:20], inner[9], inner[(inner[0] & 15) * 4 :])
+        if len(inner) < 40:
+            return False
+        found = self.skip_headers(inner[6], inner[40:])
+        return found is not None and self.either(inner[8:24], inner[24:40], *found[:2])
 
-    def allows_v6(self, ip: bytes) -> bool:
-        proto, data, fragment = ip[6], ip[40:], (0, False, b"")
-        if not self.outbound and ip[24:40] != self.pod2[6]:
-            return True
-        # The stack does not forward packets with a link-scope source (RFC 4291, 2.5.6 and 2.7).
-        if not self.outbound and (ip[8] == 0xFF or (ip[8] == 0xFE and ip[9] & 0xC0 == 0x80)):
-            return True
-        # Neighbour discovery is link-local; forwarded packets have a lower hop limit.
-        if proto == 58 and ip[7] == 255 and data[:1] and 133 <= data[0] <= self.last_discovery:
-            return True
+    @staticmethod
+    def skip_headers(proto: int, data: bytes) -> tuple[int, bytes, tuple[int, bool, bytes]] | None:
+        """Return protocol and payload after IPv6 extension headers, and the fragment's place."""
+        fragment = (0, False, b"")
         while proto in (0, 43, 44, 60):
             if len(data) < 8:
-                return False
+                return None
             if proto == 44:
                 bits = int.from_bytes(data[2:4], "big")
                 fragment = (bits >> 3, bool(bits & 1), data[4:8])
@@ -150,7 +156,35 @@ class Model:
                     break
             else:
                 proto, data = data[0], data[(data[1] + 1) * 8 :]
-        return self.decide(6, ip[8:24], ip[24:40], proto, data, fragment)
+        return proto, data, fragment
+
+    def allows_v4(self, ip: bytes) -> bool:
+        length = int.from_bytes(ip[2:4], "big")
+        if ip[0] != 0x45 or not 20 <= length <= len(ip):
+            return not self.outbound and ip[16:20] != self.pod2[4]
+        flags = int.from_bytes(ip[6:8], "big")
+        fragment = (flags & 0x1FFF, bool(flags & 0x2000), ip[4:6])
+        return self.decide(4, ip[12:16], ip[16:20], ip[9], ip[20:length], fragment)
+
+    def allows_v6(self, ip: bytes) -> bool:
+        if not self.outbound and ip[24:40] != self.pod2[6]:
+            return True
+        length = 40 + int.from_bytes(ip[4:6], "big")
+        if length > len(ip):
+            return False
+        proto, data = ip[6], ip[40:length]
+        # The stack does not forward packets with a link-scope source (RFC 4291, 2.5.6 and 2.7).
+        link = ip[8] == 0xFF or (ip[8] == 0xFE and ip[9] & 0xC0 == 0x80) or ip[8:12] == bytes(4)
+        if not self.outbound and not self.from_wire and link:
+            return True
+        # Neighbour discovery is link-local; forwarded packets have a lower hop limit.
+        if proto == 58 and ip[7] == 255 and data[:1]:
+            if not self.outbound and not self.from_wire and 133 <= data[0] <= 137:
+                return True
+            if self.outbound and data[0] in (133, 135, 136) and ip[24:26] in (b"\xff\x02", b"\xfe\x80"):
+                return True
+        found = self.skip_headers(proto, data)
+        return found is not None and self.decide(6, ip[8:24], ip[24:40], *found)
 
 
 def seeds(program: str) -> list[bytes]:
@@ -181,7 +215,20 @@ def seeds(program: str) -> list[bytes]:
         found.append(frame(src, dst, ICMPv6DestUnreach() / IPerror6(src="fd31:1::11") / inner, 6))
         for headers in (options, options / options, IPv6ExtHdrHopByHop(), IPv6ExtHdrRouting()):
             found.append(frame(src, dst, headers / TCP(dport=80, flags="S"), 6))
-    return found
+        for length in (0, 3, 8, 13, 20):
+            # the remaining bytes are padding
+            allowed = TCP(sport=9, dport=80, flags="S") / Raw(bytes(24))
+            found.append(frame(src, dst, allowed, 4, len=20 + length))
+            found.append(frame(src, dst, allowed, 6, plen=length))
+            found.append(frame(src, dst, options / allowed, 6, plen=length))
+        for hops, target in ((255, "fe80::1"), (64, "ff02::1"), (255, text(dst, 6))):
+            header = IPv6(src=text(src, 6), dst=target, hlim=hops)
+            found.append(bytes(Ether(dst=MAC, src=SENDER) / header / ICMPv6ND_NS(tgt=target)))
+    return found + [
+        one[:12] + b"".join(tags) + one[12:]
+        for one in found[::3]
+        for tags in ([b"\x81\0\0\0"], [b"\x88\xa8\0\0", b"\x81\0\0\0"], [b"\x81\0\0\5"])
+    ]
 
 
 @pytest.fixture
@@ -220,4 +267,4 @@ def test_no_denied_packet_passes(datapath: Any, policy_state: State, program: st
             assert is_allowed, (number, packet.hex())
             allowed += 1
     # many mutated packets are still allowed
-    assert COUNT / 10 < allowed < COUNT
+    assert COUNT / 30 < allowed < COUNT
