@@ -24,6 +24,16 @@ class Problems(list[str]):
         self.append(f"{option}: {message}")
 
 
+# parse.h: ipv4_is_link_scope() and parse_ipv6() pass these to the stack. Pods have no link-local addresses.
+_NOT_ROUTED = [
+    ipaddress.ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"),
+        *("::/32", "fe80::/10", "ff00::/8"),
+    )
+]
+
+
 def parse_address(text: str) -> Address:
     """Return a unicast address; a prefix length is ignored. Raises ``ValueError``."""
     try:
@@ -32,7 +42,7 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"'{text}' is not a valid IPv4 or IPv6 address{_hint(text)}") from None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         raise ValueError(f"'{text}' is an IPv4-mapped address; write it as {address.ipv4_mapped}")
-    if address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local:
+    if any(address in network for network in _NOT_ROUTED):
         raise ValueError(f"'{text}' is not a routable unicast address")
     return address
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.values import parse_rate
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.values import (
+    parse_address,
+    parse_rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -15,3 +18,22 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.values i
 )
 def test_rates(text: str, rate: int) -> None:
     assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.1.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"),
+        *("::", "::1", "::10.0.0.1", "fe80::1", "ff02::1"),
+    ],
+)
+def test_addresses_that_are_not_routed(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a routable unicast address"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["1.0.0.1", "100.64.0.1", "223.255.255.254", "64:ff9b::1", "fd00::1", "2001:db8::1"]
+)
+def test_addresses_that_are_routed(text: str) -> None:
+    assert str(parse_address(text)) == text
