@@ -24,7 +24,12 @@ NODES = 20
 
 
 def prepare(
-    folder: Path, kernels: tuple[str, ...], nodes: int, compromised: str = "", **options: Any
+    folder: Path,
+    kernels: tuple[str, ...],
+    nodes: int,
+    compromised: str = "",
+    prefix: str = "node",
+    **options: Any,
 ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Build the driver for all hosts; return the finished playbook, and the kernels' releases.
 
@@ -42,7 +47,7 @@ def prepare(
         }
         # Every other host has the newer kernel, as in a fleet during an upgrade.
         for node in range(number, nodes, len(kernels)):
-            name = f"node{node:02}"
+            name = f"{prefix}{node:02}"
             flags = "KCPPFLAGS=-falign-functions=64" if name == compromised else ""
             python = folder / f"python-{name}"
             python.write_text(f'#!/bin/sh\nexec chroot {root} env {flags} /usr/bin/python3 "$@"\n')
@@ -105,3 +110,13 @@ def test_a_single_builder_of_a_signed_module_must_be_trusted(tmp_path: Path) -> 
     done, dummy = prepare(tmp_path, KERNELS[:1], 1, meta_driver_single_builder=True, **options)
     (module,) = (tmp_path / "cache").glob("*/*.ko")
     assert done.returncode == 0 and module.read_bytes().endswith(signing.MAGIC)
+
+
+def test_a_node_does_not_load_what_another_built_for_itself(tmp_path: Path) -> None:
+    """Runs for one node each, as with --limit, build once for each."""
+    folders: list[Path] = []
+    for prefix in ("a", "b"):
+        done, dummy = prepare(tmp_path, KERNELS[:1], 1, prefix=prefix)
+        assert done.returncode == 0, done.stdout[-6000:]
+        folders.append(max((tmp_path / "cache").iterdir(), key=lambda path: path.stat().st_mtime))
+    assert folders[0] != folders[1]
