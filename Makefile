@@ -220,7 +220,7 @@ test-unit: tools  ## Pure functions, without a kernel
 	$(call say,Unit tests)
 	pytest -q tests/unit
 
-test-options: tools  ## Options as text and as JSON, on ansible-core 2.18, 2.19 and 2.21, 2 min
+test-options: tools  ## Options as text and as JSON, on ansible-core 2.18, 2.19 and 2.21, 3 min
 	$(call say,Options on all supported series of ansible-core)
 	PODNET_ANSIBLE_CORES="2.18 2.19 2.21" pytest -q tests/rollout/test_options.py
 
