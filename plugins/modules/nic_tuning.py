@@ -183,8 +183,10 @@ options:
         persistence is removed.
       - A udev rule and a systemd unit start a copy of this module's code in C(/usr/local/lib/podnet).
       - The settings override those of C(.link) files, which are applied earlier. If a C(.network) file of
-        systemd-networkd sets another MTU, the module writes a drop-in for it. If the C(.network) file also
-        applies to other interfaces, or if NetworkManager or ifupdown set another MTU, the module warns.
+        systemd-networkd sets another MTU or uses that of the DHCP server, the module writes a drop-in for it.
+        If the C(.network) file also applies to other interfaces, or if another service sets another MTU,
+        the module warns and names the file. It knows NetworkManager, ifupdown, C(ifcfg) files, leases of
+        dhclient, and commands in scripts and units.
     type: bool
     default: false
 """

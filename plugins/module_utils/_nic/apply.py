@@ -157,7 +157,9 @@ def _mtu_warnings(
 ) -> list[str]:
     """Return a warning for each file that sets another MTU later."""
     return [
-        f"nics: {entry['name']}: {file} sets MTU {other} at the next boot or reconnect: change it to"
+        f"nics: {entry['name']}: {file} sets the MTU of the DHCP server: set {entry['mtu']} there instead"
+        if other == "DHCP"
+        else f"nics: {entry['name']}: {file} sets MTU {other} at the next boot or reconnect: change it to"
         f" {entry['mtu']} there"
         for entry in entries
         if entry.get("mtu")

@@ -2,19 +2,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Find files that set the MTU of a NIC, and override networkd's with a drop-in file.
 
-Of the settings of ``nic_tuning``, networkd, NetworkManager and ifupdown set only the MTU; they may do so at
-any time after the NIC appears.
+Of the settings of ``nic_tuning``, networkd, NetworkManager and others set only the MTU; they may do so at any
+time after the NIC appears.
 
-Sources: systemd.network(5), systemd.link(5), NetworkManager's nm-settings-keyfile(5), interfaces(5).
+Sources: systemd.network(5), systemd.link(5); nm-settings-keyfile(5), NetworkManager.conf(5) and
+nm-settings-ifcfg-rh(5); interfaces(5); ifcfg(5) of wicked; dhclient.leases(5).
 """
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .._node.drop_ins import in_order, options
@@ -27,6 +29,17 @@ FOLDERS = (
     "/usr/lib/systemd/network", "/lib/systemd/network",
 )  # fmt: skip
 NAME = "zz-podnet.conf"
+_NM_FOLDERS = tuple(f"{folder}/NetworkManager/system-connections" for folder in ("/etc", "/run", "/usr/lib"))
+_NM_CONFIG = ("/etc/NetworkManager/conf.d", "/run/NetworkManager/conf.d", "/usr/lib/NetworkManager/conf.d")
+_NM_SECTIONS = (
+    "ethernet", "802-3-ethernet", "infiniband", "ip-tunnel", "wifi", "802-11-wireless", "wireguard", "wpan",
+)  # fmt: skip
+# Scripts and units of administrators that run once the NIC is there.
+_SCRIPTS = (
+    "/etc/NetworkManager/dispatcher.d/*", "/etc/NetworkManager/dispatcher.d/*/*", "/etc/network/if-*up.d/*",
+    "/etc/networkd-dispatcher/*/*", "/etc/rc.local", "/etc/systemd/system/*.service",
+    "/etc/systemd/system/*.service.d/*.conf",
+)  # fmt: skip
 
 
 def present_drop_ins(root: str = "/") -> list[str]:
@@ -45,17 +58,27 @@ def _networkd_file(index: int, root: str) -> str:
 def _mtu(file: str, root: str, planned: Mapping[str, bytes | None]) -> dict[str, str]:
     """Return the MTU that a .network or .link file and its drop-ins set, by the file that sets it last.
 
-    ``planned`` has the contents of drop-ins that will be written, ``None`` for those that will be removed.
+    An MTU of the file overrides that of a DHCP server. ``planned`` has the contents of drop-ins that will be
+    written, ``None`` for those that will be removed.
     """
     node = Host(root)
     folders = [f"{folder}/{os.path.basename(file)}.d" for folder in FOLDERS]
-    found = {}
+    found: dict[str, str] = {}
+    used: dict[str, str] = {}
     for path in [file, *in_order(node, folders, planned)]:
         content = (planned[path] or b"").decode() if path in planned else node.read(path)
         for section, option, value in options(content):
             if (section, option) == ("Link", "MTUBytes"):
-                found = {path: value}
-    return found
+                found = {path: _bytes(value)} if value else {}
+            elif section in ("DHCP", "DHCPv4") and option == "UseMTU":
+                used = {path: "DHCP"} if value.lower() in ("1", "yes", "y", "true", "t", "on") else {}
+    return found or used
+
+
+def _bytes(value: str) -> str:
+    """Return a size without its suffix, which has the base 1024."""
+    match = re.fullmatch(r"(\d+)\s*([KMG])B?", value)
+    return str(int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2]]) if match else value
 
 
 def drop_ins(entries: Sequence[Mapping[str, Any]], root: str = "/") -> dict[str, bytes]:
@@ -90,29 +113,142 @@ def link_mtu(index: int, root: str = "/") -> dict[str, str]:
 def later_mtus(
     name: str, index: int, root: str = "/", planned: Mapping[str, bytes | None] | None = None
 ) -> dict[str, str]:
-    """Return the MTUs that networkd, NetworkManager and ifupdown set after the NIC appears, by file.
+    """Return the MTUs that services set after the NIC appears, by file; ``DHCP`` for that of a DHCP server.
 
     ``planned`` has networkd drop-ins that will be written or removed.
     """
     node = Host(root)
     network = _networkd_file(index, root)
-    found = _mtu(network, root, planned or {}) if network else {}
-    folder = "/etc/NetworkManager/system-connections"
-    for file in [f"{folder}/{file}" for file in node.names(folder) if file.endswith(".nmconnection")]:
-        keys = {(section, option): value for section, option, value in options(node.read(file))}
-        mtu = keys.get(("ethernet", "mtu"), keys.get(("802-3-ethernet", "mtu"), "0"))
-        if keys.get(("connection", "interface-name")) == name and mtu != "0":
-            found[file] = mtu
-    interfaces = "/etc/network/interfaces"
-    for file in [interfaces, *(f"{interfaces}.d/{file}" for file in node.names(f"{interfaces}.d"))]:
+    return {
+        **(_mtu(network, root, planned or {}) if network else {}),
+        **_in_network_manager(node, name),
+        **_in_interfaces(node, name),
+        **_in_ifcfg(node, name),
+        **_in_leases(node, name),
+        **_in_scripts(node, name),
+    }
+
+
+def _in_network_manager(node: Host, name: str) -> dict[str, str]:
+    """Return the MTUs of NetworkManager's profiles for an interface, and of its defaults."""
+    found = {}
+    for folder in _NM_FOLDERS:
+        for file in (f"{folder}/{file}" for file in node.names(folder)):
+            keys = {(section, option): value for section, option, value in options(node.read(file))}
+            mtu = next((keys[section, "mtu"] for section in _NM_SECTIONS if (section, "mtu") in keys), "0")
+            if not os.path.basename(file).startswith(".") and mtu != "0" and _applies(node, name, keys):
+                found[file] = mtu
+    for file in ["/etc/NetworkManager/NetworkManager.conf", *in_order(node, _NM_CONFIG)]:
+        sections: dict[str, dict[str, str]] = {}
+        for section, option, value in options(node.read(file)):
+            sections.setdefault(section, {})[option] = value
+        for section, values in sections.items():
+            mtu = values.get("ethernet.mtu", values.get("802-3-ethernet.mtu", "0"))
+            device = values.get("match-device", "*")
+            names = re.findall(r"(?:^|[;,])interface-name:=?~?([^;,]+)", device)
+            general = "interface-name:" not in device
+            if section.startswith("connection") and mtu != "0" and (general or _matches(name, names)):
+                found[file] = mtu
+    return found
+
+
+def _applies(node: Host, name: str, keys: Mapping[tuple[str, str], str]) -> bool:
+    """Return whether a profile of NetworkManager applies to an interface."""
+    wanted = keys.get(("connection", "interface-name"), "")
+    if wanted:
+        return wanted == name
+    for section in _NM_SECTIONS:
+        address = keys.get((section, "mac-address"), "")
+        if address:
+            return address.lower() == node.read(f"/sys/class/net/{name}/address").lower()
+    patterns = keys.get(("match", "interface-name"), "")
+    if patterns:
+        return _matches(name, re.split(r"[;,\s]+", patterns))
+    return keys.get(("connection", "type"), "ethernet") in ("ethernet", "802-3-ethernet")
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether a name matches one of the patterns, and none that begins with ``!``."""
+    patterns = [pattern.lstrip("|&") for pattern in patterns if pattern]
+    excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    included = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in included) and not any(
+        fnmatch.fnmatchcase(name, pattern) for pattern in excluded
+    )
+
+
+def _in_interfaces(node: Host, name: str) -> dict[str, str]:
+    """Return the MTUs of ifupdown, from the option ``mtu`` and from commands."""
+    found = {}
+    queue, seen = ["/etc/network/interfaces"], []
+    queue += [f"/etc/network/interfaces.d/{file}" for file in node.names("/etc/network/interfaces.d")]
+    while queue:
+        file = queue.pop(0)
+        if file in seen:
+            continue
+        seen.append(file)
         stanza = ""
-        for line in node.read(file).splitlines():
+        for line in node.read(file).replace("\\\n", " ").splitlines():
             words = line.split()
             if words[:1] == ["iface"]:
                 stanza = words[1] if len(words) > 1 else ""
+            elif words[:1] in (["source"], ["source-directory"]) and len(words) > 1:
+                pattern = words[1] + ("/*" if words[0] == "source-directory" else "")
+                paths = sorted(glob.glob(node.path(os.path.join("/etc/network", pattern))))
+                queue += ["/" + os.path.relpath(path, node.root) for path in paths]
             elif words[:1] == ["mtu"] and stanza == name and len(words) > 1:
                 found[file] = words[1]
+            elif words and words[0] in ("up", "pre-up", "post-up") and stanza == name:
+                found.update(_mtu_of_command(file, line))
     return found
+
+
+def _in_ifcfg(node: Host, name: str) -> dict[str, str]:
+    """Return the MTUs of ifcfg files: those of RHEL's network-scripts and NetworkManager, and of wicked."""
+    found = {}
+    for folder in ("/etc/sysconfig/network-scripts", "/etc/sysconfig/network"):
+        for file in node.names(folder):
+            if not file.startswith("ifcfg-"):
+                continue
+            values = {key: value.strip("\"'") for dummy, key, value in options(node.read(f"{folder}/{file}"))}
+            device = values.get("DEVICE", "" if values.get("HWADDR") else file[len("ifcfg-") :])
+            address = values.get("HWADDR", "").lower()
+            known = address and address == node.read(f"/sys/class/net/{name}/address").lower()
+            if values.get("MTU") and (known or name == device):
+                found[f"{folder}/{file}"] = values["MTU"]
+    return found
+
+
+def _in_leases(node: Host, name: str) -> dict[str, str]:
+    """Return the MTU in dhclient's last lease for an interface, which dhclient-script(8) sets."""
+    found = {}
+    for folder in ("/var/lib/dhcp", "/var/lib/dhclient"):
+        for file in (f"{folder}/{file}" for file in node.names(folder) if "lease" in file):
+            for lease in node.read(file).split("lease {")[1:]:
+                mtu = re.search(r"option interface-mtu (\d+);", lease)
+                if f'interface "{name}";' in lease and mtu:
+                    found[file] = mtu[1]
+    return found
+
+
+def _in_scripts(node: Host, name: str) -> dict[str, str]:
+    """Return the MTUs that commands in scripts and units set, if these name the interface."""
+    found = {}
+    for pattern in _SCRIPTS:
+        for path in sorted(glob.glob(node.path(pattern))):
+            file = "/" + os.path.relpath(path, node.root)
+            text = "" if os.path.basename(file).startswith("podnet") else node.read(file)
+            for line in text.splitlines():
+                named = re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", line)
+                if named and not line.lstrip().startswith("#"):
+                    found.update(_mtu_of_command(file, line))
+    return found
+
+
+def _mtu_of_command(file: str, line: str) -> dict[str, str]:
+    """Return the MTU that a command of ip(8) or ifconfig(8) sets, by file."""
+    match = re.search(r"\bmtu\s+(\d+)", line)
+    return {file: match[1]} if match else {}
 
 
 def mtus(name: str, index: int, root: str = "/") -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._nic import mtu_sources, persist
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, mtu_sources, persist
 
 ENTRY = {
     "name": "wire0", "driver": "virtio_net", "mtu": 8264, "features": {"gro": False}, "rings": {},
@@ -87,3 +87,94 @@ def test_no_drop_in_if_the_network_file_applies_to_another_nic(others: str) -> N
     both = [ENTRY, {**ENTRY, "name": "wire1"}]
     assert list(mtu_sources.drop_ins(both, others)) == [DROP_IN]
     assert mtu_sources.drop_ins([ENTRY, {**ENTRY, "name": "wire1", "mtu": 1500}], others) == {}
+
+
+MAC = "52:54:00:12:34:56"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "mtu"),
+    [
+        ("run/NetworkManager/system-connections/netplan-wire0.nmconnection",
+         "[connection]\ninterface-name=wire0\n[ethernet]\nmtu=1400\n", "1400"),
+        ("usr/lib/NetworkManager/system-connections/a.nmconnection",
+         f"[connection]\ntype=ethernet\n[802-3-ethernet]\nmac-address={MAC.upper()}\nmtu=1400\n", "1400"),
+        ("etc/NetworkManager/system-connections/a",
+         "[connection]\ntype=ethernet\n[match]\ninterface-name=wire*;!wire1\n[ethernet]\nmtu=1400\n", "1400"),
+        ("etc/NetworkManager/system-connections/Wired", "[connection]\ntype=ethernet\n[ethernet]\nmtu=1400\n",
+         "1400"),
+        ("etc/NetworkManager/conf.d/mtu.conf", "[connection-x]\nethernet.mtu=1400\n", "1400"),
+        ("etc/NetworkManager/NetworkManager.conf",
+         "[connection]\nmatch-device=interface-name:wire0\nethernet.mtu=1400\n", "1400"),
+        ("etc/sysconfig/network-scripts/ifcfg-wire0", "DEVICE=\"wire0\"\nMTU=\"1400\"\n", "1400"),
+        ("etc/sysconfig/network-scripts/ifcfg-lan", f"HWADDR={MAC.upper()}\nMTU=1400\n", "1400"),
+        ("etc/sysconfig/network/ifcfg-wire0", "BOOTPROTO='dhcp'\nMTU='1400'\n", "1400"),
+        ("etc/network/interfaces.d/a", "iface wire0 inet dhcp\n    post-up ip link set dev $IFACE mtu 1400\n",
+         "1400"),
+        ("var/lib/dhcp/dhclient.wire0.leases",
+         'lease {\n  interface "wire0";\n  option interface-mtu 1400;\n}\n', "1400"),
+        ("etc/systemd/system/mtu.service", "[Service]\nExecStart=ip link set wire0 mtu 1400\n", "1400"),
+        ("etc/rc.local", "ifconfig wire0 mtu 1400\n", "1400"),
+    ],
+)  # fmt: skip
+def test_other_services_that_set_the_mtu_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str, mtu: str
+) -> None:
+    address = tmp_path / "sys/class/net/wire0/address"
+    address.parent.mkdir(parents=True)
+    address.write_text(f"{MAC}\n")
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert mtu_sources.later_mtus("wire0", 7, str(tmp_path)) == {f"/{file}": mtu}
+    assert mtu_sources.later_mtus("wire1", 8, str(tmp_path)) == (
+        {f"/{file}": mtu} if file.endswith(("Wired", "mtu.conf")) else {}
+    )
+    monkeypatch.setattr("socket.if_nametoindex", {"wire0": 7}.__getitem__)
+    (warning,) = apply._mtu_warnings([ENTRY], {}, str(tmp_path))
+    assert (
+        warning
+        == f"nics: wire0: /{file} sets MTU 1400 at the next boot or reconnect: change it to 8264 there"
+    )
+
+
+def test_files_that_ifupdown_includes(tmp_path: Path) -> None:
+    for name, text in {
+        "etc/network/interfaces": "source more/*.cfg\nsource-directory /etc/network/dir\n",
+        "etc/network/more/a.cfg": "iface wire0 inet dhcp\n  mtu 1400\n",
+        "etc/network/dir/b": "iface wire0 inet6 auto\n  mtu 1300\nsource /etc/network/interfaces\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert mtu_sources.later_mtus("wire0", 7, str(tmp_path)) == {
+        "/etc/network/more/a.cfg": "1400", "/etc/network/dir/b": "1300",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("section", ["DHCPv4", "DHCP"])
+def test_networkd_that_uses_the_mtu_of_dhcp_gets_a_drop_in(others: str, section: str) -> None:
+    network = Path(others, "etc/systemd/network/10-w.network")
+    Path(others, "etc/systemd/network/10-w.network.d/a.conf").unlink()
+    Path(others, "run/systemd/network/10-w.network.d/a.conf").unlink()
+    network.write_text(f"[Match]\nName=wire0\n[Network]\nDHCP=yes\n[{section}]\nUseMTU=true\n")
+    assert mtu_sources.later_mtus("wire0", 7, others)["/etc/systemd/network/10-w.network"] == "DHCP"
+    drop_ins = mtu_sources.drop_ins([ENTRY], others)
+    assert list(drop_ins) == [DROP_IN]
+    assert mtu_sources.later_mtus("wire0", 7, others, drop_ins)[DROP_IN] == "8264"
+    # The file also applies to another NIC, so that a warning has to do.
+    Path(others, "run/systemd/netif/links/8").write_text("NETWORK_FILE=/etc/systemd/network/10-w.network\n")
+    assert mtu_sources.drop_ins([ENTRY], others) == {}
+    warning = apply._mtu_warnings([ENTRY], {}, others)[0]
+    assert warning.startswith(
+        "nics: wire0: /etc/systemd/network/10-w.network sets the MTU of the DHCP server"
+    )
+    network.write_text(network.read_text() + "[Link]\nMTUBytes=8264\n")
+    assert mtu_sources.later_mtus("wire0", 7, others)["/etc/systemd/network/10-w.network"] == "8264"
+
+
+@pytest.mark.parametrize(("value", "mtu"), [("9K", {"9216"}), ("9000", {"9000"}), ("9000\nMTUBytes=", set())])
+def test_sizes_of_networkd(others: str, value: str, mtu: set[str]) -> None:
+    for folder in ("etc", "run"):
+        Path(others, f"{folder}/systemd/network/10-w.network.d/a.conf").unlink()
+    Path(others, "etc/systemd/network/10-w.network").write_text(f"[Link]\nMTUBytes={value}\n")
+    found = mtu_sources.later_mtus("wire0", 7, others)
+    assert {found[file] for file in found if "systemd" in file} == mtu
