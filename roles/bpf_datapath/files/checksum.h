@@ -136,13 +136,17 @@ static __always_inline bool checksum_is_valid(struct __sk_buff *skb, const struc
 }
 
 /*
- * Return whether the IP header is where these programs assume it. netkit keeps the sender's offset,
- * and bpf_redirect() uses it; bpf_redirect_neigh() and the stack reset it.
+ * Return whether EtherType and IP header are what these programs assume. netkit keeps protocol and
+ * network header of the sender's socket. bpf_redirect() uses the latter and leaves the EtherType in
+ * the packet; bpf_redirect_neigh() and the stack set both.
  */
-static __always_inline bool network_header_is_valid(struct __sk_buff *skb)
+static __always_inline bool link_header_is_valid(struct __sk_buff *skb)
 {
+	struct ethhdr *eth = (void *)(long)skb->data;
 	struct sk_buff *kernel;
 
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end || eth->h_proto != skb->protocol)
+		return false;
 	if (!HAVE_KERN_CTX)
 		return true;	/* nor netkit */
 	kernel = bpf_cast_to_kern_ctx(skb);

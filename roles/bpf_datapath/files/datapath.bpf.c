@@ -40,7 +40,7 @@ static __always_inline bool flow_is_cached(struct __sk_buff *skb, const struct p
 {
 	return flow_cache_lookup(entry, p, cfg, nh) &&
 	       !(nh->flags & NEXTHOP_TRACKED && tcp_changes_state(skb, p)) &&
-	       !(nh->flags & NEXTHOP_CHECK_NETWORK && !network_header_is_valid(skb));
+	       !(nh->flags & NEXTHOP_CHECK_LINK && !link_header_is_valid(skb));
 }
 
 /*
@@ -62,7 +62,7 @@ static __always_inline __u8 nexthop_checks(const struct packet *p, const struct 
 {
 	if (p->flow.origin != FROM_POD || ctx->src.flags & POD_META)
 		return 0;
-	return NEXTHOP_CHECK_CSUM | (ctx->src.flags & POD_NETKIT ? NEXTHOP_CHECK_NETWORK : 0);
+	return NEXTHOP_CHECK_CSUM | (ctx->src.flags & POD_NETKIT ? NEXTHOP_CHECK_LINK : 0);
 }
 
 /*

@@ -24,7 +24,7 @@
 #define NEXTHOP_TRACKED 2	/* conntrack must see the start and end of TCP connections */
 #define NEXTHOP_PACED 4		/* to the wire: the Pod has a rate */
 #define NEXTHOP_CHECK_CSUM 8	/* from a Pod, not on meta: checksum_is_valid() */
-#define NEXTHOP_CHECK_NETWORK 16	/* from netkit: network_header_is_valid() */
+#define NEXTHOP_CHECK_LINK 16	/* from netkit: link_header_is_valid() */
 
 struct nexthop {
 	__u32 ifindex;		/* to a Pod: the host end of its device */
