@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -511,8 +512,11 @@ class TestDiscovery:
 
     @pytest.mark.parametrize("policy", [False, True])
     @pytest.mark.parametrize("message", ROUTER.values(), ids=ROUTER)
-    @pytest.mark.parametrize("src", ["fe80::11", "fd31:1::11"])
-    @pytest.mark.parametrize("dst", [*LINK, "fd31::1"])
+    @pytest.mark.parametrize(
+        ("src", "dst"),
+        # RFC 4861: to a global address they are valid only with a link-local source
+        [*itertools.product(("fe80::11", "fd31:1::11"), LINK), ("fe80::11", "fd31::1")],
+    )
     @pytest.mark.parametrize(
         "headers", ["none", "options", "hop-by-hop", "two options", "atomic", "first", "hidden", "too many"]
     )
@@ -523,8 +527,6 @@ class TestDiscovery:
         if policy:
             state.device(enforce=ENFORCE_EGRESS)
             state.pods(ENFORCE_EGRESS)
-        if dst == "fd31::1" and src != "fe80::11" and headers != "none":
-            pytest.skip("RFC 4861: these are valid only with a link-local source")
         chain = {
             "none": message,
             "options": options(message),
@@ -670,3 +672,79 @@ class TestInner:
         self.sent(state, self.UDP, 6, False)
         inner = IPv6(src=text("1.11", 6), dst=text("8.1", 6), nh=17) / payload
         assert self.error(state, bytes(inner), 6, text("1.11", 6)).counted == {"DROP_POLICY_INGRESS": 1}
+
+
+IDENTIFIERS = [0, 1, 0x0800, 0x0D00, 0x8000, 0xFFFF]
+QUERIES = {4: {"echo": (8, 0), "timestamp": (13, 14)}, 6: {"echo": (128, 129)}}
+QUERY = pytest.mark.parametrize(
+    ("family", "request_type", "reply_type"),
+    [(family, *types) for family, found in QUERIES.items() for types in found.values()],
+    ids=[f"{name} v{family}" for family, found in QUERIES.items() for name in found],
+)
+
+
+def query(src: str, dst: str, kind: int, number: int, family: int, code: int = 0) -> bytes:
+    payload: Packet
+    if family == 4:
+        payload = ICMP(type=kind, code=code, id=number)
+    else:
+        payload = ICMPv6EchoRequest(type=kind, code=code, id=number)
+    return frame(src, dst, payload, family)
+
+
+class TestQueries:
+    """ICMP queries with any identifier, among them those that look like types."""
+
+    @QUERY
+    @pytest.mark.parametrize("number", IDENTIFIERS)
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_policy(
+        self, state: State, family: int, request_type: int, reply_type: int, number: int, code: int
+    ) -> None:
+        state.pods(BOTH)
+        state.rule(POD1, REMOTE, EGRESS, verdict=ALLOW)
+        reply = query("2.11", "1.11", reply_type, number, family, code)
+        request = query("2.11", "1.11", request_type, number, family, code)
+        denied = {"DROP_POLICY_INGRESS": 1}
+        assert state.datapath.run("host_ingress", reply).counted == denied
+        sent = query("1.11", "2.11", request_type, number, family, code)
+        assert state.datapath.run("pod_egress", sent, cached=True).counted == {"REMOTE": 1}
+        assert state.datapath.run("host_ingress", reply, cached=True).counted == {"INBOUND": 1}
+        assert state.datapath.run("host_ingress", request, cached=True).counted == denied
+        other = query("2.11", "1.11", reply_type, number ^ 1, family, code)
+        assert state.datapath.run("host_ingress", other, cached=True).counted == denied
+
+    @QUERY
+    @pytest.mark.parametrize("number", IDENTIFIERS)
+    def test_masquerade(
+        self, state: State, family: int, request_type: int, reply_type: int, number: int
+    ) -> None:
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        sent = query("1.11", "8.1", request_type, number, family)
+        result = state.datapath.run("pod_egress", sent)
+        assert result.counted == {"REMOTE": 1}
+        outside = Ether(result.packet)[1]
+        assert outside.src == {4: "172.31.0.1", 6: "fd31::1"}[family]
+        reply = (IP if family == 4 else IPv6)(src=outside.dst, dst=outside.src) / outside.payload
+        reply.payload.type = reply_type
+        packet = bytes(Ether(dst=MAC, src=SENDER) / reply)
+        result = state.datapath.run("host_ingress", packet, cached=True)
+        assert result.counted == {"INBOUND": 1}
+        inside = Ether(result.packet)[1]
+        assert (inside.dst, inside.payload.id) == (text("1.11", family), number)
+
+    @FAMILIES
+    @pytest.mark.parametrize("kind", [UDP, TCP])
+    def test_source_port_0(self, state: State, family: int, kind: Any) -> None:
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        result = from_pod(state, "1.11", "8.1", kind(sport=0, dport=53), family)
+        assert result.counted == {"REMOTE": 1}
+        outside = Ether(result.packet)[1]
+        answer = kind(sport=53, dport=outside.payload.sport)
+        reply = (IP if family == 4 else IPv6)(src=outside.dst, dst=outside.src) / answer
+        packet = bytes(Ether(dst=MAC, src=SENDER) / reply)
+        result = state.datapath.run("host_ingress", packet, cached=True)
+        assert result.counted == {"INBOUND": 1}
+        assert Ether(result.packet)[1].payload.dport == 0

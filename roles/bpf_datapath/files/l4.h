@@ -134,7 +134,7 @@ static __always_inline bool l4_load_ports(struct __sk_buff *skb, __u32 offset, _
 			t->dport = head.first;
 		} else {
 			t->icmp = TUPLE_ICMP_RESPONSE;
-			t->sport = bpf_htons(request << 8);
+			t->sport = bpf_htons(request << 8 | (bpf_ntohs(head.first) & 0xff));
 			t->dport = head.id;
 		}
 		return true;
