@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 import time
 
 import pytest
@@ -23,6 +24,7 @@ from tests.bpf.state import (
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
     FAMILIES,
+    HOST,
     INGRESS,
     MAC,
     POD1,
@@ -275,6 +277,78 @@ class TestMasqueradePort:
         if counted == "REMOTE":
             found = from_pod(state, "1.11", "8.1", packets[0], family)
             assert found.counted == {"DROP_NAT_NO_MAPPING": 1}
+
+    @FAMILIES
+    def test_a_port_of_an_untranslated_connection(self, state: State, family: int) -> None:
+        """Two connections to one server get different ports, also if the Pod uses them itself."""
+        state.masquerade(61000, 61001)
+        state.pods(BOTH)
+        state.rule(POD1, REMOTE, EGRESS, (UDP_, ALLOW, 53, 53))
+        state.service("9.10", 80, UDP_, [("2.11", 53)], family)
+        used = set()
+        for sport, target, dport in ((61000, "2.11", 53), (1, "2.11", 53), (1, "9.10", 80)):
+            found = from_pod(state, "1.11", target, UDP(sport=sport, dport=dport), family)
+            assert found.counted == {"REMOTE": 1}
+            used.add(valid(found.packet)[UDP].sport)
+        assert used == {1, 61000, 61001}
+
+
+class TestPeers:
+    """A connection keeps the identity of a peer that is no Pod's address, whoever sends next."""
+
+    NODE, VIA_NODE = {4: "172.31.0.1", 6: "fd31::1"}, 21
+
+    def packet(self, family: int, payload: Packet, *, to_node: bool) -> bytes:
+        header = (IP if family == 4 else IPv6)()
+        header.src, header.dst = text("1.11", family), self.NODE[family]
+        if not to_node:
+            header.src, header.dst = header.dst, header.src
+        return bytes(Ether(dst=MAC) / header / payload)
+
+    @FAMILIES
+    @pytest.mark.parametrize("host", [True, False], ids=["the node", "forwarded"])
+    def test_client_with_the_address_of_the_node(self, state: State, family: int, host: bool) -> None:
+        """Others reach Pods with that address by SNAT of the node, as NodePort does."""
+        state.pods(BOTH)
+        state.cidr(f"{self.NODE[family]}/{32 if family == 4 else 128}", self.VIA_NODE)
+        state.rule(POD1, HOST if host else self.VIA_NODE, INGRESS, (UDP_, ALLOW, 80, 80))
+        request = self.packet(family, UDP(sport=1234, dport=80), to_node=False)
+        reply = self.packet(family, UDP(sport=80, dport=1234), to_node=True)
+        device = 0 if host else state.pod2
+        for dummy in range(2):
+            found = state.datapath.run("pod_ingress", request, "pod1", ingress_ifindex=device)
+            assert found.counted == {"HOST": 1}
+            found = state.datapath.run("pod_egress", reply, "pod1")
+            assert found.counted == {"STACK_NOT_FORWARDED": 1}
+
+    @FAMILIES
+    @pytest.mark.parametrize("host", [True, False], ids=["the node", "forwarded"])
+    def test_server_with_the_address_of_the_node(self, state: State, family: int, host: bool) -> None:
+        """The node may forward to another host by DNAT, whose replies it forwards."""
+        state.pods(BOTH)
+        state.rule(POD1, HOST, EGRESS, (UDP_, ALLOW, 80, 80))
+        request = self.packet(family, UDP(sport=1234, dport=80), to_node=True)
+        reply = self.packet(family, UDP(sport=80, dport=1234), to_node=False)
+        device = 0 if host else state.pod2
+        for dummy in range(2):
+            found = state.datapath.run("pod_egress", request, "pod1")
+            assert found.counted == {"STACK_NOT_FORWARDED": 1}
+            found = state.datapath.run("pod_ingress", reply, "pod1", ingress_ifindex=device)
+            assert found.counted == {"HOST": 1}
+
+    @FAMILIES
+    def test_client_behind_a_pod(self, state: State, family: int) -> None:
+        """It has the identity of the Pod that it sends through, not that of its address."""
+        state.device(flags=POD_ANY_SOURCE)
+        state.pods(enforce2=ENFORCE_INGRESS | DENY_INGRESS)
+        state.rule(POD2, POD1, INGRESS, (UDP_, ALLOW, 80, 80))
+        route = [f"-{family}", "route", "replace", text("20.1", family), "dev", "pod1"]
+        subprocess.run(["ip", "-n", state.datapath.netns, *route], check=True)
+        request = frame("20.1", "1.12", UDP(sport=1234, dport=80), family)
+        for dummy in range(2):
+            assert state.datapath.run("pod_egress", request, "pod1").counted == {"LOCAL": 1}
+            found = from_pod(state, "1.12", "20.1", UDP(sport=80, dport=1234), family)
+            assert found.counted == {"STACK_NO_NEIGH": 1}
 
 
 class TestQuota:

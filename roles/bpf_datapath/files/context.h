@@ -89,66 +89,79 @@ static __always_inline bool ctx_needs_state(const struct context *ctx)
 	return ctx_needs_ct(ctx) || ctx->cfg.features & (FEATURE_SERVICES | FEATURE_MASQUERADE);
 }
 
-/*
- * Give the identity HOST to a peer that is the node itself: as the destination, an address in the
- * kernel's local table; as the source, packets that did not enter by a device. Packets that the
- * node forwards with its own address as the source (SNAT) are not from the node.
- */
-static __always_inline void ctx_classify_host(struct __sk_buff *skb, const struct packet *p,
-					      struct context *ctx)
-{
-	struct bpf_fib_lookup fib = {};
-
-	if (p->flow.origin == FROM_HOST && !ctx->src.pod && !skb->ingress_ifindex)
-		ctx->src.identity = IDENTITY_HOST;
-	if (p->flow.origin == FROM_POD && !ctx->dst.pod &&
-	    fib_lookup(skb, p, &fib) == REASON_STACK_NOT_FORWARDED)
-		ctx->dst.identity = IDENTITY_HOST;
-}
-
-#define CTX_CLIENT_KNOWN -1
-
-/*
- * Apply policy to a connection in the direction of its client, to `port`. The start of a TCP
- * connection may be unknown, so either side may be its client. Policy then has to allow the other
- * direction too, to `client_port`; otherwise a packet of the server would admit what policy forbids
- * its client.
- */
-__noinline enum reason ctx_verdict(struct __sk_buff *skb, const struct packet *p,
-				   struct context *ctx, __be16 port, int client_port)
-{
-	const struct endpoint_info *client, *server;
-	enum reason reason;
-	__u8 proto;
-
-	if (!p || !ctx)
-		return REASON_DROP_UNSUPPORTED;
-	if (!ctx->src.enforce && !ctx->dst.enforce)
-		return REASON_NONE;
-	ctx_classify_host(skb, p, ctx);
-	client = ctx->ct.reply ? &ctx->dst : &ctx->src;
-	server = ctx->ct.reply ? &ctx->src : &ctx->dst;
-	proto = ctx->l4.tuple.proto;
-	reason = policy_verdict(client, server, proto, port, &ctx->cfg);
-	if (reason == REASON_NONE && client_port != CTX_CLIENT_KNOWN)
-		reason = policy_verdict(server, client, proto, client_port, &ctx->cfg);
-	return reason;
-}
-
 /* Return whether a packet without a connection belongs to one that it does not open. */
 static __always_inline bool ctx_is_midstream(const struct l4_info *l4)
 {
 	return l4->tuple.proto == IPPROTO_TCP && !tcp_is_syn(l4->tcp_flags);
 }
 
-/* Apply policy to a packet without a connection. */
-static __always_inline enum reason ctx_verdict_new(struct __sk_buff *skb, const struct packet *p,
-						   struct context *ctx)
+/*
+ * Set the identity of a peer whose address is no Pod's. The node itself has the identity HOST: as
+ * the destination, an address in the kernel's local table; as the source, packets that did not
+ * enter by a device. Packets that the node forwards with its own address (SNAT), or from it (DNAT),
+ * are not from the node. Replies do not show the difference, so their connection `c` tells it.
+ */
+static __always_inline void ctx_classify(struct __sk_buff *skb, const struct packet *p,
+					 struct context *ctx, const struct connection *c)
 {
-	const struct l4_info *l4 = &ctx->l4;
+	bool reply = c && ctx->ct.reply, lookup = p->flow.origin == FROM_POD && !ctx->dst.pod;
+	struct bpf_fib_lookup fib = {};
+	enum reason reason;
+	struct pod *pod;
+	__u32 ifindex;
 
-	return ctx_verdict(skb, p, ctx, l4->policy_port,
-			   ctx_is_midstream(l4) ? l4->tuple.sport : CTX_CLIENT_KNOWN);
+	if (reply) {
+		if (c->flags & CT_HOST_CLIENT)
+			ctx->dst.identity = IDENTITY_HOST;
+		if (c->flags & CT_HOST_SERVER)
+			ctx->src.identity = IDENTITY_HOST;
+		lookup = lookup && c->flags & CT_ANY_SOURCE;
+	} else if (p->flow.origin == FROM_HOST && !ctx->src.pod && !skb->ingress_ifindex) {
+		ctx->src.identity = IDENTITY_HOST;
+	}
+	if (!lookup)
+		return;
+	reason = fib_lookup(skb, p, &fib);
+	if (!reply) {
+		if (reason == REASON_STACK_NOT_FORWARDED)
+			ctx->dst.identity = IDENTITY_HOST;
+		return;
+	}
+	ifindex = fib.ifindex;
+	pod = bpf_map_lookup_elem(&pods, &ifindex);
+	if (pod)
+		ctx->dst.identity = pod->identity[config_buffer(ctx->cfg)];
+}
+
+/*
+ * Apply policy to the connection `c`, or to a packet without a connection, in the direction of the
+ * client. The start of a TCP connection may be unknown, so either side may be its client. Policy
+ * then has to allow both directions; otherwise a packet of the server would admit what policy
+ * forbids its client.
+ */
+__noinline enum reason ctx_verdict(struct __sk_buff *skb, const struct packet *p,
+				   struct context *ctx, const struct connection *c)
+{
+	const struct endpoint_info *client, *server;
+	enum reason reason;
+	bool midstream;
+	__u8 proto;
+
+	if (!p || !ctx)
+		return REASON_DROP_UNSUPPORTED;
+	ctx_classify(skb, p, ctx, c);
+	if (!ctx->src.enforce && !ctx->dst.enforce)
+		return REASON_NONE;
+	client = ctx->ct.reply ? &ctx->dst : &ctx->src;
+	server = ctx->ct.reply ? &ctx->src : &ctx->dst;
+	proto = ctx->l4.tuple.proto;
+	midstream = c ? c->flags & CT_MIDSTREAM : ctx_is_midstream(&ctx->l4);
+	reason = policy_verdict(client, server, proto, c ? c->server.port : ctx->l4.policy_port,
+				&ctx->cfg);
+	if (reason == REASON_NONE && midstream)
+		reason = policy_verdict(server, client, proto,
+					c ? c->client.port : ctx->l4.tuple.sport, &ctx->cfg);
+	return reason;
 }
 
 /* Return whether an address belongs to a Pod that is newer than a connection. */
@@ -320,7 +333,10 @@ __noinline bool ctx_create(struct context *ctx, struct connection *c,
 	c->backend = backend;
 	c->proto = t->proto;
 	c->flags = (t->family == AF_INET6 ? CT_IPV6 : 0) | (service->port ? CT_DNAT : 0) |
-		   (ctx_is_midstream(&ctx->l4) ? CT_MIDSTREAM : 0);
+		   (ctx_is_midstream(&ctx->l4) ? CT_MIDSTREAM : 0) |
+		   (ctx->src.identity == IDENTITY_HOST ? CT_HOST_CLIENT : 0) |
+		   (ctx->dst.identity == IDENTITY_HOST ? CT_HOST_SERVER : 0) |
+		   (ctx->src.flags & POD_ANY_SOURCE && !ctx->src.pod ? CT_ANY_SOURCE : 0);
 	barrier();
 	c->serial = serial;
 	if (!service->port)
@@ -389,7 +405,7 @@ static __always_inline enum reason ctx_icmp_error(struct __sk_buff *skb, struct 
 	reason = icmp_error_translate(skb, p, l4, &ctx->cfg,
 				      p->flow.origin == FROM_POD || ctx->src.pod);
 	if (reason == REASON_MAX)
-		return ctx_verdict_new(skb, p, ctx);
+		return ctx_verdict(skb, p, ctx, NULL);
 	ctx->ct.tracked = true;
 	ctx->ct.reply = true;
 	ctx_update_dst(p, ctx);
@@ -436,7 +452,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	if (!c) {
 		if (!ctx_needs_ct(ctx) && !translate && match != CTX_CLASH)
 			return REASON_NONE;
-		reason = ctx_verdict_new(skb, p, ctx);
+		reason = ctx_verdict(skb, p, ctx, NULL);
 		if (reason != REASON_NONE)
 			return reason;
 		if (!ctx_opens(&ctx->l4)) {
@@ -453,9 +469,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	} else if (c->verdict.generation != ctx->cfg.generation) {
 		union ct_verdict verdict = { .generation = ctx->cfg.generation };
 
-		verdict.reason = ctx_verdict(skb, p, ctx, c->server.port,
-					     c->flags & CT_MIDSTREAM ? c->client.port :
-								       CTX_CLIENT_KNOWN);
+		verdict.reason = ctx_verdict(skb, p, ctx, c);
 		c->verdict.word = verdict.word;
 	}
 	if (c->verdict.reason != REASON_NONE) {

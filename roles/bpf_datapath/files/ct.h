@@ -81,6 +81,9 @@ enum ct_flag {
 	CT_DNAT = 1 << 7,		/* `server` replaces the destination */
 	CT_SNAT = 1 << 8,		/* `source` replaces the client */
 	CT_IPV6 = 1 << 9,
+	CT_HOST_CLIENT = 1 << 10,	/* the node itself */
+	CT_HOST_SERVER = 1 << 11,
+	CT_ANY_SOURCE = 1 << 12,	/* the client is a Pod, but not its address */
 };
 
 #define CT_FIN_BOTH (CT_FIN_CLIENT | CT_FIN_SERVER)

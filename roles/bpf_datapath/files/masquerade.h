@@ -53,8 +53,9 @@ static __always_inline bool masquerade_address(__u8 family, struct node_config *
 #define SNAT_PORT_USED 0
 
 /*
- * Return whether a reply tuple is free, or belongs to the connection at `place` already; whether it
- * is in use; else for how many seconds its connection, which is spare, has been idle.
+ * Return whether a tuple, as the server sees it, is free, or belongs to the connection at `place`
+ * already; whether it is in use; else for how many seconds its connection, which is spare, has been
+ * idle.
  */
 __noinline __u32 snat_port_state(const struct tuple *t, __u32 place)
 {
@@ -65,7 +66,12 @@ __noinline __u32 snat_port_state(const struct tuple *t, __u32 place)
 	if (!t)
 		return SNAT_PORT_USED;
 	c = __ct_lookup(t, CT_REPLY, &other, &reply);
-	if (!c || other == place)
+	if (!c) {
+		/* a connection that is not translated */
+		c = __ct_lookup(t, CT_ORIGINAL, &other, &reply);
+		return c && !ct_is_spare(c) ? SNAT_PORT_USED : SNAT_PORT_FREE;
+	}
+	if (other == place)
 		return SNAT_PORT_FREE;
 	if (!ct_is_spare(c))
 		return SNAT_PORT_USED;
