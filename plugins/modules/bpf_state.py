@@ -66,7 +66,10 @@ options:
           - Maximum rate of the Pod's traffic that leaves the node, for example V(100mbit). The units are
             C(bit), C(kbit), C(mbit) and C(gbit), the range is 1 Mbit/s to 1000 Gbit/s. The default is
             unlimited.
-          - Requires the qdisc C(fq) on the uplink, which delays packets until their departure time.
+          - Requires the qdisc C(fq), which delays packets until their departure time, on each uplink - the
+            devices of default routes and those with an attached program that are not a Pod's.
+          - Up to 500 packets of the Pod wait in C(fq), so its limit must be at least 1000. If all Pods with
+            a rate together can exceed the limit, the module warns.
         type: str
       masquerade:
         description: Whether packets from the Pod leave the node with the source addresses in O(masquerade).

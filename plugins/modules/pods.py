@@ -75,7 +75,7 @@ options:
         description:
           - Maximum rate of the Pod's traffic that leaves the node, for example V(100mbit). The default is
             unlimited.
-          - Requires the qdisc C(fq) on the uplink.
+          - Requires the qdisc C(fq) on each uplink, with a limit of 500 packets for each Pod with a rate.
         type: str
       masquerade:
         description: Whether packets from the Pod leave the node with the source addresses in O(masquerade).

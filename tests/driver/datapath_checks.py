@@ -17,7 +17,7 @@ from functools import partial
 
 from tests.support import node_checks
 from tests.support.namespaces import Namespaces
-from tests.support.parsing_checks import CHECKS
+from tests.support.pacing_checks import CHECKS
 from tests.support.pod_nodes import Devices
 from tests.support.policy_lab import Lab
 

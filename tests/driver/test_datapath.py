@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.lab_node import LabNode, assert_passed
 from tests.support.node_checks import Outcome
-from tests.support.parsing_checks import CHECKS
+from tests.support.pacing_checks import CHECKS
 from tests.support.policy_checks import read_cases
 
 # netkit was added in 6.7

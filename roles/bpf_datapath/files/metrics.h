@@ -42,7 +42,7 @@ enum reason {
 	REASON_DROP_HAIRPIN,		/* the service's backend is the sender itself */
 	REASON_DROP_NAT_NO_MAPPING,	/* masquerade: no free port for this destination */
 	REASON_DROP_NAT_FAILED,		/* the address or port cannot be rewritten */
-	REASON_DROP_EDT_HORIZON,	/* departure time more than two seconds ahead */
+	REASON_DROP_EDT_HORIZON,	/* departure time too far ahead, or too many packets */
 	REASON_ARP_REPLY,		/* an ARP request of a Pod, answered */
 	REASON_NDP_REPLY,		/* a neighbour solicitation of a Pod, answered */
 	REASON_EVENT_LOST,		/* no packet: a drop for which `drops` had no room */
