@@ -12,9 +12,11 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.filter import ladder_plan
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import arguments
-from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem, listed
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem, listed, suggestion
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import parse as declarations
+from ansible_collections.podnet.datapath.plugins.module_utils._measure import netperf
 from ansible_collections.podnet.datapath.plugins.module_utils._nic.select import SELECTORS
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import parse as devices
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import keys
@@ -30,6 +32,12 @@ _PATHS = (
     "rollout_peers",
     "rollout_streams",
 )
+# Lists whose items are names.
+_NAMES = {
+    "benchmark_rungs": tuple(ladder_plan.RUNGS),
+    "benchmark_families": tuple(ladder_plan.VERSIONS),
+    "benchmark_tests": tuple(netperf.UNITS),
+}
 # Any driver: whether a node has it, and its programs, do not affect the options.
 _DRIVERS = dict.fromkeys(("auto", "meta", "netkit", "veth"), "veth")
 
@@ -44,7 +52,8 @@ def preload() -> None:
 
 def problems(values: Mapping[str, Any]) -> list[str]:
     """Return an error for each invalid value among the options of a host, converted to their types."""
-    return [*_sysctls(values), *_boot_arguments(values), *_nics(values), *_paths(values), *_pods(values)]
+    checks = (_names, _sysctls, _boot_arguments, _nics, _paths, _pods)
+    return [problem for check in checks for problem in check(values)]
 
 
 def _raised(check: Callable[[], object]) -> list[str]:
@@ -54,6 +63,14 @@ def _raised(check: Callable[[], object]) -> list[str]:
     except Problem as problem:
         return str(problem).splitlines()
     return []
+
+
+def _names(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, known in _NAMES.items():
+        for item in values.get(name, ()):
+            if item not in known:
+                hint = suggestion(item, known) or "; set one of them"
+                yield f"{name}: {item!r} is not one of {listed(known)}{hint}"
 
 
 def _sysctls(values: Mapping[str, Any]) -> Iterator[str]:

@@ -30,6 +30,12 @@ POD = {"name": "p", "addresses": ["10.0.0.1/32"]}
         ({"pods_endpoints": [{**POD, "addresses": ["x"]}]}, "pods_endpoints[0] (p): addresses: 'x'"),
         ({"pods_endpoints": [{**POD, "rate": "x"}]}, "pods_endpoints[0] (p): rate: 'x'"),
         ({"pods_endpoints": [POD, POD]}, "pods_endpoints[1] (p): name: "),
+        (
+            {"benchmark_rungs": ["host", "pod"]},
+            "benchmark_rungs: 'pod' is not one of host, veth_stack, veth_bpf, pods; did you mean pods?",
+        ),
+        ({"benchmark_families": ["ipv5"]}, "benchmark_families: 'ipv5' is not one of ipv4, ipv6"),
+        ({"benchmark_tests": ["x"]}, "benchmark_tests: 'x' is not one of tcp_rr, tcp_stream; set one"),
         ({"pods_gso_max_size": 0}, "pods_gso_max_size: 0 is outside 1 to"),
         ({"pods_host_routes": [{"to": "x", "dev": "e"}]}, "pods_host_routes[0]: to: 'x' is not a network"),
         (
