@@ -50,6 +50,7 @@ LAST_SEEN = 84  # ct.h: offset in struct connection
 KEY_TUPLE, CT_REPLY = {4: 13, 6: 37}, 1
 FRAGMENT_TIMEOUT = 30  # fragments.h
 CT_QUOTA = 16384  # ct.h
+WORLD = 0  # enum identity
 
 
 def age(state: State, name: str, seconds: int, offset: int = 0) -> None:
@@ -149,6 +150,18 @@ class TestClose:
         ):
             found = from_wire(state, "2.11", "1.11", tcp(flags, back=True), family)
             assert found.counted == {counted: 1}
+
+    @FAMILIES
+    def test_a_forged_reset_ends_no_idle_connection(self, state: State, family: int) -> None:
+        """Whoever guesses addresses and ports can send it; the client ignores it outside its window."""
+        state.pods(BOTH)
+        state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
+        from_pod(state, "1.11", "2.11", tcp("S"), family)
+        from_wire(state, "2.11", "1.11", tcp("SA", back=True), family)
+        from_pod(state, "1.11", "2.11", tcp("A"), family)
+        assert from_wire(state, "2.11", "1.11", tcp("R", back=True), family).counted == {"INBOUND": 1}
+        age(state, "connections", 7200, LAST_SEEN)
+        assert from_pod(state, "1.11", "2.11", tcp("A"), family).counted == {"REMOTE": 1}
 
     @FAMILIES
     @pytest.mark.parametrize("revoked", [EGRESS, INGRESS])
@@ -335,6 +348,21 @@ class TestPeers:
             assert found.counted == {"STACK_NOT_FORWARDED": 1}
             found = state.datapath.run("pod_ingress", reply, "pod1", ingress_ifindex=device)
             assert found.counted == {"HOST": 1}
+
+    @FAMILIES
+    def test_the_wire_takes_no_part_in_connections_of_pods(self, state: State, family: int) -> None:
+        """A host outside, which policy allows, does not admit a Pod by packets with its address."""
+        state.pods(0, ENFORCE_INGRESS | DENY_INGRESS)
+        state.rule(POD2, WORLD, INGRESS, (UDP_, ALLOW, 80, 80))
+        packet = UDP(sport=1234, dport=80)
+        spoofed = {"DROP_INVALID_SOURCE_IP": 1}
+        assert from_wire(state, "1.11", "1.12", packet, family).counted == spoofed
+        data = frame("1.11", "1.12", packet, family)
+        found = state.datapath.run("pod_egress", data, "pod1", cached=True)
+        assert found.counted == {"DROP_POLICY_INGRESS": 1}
+        state.rule(POD2, POD1, INGRESS, (UDP_, ALLOW, 80, 80))
+        assert from_pod(state, "1.11", "1.12", packet, family).counted == {"LOCAL": 1}
+        assert from_wire(state, "1.11", "1.12", packet, family).counted == spoofed
 
     @FAMILIES
     def test_client_behind_a_pod(self, state: State, family: int) -> None:

@@ -412,6 +412,12 @@ static __always_inline enum reason ctx_icmp_error(struct __sk_buff *skb, struct 
 	return reason;
 }
 
+/* Return whether a packet from the wire has the address of a Pod of this node. */
+static __always_inline bool ctx_is_spoofed(const struct packet *p, const struct context *ctx)
+{
+	return p->flow.origin == FROM_WIRE && ctx->src.ifindex;
+}
+
 /* Apply connection tracking, services and policy to a packet whose transport header is parsed. */
 __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct context *ctx)
 {
@@ -425,7 +431,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	if (!p || !ctx)
 		return REASON_DROP_UNSUPPORTED;
 	match = ctx_find(p, ctx);
-	if (match == CTX_FORGED)
+	if (match == CTX_FORGED || (match != CTX_NEW && ctx_is_spoofed(p, ctx)))
 		return REASON_DROP_INVALID_SOURCE_IP;
 	if (match == CTX_KNOWN || match == CTX_DONE)
 		c = ctx_connection(ctx);
@@ -455,6 +461,9 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		reason = ctx_verdict(skb, p, ctx, NULL);
 		if (reason != REASON_NONE)
 			return reason;
+		/* its record would admit the Pod itself */
+		if (ctx_is_spoofed(p, ctx))
+			return REASON_DROP_INVALID_SOURCE_IP;
 		if (!ctx_opens(&ctx->l4)) {
 			ctx->cacheable = false;
 			return REASON_NONE;

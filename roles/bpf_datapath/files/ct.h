@@ -211,9 +211,13 @@ static __always_inline bool ct_is_closed(const struct connection *c)
 static __always_inline bool ct_is_expired(const struct connection *c)
 {
 	__u32 timeout = CT_TIMEOUT_OTHER;
+	bool closed = ct_is_closed(c);
 
+	/* A forged reset must not end an idle connection. With a port it would hold that for long. */
+	if (c->flags & CT_RST && c->flags & CT_ASSURED && !(c->flags & CT_SNAT))
+		closed = (c->flags & CT_FIN_BOTH) == CT_FIN_BOTH;
 	if (c->proto == IPPROTO_TCP)
-		timeout = ct_is_closed(c) ? CT_TIMEOUT_CLOSED :
+		timeout = closed ? CT_TIMEOUT_CLOSED :
 			  c->flags & CT_SEEN_REPLY ? CT_TIMEOUT_ESTABLISHED : CT_TIMEOUT_SYN;
 	/* signed: another CPU may have stored a later time */
 	return (__s32)(ct_now() - c->last_seen) > (__s32)timeout;

@@ -388,6 +388,7 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 				     enum reason reason)
 {
 	struct context ctx = { .cfg.word = config_word };
+	__u32 spoofed;
 
 	if (!p)
 		return TC_ACT_SHOT;
@@ -404,8 +405,11 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 	if (ctx_needs_state(&ctx)) {
 		ctx_set_src(p, &ctx);
 		/* spoofed: Pods of this node do not send from the wire */
-		if (ctx.src.ifindex)
+		spoofed = ctx.src.ifindex;
+		if (spoofed) {
 			__builtin_memset(&ctx.src, 0, sizeof(ctx.src)); /* IDENTITY_WORLD */
+			ctx.src.ifindex = spoofed;
+		}
 		reason = ctx_process(skb, p, &ctx);
 		if (reason != REASON_NONE)
 			return ctx_drop(skb, p, &ctx, reason);
