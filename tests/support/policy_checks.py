@@ -401,6 +401,7 @@ def frames_on_the_wire_have_the_ethertype_of_the_packet(lab: Lab) -> None:
     if lab.devices.driver == "veth":
         return  # its receive path sets the protocol from the frame
     lab.declare()
+    lab.attempt([Check("front", "world", UDP, 53, 4, True)])  # resolves the neighbour: needed for caching
     addresses = b"".join(socket.inet_aton(address_of(name, 4)) for name in ("front", "world"))
     with lab.ns.inside(lab.names["front"]):
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
