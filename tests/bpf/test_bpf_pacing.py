@@ -82,10 +82,9 @@ class TestDepartureTime:
         """Otherwise fq applies the pacing rate of the sender's socket."""
         packet = frame("1.11", "2.11", UDP(), family)
         state.datapath.run("pod_egress", packet)
-        earliest = time.monotonic_ns()
         result = state.datapath.run("pod_egress", packet, cached=cached)
         assert result.counted == {"REMOTE": 1}
-        assert earliest <= result.tstamp <= time.monotonic_ns()
+        assert 0 < result.tstamp <= time.monotonic_ns()
 
     @FAMILIES
     @pytest.mark.parametrize("dst", ["2.11", "9.11", "5.11"], ids=["wire", "lwtunnel", "unreachable"])

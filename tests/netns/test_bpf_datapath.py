@@ -240,7 +240,7 @@ def test_frames_for_other_destinations_pass_to_the_stack(attached: Lab) -> None:
     assert new == {"STACK_VLAN": 1, "STACK_OTHERHOST": 1, "INBOUND": 1, "STACK_MALFORMED": 2}
 
 
-def test_stack_forwards_after_detach(lab: Lab) -> None:
+def test_detaching_restores_the_hooks(lab: Lab) -> None:
     def hooks() -> str:
         return "".join(
             lab.ns.run(lab.names[node], *words)
@@ -255,8 +255,8 @@ def test_stack_forwards_after_detach(lab: Lab) -> None:
     assert all(result["changed"] for result in lab.detach())
     assert hooks() == before
     assert not any(os.path.exists(pins) for pins in lab.pins.values())
-    assert " 0% packet loss" in lab.ping("pod1", PODS["pod3"].v4)
-    assert lab.forwarded("node1") > 0
+    # the devices are down: without programs, veth would forward what policy forbids
+    assert "100% packet loss" in lab.ping("pod1", PODS["pod3"].v4)
     assert not any(result["changed"] for result in lab.detach())
 
 

@@ -96,51 +96,27 @@ static __always_inline bool ctx_is_midstream(const struct l4_info *l4)
 }
 
 /*
- * Set the identity of a peer whose address is no Pod's. The node itself has the identity HOST: as
- * the destination, an address in the kernel's local table; as the source, packets that did not
- * enter by a device. Packets that the node forwards with its own address (SNAT), or from it (DNAT),
- * are not from the node. Replies do not show the difference, so their connection `c` tells it.
+ * Set the identity of a peer whose address is no Pod's. Packets that did not enter by a device are
+ * from the node itself, which has the identity HOST. Those that it forwards with its own address
+ * (SNAT), or from it (DNAT), are not. Replies do not show the difference, so their connection `c`
+ * tells it. Destinations: see ctx_verdict().
  */
 static __always_inline void ctx_classify(struct __sk_buff *skb, const struct packet *p,
 					 struct context *ctx, const struct connection *c)
 {
-	bool reply = c && ctx->ct.reply, lookup = p->flow.origin == FROM_POD && !ctx->dst.pod;
-	struct bpf_fib_lookup fib = {};
-	enum reason reason;
-	struct pod *pod;
-	__u32 ifindex;
-
-	if (reply) {
+	if (c && ctx->ct.reply) {
 		if (c->flags & CT_HOST_CLIENT)
 			ctx->dst.identity = IDENTITY_HOST;
 		if (c->flags & CT_HOST_SERVER)
 			ctx->src.identity = IDENTITY_HOST;
-		lookup = lookup && c->flags & CT_ANY_SOURCE;
 	} else if (p->flow.origin == FROM_HOST && !ctx->src.pod && !skb->ingress_ifindex) {
 		ctx->src.identity = IDENTITY_HOST;
 	}
-	if (!lookup)
-		return;
-	reason = fib_lookup(skb, p, &fib);
-	if (!reply) {
-		if (reason == REASON_STACK_NOT_FORWARDED)
-			ctx->dst.identity = IDENTITY_HOST;
-		return;
-	}
-	ifindex = fib.ifindex;
-	pod = bpf_map_lookup_elem(&pods, &ifindex);
-	if (pod)
-		ctx->dst.identity = pod->identity[config_buffer(ctx->cfg)];
 }
 
-/*
- * Apply policy to the connection `c`, or to a packet without a connection, in the direction of the
- * client. The start of a TCP connection may be unknown, so either side may be its client. Policy
- * then has to allow both directions; otherwise a packet of the server would admit what policy
- * forbids its client.
- */
-__noinline enum reason ctx_verdict(struct __sk_buff *skb, const struct packet *p,
-				   struct context *ctx, const struct connection *c)
+/* Apply policy to both directions that the packet's connection requires. */
+__noinline enum reason ctx_policy(struct __sk_buff *skb, const struct packet *p,
+				  struct context *ctx, const struct connection *c)
 {
 	const struct endpoint_info *client, *server;
 	enum reason reason;
@@ -161,6 +137,57 @@ __noinline enum reason ctx_verdict(struct __sk_buff *skb, const struct packet *p
 	if (reason == REASON_NONE && midstream)
 		reason = policy_verdict(server, client, proto,
 					c ? c->client.port : ctx->l4.tuple.sport, &ctx->cfg);
+	return reason;
+}
+
+/*
+ * Set the identity of a destination by its route: the node itself, or for replies the Pod that a
+ * POD_ANY_SOURCE Pod forwards for. Return false if the route does not show one.
+ */
+__noinline bool ctx_set_dst_by_route(struct __sk_buff *skb, const struct packet *p,
+				     struct context *ctx, const struct connection *c)
+{
+	struct bpf_fib_lookup fib = {};
+	enum reason route;
+	struct pod *pod;
+	__u32 ifindex;
+
+	if (!p || !ctx)
+		return false;
+	if (p->flow.origin != FROM_POD || ctx->dst.pod || ctx->dst.identity == IDENTITY_HOST ||
+	    (ctx->ct.reply && !(c && c->flags & CT_ANY_SOURCE)))
+		return false;
+	route = fib_lookup(skb, p, &fib);
+	if (!ctx->ct.reply) {
+		if (route != REASON_STACK_NOT_FORWARDED)
+			return false;
+		ctx->dst.identity = IDENTITY_HOST;
+		return true;
+	}
+	ifindex = fib.ifindex;
+	pod = bpf_map_lookup_elem(&pods, &ifindex);
+	if (pod)
+		ctx->dst.identity = pod->identity[config_buffer(ctx->cfg)];
+	return pod;
+}
+
+/*
+ * Apply policy to the connection `c`, or to a packet without a connection, in the direction of the
+ * client. The start of a TCP connection may be unknown, so either side may be its client. Policy
+ * then has to allow both directions; otherwise a packet of the server would admit what policy
+ * forbids its client.
+ *
+ * Whether a destination is the node itself is known by its route. Most packets need the route only
+ * once, to be forwarded: if policy denies the packet, here; if not, pod_pass_to_stack() applies the
+ * policy for the node.
+ */
+static __always_inline enum reason ctx_verdict(struct __sk_buff *skb, const struct packet *p,
+					       struct context *ctx, const struct connection *c)
+{
+	enum reason reason = ctx_policy(skb, p, ctx, c);
+
+	if (reason != REASON_NONE && ctx_set_dst_by_route(skb, p, ctx, c))
+		return ctx_policy(skb, p, ctx, c);
 	return reason;
 }
 
@@ -525,6 +552,32 @@ static __always_inline bool ctx_set_source(struct __sk_buff *skb, struct context
 	ctx->ct.set_source = false;
 	c = ctx_connection(ctx);
 	return c && nat_rewrite(skb, &ctx->l4, true, ctx->ct.reply ? &c->service : &c->source);
+}
+
+/*
+ * Apply the policy for the node itself to a Pod's packet that passes to the stack, and let replies
+ * of its connection know their peer. Return REASON_NONE, or the reason for a drop.
+ */
+static __noinline enum reason ctx_verdict_host(struct __sk_buff *skb, const struct packet *p,
+					       struct context *ctx, enum reason stack)
+{
+	struct bpf_fib_lookup fib = {};
+	struct connection *c;
+
+	if (!(ctx->src.enforce & ENFORCE_EGRESS) || ctx->ct.reply || ctx->dst.pod ||
+	    ctx->dst.identity == IDENTITY_HOST)
+		return REASON_NONE;
+	if (stack == REASON_STACK_TTL)
+		stack = fib_lookup(skb, p, &fib);
+	/* without forwarding the stack only delivers to the node */
+	if (stack != REASON_STACK_NOT_FORWARDED && stack != REASON_STACK_FWD_DISABLED)
+		return REASON_NONE;
+	ctx->dst.identity = IDENTITY_HOST;
+	c = ctx->ct.tracked ? ctx_connection(ctx) : NULL;
+	if (c && !(c->flags & CT_HOST_SERVER))
+		__sync_fetch_and_or(&c->flags, CT_HOST_SERVER);
+	return policy_verdict(&ctx->src, &ctx->dst, ctx->l4.tuple.proto, ctx->l4.policy_port,
+			      &ctx->cfg);
 }
 
 /* Return whether a packet of a Pod leaves the node. */

@@ -66,16 +66,20 @@ static __always_inline __u8 nexthop_checks(const struct packet *p, const struct 
 }
 
 /*
- * Pass a Pod's packet to the stack, which neither masquerades nor paces: what it would send to the
- * wire is dropped if the Pod is masqueraded, and gets a departure time if it has a rate.
+ * Pass a Pod's packet to the stack, if the policy for the node allows it. The stack neither
+ * masquerades nor paces: what it would send to the wire is dropped if the Pod is masqueraded, and
+ * gets a departure time if it has a rate.
  */
 static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct packet *p,
-					const struct context *ctx, enum reason reason)
+					struct context *ctx, enum reason reason)
 {
 	bool masquerade = ctx->masquerade && !ctx->ct.reply;
 	__u32 ifindex = p->flow.ifindex, slot = ctx->src.slot;
 	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
+	enum reason denied = ctx_verdict_host(skb, p, ctx, reason);
 
+	if (denied != REASON_NONE)
+		return drop_packet(skb, p, slot, denied, ctx->dst.identity);
 	pacing_limit_edt(skb);
 	if ((masquerade || (pod && pod->rate)) && fib_stack_forwards(skb, p, reason)) {
 		if (masquerade)

@@ -28,6 +28,7 @@
  */
 #define EDT_MAX 10000000ULL
 #define EDT_UNCHECKED 2000000ULL
+#define EDT_PAST 1
 
 /* ns: packets beyond it are dropped. The default horizon of fq is 10 s. */
 #define PACING_HORIZON 1000000000ULL
@@ -65,14 +66,20 @@ static __always_inline bool pacing_is_tcp_socket(struct __sk_buff *skb)
 }
 
 /*
- * Limit the departure time that the sender set. A packet without one gets the current time: fq
- * would apply the pacing rate of the sender's socket.
+ * Limit the departure time that the sender set. A packet without one gets a time that has passed:
+ * fq would apply the pacing rate of the sender's socket.
  */
 static __noinline void pacing_limit_edt(struct __sk_buff *skb)
 {
 	bool edt = skb->tstamp_type == BPF_SKB_TSTAMP_DELIVERY_MONO && skb->tstamp;
-	__u64 now = bpf_ktime_get_ns(), latest = now;
+	__u64 now, latest;
 
+	if (!skb->tstamp) {
+		bpf_skb_set_tstamp(skb, EDT_PAST, BPF_SKB_TSTAMP_DELIVERY_MONO);
+		return;
+	}
+	now = bpf_ktime_get_ns();
+	latest = now;
 	if (edt && skb->tstamp <= now)
 		return;
 	if (edt && pacing_is_tcp_socket(skb)) {
