@@ -189,17 +189,16 @@ static __always_inline void ct6_set_key(const struct tuple *t, bool high, enum c
 static __always_inline union ct_ref *ct_ref_lookup(const struct tuple *t, enum ct_tuple which,
 						   bool high)
 {
+	struct ct6_key key6;
+
 	if (t->family == AF_INET) {
-		struct ct4_key key;
+		struct ct4_key key4;
 
-		ct4_set_key(t, high, which, &key);
-		return bpf_map_lookup_elem(&ct4, &key);
-	} else {
-		struct ct6_key key;
-
-		ct6_set_key(t, high, which, &key);
-		return bpf_map_lookup_elem(&ct6, &key);
+		ct4_set_key(t, high, which, &key4);
+		return bpf_map_lookup_elem(&ct4, &key4);
 	}
+	ct6_set_key(t, high, which, &key6);
+	return bpf_map_lookup_elem(&ct6, &key6);
 }
 
 static __always_inline bool ct_is_closed(const struct connection *c)
@@ -213,7 +212,7 @@ static __always_inline bool ct_is_expired(const struct connection *c)
 	__u32 timeout = CT_TIMEOUT_OTHER;
 	bool closed = ct_is_closed(c);
 
-	/* A forged reset must not end an idle connection. With a port it would hold that for long. */
+	/* A forged reset must not end an idle connection; with a port it would hold that long. */
 	if (c->flags & CT_RST && c->flags & CT_ASSURED && !(c->flags & CT_SNAT))
 		closed = (c->flags & CT_FIN_BOTH) == CT_FIN_BOTH;
 	if (c->proto == IPPROTO_TCP)
@@ -335,7 +334,7 @@ static __always_inline bool ct_is_spare(const struct connection *c)
 				   (__s32)(ct_now() - c->last_seen) > CT_SPARE);
 }
 
-/* Return the worth of a record: 0 if missing or expired, then closed, unreplied, not assured, idle. */
+/* Return the worth of a record: 0 if missing or expired; then closed, unreplied, unassured, idle */
 __noinline __u32 ct_value(const struct connection *c)
 {
 	__s32 idle;
