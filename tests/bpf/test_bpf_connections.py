@@ -377,6 +377,11 @@ class TestPeers:
             assert state.datapath.run("pod_egress", request, "pod1").counted == {"LOCAL": 1}
             found = from_pod(state, "1.12", "20.1", UDP(sport=80, dport=1234), family)
             assert found.counted == {"STACK_NO_NEIGH": 1}
+        # revoked, although policy allows its address: the server does not admit it by a reply
+        state.rule(POD2, POD1, INGRESS)
+        state.rule(POD2, WORLD, INGRESS, (UDP_, ALLOW, 80, 80))
+        found = from_pod(state, "1.12", "20.1", UDP(sport=80, dport=1234), family)
+        assert found.counted == {"DROP_POLICY_INGRESS": 1}
 
 
 class TestQuota:

@@ -185,8 +185,10 @@ static __always_inline enum reason ctx_verdict(struct __sk_buff *skb, const stru
 					       struct context *ctx, const struct connection *c)
 {
 	enum reason reason = ctx_policy(skb, p, ctx, c);
+	/* what policy allows its address, it may forbid the Pod */
+	bool behind_pod = c && ctx->ct.reply && c->flags & CT_ANY_SOURCE;
 
-	if (reason != REASON_NONE && ctx_set_dst_by_route(skb, p, ctx, c))
+	if ((reason != REASON_NONE || behind_pod) && ctx_set_dst_by_route(skb, p, ctx, c))
 		return ctx_policy(skb, p, ctx, c);
 	return reason;
 }
