@@ -20,7 +20,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
-from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, configure, device
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, configure, device, mtu
 from tests.support import node_checks
 from tests.support.namespaces import command
 
@@ -233,11 +233,13 @@ def igb_sets_private_flag_rings_channels_and_coalescing() -> None:
     )  # fmt: skip
 
 
-def check_and_restore(function: Callable[[], None], former: dict[str, _ethtool.Nic]) -> None:
-    """Run a check, then restore the NICs' former settings."""
+def check_and_restore(
+    function: Callable[[], None], former: dict[str, _ethtool.Nic], mtus: dict[str, int]
+) -> None:
+    """Run a check, then restore the former settings of the NICs and MTUs of all interfaces."""
     function()
     ethtool = _ethtool.Ethtool()
-    words = configure.restore(ethtool, former.values())
+    words = configure.restore(ethtool, [*former.values()], mtus)
     ethtool.close()
     assert words == "Every NIC has its former settings." and state() == former, words
 
@@ -251,9 +253,9 @@ def main() -> None:
     command("udevadm", "settle")
     for driver in DRIVERS:
         command("ip", "link", "set", state()[driver].name, "up")
-    former = state()
+    former, mtus = state(), {one.name: one.mtu for one in mtu.devices()}
     for name, function in CHECKS.items():
-        node_checks.report(name, node_checks.run(partial(check_and_restore, function, former)))
+        node_checks.report(name, node_checks.run(partial(check_and_restore, function, former, mtus)))
     Path("/sys/bus/netdevsim/del_device").write_text("1")
     command("rmmod", "netdevsim")
 

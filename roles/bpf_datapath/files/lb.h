@@ -74,8 +74,8 @@ static __noinline __u32 tuple_hash(const struct tuple *t)
 	return hash >> 32;
 }
 
-static __noinline struct service *lb_lookup(__u8 family, __u8 proto, const __be32 *address,
-					    __be16 port, const struct config *cfg)
+static __noinline struct service *
+lb_lookup(__u8 family, __u8 proto, const __be32 *address, __be16 port, const struct config *cfg)
 {
 	struct service_key key = {
 		.port = port,
