@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .._core.lock import locked
@@ -165,7 +165,7 @@ def not_applied(nic: Nic, settings: Mapping[str, Setting]) -> list[str]:
     return problems
 
 
-def restore(ethtool: Ethtool, nics: Sequence[Nic], mtus: Mapping[str, int]) -> str:
+def restore(ethtool: Ethtool, nics: Collection[Nic], mtus: Mapping[str, int] | None = None) -> str:
     """Set NICs to former settings and interfaces to former MTUs; return a message with the result.
 
     Repeats as long as it changes something: settings of one NIC may depend on those of another.
@@ -179,7 +179,7 @@ def restore(ethtool: Ethtool, nics: Sequence[Nic], mtus: Mapping[str, int]) -> s
                 failed += restore_steps(current, functools.partial(write_step, ethtool, former), former)
             except OSError as error:
                 failed.append(f"{former.name}: {reason(error)}")
-        failed += write_mtus(ethtool, mtus)
+        failed += write_mtus(ethtool, mtus or {})
         differing = _differing(ethtool, nics)
         if not differing or differing in seen:
             break

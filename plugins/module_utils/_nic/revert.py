@@ -96,7 +96,7 @@ def _write(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> str:
     # A feature that another device turned off or on along has its former value again with that device.
     requested = {s: value for s, value in former.items() if s in now.wanted and now.values[s] != value}
     original = replace(now, values={**now.values, **former}, wanted={**now.wanted, **requested})
-    return configure.restore(ethtool, [original], {})
+    return configure.restore(ethtool, [original])
 
 
 def _wrong(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> list[str]:
