@@ -27,22 +27,49 @@ def make_disk(folder: Path, disk: Path) -> Path:
     return disk
 
 
-def boot(base: image.Image, disk: Path, command: str, arguments: Sequence[str], seconds: float) -> str:
+def boot(
+    base: image.Image,
+    disk: Path,
+    command: str,
+    arguments: Sequence[str],
+    seconds: float,
+) -> str:
     """Run a shell command (one line, no double quotes) in the guest; return the console's text."""
-    emulator = qemu.ensure_emulator()
     start = f"mount -t tmpfs tmpfs /run && tar -C /run -xf /dev/vdb && cd /run && {command}"
     grub = (recipe.OVERLAY / "etc/default/grub").read_text()
     append = f'root=/dev/vda1 rw {recipe.kernel_command_line(grub)} init=/bin/sh -- -c "{start}"'
+    direct = [
+        "-kernel",
+        str(base.root / "vmlinuz"),
+        "-initrd",
+        str(base.root / "initrd.img"),
+        "-append",
+        append,
+    ]
+    return emulate(base, disk, [*direct, *arguments], seconds)
+
+
+def emulate(
+    base: image.Image,
+    disk: Path,
+    arguments: Sequence[str],
+    seconds: float,
+    loader: bool = False,
+) -> str:
+    """Run a guest with the image's disk and another one until it powers off; return the console's text.
+
+    With ``loader`` the firmware boots from the other disk.
+    """
+    emulator = qemu.ensure_emulator()
     log = disk.with_suffix(".log")
     argv = [
         *emulator.system,
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-cpu", machine.TCG_CPU, "-m", "1024"),
-        *("-kernel", str(base.root / "vmlinuz"), "-initrd", str(base.root / "initrd.img"), "-append", append),
         *("-drive", f"if=none,id=disk,file={base.disk},format=raw,snapshot=on"),
         *("-device", "virtio-blk-pci,drive=disk"),
         *("-drive", f"if=none,id=data,file={disk},format=raw,readonly=on"),
-        *("-device", "virtio-blk-pci,drive=data"),
+        *("-device", f"virtio-blk-pci,drive=data{',bootindex=0' if loader else ''}"),
         *("-chardev", f"file,id=console,path={log}", "-serial", "chardev:console"),
         *arguments,
     ]
