@@ -391,8 +391,8 @@ static __always_inline void ct_end(struct connection *c)
 }
 
 /* Set the tuple of a connection as the client or the server sees it, in the client's direction. */
-static __always_inline void ct_set_tuple(const struct connection *c, enum ct_tuple which,
-					 struct tuple *t)
+static __noinline void ct_set_tuple(const struct connection *c, enum ct_tuple which,
+				    struct tuple *t)
 {
 	const struct addr_port *src = which && c->flags & CT_SNAT ? &c->source : &c->client;
 	const struct addr_port *dst = which ? &c->server : &c->service;
