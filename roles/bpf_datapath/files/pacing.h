@@ -88,8 +88,11 @@ static __noinline void pacing_limit_edt(struct __sk_buff *skb)
 			return;
 	}
 	/* IPv4 and IPv6 only */
-	if (bpf_skb_set_tstamp(skb, latest, BPF_SKB_TSTAMP_DELIVERY_MONO))
+	if (bpf_skb_set_tstamp(skb, latest, BPF_SKB_TSTAMP_DELIVERY_MONO)) {
+		/* keep the offset in the store: the verifier rejects modified context pointers */
+		barrier_var(skb);
 		skb->tstamp = 0;
+	}
 }
 
 /* Return the bytes on the wire; each segment of a GSO packet has its own headers. */
