@@ -8,8 +8,10 @@ PODNET_FUZZ is the number of packets for each program (make fuzz-bpf COUNT=10000
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -312,3 +314,70 @@ def test_no_denied_packet_passes(datapath: Any, policy_state: State, program: st
             allowed += 1
     # many mutated packets are still allowed
     assert COUNT / 60 < allowed < COUNT
+
+
+BOTH = ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS
+
+
+@dataclass
+class Record:
+    """A TCP connection as the model knows it."""
+
+    client: tuple[str, int]
+    server: tuple[str, int]
+    has_syn: bool
+    admitted: bool = False
+    is_ending: bool = False  # after a FIN or RST a SYN opens another connection
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_sequences_of_tcp(state: State, family: int) -> None:
+    """A connection passes as policy allows its opening; without a SYN, both directions are needed."""
+    generator = random.Random(family)
+    state.pods(BOTH, BOTH)
+    hosts = {"1.11": POD1, "1.12": POD2, "2.11": REMOTE}
+    allowed: set[tuple[str, str, int]] = set()
+    known: dict[frozenset[tuple[str, int]], Record] = {}
+    passed = 0
+
+    def is_allowed(source: tuple[str, int], target: tuple[str, int]) -> bool:
+        return (source[0], target[0], target[1]) in allowed
+
+    for number in range(COUNT):
+        if number % 40 == 0:
+            allowed = set()
+            state.rulesets = 0
+            for one, other in itertools.permutations(hosts, 2):
+                ports = [port for port in (80, 1234) if generator.randrange(2)]
+                allowed |= {(one, other, port) for port in ports}
+                ranges = [(TCP_, ALLOW, port, port) for port in ports]
+                if one != "2.11":
+                    state.rule(hosts[one], hosts[other], EGRESS, *ranges)
+                if other != "2.11":
+                    state.rule(hosts[other], hosts[one], INGRESS, *ranges)
+            state.datapath.new_generation()
+        names, ports_of_packet = generator.sample(sorted(hosts), 2), generator.sample((80, 1234), 2)
+        source, target = (names[0], ports_of_packet[0]), (names[1], ports_of_packet[1])
+        flags = generator.choice(("S", "SA", "A", "A", "FA", "R", "RA"))
+        packet = frame(source[0], target[0], TCP(sport=source[1], dport=target[1], flags=flags), family)
+        program = "host_ingress" if source[0] == "2.11" else "pod_egress"
+        device = {"1.11": "pod1", "1.12": "pod2", "2.11": "wire0"}[source[0]]
+        counted = state.datapath.run(program, packet, device, cached=True).counted
+        pair = frozenset((source, target))
+        record = known.get(pair)
+        if record and flags == "S" and (not record.admitted or record.is_ending):
+            record = None
+        is_new = record is None
+        record = record or Record(source, target, flags == "S")
+        record.admitted = is_allowed(record.client, record.server) and (
+            record.has_syn or is_allowed(record.server, record.client)
+        )
+        does_pass = bool({"LOCAL", "REMOTE", "INBOUND"} & counted.keys())
+        assert does_pass == record.admitted, (number, source, target, flags, counted, record)
+        if is_new and (not record.admitted or "R" in flags):
+            continue
+        known[pair] = record
+        if record.admitted:
+            record.is_ending |= "F" in flags or "R" in flags
+        passed += does_pass
+    assert passed > COUNT / 10
