@@ -96,10 +96,19 @@ static __always_inline bool ctx_is_midstream(const struct l4_info *l4)
 }
 
 /*
- * Set the identity of a peer whose address is no Pod's. Packets that did not enter by a device are
- * from the node itself, which has the identity HOST. Those that it forwards with its own address
- * (SNAT), or from it (DNAT), are not. Replies do not show the difference, so their connection `c`
- * tells it. Destinations: see ctx_verdict().
+ * Return whether a packet to a Pod is of a socket of the node: the stack forwards packets without
+ * their socket. skb->skb_iif tells nothing on meta and netkit, which reset it.
+ */
+static __always_inline bool skb_is_of_node(struct __sk_buff *skb)
+{
+	return skb->sk && !skb->ingress_ifindex;
+}
+
+/*
+ * Set the identity of a peer whose address is no Pod's. Packets of the node's own sockets are from
+ * the node, which has the identity HOST. Those that it forwards with its own address (SNAT), or
+ * from it (DNAT), are not. Replies do not show the difference, so their connection `c` tells it.
+ * Destinations: see ctx_verdict().
  */
 static __always_inline void ctx_classify(struct __sk_buff *skb, const struct packet *p,
 					 struct context *ctx, const struct connection *c)
@@ -109,7 +118,7 @@ static __always_inline void ctx_classify(struct __sk_buff *skb, const struct pac
 			ctx->dst.identity = IDENTITY_HOST;
 		if (c->flags & CT_HOST_SERVER)
 			ctx->src.identity = IDENTITY_HOST;
-	} else if (p->flow.origin == FROM_HOST && !ctx->src.pod && !skb->ingress_ifindex) {
+	} else if (p->flow.origin == FROM_HOST && !ctx->src.pod && skb_is_of_node(skb)) {
 		ctx->src.identity = IDENTITY_HOST;
 	}
 }
@@ -264,10 +273,12 @@ __noinline enum ctx_match ctx_find(const struct packet *p, struct context *ctx)
 	c = ct_lookup(t, CT_ORIGINAL, &ctx->ct.place, &ctx->ct.reply);
 	if (c)
 		ctx->ct.serial = c->serial;
-	if (c && (!ctx->ct.reply || !(c->flags & (CT_DNAT | CT_SNAT))))
+	if (c && (!(c->flags & (CT_DNAT | CT_SNAT)) ||
+		  (!ctx->ct.reply && p->flow.origin != FROM_HOST)))
 		return CTX_KNOWN;
 	if (c)
-		other = p->flow.origin == FROM_HOST ? CTX_DONE : CTX_FORGED;
+		other = !ctx->ct.reply ? CTX_KNOWN :
+			p->flow.origin == FROM_HOST ? CTX_DONE : CTX_FORGED;
 	if (!(ctx->cfg.features & (FEATURE_SERVICES | FEATURE_MASQUERADE)))
 		return other;
 	/* both tuples may exist: a Pod has the same port to a server and to a service of it */
