@@ -23,7 +23,7 @@
 #include "shared_types.h"
 
 /* Return whether a TCP packet opens or closes its connection: conntrack must see it. */
-static __noinline bool tcp_changes_state(struct __sk_buff *skb, const struct packet *p)
+static __always_inline bool tcp_changes_state(struct __sk_buff *skb, const struct packet *p)
 {
 	__u8 flags = 0;
 
