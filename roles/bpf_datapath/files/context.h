@@ -279,7 +279,9 @@ __noinline enum ctx_match ctx_find(const struct packet *p, struct context *ctx)
 	if (c)
 		other = !ctx->ct.reply ? CTX_KNOWN :
 			p->flow.origin == FROM_HOST ? CTX_DONE : CTX_FORGED;
-	if (!(ctx->cfg.features & (FEATURE_SERVICES | FEATURE_MASQUERADE)))
+	/* pod_egress() has translated what Pods of this node send */
+	if (!(ctx->cfg.features & (FEATURE_SERVICES | FEATURE_MASQUERADE)) ||
+	    (other == CTX_DONE && ctx->src.ifindex))
 		return other;
 	/* both tuples may exist: a Pod has the same port to a server and to a service of it */
 	c = ct_lookup(t, CT_REPLY, &ctx->ct.place, &ctx->ct.reply);
