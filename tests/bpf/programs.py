@@ -145,9 +145,10 @@ class Datapath:
         slot: int = 0,
         flags: int = 0,
         node: int = 1,
+        since: int = 0,
     ) -> None:
         """Write the endpoints of a Pod's two addresses, the same in both buffers."""
-        value = layout.ENDPOINT.pack(ifindex, 1, identity, identity, enforce, enforce, slot, flags, 0)
+        value = layout.ENDPOINT.pack(ifindex, 1, identity, identity, enforce, enforce, slot, flags, since)
         for family in (4, 6):
             bpf.map_update(self.object.maps[f"endpoints{family}"], {address(number, family, node): value})
 
