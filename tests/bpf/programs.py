@@ -78,6 +78,10 @@ route add 10.31.9.0/24 encap seg6 mode encap segs fd31::2 dev wire0
 route add fd31:9::/64 encap seg6 mode encap segs fd31::2 dev wire0
 route add 10.31.10.0/24 via 172.31.0.2 mtu lock 1300
 route add fd31:10::/64 via fd31::2 mtu lock 1300
+route add 10.31.20.1 dev pod1
+route add fd31:20::1 dev pod1
+route add 0.0.0.0/8 via 172.31.0.2
+route add 240.0.0.0/4 via 172.31.0.2
 """
 
 # Devices by the last part of Pods' addresses: a small MTU (13), a deleted device (14), forwarding disabled

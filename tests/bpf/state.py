@@ -77,6 +77,11 @@ class State:
         bpf.map_update(self.maps[name], {key: value})
         self.written.append((name, key))
 
+    def remove(self, name: str) -> None:
+        """Remove a map's entries that the test has written."""
+        bpf.map_delete(self.maps[name], list(dict.fromkeys(key for one, key in self.written if one == name)))
+        self.written = [item for item in self.written if item[0] != name]
+
     def pods(self, enforce1: int = 0, enforce2: int = 0, flags: int = 0) -> None:
         self.datapath.endpoint(11, self.pod1, POD1, enforce1, 1, flags)
         self.datapath.endpoint(12, self.pod2, POD2, enforce2, 2)
@@ -130,12 +135,16 @@ class State:
         for index, (address, at) in enumerate(backends, 1):
             value = layout.MAPS["backends"][1].pack(packed(address, family), at.to_bytes(2, "big"))
             bpf.map_update(self.maps["backends"], {layout.INDEX.pack(index): value})
-        slots = [1 + i % len(backends) if backends else 0 for i in range(layout.MAGLEV_SIZE)]
-        table = layout.TABLE.pack(*slots, bytes(8))
-        bpf.map_update(self.maps["maglev"], {layout.INDEX.pack(1): table})
+        self.table(list(range(1, len(backends) + 1)) or [0])
         for buffer in (0, 1):
             front = layout.encode_service(ipaddress.ip_address(text(where, family)), port, proto)
             self.put("services", layout.SERVICE_KEY.pack(*front, buffer), layout.SERVICE.pack(1, 1))
+
+    def table(self, backends: list[int]) -> None:
+        """Write the service's Maglev table; ``backends``: indexes."""
+        slots = [backends[i % len(backends)] for i in range(layout.MAGLEV_SIZE)]
+        value = layout.TABLE.pack(*slots, bytes(8))
+        bpf.map_update(self.maps["maglev"], {layout.INDEX.pack(1): value})
 
     def masquerade(self, first: int = 61000, last: int = 65535) -> None:
         self.datapath.features |= layout.FEATURE_MASQUERADE

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-import subprocess
 import time
 
 import pytest
@@ -566,8 +565,6 @@ class TestPeers:
         state.device(flags=POD_ANY_SOURCE)
         state.pods(enforce2=ENFORCE_INGRESS | DENY_INGRESS)
         state.rule(POD2, POD1, INGRESS, (UDP_, ALLOW, 80, 80))
-        route = [f"-{family}", "route", "replace", text("20.1", family), "dev", "pod1"]
-        subprocess.run(["ip", "-n", state.datapath.netns, *route], check=True)
         request = frame("20.1", "1.12", UDP(sport=1234, dport=80), family)
         for dummy in range(2):
             assert state.datapath.run("pod_egress", request, "pod1").counted == {"LOCAL": 1}
@@ -579,10 +576,9 @@ class TestPeers:
         found = from_pod(state, "1.12", "20.1", UDP(sport=80, dport=1234), family)
         assert found.counted == {"DROP_POLICY_INGRESS": 1}
         # no Pod has this device any more: policy for its address applies
-        bpf.map_delete(state.maps["pods"], [struct.pack("=I", state.pod1)])
+        state.remove("pods")
         found = from_pod(state, "1.12", "20.1", UDP(sport=80, dport=1234), family)
         assert found.counted == {"STACK_NO_NEIGH": 1}
-        state.device()
 
 
 class TestNewPods:

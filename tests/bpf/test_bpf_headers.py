@@ -187,10 +187,11 @@ class TestErrors:
         found = state.datapath.run("host_ingress", packet, cached=True)
         assert found.counted == {"DROP_POLICY_INGRESS": 1}
 
-    def test_unknown_type(self, state: State) -> None:
-        """ICMPv6 types above 4 are not handled as errors."""
+    @pytest.mark.parametrize("kind", [0, 5])
+    def test_unknown_type(self, state: State, kind: int) -> None:
+        """Only ICMPv6 types 1 to 4 are handled as errors."""
         state.pods(ENFORCE_INGRESS | DENY_INGRESS)
-        payload = Raw(bytes([5, 0, 0, 0]) + bytes(44))
+        payload = Raw(bytes([kind, 0, 0, 0]) + bytes(44))
         assert from_wire(state, "2.11", "1.11", payload, 6, nh=58).counted == {"DROP_POLICY_INGRESS": 1}
 
 
@@ -318,6 +319,39 @@ class TestServices:
             state.service("9.10", 80, TCP_, [("2.12", 8080)], family)
 
     @FAMILIES
+    @pytest.mark.parametrize("change", ["removed", "port", "address", "table"])
+    def test_udp_leaves_a_backend_that_the_service_lost(self, state: State, family: int, change: str) -> None:
+        """Also if its index has another backend."""
+        state.service("2.99", 80, UDP_, [("2.11", 8080)], family)
+        payload = UDP(sport=1234, dport=80)
+        for dummy in range(2):
+            found = Ether(from_pod(state, "1.11", "2.99", payload, family).packet)
+            assert (found[1].dst, found[UDP].dport) == (text("2.11", family), 8080)
+        if change == "removed":
+            state.remove("services")
+        else:
+            where, port = ("2.12" if change != "port" else "2.11"), (8080 if change == "address" else 8081)
+            backends = [(where, port)]
+            if change == "table":
+                backends.insert(0, ("2.11", 8080))
+            state.service("2.99", 80, UDP_, backends, family)
+            if change == "table":
+                state.table([2])
+        found = Ether(from_pod(state, "1.11", "2.99", payload, family).packet)
+        expected = ("2.99", 80) if change == "removed" else (where, port)
+        assert (found[1].dst, found[UDP].dport) == (text(expected[0], family), expected[1])
+
+    @FAMILIES
+    def test_udp_keeps_a_backend_of_several(self, state: State, family: int) -> None:
+        state.service("9.10", 80, UDP_, [("2.11", 8080), ("2.12", 8080)], family)
+        for port in range(2000, 2016):
+            found = [
+                Ether(from_pod(state, "1.11", "9.10", UDP(sport=port, dport=80), family).packet)[1].dst
+                for dummy in range(2)
+            ]
+            assert found[0] == found[1]
+
+    @FAMILIES
     def test_a_table_entry_without_backend(self, state: State, family: int) -> None:
         state.service("9.10", 80, TCP_, [("1.12", 8080)], family)
         bpf.map_update(state.maps["backends"], {struct.pack("=I", 1): bytes(20)})
@@ -350,6 +384,19 @@ def solicitation(
     return bytes(Ether(dst="33:33:ff:00:00:12", src=SENDER) / packet)
 
 
+SHORT_SOLICITATION = bytes(
+    Ether(dst="33:33:ff:00:00:12", src=SENDER)
+    / IPv6(src="fd31:1::11", dst="ff02::1:ff00:12", hlim=255, nh=58)
+    / Raw(b"\x87" + bytes(7))
+)
+MDNS = bytes(
+    Ether(dst="33:33:00:00:00:fb", src=SENDER)
+    / IPv6(src="fd31:1::11", dst="ff02::fb", hlim=255)
+    / UDP(sport=5353, dport=5353)
+    / Raw(bytes(40))
+)
+
+
 class TestDiscovery:
     """Unusual or invalid ARP and NDP requests pass to the stack."""
 
@@ -359,11 +406,12 @@ class TestDiscovery:
             *(arp(op=2), arp(hwtype=6), arp(ptype=0x86DD), arp(hwlen=8), arp(plen=16), arp()[:40]),
             *(solicitation(code=1), solicitation(more=bytes(8)), solicitation(kind=136)),
             *(solicitation(option=b"\x0e\x01nonce!"), solicitation(option=b"\x01\x02" + bytes(6))),
-            solicitation()[:70],
+            *(solicitation()[:70], SHORT_SOLICITATION, MDNS),
         ],
         ids=[
             *("reply", "hardware", "protocol", "hardware length", "protocol length", "truncated"),
             *("code", "more options", "advertisement", "nonce", "longer option", "truncated solicitation"),
+            *("without target", "mDNS"),
         ],
     )
     def test_passed_to_the_stack(self, state: State, packet: bytes) -> None:

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from scapy.layers.inet import TCP, UDP, IPOption_Router_Alert
+from scapy.layers.inet import IP, TCP, UDP, IPOption_Router_Alert
 from scapy.layers.inet6 import ICMPv6ND_NS, IPv6, IPv6ExtHdrHopByHop, RouterAlert
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
@@ -85,6 +85,23 @@ class TestDepartureTime:
         result = state.datapath.run("pod_egress", packet, cached=cached)
         assert result.counted == {"REMOTE": 1}
         assert 0 < result.tstamp <= time.monotonic_ns()
+
+    @FAMILIES
+    @pytest.mark.parametrize(
+        ("payload", "kept"), [(TCP(flags="A"), True), (UDP(), False)], ids=["tcp", "udp"]
+    )
+    def test_one_that_has_passed(self, state: State, family: int, payload: Packet, kept: bool) -> None:
+        """Cached flows of TCP do not look at the socket for it."""
+        packet = frame("1.11", "2.11", payload, family)
+        cached = False
+        for dummy in range(100):
+            state.datapath.run("pod_egress", packet)
+            result = state.datapath.run("pod_egress", packet, cached=True, tstamp=7)
+            cached = result.packet[:6] != packet[:6]
+            if cached:
+                break
+        assert cached
+        assert (result.tstamp == 7) == kept
 
     @FAMILIES
     @pytest.mark.parametrize("dst", ["2.11", "9.11", "5.11"], ids=["wire", "lwtunnel", "unreachable"])
@@ -189,6 +206,25 @@ class TestRate:
         assert self.consumed(state, packet, gso_size=1000, gso_segs=1) == len(packet)
 
     @FAMILIES
+    def test_segments_of_udp(self, state: State, family: int) -> None:
+        packet = frame("1.11", "9.11", UDP() / Raw(bytes(3000)), family)
+        headers = len(packet) - 3000
+        passed = "STACK_FIB_UNSUPPORTED"
+        assert self.consumed(state, packet, passed, gso_size=1000) == 3000 + 3 * headers
+        without_data = frame("1.11", "9.11", UDP() / Raw(bytes(20)), family)
+        assert self.consumed(state, without_data, passed, gso_size=1000) == headers + 20
+
+    @FAMILIES
+    def test_segments_through_the_stack(self, state: State, family: int) -> None:
+        """Their headers are unknown: the longest without options."""
+        packet = with_options("1.11", "9.11", family, TCP() / Raw(bytes(3000)))
+        used = self.consumed(state, packet, "STACK_IP_OPTIONS", gso_size=1000, gso_segs=3)
+        assert used == len(packet) + 2 * (14 + 40 + 20)
+        small = with_options("1.11", "9.11", family, UDP())
+        used = self.consumed(state, small, "STACK_IP_OPTIONS", gso_size=1000)
+        assert used == len(small)
+
+    @FAMILIES
     def test_frames_have_a_minimum_size(self, state: State, family: int) -> None:
         small = frame("1.11", "2.11", UDP() / Raw(bytes(100)), family)
         assert self.consumed(state, small) == len(small)
@@ -209,12 +245,14 @@ FORWARDED = {
     "options": lambda family: with_options("1.11", "2.99", family),
     "lwtunnel": lambda family: frame("1.11", "9.11", UDP(), family),
     "options, lwtunnel": lambda family: with_options("1.11", "9.11", family),
+    "options, neighbour": lambda family: with_options("1.11", "3.11", family),
     "options, MTU": lambda family: with_options("1.11", "8.11", family, UDP() / Raw(bytes(1400))),
 }
 # Packets that the stack delivers, answers or drops
 CONSUMED = {
     "options, node": lambda family: to_node(with_options("1.11", "2.11", family), family),
     "options, Pod": lambda family: with_options("1.11", "1.12", family),
+    "options, route to a Pod": lambda family: with_options("1.11", "20.1", family),
     "node": lambda family: to_node(frame("1.11", "2.11", UDP(), family), family),
     "TTL": lambda family: frame("1.11", "2.99", UDP(), family, **{"ttl" if family == 4 else "hlim": 1}),
     "unreachable": lambda family: frame("1.11", "5.11", UDP(), family),
@@ -223,11 +261,23 @@ CONSUMED = {
     ),
     "MTU of a Pod": lambda family: frame("1.11", "1.13", UDP() / Raw(bytes(1400)), family),
 }
+
+
+def ipv4(dst: str) -> bytes:
+    return bytes(Ether(dst=MAC, src=SENDER) / IP(src=text("1.11", 4), dst=dst) / UDP() / Raw(bytes(100)))
+
+
 FORWARDED_OTHER = {
     "fragmented": frame("1.11", "8.11", UDP() / Raw(bytes(1400)), 4),
+    "0/8": ipv4("0.1.2.3"),
+    "240/4": ipv4("240.0.0.1"),
     "MPLS": bytes(Ether(dst=MAC, src=SENDER, type=0x8847) / Raw(bytes(60))),
 }
 LINK_SCOPE = {
+    **{dst: ipv4(dst) for dst in ("0.0.0.0", "127.0.0.1", "224.0.0.251", "255.255.255.255")},
+    "IPv6 link-local": bytes(
+        Ether(dst=MAC, src=SENDER) / IPv6(src="fe80::11", dst=text("2.99", 6)) / UDP() / Raw(bytes(100))
+    ),
     "ARP": bytes(Ether(dst="ff:ff:ff:ff:ff:ff", src=SENDER) / ARP(psrc=text("1.11", 4), pdst="10.31.1.1")),
     "NDP": bytes(
         Ether(dst=MAC, src=SENDER)
@@ -290,6 +340,19 @@ class TestPacedPodsAndTheStack:
         assert not self.charged(state, packet)
         assert not self.dropped(state, packet)
 
+    @FAMILIES
+    def test_forwarding_disabled(self, state: State, family: int) -> None:
+        with state.datapath.inside():
+            closed = state.datapath.ifindex("closed")
+        mac = bytes.fromhex(MAC.replace(":", ""))
+        value = layout.POD.pack(1, 1, 0, 0, 0, 0, 0, mac, self.RATE)
+        state.put("pods", layout.INDEX.pack(closed), value)
+        soon = time.monotonic_ns() + SECOND // 2
+        state.queue(soon)
+        result = state.datapath.run("pod_egress", frame("1.15", "2.99", UDP(), family), "closed")
+        assert (result.verdict, result.counted) == (PASS, {"STACK_FWD_DISABLED": 1})
+        assert state.next_departure() == soon
+
 
 class TestMasqueradedPodsAndTheStack:
     """The stack does not masquerade: what it would forward is dropped."""
@@ -330,6 +393,14 @@ class TestMasqueradedPodsAndTheStack:
         packet = FORWARDED[name](family)
         result = self.run(state, packet)
         assert (result.verdict, result.packet) == (PASS, packet), result.counted
+
+    @pytest.mark.parametrize("name", FORWARDED_OTHER)
+    def test_other_pods(self, state: State, name: str) -> None:
+        state.masquerade()
+        state.device()
+        packet = FORWARDED_OTHER[name]
+        result = state.datapath.run("pod_egress", packet)
+        assert (result.verdict, result.packet) == (PASS, packet)
 
     @FAMILIES
     def test_pods_of_other_nodes(self, state: State, family: int) -> None:

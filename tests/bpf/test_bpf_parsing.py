@@ -650,6 +650,14 @@ class TestInner:
         assert result.counted == {"DROP_POLICY_INGRESS": 1}
         assert self.error(state, bytes(packet), family, packet.src).counted == {"INBOUND": 1}
 
+    @FAMILIES
+    def test_without_length(self, state: State, family: int) -> None:
+        """An error about a BIG TCP packet."""
+        packet = self.sent(state, self.UDP, family, False)
+        inner = packet.copy()
+        inner.setfieldval("len" if family == 4 else "plen", 0)
+        assert self.error(state, bytes(inner), family, packet.src).counted == {"INBOUND": 1}
+
     @pytest.mark.parametrize("missing", ["outer", "inner"])
     def test_extension_headers_beyond_either_packet(self, state: State, missing: str) -> None:
         packet = self.sent(state, options(self.UDP), 6, False)
@@ -665,12 +673,15 @@ class TestInner:
             IPv6ExtHdrFragment(nh=17, offset=5, id=7) / Raw(b"\x04\xd2\0\x35" + bytes(60)),
             IPv6ExtHdrRouting(nh=17, addresses=["fd31:2::1"]) / UDP,
             Raw(bytes(UDP)[:3]),
+            options() / IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(254))]) / UDP,
         ],
-        ids=["later fragment", "source routing", "truncated"],
+        ids=["later fragment", "source routing", "truncated", "headers beyond 255 bytes"],
     )
     def test_unknown_ports(self, state: State, payload: Packet) -> None:
         self.sent(state, self.UDP, 6, False)
-        inner = IPv6(src=text("1.11", 6), dst=text("8.1", 6), nh=17) / payload
+        inner = IPv6(src=text("1.11", 6), dst=text("8.1", 6)) / payload
+        if isinstance(payload, Raw):
+            inner.nh = 17
         assert self.error(state, bytes(inner), 6, text("1.11", 6)).counted == {"DROP_POLICY_INGRESS": 1}
 
 

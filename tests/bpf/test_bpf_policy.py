@@ -82,6 +82,13 @@ class TestSource:
         result = state.datapath.run("pod_egress", frame(src, "1.12", UDP(), family), "pod1")
         assert result.counted == ({"LOCAL": 1} if src == "1.99" else {"DROP_INVALID_SOURCE_IP": 1})
 
+    @FAMILIES
+    def test_a_device_without_flags(self, state: State, family: int) -> None:
+        state.device()
+        spoofed = from_pod(state, "1.99", "2.11", UDP(), family)
+        assert spoofed.counted == {"DROP_INVALID_SOURCE_IP": 1}
+        assert from_pod(state, "1.11", "2.11", UDP(), family).counted == {"REMOTE": 1}
+
     def test_source_check_of_packets_for_the_stack(self, state: State) -> None:
         result = from_pod(state, "1.11", "1.12", UDP(), 4, options=[IPOption_NOP()])
         assert result.counted == {"STACK_IP_OPTIONS": 1}

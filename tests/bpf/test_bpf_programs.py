@@ -29,6 +29,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 
 MAC = "02:00:00:00:00:01"
@@ -277,6 +278,8 @@ ROUTED: list[tuple[str, Packet, int]] = [
         / Raw(bytes(3000)),
         1200,
     ),
+    ("v6 authentication header", ip(6, "1.12", nh=51) / Raw(bytes(64)), 0),
+    ("v6 mobility header", ip(6, "1.12", nh=135) / Raw(bytes(64)), 0),
     ("v6 BIG TCP without jumbo option", ip(6, "1.12", plen=0, nh=6) / TCP() / Raw(bytes(3000)), 1200),
 ]
 
@@ -329,6 +332,25 @@ class TestFlowCache:
         result = self.until_cached(datapath, packet)
         assert (result.verdict, result.counted) == (REDIRECT, {"REMOTE": 1})
         assert result.packet == MACS + routed(packet)[12:]
+
+    @FAMILIES
+    @pytest.mark.parametrize("flag", [layout.POD_META, layout.POD_NETKIT], ids=["meta", "netkit"])
+    def test_drivers(self, state: Any, family: int, flag: int) -> None:
+        """They differ in the checks of cached flows."""
+        state.pods(flags=flag)
+        packet = frame(ip(family) / UDP(sport=1, dport=2))
+        result = self.until_cached(state.datapath, packet)
+        assert (result.verdict, result.counted) == (REDIRECT, {"REMOTE": 1})
+        assert result.packet == MACS + routed(packet)[12:]
+
+    @FAMILIES
+    def test_a_device_beyond_64_kib(self, state: Any, family: int) -> None:
+        with state.datapath.inside():
+            state.datapath.endpoint(12, state.datapath.ifindex("lo"))
+        packet = frame(ip(family, "1.12") / UDP())
+        for cached in (False, True):
+            result = state.datapath.run("pod_egress", packet, cached=cached)
+            assert (result.counted, result.packet) == ({"LOCAL": 1}, routed(packet))
 
     @FAMILIES
     @pytest.mark.parametrize("program", ["pod_egress", "host_ingress"])
