@@ -148,7 +148,7 @@ class Hostile:
         self.ip(*(f"address add 10.1.{n >> 7}.{n & 127}/32 dev eth0" for n in range(1, 5000)))
 
     def many_interfaces(self) -> None:
-        self.ip("link del eth0", "link add eth0 type veth", *("link add type veth" for _ in range(50)))
+        self.ip("link del eth0", "link add eth0 type veth", *("link add type veth" for dummy in range(50)))
 
     def names_in_no_encoding(self) -> None:
         words: list[str | bytes] = ["nsenter", f"--net=/run/netns/{self.netns}", "ip", "link"]
@@ -275,7 +275,7 @@ def test_a_service_without_pods_does_not_leak(bench: Bench) -> None:
 
     def leaks() -> bool:
         with node.ns.inside(f"{bench.owner}-a"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            for _ in range(5):
+            for dummy in range(5):
                 client.sendto(b"packet", (vip, 80))
         found = False
         with contextlib.suppress(TimeoutError):
