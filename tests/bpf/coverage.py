@@ -10,17 +10,22 @@ profile for llvm-cov, which finds the branches in the same object.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SECTION = ".data.counters"
 # Its two branches are not counted: their counters would exceed the stack limit of 512 bytes.
 UNCOUNTED = "flow_cache_update"
 
 _COUNTERS = re.compile(r"^@__profc_(\S+) = private global \[(\d+) x i64\]")
+_GLOBAL = re.compile(
+    r"^__noinline [^\n(]*\((?P<arguments>[^)]*)\)\n\{(?P<body>.*?)^\}", re.MULTILINE | re.DOTALL
+)
 _DATA = re.compile(r"^@__profd_(\S+) = .*? \{ i64 (-?\d+), i64 (-?\d+),")
 
 
@@ -117,4 +122,37 @@ def report(path: Path, functions: dict[str, Counted], counters: bytes) -> str:
     done = subprocess.run(
         ["llvm-cov", "report", "-show-branch-summary", *described], capture_output=True, text=True, check=True
     )
-    return done.stdout
+    exported = subprocess.run(
+        ["llvm-cov", "export", "-skip-expansions", *described], capture_output=True, text=True, check=True
+    )
+    return done.stdout + _summary(json.loads(exported.stdout)["data"][0])
+
+
+def _summary(data: dict[str, Any]) -> str:
+    """Return the covered branches, without the outcome of pointer_checks() that no caller can cause."""
+    total = data["totals"]["branches"]
+    checks = covered = 0
+    for file in data["files"]:
+        source = Path(file["filename"]).read_text()
+        expected = pointer_checks(source)
+        lines = source.splitlines()
+        for first, start, last, end, taken, *dummy in file["branches"]:
+            if first == last and (first, lines[first - 1][start - 1 : end - 1]) in expected:
+                checks += 1
+                covered += taken > 0
+    counted, found = total["count"] - checks, total["covered"] - covered
+    return (
+        f"\nWithout {checks} failing checks of global functions' arguments, which the verifier requires: "
+        f"{found} of {counted} branches ({100 * found / counted:.2f} %)\n"
+    )
+
+
+def pointer_checks(source: str) -> set[tuple[int, str]]:
+    """Return line and text of each ``!argument`` in a global function."""
+    found = set()
+    for function in _GLOBAL.finditer(source):
+        names = re.findall(r"\*(\w+)", function["arguments"])
+        before = source.count("\n", 0, function.start("body")) + 1
+        for number, line in enumerate(function["body"].split("\n"), before):
+            found.update((number, f"!{name}") for name in names if re.search(rf"!{name}\b(?!->)", line))
+    return found

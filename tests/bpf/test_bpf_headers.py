@@ -26,6 +26,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.bpf.state import (
     ALLOW,
@@ -230,6 +231,14 @@ class TestMasquerade:
             assert Ether(result.packet)[1].src == text("1.11", family)
 
     @FAMILIES
+    def test_pods_of_other_nodes(self, state: State, family: int) -> None:
+        """Packets to them are no replies to masqueraded ones."""
+        state.masquerade()
+        state.pods(flags=POD_MASQUERADE)
+        result = from_wire(state, "8.1", "2.11", UDP(sport=53, dport=61000), family)
+        assert result.counted == {"STACK_NO_ENDPOINT": 1}
+
+    @FAMILIES
     def test_other_pods_keep_their_address(self, state: State, family: int) -> None:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE)
@@ -356,6 +365,21 @@ class TestServices:
         state.service("9.10", 80, TCP_, [("1.12", 8080)], family)
         bpf.map_update(state.maps["backends"], {struct.pack("=I", 1): bytes(20)})
         assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}
+
+    @FAMILIES
+    @pytest.mark.parametrize("change", ["backend", "table"])
+    def test_indexes_beyond_the_maps(self, state: State, family: int, change: str) -> None:
+        """UDP does not stay at the backend either."""
+        state.service("9.10", 80, UDP_, [("2.11", 8080)], family)
+        payload = UDP(sport=1234, dport=80)
+        assert from_pod(state, "1.11", "9.10", payload, family).counted == {"REMOTE": 1}
+        if change == "backend":
+            state.table([2**20])
+        else:
+            key = next(key for name, key in state.written if name == "services")
+            for buffer in (0, 1):
+                state.put("services", key[:-4] + layout.INDEX.pack(buffer), layout.SERVICE.pack(2**20, 1))
+        assert from_pod(state, "1.11", "9.10", payload, family).counted == {"DROP_NO_BACKEND": 1}
 
     @FAMILIES
     def test_no_memory_for_the_conntrack_entry(self, full_datapath: Any, family: int) -> None:

@@ -259,6 +259,9 @@ CONSUMED = {
     "MTU": lambda family: frame(
         *("1.11", "8.11", UDP() / Raw(bytes(1400)), family), **({"flags": "DF"} if family == 4 else {})
     ),
+    "MTU of a route": lambda family: frame(
+        *("1.11", "10.11", UDP() / Raw(bytes(1400)), family), **({"flags": "DF"} if family == 4 else {})
+    ),
     "MTU of a Pod": lambda family: frame("1.11", "1.13", UDP() / Raw(bytes(1400)), family),
 }
 
@@ -269,6 +272,7 @@ def ipv4(dst: str) -> bytes:
 
 FORWARDED_OTHER = {
     "fragmented": frame("1.11", "8.11", UDP() / Raw(bytes(1400)), 4),
+    "fragmented by a route": frame("1.11", "10.11", UDP() / Raw(bytes(1400)), 4),
     "0/8": ipv4("0.1.2.3"),
     "240/4": ipv4("240.0.0.1"),
     "MPLS": bytes(Ether(dst=MAC, src=SENDER, type=0x8847) / Raw(bytes(60))),

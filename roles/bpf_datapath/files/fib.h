@@ -94,6 +94,8 @@ static __noinline bool fib_stack_forwards(struct __sk_buff *skb, const struct pa
 					  enum reason reason)
 {
 	struct bpf_fib_lookup fib = {};
+	bool too_big;
+	long result;
 	__u32 mtu;
 
 	/* Devices on top of the Pod's may forward other protocols: VLAN, MPLS. */
@@ -106,7 +108,14 @@ static __noinline bool fib_stack_forwards(struct __sk_buff *skb, const struct pa
 	    ipv6_is_link_scope(p->flow.src6) || ipv6_is_link_scope(p->flow.dst6))
 		return false;
 	fib_init(p, &fib);
-	switch (bpf_fib_lookup(skb, &fib, sizeof(fib), 0)) {
+	too_big = reason == REASON_STACK_MTU && fib_dont_fragment(skb, p);
+	/* with tot_len the lookup checks the route's MTU too, else only the device's */
+	if (too_big && p->wire_len <= 0xffff)
+		fib.tot_len = p->wire_len;
+	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (too_big && result == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return false;
+	switch (result) {
 	case BPF_FIB_LKUP_RET_NOT_FWDED:
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
 		return false;
@@ -115,8 +124,7 @@ static __noinline bool fib_stack_forwards(struct __sk_buff *skb, const struct pa
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 		if (bpf_map_lookup_elem(&pods, &fib.ifindex))
 			return false;
-		return reason != REASON_STACK_MTU || !fib_dont_fragment(skb, p) ||
-		       mtu_check(skb, p, fib.ifindex, &mtu) == REASON_NONE;
+		return !too_big || mtu_check(skb, p, fib.ifindex, &mtu) == REASON_NONE;
 	default:
 		return true;
 	}
