@@ -629,14 +629,19 @@ class TestTranslatedPackets:
 
     @FAMILIES
     def test_a_service_before_a_direct_connection(self, state: State, family: int) -> None:
-        """The request to the service has the tuple of the direct connection as the backend sees it."""
+        """Each packet to the service has the tuple of the direct connection as the backend sees it."""
         self.pods(state, family)
         state.masquerade()
         request = from_pod(state, "1.11", "9.10", UDP(sport=1, dport=80), family)
         direct = from_pod(state, "1.11", "1.12", UDP(sport=1, dport=53), family)
-        assert valid(direct.packet)[UDP].sport != 1
-        for result in (request, direct):
-            again = state.datapath.run("pod_ingress", result.packet, "pod2", cached=True)
+        port = valid(direct.packet)[UDP].sport
+        assert port != 1
+        reply = from_pod(state, "1.12", "1.11", UDP(sport=53, dport=1), family)
+        assert Ether(reply.packet)[1].src == text("9.10", family)
+        direct_reply = from_pod(state, "1.12", "1.11", UDP(sport=53, dport=port), family)
+        assert Ether(direct_reply.packet)[1].src == text("1.12", family)
+        for result, device in ((request, "pod2"), (direct, "pod2"), (reply, "pod1"), (direct_reply, "pod1")):
+            again = state.datapath.run("pod_ingress", result.packet, device, cached=True)
             assert (again.verdict, again.counted, again.packet) == (PASS, {"HOST": 1}, result.packet)
 
     @FAMILIES

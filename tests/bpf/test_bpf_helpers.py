@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._node import bpf_helpers
+from tests.bpf import coverage
 
 HEADER = Path("/usr/include/linux/bpf.h")
 SOURCES = Path(__file__).resolve().parents[2] / "roles/bpf_datapath/files"
@@ -30,3 +31,24 @@ def test_has_helper() -> None:
     assert all(bpf.has_helper(number) for number in bpf.HELPERS.values())
     assert not bpf.has_helper(100000)
     assert bpf_helpers.missing() == []
+
+
+def test_pointer_checks() -> None:
+    """Only checks of pointers that a global function gets, which the coverage does not count."""
+    source = """\
+static __noinline bool local(const struct tuple *t)
+{
+    return !t;
+}
+
+__noinline bool global(struct __sk_buff *skb, const struct tuple *t,
+               __u32 place)
+{
+    struct connection *c = ct_find(t);
+
+    if (!t || !place || !c)
+        return false;
+    return !t->proto;
+}
+"""
+    assert coverage.pointer_checks(source) == {(11, "!t")}

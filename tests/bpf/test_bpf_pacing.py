@@ -361,11 +361,11 @@ class TestPacedPodsAndTheStack:
 class TestMasqueradedPodsAndTheStack:
     """The stack does not masquerade: what it would forward is dropped."""
 
-    def run(self, state: State, packet: bytes, flags: int = 0) -> Any:
+    def run(self, state: State, packet: bytes, flags: int = 0, gso_size: int = 0) -> Any:
         state.masquerade()
         state.pods(flags=POD_MASQUERADE | flags)
         state.device(POD_MASQUERADE | flags)
-        return state.datapath.run("pod_egress", packet)
+        return state.datapath.run("pod_egress", packet, gso_size=gso_size)
 
     @FAMILIES
     @pytest.mark.parametrize("name", FORWARDED)
@@ -397,6 +397,14 @@ class TestMasqueradedPodsAndTheStack:
         packet = FORWARDED[name](family)
         result = self.run(state, packet)
         assert (result.verdict, result.packet) == (PASS, packet), result.counted
+
+    @FAMILIES
+    @pytest.mark.parametrize("size", [1400, 65535])
+    def test_segments_that_exceed_the_mtu(self, state: State, family: int, size: int) -> None:
+        flags = {"flags": "DF"} if family == 4 else {}
+        packet = frame("1.11", "8.11", TCP(flags="S") / Raw(bytes(3000)), family, **flags)
+        result = self.run(state, packet, gso_size=size)
+        assert (result.verdict, result.counted) == (PASS, {"STACK_MTU": 1})
 
     @pytest.mark.parametrize("name", FORWARDED_OTHER)
     def test_other_pods(self, state: State, name: str) -> None:
