@@ -22,6 +22,7 @@ import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem, Result
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
+from ansible_collections.podnet.datapath.plugins.module_utils._pods.model import creation_group
 from tests.netns.bpf_node import Node
 from tests.netns.pod_bench import Bench, Flood, pods_node
 from tests.support.kill import killed_after
@@ -164,6 +165,22 @@ def test_invalid_requests_change_nothing(bench: Bench, others: dict[str, Any], m
 def test_missing_programs_are_a_warning_in_check_mode(bench: Bench) -> None:
     planned = bench.ensure(bench.pod("a", 1), object="/missing.o", check=True)
     assert planned.changed and "/missing.o does not exist" in planned.warnings[0]
+
+
+def test_a_device_without_alias_is_replaced(bench: Bench) -> None:
+    """A call was killed between the kernel's creation of a device and its alias."""
+    created = bench.ensure(bench.pod("a", 1))
+    name = created.values["pods"][0]["host_interface"]
+    bench.ensure()
+    group = creation_group(bench.owner)
+    for link in (name, "unfinished"):
+        bench.node.ns.ip(bench.node.name, f"link add {link} group {group} type veth")
+    bench.node.ns.ip(bench.node.name, "link add foreign type veth")
+    result = bench.ensure(bench.pod("a", 1))
+    assert result.changed and not result.warnings
+    names = {link[0] for link in bench.state()[0]}
+    assert {name, "foreign"} <= names and "unfinished" not in names
+    assert not bench.ensure(bench.pod("a", 1)).changed
 
 
 def test_killed_call_is_completed_by_the_next(bench: Bench) -> None:

@@ -98,6 +98,7 @@ def message_types() -> MessageTypes:
             (18, "IFLA_LINKINFO", "ifinfo"),
             (20, "IFLA_IFALIAS", "asciiz"),
             (26, "IFLA_AF_SPEC", "families"),
+            (27, "IFLA_GROUP", "uint32"),
             (28, "IFLA_NET_NS_FD", "uint32"),
             (29, "IFLA_EXT_MASK", "uint32"),
             (37, "IFLA_LINK_NETNSID", "int32"),

@@ -78,7 +78,7 @@ def shared_values(desired: State, others: Mapping[str, Device]) -> list[str]:
 
 def _interface_conflicts(device: Device, node: Node, owner: str) -> list[str]:
     link = node.interfaces.get(device.host_interface)
-    if link is None or link.owner == owner:
+    if link is None or link.belongs_to(owner):
         return []
     whose = f"belongs to Pod {link.pod} of owner {link.owner}" if link.owner else "is not managed"
     return [f"host_interface: {device.host_interface} exists and {whose}: remove it or choose another name"]

@@ -41,7 +41,7 @@ from .._kernel.rtnl import (
     message_types,
     nested,
 )
-from .model import NO_PROGRAM, SIZES, Route
+from .model import NO_PROGRAM, SIZES, Route, creation_group
 from .plan import Step
 from .read import ROUTE_PROTOCOL
 from .run_files import RUN, owner_file, read_host_routes, write_host_routes
@@ -236,6 +236,7 @@ class Executor:
                 message = messages.link()
                 message["attrs"] = [
                     ("IFLA_IFNAME", device.host_interface),
+                    ("IFLA_GROUP", creation_group(self._owner)),
                     *_end_attributes({k: v for k, v in device.host.settings.items() if k in ("mtu", "mac")}),
                     ("IFLA_LINKINFO", nested(("IFLA_INFO_KIND", device.driver), ("IFLA_INFO_DATA", data))),
                 ]
@@ -247,6 +248,7 @@ class Executor:
         message["index"] = self._host.index_of(device.host_interface)
         message["attrs"] = [
             ("IFLA_IFALIAS", f"{ALIAS}{self._owner}/{device.name}"),
+            ("IFLA_GROUP", 0),
             (
                 "IFLA_AF_SPEC",
                 nested(("AF_INET6", nested(("IFLA_INET6_ADDR_GEN_MODE", _NO_ADDRESS_GENERATION)))),

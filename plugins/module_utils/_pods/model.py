@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -111,13 +112,26 @@ def restrict(state: State, desired: State, names: Collection[str] | None) -> Sta
 
 @dataclass(frozen=True)
 class Interface:
-    """A link as far as conflicts depend on it; ``owner`` and ``pod`` are empty if it is not managed."""
+    """A link as far as conflicts depend on it; ``owner`` and ``pod`` are empty if it has no managed alias.
+
+    ``group`` is that of a device whose creation was interrupted, see ``creation_group``.
+    """
 
     index: int
     peer: int
     kind: str
     owner: str
     pod: str
+    group: int = 0
+
+    def belongs_to(self, owner: str) -> bool:
+        """Return whether an owner created the device."""
+        return self.owner == owner or (not self.owner and self.group == creation_group(owner))
+
+
+def creation_group(owner: str) -> int:
+    """Return the group of a device until it has its alias, which the kernel does not accept at creation."""
+    return 1 << 30 | zlib.crc32(owner.encode()) >> 2
 
 
 class NodeRoute(NamedTuple):

@@ -141,7 +141,8 @@ def _interface(link: Any) -> Interface:
     owner, slash, pod = alias[len(ALIAS) :].partition("/") if alias.startswith(ALIAS) else ("", "", "")
     if not slash or not pod:
         owner = pod = ""
-    return Interface(link["index"], link.get_attr("IFLA_LINK") or 0, _kind(link), owner, pod)
+    group = link.get_attr("IFLA_GROUP") or 0
+    return Interface(link["index"], link.get_attr("IFLA_LINK") or 0, _kind(link), owner, pod, group)
 
 
 def _settings(link: Any, layer2: bool) -> dict[str, object]:
@@ -273,7 +274,7 @@ class _Host:
 
     def owned_by(self, owner: str) -> list[Any]:
         """Return the links of an owner's devices."""
-        return [link for link in self.links if _interface(link).owner == owner]
+        return [link for link in self.links if _interface(link).belongs_to(owner)]
 
 
 def _read_host() -> _Host:
@@ -314,10 +315,13 @@ def _devices(host: _Host, owner: str, namespaces: Mapping[str, Contents]) -> dic
         )
         neighbours = host.neighbours.get(interface.index, frozenset()) if mode == "l2" else frozenset()
         routes = managed_routes.get(interface.index, frozenset())
-        # A second device with the same alias gets a key that no Pod can have, so it is deleted.
-        key = interface.pod if interface.pod not in devices else f"{interface.pod} ({names[interface.index]})"
+        # A second device with the same alias, or one without, gets a key that no Pod can have, so it is
+        # deleted.
+        key = interface.pod
+        if not key or key in devices:
+            key = f"{key or 'unfinished'} ({names[interface.index]})"
         devices[key] = Device(
-            name=interface.pod,
+            name=interface.pod or key,
             driver=interface.kind,
             mode=mode,
             netns=netns,
