@@ -93,12 +93,16 @@ static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct pack
 
 /* Forward by the flow cache. */
 static __always_inline int forward_cached(struct __sk_buff *skb, const struct packet *p,
-					  const struct nexthop *nh, __u64 edt)
+					  const struct nexthop *nh, __u64 *edt)
 {
 	__u8 *macs;
 
-	if (nh->reason == REASON_REMOTE && skb->tstamp - 1 >= edt)
+	if (nh->reason == REASON_REMOTE && skb->tstamp - 1 >= *edt) {
 		pacing_limit_edt(skb);
+		/* A concurrent writer of the slot at worst makes it look at the socket. */
+		if (*edt)
+			*edt = bpf_ktime_get_ns() + EDT_UNCHECKED;
+	}
 	if (nh->flags & NEXTHOP_PACED && pod_schedule(skb, p) < 0)
 		return drop_packet(skb, p, nh->slot, REASON_DROP_EDT_HORIZON, 0);
 	if (!ip_decrease_ttl(skb, p))
@@ -377,7 +381,7 @@ int pod_egress(struct __sk_buff *skb)
 	if (entry && flow_is_cached(skb, &p, entry, cfg, &nh)) {
 		if (nh.flags & NEXTHOP_CHECK_CSUM && !checksum_is_valid(skb, &p))
 			return drop_checksum(skb, &p);
-		return forward_cached(skb, &p, &nh, entry->edt);
+		return forward_cached(skb, &p, &nh, &entry->edt);
 	}
 	if (!checksum_is_valid(skb, &p))
 		return drop_checksum(skb, &p);
@@ -448,7 +452,7 @@ int host_ingress(struct __sk_buff *skb)
 	if (reason == REASON_NONE) {
 		entry = p.partial ? NULL : flow_cache_slot(&p.flow);
 		if (entry && flow_is_cached(skb, &p, entry, cfg, &nh))
-			return forward_cached(skb, &p, &nh, entry->edt);
+			return forward_cached(skb, &p, &nh, &entry->edt);
 	} else if (!p.flow.family) {
 		return pass_to_stack(0, reason);
 	}
