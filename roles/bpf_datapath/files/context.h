@@ -329,7 +329,7 @@ static __always_inline bool ct_is_taken(const struct tuple *routed)
 }
 
 /* Allocate the record of a new connection, which its sender is charged for if it is a Pod. */
-static __noinline struct connection *ctx_alloc(struct context *ctx)
+static __always_inline struct connection *ctx_alloc(struct context *ctx)
 {
 	__u32 place = 0, serial = 0;
 	struct connection *c;
