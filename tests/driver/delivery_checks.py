@@ -58,7 +58,8 @@ def primaries() -> list[str]:
 
 @CHECKS
 def driver_is_installed_loaded_and_loaded_at_boot() -> None:
-    assert deliver("old.ko") == (["install", "autoload", "load"], "0.1.0", "")
+    found = deliver("old.ko")
+    assert found == (["install", "autoload", "load"], "0.1.0", ""), found
     assert deliver("old.ko") == ([], "0.1.0", "")
     assert Path("/etc/modules-load.d/podnet-meta.conf").read_text().split()[-1] == "meta"
     assert command("modprobe", "--show-depends", "meta").split()[-1] == str(INSTALLED)

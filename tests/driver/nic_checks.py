@@ -135,7 +135,7 @@ def refusal_restores_nics_changed_before_it() -> None:
             {"driver": "netdevsim", "rings": {"rx": 256}, "channels": {"combined": 1},
              "coalesce": {"rx-usecs": 99}, "pause": {"rx": True}, "mtu": 8264},
         )  # fmt: skip
-        assert "(driver netdevsim): the kernel refuses mtu = 8264: " in message, message
+        assert ": the kernel refuses mtu = 8264: " in message, message
         assert message.endswith("Every NIC has its former settings."), message
 
     tune({"driver": "netdevsim", "mtu": 1500})
