@@ -14,6 +14,8 @@ description:
   - Uses the Kubernetes API directly and requires no Kubernetes client. Run it on the controller.
   - Pods are removed with the Eviction API, which respects PodDisruptionBudgets. DaemonSet Pods and mirror
     Pods stay.
+  - If a PodDisruptionBudget refuses an eviction, it is requested again until O(timeout). The error then
+    names the Pods and their budgets. Set O(disable_eviction) to proceed regardless of budgets.
   - Nodes that this module cordons get the annotation C(podnet.datapath/cordoned-by) with the owner. Only
     nodes with this annotation are uncordoned; nodes that were cordoned by other means stay cordoned.
   - If a drain fails, the node stays cordoned.
@@ -41,8 +43,12 @@ options:
     default: site
   kubeconfig:
     description:
-      - Path of a kubeconfig file with a token or a client certificate. A YAML file requires PyYAML, a JSON
-        file does not.
+      - Path of a kubeconfig file with a token, a C(tokenFile), a client certificate or an C(exec) credential
+        plugin (C(client.authentication.k8s.io/v1) or C(v1beta1)). A YAML file requires PyYAML, a JSON file
+        does not.
+      - A plugin runs in check mode as well, without a terminal and for at most 60 seconds. It runs again when
+        its credential expires or the API rejects it. C(auth-provider), which Kubernetes 1.26 removed, is an
+        error.
       - By default the module uses the service account of the Pod in which it runs.
     type: path
   context:
@@ -63,6 +69,24 @@ options:
     description: Seconds to wait until all evicted Pods have terminated.
     type: int
     default: 600
+  pod_selector:
+    description:
+      - Label selector of the Pods to evict, for example V(app=web) or V(app!=db). Other Pods stay and do not
+        fail the drain. By default, all Pods are evicted.
+    type: str
+    default: ""
+  disable_eviction:
+    description:
+      - Delete the Pods instead of evicting them. This ignores PodDisruptionBudgets and can make an
+        application unavailable.
+    type: bool
+    default: false
+  skip_wait_for_delete_timeout:
+    description:
+      - Do not wait for a Pod that should have terminated more than this number of seconds ago, for example
+        because its kubelet does not run. V(0) waits for all Pods.
+    type: int
+    default: 0
   max_cordoned:
     description:
       - Maximum number of nodes that this module may have cordoned at the same time, for any owner. If other
@@ -80,6 +104,23 @@ EXAMPLES = r"""
     state: drained
     kubeconfig: ~/.kube/config
     max_cordoned: 3
+  delegate_to: localhost
+
+- name: Drain only some Pods, and give up after five minutes if a PodDisruptionBudget refuses an eviction
+  podnet.datapath.kube_node:
+    name: "{{ inventory_hostname }}"
+    state: drained
+    kubeconfig: ~/.kube/config
+    pod_selector: tier notin (storage)
+    timeout: 300
+  delegate_to: localhost
+
+- name: Drain the node regardless of PodDisruptionBudgets
+  podnet.datapath.kube_node:
+    name: "{{ inventory_hostname }}"
+    state: drained
+    kubeconfig: ~/.kube/config
+    disable_eviction: true
   delegate_to: localhost
 
 - name: Uncordon the node
@@ -100,7 +141,7 @@ was_cordoned:
   returned: success
   type: bool
 evicted:
-  description: The evicted Pods. In check mode, the Pods that would be evicted.
+  description: The evicted Pods, or deleted ones with O(disable_eviction). In check mode, the planned ones.
   returned: success
   type: list
   elements: str
@@ -130,6 +171,9 @@ def main() -> None:
             "grace_period": {"type": "int"},
             "timeout": {"type": "int", "default": 600},
             "max_cordoned": {"type": "int", "default": 0},
+            "pod_selector": {"type": "str", "default": ""},
+            "disable_eviction": {"type": "bool", "default": False},
+            "skip_wait_for_delete_timeout": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -143,6 +187,9 @@ def main() -> None:
         grace_period=p["grace_period"],
         timeout=p["timeout"],
         max_cordoned=p["max_cordoned"],
+        pod_selector=p["pod_selector"],
+        disable_eviction=p["disable_eviction"],
+        skip_wait_for_delete_timeout=p["skip_wait_for_delete_timeout"],
     )
     try:
         api = kubernetes.Api(kubernetes.access(p["kubeconfig"], p["context"]))

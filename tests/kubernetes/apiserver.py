@@ -119,6 +119,23 @@ def running(folder: Path) -> Iterator[Path]:
     subprocess.run(
         ["openssl", "genrsa", "-out", folder / "accounts.key", "2048"], check=True, stderr=subprocess.DEVNULL
     )
+    # A client certificate that is its own authority.
+    pair = ["-keyout", str(folder / "client.key"), "-out", str(folder / "client.crt")]
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/O=system:masters/CN=test",
+            *pair,
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     (folder / "tokens.csv").write_text(f"{TOKEN},test,test,system:masters\n")
     commands = [
         [
@@ -130,6 +147,7 @@ def running(folder: Path) -> Iterator[Path]:
             *(found / "kube-apiserver", "--etcd-servers", etcd, "--secure-port", str(secure)),
             *("--bind-address", "127.0.0.1", "--cert-dir", folder / "certificates"),
             *("--token-auth-file", folder / "tokens.csv", "--authorization-mode", "RBAC"),
+            *("--client-ca-file", folder / "client.crt"),
             *("--service-account-issuer", "https://test", "--service-cluster-ip-range", "10.0.0.0/24"),
             *("--service-account-key-file", folder / "accounts.key"),
             *("--service-account-signing-key-file", folder / "accounts.key"),

@@ -43,12 +43,12 @@ class Cluster:
         made["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
         self.api.request("PUT", f"{path}/{name}/status", made)
 
-    def add_budget(self, app: str, allowed: int) -> None:
+    def add_budget(self, name: str, allowed: int, app: str = "") -> None:
         """Add a PodDisruptionBudget and set its allowed disruptions, as its controller does."""
         path = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets"
-        spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": app}}}
+        spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": app or name}}}
         made = self.api.request(
-            "POST", path, {"kind": "PodDisruptionBudget", "metadata": {"name": app}, "spec": spec}
+            "POST", path, {"kind": "PodDisruptionBudget", "metadata": {"name": name}, "spec": spec}
         )
         made["status"] = {
             "disruptionsAllowed": allowed,
@@ -57,7 +57,7 @@ class Cluster:
             "desiredHealthy": 1,
             "expectedPods": 2,
         }
-        self.api.request("PUT", f"{path}/{app}/status", made)
+        self.api.request("PUT", f"{path}/{name}/status", made)
 
     def allow(self, app: str) -> None:
         path = f"/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets/{app}"

@@ -9,15 +9,19 @@ Without kubelet and controllers the tests set the status of Pods and budgets, an
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain
-from tests.kubernetes.apiserver import running
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain, kubernetes
+from ansible_collections.podnet.datapath.plugins.module_utils._ops.exec_credential import VERSIONS
+from tests.kubernetes.apiserver import TOKEN, running
 from tests.kubernetes.cluster import DAEMON, OWNER, Cluster
+
+PAST = "2020-01-01T00:00:00Z"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def node(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield a new node; remove it with its Pods afterwards."""
-    name = request.node.name.replace("_", "-")[:60]
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name).strip("-")[:60]
     cluster.add_node(name)
     yield name
     for pod in cluster.api.pods(name):
@@ -64,7 +68,9 @@ def test_exhausted_budget_leaves_node_cordoned(cluster: Cluster, node: str) -> N
     with cluster.kubelet():
         refused = cluster.run(node, "drained", timeout=3)
         assert refused["failed"] and "stays cordoned: default/db-a" in refused["msg"], refused
-        assert "PodDisruptionBudgets" in refused["msg"]
+        assert "default/db-a (PodDisruptionBudget db)" in refused["msg"]
+        assert "The disruption budget db needs" in refused["msg"]
+        assert "fleet_kubernetes_disable_eviction" in refused["msg"]
         assert cluster.names(node) == {"db-a"} and unschedulable(cluster, node)
         threading.Timer(3, cluster.allow, ["db"]).start()
         waited = cluster.run(node, "drained", timeout=60)
@@ -118,3 +124,104 @@ def test_invalid_token_is_reported(cluster: Cluster, node: str, tmp_path: Path) 
     config["users"][0]["user"]["token"] = "wrong"
     (tmp_path / "config").write_text(json.dumps(config))
     assert "Unauthorized" in cluster.run(node, "cordoned", kubeconfig=str(tmp_path / "config"))["msg"]
+
+
+def test_selector_limits_the_drain(cluster: Cluster, node: str) -> None:
+    for name in ("front-a", "store-a"):
+        cluster.add_pod(name, node, OWNER)
+    cluster.add_pod("single", node, [])
+    refused = cluster.run(node, "drained", pod_selector="app in (front")
+    assert "pod_selector: 'app in (front' is not a label selector" in refused["msg"], refused
+    assert not unschedulable(cluster, node)
+    planned = cluster.run(node, "drained", check=True, pod_selector="app in (front,none)")
+    assert planned["evicted"] == ["default/front-a"] and cluster.names(node) >= {"front-a"}
+    with cluster.kubelet():
+        done = cluster.run(node, "drained", pod_selector="app in (front,none)")
+    assert done["evicted"] == ["default/front-a"] and cluster.names(node) == {"store-a", "single"}
+    assert not cluster.run(node, "drained", pod_selector="app in (front,none)")["changed"]
+
+
+def test_disabled_eviction_ignores_the_budget(cluster: Cluster, node: str) -> None:
+    cluster.add_pod("queue-a", node, OWNER)
+    cluster.add_budget("queue", allowed=0)
+    planned = cluster.run(node, "drained", check=True, disable_eviction=True)
+    assert planned["evicted"] == ["default/queue-a"] and cluster.names(node) == {"queue-a"}
+    with cluster.kubelet():
+        assert cluster.run(node, "drained", timeout=1)["failed"]
+        done = cluster.run(node, "drained", timeout=30, disable_eviction=True)
+    assert done.get("evicted") == ["default/queue-a"] and cluster.names(node) == set(), done
+
+
+def test_pod_with_two_budgets_is_reported(cluster: Cluster, node: str) -> None:
+    cluster.add_pod("twice-a", node, OWNER)
+    cluster.add_budget("twice", allowed=1)
+    cluster.add_budget("twice-too", allowed=1, app="twice")
+    refused = cluster.run(node, "drained", timeout=1)
+    assert "default/twice-a (PodDisruptionBudget twice, twice-too)" in refused["msg"], refused
+
+
+def test_stuck_pod_is_skipped(cluster: Cluster, node: str) -> None:
+    """No kubelet removes the Pod, as on a node that is down."""
+    cluster.add_pod("stuck-a", node, OWNER)
+    refused = cluster.run(node, "drained", timeout=1, grace_period=1)
+    assert "default/stuck-a still terminates" in refused["msg"], refused
+    assert "PodDisruptionBudget" not in refused["msg"]
+    done = cluster.run(node, "drained", timeout=30, skip_wait_for_delete_timeout=1)
+    assert not done.get("failed") and cluster.names(node) == {"stuck-a"}, done
+
+
+def with_user(cluster: Cluster, folder: Path, **user: object) -> str:
+    config = json.loads(cluster.config.read_text())
+    config["users"][0]["user"] = user
+    (folder / "config").write_text(json.dumps(config))
+    return str(folder / "config")
+
+
+def plugin(folder: Path, script: str) -> dict[str, object]:
+    (folder / "plugin").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "plugin").chmod(0o755)
+    return {"apiVersion": VERSIONS[0], "command": "./plugin", "interactiveMode": "IfAvailable"}
+
+
+def credential(**status: str) -> str:
+    return json.dumps({"apiVersion": VERSIONS[0], "kind": "ExecCredential", "status": status})
+
+
+def test_token_of_a_plugin(cluster: Cluster, node: str, tmp_path: Path) -> None:
+    path = with_user(cluster, tmp_path, exec=plugin(tmp_path, f"echo '{credential(token=TOKEN)}'"))
+    assert cluster.run(node, "cordoned", check=True, kubeconfig=path)["changed"]
+    assert cluster.run(node, "cordoned", kubeconfig=path)["changed"] and unschedulable(cluster, node)
+
+
+def test_client_certificate_of_a_plugin(cluster: Cluster, node: str, tmp_path: Path) -> None:
+    names = {"clientCertificateData": "client.crt", "clientKeyData": "client.key"}
+    status = {key: (cluster.config.parent / name).read_text() for key, name in names.items()}
+    (tmp_path / "answer").write_text(credential(**status))
+    path = with_user(cluster, tmp_path, exec=plugin(tmp_path, f"cat '{tmp_path}/answer'"))
+    assert cluster.run(node, "cordoned", kubeconfig=path)["changed"] and unschedulable(cluster, node)
+
+
+@pytest.mark.parametrize(
+    "first", [{"token": "old"}, {"token": TOKEN, "expirationTimestamp": PAST}], ids=["rejected", "expired"]
+)
+def test_plugin_runs_again(cluster: Cluster, node: str, tmp_path: Path, first: dict[str, str]) -> None:
+    """The API rejects the first credential, or it expires."""
+    script = f"""echo >>'{tmp_path}/runs'
+[ "$(wc -l <'{tmp_path}/runs')" -gt 1 ] && echo '{credential(token=TOKEN)}' || echo '{credential(**first)}'"""
+    path = with_user(cluster, tmp_path, exec=plugin(tmp_path, script))
+    assert cluster.run(node, "cordoned", kubeconfig=path)["changed"]
+    assert (tmp_path / "runs").read_text() == "\n" * 2
+
+
+def test_rejected_plugin_is_reported(cluster: Cluster, node: str, tmp_path: Path) -> None:
+    path = with_user(cluster, tmp_path, exec=plugin(tmp_path, f"echo '{credential(token='wrong')}'"))
+    refused = cluster.run(node, "cordoned", kubeconfig=path)
+    assert "user 'test', exec command './plugin': the API rejects" in refused["msg"], refused
+
+
+def test_rotated_token_file_is_read_again(cluster: Cluster, node: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("old\n")
+    path = with_user(cluster, tmp_path, token="wrong", tokenFile="token")
+    api = kubernetes.Api(kubernetes.access(path))
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert api.node(node)["metadata"]["name"] == node

@@ -8,8 +8,10 @@ Source: kubernetes.io/docs, "Safely Drain a Node".
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._core.plan import Change, Plan, Result
@@ -31,6 +33,9 @@ class Desired:
     grace_period: int | None = None  # seconds
     timeout: int = 600  # seconds
     max_cordoned: int = 0
+    pod_selector: str = ""
+    disable_eviction: bool = False
+    skip_wait_for_delete_timeout: int = 0  # seconds
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,20 @@ def read(api: Api, desired: Desired) -> Current:
     """Return the current state; raises ``KubernetesError``."""
     node = api.node(desired.name)
     nodes = api.nodes() if desired.max_cordoned and desired.state != "uncordoned" else []
-    return Current(node, nodes, api.pods(desired.name) if desired.state == "drained" else [])
+    return Current(node, nodes, _selected(api, desired) if desired.state == "drained" else [])
+
+
+def _selected(api: Api, desired: Desired) -> list[Json]:
+    pods = api.pods(desired.name, desired.pod_selector)
+    return [pod for pod in pods if not stuck(pod, desired.skip_wait_for_delete_timeout, time.time())]
+
+
+def stuck(pod: Json, limit: int, now: float) -> bool:
+    """Return whether a Pod should have terminated more than ``limit`` seconds ago; 0 is no limit."""
+    stamp = pod["metadata"].get("deletionTimestamp")
+    if limit <= 0 or not stamp:
+        return False
+    return now - datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp() > limit
 
 
 def plan(current: Current, desired: Desired) -> DrainPlan:
@@ -173,38 +191,77 @@ def apply(
 
 
 def _evict(api: Api, desired: Desired, pods: list[Json], sleep: Callable[[float], None]) -> None:
-    version = api.eviction_version()
+    version = "" if desired.disable_eviction else api.eviction_version()
     deadline = time.monotonic() + desired.timeout
     requested: set[str] = set()
-    refusals: dict[str, str] = {}
+    refusals: dict[str, KubernetesError] = {}
     while True:
         for pod in pods:
             uid = pod["metadata"]["uid"]
             if uid in requested or pod["metadata"].get("deletionTimestamp"):
                 continue
             try:
-                api.evict(pod, version, desired.grace_period)
+                if version:
+                    api.evict(pod, version, desired.grace_period)
+                else:
+                    api.delete(pod, desired.grace_period)
                 refusals.pop(uid, None)
                 requested.add(uid)
             except KubernetesError as error:
                 if error.status in (404, 409):  # The Pod is gone, or another Pod has its name.
+                    refusals.pop(uid, None)
                     requested.add(uid)
-                elif error.status in (429, 500):  # Its budget allows no eviction now, or it has two budgets.
-                    refusals[uid] = f"{label(pod)}: {error}"
+                elif version and error.status in (429, 500):  # A budget refuses it, or it has two budgets.
+                    refusals[uid] = error
                 else:
                     raise
-        present = {pod["metadata"]["uid"] for pod in api.pods(desired.name)}
-        pods = [pod for pod in pods if pod["metadata"]["uid"] in present]
+        present = {pod["metadata"]["uid"]: pod for pod in api.pods(desired.name)}
+        now = time.time()
+        pods = [
+            pod
+            for pod in pods
+            if pod["metadata"]["uid"] in present
+            and not stuck(present[pod["metadata"]["uid"]], desired.skip_wait_for_delete_timeout, now)
+        ]
         if not pods:
             return
         if time.monotonic() >= deadline:
-            reasons = "; ".join([*refusals.values()] or [f"{label(pod)} still runs" for pod in pods])
-            raise KubernetesError(
-                f"{desired.name} is not drained after {desired.timeout} s and stays cordoned: {reasons}:"
-                f" check "
-                "the PodDisruptionBudgets, or allow more time (fleet_kubernetes_timeout)"
-            )
+            raise _timed_out(api, desired, pods, refusals, version)
         sleep(POLL)
+
+
+def _timed_out(
+    api: Api, desired: Desired, pods: Iterable[Json], refusals: Mapping[str, KubernetesError], version: str
+) -> KubernetesError:
+    reasons, refused, terminating = [], False, False
+    for pod in pods:
+        error = refusals.get(pod["metadata"]["uid"])
+        if not error:
+            terminating = True
+            reasons.append(f"{label(pod)} still terminates")
+            continue
+        refused = True
+        budgets: list[str] = []
+        with contextlib.suppress(KubernetesError):  # The account may not be allowed to list them.
+            budgets = api.budgets(pod, version)
+        named = f" (PodDisruptionBudget {', '.join(budgets)})" if budgets else ""
+        reasons.append(f"{label(pod)}{named}: {error}")
+    remedies = []
+    if refused:
+        remedies.append(
+            "check the PodDisruptionBudgets, or delete the Pods regardless of them"
+            " (fleet_kubernetes_disable_eviction)"
+        )
+    if terminating:
+        remedies.append(
+            "check the kubelet and the finalizers of Pods that still terminate, or do not wait for them"
+            " (fleet_kubernetes_skip_wait_for_delete_timeout)"
+        )
+    remedies.append("allow more time (fleet_kubernetes_timeout)")
+    return KubernetesError(
+        f"{desired.name} is not drained after {desired.timeout} s and stays cordoned: {'; '.join(reasons)}:"
+        f" {'; '.join(remedies)}"
+    )
 
 
 def run(api: Api, desired: Desired, check: bool, sleep: Callable[[float], None] = time.sleep) -> Result:

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import ssl
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .._core.plan import Problem
+from . import exec_credential
 
 ANNOTATION = "podnet.datapath/cordoned-by"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 REQUEST_TIMEOUT = 30
+TOKEN_FILE_PERIOD = 60  # seconds after which a token file is read again, as in client-go
 
 Json = dict[str, Any]
 
@@ -43,11 +47,18 @@ class KubernetesError(Problem):
 
 @dataclass(frozen=True)
 class Access:
-    """The API server, and the credentials for it."""
+    """The API server, and the credentials for it.
+
+    ``renew`` returns new credentials, after ``expires`` (seconds since the epoch) or when the API rejects
+    these; it is ``None`` if they are static. ``origin`` names the credential plugin in errors.
+    """
 
     server: str
     context: ssl.SSLContext | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    expires: float = float("inf")
+    renew: Callable[[], Access] | None = None
+    origin: str = ""
 
 
 def _load(text: str, path: str) -> Json:
@@ -79,8 +90,11 @@ def _named(config: Json, kind: str, name: str, path: str) -> Json:
 
 def _bytes(entry: Json, key: str, folder: str) -> bytes:
     """Return a certificate or key, which is inline as base64 or in a file; empty if there is none."""
-    if entry.get(f"{key}-data"):
-        return base64.b64decode(entry[f"{key}-data"])
+    inline = entry.get(f"{key}-data")
+    if isinstance(inline, bytes):  # PEM, from a plugin
+        return inline
+    if inline:
+        return base64.b64decode(inline)
     if entry.get(key):
         with open(os.path.join(folder, entry[key]), "rb") as file:
             return file.read()
@@ -104,16 +118,31 @@ def access(kubeconfig: str | None, context: str | None = None) -> Access:
     folder = os.path.dirname(path)
     if not cluster.get("server"):
         raise KubernetesError(f"kubeconfig: {path} has no server for context {wanted!r}")
-    for key in ("exec", "auth-provider"):
-        if key in user:
-            raise KubernetesError(
-                f"kubeconfig: {path} authenticates through {key!r}, which is not supported: use a kubeconfig "
-                "with a token or a client certificate (kubectl create token)"
-            )
+    name = chosen.get("user", "")
+    if "auth-provider" in user:
+        raise KubernetesError(
+            f"kubeconfig: {path}: user {name!r} uses an auth-provider, which Kubernetes 1.26 removed: replace"
+            " it with exec and the credential plugin of your provider, or with a token (kubectl create token)"
+        )
+    plugin = user.get("exec") if not user.get("token") and not user.get("tokenFile") else None
+    origin = f"user {name!r}"
+    if isinstance(plugin, dict):
+        origin += f", exec command {plugin.get('command')!r}"
     try:
-        return Access(cluster["server"].rstrip("/"), _tls(cluster, user, folder), _login(user, folder))
+        login = _login(user, cluster, folder, name)
+        if login.key:
+            user = {"client-certificate-data": login.certificate, "client-key-data": login.key}
+        headers = {"Authorization": f"Bearer {login.token}"} if login.token else {}
+        return Access(
+            cluster["server"].rstrip("/"),
+            _tls(cluster, user, folder),
+            headers,
+            login.expires,
+            functools.partial(access, kubeconfig, context) if plugin or user.get("tokenFile") else None,
+            origin if plugin else "",
+        )
     except (OSError, ValueError) as error:
-        raise KubernetesError(f"kubeconfig: {path}: {error}") from error
+        raise KubernetesError(f"kubeconfig: {path}: {origin}: {error}") from error
 
 
 def _tls(cluster: Json, user: Json, folder: str) -> ssl.SSLContext | None:
@@ -134,26 +163,43 @@ def _tls(cluster: Json, user: Json, folder: str) -> ssl.SSLContext | None:
     return context
 
 
-def _login(user: Json, folder: str) -> dict[str, str]:
-    token = user.get("token") or ""
-    if not token and user.get("tokenFile"):
-        with open(os.path.join(folder, user["tokenFile"]), encoding="utf-8") as file:
-            token = file.read().strip()
-    return {"Authorization": f"Bearer {token}"} if token else {}
+def _login(user: Json, cluster: Json, folder: str, name: str) -> exec_credential.Credential:
+    """Return the credential of a user. As in client-go, a token has precedence over a plugin."""
+    if user.get("tokenFile"):
+        token = _token(os.path.join(folder, user["tokenFile"]))
+        return exec_credential.Credential(token, expires=time.time() + TOKEN_FILE_PERIOD)
+    if user.get("token") or not user.get("exec"):
+        return exec_credential.Credential(_checked(str(user.get("token") or "")))
+    authority = _bytes(cluster, "certificate-authority", folder)
+    found = exec_credential.run(user["exec"], cluster, authority, os.path.abspath(folder), name)
+    _checked(found.token)
+    return found
+
+
+def _token(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return _checked(file.read().strip())
+
+
+def _checked(token: str) -> str:
+    """Return a token. urllib would quote one with a line break in its error."""
+    if not all("!" <= character <= "~" for character in token):
+        raise ValueError("the token has white space or other invalid characters: replace it")
+    return token
 
 
 def _service_account() -> Access:
     host, port = (os.environ.get(f"KUBERNETES_SERVICE_{name}", "") for name in ("HOST", "PORT"))
     try:
-        with open(f"{SERVICE_ACCOUNT}/token", encoding="utf-8") as file:
-            token = file.read().strip()
+        token = _token(f"{SERVICE_ACCOUNT}/token")
         tls = ssl.create_default_context(cafile=f"{SERVICE_ACCOUNT}/ca.crt")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise KubernetesError(
             "kubeconfig: not set, and this process does not run in a Pod: set the path of a kubeconfig"
         ) from error
     host = f"[{host}]" if ":" in host else host
-    return Access(f"https://{host}:{port}", tls, {"Authorization": f"Bearer {token}"})
+    headers = {"Authorization": f"Bearer {token}"}
+    return Access(f"https://{host}:{port}", tls, headers, time.time() + TOKEN_FILE_PERIOD, _service_account)
 
 
 class _RefuseRedirects(urllib.request.HTTPRedirectHandler):
@@ -172,6 +218,9 @@ class Api:
     """The requests that a drain needs. Raises ``KubernetesError`` if a token would be sent unencrypted."""
 
     def __init__(self, access: Access) -> None:
+        self._connect(access)
+
+    def _connect(self, access: Access) -> None:
         if access.headers and not access.server.startswith("https://"):
             raise KubernetesError(
                 f"the Kubernetes API at {access.server}: a token over plain HTTP is refused, because it could"
@@ -186,7 +235,30 @@ class Api:
     def request(
         self, method: str, path: str, body: Json | None = None, kind: str = "application/json"
     ) -> Json:
-        """Return the parsed response; raises ``KubernetesError`` with the server's message."""
+        """Return the parsed response; raises ``KubernetesError`` with the server's message.
+
+        Renews credentials that expired, or that the server rejects.
+        """
+        if self.access.renew and time.time() >= self.access.expires:
+            self._connect(self.access.renew())
+        try:
+            return self._send(method, path, body, kind)
+        except KubernetesError as error:
+            if error.status != 401 or not self.access.renew:
+                raise
+        self._connect(self.access.renew())
+        try:
+            return self._send(method, path, body, kind)
+        except KubernetesError as error:
+            if error.status != 401 or not self.access.origin:
+                raise
+            raise KubernetesError(
+                f"kubeconfig: {self.access.origin}: the API rejects its credentials: {error}: check its args"
+                " and env, and the account that is logged in on the controller",
+                401,
+            ) from error
+
+    def _send(self, method: str, path: str, body: Json | None, kind: str) -> Json:
         request = urllib.request.Request(
             self.access.server + path,
             data=None if body is None else json.dumps(body).encode(),
@@ -197,9 +269,7 @@ class Api:
             with self._opener.open(request, timeout=REQUEST_TIMEOUT) as answer:
                 return dict(json.loads(answer.read() or b"{}"))
         except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
-            with contextlib.suppress(ValueError, AttributeError):
-                text = json.loads(text).get("message") or text
+            text = _message(error.read().decode(errors="replace"))
             raise KubernetesError(f"{method} {path}: {text} (HTTP {error.code})", error.code) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
@@ -223,10 +293,31 @@ class Api:
         """Return all nodes."""
         return list(self.request("GET", "/api/v1/nodes").get("items") or [])
 
-    def pods(self, node: str) -> list[Json]:
-        """Return the Pods on a node."""
-        query = urllib.parse.urlencode({"fieldSelector": f"spec.nodeName={node}"})
-        return list(self.request("GET", f"/api/v1/pods?{query}").get("items") or [])
+    def pods(self, node: str, selector: str = "") -> list[Json]:
+        """Return the Pods on a node that a label selector matches; raises if the API cannot parse it."""
+        fields = {"fieldSelector": f"spec.nodeName={node}"}
+        query = urllib.parse.urlencode({**fields, "labelSelector": selector} if selector else fields)
+        try:
+            return list(self.request("GET", f"/api/v1/pods?{query}").get("items") or [])
+        except KubernetesError as error:
+            if error.status != 400 or not selector:
+                raise
+            raise KubernetesError(
+                f"pod_selector: {selector!r} is not a label selector: {error}: use for example app=web or"
+                " 'app notin (db)' (fleet_kubernetes_pod_selector)",
+                400,
+            ) from error
+
+    def budgets(self, pod: Json, version: str) -> list[str]:
+        """Return the names of the PodDisruptionBudgets that select a Pod."""
+        meta = pod["metadata"]
+        path = f"/apis/policy/{version}/namespaces/{meta['namespace']}/poddisruptionbudgets"
+        found = self.request("GET", path).get("items") or []
+        return sorted(
+            budget["metadata"]["name"]
+            for budget in found
+            if _selects(budget["spec"].get("selector"), meta.get("labels") or {}, version)
+        )
 
     def patch_node(self, name: str, unschedulable: bool | None, owner: str | None, version: str) -> Json:
         """Cordon or uncordon a node and annotate its owner. Fails if the node changed since it was read."""
@@ -252,16 +343,59 @@ class Api:
     def evict(self, pod: Json, version: str, grace: int | None) -> None:
         """Request the eviction of a Pod; its PodDisruptionBudget may refuse it (HTTP 429)."""
         meta = pod["metadata"]
-        options: Json = {"preconditions": {"uid": meta["uid"]}}
-        if grace is not None:
-            options["gracePeriodSeconds"] = grace
         self.request(
             "POST",
-            f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/eviction",
+            f"{_path(meta)}/eviction",
             {
                 "apiVersion": f"policy/{version}",
                 "kind": "Eviction",
                 "metadata": {"name": meta["name"], "namespace": meta["namespace"]},
-                "deleteOptions": options,
+                "deleteOptions": _delete_options(meta, grace),
             },
         )
+
+    def delete(self, pod: Json, grace: int | None) -> None:
+        """Delete a Pod, regardless of its PodDisruptionBudgets."""
+        meta = pod["metadata"]
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", **_delete_options(meta, grace)}
+        self.request("DELETE", _path(meta), options)
+
+
+def _path(meta: Json) -> str:
+    return f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+
+
+def _delete_options(meta: Json, grace: int | None) -> Json:
+    options: Json = {"preconditions": {"uid": meta["uid"]}}
+    if grace is not None:
+        options["gracePeriodSeconds"] = grace
+    return options
+
+
+def _message(text: str) -> str:
+    """Return the message of a Status, with the PodDisruptionBudgets that caused it."""
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        status = json.loads(text)
+        causes = (status.get("details") or {}).get("causes") or []
+        budgets = [cause["message"] for cause in causes if cause.get("reason") == "DisruptionBudget"]
+        return " ".join([status.get("message") or text, *budgets])
+    return text
+
+
+def _selects(selector: Json | None, labels: Mapping[str, str], version: str) -> bool:
+    """Return whether a budget selects a Pod. An empty selector selects all Pods in v1, none in v1beta1."""
+    if not selector:
+        return selector is not None and version != "v1beta1"
+    wanted: Iterable[tuple[str, str]] = (selector.get("matchLabels") or {}).items()
+    return all(labels.get(key) == value for key, value in wanted) and all(
+        {
+            "In": key in labels and labels[key] in values,
+            "NotIn": labels.get(key) not in values,
+            "Exists": key in labels,
+            "DoesNotExist": key not in labels,
+        }[operator]
+        for key, operator, values in (
+            (rule["key"], rule["operator"], rule.get("values") or ())
+            for rule in selector.get("matchExpressions") or []
+        )
+    )

@@ -122,7 +122,8 @@ def test_redirects_are_refused(method: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (json.dumps(config(exec={"command": "x"})), "'exec'.*token or a client certificate"),
+        (json.dumps(config(**{"auth-provider": {"name": "gcp"}})), "user 'u' .*auth-provider.*with exec"),
+        (json.dumps(config(token="a\nb")), "user 'u': the token has white space"),
         (json.dumps({**config(), "current-context": "b"}), "no context 'b'"),
         ("[]", "is not a kubeconfig"),
         ("{", "neither JSON nor YAML"),
