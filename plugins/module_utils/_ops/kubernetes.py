@@ -75,7 +75,7 @@ def _load(text: str, path: str) -> Json:
         try:
             found = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise KubernetesError(f"kubeconfig: {path} is neither JSON nor YAML: {error}") from error
+            raise KubernetesError(f"kubeconfig: {path} is neither JSON nor YAML: {error}") from None
     if not isinstance(found, dict):
         raise KubernetesError(f"kubeconfig: {path} is not a kubeconfig")
     return found
@@ -110,7 +110,7 @@ def access(kubeconfig: str | None, context: str | None = None) -> Access:
         with open(path, encoding="utf-8") as file:
             config = _load(file.read(), path)
     except OSError as error:
-        raise KubernetesError(f"kubeconfig: {error}") from error
+        raise KubernetesError(f"kubeconfig: {error}") from None
     wanted = context or config.get("current-context") or ""
     chosen = _named(config, "context", wanted, path)
     cluster = _named(config, "cluster", chosen.get("cluster", ""), path)
@@ -142,7 +142,7 @@ def access(kubeconfig: str | None, context: str | None = None) -> Access:
             origin if plugin else "",
         )
     except (OSError, ValueError) as error:
-        raise KubernetesError(f"kubeconfig: {path}: {origin}: {error}") from error
+        raise KubernetesError(f"kubeconfig: {path}: {origin}: {error}") from None
 
 
 def _tls(cluster: Json, user: Json, folder: str) -> ssl.SSLContext | None:
@@ -196,7 +196,7 @@ def _service_account() -> Access:
     except (OSError, ValueError) as error:
         raise KubernetesError(
             "kubeconfig: not set, and this process does not run in a Pod: set the path of a kubeconfig"
-        ) from error
+        ) from None
     host = f"[{host}]" if ":" in host else host
     headers = {"Authorization": f"Bearer {token}"}
     return Access(f"https://{host}:{port}", tls, headers, time.time() + TOKEN_FILE_PERIOD, _service_account)
@@ -256,7 +256,7 @@ class Api:
                 f"kubeconfig: {self.access.origin}: the API rejects its credentials: {error}: check its args"
                 " and env, and the account that is logged in on the controller",
                 401,
-            ) from error
+            ) from None
 
     def _send(self, method: str, path: str, body: Json | None, kind: str) -> Json:
         request = urllib.request.Request(
@@ -270,10 +270,10 @@ class Api:
                 return dict(json.loads(answer.read() or b"{}"))
         except urllib.error.HTTPError as error:
             text = _message(error.read().decode(errors="replace"))
-            raise KubernetesError(f"{method} {path}: {text} (HTTP {error.code})", error.code) from error
+            raise KubernetesError(f"{method} {path}: {text} (HTTP {error.code})", error.code) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise KubernetesError(f"the Kubernetes API at {self.access.server}: {reason}") from error
+            raise KubernetesError(f"the Kubernetes API at {self.access.server}: {reason}") from None
 
     def node(self, name: str) -> Json:
         """Return a node; raises ``KubernetesError`` that lists the nodes if it does not exist."""
@@ -306,7 +306,7 @@ class Api:
                 f"pod_selector: {selector!r} is not a label selector: {error}: use for example app=web or"
                 " 'app notin (db)' (fleet_kubernetes_pod_selector)",
                 400,
-            ) from error
+            ) from None
 
     def budgets(self, pod: Json, version: str) -> list[str]:
         """Return the names of the PodDisruptionBudgets that select a Pod."""
