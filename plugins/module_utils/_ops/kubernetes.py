@@ -193,7 +193,7 @@ def _service_account() -> Access:
     try:
         token = _token(f"{SERVICE_ACCOUNT}/token")
         tls = ssl.create_default_context(cafile=f"{SERVICE_ACCOUNT}/ca.crt")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError):
         raise KubernetesError(
             "kubeconfig: not set, and this process does not run in a Pod: set the path of a kubeconfig"
         ) from None
