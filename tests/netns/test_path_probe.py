@@ -26,6 +26,9 @@ def hosts(module_namespaces: Any) -> Iterator[Hosts]:
     """Yield two Pods with two paths; the host's link to the second one has an MTU of 1400."""
     ns = module_namespaces
     hosts = Hosts(ns("host"), ns("pod1"), ns("pod2"))
+    for name in (hosts.host, hosts.pod1, hosts.pod2):
+        # no DAD: neighbour discovery needs a link-local address that is not tentative
+        ns.sysctl(name, ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
     ns.ip(
         hosts.pod1,
         f"link add direct type veth peer name direct netns {hosts.pod2}",
