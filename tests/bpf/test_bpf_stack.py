@@ -63,7 +63,7 @@ def _frames_and_calls(path: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
 
 def _deepest(name: str, frames: dict[str, int], calls: dict[str, set[str]]) -> list[tuple[str, int]]:
     """Return the chain of calls that needs the most stack, with the rounded frames."""
-    chains = [_deepest(one, frames, calls) for one in calls[name] if one in frames]
+    chains = [_deepest(one, frames, calls) for one in sorted(calls[name]) if one in frames]
     deepest = max(chains, key=lambda chain: sum(size for _name, size in chain), default=[])
     return [(name, -(-frames[name] // ROUNDED) * ROUNDED), *deepest]
 
@@ -72,5 +72,5 @@ def _deepest(name: str, frames: dict[str, int], calls: dict[str, set[str]]) -> l
 def test_call_stack(tmp_path: Path, program: str) -> None:
     subprocess.run(["make", "-s", "-C", str(PROGRAMS), f"OUT={tmp_path}"], check=True)
     chain = _deepest(program, *_frames_and_calls(tmp_path / "datapath.o"))
-    assert len(chain) > 3
+    assert len(chain) >= 3  # else the calls were not found
     assert sum(size for _name, size in chain) <= MAX_STACK, chain

@@ -21,6 +21,9 @@
 #include "pacing.h"
 #include "parse.h"
 #include "shared_types.h"
+#include "source.h"
+#include "track.h"
+#include "verdict.h"
 
 /* Return whether a TCP packet opens or closes its connection: conntrack must see it. */
 static __always_inline bool tcp_changes_state(struct __sk_buff *skb, const struct packet *p)
