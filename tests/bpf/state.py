@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt, PadN
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
@@ -31,6 +31,10 @@ DEFAULT, ALLOW, DENY = 0, 1, 2  # enum verdict
 
 HOST, POD1, POD2, REMOTE = 1, 11, 12, 13  # identities
 TCP_, UDP_, ICMP_, SCTP_ = 6, 17, 1, 132
+
+BOTH = ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS
+LAST_SEEN = 84  # ct.h: offset in struct connection
+DENY_ALL_EGRESS = ENFORCE_EGRESS | DENY_EGRESS
 
 
 def text(where: str, family: int) -> str:
@@ -192,3 +196,26 @@ def echo(family: int, reply: bool = False, number: int = 7) -> Packet:
     if family == 4:
         return ICMP(type=0 if reply else 8, id=number)
     return ICMPv6EchoReply(id=number) if reply else ICMPv6EchoRequest(id=number)
+
+
+def age(state: State, name: str, seconds: int, offset: int = 0) -> None:
+    """Age all entries of a map by ``seconds``; ``offset``: of last_seen in the value."""
+    aged = {}
+    for key, value in bpf.map_read(state.maps[name]).items():
+        seen = struct.unpack_from("=I", value, offset)[0]
+        aged[key] = value[:offset] + struct.pack("=I", (seen - seconds) % 2**32) + value[offset + 4 :]
+    assert aged
+    bpf.map_update(state.maps[name], aged)
+
+
+def tcp(flags: str, back: bool = False) -> Packet:
+    ports = (80, 1234) if back else (1234, 80)
+    return TCP(sport=ports[0], dport=ports[1], flags=flags)
+
+
+def options(*following: Packet) -> Packet:
+    """Return a destination options header, and the headers after it."""
+    found: Packet = IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 4)])
+    for one in following:
+        found = found / one
+    return found
