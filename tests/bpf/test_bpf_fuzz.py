@@ -34,6 +34,7 @@ from scapy.packet import Raw
 from tests.bpf.programs import GONE
 from tests.bpf.state import (
     ALLOW,
+    BOTH,
     DENY_EGRESS,
     DENY_INGRESS,
     EGRESS,
@@ -314,9 +315,6 @@ def test_no_denied_packet_passes(datapath: Any, policy_state: State, program: st
             allowed += 1
     # many mutated packets are still allowed
     assert COUNT / 60 < allowed < COUNT
-
-
-BOTH = ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS
 
 
 @dataclass

@@ -37,27 +37,26 @@ enum ct_tuple {
 	CT_REPLY,		/* only of translated connections */
 };
 
-/* A tuple, with its endpoints in the order of their addresses and ports. */
-struct ct4_key {
-	__be32 low;
-	__be32 high;
-	__be16 low_port;
-	__be16 high_port;
+/* A tuple's key is the same in both directions: its endpoints are in the order of their values. */
+struct ct_key_ports {
+	__be16 low;
+	__be16 high;
 	__u8 proto;
 	__u8 tuple;		/* enum ct_tuple */
 	__u8 high_requests;	/* ICMP queries: the higher endpoint sends the requests */
 	__u8 pad;
 };
 
+struct ct4_key {
+	__be32 low;
+	__be32 high;
+	struct ct_key_ports ports;
+};
+
 struct ct6_key {
 	__be32 low[4];
 	__be32 high[4];
-	__be16 low_port;
-	__be16 high_port;
-	__u8 proto;
-	__u8 tuple;
-	__u8 high_requests;
-	__u8 pad;
+	struct ct_key_ports ports;
 };
 
 /* Reference to a record. */
@@ -160,17 +159,23 @@ static __always_inline bool ct_source_is_high(const struct tuple *t)
 	return t->sport > t->dport;
 }
 
+static __always_inline void ct_set_key_ports(const struct tuple *t, bool high, enum ct_tuple which,
+					     struct ct_key_ports *ports)
+{
+	ports->low = high ? t->dport : t->sport;
+	ports->high = high ? t->sport : t->dport;
+	ports->proto = t->proto;
+	ports->tuple = which;
+	ports->high_requests = t->icmp && high == (t->icmp == TUPLE_ICMP_REQUEST);
+	ports->pad = 0;
+}
+
 static __always_inline void ct4_set_key(const struct tuple *t, bool high, enum ct_tuple which,
 					struct ct4_key *key)
 {
 	key->low = high ? t->dst[0] : t->src[0];
 	key->high = high ? t->src[0] : t->dst[0];
-	key->low_port = high ? t->dport : t->sport;
-	key->high_port = high ? t->sport : t->dport;
-	key->proto = t->proto;
-	key->tuple = which;
-	key->high_requests = t->icmp && high == (t->icmp == TUPLE_ICMP_REQUEST);
-	key->pad = 0;
+	ct_set_key_ports(t, high, which, &key->ports);
 }
 
 static __always_inline void ct6_set_key(const struct tuple *t, bool high, enum ct_tuple which,
@@ -178,12 +183,7 @@ static __always_inline void ct6_set_key(const struct tuple *t, bool high, enum c
 {
 	__builtin_memcpy(key->low, high ? t->dst : t->src, sizeof(key->low));
 	__builtin_memcpy(key->high, high ? t->src : t->dst, sizeof(key->high));
-	key->low_port = high ? t->dport : t->sport;
-	key->high_port = high ? t->sport : t->dport;
-	key->proto = t->proto;
-	key->tuple = which;
-	key->high_requests = t->icmp && high == (t->icmp == TUPLE_ICMP_REQUEST);
-	key->pad = 0;
+	ct_set_key_ports(t, high, which, &key->ports);
 }
 
 static __always_inline union ct_ref *ct_ref_lookup(const struct tuple *t, enum ct_tuple which,
