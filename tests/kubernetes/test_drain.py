@@ -55,6 +55,12 @@ def roll_out(cluster: Cluster, folder: Path, *more: str, fails: bool = False, **
     return int(recap)
 
 
+def run_on(facts: dict[str, Any], *words: str) -> None:
+    """Run a program in the namespaces of the node."""
+    code = f"import subprocess; subprocess.run({words!r}, check=True)"
+    subprocess.run([facts["ansible_python_interpreter"], "-c", code], check=True)
+
+
 def test_node_is_drained_only_for_disruptive_changes(cluster: Cluster, tmp_path: Path) -> None:
     with node(tmp_path) as facts, cluster.kubelet():
 
@@ -93,10 +99,15 @@ def test_failed_node_stays_cordoned_until_its_pods_are_verified(cluster: Cluster
         before = cluster.api.node("node1")["metadata"]["resourceVersion"]
         roll_out(cluster, tmp_path, "--tags", "bpf_datapath", **facts)
         assert not cordoned() and cluster.api.node("node1")["metadata"]["resourceVersion"] != before
-        # The node is drained and changed, then the verification fails because of an impossible limit.
-        roll_out(cluster, tmp_path, fails=True, pods_verify_max_forwarded=-1, **facts)
+        # The node is drained and changed, then the verification fails because a Pod does not reply.
+        run_on(facts, "ip", "netns", "add", "deaf")
+        facts["pods_endpoints"][1]["netns"] = "/run/netns/deaf"
+        ignore = ("ip", "netns", "exec", "deaf", "sysctl", "-qw")
+        run_on(facts, *ignore, "net.ipv4.icmp_echo_ignore_all=1")
+        roll_out(cluster, tmp_path, fails=True, **facts)
         assert cordoned()
         roll_out(cluster, tmp_path, "--tags", "bpf_datapath", **facts)
         assert cordoned()
+        run_on(facts, *ignore, "net.ipv4.icmp_echo_ignore_all=0")
         roll_out(cluster, tmp_path, **facts)
         assert not cordoned()
