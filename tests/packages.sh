@@ -10,6 +10,7 @@ packages=(
 	procps                                          # sysctl, which a minimal Debian does not have
 	python3-venv openssh-client                     # Ansible
 	libssl-dev                                      # tcp_mmap
+	containernetworking-plugins                     # host-local, for the agent
 	gcc make kmod shellcheck perl xz-utils          # checks, with checkpatch
 )
 mapfile -t lab < <(python3 roles/lab_node/files/lab.py packages)

@@ -107,23 +107,26 @@ def metadata(path: str) -> Metadata | None:
     return Metadata(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, xattrs)
 
 
-def replace_file(path: str, data: bytes, mode: int | None = None, like: Metadata | None = None) -> None:
+def replace_file(
+    path: str, data: bytes, mode: int | None = None, like: Metadata | None = None, sync: bool = True
+) -> None:
     """Replace a file atomically: readers see the old or the new contents, even after a crash.
 
     The new file has the metadata ``like``, by default those of the file that it replaces, else mode 0644.
-    ``mode`` overrides the mode.
+    ``mode`` overrides the mode. Without ``sync``, a power failure may lose the new contents.
     """
     like = like or metadata(path) or Metadata()
-    new = stage_file(path, data, like if mode is None else replace(like, mode=mode))
+    new = stage_file(path, data, like if mode is None else replace(like, mode=mode), sync)
     try:
         os.replace(new, path)
     except BaseException:
         os.unlink(new)
         raise
-    sync_folder(path)
+    if sync:
+        sync_folder(path)
 
 
-def stage_file(path: str, data: bytes, like: Metadata) -> str:
+def stage_file(path: str, data: bytes, like: Metadata, sync: bool = True) -> str:
     """Write the file that will replace ``path`` to disk and return its name. Raises ``OSError``."""
     new = temporary(path)
     with contextlib.suppress(FileNotFoundError):
@@ -134,7 +137,8 @@ def stage_file(path: str, data: bytes, like: Metadata) -> str:
             file.write(data)
             file.flush()  # fsync() does not write Python's buffer.
             like.set(descriptor)
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
     except BaseException:
         os.unlink(new)
         raise

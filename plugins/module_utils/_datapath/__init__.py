@@ -6,4 +6,16 @@ Callers: modules, plugin_utils, _pods, _programs
 May import: _core, _kernel, _rollback
 """
 
-__all__ = ["apply", "arguments", "command", "info", "layout", "maps", "parse", "store", "verify"]
+__all__ = [
+    "apply",
+    "arguments",
+    "command",
+    "info",
+    "layout",
+    "live",
+    "maps",
+    "node",
+    "parse",
+    "store",
+    "verify",
+]

@@ -88,6 +88,24 @@ _ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof")
 _DECLARED = ("remote_pods", "policies", "services", "masquerade")
 
 
+def device_options(node: NodeSpec, pods: Sequence[PodSpec]) -> dict[str, Any]:
+    """Return the options of the module ``meta_device`` for Pods."""
+    return {
+        **vars(node),
+        "pods": [{key: getattr(pod, key) for key in _DEVICE_OPTIONS} for pod in pods],
+        "programs": {} if node.programs_enabled else {"from_pod": "", "to_pod": ""},
+        "host_routes": node.host_routes or [],
+        # Without programs, the policy drop would drop all packets.
+        "policy": node.policy if node.programs_enabled else "pass",
+    }
+
+
+def declared_endpoint(pod: PodSpec, device: str, addresses: Sequence[str]) -> dict[str, Any]:
+    """Return a Pod as the module ``bpf_state`` declares it; ``device`` is the host end of its device."""
+    options = {key: getattr(pod, key) for key in _ENTRY_OPTIONS}
+    return {**options, "name": pod.name, "device": device, "addresses": addresses}
+
+
 def ensure(
     node: NodeSpec, pods: Sequence[PodSpec], remove_others: bool, command: RunCommand, check: bool = False
 ) -> Result:
@@ -126,7 +144,9 @@ class _Call:
         if not self._check:
             journal.refuse_pending()
         request = apply.resolve_request(
-            self._device_options(), self._check, lambda: load_meta(self._command, self._check)
+            device_options(self._node, self._pods),
+            self._check,
+            lambda: load_meta(self._command, self._check),
         )
         with locked(not self._check):
             declared = {one["name"] for one in self._former().get("endpoints") or ()}
@@ -134,19 +154,6 @@ class _Call:
             return apply.isolating(
                 request, known, lambda before, excluded: self._run(request, before, excluded)
             )
-
-    def _device_options(self) -> dict[str, Any]:
-        node = self._node
-        programs = {} if node.programs_enabled else {"from_pod": "", "to_pod": ""}
-        pods = [{key: getattr(pod, key) for key in _DEVICE_OPTIONS} for pod in self._pods]
-        return {
-            **vars(node),
-            "pods": pods,
-            "programs": programs,
-            "host_routes": node.host_routes or [],
-            # Without programs, the policy drop would drop all packets.
-            "policy": node.policy if node.programs_enabled else "pass",
-        }
 
     def _run(self, request: apply.Request, before: Snapshot, excluded: apply.Excluded) -> Result:
         """Make the changes; the Pods in ``excluded`` keep their devices, and their entries are updated."""
@@ -235,9 +242,8 @@ class _Call:
             if pod.name not in target.devices:
                 continue
             device = target.devices[pod.name].host_interface
-            options = {key: getattr(pod, key) for key in _ENTRY_OPTIONS}
             addresses = sorted(declared.devices[pod.name].pod.addresses)
-            endpoints.append({**options, "name": pod.name, "device": device, "addresses": addresses})
+            endpoints.append(declared_endpoint(pod, device, addresses))
         shared = {key: getattr(node, key) for key in _DECLARED}
         if self._names is not None:
             shared = {key: former.get(key) if one is None else one for key, one in shared.items()}

@@ -41,7 +41,7 @@ from .._kernel.rtnl import (
     message_types,
     nested,
 )
-from .model import NO_PROGRAM, SIZES, Route, creation_group
+from .model import NO_PROGRAM, SIZES, Device, Route, creation_group
 from .plan import Step
 from .read import ROUTE_PROTOCOL
 from .run_files import RUN, owner_file, read_host_routes, write_host_routes
@@ -174,6 +174,10 @@ class Executor:
                     getattr(self, f"_{step.action}")(step)
                 except OSError as error:
                     raise self._problem(step, error) from error
+
+    def index_of(self, device: Device) -> int:
+        """Return the interface index of the host end of an existing device. Raises ``KernelRefusal``."""
+        return self._host.index_of(device.host_interface)
 
     @staticmethod
     def _problem(step: Step, error: OSError) -> Problem:

@@ -335,6 +335,33 @@ def _devices(host: _Host, owner: str, namespaces: Mapping[str, Contents]) -> dic
     return devices
 
 
+def belongs_to(link: Any, owner: str) -> bool:
+    """Return whether an owner created the device of a link of the host."""
+    return _interface(link).belongs_to(owner)
+
+
+def owned_links(owner: str) -> dict[str, str]:
+    """Return the host ends of an owner's devices with their Pods, empty for an unfinished device."""
+    with Rtnl() as rtnl:
+        links = [link for link in _links(rtnl) if belongs_to(link, owner)]
+    return {_text(link, "IFLA_IFNAME"): _interface(link).pod for link in links}
+
+
+def read_device(owner: str, index: int, netns: str) -> Device:
+    """Return one device of ``owner`` by the index of its host end, without reading others.
+
+    Raises ``KernelRefusal`` if it does not exist.
+    """
+    with Rtnl() as rtnl:
+        link = rtnl.link(index=index)
+        layer2 = _driver_settings(link)[0] == "l2"
+        neighbours = _neighbours(rtnl, index) if layer2 else {}
+        host = _Host([link], _route_messages(rtnl, managed=index), neighbours, frozenset())
+    end = _PodEnd(_interface(link).peer, index, layer2)
+    (device,) = _devices(host, owner, {netns: _read_namespace(netns, [end], owner)}).values()
+    return device
+
+
 def read(owner: str, namespaces: Iterable[str], known: Mapping[str, Contents] | None = None) -> Snapshot:
     """Read the objects of ``owner``, and everything that its desired state can conflict with.
 

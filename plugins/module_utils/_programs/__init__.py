@@ -6,4 +6,4 @@ Callers: modules, _ops, _pods
 May import: _core, _datapath, _kernel, _rollback
 """
 
-__all__ = ["attach", "hooks", "resolve", "revert"]
+__all__ = ["attach", "hooks", "new_device", "resolve", "revert"]

@@ -9,16 +9,19 @@ from collections.abc import Iterable, Mapping
 
 from .._kernel import bpf
 from .._kernel.bpf import ProgramInfo
-from .hooks import HOOKS, is_managed, read_devices, read_filters
+from .hooks import HOOKS, Device, is_managed, read_devices, read_filters
 from .plan import PENDING, Attachment, State, split_pin_name
 
 
 class Pins:
-    """The objects pinned below ``path`` and their attachments, as the kernel reports them."""
+    """The objects pinned below ``path`` and their attachments, as the kernel reports them.
 
-    def __init__(self, path: str) -> None:
+    With ``new_devices``, which have no programs yet, nothing is read.
+    """
+
+    def __init__(self, path: str, new_devices: Mapping[str, Device] | None = None) -> None:
         self.path = path
-        self.devices = read_devices()
+        self.devices = dict(read_devices() if new_devices is None else new_devices)
         self.programs: dict[str, ProgramInfo] = {}
         self.maps: dict[str, bpf.MapInfo] = {}
         self.rodata = b""
@@ -26,7 +29,8 @@ class Pins:
         self.program_ids: dict[str, int] = {}  # the attached program by key of attachment
         self.qdiscs: dict[int, str] = {}  # by ifindex: pin that marks a clsact qdisc as managed
         self.pinned_ids: set[int] = set()  # IDs of all programs pinned below path
-        self._read()
+        if new_devices is None:
+            self._read()
 
     def at(self, *names: str) -> str:
         """Return the path of a pin."""

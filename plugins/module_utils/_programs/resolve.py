@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._core.plan import Problem
 from .._kernel import bpf, xfrm
@@ -73,6 +73,9 @@ def resolve(
             problems.append(str(problem))
             continue
         attachment = Attachment(owner, request.device, request.hook, kind, device.ifindex, request.program)
+        attached = pins.attachments.get(attachment.key)
+        if request.type == "auto" and attached and attached.ifindex == device.ifindex:
+            attachment = replace(attachment, type=attached.type)
         same = [a for a in found.values() if _hook(a) == _hook(attachment)]
         if same:
             problems.append(f"{where}: {same[0].program} is requested there as well (hook {same[0].hook})")

@@ -1,0 +1,113 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Records of attached Pods, one file each, which survive restarts of the agent and of the node.
+
+A record is written before anything is created and deleted after everything is removed, so that what a kill
+or a reboot leaves behind is found by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .._core.files import replace_file
+from .protocol import Request
+
+FOLDER = "/var/lib/podnet-datapath/agent/attachments"
+_SUFFIX = ".json"
+
+
+def name_of(container: str, interface: str) -> str:
+    """Return the name of an attachment: 32 characters, as container IDs may be longer than names of Pods."""
+    return hashlib.sha256(f"{container}/{interface}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """An interface of a container.
+
+    ``config`` is the network configuration, which the IPAM plugin needs to release the addresses. ``result``
+    is empty until the Pod is complete.
+    """
+
+    container: str
+    interface: str
+    network: str
+    netns: str
+    pod: str
+    config: Mapping[str, Any]
+    variables: Mapping[str, str]
+    rate: str = ""
+    addresses: Sequence[str] = ()
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the Pod in devices and maps."""
+        return name_of(self.container, self.interface)
+
+    @property
+    def shown(self) -> str:
+        """Return the name of the Pod for messages."""
+        return self.pod or self.container
+
+    @classmethod
+    def of(cls, request: Request, config: Mapping[str, Any]) -> Attachment:
+        """Return the attachment that a request adds."""
+        return cls(
+            request.container,
+            request.interface,
+            request.network,
+            request.netns,
+            request.pod,
+            {key: value for key, value in config.items() if key != "prevResult"},
+            dict(request.variables),
+            f"{request.egress_rate}bit" if request.egress_rate else "",
+        )
+
+
+class Attachments:
+    """All records, in memory and in ``folder``."""
+
+    def __init__(self, folder: str = FOLDER) -> None:
+        self._folder = folder
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._found: dict[str, Attachment] = {}
+        for name in os.listdir(folder):
+            if name.endswith(_SUFFIX):
+                with contextlib.suppress(OSError, ValueError, TypeError):
+                    with open(self._path(name[: -len(_SUFFIX)]), encoding="utf-8") as file:
+                        one = Attachment(**json.load(file))
+                    self._found[one.name] = one
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._folder, name + _SUFFIX)
+
+    def __iter__(self) -> Iterator[Attachment]:
+        return iter(list(self._found.values()))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, name: str) -> Attachment | None:
+        """Return an attachment by its name."""
+        return self._found.get(name)
+
+    def write(self, attachment: Attachment) -> None:
+        """Add or replace a record. Raises ``OSError``."""
+        # Without fsync(), which takes longer than everything else: after a power failure, no Pod is left.
+        data = json.dumps(asdict(attachment)).encode()
+        replace_file(self._path(attachment.name), data, 0o600, sync=False)
+        self._found[attachment.name] = attachment
+
+    def delete(self, name: str) -> None:
+        """Delete a record, which need not exist. Raises ``OSError``."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(name))
+        self._found.pop(name, None)

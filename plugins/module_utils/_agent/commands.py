@@ -1,0 +1,231 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands of the CNI specification: ADD, DEL, CHECK, GC and STATUS.
+
+Commands run in threads of the server, one per request. IPAM plugins run in these threads; a single worker
+changes devices and maps, and combines the requests that wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from .._core.plan import Problem
+from .._kernel import netns
+from .._pods.api import PodSpec
+from .._pods.single import CreatedPod
+from . import ipam
+from .attachments import Attachment, Attachments, name_of
+from .config import Config
+from .protocol import (
+    DIFFERS,
+    FAILED,
+    INVALID_CONFIG,
+    INVALID_ENVIRONMENT,
+    NOT_AVAILABLE,
+    TRY_AGAIN,
+    UNKNOWN_CONTAINER,
+    Address,
+    CniError,
+    Request,
+    result_of,
+)
+from .worker import Worker
+
+log = logging.getLogger("podnet-agent")
+
+
+class Commands:
+    """Executes requests on the Pods of this node."""
+
+    def __init__(self, config: Config, worker: Worker, attachments: Attachments) -> None:
+        self._config, self._worker, self._attachments = config, worker, attachments
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+
+    def execute(self, request: Request) -> dict[str, Any] | None:
+        """Execute a request and return the result of ADD. Raises ``CniError``."""
+        command = getattr(self, f"_{request.command.lower()}")
+        try:
+            result: dict[str, Any] | None = command(request)
+        except Problem as problem:
+            raise CniError(FAILED, str(problem)) from problem
+        except OSError as error:
+            raise CniError(TRY_AGAIN, f"{request.command} of {request.shown}: {error}") from error
+        return result
+
+    @contextlib.contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Exclude other commands for the same attachment during the block. Raises ``CniError``."""
+        with self._lock:
+            if name in self._busy:
+                raise CniError(TRY_AGAIN, "another command for this container is running")
+            self._busy.add(name)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.discard(name)
+
+    def is_busy(self, name: str) -> bool:
+        """Return whether a command for an attachment is running."""
+        with self._lock:
+            return name in self._busy
+
+    # ADD
+
+    def _add(self, request: Request) -> dict[str, Any]:
+        if request.previous is not None:
+            raise CniError(
+                INVALID_CONFIG, "plugins: podnet creates the interface, so it must be the first plugin"
+            )
+        if not request.ipam:
+            raise CniError(INVALID_CONFIG, "ipam: missing; podnet requires an IPAM plugin")
+        if not _is_namespace(request.netns):
+            raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS: {request.netns} is not a network namespace")
+        config = ipam.with_ranges(request.config, self._config.pod_cidrs)
+        with self.exclusive(name_of(request.container, request.interface)):
+            attachment = Attachment.of(request, config)
+            existing = self._attachments.get(attachment.name)
+            if existing and existing.result:
+                raise CniError(
+                    INVALID_ENVIRONMENT,
+                    f"CNI_CONTAINERID: {request.container} already has {request.interface}; run DEL first",
+                )
+            self._attachments.write(attachment)
+            try:
+                return self._attach(request, attachment)
+            except BaseException:
+                self._undo(request, attachment)
+                raise
+
+    def _attach(self, request: Request, attachment: Attachment) -> dict[str, Any]:
+        assigned = ipam.run(request, "ADD", attachment.config)
+        addresses = ipam.addresses_of(assigned, request.ipam["type"])
+        attachment = replace(attachment, addresses=addresses)
+        self._attachments.write(attachment)
+        created = self._worker.create(self.spec_of(attachment))
+        result = _result(request, created, addresses, assigned.get("dns") or {})
+        self._attachments.write(replace(attachment, result=result))
+        return result
+
+    def _undo(self, request: Request, attachment: Attachment) -> None:
+        """Remove what a failed ADD has created."""
+        try:
+            self._worker.remove([attachment.name])
+            ipam.run(request, "DEL", attachment.config)
+            self._attachments.delete(attachment.name)
+        except (Problem, OSError, CniError) as error:
+            # The record stays, so that DEL and reconciliation find what is left.
+            log.warning("cannot undo ADD of %s: %s", attachment.shown, error)
+
+    # DEL
+
+    def _del(self, request: Request) -> None:
+        name = name_of(request.container, request.interface)
+        with self.exclusive(name):
+            existing = self._attachments.get(name)
+            self._worker.remove([name])
+            # Without a record, the IPAM plugin may still have addresses of the container.
+            config = existing.config if existing else request.config
+            if config.get("ipam"):
+                ipam.run(request, "DEL", ipam.with_ranges(config, self._config.pod_cidrs, required=False))
+            self._attachments.delete(name)
+
+    def release(self, attachment: Attachment) -> None:
+        """Remove an attachment without a request. Raises ``CniError`` or ``Problem``."""
+        request = Request(
+            "DEL",
+            str(attachment.config.get("cniVersion")),
+            attachment.network,
+            attachment.config,
+            {**attachment.variables, "CNI_COMMAND": "DEL"},
+            attachment.container,
+            attachment.interface,
+            "",
+            attachment.pod,
+        )
+        self._del(request)
+
+    # CHECK
+
+    def _check(self, request: Request) -> None:
+        name = name_of(request.container, request.interface)
+        with self.exclusive(name):
+            attachment = self._attachments.get(name)
+            if attachment is None or not attachment.result:
+                raise CniError(
+                    UNKNOWN_CONTAINER, f"{request.shown} has no interface {request.interface} of this plugin"
+                )
+            expected = {entry.get("address") for entry in (request.previous or {}).get("ips") or ()}
+            if request.previous and expected != set(attachment.addresses):
+                raise CniError(
+                    DIFFERS,
+                    f"prevResult has the addresses {', '.join(sorted(map(str, expected)))} instead of"
+                    f" {', '.join(sorted(attachment.addresses))}",
+                )
+            problems = self._worker.differences(self.spec_of(attachment))
+            if problems:
+                raise CniError(DIFFERS, "; ".join(problems))
+            ipam.run(request, "CHECK", {**attachment.config, "prevResult": attachment.result})
+
+    def spec_of(self, attachment: Attachment) -> PodSpec:
+        """Return the Pod of an attachment."""
+        return PodSpec(
+            name=attachment.name,
+            addresses=attachment.addresses,
+            netns=attachment.netns,
+            interface=attachment.interface,
+            rate=attachment.rate or None,
+            masquerade=bool(self._config.masquerade),
+        )
+
+    # GC and STATUS
+
+    def _gc(self, request: Request) -> None:
+        for attachment in self._attachments:
+            key = (attachment.container, attachment.interface)
+            if attachment.network == request.network and key not in request.valid:
+                log.info("GC removes %s", attachment.shown)
+                self.release(attachment)
+        if request.ipam:
+            ipam.run(request, "GC", ipam.with_ranges(request.config, self._config.pod_cidrs))
+
+    def _status(self, request: Request) -> None:
+        problem = self._worker.problem()
+        if problem:
+            raise CniError(NOT_AVAILABLE, problem)
+        if request.ipam:
+            try:
+                config = ipam.with_ranges(request.config, self._config.pod_cidrs)
+                ipam.run(request, "STATUS", config)
+            except CniError as error:
+                raise CniError(NOT_AVAILABLE, str(error)) from error
+
+
+def _is_namespace(path: str) -> bool:
+    try:
+        return netns.is_namespace(path)
+    except OSError:
+        return False
+
+
+def _result(
+    request: Request, created: CreatedPod, addresses: list[str], dns: dict[str, Any]
+) -> dict[str, Any]:
+    device = created.device
+    host: dict[str, Any] = {"name": device.host_interface}
+    pod: dict[str, Any] = {"name": device.interface, "sandbox": request.netns}
+    for interface, end in ((host, device.host), (pod, device.pod)):
+        interface["mtu"] = end.settings["mtu"]
+        if end.settings.get("mac"):
+            interface["mac"] = end.settings["mac"]
+    routes = [
+        {"dst": route.to, **({"gw": route.via} if route.via else {})} for route in sorted(device.pod.routes)
+    ]
+    return result_of(request.version, [host, pod], [Address(one) for one in addresses], routes, dns)

@@ -1,0 +1,64 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The configuration file of the agent, which the role ``cni`` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .._core.plan import Problem
+from .._kernel.bpf import DEFAULT_PIN_PATH
+from .._pods.api import NodeSpec
+
+PATH = "/etc/podnet/agent.json"
+OWNER = "cni"
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the agent attaches Pods; options of the role ``cni`` without its prefix.
+
+    ``pod_cidrs`` are the address ranges of this node's Pods, by default those of its Node object.
+    ``masquerade`` is that of the module ``pods``; all Pods are masqueraded if it has an address. The health
+    and metrics endpoint is disabled if ``metrics_port`` is 0.
+    """
+
+    node: str
+    object: str
+    driver: str = "auto"
+    trusted_pods: bool = True
+    mode: str = "l3"
+    mtu: int | None = None
+    gso_max_size: int | None = None
+    gro_max_size: int | None = None
+    gso_ipv4_max_size: int | None = None
+    gro_ipv4_max_size: int | None = None
+    ipv4_advmss: int | None = None
+    pin_path: str = DEFAULT_PIN_PATH
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    masquerade: Mapping[str, Any] = field(default_factory=dict)
+    pod_cidrs: Sequence[str] = ()
+    kubeconfig: str = ""
+    metrics_address: str = "127.0.0.1"
+    metrics_port: int = 0
+
+    def node_spec(self) -> NodeSpec:
+        """Return what all Pods of the agent share."""
+        shared = {one.name: getattr(self, one.name) for one in fields(self) if one.name in _SHARED}
+        return NodeSpec(name=self.node, owner=OWNER, masquerade=self.masquerade or None, **shared)
+
+
+_SHARED = {one.name for one in fields(NodeSpec)} - {"name", "owner", "masquerade"}
+
+
+def read(path: str = PATH) -> Config:
+    """Return the configuration. Raises ``Problem``."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            raw = json.load(file)
+        return Config(**raw)
+    except (OSError, ValueError, TypeError) as error:
+        raise Problem(f"{path}: {error}: run the role podnet.datapath.cni again") from None

@@ -1,0 +1,139 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run IPAM plugins, which assign addresses to Pods.
+
+Source: Container Network Interface Specification 1.1.0, section 4; host-local of the reference plugins.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .protocol import (
+    FAILED,
+    INVALID_CONFIG,
+    IO_FAILURE,
+    VERSIONS,
+    CniError,
+    Request,
+)
+
+TIMEOUT = 60  # seconds
+MAX_OUTPUT = 1 << 20  # bytes
+SEARCH_PATH = "/opt/cni/bin:/usr/lib/cni"
+
+
+def find_plugin(kind: str, path: str) -> str:
+    """Return the path of an IPAM plugin in the directories of CNI_PATH. Raises ``CniError``."""
+    folders = path or SEARCH_PATH
+    for folder in folders.split(":"):
+        candidate = os.path.join(folder, kind)
+        if folder.startswith("/") and os.access(candidate, os.X_OK) and os.path.isfile(candidate):
+            return candidate
+    raise CniError(
+        INVALID_CONFIG,
+        f"ipam.type: there is no plugin {kind!r} in {folders}; install it, or correct the type",
+    )
+
+
+def with_ranges(config: Mapping[str, Any], pod_cidrs: Sequence[str], required: bool = True) -> dict[str, Any]:
+    """Return the network configuration with the node's ranges, if host-local has none of its own.
+
+    Raises ``CniError`` if the node has none and they are ``required``.
+    """
+    ipam = dict(config.get("ipam") or {})
+    if ipam.get("type") == "host-local" and not any(key in ipam for key in ("ranges", "subnet")):
+        if not pod_cidrs and required:
+            raise CniError(
+                INVALID_CONFIG,
+                "ipam: the node has no address range: set podCIDRs of its Node object"
+                " (kube-controller-manager --allocate-node-cidrs), or cni_pod_cidrs in the inventory",
+            )
+        ipam["ranges"] = [[{"subnet": cidr}] for cidr in pod_cidrs]
+    return {**config, "ipam": ipam}
+
+
+def run(request: Request, command: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the IPAM plugin with a network configuration and return its result, empty if it has none.
+
+    Raises ``CniError`` with the plugin's own code and message.
+    """
+    kind = config["ipam"]["type"]
+    program = find_plugin(kind, request.variables.get("CNI_PATH", ""))
+    version = _version_for(program, os.stat(program).st_mtime_ns, request.version)
+    if command in ("GC", "STATUS") and version != request.version:
+        return {}  # the plugin is older than these commands
+    config = {**config, "cniVersion": version}
+    environment = {
+        **{name: value for name, value in request.variables.items() if name.startswith("CNI_")},
+        "CNI_COMMAND": command,
+        "PATH": os.defpath,
+    }
+    try:
+        done = subprocess.run(
+            [program],
+            input=json.dumps(config).encode(),
+            capture_output=True,
+            env=environment,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        raise CniError(IO_FAILURE, f"IPAM plugin {kind}: {error}") from None
+    try:
+        answer = json.loads(done.stdout[:MAX_OUTPUT]) if done.stdout.strip() else {}
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise CniError(IO_FAILURE, f"IPAM plugin {kind}: its output is not a JSON object", _text(done.stderr))
+    if done.returncode:
+        code = answer.get("code")
+        message = answer.get("msg") or _text(done.stderr) or f"it exited with status {done.returncode}"
+        raise CniError(code if isinstance(code, int) and code else FAILED, f"IPAM plugin {kind}: {message}")
+    return answer
+
+
+@functools.cache
+def _version_for(program: str, _changed: int, wanted: str) -> str:
+    """Return the newest version up to ``wanted`` that a plugin supports.
+
+    Runtimes negotiate only with the plugins in the list, and Debian's host-local supports 1.0.0.
+    """
+    try:
+        done = subprocess.run(
+            [program],
+            input=json.dumps({"cniVersion": wanted}).encode(),
+            capture_output=True,
+            env={"CNI_COMMAND": "VERSION", "PATH": os.defpath},
+            timeout=TIMEOUT,
+            check=False,
+        )
+        supported = json.loads(done.stdout)["supportedVersions"]
+    except (OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired):
+        return wanted
+    older = [version for version in VERSIONS[: VERSIONS.index(wanted) + 1] if version in supported]
+    return older[-1] if older else wanted
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace").strip()[:1000]
+
+
+def addresses_of(result: Mapping[str, Any], kind: str) -> list[str]:
+    """Return the addresses of an IPAM result, as host addresses. Raises ``CniError``."""
+    found = []
+    try:
+        for entry in result.get("ips") or ():
+            address = ipaddress.ip_interface(entry["address"]).ip
+            found.append(f"{address}/{address.max_prefixlen}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CniError(IO_FAILURE, f"IPAM plugin {kind}: it returned an invalid address: {error}") from None
+    if not found:
+        raise CniError(IO_FAILURE, f"IPAM plugin {kind}: it returned no address")
+    return found

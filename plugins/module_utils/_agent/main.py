@@ -1,0 +1,127 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program ``podnet-agent``, which systemd runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+from .._core.plan import Problem
+from .._pods.single import SinglePods
+from . import config as _config
+from . import metrics as _metrics
+from . import reconcile, server
+from .attachments import FOLDER, Attachments
+from .commands import Commands
+from .journald import Handler
+from .protocol import CniError, Request
+from .worker import Worker
+
+DRAIN = 20.0  # seconds that running requests get when the agent ends
+
+log = logging.getLogger("podnet-agent")
+
+
+def run_command(words: Sequence[str]) -> tuple[int, str, str]:
+    """Run a program; return its exit status, output and errors."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+class Agent:
+    """The parts of the running agent."""
+
+    def __init__(self, config: _config.Config, path: str, folder: str) -> None:
+        self.config = config
+        self._attachments = Attachments(folder)
+        self._worker = Worker(SinglePods(config.node_spec(), run_command), config.sysctls)
+        self._commands = Commands(config, self._worker, self._attachments)
+        self._metrics = _metrics.Metrics()
+        self._server = server.Server(path, self._handle, self._metrics.observe)
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Serve requests until ``stop`` is called."""
+        self._worker.start()
+        accepting = threading.Thread(target=self._server.serve, name="server", daemon=True)
+        accepting.start()
+        if self.config.metrics_port:
+            try:
+                _metrics.serve(
+                    self.config.metrics_address, self.config.metrics_port, self._worker.problem, self._text
+                )
+            except OSError as error:
+                log.warning("metrics_port: %s: %s", self.config.metrics_port, error)
+        _notify("READY=1")
+        log.info("ready with %d attached Pods", len(self._attachments))
+        while True:
+            self._reconcile()
+            if self._stopped.wait(reconcile.PERIOD):
+                break
+        _notify("STOPPING=1")
+        self._server.close()
+        self._server.drain(DRAIN)
+        self._worker.stop()
+
+    def stop(self, *_arguments: object) -> None:
+        """End ``run`` after the running requests."""
+        self._stopped.set()
+
+    def _reconcile(self) -> None:
+        try:
+            reconcile.run(self._commands, self._worker, self._attachments)
+        except (Problem, OSError, CniError) as error:
+            log.warning("reconciliation failed, and is repeated: %s", error)
+
+    def _handle(self, request: Request) -> object:
+        extra = {"pod": request.pod, "container": request.container, "command": request.command}
+        try:
+            result = self._commands.execute(request)
+        except CniError as error:
+            log.warning("%s of %s failed: %s", request.command, request.shown, error, extra=extra)
+            raise
+        if request.command in ("ADD", "DEL"):
+            log.info("%s of %s", request.command, request.shown, extra=extra)
+        return result
+
+    def _text(self) -> str:
+        gauges = {"agent_pods": len(self._attachments), "agent_queue_length": len(self._worker)}
+        return self._metrics.text(gauges)
+
+
+def _notify(state: str) -> None:
+    """Report a state to systemd (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path:
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify,
+        ):
+            notify.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+
+
+def main() -> None:
+    """Run the agent in the foreground."""
+    parser = argparse.ArgumentParser(description="Attach the Pods of container runtimes to the datapath.")
+    parser.add_argument("--config", default=_config.PATH, help="configuration file (%(default)s)")
+    parser.add_argument("--socket", default=server.PATH, help="socket of the CNI plugin (%(default)s)")
+    parser.add_argument("--state", default=FOLDER, help="directory of the records (%(default)s)")
+    args = parser.parse_args()
+    log.setLevel(logging.INFO)
+    log.addHandler(Handler())
+    try:
+        agent = Agent(_config.read(args.config), args.socket, args.state)
+    except (Problem, OSError) as error:
+        sys.exit(f"podnet-agent: {error}")
+    signal.signal(signal.SIGTERM, agent.stop)
+    signal.signal(signal.SIGINT, agent.stop)
+    agent.run()

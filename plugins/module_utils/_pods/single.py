@@ -1,0 +1,251 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Create and remove single Pods without reading the node, for a process that starts Pods one at a time.
+
+``api.ensure`` reads all devices, attachments and maps, because it changes existing Pods. For a new Pod, the
+kernel rejects what already exists. The order is that of ``stages``: device, entries, programs, device up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .._core.command import RunCommand
+from .._core.plan import Problem
+from .._datapath.live import LiveEntries
+from .._datapath.maps import Maps
+from .._datapath.node import Interface
+from .._kernel import netns
+from .._kernel.netlink import KernelRefusal
+from .._kernel.rtnl import RTM_DELLINK, Rtnl, message_types
+from .._programs import hooks, new_device
+from .api import PROGRAMS, NodeSpec, PodSpec, declared_endpoint, device_options
+from .drivers import choose_drivers, load_meta
+from .execute import Executor
+from .model import Device, State, down
+from .parse import host_interface_of, parse
+from .plan import steps_between
+from .read import belongs_to, owned_links, read_device
+from .run_files import locked
+
+
+@dataclass(frozen=True)
+class CreatedPod:
+    """A new Pod: its device as read from the kernel, and the index of the host end."""
+
+    device: Device
+    host_ifindex: int
+
+
+class SinglePods:
+    """Creates and removes Pods of one owner; keeps maps open between calls."""
+
+    def __init__(self, node: NodeSpec, command: RunCommand) -> None:
+        self._node = node
+        self._command = command
+        shared = {"node": node.name, "masquerade": node.masquerade or {}}
+        self._entries = LiveEntries(node.pin_path, node.owner, shared)
+        self._drivers: dict[str, str] = {}
+        self.driver_reason = ""
+
+    def close(self) -> None:
+        """Close the maps."""
+        self._entries.close()
+
+    def create(self, pods: Sequence[PodSpec], sysctls: Mapping[str, str]) -> list[CreatedPod | Problem]:
+        """Create Pods, and return for each its device or why it was not created; then nothing of it is left.
+
+        ``sysctls`` are written in each Pod's namespace before its device is up.
+        """
+        with locked():
+            results: list[CreatedPod | Problem] = [self._create_device(pod, sysctls) for pod in pods]
+            made = {
+                index: (pod, result)
+                for index, (pod, result) in enumerate(zip(pods, results))
+                if isinstance(result, CreatedPod)
+            }
+            failed = self._add_entries(list(made.values()))
+            for index, (pod, created) in made.items():
+                problem = failed.get(pod.name)
+                try:
+                    if problem:
+                        raise problem
+                    results[index] = self._start(created)
+                except Problem as error:
+                    results[index] = error
+                    self._delete_device(created.device.host_interface)
+                    self._entries.remove([pod.name])
+            return results
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove Pods; names that do not exist are ignored. Raises ``Problem``."""
+        with locked():
+            for name in names:
+                self._delete_device(host_interface_of(name))
+            self._entries.remove(names)
+
+    def existing(self) -> dict[str, bool]:
+        """Return the names of Pods that have a device or map entries, and whether they have both.
+
+        Delete devices whose creation was killed.
+        """
+        devices = owned_links(self._node.owner)
+        for interface, name in devices.items():
+            if not name:
+                self._delete_device(interface)
+        named = {name for name in devices.values() if name}
+        declared = {one["name"] for one in self._entries.endpoints()}
+        return {name: name in named and name in declared for name in named | declared}
+
+    def problem(self) -> str:
+        """Return why Pods cannot be created on this node, empty if they can."""
+        try:
+            self._driver(self._node.driver)
+            with contextlib.ExitStack() as files:
+                Maps.pinned(self._node.pin_path, files)
+        except (Problem, OSError) as error:
+            return str(error)
+        return ""
+
+    def differences(self, pod: PodSpec) -> list[str]:
+        """Return how an existing Pod differs from its spec, for the interface, its routes and map entries."""
+        device = self._parse(pod)
+        try:
+            with Executor(self._node.owner) as executor:
+                index = executor.index_of(device)
+            current = read_device(self._node.owner, index, device.netns)
+        except KernelRefusal as refusal:
+            return [f"interface {device.host_interface}: {refusal.strerror}"]
+        found = [str(step) for step in steps_between(State({pod.name: current}), State({pod.name: device}))]
+        if all(one["name"] != pod.name for one in self._entries.endpoints()):
+            found.append("the maps have no entries of the Pod")
+        return found
+
+    # Stages
+
+    def _driver(self, wanted: str) -> None:
+        """Select the driver for a value of the option. Raises ``Problem``."""
+        if wanted in self._drivers:
+            return
+        drivers, reason, problems = choose_drivers(
+            [wanted], lambda: load_meta(self._command, False), self._node.trusted_pods
+        )
+        if problems:
+            raise Problem("\n".join(problems))
+        self._drivers |= drivers
+        self.driver_reason = self.driver_reason or reason
+
+    def _parse(self, pod: PodSpec) -> Device:
+        """Return the desired device. Raises ``Problem``."""
+        self._driver(pod.driver or self._node.driver)
+        desired, problems = parse(device_options(self._node, [pod]), self._drivers, {})
+        if problems:
+            raise Problem("\n".join(problems))
+        return desired.state.devices[pod.name]
+
+    def _create_device(self, pod: PodSpec, sysctls: Mapping[str, str]) -> CreatedPod | Problem:
+        """Create the device of a Pod, down, and set the sysctls of its namespace."""
+        try:
+            device = self._parse(pod)
+            with Executor(self._node.owner) as executor:
+                executor.execute(steps_between(State(), State({pod.name: down(device)})))
+                index = executor.index_of(device)
+        except Problem as problem:
+            self._drivers.clear()
+            return problem
+        try:
+            _write_sysctls(device.netns, sysctls)
+        except Problem as problem:
+            self._delete_device(device.host_interface)
+            return problem
+        return CreatedPod(device, index)
+
+    def _add_entries(self, made: Sequence[tuple[PodSpec, CreatedPod]]) -> dict[str, Problem]:
+        """Add the map entries of all Pods at once, or if that fails one by one; return problems by name."""
+        if not made:
+            return {}
+        interfaces = {
+            created.device.host_interface: Interface(
+                created.host_ifindex,
+                created.device.driver,
+                _mac(created.device),
+                created.device.mode == "l2",
+            )
+            for _pod, created in made
+        }
+        endpoints = {
+            pod.name: declared_endpoint(
+                pod, created.device.host_interface, sorted(created.device.pod.addresses)
+            )
+            for pod, created in made
+        }
+        try:
+            self._entries.add(list(endpoints.values()), interfaces)
+            return {}
+        except Problem as problem:
+            if len(endpoints) == 1:
+                return dict.fromkeys(endpoints, problem)
+        failed = {}
+        for name, endpoint in endpoints.items():
+            try:
+                self._entries.add([endpoint], interfaces)
+            except Problem as problem:
+                failed[name] = problem
+        return failed
+
+    def _start(self, created: CreatedPod) -> CreatedPod:
+        """Attach the programs, set the device up, and verify it. Raises ``Problem``."""
+        device = created.device
+        where = hooks.Device(device.host_interface, created.host_ifindex, device.driver, managed=True)
+        new_device.attach(self._node.pin_path, f"pods_{self._node.owner}", where, PROGRAMS)
+        name = device.name
+        with Executor(self._node.owner) as executor:
+            executor.execute(steps_between(State({name: down(device)}), State({name: device})))
+        current = read_device(self._node.owner, created.host_ifindex, device.netns)
+        remaining = steps_between(State({name: current}), State({name: device}))
+        if remaining:
+            raise Problem(
+                "the kernel accepted every step, but reading back shows a different value for: "
+                + "; ".join(map(str, remaining))
+            )
+        return replace(created, device=current)
+
+    def _delete_device(self, name: str) -> None:
+        """Delete a device of this owner with its programs; ignore one that does not exist."""
+        with Rtnl() as rtnl:
+            try:
+                link = rtnl.link(name)
+            except KernelRefusal as refusal:
+                if refusal.errno != errno.ENODEV:
+                    raise
+            else:
+                if not belongs_to(link, self._node.owner):
+                    raise Problem(f"host_interface: {name} does not belong to owner {self._node.owner}")
+                message = message_types().link()
+                message["index"] = link["index"]
+                with contextlib.suppress(KernelRefusal):  # deleted with its namespace meanwhile
+                    rtnl.request(message, RTM_DELLINK)
+        new_device.forget(self._node.pin_path, f"pods_{self._node.owner}", name)
+
+
+def _mac(device: Device) -> bytes:
+    mac = device.host.settings.get("mac")
+    return bytes.fromhex(str(mac).replace(":", "")) if mac else bytes(6)
+
+
+def _write_sysctls(path: str, sysctls: Mapping[str, str]) -> None:
+    """Write sysctls in a Pod's namespace. Raises ``Problem``."""
+    if not sysctls:
+        return
+    with netns.entered(path):
+        for name, value in sysctls.items():
+            try:
+                with open(f"/proc/sys/{name.replace('.', '/')}", "w", encoding="ascii") as file:
+                    file.write(value)
+            except OSError as error:
+                raise Problem(
+                    f"sysctls: {name}: the kernel rejected {value!r} in the Pod's namespace: {error.strerror}"
+                ) from error

@@ -1,0 +1,89 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The running agent on a node that is a network namespace, and requests as the CNI plugin sends them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAIN = "from ansible_collections.podnet.datapath.plugins.module_utils._agent.main import main; main()"
+PLUGINS = "/usr/lib/cni"  # Debian's containernetworking-plugins
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The plugin's exit status and output."""
+
+    status: int
+    body: dict[str, Any]
+
+
+class Agent:
+    """An agent process with its socket, records and configuration below ``folder``."""
+
+    def __init__(self, netns: str, folder: Path, config: Mapping[str, Any]) -> None:
+        self._netns, self._folder = netns, folder
+        self.socket = folder / "agent.sock"
+        (folder / "agent.json").write_text(json.dumps(config))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the agent and wait for its socket."""
+        words = [
+            *("nsenter", f"--net=/run/netns/{self._netns}", sys.executable, "-c", MAIN),
+            *("--config", str(self._folder / "agent.json"), "--socket", str(self.socket)),
+            *("--state", str(self._folder / "attachments")),
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(words, stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(self.socket))
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"the agent did not start: {self.log()}")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the agent by a signal and wait for it."""
+        if self.process:
+            self.process.send_signal(number)
+            self.process.wait(30)
+            self.process = None
+
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
+
+    def records(self) -> list[str]:
+        return sorted(path.name for path in (self._folder / "attachments").glob("*.json"))
+
+    def send(self, raw: bytes) -> bytes:
+        """Send a request as bytes and return the response."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(60)
+            client.connect(str(self.socket))
+            client.sendall(raw)
+            client.shutdown(socket.SHUT_WR)
+            received = b""
+            while part := client.recv(1 << 16):
+                received += part
+        return received
+
+    def call(self, command: str, config: Any, **variables: str) -> Reply:
+        """Send a request; ``variables`` are those of the plugin without their prefix ``CNI_``."""
+        given = {"COMMAND": command, "PATH": PLUGINS, **variables}
+        head = b"".join(f"CNI_{name}={value}".encode() + b"\0" for name, value in given.items())
+        body = config if isinstance(config, bytes) else json.dumps(config).encode()
+        status, _newline, output = self.send(head + b"\0" + body).partition(b"\n")
+        return Reply(int(status), json.loads(output) if output else {})
