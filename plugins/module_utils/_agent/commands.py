@@ -183,6 +183,7 @@ class Commands:
             interface=attachment.interface,
             rate=attachment.rate or None,
             masquerade=bool(self._config.masquerade),
+            display_name=attachment.pod,
         )
 
     # GC and STATUS

@@ -22,7 +22,7 @@ from .info import gather
 from .metrics import read_reasons
 from .node import read_interfaces
 from .prometheus import prometheus
-from .store import Store
+from .store import Store, shown_names
 
 
 def program() -> bytes:
@@ -66,7 +66,7 @@ class _Names:
         if time.monotonic() < self._until:
             return
         self._until = time.monotonic() + 1
-        self.pods = {s: name for record in self._store.read().values() for name, s in record.slots.items()}
+        self.pods = shown_names(self._store.read())
         self.devices = {one.ifindex: name for name, one in read_interfaces().items()}
 
 

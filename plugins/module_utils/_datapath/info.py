@@ -62,7 +62,7 @@ class _IdentityNames:
         for key, endpoint in image.endpoints.items():
             if endpoint.identity > HOST:
                 pod = pods.get(key)
-                name = f"Pod {pod.name}" if pod else str(ipaddress.ip_address(key))
+                name = f"Pod {pod.shown}" if pod else str(ipaddress.ip_address(key))
                 self._add(endpoint.identity, f"{name} at {pod.node}" if pod and not pod.device else name)
         for (length, packed), (identity, dummy) in image.cidrs.items():
             if identity > HOST:
@@ -110,7 +110,7 @@ def _pods(
         endpoints = {str(address): image.endpoints.get(address.packed) for address in pod.addresses}
         found.append(
             {
-                "name": pod.name,
+                "name": pod.shown,
                 "owner": pod.owner,
                 "device": pod.device,
                 "slot": slot,

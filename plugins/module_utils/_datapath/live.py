@@ -215,10 +215,10 @@ class LiveEntries:
             user = claimed.get(address, "")
             if address in self._pods:
                 other = self._pods[address]
-                user = f"Pod {other.name} of owner {other.owner}"
+                user = f"Pod {other.shown} of owner {other.owner}"
             elif address in self._services:
                 user = f"service {self._services[address]}"
             if user:
-                problems.append(f"endpoints ({pod.name}): {user} already has the address {address}")
-            claimed[address] = f"Pod {pod.name}"
+                problems.append(f"endpoints ({pod.shown}): {user} already has the address {address}")
+            claimed[address] = f"Pod {pod.shown}"
         return problems

@@ -19,7 +19,10 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 
 @dataclass(frozen=True)
 class Pod:
-    """A Pod. ``device`` is the host end of its device, empty for a Pod of another node."""
+    """A Pod. ``device`` is the host end of its device, empty for a Pod of another node.
+
+    ``display_name`` is the name for people if ``name`` is not readable, such as ``namespace/name``.
+    """
 
     name: str
     owner: str
@@ -30,6 +33,12 @@ class Pod:
     rate: int = 0  # bytes per second; 0: unlimited
     masquerade: bool = False
     anti_spoof: bool = True
+    display_name: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Return the name for messages and reports."""
+        return self.display_name or self.name
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def _pod(raw: Mapping[str, Any], owner: str, node: str, option: str, problems: P
         rate=rate,
         masquerade=bool(raw.get("masquerade")),
         anti_spoof=raw.get("anti_spoof") is not False,
+        display_name=raw.get("display_name") or "",
     )
 
 

@@ -105,6 +105,15 @@ def assign_slots(own: Declaration, records: Mapping[str, Record], owner: str) ->
     return slots
 
 
+def shown_names(records: Mapping[str, Record]) -> dict[int, str]:
+    """Return the names of Pods for reports, by slot."""
+    shown = {}
+    for record in records.values():
+        names = {one["name"]: one.get("display_name") for one in record.options.get("endpoints") or ()}
+        shown.update({slot: names.get(name) or name for name, slot in record.slots.items()})
+    return shown
+
+
 def all_slots(records: Mapping[str, Record]) -> dict[tuple[str, str], int]:
     """Return the slots of all Pods by owner and name."""
     return {(owner, pod): slot for owner, record in records.items() for pod, slot in record.slots.items()}

@@ -38,7 +38,10 @@ PROGRAMS = {"from_pod": "pod_egress", "to_pod": "pod_ingress"}  # by hook
 
 @dataclass(frozen=True)
 class PodSpec:
-    """One Pod, as the module ``pods`` documents it; ``None`` stands for the value of the node."""
+    """One Pod, as the module ``pods`` documents it; ``None`` stands for the value of the node.
+
+    ``display_name`` is its name in reports, if ``name`` is not readable.
+    """
 
     name: str
     addresses: Sequence[str] = ()
@@ -51,6 +54,7 @@ class PodSpec:
     rate: str | None = None
     masquerade: bool = False
     anti_spoof: bool = True
+    display_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class NodeSpec:
 
 
 _DEVICE_OPTIONS = ("name", "netns", "interface", "host_interface", "addresses", "driver", "mtu")
-_ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof")
+_ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof", "display_name")
 _DECLARED = ("remote_pods", "policies", "services", "masquerade")
 
 
