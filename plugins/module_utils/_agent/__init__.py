@@ -3,7 +3,7 @@
 """The node agent, which attaches the Pods of container runtimes to the datapath on behalf of the CNI plugin.
 
 Callers: nothing
-May import: _core, _kernel, _pods
+May import: _core, _kernel, _ops, _pods
 """
 
 __all__: list[str] = []

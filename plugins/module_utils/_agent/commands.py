@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from .._pods.single import CreatedPod
 from . import ipam
 from .attachments import Attachment, Attachments, name_of
 from .config import Config
+from .nodes import NodeWatch
 from .protocol import (
     DIFFERS,
     FAILED,
@@ -43,8 +44,10 @@ log = logging.getLogger("podnet-agent")
 class Commands:
     """Executes requests on the Pods of this node."""
 
-    def __init__(self, config: Config, worker: Worker, attachments: Attachments) -> None:
-        self._config, self._worker, self._attachments = config, worker, attachments
+    def __init__(
+        self, config: Config, worker: Worker, attachments: Attachments, nodes: NodeWatch | None
+    ) -> None:
+        self._config, self._worker, self._attachments, self._nodes = config, worker, attachments, nodes
         self._lock = threading.Lock()
         self._busy: set[str] = set()
 
@@ -77,6 +80,16 @@ class Commands:
         with self._lock:
             return name in self._busy
 
+    def problem(self) -> str:
+        """Return why ADD would fail on this node, empty if it would not."""
+        return self._worker.problem() or (
+            self._nodes.problem if self._nodes and not self._config.pod_cidrs else ""
+        )
+
+    def _pod_cidrs(self) -> Sequence[str]:
+        """Return the ranges of this node's Pods: those of the inventory, else those of its Node object."""
+        return self._config.pod_cidrs or (self._nodes.pod_cidrs if self._nodes else ())
+
     # ADD
 
     def _add(self, request: Request) -> dict[str, Any]:
@@ -88,7 +101,9 @@ class Commands:
             raise CniError(INVALID_CONFIG, "ipam: missing; podnet requires an IPAM plugin")
         if not _is_namespace(request.netns):
             raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS: {request.netns} is not a network namespace")
-        config = ipam.with_ranges(request.config, self._config.pod_cidrs)
+        if not self._pod_cidrs() and self._nodes and ipam.needs_ranges(request.config):
+            raise CniError(TRY_AGAIN, self._nodes.problem)
+        config = ipam.with_ranges(request.config, self._pod_cidrs())
         with self.exclusive(name_of(request.container, request.interface)):
             attachment = Attachment.of(request, config)
             existing = self._attachments.get(attachment.name)
@@ -134,7 +149,7 @@ class Commands:
             # Without a record, the IPAM plugin may still have addresses of the container.
             config = existing.config if existing else request.config
             if config.get("ipam"):
-                ipam.run(request, "DEL", ipam.with_ranges(config, self._config.pod_cidrs, required=False))
+                ipam.run(request, "DEL", ipam.with_ranges(config, self._pod_cidrs(), required=False))
             self._attachments.delete(name)
 
     def release(self, attachment: Attachment) -> None:
@@ -195,15 +210,15 @@ class Commands:
                 log.info("GC removes %s", attachment.shown)
                 self.release(attachment)
         if request.ipam:
-            ipam.run(request, "GC", ipam.with_ranges(request.config, self._config.pod_cidrs))
+            ipam.run(request, "GC", ipam.with_ranges(request.config, self._pod_cidrs()))
 
     def _status(self, request: Request) -> None:
-        problem = self._worker.problem()
+        problem = self.problem()
         if problem:
             raise CniError(NOT_AVAILABLE, problem)
         if request.ipam:
             try:
-                config = ipam.with_ranges(request.config, self._config.pod_cidrs)
+                config = ipam.with_ranges(request.config, self._pod_cidrs())
                 ipam.run(request, "STATUS", config)
             except CniError as error:
                 raise CniError(NOT_AVAILABLE, str(error)) from error

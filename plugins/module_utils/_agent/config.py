@@ -22,6 +22,7 @@ class Config:
     """How the agent attaches Pods; options of the role ``cni`` without its prefix.
 
     ``pod_cidrs`` are the address ranges of this node's Pods, by default those of its Node object.
+    With a ``kubeconfig``, ``routes`` to other nodes come from their Node objects, unless it is ``none``.
     ``masquerade`` is that of the module ``pods``; all Pods are masqueraded if it has an address. The health
     and metrics endpoint is disabled if ``metrics_port`` is 0.
     """
@@ -42,6 +43,7 @@ class Config:
     masquerade: Mapping[str, Any] = field(default_factory=dict)
     pod_cidrs: Sequence[str] = ()
     kubeconfig: str = ""
+    routes: str = "kubernetes"
     metrics_address: str = "127.0.0.1"
     metrics_port: int = 0
 

@@ -42,13 +42,19 @@ def find_plugin(kind: str, path: str) -> str:
     )
 
 
+def needs_ranges(config: Mapping[str, Any]) -> bool:
+    """Return whether the network configuration has host-local without ranges."""
+    ipam = config.get("ipam") or {}
+    return ipam.get("type") == "host-local" and not any(key in ipam for key in ("ranges", "subnet"))
+
+
 def with_ranges(config: Mapping[str, Any], pod_cidrs: Sequence[str], required: bool = True) -> dict[str, Any]:
     """Return the network configuration with the node's ranges, if host-local has none of its own.
 
     Raises ``CniError`` if the node has none and they are ``required``.
     """
     ipam = dict(config.get("ipam") or {})
-    if ipam.get("type") == "host-local" and not any(key in ipam for key in ("ranges", "subnet")):
+    if needs_ranges(config):
         if not pod_cidrs and required:
             raise CniError(
                 INVALID_CONFIG,

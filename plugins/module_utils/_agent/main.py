@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 
 from .._core.plan import Problem
+from .._ops import kubernetes
 from .._pods.single import SinglePods
 from . import config as _config
 from . import metrics as _metrics
@@ -23,6 +24,7 @@ from . import reconcile, server
 from .attachments import FOLDER, Attachments
 from .commands import Commands
 from .journald import Handler
+from .nodes import NodeWatch
 from .protocol import CniError, Request
 from .worker import Worker
 
@@ -44,7 +46,13 @@ class Agent:
         self.config = config
         self._attachments = Attachments(folder)
         self._worker = Worker(SinglePods(config.node_spec(), run_command), config.sysctls)
-        self._commands = Commands(config, self._worker, self._attachments)
+        self._nodes: NodeWatch | None = None
+        if config.kubeconfig:
+            api = kubernetes.Api(kubernetes.access(config.kubeconfig))
+            self._nodes = NodeWatch(
+                api, config.node, self._worker, config.routes != "none", f"{folder}.ranges"
+            )
+        self._commands = Commands(config, self._worker, self._attachments, self._nodes)
         self._metrics = _metrics.Metrics()
         self._server = server.Server(path, self._handle, self._metrics.observe)
         self._stopped = threading.Event()
@@ -52,12 +60,14 @@ class Agent:
     def run(self) -> None:
         """Serve requests until ``stop`` is called."""
         self._worker.start()
+        if self._nodes:
+            threading.Thread(target=self._nodes.run, name="nodes", daemon=True).start()
         accepting = threading.Thread(target=self._server.serve, name="server", daemon=True)
         accepting.start()
         if self.config.metrics_port:
             try:
                 _metrics.serve(
-                    self.config.metrics_address, self.config.metrics_port, self._worker.problem, self._text
+                    self.config.metrics_address, self.config.metrics_port, self._commands.problem, self._text
                 )
             except OSError as error:
                 log.warning("metrics_port: %s: %s", self.config.metrics_port, error)

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 from .._core.plan import Problem
+from .._kernel.rtnl import NextHop
 from .._pods.api import PodSpec
+from .._pods.model import Route
 from .._pods.single import CreatedPod, SinglePods
 
 _BATCH = 16  # Pods, so that the first of many does not wait for all
@@ -77,6 +79,15 @@ class Worker:
         """Return the names of Pods that have a device or map entries, and whether they have both."""
         found: dict[str, bool] = self._call(self._pods.existing)
         return found
+
+    def next_hop(self, address: str) -> NextHop | None:
+        """Return the next hop of the node's route to an address."""
+        found: NextHop | None = self._call(lambda: self._pods.next_hop(address))
+        return found
+
+    def set_routes(self, routes: frozenset[Route]) -> None:
+        """Replace the agent's routes of the host. Raises ``Problem``."""
+        self._call(lambda: self._pods.set_routes(routes))
 
     def problem(self) -> str:
         """Return why Pods cannot be created on this node, empty if they can."""

@@ -92,7 +92,9 @@ def _check_addresses(merged: Declaration, own: Declaration, problems: Problems) 
             other = pods.setdefault(address, pod)
             if other is not pod:
                 owner = f" of owner '{other.owner}'" if other.owner != pod.owner else ""
-                problems.add("endpoints", f"{address} is assigned to both {other.shown}{owner} and {pod.shown}")
+                problems.add(
+                    "endpoints", f"{address} is assigned to both {other.shown}{owner} and {pod.shown}"
+                )
     services: dict[tuple[Address, int, int], Service] = {}
     for service in merged.services:
         option = f"services ({service.name})"

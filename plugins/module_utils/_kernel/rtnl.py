@@ -20,7 +20,7 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import link_kinds, netlink, netns
 from .netlink import KernelRefusal
@@ -32,6 +32,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 REPLACE, EXCL, CREATE = 0x100, 0x200, 0x400  # NLM_F_*
 TABLE_MAIN, SCOPE_UNIVERSE, SCOPE_LINK = 254, 0, 253  # RT_TABLE_*, RT_SCOPE_*
 UP = 0x1  # IFF_UP
+_UNICAST = 1  # RTN_UNICAST
 PERMANENT = 0x80  # NUD_PERMANENT
 SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
 
@@ -115,6 +116,13 @@ def message_types() -> MessageTypes:
                 nla_map = ((8, "IFLA_INET6_ADDR_GEN_MODE", "uint8"),)
 
     return MessageTypes(link, ifaddrmsg, rtmsg, ndmsg)
+
+
+class NextHop(NamedTuple):
+    """Where the kernel sends packets to an address: an interface, and a gateway unless it is on the link."""
+
+    interface: str
+    gateway: str = ""
 
 
 class TooManyObjects(Exception):
@@ -223,6 +231,25 @@ class Rtnl:
         found = type(message)(answer)
         found.decode()
         return found
+
+    def next_hop(self, address: str) -> NextHop | None:
+        """Return the next hop of the kernel's route to an address, None if there is no unicast route."""
+        message = message_types().route()
+        message["family"] = socket.AF_INET6 if ":" in address else socket.AF_INET
+        message["dst_len"] = 128 if ":" in address else 32
+        message["attrs"] = [("RTA_DST", address)]
+        try:
+            answer = self._one(message, RTM_GETROUTE)
+        except KernelRefusal:
+            return None
+        found = type(message)(answer)
+        found.decode()
+        index = found.get_attr("RTA_OIF")
+        if found["type"] != _UNICAST or not index:
+            return None
+        return NextHop(
+            str(self.link(index=index).get_attr("IFLA_IFNAME")), found.get_attr("RTA_GATEWAY") or ""
+        )
 
     def index_of(self, name: str) -> int:
         """Return the index of an interface. Raises ``KernelRefusal`` if it does not exist."""

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Operations that span subsystems: confirm a checkpoint, revert a node, drain a Kubernetes node.
 
-Callers: modules
+Callers: _agent, modules
 May import: _boot, _core, _measure, _nic, _programs, _rollback, _sysctl
 """
 
-__all__ = ["confirm", "drain", "kubernetes", "revert_node"]
+__all__ = ["confirm", "drain", "kubernetes", "revert_node", "watch"]

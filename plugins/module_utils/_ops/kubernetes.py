@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import http.client
 import json
 import os
 import ssl
@@ -19,7 +20,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -215,7 +216,7 @@ class _RefuseRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class Api:
-    """The requests that a drain needs. Raises ``KubernetesError`` if a token would be sent unencrypted."""
+    """Requests to one API server. Raises ``KubernetesError`` if a token would be sent unencrypted."""
 
     def __init__(self, access: Access) -> None:
         self._connect(access)
@@ -239,8 +240,7 @@ class Api:
 
         Renews credentials that expired, or that the server rejects.
         """
-        if self.access.renew and time.time() >= self.access.expires:
-            self._connect(self.access.renew())
+        self._renew_expired()
         try:
             return self._send(method, path, body, kind)
         except KubernetesError as error:
@@ -258,20 +258,42 @@ class Api:
                 401,
             ) from None
 
-    def _send(self, method: str, path: str, body: Json | None, kind: str) -> Json:
+    def stream(self, path: str, timeout: float) -> Iterator[Json]:
+        """Yield the events of a watch until the server ends it; raises ``KubernetesError``.
+
+        ``timeout`` is the time without data, in seconds, after which the connection is considered dead.
+        """
+        self._renew_expired()
+        with self._errors("GET", path), self._open("GET", path, None, "application/json", timeout) as answer:
+            for line in answer:
+                yield dict(json.loads(line))
+
+    def _renew_expired(self) -> None:
+        if self.access.renew and time.time() >= self.access.expires:
+            self._connect(self.access.renew())
+
+    def _open(self, method: str, path: str, body: Json | None, kind: str, timeout: float) -> Any:
         request = urllib.request.Request(
             self.access.server + path,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Accept": "application/json", "Content-Type": kind, **self.access.headers},
             method=method,
         )
+        return self._opener.open(request, timeout=timeout)
+
+    def _send(self, method: str, path: str, body: Json | None, kind: str) -> Json:
+        with self._errors(method, path), self._open(method, path, body, kind, REQUEST_TIMEOUT) as answer:
+            return dict(json.loads(answer.read() or b"{}"))
+
+    @contextlib.contextmanager
+    def _errors(self, method: str, path: str) -> Iterator[None]:
+        """Raise ``KubernetesError`` for the errors of a request."""
         try:
-            with self._opener.open(request, timeout=REQUEST_TIMEOUT) as answer:
-                return dict(json.loads(answer.read() or b"{}"))
+            yield
         except urllib.error.HTTPError as error:
             text = _message(error.read().decode(errors="replace"))
             raise KubernetesError(f"{method} {path}: {text} (HTTP {error.code})", error.code) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise KubernetesError(f"the Kubernetes API at {self.access.server}: {reason}") from None
 

@@ -6,4 +6,4 @@ Callers: _agent, modules, plugin_utils
 May import: _core, _datapath, _kernel, _programs, _rollback
 """
 
-__all__ = ["api", "apply", "arguments", "drivers", "parse", "single"]
+__all__ = ["api", "apply", "arguments", "drivers", "model", "parse", "single"]

@@ -340,6 +340,13 @@ def belongs_to(link: Any, owner: str) -> bool:
     return _interface(link).belongs_to(owner)
 
 
+def existing_routes() -> frozenset[Route]:
+    """Return the routes of the host's main tables."""
+    with Rtnl() as rtnl:
+        names = {link["index"]: _text(link, "IFLA_IFNAME") for link in _links(rtnl)}
+        return frozenset(one.route for one in _node_routes(_route_messages(rtnl), names))
+
+
 def owned_links(owner: str) -> dict[str, str]:
     """Return the host ends of an owner's devices with their Pods, empty for an unfinished device."""
     with Rtnl() as rtnl:

@@ -20,16 +20,16 @@ from .._datapath.maps import Maps
 from .._datapath.node import Interface
 from .._kernel import netns
 from .._kernel.netlink import KernelRefusal
-from .._kernel.rtnl import RTM_DELLINK, Rtnl, message_types
+from .._kernel.rtnl import RTM_DELLINK, NextHop, Rtnl, message_types
 from .._programs import hooks, new_device
 from .api import PROGRAMS, NodeSpec, PodSpec, declared_endpoint, device_options
 from .drivers import choose_drivers, load_meta
 from .execute import Executor
-from .model import Device, State, down
+from .model import Device, Route, State, down
 from .parse import host_interface_of, parse
 from .plan import steps_between
-from .read import belongs_to, owned_links, read_device
-from .run_files import locked
+from .read import belongs_to, existing_routes, owned_links, read_device
+from .run_files import locked, read_host_routes
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,18 @@ class SinglePods:
             for name in names:
                 self._delete_device(host_interface_of(name))
             self._entries.remove(names)
+
+    def next_hop(self, address: str) -> NextHop | None:
+        """Return the next hop of the node's route to an address."""
+        with Rtnl() as rtnl:
+            return rtnl.next_hop(address)
+
+    def set_routes(self, routes: frozenset[Route]) -> None:
+        """Replace the owner's routes of the host. Raises ``Problem``."""
+        owner = self._node.owner
+        with locked(), Executor(owner) as executor:
+            current = read_host_routes(owner) & existing_routes()
+            executor.execute(steps_between(State(host_routes=current), State(host_routes=routes)))
 
     def existing(self) -> dict[str, bool]:
         """Return the names of Pods that have a device or map entries, and whether they have both.

@@ -1,0 +1,130 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Address ranges of this node and routes to the Pods of other nodes, from the Node objects of the API.
+
+Nodes that share a link are next hops of each other (host gateway). Source: Kubernetes API, core/v1 Node.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._core.files import replace_file
+from .._core.plan import Problem
+from .._kernel.rtnl import NextHop
+from .._ops.kubernetes import Api
+from .._ops.watch import Watch
+from .._pods.model import Route
+from .worker import Worker
+
+log = logging.getLogger("podnet-agent")
+
+Lookup = Callable[[str], "NextHop | None"]
+
+
+@dataclass(frozen=True)
+class NodeRoutes:
+    """The ranges of this node, the routes to those of other nodes, and the nodes that have no route."""
+
+    pod_cidrs: Sequence[str] = ()
+    routes: frozenset[Route] = frozenset()
+    problems: Sequence[str] = field(default_factory=list)
+
+
+def _cidrs(node: Mapping[str, Any]) -> list[str]:
+    spec = node.get("spec") or {}
+    return list(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else ()))
+
+
+def _internal_addresses(node: Mapping[str, Any]) -> dict[int, str]:
+    """Return the first InternalIP of each family."""
+    found: dict[int, str] = {}
+    for one in (node.get("status") or {}).get("addresses") or ():
+        if one.get("type") == "InternalIP":
+            found.setdefault(ipaddress.ip_address(one["address"]).version, one["address"])
+    return found
+
+
+def plan(nodes: Mapping[str, Mapping[str, Any]], own: str, lookup: Lookup) -> NodeRoutes:
+    """Return ranges and routes for the Node objects by name; ``lookup`` finds a next hop's interface.
+
+    Pure except for ``lookup``.
+    """
+    routes: set[Route] = set()
+    problems: list[str] = []
+    for name, node in sorted(nodes.items()):
+        if name == own:
+            continue
+        addresses = _internal_addresses(node)
+        for cidr in _cidrs(node):
+            network = ipaddress.ip_network(cidr)
+            address = addresses.get(network.version)
+            if not address:
+                problems.append(f"node {name}: it has no InternalIP of the family of its range {cidr}")
+                continue
+            hop = lookup(address)
+            if hop is None or hop.gateway:
+                where = f"behind {hop.gateway}" if hop else "unreachable"
+                problems.append(
+                    f"node {name}: its address {address} is {where}, not on a link of this node; provide the"
+                    f" route to {cidr} by a routing protocol such as BGP and set cni_routes: none"
+                )
+                continue
+            routes.add(Route(str(network), address, hop.interface))
+    ranges = _cidrs(nodes[own]) if own in nodes else []
+    return NodeRoutes(ranges, frozenset(routes), problems)
+
+
+class NodeWatch:
+    """Follows the Node objects and keeps the routes of this node up to date."""
+
+    def __init__(self, api: Api, own: str, worker: Worker, set_routes: bool, file: str) -> None:
+        """``file`` stores the node's ranges, so that a restart does not need the API."""
+        self._own, self._worker, self._set_routes, self._file = own, worker, set_routes, file
+        self._watch = Watch(api, "/api/v1/nodes", self._report)
+        self._error = ""
+        self.pod_cidrs = self._stored()
+
+    @property
+    def problem(self) -> str:
+        """Why the node's ranges are not known, empty if they are."""
+        if self.pod_cidrs:
+            return ""
+        return self._error or (
+            f"Node {self._own} has no podCIDRs yet (kube-controller-manager --allocate-node-cidrs)"
+        )
+
+    def _stored(self) -> Sequence[str]:
+        try:
+            with open(self._file, encoding="utf-8") as file:
+                return [str(ipaddress.ip_network(one)) for one in json.load(file)]
+        except (OSError, ValueError, TypeError):
+            return ()
+
+    def run(self) -> None:
+        """Follow the Node objects forever."""
+        former: NodeRoutes | None = None
+        for nodes in self._watch.follow():
+            try:
+                found = plan(nodes, self._own, self._worker.next_hop)
+                if found != former and self._set_routes:
+                    self._worker.set_routes(found.routes)
+            except (Problem, OSError, ValueError) as error:
+                log.warning("cannot set the routes to other nodes: %s", error)
+                continue
+            for problem in found.problems if former is None or found.problems != former.problems else ():
+                log.warning("%s", problem)
+            former = found
+            if list(found.pod_cidrs) != list(self.pod_cidrs):
+                self.pod_cidrs = found.pod_cidrs
+                replace_file(self._file, json.dumps(list(found.pod_cidrs)).encode(), 0o600)
+
+    def _report(self, error: str) -> None:
+        if error and error != self._error:
+            log.warning("%s", error)
+        self._error = error
