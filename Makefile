@@ -30,18 +30,23 @@ COUNT ?= 1000000
 SWAPS ?= 10000
 FAULTS ?= 1
 UPGRADE ?=
+# kube, test-kubernetes: release of Kubernetes, CNI, and name of the cluster.
+KUBERNETES ?= 1.36.3
+CNI ?= ptp
+KUBE ?= kube
 # test-one: T is a folder, a file or a test ID, K an expression of pytest -k.
 T ?= tests/unit
 K ?=
 export T K
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
-# The modules of bench/ import tests.support and lablib.
-BENCH := PYTHONPATH=$(TREE):$(CURDIR)/roles/lab_node/files python3 -m bench
+# Programs of tests/ and bench/ import lablib.
+RUN := PYTHONPATH=$(TREE):$(CURDIR)/roles/lab_node/files python3 -m
+BENCH := $(RUN) bench
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
-AS_ROOT := lab lab-site lab-benchmark lab-down test test-fast test-bpf test-netns test-rollout test-kubernetes \
-	test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
+AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-rollout \
+	test-kubernetes test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
@@ -51,7 +56,7 @@ endif
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
-	@sudo --preserve-env=COUNT,FAULTS,HOSTS,K,KERNEL,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+	@sudo --preserve-env=CNI,COUNT,FAULTS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -75,6 +80,13 @@ lab-benchmark: tools  ## Run the benchmark on the lab
 
 lab-down: tools  ## Remove the lab's nodes
 	ansible-playbook playbooks/lab_down.yml -e lab_node_name=$(LAB)
+
+kube: tools  ## Start Kubernetes on this computer (KUBERNETES=1.36.3, CNI=ptp, KUBE=kube); built once, 12 min
+	$(call say,Kubernetes $(KUBERNETES) with the CNI $(CNI); the first time 12 min, later 30 s)
+	$(RUN) tests.kubernetes.cluster up --name $(KUBE) --version $(KUBERNETES) --cni $(CNI)
+
+kube-down: tools  ## Remove the cluster (KUBE=kube)
+	$(RUN) tests.kubernetes.cluster down --name $(KUBE)
 
 test: test-fast test-driver test-nodes  ## Fast tests, driver on one kernel, two nodes
 	$(call say,Every test passed; removing the node of the driver's tests)

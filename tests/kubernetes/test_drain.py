@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from tests.kubernetes.apiserver import running
-from tests.kubernetes.cluster import OWNER, Cluster
+from tests.kubernetes.objects import OWNER, Cluster
 from tests.support.checkout import CHECKOUT
 from tests.support.local_node import SKIPPED, node
 

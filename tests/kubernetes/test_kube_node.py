@@ -19,7 +19,7 @@ import pytest
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain, kubernetes
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.exec_credential import VERSIONS
 from tests.kubernetes.apiserver import TOKEN, running
-from tests.kubernetes.cluster import DAEMON, OWNER, Cluster
+from tests.kubernetes.objects import DAEMON, OWNER, Cluster
 
 PAST = "2020-01-01T00:00:00Z"
 

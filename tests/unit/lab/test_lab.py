@@ -164,6 +164,11 @@ def test_environment_overrides_the_mirror(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
+def test_unstable_has_only_one_source() -> None:
+    (line,) = debian.sources_lines(Mirror(ARCHIVE, SECURITY), "sid", ["main"], backports=False)
+    assert line.endswith(" http://mirror.example/debian/ sid main")
+
+
 def test_sources_use_a_keyring_file_or_the_default() -> None:
     keyring = dataclasses.replace(ARCHIVE, signed_by="/etc/apt/keyrings/own.gpg")
     inline = dataclasses.replace(SECURITY, signed_by="-----BEGIN PGP PUBLIC KEY BLOCK-----")

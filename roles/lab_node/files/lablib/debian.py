@@ -19,6 +19,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 DEBIAN_SUITES = frozenset(
     ["bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable"]
 )
+UNSTABLE = ("sid", "unstable")
 # apt settings that affect access to a mirror; the root does not inherit others.
 APT_SETTINGS = re.compile(r"Acquire::(https?::|Retries|ForceIPv|Check-Valid-Until|Check-Date|Max-FutureTime)")
 
@@ -145,7 +146,10 @@ def resolve_uri(uri: str) -> str:
 
 
 def sources_lines(mirror: Mirror, suite: str, components: Sequence[str], *, backports: bool) -> list[str]:
-    """Return a root's one-line sources: the suite, its updates, security (if any) and backports."""
+    """Return a root's one-line sources: the suite, its updates, security (if any) and backports.
+
+    Debian's unstable suite has no others beside it.
+    """
 
     def line(source: Source, name: str) -> str:
         # A one-line source cannot contain an inline key; use Debian's keyring instead.
@@ -153,7 +157,10 @@ def sources_lines(mirror: Mirror, suite: str, components: Sequence[str], *, back
         options = "trusted=yes" if source.trusted else f"signed-by={keyring}"
         return f"deb [{options}] {resolve_uri(source.uris[0])} {name} {' '.join(components)}"
 
-    lines = [line(mirror.archive, suite), line(mirror.archive, f"{suite}-updates")]
+    lines = [line(mirror.archive, suite)]
+    if suite in UNSTABLE:
+        return lines
+    lines.append(line(mirror.archive, f"{suite}-updates"))
     if mirror.security:
         lines.append(line(mirror.security, f"{suite}-security"))
     if backports:

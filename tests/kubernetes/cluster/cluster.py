@@ -1,0 +1,159 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A cluster on this computer: a control plane and nodes, each in namespaces of its own.
+
+A bridge in the network namespace of the control plane connects the machines. No route leads out of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lablib import common
+
+from tests.kubernetes.cluster import build, cache, cgroups, cni, images, root
+from tests.kubernetes.cluster.control_plane import PROXY, ApiServer, kubelet_user, start_controllers
+from tests.kubernetes.cluster.machine import Machine
+from tests.kubernetes.cluster.node import Node
+
+ADDRESSES = "172.30.0.1", "fd30::1"
+PREFIXES = 24, 64
+NODES = 2
+
+
+class Cluster:
+    """A cluster by its name; clusters with different names run at the same time.
+
+    A new object for a running cluster uses it. The cluster runs until ``down``, also when this process ends.
+    """
+
+    def __init__(self, name: str, version: str = build.KUBERNETES) -> None:
+        self.name, self.version = name, version
+        self.folder = cache.folder() / "clusters" / name
+        self.group = f"podnet-kube-{name}"
+        self.control = Machine("control", self.folder, f"podnet-{name}-control", self.group)
+        self.server = ApiServer(self.control, ADDRESSES[0])
+        self.nodes = [
+            Node(number, self.folder, f"podnet-{name}-node{number}", self.group)
+            for number in range(1, NODES + 1)
+        ]
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The control plane and all nodes."""
+        return [self.control, *self.nodes]
+
+    def up(self, network: str) -> None:
+        """Start a new cluster with a CNI, after removing an existing one of the same name."""
+        if network not in cni.CNIS:
+            raise common.LabError(f"CNI={network} is unknown; set one of {', '.join(sorted(cni.CNIS))}")
+        layers = self._layers()
+        self.down()
+        with common.step(f"cluster {self.name}", 30):
+            self._connect()
+            with ThreadPoolExecutor() as pool:
+                control = pool.submit(self._start_control, layers)
+                nodes = [pool.submit(self._start_node, node, layers) for node in self.nodes]
+                control.result()
+                for started in nodes:
+                    started.result()
+            cni.CNIS[network](self.nodes)
+            self.kubectl("apply", "-f", Path(__file__).with_name("coredns.yml"))
+            for node in self.nodes:
+                node.start_kubelet(self.server.kubeconfig(kubelet_user(node.name)))
+                node.start_proxy(self.server.kubeconfig(PROXY))
+            self._wait_ready()
+
+    def _layers(self) -> list[Path]:
+        """Return the layers of the machines' roots, the top one first."""
+        common.require_root_and_commands()
+        base, programs = root.layer(), build.programs(self.version)
+        return [images.layer(programs, base), programs, base]
+
+    def _connect(self) -> None:
+        """Create groups, network namespaces and the link between the machines."""
+        self.folder.mkdir(parents=True)
+        for machine in self.machines:
+            cgroups.create(machine.group)
+            common.run(["ip", "netns", "add", machine.netns])
+        control = [
+            "link set lo up",
+            "link add wire type bridge",
+            *_add("wire", ADDRESSES),
+            "link set wire up",
+        ]
+        for node in self.nodes:
+            control += [
+                f"link add {node.name} type veth peer name eth0 netns {node.netns}",
+                f"link set {node.name} master wire up",
+                # kube-apiserver connects to Pods, and replies to them.
+                *(f"route add {cidr} via {address}" for cidr, address in node.routes()),
+            ]
+        self._ip(self.control, control)
+        for node in self.nodes:
+            default = (f"route add default via {address}" for address in ADDRESSES)
+            lines = ["link set lo up", *_add("eth0", node.addresses), "link set eth0 up", *default]
+            self._ip(node, lines)
+            forwarding = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+            common.run(["nsenter", f"--net=/run/netns/{node.netns}", "sysctl", "-qw", *forwarding])
+
+    @staticmethod
+    def _ip(machine: Machine, lines: list[str]) -> None:
+        common.run(["ip", "-n", machine.netns, "-batch", "-"], given="\n".join(lines) + "\n")
+
+    def _start_control(self, layers: list[Path]) -> None:
+        self.control.boot(layers)
+        self.server.start(tuple(node.name for node in self.nodes))
+        self.server.wait()
+        start_controllers(self.server)
+        common.write_atomic(self.kubeconfig, self.server.kubeconfig(), 0o600)
+        common.write_atomic(
+            self.folder / "kubectl", f'#!/bin/sh\nexec {shlex.join(self._kubectl(layers[1]))} "$@"\n', 0o755
+        )
+        for node in self.nodes:
+            self.kubectl("create", "-f", "-", given=json.dumps(node.manifest()))
+
+    def _start_node(self, node: Node, layers: list[Path]) -> None:
+        node.boot(layers)
+        node.start_containerd()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig; the namespace of the control plane reaches its server."""
+        return self.folder / "kubeconfig"
+
+    def _kubectl(self, programs: Path) -> list[str]:
+        enter = ["nsenter", f"--net=/run/netns/{self.control.netns}"]
+        return [*enter, str(programs / build.BIN / "kubectl"), "--kubeconfig", str(self.kubeconfig)]
+
+    def kubectl(self, *arguments: str | Path, given: str = "") -> str:
+        """Run kubectl as the administrator; return its output, or raise ``LabError``."""
+        return common.run([self.folder / "kubectl", *arguments], given=given)
+
+    def _wait_ready(self) -> None:
+        """Wait until all nodes and CoreDNS are ready."""
+        try:
+            self.kubectl("wait", "nodes", "--all", "--for=condition=Ready", "--timeout=60s")
+            self.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
+        except common.LabError as error:
+            logs = "\n".join(machine.logs() for machine in self.machines)
+            raise common.LabError(f"{error}\n{logs}") from error
+
+    def down(self) -> None:
+        """Remove the cluster with everything that it left on this computer; none is no error."""
+        cgroups.remove(self.group)
+        for machine in self.machines:
+            if Path("/run/netns", machine.netns).exists():
+                common.run(["ip", "netns", "delete", machine.netns])
+        if self.folder.exists():
+            common.remove_tree(self.folder)
+
+
+def _add(device: str, addresses: tuple[str, str]) -> list[str]:
+    """Return the lines of ip(8) that add addresses to a device."""
+    pairs = zip(addresses, PREFIXES, strict=True)
+    return [f"address add {address}/{length} dev {device} nodad" for address, length in pairs]

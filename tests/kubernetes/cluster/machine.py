@@ -1,0 +1,104 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A machine of the cluster: namespaces on this computer with a Debian root in memory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from lablib import common
+
+from tests.kubernetes.cluster import cgroups
+
+SCRIPT = Path(__file__).with_name("machine.sh")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Machine:
+    """Mount, PID, UTS, IPC and network namespaces with a root; they end with the machine's init.
+
+    ``cluster`` is the folder of the cluster and ``group`` its cgroup. ``netns`` is a named network namespace,
+    or empty for the one of this process.
+    """
+
+    def __init__(self, name: str, cluster: Path, netns: str, group: str) -> None:
+        self.name, self.netns, self.group = name, netns, f"{group}/{name}"
+        self._root = cluster / name
+        self._pid = cluster / f"{name}.pid"
+
+    @property
+    def pid(self) -> int:
+        """The ID of the machine's init; raises ``LabError`` unless it runs."""
+        try:
+            found = int(self._pid.read_text())
+        except (OSError, ValueError):
+            found = 0
+        if found not in cgroups.processes(self.group):
+            raise common.LabError(f"the machine {self.name} does not run")
+        return found
+
+    def boot(self, layers: Sequence[Path], size: str = "4g") -> None:
+        """Create the namespaces and mount the root; ``size`` limits the memory of its changes."""
+        self._root.mkdir(parents=True)
+        enter = [f"--net=/run/netns/{self.netns}"] if self.netns else []
+        command = cgroups.enter(
+            self.group,
+            *("nsenter", *enter, "--", "unshare", "--mount", "--pid", "--uts", "--ipc", "--fork"),
+            *("--kill-child", "sh", SCRIPT, self.name, self._root, ":".join(map(str, layers)), size),
+        )
+        with ExitStack() as stack:
+            # The cache does not remove a layer that is locked. The init inherits the locks.
+            locks = [os.open(layer, os.O_RDONLY) for layer in layers]
+            for lock in locks:
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            log = stack.enter_context(self._pid.with_suffix(".log").open("w"))
+            init = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, pass_fds=locks, start_new_session=True, text=True
+            )
+            assert init.stdout
+            pid = init.stdout.readline().strip()
+        if not pid:
+            raise common.LabError(f"the machine {self.name} does not start: {common.tail(Path(log.name))}")
+        common.write_atomic(self._pid, pid)
+
+    def enter(self, *argv: str | Path) -> list[str]:
+        """Return the command that runs ``argv`` in the machine's namespaces."""
+        namespaces = ("--mount", "--pid", "--uts", "--ipc", "--net", "--root", "--wd=/")
+        inside = ("--", "env", "-i", f"PATH={PATH}", "HOME=/root", *argv)
+        return cgroups.enter(self.group, "nsenter", f"--target={self.pid}", *namespaces, *inside)
+
+    def run(self, *argv: str | Path, given: str = "") -> str:
+        """Run a command in the machine and return its output; raise ``LabError`` if it fails."""
+        return common.run(self.enter(*argv), given=given)
+
+    def start(self, name: str, *argv: str | Path) -> None:
+        """Start a daemon; ``argv`` may begin with ``NAME=value``. Its output is in ``/var/log/NAME.log``."""
+        background = ("--start", "--background", "--make-pidfile", "--output", f"/var/log/{name}.log")
+        self._daemon(name, *background, "--startas", "/usr/bin/env", "--", *argv)
+
+    def stop(self, name: str, signals: str = "TERM/20/KILL/5") -> None:
+        """Stop a daemon by a schedule of signals (start-stop-daemon(8)); not running is no error."""
+        self._daemon(name, "--stop", "--oknodo", "--remove-pidfile", "--retry", signals)
+
+    def _daemon(self, name: str, *arguments: str | Path) -> None:
+        self.run("start-stop-daemon", "--pidfile", f"/run/{name}.pid", *arguments)
+
+    def path(self, path: str) -> Path:
+        """Return the path that a file of the machine has outside of it."""
+        return Path(f"/proc/{self.pid}/root") / path.lstrip("/")
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Replace a file of the machine atomically, by a rename in its folder."""
+        common.write_atomic(self.path(path), text, mode)
+
+    def logs(self, lines: int = 15) -> str:
+        """Return the last lines of the log of each daemon."""
+        files = sorted(self.path("/var/log").glob("*.log"))
+        return "\n".join(f"{self.name} {file.name}:\n{common.tail(file, lines)}" for file in files)

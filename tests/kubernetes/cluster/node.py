@@ -1,0 +1,117 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A node: containerd, kubelet and kube-proxy in a machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.kubernetes.cluster import images
+from tests.kubernetes.cluster.machine import Machine
+
+NET_D = "/etc/cni/net.d"
+CNI_BIN = "/opt/cni/bin"
+DNS_ADDRESS = "10.96.0.10"
+POD_CIDRS = "10.244.0.0/16", "fd44::/48"
+
+# Without CAP_SYS_RESOURCE, as in some containers, no process may lower its OOM score.
+CONTAINERD = f"""\
+version = 3
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = "{images.PAUSE}"
+[plugins.'io.containerd.cri.v1.runtime']
+disable_apparmor = true
+restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+bin_dirs = ["{CNI_BIN}", "/usr/lib/cni"]
+conf_dir = "{NET_D}"
+"""
+
+
+class Node(Machine):
+    """A node of the cluster with its number, from 1; its addresses and Pod ranges follow from it."""
+
+    def __init__(self, number: int, cluster: Path, netns: str, group: str) -> None:
+        super().__init__(f"node{number}", cluster, netns, group)
+        self.addresses = f"172.30.0.{10 + number}", f"fd30::{10 + number}"
+        self.pod_cidrs = f"10.244.{number}.0/24", f"fd44:0:0:{number}::/64"
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the Node object; kubelet adopts it, so the ranges do not depend on the order of nodes."""
+        addresses = [{"type": "InternalIP", "address": address} for address in self.addresses]
+        return {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.name},
+            "spec": {"podCIDR": self.pod_cidrs[0], "podCIDRs": self.pod_cidrs},
+            "status": {"addresses": addresses},
+        }
+
+    def start_containerd(self) -> None:
+        """Start containerd and import the images."""
+        self.run("mkdir", "-p", "/etc/containerd", NET_D, CNI_BIN, "/etc/kubernetes", "/var/log/pods")
+        self.write("/etc/containerd/config.toml", CONTAINERD)
+        self._start_containerd()
+        load = f'for file in /{images.ARCHIVES}/*.tar; do ctr -n k8s.io images import "$file"; done'
+        self.run("sh", "-ec", load)
+
+    def restart_containerd(self) -> None:
+        """Restart containerd; its containers continue to run."""
+        self.stop("containerd")
+        self._start_containerd()
+
+    def _start_containerd(self) -> None:
+        self.start("containerd", "containerd")
+        self.run("timeout", "60", "sh", "-c", "until ctr version; do sleep 0.1; done")
+
+    def set_conflist(self, name: str, conflist: dict[str, Any] | None) -> None:
+        """Write or remove a CNI configuration; containerd notices it."""
+        if conflist is None:
+            self.path(f"{NET_D}/{name}").unlink(missing_ok=True)
+        else:
+            self.write(f"{NET_D}/{name}", json.dumps(conflist, indent=1))
+
+    def start_kubelet(self, kubeconfig: str) -> None:
+        """Start kubelet with a kubeconfig."""
+        config = {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "address": self.addresses[0],
+            "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+            "authorization": {"mode": "AlwaysAllow"},
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": f"/{self.group}",
+            "clusterDNS": [DNS_ADDRESS],
+            "clusterDomain": "cluster.local",
+            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "evictionHard": {"memory.available": "50Mi"},
+            "failCgroupV1": False,
+            "failSwapOn": False,
+            "imageGCHighThresholdPercent": 100,
+            "oomScoreAdj": 0,
+        }
+        self.write("/etc/kubernetes/kubelet.json", json.dumps(config, indent=1))
+        self.write("/etc/kubernetes/kubelet.conf", kubeconfig, 0o600)
+        self.start(
+            # Without the variable kubelet waits for the metadata of a cloud.
+            *("kubelet", "AWS_EC2_METADATA_DISABLED=true"),
+            *("kubelet", "--config", "/etc/kubernetes/kubelet.json"),
+            *("--kubeconfig", "/etc/kubernetes/kubelet.conf", "--node-ip", ",".join(self.addresses)),
+        )
+
+    def start_proxy(self, kubeconfig: str) -> None:
+        """Start kube-proxy with a kubeconfig."""
+        self.write("/etc/kubernetes/proxy.conf", kubeconfig, 0o600)
+        self.start(
+            *("kube-proxy", "kube-proxy", "--kubeconfig", "/etc/kubernetes/proxy.conf"),
+            *("--proxy-mode", "nftables", "--cluster-cidr", ",".join(POD_CIDRS)),
+            # The limit belongs to the whole kernel.
+            *("--conntrack-max-per-core", "0"),
+        )
+
+    def routes(self) -> list[tuple[str, str]]:
+        """Return each Pod range with the node's address that is its next hop."""
+        return list(zip(self.pod_cidrs, self.addresses, strict=True))
