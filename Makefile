@@ -45,7 +45,7 @@ BENCH := $(RUN) bench
 PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
-AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-rollout \
+AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
 	test-kubernetes test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-scale bench-tuning packages
 
@@ -93,7 +93,7 @@ test: test-fast test-driver test-nodes  ## Fast tests, driver on one kernel, two
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
 test-fast: tools  ## All tests that need no node
-	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns test-rollout sanity
+	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns test-cni test-rollout sanity
 
 test-bpf: tools  ## BPF programs, by BPF_PROG_TEST_RUN on the running kernel
 	$(call say,Programs on the running kernel)
@@ -115,6 +115,10 @@ fuzz-bpf: tools  ## COUNT=1000000 mutated packets per BPF program, against a mod
 test-netns: tools  ## Modules, in network namespaces of the running kernel
 	$(call say,Modules in network namespaces)
 	pytest -q tests/netns
+
+test-cni: tools  ## The CNI plugin, against servers that fail in all ways, with ASan and UBSan
+	$(call say,CNI plugin)
+	pytest -q tests/cni
 
 test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playbook (formerly test-fleet)
 	$(call say,Rollouts over several hosts)

@@ -11,7 +11,7 @@ packages=(
 	python3-venv openssh-client                     # Ansible
 	libssl-dev                                      # tcp_mmap
 	containernetworking-plugins                     # host-local, for the agent
-	gcc make kmod shellcheck perl xz-utils          # checks, with checkpatch
+	gcc make kmod shellcheck perl xz-utils          # checks, with checkpatch, and the CNI plugin
 )
 mapfile -t lab < <(python3 roles/lab_node/files/lab.py packages)
 packages+=("${lab[@]}")
