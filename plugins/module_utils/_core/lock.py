@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import stat
 import time
@@ -27,6 +28,7 @@ def private_folder(path: str) -> None:
         os.chmod(path, 0o700)
 
 
+@functools.cache
 def requester() -> str:
     """Return the controller's address from the SSH session, else ``this node``."""
     return ssh_origin.address() or "this node"

@@ -65,7 +65,7 @@ class LiveEntries:
         with self._store.locked():
             self._refresh()
             kept = [one for one in self._record.options.get("endpoints") or () if one["name"] not in names]
-            options = {**self._shared, "endpoints": [*kept, *map(dict, endpoints)]}
+            options = {**self._shared, "endpoints": [*kept, *map(stored, endpoints)]}
             new = len(kept) == len(self._record.options.get("endpoints") or ())
             if new and self._is_independent(endpoints):
                 self._add(endpoints, interfaces, options)
@@ -156,7 +156,7 @@ class LiveEntries:
             problems.append(f"endpoints ({', '.join(missing)}): rate: all slots for rates are used")
         if problems:
             raise Problem("\n".join(problems))
-        record = Record(stored(options), slots)
+        record = Record(options, slots)
         declaration = Declaration(own.pods, masquerade=self._declaration.masquerade)
         image, _problems = compile_image(declaration, Node(interfaces), all_slots({self._owner: record}))
         # Stored first, so that the next call of configure() completes one that is killed here.
@@ -179,7 +179,7 @@ class LiveEntries:
                 keys["pods"].append(INDEX.pack(ENDPOINT.unpack(raw)[0]))
                 keys[name].append(address.packed)
         slots = {name: slot for name, slot in self._record.slots.items() if name not in gone}
-        record = Record(stored(options), slots)
+        record = Record(options, slots)
         # Stored first, so that the next call of configure() completes one that is killed here.
         self._store.write(self._owner, record)
         self._maps.remove(keys)

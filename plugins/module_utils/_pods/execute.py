@@ -149,6 +149,7 @@ class Executor:
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._host = Rtnl()
+        self._indexes: dict[str, tuple[int, int]] = {}  # host end and Pod's end, by name of the host end
 
     def __enter__(self) -> Executor:
         return self
@@ -175,9 +176,13 @@ class Executor:
                 except OSError as error:
                     raise self._problem(step, error) from error
 
-    def index_of(self, device: Device) -> int:
-        """Return the interface index of the host end of an existing device. Raises ``KernelRefusal``."""
-        return self._host.index_of(device.host_interface)
+    def indexes_of(self, device: Device) -> tuple[int, int]:
+        """Return the interface indexes of the host's and the Pod's end. Raises ``KernelRefusal``."""
+        name = device.host_interface
+        if name not in self._indexes:
+            link = self._host.link(name)
+            self._indexes[name] = link["index"], link.get_attr("IFLA_LINK") or 0
+        return self._indexes[name]
 
     @staticmethod
     def _problem(step: Step, error: OSError) -> Problem:
@@ -191,6 +196,7 @@ class Executor:
     # Devices and namespaces
 
     def _delete_device(self, step: Step) -> None:
+        self._indexes.pop(step.of.host_interface, None)
         message = message_types().link()
         try:
             message["index"] = self._host.index_of(step.of.host_interface)
@@ -248,8 +254,9 @@ class Executor:
         finally:
             os.close(namespace)
         # The alias marks the device as managed. The host end needs no link-local address.
+        self._indexes.pop(device.host_interface, None)
         message = messages.link()
-        message["index"] = self._host.index_of(device.host_interface)
+        message["index"], _peer = self.indexes_of(device)
         message["attrs"] = [
             ("IFLA_IFALIAS", f"{ALIAS}{self._owner}/{device.name}"),
             ("IFLA_GROUP", 0),
@@ -270,7 +277,7 @@ class Executor:
         device = step.of
         with _driver_attributes(device.driver, step.value) as attributes:
             message = message_types().link()
-            message["index"] = self._host.index_of(device.host_interface)
+            message["index"], _peer = self.indexes_of(device)
             message["attrs"] = [
                 (
                     "IFLA_LINKINFO",
@@ -362,10 +369,9 @@ class Executor:
         device, inside = steps[0].of, steps[0].end == "pod"
         try:
             with Rtnl(device.netns) if inside else contextlib.nullcontext(self._host) as rtnl:
-                index = self._host.index_of(device.host_interface)
-                if inside:  # not by name, which the Pod can change
-                    index = self._host.link(index=index).get_attr("IFLA_LINK") or 0
-                else:
+                host, peer = self.indexes_of(device)
+                index = peer if inside else host  # not by name, which the Pod can change
+                if not inside:
                     accept_no_routers(device.host_interface)
                 requests = [(step, one) for step in steps for one in self._requests(step, index)]
                 results = rtnl.send([one for _step, one in requests])

@@ -369,6 +369,20 @@ def read_device(owner: str, index: int, netns: str) -> Device:
     return device
 
 
+def read_settings(device: Device, index: int, peer: int) -> Device:
+    """Return a device with the current settings of both ends, which have these indexes.
+
+    Raises ``KernelRefusal`` if it does not exist.
+    """
+    layer2 = device.mode == "l2"
+    with Rtnl() as rtnl:
+        host = _settings(rtnl.link(index=index), layer2)
+    with Rtnl(device.netns) as rtnl:
+        pod = _settings(rtnl.link(index=peer), layer2)
+    pod["loopback"] = device.pod.settings.get("loopback")
+    return replace(device, host=replace(device.host, settings=host), pod=replace(device.pod, settings=pod))
+
+
 def read(owner: str, namespaces: Iterable[str], known: Mapping[str, Contents] | None = None) -> Snapshot:
     """Read the objects of ``owner``, and everything that its desired state can conflict with.
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .._core.command import RunCommand
@@ -25,10 +26,10 @@ from .._programs import hooks, new_device
 from .api import PROGRAMS, NodeSpec, PodSpec, declared_endpoint, device_options
 from .drivers import choose_drivers, load_meta
 from .execute import Executor
-from .model import Device, Route, State, down
+from .model import Device, End, Route, State
 from .parse import host_interface_of, parse
 from .plan import steps_between
-from .read import belongs_to, existing_routes, owned_links, read_device
+from .read import belongs_to, existing_routes, owned_links, read_device, read_settings
 from .run_files import locked, read_host_routes
 
 
@@ -60,25 +61,39 @@ class SinglePods:
 
         ``sysctls`` are written in each Pod's namespace before its device is up.
         """
-        with locked():
-            results: list[CreatedPod | Problem] = [self._create_device(pod, sysctls) for pod in pods]
-            made = {
-                index: (pod, result)
+        with locked(), Executor(self._node.owner) as executor:
+            results = [
+                self._attempt(pod, functools.partial(self._open, executor, pod, sysctls)) for pod in pods
+            ]
+            made = [
+                (index, pod, result)
                 for index, (pod, result) in enumerate(zip(pods, results))
                 if isinstance(result, CreatedPod)
-            }
-            failed = self._add_entries(list(made.values()))
-            for index, (pod, created) in made.items():
-                problem = failed.get(pod.name)
-                try:
-                    if problem:
-                        raise problem
-                    results[index] = self._start(created)
-                except Problem as error:
-                    results[index] = error
-                    self._delete_device(created.device.host_interface)
-                    self._entries.remove([pod.name])
+            ]
+            failed = self._add_entries([(pod, created) for _index, pod, created in made])
+            for index, pod, created in made:
+                results[index] = failed.get(pod.name) or self._attempt(
+                    pod, functools.partial(self._start, executor, created)
+                )
+                if isinstance(results[index], Problem):
+                    self._undo(created)
             return results
+
+    @staticmethod
+    def _attempt(pod: PodSpec, step: Callable[[], CreatedPod]) -> CreatedPod | Problem:
+        """Return the result of a step, or its error, which must not concern other Pods."""
+        try:
+            return step()
+        except Problem as problem:
+            return problem
+        except OSError as error:
+            return Problem(f"Pod {pod.display_name or pod.name}: {error}")
+
+    def _undo(self, created: CreatedPod) -> None:
+        """Remove a Pod that could not be started; ``existing`` finds what cannot be removed."""
+        with contextlib.suppress(Problem, OSError):
+            self._delete_device(created.device.host_interface)
+            self._entries.remove([created.device.name])
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove Pods; names that do not exist are ignored. Raises ``Problem``."""
@@ -127,7 +142,7 @@ class SinglePods:
         device = self._parse(pod)
         try:
             with Executor(self._node.owner) as executor:
-                index = executor.index_of(device)
+                index, _peer = executor.indexes_of(device)
             current = read_device(self._node.owner, index, device.netns)
         except KernelRefusal as refusal:
             return [f"interface {device.host_interface}: {refusal.strerror}"]
@@ -158,21 +173,20 @@ class SinglePods:
             raise Problem("\n".join(problems))
         return desired.state.devices[pod.name]
 
-    def _create_device(self, pod: PodSpec, sysctls: Mapping[str, str]) -> CreatedPod | Problem:
+    def _open(self, executor: Executor, pod: PodSpec, sysctls: Mapping[str, str]) -> CreatedPod:
         """Create the device of a Pod, down, and set the sysctls of its namespace."""
+        device = self._parse(pod)
         try:
-            device = self._parse(pod)
-            with Executor(self._node.owner) as executor:
-                executor.execute(steps_between(State(), State({pod.name: down(device)})))
-                index = executor.index_of(device)
-        except Problem as problem:
-            self._drivers.clear()
-            return problem
+            executor.execute(steps_between(State(), State({pod.name: _opened(device)})))
+        except Problem:
+            self._drivers.clear()  # The driver may have been unloaded.
+            raise
         try:
             _write_sysctls(device.netns, sysctls)
-        except Problem as problem:
+        except Problem:
             self._delete_device(device.host_interface)
-            return problem
+            raise
+        index, _peer = executor.indexes_of(device)
         return CreatedPod(device, index)
 
     def _add_entries(self, made: Sequence[tuple[PodSpec, CreatedPod]]) -> dict[str, Problem]:
@@ -208,15 +222,15 @@ class SinglePods:
                 failed[name] = problem
         return failed
 
-    def _start(self, created: CreatedPod) -> CreatedPod:
-        """Attach the programs, set the device up, and verify it. Raises ``Problem``."""
+    def _start(self, executor: Executor, created: CreatedPod) -> CreatedPod:
+        """Attach the programs, set the device up, and verify its settings. Raises ``Problem``."""
         device = created.device
         where = hooks.Device(device.host_interface, created.host_ifindex, device.driver, managed=True)
         new_device.attach(self._node.pin_path, f"pods_{self._node.owner}", where, PROGRAMS)
         name = device.name
-        with Executor(self._node.owner) as executor:
-            executor.execute(steps_between(State({name: down(device)}), State({name: device})))
-        current = read_device(self._node.owner, created.host_ifindex, device.netns)
+        executor.execute(steps_between(State({name: _opened(device)}), State({name: device})))
+        # The kernel confirms addresses and routes, but may clamp settings.
+        current = read_settings(device, *executor.indexes_of(device))
         remaining = steps_between(State({name: current}), State({name: device}))
         if remaining:
             raise Problem(
@@ -241,6 +255,16 @@ class SinglePods:
                 with contextlib.suppress(KernelRefusal):  # deleted with its namespace meanwhile
                     rtnl.request(message, RTM_DELLINK)
         new_device.forget(self._node.pin_path, f"pods_{self._node.owner}", name)
+
+
+def _opened(device: Device) -> Device:
+    """Return the device as it is before it is up: with addresses, without routes and neighbours."""
+
+    def end(one: End) -> End:
+        settings = {key: value for key, value in one.settings.items() if key not in ("up", "loopback")}
+        return End(settings, one.addresses)
+
+    return replace(device, host=end(device.host), pod=end(device.pod))
 
 
 def _mac(device: Device) -> bytes:
