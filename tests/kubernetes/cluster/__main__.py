@@ -10,8 +10,8 @@ import sys
 
 from lablib import common
 
-from tests.kubernetes.cluster import build, cni
-from tests.kubernetes.cluster.cluster import Cluster
+from tests.kubernetes.cluster import build
+from tests.kubernetes.cluster.cluster import CNIS, Cluster
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("state", choices=("up", "down"))
     parser.add_argument("--name", default="kube", help="name of the cluster (default: %(default)s)")
     parser.add_argument("--version", default=build.KUBERNETES, help="release of Kubernetes (%(default)s)")
-    parser.add_argument("--cni", default="ptp", help=f"{', '.join(sorted(cni.CNIS))} (default: %(default)s)")
+    parser.add_argument("--cni", default="ptp", help=f"{', '.join(sorted(CNIS))} (default: %(default)s)")
     options = parser.parse_args()
     cluster = Cluster(options.name, options.version)
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lablib import common
 
-from tests.kubernetes.cluster import build, cache, cgroups, cni, images, root
+from tests.kubernetes.cluster import build, cache, cgroups, cni, images, podnet, root
 from tests.kubernetes.cluster.control_plane import PROXY, ApiServer, kubelet_user, start_controllers
 from tests.kubernetes.cluster.machine import Machine
 from tests.kubernetes.cluster.node import Node
@@ -23,6 +23,7 @@ from tests.kubernetes.cluster.node import Node
 ADDRESSES = "172.30.0.1", "fd30::1"
 PREFIXES = 24, 64
 NODES = 2
+CNIS = {"ptp": cni.install_ptp, "podnet": podnet.install}
 
 
 class Cluster:
@@ -49,8 +50,8 @@ class Cluster:
 
     def up(self, network: str) -> None:
         """Start a new cluster with a CNI, after removing an existing one of the same name."""
-        if network not in cni.CNIS:
-            raise common.LabError(f"CNI={network} is unknown; set one of {', '.join(sorted(cni.CNIS))}")
+        if network not in CNIS:
+            raise common.LabError(f"CNI={network} is unknown; set one of {', '.join(sorted(CNIS))}")
         layers = self._layers()
         self.down()
         with common.step(f"cluster {self.name}", 30):
@@ -61,7 +62,7 @@ class Cluster:
                 control.result()
                 for started in nodes:
                     started.result()
-            cni.CNIS[network](self.nodes)
+            CNIS[network](self)
             self.kubectl("apply", "-f", Path(__file__).with_name("coredns.yml"))
             for node in self.nodes:
                 node.start_kubelet(self.server.kubeconfig(kubelet_user(node.name)))

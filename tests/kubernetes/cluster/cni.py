@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes.cluster.node import Node
+
+if TYPE_CHECKING:
+    from tests.kubernetes.cluster.cluster import Cluster
 
 Json = dict[str, Any]
 
@@ -35,16 +38,13 @@ def add_routes(nodes: Sequence[Node]) -> None:
                 node.run("ip", "route", "replace", cidr, "via", address)
 
 
-def install_ptp(nodes: Sequence[Node]) -> None:
+def install_ptp(cluster: Cluster) -> None:
     """Install the reference plugins ptp, portmap and bandwidth, which Debian packages."""
-    add_routes(nodes)
-    for node in nodes:
+    add_routes(cluster.nodes)
+    for node in cluster.nodes:
         plugins = [
             {"type": "ptp", "ipMasq": False, "ipam": host_local(node)},
             {"type": "portmap", "capabilities": {"portMappings": True}},
             {"type": "bandwidth", "capabilities": {"bandwidth": True}},
         ]
         node.set_conflist("10-ptp.conflist", conflist("ptp", *plugins))
-
-
-CNIS: dict[str, Callable[[Sequence[Node]], None]] = {"ptp": install_ptp}

@@ -77,15 +77,19 @@ class ApiServer:
 
     def kubeconfig(self, user: str = ADMIN) -> str:
         """Return a kubeconfig of a user, which contains the certificate."""
+        return self.kubeconfig_of(user)
+
+    def kubeconfig_of(self, token: str) -> str:
+        """Return a kubeconfig for a token."""
         authority = base64.b64encode(self.machine.path(CERTIFICATE).read_bytes()).decode()
         cluster = {"server": self.url, "certificate-authority-data": authority}
         config: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Config",
-            "current-context": user,
-            "contexts": [{"name": user, "context": {"cluster": "podnet", "user": user}}],
+            "current-context": "podnet",
+            "contexts": [{"name": "podnet", "context": {"cluster": "podnet", "user": "podnet"}}],
             "clusters": [{"name": "podnet", "cluster": cluster}],
-            "users": [{"name": user, "user": {"token": user}}],
+            "users": [{"name": "podnet", "user": {"token": token}}],
         }
         return json.dumps(config, indent=1)
 

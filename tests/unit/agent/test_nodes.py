@@ -1,0 +1,63 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Routes follow from Node objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.nodes import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.rtnl import NextHop
+from ansible_collections.podnet.datapath.plugins.module_utils._pods.model import Route
+
+
+def node(addresses: list[str], cidrs: list[str], **spec: Any) -> dict[str, Any]:
+    found = [{"type": "Hostname", "address": "x"}]
+    found += [{"type": "InternalIP", "address": address} for address in addresses]
+    return {"spec": {"podCIDRs": cidrs, **spec}, "status": {"addresses": found}}
+
+
+def on_link(address: str) -> NextHop | None:
+    """Look up a next hop: 192.0.2.0/24 and fd00::/64 are on eth0, 198.51.100.0/24 is behind a router."""
+    if address.startswith(("192.0.2.", "fd00::")):
+        return NextHop("eth0")
+    return NextHop("eth0", "192.0.2.254") if address.startswith("198.51.100.") else None
+
+
+def test_other_nodes_on_the_link_are_next_hops() -> None:
+    nodes = {
+        "a": node(["192.0.2.1", "fd00::1"], ["10.1.0.0/24", "fd01::/64"]),
+        "b": node(["192.0.2.2", "fd00::2"], ["10.2.0.0/24", "fd02::/64"]),
+    }
+    found = plan(nodes, "a", on_link)
+    assert list(found.pod_cidrs) == ["10.1.0.0/24", "fd01::/64"]
+    assert found.routes == {
+        Route("10.2.0.0/24", "192.0.2.2", "eth0"),
+        Route("fd02::/64", "fd00::2", "eth0"),
+    }
+    assert not found.problems
+
+
+def test_nodes_without_a_next_hop_are_reported() -> None:
+    nodes = {
+        "a": node(["192.0.2.1"], ["10.1.0.0/24"]),
+        "routed": node(["198.51.100.1"], ["10.2.0.0/24"]),
+        "unreachable": node(["203.0.113.1"], ["10.3.0.0/24"]),
+        "single": node(["192.0.2.4"], ["10.4.0.0/24", "fd04::/64"]),
+        "new": {"metadata": {}, "spec": {}, "status": {}},
+    }
+    found = plan(nodes, "a", on_link)
+    assert found.routes == {Route("10.4.0.0/24", "192.0.2.4", "eth0")}
+    assert [problem.partition(":")[0] for problem in found.problems] == [
+        "node routed",
+        "node single",
+        "node unreachable",
+    ]
+    assert "behind 192.0.2.254" in found.problems[0] and "cni_routes: none" in found.problems[0]
+
+
+def test_an_unknown_own_node_has_no_ranges() -> None:
+    assert plan({}, "a", on_link).pod_cidrs == []
+    old = {"spec": {"podCIDR": "10.1.0.0/24"}}
+    assert list(plan({"a": old}, "a", on_link).pod_cidrs) == ["10.1.0.0/24"]
