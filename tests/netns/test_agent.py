@@ -6,17 +6,29 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils._agent import protocol
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import name_of
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
+from ansible_collections.podnet.datapath.plugins.module_utils._pods import api
+from ansible_collections.podnet.datapath.plugins.module_utils._pods.parse import host_interface_of
 from tests.netns.bpf_node import Node
+from tests.netns.pod_bench import command as no_command
 from tests.support.agent import Agent, Reply
 
+SEED = int(os.environ.get("PODNET_SEED") or random.randrange(1 << 32))
+ROUNDS = int(os.environ.get("PODNET_COUNT") or 5)  # kills of the agent
 RANGES = [[{"subnet": "10.78.0.0/24"}], [{"subnet": "fd78::/64"}]]
 ROUTER = "10.78.255.1"
 
@@ -62,6 +74,24 @@ class Cni:
     def pings(self, name: str, to: str) -> bool:
         words = ("ping", "-c1", "-W1", to)
         return " 0% packet loss" in self.node.ns.run(self.containers[name], *words, check=False)
+
+    def try_call(self, command: str, name: str) -> Reply | None:
+        """Send a request to an agent that may be killed."""
+        try:
+            return self.call(command, name)
+        except (OSError, ValueError):
+            return None
+
+    def device(self, name: str) -> str:
+        """Return the host end of a container's device."""
+        return host_interface_of(name_of(name, "eth0"))
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition is met, for at most 20 seconds."""
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, self.agent.log()
+            time.sleep(0.1)
 
     def leftovers(self) -> list[Any]:
         """Return what the agent has created: devices, routes, pins, entries, records, addresses."""
@@ -111,3 +141,111 @@ def test_a_restarted_agent_knows_its_containers(cni: Cni) -> None:
         assert cni.call("CHECK", "one", {**cni.config, "prevResult": result}) == Reply(0, {})
     cni.delete("one")
     assert cni.leftovers() == []
+
+
+def fails(cni: Cni, name: str, code: int, part: str, config: Any = None, **variables: str) -> None:
+    """Assert that ADD fails with a code and a message, and leaves nothing."""
+    before = cni.leftovers()
+    reply = cni.call("ADD", name, config, **variables)
+    assert (reply.status, reply.body.get("code")) == (1, code) and part in reply.body["msg"], reply
+    assert cni.leftovers() == before
+
+
+def test_failed_requests_leave_nothing(cni: Cni) -> None:
+    cni.add("one")
+    fails(cni, "one", protocol.INVALID_ENVIRONMENT, "already has eth0")
+    fails(cni, "two", protocol.UNKNOWN_CONTAINER, "/run/netns/missing", NETNS="/run/netns/missing")
+    fails(cni, "two", protocol.UNKNOWN_CONTAINER, "not a network namespace", NETNS="/etc/passwd")
+    fails(cni, "two", protocol.INVALID_CONFIG, "first plugin", {**cni.config, "prevResult": {}})
+    without = {key: value for key, value in cni.config.items() if key != "ipam"}
+    fails(cni, "two", protocol.INVALID_CONFIG, "ipam: missing", without)
+    fails(cni, "two", protocol.INVALID_CONFIG, "no plugin 'absent'", {**without, "ipam": {"type": "absent"}})
+    fails(
+        cni, "two", protocol.INVALID_CONFIG, "no address range", {**without, "ipam": {"type": "host-local"}}
+    )
+    full = {**cni.config["ipam"], "ranges": [[{"subnet": "10.79.0.0/30"}]]}
+    cni.add("three", {**without, "ipam": full})
+    fails(cni, "two", 999, "no IP addresses available", {**without, "ipam": full})
+    limited = {**cni.config, "runtimeConfig": {"bandwidth": {"egressRate": 10_000_000}}}
+    fails(cni, "two", protocol.FAILED, "qdisc", limited)
+    cni.node.ns.ip(cni.containers["two"], "link add eth0 type veth peer name other")
+    fails(cni, "two", protocol.FAILED, "exists")
+    cni.delete("one")
+    cni.delete("three")
+    assert cni.leftovers() == []
+
+
+def test_what_a_container_does_to_its_interface_does_not_matter(cni: Cni) -> None:
+    changes = {
+        "renamed": ["link set eth0 down", "link set eth0 name other"],
+        "deleted": ["link delete eth0"],
+        "flushed": ["route flush table main", "address flush dev eth0"],
+    }
+    for name, lines in changes.items():
+        result = cni.add(name)
+        cni.node.ns.ip(cni.containers[name], *lines)
+        reply = cni.call("CHECK", name, {**cni.config, "prevResult": result})
+        assert reply.status == 1 and reply.body["code"] == protocol.DIFFERS, reply
+        cni.delete(name)
+    moved = cni.node.ns("moved-to")
+    cni.add("moved")
+    cni.node.ns.ip(cni.containers["moved"], f"link set eth0 netns {moved}")
+    cni.delete("moved")
+    assert cni.leftovers() == []
+
+
+def test_reconciliation_removes_what_no_container_has(cni: Cni) -> None:
+    for name in ("stays", "gone", "deleted", "lost"):
+        cni.add(name)
+    device = {name: cni.device(name) for name in cni.containers}
+    cni.agent.stop()
+    cni.node.ns.run(cni.node.name, "ip", "netns", "delete", cni.containers["gone"])
+    cni.node.ns.ip(cni.node.name, f"link delete {device['deleted']}")
+    (cni.folder / "attachments" / f"{name_of('lost', 'eth0')}.json").unlink()
+    cni.agent.start()
+    cni.wait(lambda: len(cni.agent.records()) == 2 and cni.pings("deleted", ROUTER))
+    assert cni.pings("stays", ROUTER)
+    for name in ("stays", "deleted"):
+        cni.delete(name)
+    cni.delete("lost")  # Without a record, only host-local knows its addresses.
+    del cni.containers["gone"]
+    assert cni.leftovers() == []
+
+
+def test_pods_of_the_inventory_stay_and_share_the_datapath(cni: Cni) -> None:
+    command = partial(api.ensure, api.NodeSpec(driver="veth", object=cni.node.object, pin_path=cni.node.pins))
+    netns = cni.node.ns("inventory")
+    pod = api.PodSpec("inventory", ["10.78.1.9/32"], netns=f"/run/netns/{netns}")
+    with cni.node.ns.inside(cni.node.name):
+        command([pod], True, no_command)
+    cni.add("one")
+    assert cni.pings("one", "10.78.1.9")
+    with cni.node.ns.inside(cni.node.name):
+        assert not command([pod], True, no_command).changed
+        taken = {**cni.config["ipam"], "ranges": [[{"subnet": "10.78.1.0/24", "rangeStart": "10.78.1.9"}]]}
+        fails(cni, "two", protocol.FAILED, "inventory of owner site", {**cni.config, "ipam": taken})
+        command([], True, no_command)
+    assert cni.pings("one", ROUTER)
+    cni.delete("one")
+    assert cni.leftovers() == []
+
+
+def test_a_killed_agent_leaves_nothing(cni: Cni) -> None:
+    chance = random.Random(SEED)
+    names = [f"c{number}" for number in range(8)]
+    for name in names:
+        cni.container(name)
+    for _round in range(ROUNDS):
+        with ThreadPoolExecutor(len(names)) as pool:
+            requests = [pool.submit(cni.try_call, chance.choice(("ADD", "DEL")), name) for name in names]
+            time.sleep(chance.uniform(0, 0.2))
+            cni.agent.stop(signal.SIGKILL)
+            for request in requests:
+                request.result()
+        cni.agent.start()
+        attached = {name: cni.agent.has_record(name) for name in names}
+        for name in [name for name, complete in attached.items() if complete]:
+            assert cni.pings(name, ROUTER), f"seed {SEED}: {name}: {cni.agent.log()}"
+    for name in names:
+        cni.delete(name)
+    assert cni.leftovers() == [], f"seed {SEED}"

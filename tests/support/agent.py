@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import name_of
+
 MAIN = "from ansible_collections.podnet.datapath.plugins.module_utils._agent.main import main; main()"
 PLUGINS = "/usr/lib/cni"  # Debian's containernetworking-plugins
 
@@ -67,6 +69,11 @@ class Agent:
 
     def records(self) -> list[str]:
         return sorted(path.name for path in (self._folder / "attachments").glob("*.json"))
+
+    def has_record(self, container: str) -> bool:
+        """Return whether a container is attached completely, according to its record."""
+        path = self._folder / "attachments" / f"{name_of(container, 'eth0')}.json"
+        return path.exists() and bool(json.loads(path.read_text())["result"])
 
     def send(self, raw: bytes) -> bytes:
         """Send a request as bytes and return the response."""

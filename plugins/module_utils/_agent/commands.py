@@ -104,6 +104,7 @@ class Commands:
         if not self._pod_cidrs() and self._nodes and ipam.needs_ranges(request.config):
             raise CniError(TRY_AGAIN, self._nodes.problem)
         config = ipam.with_ranges(request.config, self._pod_cidrs())
+        ipam.find_plugin(config["ipam"]["type"], request.variables.get("CNI_PATH", ""))
         with self.exclusive(name_of(request.container, request.interface)):
             attachment = Attachment.of(request, config)
             existing = self._attachments.get(attachment.name)
@@ -120,6 +121,12 @@ class Commands:
                 raise
 
     def _attach(self, request: Request, attachment: Attachment) -> dict[str, Any]:
+        if request.ingress_rate:
+            log.warning(
+                "%s: the limit of received traffic (kubernetes.io/ingress-bandwidth) is not enforced",
+                request.shown,
+                extra={"pod": request.pod, "container": request.container},
+            )
         assigned = ipam.run(request, "ADD", attachment.config)
         addresses = ipam.addresses_of(assigned, request.ipam["type"])
         attachment = replace(attachment, addresses=addresses)
