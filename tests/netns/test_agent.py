@@ -20,6 +20,7 @@ import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._agent import protocol
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import name_of
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info, status
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import api
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.parse import host_interface_of
@@ -249,3 +250,16 @@ def test_a_killed_agent_leaves_nothing(cni: Cni) -> None:
     for name in names:
         cni.delete(name)
     assert cni.leftovers() == [], f"seed {SEED}"
+
+
+def test_the_status_names_pods_and_drops(cni: Cni) -> None:
+    cni.add("one", ARGS="IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0")
+    cni.node.ns.ip(cni.containers["one"], "address add 10.78.0.99/32 dev eth0")
+    cni.node.ns.run(cni.containers["one"], "ping", "-c1", "-W1", "-I", "10.78.0.99", ROUTER, check=False)
+    with cni.node.ns.inside(cni.node.name):
+        lines = status.status(cni.node.pins).splitlines()
+        pods = info.gather(cni.node.pins)["pods"]
+    shown = {name.strip(): text.strip() for name, _colon, text in (line.partition(":") for line in lines)}
+    assert shown["Pods"] == "1 of 1023: 1 cni" and shown["devices"] == "1 veth"
+    assert shown["drops"] == "invalid source ip 1" and len(lines) < 24
+    assert [pod["name"] for pod in pods] == ["shop/web-0"]

@@ -22,6 +22,7 @@ from .info import gather
 from .metrics import read_reasons
 from .node import read_interfaces
 from .prometheus import prometheus
+from .status import status
 from .store import Store, shown_names
 
 
@@ -97,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     drops = commands.add_parser("drops", help="print a line for each dropped packet")
     drops.add_argument("--wait", type=float, metavar="SECONDS", help="exit after this time without a drop")
+    commands.add_parser("status", help="print a summary: agent, programs, Pods, drops")
     commands.add_parser("info", help="print programs, Pods, policy, services and counters as JSON")
     counters = commands.add_parser("prometheus", help="print counters for node_exporter's textfile collector")
     counters.add_argument("--output", metavar="FILE", help="replace FILE atomically instead of printing")
@@ -104,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if args.command == "drops":
             _follow_drops(args.pin_path, args.wait)
+        elif args.command == "status":
+            sys.stdout.write(status(args.pin_path))
         elif args.command == "info":
             sys.stdout.write(json.dumps(gather(args.pin_path), indent=1) + "\n")
         elif args.output:
