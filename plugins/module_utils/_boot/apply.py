@@ -43,7 +43,7 @@ def plan(current: Current, tokens: Sequence[str], file: str) -> BootPlan:
     """Return the plan that makes ``tokens`` the managed arguments, which ``file`` records."""
     before, after = " ".join(current.managed), " ".join(tokens)
     change = Change(file, before or None, after or None)
-    if before != after:
+    if before != after or current.interrupted:
         return BootPlan("boot_args", [change])
     outdated = [
         Change(entry.title, " ".join(entry.tokens), " ".join([*entry.tokens, *absent]))
@@ -118,6 +118,8 @@ def run(params: dict[str, Any], check: bool, command: RunCommand, root: str = "/
         )
     running = words(node.read("/proc/cmdline"))
     current = loader.read() if loader else Current((), ())
+    if tokens and current.unsupported:
+        raise Problem(f"args: {current.unsupported}")
     found = plan(current, tokens, loader.file) if loader else BootPlan("boot_args")
     former = [*_read_stale(node.path(_STALE)), *current.managed]
     leaving = stale(former, {*tokens, *current.unmanaged()}, running)

@@ -17,11 +17,12 @@ from .._core.command import RunCommand
 from .._core.files import DropIn, Metadata, bytes_of, metadata, read_file, stage_file, sync_folder
 from .._core.plan import Problem, reason
 from .._node.host import Host
-from .bootloader import MARKER, Current, Entry
+from .bootloader import MARKER, Current, Entry, Recorded
 from .command_line import missing, words
 
 DROP_IN = "/etc/default/grub.d/zz-podnet.cfg"
 
+_COMING = "# grub.cfg is not generated yet, it has the arguments:"
 _GENERATORS = ("update-grub", "grub-mkconfig", "grub2-mkconfig")
 
 
@@ -46,17 +47,22 @@ def grub_entries(config: str) -> list[Entry]:
     return entries
 
 
-def render_drop_in(tokens: Sequence[str]) -> str | None:
-    """Return the text of the drop-in file, ``None`` without arguments."""
-    if not tokens:
-        return None
-    return f'{MARKER}\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {" ".join(tokens)}"\n'
+def render_drop_in(tokens: Sequence[str], former: Sequence[str] | None = None) -> str | None:
+    """Return the text of the drop-in file, ``None`` without arguments.
+
+    ``former`` are the arguments in grub.cfg until it is generated again. The file exists until then.
+    """
+    lines = [] if former is None else [" ".join([_COMING, *former])]
+    lines += [f'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {" ".join(tokens)}"'] if tokens else []
+    return "\n".join([MARKER, *lines, ""]) if lines else None
 
 
-def parse_drop_in(text: str | None) -> tuple[str, ...]:
+def parse_drop_in(text: str | None) -> Recorded:
     """Return the arguments in the drop-in file."""
     found = re.search(r'^GRUB_CMDLINE_LINUX="\$GRUB_CMDLINE_LINUX (.*)"$', text or "", re.MULTILINE)
-    return tuple(found.group(1).split()) if found else ()
+    tokens = tuple(found.group(1).split()) if found else ()
+    former = re.search(rf"^{_COMING}(.*)$", text or "", re.MULTILINE)
+    return Recorded(tuple(former.group(1).split()), tokens) if former else Recorded(tokens)
 
 
 class Grub:
@@ -86,7 +92,8 @@ class Grub:
             config = ""
         except OSError as error:
             raise Problem(f"{self._config} cannot be read: {reason(error)}; run as root (become)") from None
-        return Current(parse_drop_in(self._drop_in.read()), tuple(grub_entries(config)))
+        recorded = parse_drop_in(self._drop_in.read())
+        return Current(recorded.managed, tuple(grub_entries(config)), recorded.interrupted)
 
     def write(self, tokens: Sequence[str]) -> None:
         """Write the drop-in file, generate grub.cfg, and check that every entry has the arguments."""
@@ -96,8 +103,9 @@ class Grub:
         config = os.path.realpath(self._node.path(self._config))
         with _restored_on_failure(config):
             try:
-                self._drop_in.write(render_drop_in(tokens))
+                self._drop_in.write(render_drop_in(tokens, parse_drop_in(former).tokens))
                 self._generate(tokens)
+                self._drop_in.write(render_drop_in(tokens))
             except (Problem, OSError) as problem:
                 message = f"{problem}\n{DROP_IN} and {self._config} were restored."
                 try:

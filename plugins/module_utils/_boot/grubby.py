@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from .._core.command import RunCommand
 from .._core.plan import Problem
 from .._node.host import Host
-from .bootloader import RECORD, Current, Entry, Record
+from .bootloader import RECORD, Current, Entry, Record, Recorded
 from .command_line import END, is_repeated, missing, replaced, words
 
 
@@ -53,26 +53,36 @@ class Grubby:
 
     def read(self) -> Current:
         """Return the recorded arguments and the entries that grubby lists."""
-        return Current(self._record.read(), tuple(grubby_entries(self._grubby("--info=ALL"))))
+        recorded = self._record.read()
+        return Current(recorded.managed, tuple(self._entries()), recorded.interrupted)
 
     def write(self, tokens: Sequence[str]) -> None:
         """Change every entry with grubby and read the entries again; raises ``Problem``."""
-        former = self.read()
-        if not former.entries:
+        recorded, former = self._record.read(), self._entries()
+        if not former:
             raise Problem(f"args: {self._tool} --info=ALL lists no kernel")
-        _refuse_overwrite(former, tokens)
-        desired = [replaced(entry.tokens, former.managed, tokens) for entry in former.entries]
+        names = [f"{entry.kernel} {entry.title}" for entry in former]
+        texts = [" ".join(entry.tokens) for entry in former]
+        managed = [recorded.managed_in(*one) for one in zip(names, texts, (e.tokens for e in former))]
+        _refuse_overwrite(former, managed, tokens)
+        desired = [replaced(entry.tokens, own, tokens) for entry, own in zip(former, managed)]
+        states = zip(names, texts, managed, map(" ".join, desired))
+        self._record.write(recorded.replacing(tokens, states))
         try:
-            self._update(former.entries, desired)
+            self._update(former, desired)
             self._check(tokens)
-            self._record.write(tokens)
-        except (OSError, Problem) as problem:
+        except Problem as problem:
             message = f"{problem}\nEvery entry was restored."
             try:
-                self._update(self.read().entries, [entry.tokens for entry in former.entries])
+                self._update(self._entries(), [entry.tokens for entry in former])
+                self._record.write(recorded)
             except Problem as other:
                 message = f"{problem}\nThe entries were not restored: {other}"
             raise Problem(message) from None
+        self._record.write(Recorded(tuple(tokens)))
+
+    def _entries(self) -> list[Entry]:
+        return grubby_entries(self._grubby("--info=ALL"))
 
     def _grubby(self, *words: str) -> str:
         code, out, err = self._run([self._tool, *words])
@@ -107,7 +117,7 @@ class Grubby:
 
     def _check(self, tokens: Sequence[str]) -> None:
         """Raise ``Problem`` if an entry does not have all ``tokens``."""
-        for entry in self.read().entries:
+        for entry in self._entries():
             absent = missing(tokens, entry.tokens)
             if absent:
                 raise Problem(
@@ -121,20 +131,25 @@ def _key(word: str) -> str:
     return word.partition("=")[0]
 
 
-def _refuse_overwrite(former: Current, tokens: Sequence[str]) -> None:
-    """Raise ``Problem`` if grubby would replace another value of an argument, or add one without effect."""
+def _refuse_overwrite(
+    former: Sequence[Entry], managed: Sequence[Sequence[str]], tokens: Sequence[str]
+) -> None:
+    """Raise ``Problem`` if grubby would replace another value of an argument, or add one without effect.
+
+    ``managed`` has the managed arguments of each entry.
+    """
     names = {_key(token): token for token in tokens if not is_repeated(token)}
     problems = [
         f"args: the entry {entry.title!r} has {END}, and grubby would append {' '.join(tokens)} to the"
         f" arguments of init that follow it: remove {END} first"
         f" (grubby --update-kernel=ALL --remove-args={END})"
-        for entry in former.entries
+        for entry in former
         if entry.ended and tokens
     ]
-    for entry in former.entries:
+    for entry, own in zip(former, managed):
         for token in entry.tokens:
             wanted = names.get(_key(token), token)
-            if token != wanted and token not in former.managed:
+            if token != wanted and token not in own:
                 problems.append(
                     f"args: {wanted}: the entry {entry.title!r} has {token}, which this module did not"
                     f" add and grubby would replace: remove it first (grubby --update-kernel=ALL"

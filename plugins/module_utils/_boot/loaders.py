@@ -7,6 +7,8 @@ Source: the Boot Loader Interface of systemd.io for the EFI variable LoaderInfo.
 
 from __future__ import annotations
 
+import re
+
 from .._node.host import Host
 from .bootloader import Bootloader
 from .grub import Grub
@@ -36,13 +38,15 @@ def detect(node: Host) -> type[Bootloader] | None:
     """Return the node's boot loader, ``None`` if it is not supported.
 
     The loader that started the system decides. Only without its name do the files on disk decide, as those of
-    another loader may be left over.
+    another loader may be left over. systemd-boot passes the path of the initrd as an argument, GRUB does not.
     """
     started = booted(node).lower()
     if started.startswith("systemd-boot"):
         found: tuple[type[Bootloader], ...] = (SystemdBoot,)
     elif started.startswith("grub"):
         found = (Grubby, Grub)
+    elif not started and re.search(r"(^|\s)initrd=\\", node.read("/proc/cmdline")):
+        found = (SystemdBoot, *BOOTLOADERS)
     else:
         found = () if started else BOOTLOADERS
     return next((bootloader for bootloader in found if bootloader.detect(node)), None)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from .._core.command import RunCommand
 from .._core.files import bytes_of, read_file, replace_files
-from .._core.plan import Problem, reason
+from .._core.plan import Problem
 from .._node.host import Host
-from .bootloader import RECORD, Current, Entry, Record
+from .bootloader import RECORD, Current, Entry, Record, Recorded
 from .command_line import arguments, edited, missing
 
 KERNEL_CMDLINE = "/etc/kernel/cmdline"
@@ -52,43 +52,40 @@ class SystemdBoot:
         return any(node.exists(folder) for folder in _FOLDERS)
 
     def read(self) -> Current:
-        """Return the recorded arguments and the entries; raises ``Problem`` for unified kernel images."""
+        """Return the recorded arguments and the entries."""
         partitions = [self._node.path(partition) for partition in _PARTITIONS]
         unified = [path for partition in partitions for path in glob.glob(f"{partition}/EFI/Linux/*.efi")]
-        if unified:
-            raise Problem(
-                f"args: {unified[0]} is a unified kernel image, which contains its arguments: set them in"
-                f" {KERNEL_CMDLINE} and rebuild the image"
-            )
         entries = [
             Entry(os.path.basename(path), tuple(self._arguments(path, text)))
             for path, text in self._files().items()
         ]
-        return Current(self._record.read(), tuple(entries))
+        recorded = self._record.read()
+        unsupported = unified and (
+            f"{unified[0]} is a unified kernel image, which contains its arguments: set them in"
+            f" {KERNEL_CMDLINE} and rebuild the image"
+        )
+        return Current(recorded.managed, tuple(entries), recorded.interrupted, unsupported or "")
 
     def write(self, tokens: Sequence[str]) -> None:
         """Change every entry and the command line for future kernels; raises ``Problem``."""
-        managed = self._record.read()
+        recorded = self._record.read()
         former = self._files()
-        if not {*former} - {self._future}:
+        if tokens and not {*former} - {self._future}:
             raise Problem(f"args: {' and '.join(_FOLDERS)} contain no kernel entry")
-        changed = {}
+        entries = []
         for path, text in former.items():
             start, prefix = (start_of_cmdline, "") if path == self._future else (start_of_options, "options ")
+            managed = recorded.managed_in(path, text, arguments(text, start))
             now = edited(text, start, managed, tokens, prefix)
             _require_effect(path, tokens, arguments(now, start))
-            if now != text:
-                changed[path] = now
-        replace_files({path: bytes_of(text) for path, text in changed.items()})
+            entries.append((path, text, managed, now))
+        self._record.write(recorded.replacing(tokens, entries))
         try:
-            self._record.write(tokens)
-        except OSError as error:
-            message = f"{RECORD} cannot be written: {reason(error)}"
-            try:
-                replace_files({path: bytes_of(former[path]) for path in changed})
-            except Problem as problem:
-                message += f"\n{problem}"
-            raise Problem(message) from None
+            replace_files({path: bytes_of(now) for path, text, dummy, now in entries if now != text})
+        except Problem:
+            self._record.write(recorded)
+            raise
+        self._record.write(Recorded(tuple(tokens)))
 
     def _arguments(self, path: str, text: str) -> list[str]:
         return arguments(text, start_of_cmdline if path == self._future else start_of_options)
@@ -103,8 +100,10 @@ class SystemdBoot:
         known = set()
         for folder in _FOLDERS:
             for path in sorted(glob.glob(os.path.join(self._node.path(folder), "*.conf"))):
-                status = os.stat(path)
                 text = read_file(path) or ""
+                if not text:  # a dangling link, or nothing to boot
+                    continue
+                status = os.stat(path)
                 if (status.st_dev, status.st_ino) in known or not re.search(r"^\s*linux\s", text, re.M):
                     continue
                 known.add((status.st_dev, status.st_ino))
