@@ -140,24 +140,23 @@ class Tree:
             return {}
         former = self.values(self.related({*due, *desired}))
         seen: list[Mapping[str, str]] = []
-        path = ""
-        try:
-            while True:
-                for path in due:
+        while True:
+            refused: dict[str, OSError] = {}
+            for path in due:
+                try:
                     self._write_present(path, desired[path])
-                current = self.values(desired)
-                due = [path for path in sorted(current, key=order)
-                       if not same(path, current[path], desired[path])]  # fmt: skip
-                if not due or current in seen:
-                    break
-                seen.append(current)
-        except OSError as error:
-            raise Problem(
-                f"sysctls: the kernel refuses {name_of(path)} = {desired[path]}: {reason(error)}."
-                f" {self.restore(former)}"
-            ) from None
+                except OSError as error:  # Another write may set it: dirty_ratio sets dirty_bytes to 0.
+                    refused[path] = error
+            current = self.values(desired)
+            due = [path for path in sorted(current, key=order)
+                   if not same(path, current[path], desired[path])]  # fmt: skip
+            if not due or current in seen or any(path in refused for path in due):
+                break
+            seen.append(current)
         problems = [
-            f"sysctls: the kernel accepted {name_of(path)} = {desired[path]}, but reads back"
+            f"sysctls: the kernel refuses {name_of(path)} = {desired[path]}: {reason(refused[path])}."
+            if path in refused
+            else f"sysctls: the kernel accepted {name_of(path)} = {desired[path]}, but reads back"
             f" {current[path]!r}: request a value within its limits"
             for path in due
         ]
