@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +16,10 @@ import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
+from tests.support import node_state
+from tests.support.node_state import differences
 
 RunModule = Callable[..., dict[str, Any]]
-# Addresses and counters that change by themselves, and the age of an address.
-VOLATILE = ("stats", "stats64", "preferred_life_time", "valid_life_time", "operstate")
 
 
 class Node:
@@ -74,51 +73,16 @@ class Node:
         return self.namespaces.run(self.netns, "sysctl", "-n", key).strip()
 
     def sysctls(self) -> dict[str, str]:
-        """Return all values below /proc/sys/net; those that cannot be read are left out."""
-        found = {}
         with _netns.entered(f"/run/netns/{self.netns}"):
-            for folder, dummy, names in os.walk("/proc/sys/net"):
-                for name in names:
-                    try:
-                        found[f"{folder}/{name}"] = Path(folder, name).read_text()
-                    except OSError:
-                        continue
-        return found
+            return node_state.sysctls("/proc/sys/net")
 
     def state(self) -> dict[str, Any]:
         """Return sysctls, and what rtnetlink and ethtool show."""
-        shown: dict[str, Any] = {"sysctls": self.sysctls()}
-        for words in (
-            "-d link",
-            "addr",
-            "route show table all",
-            "-6 route show table all",
-            "rule",
-            "-d neigh",
-        ):
-            listed = json.loads(self.namespaces.run(self.netns, "ip", "-json", *words.split()) or "[]")
-            shown[words] = [{k: v for k, v in one.items() if k not in VOLATILE} for one in listed]
-        for link in shown["-d link"]:
-            name = link["ifname"]
-            for option in ("-k", "-l", "-g", "-c"):
-                shown[f"{option} {name}"] = self.namespaces.run(
-                    self.netns, "ethtool", option, name, check=False
-                )
-        return shown
 
+        def run(*words: str) -> str:
+            return str(self.namespaces.run(self.netns, *words, check=False))
 
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return what differs between two states."""
-    found = []
-    for kind, old in before.items():
-        new = after[kind]
-        if isinstance(old, dict):
-            found += [f"{key}: {old[key]!r} -> {new.get(key)!r}" for key in old if old[key] != new.get(key)]
-            continue
-        old, new = (value.splitlines() if isinstance(value, str) else value for value in (old, new))
-        found += [f"{kind}: missing {one}" for one in old if one not in new]
-        found += [f"{kind}: additional {one}" for one in new if one not in old]
-    return found
+        return {"sysctls": self.sysctls(), **node_state.network(run)}
 
 
 @pytest.fixture
