@@ -34,12 +34,23 @@ _NM_CONFIG = ("/etc/NetworkManager/conf.d", "/run/NetworkManager/conf.d", "/usr/
 _NM_SECTIONS = (
     "ethernet", "802-3-ethernet", "infiniband", "ip-tunnel", "wifi", "802-11-wireless", "wireguard", "wpan",
 )  # fmt: skip
-# Scripts and units of administrators that run once the NIC is there.
+# Scripts, units and tables of administrators that are used once the NIC is there.
 _SCRIPTS = (
     "/etc/NetworkManager/dispatcher.d/*", "/etc/NetworkManager/dispatcher.d/*/*", "/etc/network/if-*up.d/*",
-    "/etc/networkd-dispatcher/*/*", "/etc/rc.local", "/etc/systemd/system/*.service",
-    "/etc/systemd/system/*.service.d/*.conf",
+    "/etc/networkd-dispatcher/*/*", "/etc/rc.local", "/etc/rc.d/rc.local", "/etc/systemd/system/*.service",
+    "/etc/systemd/system/*.service.d/*.conf", "/usr/local/lib/systemd/system/*.service",
+    "/etc/sysconfig/network-scripts/ifup-local", "/sbin/ifup-local", "/etc/udev/rules.d/*.rules",
+    "/etc/tmpfiles.d/*.conf", "/etc/sysfs.conf", "/etc/sysfs.d/*", "/etc/crontab", "/etc/cron.d/*",
+    "/var/spool/cron/*", "/var/spool/cron/crontabs/*",
 )  # fmt: skip
+# Commands of ip(8) and ifconfig(8), writes to /sys by shells, sysfsutils, udev and tmpfiles.d.
+_SETS_MTU = (
+    r"\bmtu(?:\s+-)*\s+(\d+)",
+    r"(\d+)[\"']?\s*(?:>|\|\s*(?:sudo\s+)?tee\b)[^;&|]*/mtu\b",
+    r"\bmtu[\"'}]*\s*=\s*[\"']?(\d+)",
+)
+# Copies that ifup of RHEL ignores.
+_COPIES = ("~", ".bak", ".orig", ".rpmnew", ".rpmorig", ".rpmsave", ".swp")
 
 
 def present_drop_ins(root: str = "/") -> list[str]:
@@ -144,12 +155,30 @@ def _in_network_manager(node: Host, name: str) -> dict[str, str]:
             sections.setdefault(section, {})[option] = value
         for section, values in sections.items():
             mtu = values.get("ethernet.mtu", values.get("802-3-ethernet.mtu", "0"))
-            device = values.get("match-device", "*")
-            names = re.findall(r"(?:^|[;,])interface-name:=?~?([^;,]+)", device)
-            general = "interface-name:" not in device
-            if section.startswith("connection") and mtu != "0" and (general or _matches(name, names)):
+            chosen = _is_chosen(node, name, values.get("match-device", "*"))
+            if section.startswith("connection") and mtu != "0" and chosen:
                 found[file] = mtu
     return found
+
+
+def _is_chosen(node: Host, name: str, devices: str) -> bool:
+    """Return whether a list of devices in NetworkManager.conf contains an interface.
+
+    Types, drivers and others than names and MAC addresses count as those of the interface.
+    """
+    included: list[bool] = []
+    excluded: list[bool] = []
+    for spec in filter(None, (spec.strip() for spec in re.split("[;,]", devices))):
+        excepted = spec.startswith("except:")
+        kind, dummy, value = spec[len("except:") if excepted else 0 :].partition(":")
+        if kind == "interface-name":
+            matches = fnmatch.fnmatchcase(name, value.lstrip("=~"))
+        elif kind == "mac":
+            matches = value.lower() == node.read(f"/sys/class/net/{name}/address").lower()
+        else:
+            matches = not excepted
+        (excluded if excepted else included).append(matches)
+    return (any(included) or not included) and not any(excluded)
 
 
 def _applies(node: Host, name: str, keys: Mapping[tuple[str, str], str]) -> bool:
@@ -179,7 +208,8 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 def _in_interfaces(node: Host, name: str) -> dict[str, str]:
     """Return the MTUs of ifupdown, from the option ``mtu`` and from commands."""
-    found = {}
+    found: dict[str, dict[str, str]] = {}
+    inherits: dict[str, set[str]] = {}
     queue, seen = ["/etc/network/interfaces"], []
     queue += [f"/etc/network/interfaces.d/{file}" for file in node.names("/etc/network/interfaces.d")]
     while queue:
@@ -192,15 +222,20 @@ def _in_interfaces(node: Host, name: str) -> dict[str, str]:
             words = line.split()
             if words[:1] == ["iface"]:
                 stanza = words[1] if len(words) > 1 else ""
+                if "inherits" in words[:-1]:
+                    inherits.setdefault(stanza, set()).add(words[words.index("inherits") + 1])
             elif words[:1] in (["source"], ["source-directory"]) and len(words) > 1:
                 pattern = words[1] + ("/*" if words[0] == "source-directory" else "")
                 paths = sorted(glob.glob(node.path(os.path.join("/etc/network", pattern))))
                 queue += ["/" + os.path.relpath(path, node.root) for path in paths]
-            elif words[:1] == ["mtu"] and stanza == name and len(words) > 1:
-                found[file] = words[1]
-            elif words and words[0] in ("up", "pre-up", "post-up") and stanza == name:
-                found.update(_mtu_of_command(file, line))
-    return found
+            elif words[:1] == ["mtu"] and len(words) > 1:
+                found.setdefault(stanza, {})[file] = words[1]
+            elif words and words[0] in ("up", "pre-up", "post-up"):
+                found.setdefault(stanza, {}).update(_mtu_of_command(file, line))
+    wanted = [name]
+    for stanza in wanted:
+        wanted += sorted(inherits.get(stanza, set()) - {*wanted})
+    return {file: mtu for stanza in reversed(wanted) for file, mtu in found.get(stanza, {}).items()}
 
 
 def _in_ifcfg(node: Host, name: str) -> dict[str, str]:
@@ -208,15 +243,24 @@ def _in_ifcfg(node: Host, name: str) -> dict[str, str]:
     found = {}
     for folder in ("/etc/sysconfig/network-scripts", "/etc/sysconfig/network"):
         for file in node.names(folder):
-            if not file.startswith("ifcfg-"):
+            if not file.startswith("ifcfg-") or file.endswith(_COPIES):
                 continue
-            values = {key: value.strip("\"'") for dummy, key, value in options(node.read(f"{folder}/{file}"))}
+            values = {
+                key[len("export ") :].strip() if key.startswith("export ") else key: _shell_value(value)
+                for dummy, key, value in options(node.read(f"{folder}/{file}"))
+            }
             device = values.get("DEVICE", "" if values.get("HWADDR") else file[len("ifcfg-") :])
             address = values.get("HWADDR", "").lower()
             known = address and address == node.read(f"/sys/class/net/{name}/address").lower()
             if values.get("MTU") and (known or name == device):
                 found[f"{folder}/{file}"] = values["MTU"]
     return found
+
+
+def _shell_value(text: str) -> str:
+    """Return the value of an assignment in a shell script, without quotes and comment."""
+    match = re.match(r"\"([^\"]*)\"|'([^']*)'|([^\s#;]*)", text)
+    return next((part for part in match.groups() if part), "") if match else ""
 
 
 def _in_leases(node: Host, name: str) -> dict[str, str]:
@@ -232,23 +276,31 @@ def _in_leases(node: Host, name: str) -> dict[str, str]:
 
 
 def _in_scripts(node: Host, name: str) -> dict[str, str]:
-    """Return the MTUs that commands in scripts and units set, if these name the interface."""
+    """Return the MTUs that commands in scripts and units set, if these name the interface.
+
+    A command with a variable in place of the interface counts if the script names the interface elsewhere.
+    """
     found = {}
+    named = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
     for pattern in _SCRIPTS:
         for path in sorted(glob.glob(node.path(pattern))):
             file = "/" + os.path.relpath(path, node.root)
-            text = "" if os.path.basename(file).startswith("podnet") else node.read(file)
-            for line in text.splitlines():
-                named = re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", line)
-                if named and not line.lstrip().startswith("#"):
+            text = "" if "podnet" in os.path.basename(file) else node.read(file).replace("\\\n", " ")
+            lines = [line for line in text.splitlines() if not line.lstrip().startswith(("#", ";"))]
+            mentioned = any(map(named.search, lines))
+            for line in lines:
+                if named.search(line) or (mentioned and re.search(r"\$[\w{]|%i\b", line)):
                     found.update(_mtu_of_command(file, line))
     return found
 
 
 def _mtu_of_command(file: str, line: str) -> dict[str, str]:
-    """Return the MTU that a command of ip(8) or ifconfig(8) sets, by file."""
-    match = re.search(r"\bmtu\s+(\d+)", line)
-    return {file: match[1]} if match else {}
+    """Return the MTU that a command or rule sets, by file."""
+    for pattern in _SETS_MTU:
+        match = re.search(pattern, line)
+        if match:
+            return {file: match[1]}
+    return {}
 
 
 def mtus(name: str, index: int, root: str = "/") -> dict[str, str]:

@@ -115,6 +115,23 @@ MAC = "52:54:00:12:34:56"
          'lease {\n  interface "wire0";\n  option interface-mtu 1400;\n}\n', "1400"),
         ("etc/systemd/system/mtu.service", "[Service]\nExecStart=ip link set wire0 mtu 1400\n", "1400"),
         ("etc/rc.local", "ifconfig wire0 mtu 1400\n", "1400"),
+        ("etc/rc.local", "echo 1400 > /sys/class/net/wire0/mtu\n", "1400"),
+        ("etc/cron.d/mtu", "@reboot root echo '1400' | tee /sys/class/net/wire0/mtu\n", "1400"),
+        ("etc/tmpfiles.d/nic.conf", "w /sys/class/net/wire0/mtu - - - - 1400\n", "1400"),
+        ("etc/sysfs.d/mtu.conf", "class/net/wire0/mtu = 1400\n", "1400"),
+        ("etc/udev/rules.d/70-mtu.rules", 'SUBSYSTEM=="net", KERNEL=="wire0", ATTR{mtu}="1400"\n', "1400"),
+        ("etc/udev/rules.d/70-mtu.rules",
+         'ACTION=="add", KERNEL=="wire0", RUN+="/sbin/ip link set dev %k mtu 1400"\n', "1400"),
+        ("etc/NetworkManager/dispatcher.d/10-mtu",
+         '#!/bin/sh\n[ "$1" = wire0 ] || exit 0\nip link set dev "$1" \\\n  mtu 1400\n', "1400"),
+        ("etc/NetworkManager/conf.d/a.conf",
+         "[connection-1]\nmatch-device=type:ethernet,except:interface-name:wire1\nethernet.mtu = 1400\n",
+         "1400"),
+        ("etc/NetworkManager/conf.d/b.conf",
+         f"[connection-1]\nmatch-device=mac:{MAC.upper()}\nethernet.mtu=1400\n", "1400"),
+        ("etc/network/interfaces",
+         "iface big inet manual\n\tmtu 1400\nauto wire0\niface wire0 inet dhcp inherits big\n", "1400"),
+        ("etc/sysconfig/network-scripts/ifcfg-wire0", "DEVICE=wire0\nexport MTU=1400 # VPN\n", "1400"),
     ],
 )  # fmt: skip
 def test_other_services_that_set_the_mtu_are_found(
@@ -127,7 +144,7 @@ def test_other_services_that_set_the_mtu_are_found(
     (tmp_path / file).write_text(text)
     assert mtu_sources.later_mtus("wire0", 7, str(tmp_path)) == {f"/{file}": mtu}
     assert mtu_sources.later_mtus("wire1", 8, str(tmp_path)) == (
-        {f"/{file}": mtu} if file.endswith(("Wired", "mtu.conf")) else {}
+        {f"/{file}": mtu} if file.endswith(("Wired", "conf.d/mtu.conf")) else {}
     )
     monkeypatch.setattr("socket.if_nametoindex", {"wire0": 7}.__getitem__)
     (warning,) = apply._mtu_warnings([ENTRY], {}, str(tmp_path))
@@ -135,6 +152,24 @@ def test_other_services_that_set_the_mtu_are_found(
         warning
         == f"nics: wire0: /{file} sets MTU 1400 at the next boot or reconnect: change it to 8264 there"
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("etc/rc.local", "# ip link set wire0 mtu 1400\nip link set dev wire01 mtu 1400\n"),
+        ("etc/rc.local", "ping -M do wire0\nip link set dev eth9 mtu 1400\n"),
+        ("etc/sysconfig/network-scripts/ifcfg-wire0.bak", "DEVICE=wire0\nMTU=1400\n"),
+        ("etc/NetworkManager/conf.d/a.conf",
+         "[connection]\nmatch-device=except:interface-name:wire*\nethernet.mtu=1400\n"),
+        ("etc/network/interfaces", "iface big inet manual\n\tmtu 1400\niface wire0 inet dhcp\n"),
+        ("etc/udev/rules.d/99-podnet-nic.rules", 'KERNEL=="wire0", ATTR{mtu}="1400"\n'),
+    ],
+)  # fmt: skip
+def test_text_that_sets_no_mtu_of_the_nic(tmp_path: Path, file: str, text: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert mtu_sources.later_mtus("wire0", 7, str(tmp_path)) == {}
 
 
 def test_files_that_ifupdown_includes(tmp_path: Path) -> None:
