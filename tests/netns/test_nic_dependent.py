@@ -106,3 +106,27 @@ def test_units_at_boot_may_start_in_any_order(
         with pytest.raises(Problem, match="there is no NIC gone0"):
             configure.set_up([*nics, {"name": "gone0", "mtu": 1500}], "gone0")
     assert stack.mtus() == {"br0": 9000, "mv0": 9000, "mv1": 8000, "up0": 9000}
+
+
+@pytest.mark.parametrize("name", ["vx0", "avx0"])
+def test_a_vxlan_device_is_set_after_its_lower_device(
+    stack: Stack, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel silently limits the MTU of a VXLAN device to that of the lower device when it is set."""
+    stack.namespaces.ip(stack.netns, f"link add {name} type vxlan id 5 dstport 4789 dev up0 remote 192.0.2.1")
+
+    def mtus() -> dict[str, int]:
+        links = json.loads(stack.namespaces.run(stack.netns, "ip", "-json", "link"))
+        return {link["ifname"]: link["mtu"] for link in links if link["ifname"] in (name, *NAMES)}
+
+    before = mtus()
+    entries = [(name, 8950), ("up0", 9000)]
+    stack.tune(*entries)
+    assert mtus() == {**before, **dict(entries)} and before[name] == 1450
+    stack.run("revert", {}, stack.netns)
+    assert mtus() == before
+    # The unit of the VXLAN device may start first.
+    monkeypatch.setattr(configure, "_BOOT_LOCK", str(tmp_path / "run/nics.lock"))
+    with _netns.entered(f"/run/netns/{stack.netns}"):
+        configure.set_up([{"name": one, "mtu": mtu} for one, mtu in entries], name)
+    assert mtus() == {**before, **dict(entries)}

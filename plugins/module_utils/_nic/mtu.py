@@ -5,7 +5,7 @@
 Sources: addrconf_notify() of net/ipv6/addrconf.c, vlan_device_event() of net/8021q/vlan.c,
 macvlan_device_event() of drivers/net/macvlan.c, ipvlan_adjust_mtu() of drivers/net/ipvlan/ipvlan_main.c,
 br_mtu_auto_adjust() of net/bridge/br_if.c, bond_change_mtu() of drivers/net/bonding/bond_main.c,
-team_change_mtu() of drivers/net/team/team.c.
+team_change_mtu() of drivers/net/team/team.c, vxlan_change_mtu() of drivers/net/vxlan/vxlan_core.c.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ IPV6_MIN_MTU = 1280
 _CLAMPED = {"macsec": 32, "macvlan": 0, "macvtap": 0, "vlan": 0}
 # Kinds whose MTU follows that of the lower device in both directions.
 _FOLLOWING = ("hsr", "ipvlan", "ipvtap")
+# Kinds whose MTU the kernel limits to that of the lower device, less their overhead, only when it is set.
+_LIMITED = ("vxlan",)
 # Kinds that set the MTU of their ports.
 _LEADING = ("bond", "team")
+_IFLA_VXLAN_LINK = 3
 _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINK_NETNSID = 4, 5, 10, 37
 
 
@@ -63,13 +66,18 @@ def devices() -> list[Device]:
     ):
         link = netlink.attributes(answer[netlink.IFINFO.size :])
         info = netlink.attributes(link.get(netlink.IFLA_LINKINFO, b""))
+        kind = netlink.text(info.get(netlink.IFLA_INFO_KIND, b""))
+        lower = link.get(_IFLA_LINK, bytes(4))
+        if kind == "vxlan":
+            data = netlink.attributes(info.get(netlink.IFLA_INFO_DATA, b""))
+            lower = data.get(_IFLA_VXLAN_LINK, bytes(4))
         found.append(
             Device(
                 netlink.text(link[netlink.IFLA_IFNAME]),
                 netlink.IFINFO.unpack_from(answer)[2],
                 _number(link[_IFLA_MTU]),
-                netlink.text(info.get(netlink.IFLA_INFO_KIND, b"")),
-                0 if _IFLA_LINK_NETNSID in link else _number(link.get(_IFLA_LINK, bytes(4))),
+                kind,
+                0 if _IFLA_LINK_NETNSID in link else _number(lower),
                 _number(link.get(_IFLA_MASTER, bytes(4))),
             )
         )
@@ -106,6 +114,10 @@ def related(names: Iterable[str], found: Sequence[Device]) -> dict[str, Device]:
         for lower in one.lower:
             linked.setdefault(one.index, set()).add(lower)
             linked.setdefault(lower, set()).add(one.index)
+    for device in found:
+        if device.kind in _LIMITED and device.lower:
+            linked.setdefault(device.index, set()).add(device.lower)
+            linked.setdefault(device.lower, set()).add(device.index)
     seen: set[int] = set()
     waiting = [device.index for device in found if device.name in {*names}]
     while waiting:
@@ -117,7 +129,11 @@ def related(names: Iterable[str], found: Sequence[Device]) -> dict[str, Device]:
     def order(device: Device) -> tuple[int, int, str]:
         depth, below = 0, device
         # The link of a veth is its peer, not a lower device.
-        while below.kind in (*_CLAMPED, *_FOLLOWING) and below.lower in by_index and depth < len(found):
+        while (
+            below.kind in (*_CLAMPED, *_FOLLOWING, *_LIMITED)
+            and below.lower in by_index
+            and depth < len(found)
+        ):
             depth, below = depth + 1, by_index[below.lower]
         return _rank(device), depth, device.name
 
