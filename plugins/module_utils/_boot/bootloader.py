@@ -19,6 +19,8 @@ from .command_line import canonical, missing
 
 MARKER = "# Written by podnet.datapath.boot_args: changes made here are lost."
 RECORD = "/etc/podnet/boot_args"
+# The command line that kernel-install(8) gives to future kernels.
+KERNEL_CMDLINE = "/etc/kernel/cmdline"
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,13 @@ class Recorded:
     """Contents of the record: the managed arguments and, while they are replaced, the ``coming`` ones.
 
     ``states`` has the managed arguments of each entry, by the digest of its text, before and after the
-    replacement.
+    replacement; ``future`` is the command line of future kernels with ``tokens``, if a program changes it.
     """
 
     tokens: tuple[str, ...] = ()
     coming: tuple[str, ...] | None = None
     states: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    future: str | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -106,7 +109,10 @@ class Recorded:
         return self.coming if self.coming and not missing(self.coming, line) else self.tokens
 
     def replacing(
-        self, tokens: Sequence[str], entries: Iterable[tuple[str, str, Sequence[str], str]]
+        self,
+        tokens: Sequence[str],
+        entries: Iterable[tuple[str, str, Sequence[str], str]],
+        future: str | None = None,
     ) -> Recorded:
         """Return the contents while ``tokens`` replace the managed arguments.
 
@@ -116,7 +122,7 @@ class Recorded:
             name: {str(digest(after)): list(tokens), str(digest(before)): list(managed)}
             for name, before, managed, after in entries
         }
-        return Recorded(self.tokens, tuple(tokens), states)
+        return Recorded(self.tokens, tuple(tokens), states, future)
 
 
 class Record:
@@ -141,13 +147,14 @@ class Record:
             elif not line.startswith("#"):
                 tokens += line.split()
         coming = tuple(raw["coming"]) if raw else None
-        return Recorded(tuple(tokens), coming, raw.get("states", {}))
+        return Recorded(tuple(tokens), coming, raw.get("states", {}), raw.get("future"))
 
     def write(self, recorded: Recorded) -> None:
         """Replace the contents; remove the file if there are none. Raises ``Problem``."""
         lines = list(recorded.tokens)
         if recorded.coming is not None:
-            lines.append(self._COMING + json.dumps({"coming": recorded.coming, "states": recorded.states}))
+            raw = {"coming": recorded.coming, "states": recorded.states, "future": recorded.future}
+            lines.append(self._COMING + json.dumps(raw))
         try:
             os.makedirs(os.path.dirname(self._file.path), exist_ok=True)
             self._file.write("\n".join([MARKER, *lines, ""]) if lines else None)

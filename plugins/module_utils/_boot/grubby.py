@@ -2,19 +2,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """grubby: GRUB with Boot Loader Specification entries, and zipl.
 
-Source: grubby(8).
+grubby changes the command line of future kernels only along with all entries, and adds arguments of entries
+to it. So it is set separately.
+
+Sources: grubby(8), kernel-install(8).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 
 from .._core.command import RunCommand
-from .._core.plan import Problem
+from .._core.files import bytes_of, read_file, replace_file
+from .._core.plan import Problem, reason
 from .._node.host import Host
-from .bootloader import RECORD, Current, Entry, Record, Recorded
-from .command_line import END, is_repeated, missing, replaced, words
+from .bootloader import KERNEL_CMDLINE, RECORD, Current, Entry, Record, Recorded
+from .command_line import END, edited, is_repeated, missing, replaced, words
 
 
 def grubby_entries(text: str) -> list[Entry]:
@@ -45,6 +51,7 @@ class Grubby:
     def __init__(self, node: Host, run: RunCommand) -> None:
         self._run, self._record = run, Record(node)
         self._tool = node.path(node.tool("grubby"))
+        self._future = os.path.realpath(node.path(KERNEL_CMDLINE))
 
     @staticmethod
     def detect(node: Host) -> bool:
@@ -67,19 +74,34 @@ class Grubby:
         _refuse_overwrite(former, managed, tokens)
         desired = [replaced(entry.tokens, own, tokens) for entry, own in zip(former, managed)]
         states = zip(names, texts, managed, map(" ".join, desired))
-        self._record.write(recorded.replacing(tokens, states))
+        future = recorded.future if recorded.interrupted else read_file(self._future)
+        coming = None if future is None else _with_arguments(future, recorded.tokens, tokens)
+        self._record.write(recorded.replacing(tokens, states, future))
         try:
             self._update(former, desired)
             self._check(tokens)
+            self._write_future(coming)
         except Problem as problem:
             message = f"{problem}\nEvery entry was restored."
             try:
                 self._update(self._entries(), [entry.tokens for entry in former])
+                self._write_future(future)
                 self._record.write(recorded)
             except Problem as other:
                 message = f"{problem}\nThe entries were not restored: {other}"
             raise Problem(message) from None
         self._record.write(Recorded(tuple(tokens)))
+
+    def _write_future(self, text: str | None) -> None:
+        """Set the command line of future kernels; raises ``Problem``."""
+        try:
+            if text is None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._future)
+            elif read_file(self._future) != text:
+                replace_file(self._future, bytes_of(text))
+        except OSError as error:
+            raise Problem(f"{self._future} cannot be written: {reason(error)}") from None
 
     def _entries(self) -> list[Entry]:
         return grubby_entries(self._grubby("--info=ALL"))
@@ -95,21 +117,23 @@ class Grubby:
         """Change entries to ``desired`` arguments; raises ``Problem``.
 
         ``--args`` replaces all occurrences of an argument by those it lists, so it lists the occurrences that
-        remain as well. Entries in which these differ are changed separately.
+        remain as well. Entries in which these differ are changed separately. grubby overlooks an occurrence
+        beside an equal one, so ``--remove-args`` lists repeated ones too, each as often as it occurs.
         """
         names = set()
         for entry, line in zip(entries, desired):
             before, after = Counter(entry.tokens), Counter(line)
             names |= {_key(word) for word in (before - after) + (after - before)}
-        calls: dict[str, dict[str, None]] = {}
+        calls: dict[str, Counter[str]] = {}
         kernels: dict[str, list[str]] = {}
         for entry, line in zip(entries, desired):
             args = " ".join(word for word in line if _key(word) in names)
-            removed = [word for word in entry.tokens if _key(word) in names and word not in line]
-            calls.setdefault(args, {}).update(dict.fromkeys(removed))
+            counts = Counter(word for word in entry.tokens if _key(word) in names)
+            removed = {word: count for word, count in counts.items() if count > 1 or word not in line}
+            calls[args] = calls.get(args, Counter()) | Counter(removed)
             kernels.setdefault(args, []).append(entry.kernel)
         for args, gone in calls.items():
-            options = [f"--remove-args={' '.join(gone)}"] if gone else []
+            options = [f"--remove-args={' '.join(gone.elements())}"] if gone else []
             options += [f"--args={args}"] if args else []
             for kernel in ["ALL"] if len(calls) == 1 else dict.fromkeys(kernels[args]):
                 if options:
@@ -124,6 +148,13 @@ class Grubby:
                     f"args: grubby reported success, but the entry {entry.title!r} does not have"
                     f" {' '.join(absent)}"
                 )
+
+
+def _with_arguments(text: str, managed: Sequence[str], tokens: Sequence[str]) -> str:
+    """Return the command line of future kernels with other managed arguments; grubby reads its first line."""
+    line, newline, others = text.partition("\n")
+    kept = edited(line, lambda dummy: 0, managed, [])
+    return " ".join(filter(None, [kept, *tokens])) + newline + others
 
 
 def _key(word: str) -> str:

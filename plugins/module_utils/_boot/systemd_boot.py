@@ -16,10 +16,8 @@ from .._core.command import RunCommand
 from .._core.files import bytes_of, read_file, replace_files
 from .._core.plan import Problem
 from .._node.host import Host
-from .bootloader import RECORD, Current, Entry, Record, Recorded
+from .bootloader import KERNEL_CMDLINE, RECORD, Current, Entry, Record, Recorded
 from .command_line import arguments, edited, missing
-
-KERNEL_CMDLINE = "/etc/kernel/cmdline"
 
 _PARTITIONS = ("/boot", "/boot/efi", "/efi")
 _FOLDERS = tuple(f"{partition}/loader/entries" for partition in _PARTITIONS)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import grubby
 from tests.unit.boot.boot_system import System
 
@@ -30,6 +32,12 @@ for word; do case $word in
     *) exit 2 ;;
 esac; done
 [ ! -e "$root/idle" ] || exit 0
+# It changes the first line of this file along with all entries.
+if [ $kernel = ALL ] && [ -n "$remove$add" ]; then
+    mkdir -p "$root/etc/kernel"
+    { head -qn1 "$root/etc/kernel/cmdline" 2>/dev/null | tr -d '\n'; echo " $add"; } >"$root/new"
+    mv "$root/new" "$root/etc/kernel/cmdline"
+fi
 for file in "$root"/boot/bls/*; do
     [ "$kernel" = ALL ] || [ "$kernel" = "/boot/vmlinuz-${file##*/}" ] || continue
     new=
@@ -116,3 +124,38 @@ def test_quotes_in_an_entry(tmp_path: Path) -> None:
     shown = 'index=0\nkernel="/vmlinuz"\nargs="ro dyndbg="file a.c iommu=pt +p" quiet"\ntitle="Fedora"\n'
     (entry,) = grubby.grubby_entries(shown)
     assert entry.tokens == ("ro", 'dyndbg="file a.c iommu=pt +p"', "quiet")
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        (None, None),
+        ("root=UUID=1  ro\n", "root=UUID=1  ro iommu=pt a=1\n"),
+        ("root=UUID=1 ro", "root=UUID=1 ro iommu=pt a=1"),
+        ("root=UUID=1 iommu=pt\nquiet\n", "root=UUID=1 iommu=pt iommu=pt a=1\nquiet\n"),
+    ],
+)
+@pytest.mark.parametrize("other", ["", " cgroup_enable=memory"])
+def test_the_command_line_of_future_kernels(
+    tmp_path: Path, text: str | None, made: str | None, other: str
+) -> None:
+    """grubby changes it only along with all entries, and loses all lines but the first."""
+    system = Fedora(tmp_path)
+    (tmp_path / "boot/bls/6.1").write_text(f"ro{other}\n")
+    future = tmp_path / "etc/kernel/cmdline"
+    future.parent.mkdir()
+    if text is not None:
+        future.write_text(text)
+    system(["iommu=pt", "a=1"])
+    assert (future.read_text() if future.exists() else None) == made
+    system([])
+    assert (future.read_text() if future.exists() else None) == text
+
+
+def test_an_argument_that_others_set_too_is_removed_once(tmp_path: Path) -> None:
+    system = Fedora(tmp_path)
+    (tmp_path / "boot/bls/6.1").write_text("ro quiet quiet\n")
+    system(["quiet"])
+    assert system.lines()[0] == "ro quiet quiet quiet"
+    system([])
+    assert system.lines()[0] == "ro quiet quiet"

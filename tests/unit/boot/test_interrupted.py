@@ -82,7 +82,7 @@ def test_a_killed_change_is_completed_and_reverted(
         monkeypatch.setattr(journal, "FOLDER", str(tmp_path / f"{step}/journal"))
         (tmp_path / str(step)).mkdir()
         system = KINDS[kind](tmp_path / str(step))
-        if kind == "systemd-boot":
+        if kind == "systemd-boot" or (kind == "grubby" and former):
             (system.root / "etc/kernel").mkdir()
             (system.root / "etc/kernel/cmdline").write_text("root=UUID=1 ro")
         untouched = files(system)
