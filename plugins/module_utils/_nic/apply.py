@@ -56,7 +56,7 @@ def run(
                 persist.rules(entry["name"] for entry in found.entries)  # Reports unsafe names.
             if not check:
                 with pending.transaction(*_observed(found)):
-                    configure.apply(ethtool, found)
+                    found = configure.apply(ethtool, found)
             if persistent:
                 drop_ins = mtu_sources.drop_ins(found.entries, root)
                 former = persist.read(root)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._core.lock import locked
@@ -28,7 +29,7 @@ from .plan import (
     steps,
 )
 from .request import parse
-from .resolve import resolve_on_node
+from .resolve import KEPT_OFF, resolve_on_node
 from .select import select
 from .write import NotSupported, write_step
 
@@ -58,21 +59,23 @@ def set_up(nics: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]
                 raise Problem(f"there is no NIC {name}")
             found = read_plan(ethtool, [entry for entry in nics if entry["name"] in present])
             found.require_valid()
-            apply(ethtool, found)
+            found = apply(ethtool, found)
     finally:
         ethtool.close()
     return report(found)
 
 
-def apply(ethtool: Ethtool, found: NicPlan) -> None:
+def apply(ethtool: Ethtool, found: NicPlan) -> NicPlan:
     """Change NICs, then read them again and compare.
 
-    MTUs are set for all NICs together, after the settings that limit them.
+    MTUs are set for all NICs together, after the settings that limit them. Returns the plan, without
+    optional features that a driver keeps off.
 
     Raises ``Problem`` if the kernel refuses or limits a value; then every NIC has its former settings.
     """
     touched: list[Nic] = []
     problems: list[str] = []
+    applied: dict[str, PlannedNic] = {}
     planned = [one for one in found.nics if one.changes]
     mtus = {device.name: device.mtu for device in related_to(planned).values()}
     try:
@@ -89,11 +92,27 @@ def apply(ethtool: Ethtool, found: NicPlan) -> None:
             resolved = one.resolved.settings.items()
             settings = {s: value for s, value in resolved if s == "qdisc" or not depends_on_queues(s)}
             settings.update(_write_queue_settings(ethtool, one))
-            problems += not_applied(read(ethtool, one.nic.name), settings)
+            now = read(ethtool, one.nic.name)
+            applied[one.nic.name] = effective = _without_kept_off(one, now)
+            dropped = {*one.resolved.settings} - {*effective.resolved.settings}
+            problems += not_applied(now, {s: value for s, value in settings.items() if s not in dropped})
         if problems:
             raise Problem("\n".join(problems))
     except (OSError, Problem) as problem:
         raise Problem(f"{problem}\n{restore(ethtool, list(reversed(touched)), mtus)}") from None
+    return replace(found, nics=[applied.get(one.nic.name, one) for one in found.nics])
+
+
+def _without_kept_off(one: PlannedNic, now: Nic) -> PlannedNic:
+    """Return the plan of a NIC without the optional features that are off although they were requested."""
+    settings = one.resolved.settings
+    dropped = [s for s in one.resolved.optional if settings.get(s) is True and now.values.get(s) is False]
+    resolved = replace(
+        one.resolved,
+        settings={s: value for s, value in settings.items() if s not in dropped},
+        skipped={**one.resolved.skipped, **dict.fromkeys(dropped, KEPT_OFF)},
+    )
+    return replace(one, resolved=resolved, changes=[c for c in one.changes if c.name not in dropped])
 
 
 def related_to(planned: Iterable[PlannedNic]) -> dict[str, mtu.Device]:

@@ -7,14 +7,14 @@ Source: netdev_fix_features() of net/core/dev.c. Drivers have further rules, whi
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 
 _CHECKSUM4 = ("tx-checksum-ip-generic", "tx-checksum-ipv4")
 _CHECKSUM6 = ("tx-checksum-ip-generic", "tx-checksum-ipv6")
-# A pattern of features, those of which one has to be on, and those that exclude it.
+# A feature, those of which one has to be on, and those that exclude it.
 _RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("tx-tcp*-segmentation", ("tx-scatter-gather",), ()),
+    ("tx-tcp-segmentation", ("tx-scatter-gather",), ()),
+    ("tx-tcp6-segmentation", ("tx-scatter-gather",), ()),
     ("tx-tcp-segmentation", _CHECKSUM4, ()),
     ("tx-tcp6-segmentation", _CHECKSUM6, ()),
     ("tx-tcp-mangleid-segmentation", ("tx-tcp-segmentation",), ()),
@@ -23,6 +23,8 @@ _RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("rx-gro-hw", ("rx-checksum",), ("rx-fcs",)),
     ("rx-lro", (), ("rx-fcs",)),
     ("rx-lro", (), ("rx-gro-hw",)),
+    ("tx-udp-segmentation", _CHECKSUM4, ()),  # since 6.11
+    ("tx-udp-segmentation", _CHECKSUM6, ()),
     ("tls-hw-tx-offload", _CHECKSUM4, ()),
     ("tls-hw-tx-offload", _CHECKSUM6, ()),
     ("tls-hw-rx-offload", ("rx-checksum",), ()),
@@ -38,13 +40,14 @@ def kept_off(features: Mapping[str, bool]) -> dict[str, str]:
     found: dict[str, str] = {}
     while True:
         before = len(found)
-        for pattern, needed, excluding in _RULES:
-            known = [name for name in needed if name in state]
-            for name in [name for name in fnmatch.filter(state, pattern) if state[name]]:
-                if known and not any(state[one] for one in known):
-                    found[name] = f"needs {' or '.join(known)}, which is off"
-                elif any(state.get(one) for one in excluding):
-                    found[name] = f"is excluded by {' and '.join(excluding)}, which is on"
+        for name, needed, excluding in _RULES:
+            known = [one for one in needed if one in state]
+            if not state.get(name):
+                continue
+            if known and not any(state[one] for one in known):
+                found[name] = f"needs {' or '.join(known)}, which is off"
+            elif any(state.get(one) for one in excluding):
+                found[name] = f"is excluded by {' and '.join(excluding)}, which is on"
         state.update(dict.fromkeys(found, False))
         if len(found) == before:
             return found

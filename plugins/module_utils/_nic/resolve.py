@@ -20,6 +20,8 @@ from .cpus import Cpus
 from .request import Desired, canonical, dashed
 from .sysfs import NAPI, Sysfs
 
+KEPT_OFF = "is kept off by the driver"
+
 # Features as ethtool(8) names them, by patterns over the kernel's names.
 _FEATURE_ALIASES = {
     "rx-checksum": ("rx", "rx-checksumming"),
@@ -42,13 +44,14 @@ class Resolved:
     """Desired settings in the names and values of one NIC.
 
     ``skipped`` has the reasons for unsupported optional settings, ``limited`` the numbers that were lowered
-    to the maximum.
+    to the maximum. ``optional`` has the optional features, which a driver may keep off.
     """
 
     settings: Mapping[str, Setting]
     skipped: Mapping[str, str]
     problems: Sequence[str]
     limited: Mapping[str, int] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
 
 
 class _Unsupported(Exception):
@@ -63,6 +66,7 @@ def resolve(nic: Nic, desired: Desired, cpus: Cpus | None = None, irqbalance: bo
     settings: dict[str, Setting] = {}
     skipped: dict[str, str] = {}
     limited: dict[str, int] = {}
+    optional: set[str] = set()
     driver = f"driver {nic.driver}" if nic.driver else "no driver"
     requested, problems = _with_header_split(nic, desired, skipped)
     for setting, value in requested.items():
@@ -82,6 +86,11 @@ def resolve(nic: Nic, desired: Desired, cpus: Cpus | None = None, irqbalance: bo
         except ValueError as error:
             problems.append(f"nics: {nic.name} ({driver}): {setting} = {value} {error}")
             continue
+        if setting.startswith("features.") and desired.is_optional(setting):
+            optional |= {*changeable}
+            if _is_kept_off(nic, changeable):
+                skipped[setting] = KEPT_OFF
+                continue
         for member, member_value in changeable.items():
             if settings.setdefault(member, member_value) != member_value:
                 problems.append(
@@ -106,7 +115,13 @@ def resolve(nic: Nic, desired: Desired, cpus: Cpus | None = None, irqbalance: bo
                 skipped[option] = problem.split(": ")[2]
             else:
                 problems.append(f"nics: {nic.name} ({driver}): {problem}")
-    return Resolved(settings, skipped, problems, limited)
+    return Resolved(settings, skipped, problems, limited, frozenset(optional))
+
+
+def _is_kept_off(nic: Nic, features: Mapping[str, Setting]) -> bool:
+    """Return whether features were requested before, and driver or kernel keep all of them off."""
+    return all(value is True and nic.wanted.get(f) is True and nic.values[f] is False
+               for f, value in features.items())  # fmt: skip
 
 
 def _kept_off(nic: Nic, requested: Mapping[str, object], settings: dict[str, Setting]) -> dict[str, str]:
@@ -114,6 +129,9 @@ def _kept_off(nic: Nic, requested: Mapping[str, object], settings: dict[str, Set
     state = {name: bool(value) for name, value in {**nic.values, **settings}.items()
              if name.startswith("features.")}  # fmt: skip
     reasons = features.kept_off({name.partition(".")[2]: on for name, on in state.items()})
+    # Features that are on now although they lack what they need: this kernel has no such rule.
+    active = {name.partition(".")[2]: bool(nic.values[name]) for name in state}
+    reasons = {name: reason for name, reason in reasons.items() if name not in features.kept_off(active)}
     found = {}
     for setting in requested:
         with contextlib.suppress(_Unsupported, ValueError):
