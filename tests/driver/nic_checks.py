@@ -11,6 +11,7 @@ QEMU emulates the e1000e and the igb; netdevsim is the kernel's simulated NIC.
 from __future__ import annotations
 
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, configure, device, mtu
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import revert_node
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 from tests.support import node_checks
 from tests.support.namespaces import command
 
@@ -231,6 +234,64 @@ def igb_sets_private_flag_rings_channels_and_coalescing() -> None:
         {"mtu": 8264, "priv_flags.legacy-rx": True, "rings.rx": 512, "rings.tx": 512,
          "channels.combined": combined, "coalesce.rx-usecs": 30},
     )  # fmt: skip
+
+
+# Devices that depend on each other
+
+STACK = """\
+link add p0 type dummy
+link add p1 type dummy
+link add abond type bond
+link set p0 master abond
+link set p1 master abond
+link add avlan link abond type vlan id 5
+link add abridge type bridge
+link set avlan master abridge
+link add avxlan type vxlan id 5 dstport 4789 dev abond remote 192.0.2.1
+link add ateam type team
+link add q0 type dummy
+link set q0 master ateam
+link add amacvlan link ateam type macvlan
+link add inner link ateam type vlan id 7 protocol 802.1ad
+link add ainner link inner type vlan id 8
+link add r0 type dummy
+link add amacsec link r0 type macsec
+link add r1 type dummy
+link add aipvlan link r1 type ipvlan
+"""
+STACKED = {
+    "abond": 9000, "avlan": 8000, "avxlan": 8950, "ateam": 9000, "amacvlan": 8500, "inner": 9000,
+    "ainner": 8900, "r0": 9000, "amacsec": 8900, "r1": 9000,
+}  # fmt: skip
+# What the kernel changes along: ports of bond and team, a bridge, and a device that always has the lower MTU.
+FOLLOWING = {"p0": 9000, "p1": 9000, "q0": 9000, "abridge": 8000, "aipvlan": 9000}
+
+
+def mtus() -> dict[str, int]:
+    return {one.name: one.mtu for one in mtu.devices() if one.name in {*STACKED, *FOLLOWING}}
+
+
+@CHECKS
+def mtus_of_stacked_devices_are_set_and_reverted() -> None:
+    made = subprocess.run(["ip", "-batch", "-"], input=STACK, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    folder, former = journal.FOLDER, mtus()
+    journal.FOLDER = "/root/journal"
+    entries = [{"name": name, "mtu": STACKED[name]} for name in reversed(STACKED)]
+    try:
+        tune(*entries)
+        assert mtus() == {**STACKED, **FOLLOWING}, mtus()
+        tune(*({**entry, "mtu": entry["mtu"] - 3000} for entry in entries))
+        assert mtus() == {name: value - 3000 for name, value in {**STACKED, **FOLLOWING}.items()}, mtus()
+        reverted = revert_node.run(["nics"], False, False, lambda words: (0, "", "")).values
+        assert reverted["archived"] and mtus() == former, f"{reverted} {mtus()}"
+        configure.set_up(entries, "avxlan")  # its unit may start first at boot
+        expected = {name: STACKED[name] for name in ("abond", "avlan", "avxlan")}
+        assert {name: mtus()[name] for name in expected} == expected, mtus()
+    finally:
+        journal.FOLDER = folder
+        for name in ("abond", "ateam", "p0", "p1", "q0", "r0", "r1", "abridge", "avxlan"):
+            command("ip", "link", "del", name, check=False)
 
 
 def check_and_restore(
