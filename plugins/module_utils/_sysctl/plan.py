@@ -28,11 +28,16 @@ WITHOUT_EFFECT = {
     "net/ipv4/tcp_tw_recycle": "Linux 4.12 removed it, as it broke connections through NAT",
 }
 
-# Values after which the kernel accepts no other one.
+# Values after which the kernel accepts no other one, "" for any: it accepts only lower limits or fewer bits.
 _ONE_WAY = {
     "kernel/kexec_load_disabled": "1",
+    "kernel/kexec_load_limit_panic": "",
+    "kernel/kexec_load_limit_reboot": "",
     "kernel/modules_disabled": "1",
+    "kernel/tainted": "",
     "kernel/unprivileged_bpf_disabled": "1",
+    "kernel/usermodehelper/bset": "",
+    "kernel/usermodehelper/inheritable": "",
     "kernel/yama/ptrace_scope": "3",
 }
 
@@ -175,7 +180,7 @@ def _lasting_problems(where: str, planned: Iterable[Change]) -> list[str]:
     for change in planned:
         path = path_of(change.name)
         match = re.fullmatch(r"net/ipv6/conf/(.+)/(disable_ipv6|addr_gen_mode|stable_secret)", path)
-        if path in _ONE_WAY and change.after == _ONE_WAY[path]:
+        if path in _ONE_WAY and _ONE_WAY[path] in ("", change.after):
             found.append(f"{where}: {change.name} = {change.after} can only be undone by a reboot")
         if not match or match[1] == "default":
             continue

@@ -62,3 +62,24 @@ def test_modules_that_are_loaded_early(root: Path, file: str, text: str, remaini
 def test_a_module_in_the_kernel_is_not_late(root: Path) -> None:
     (root / "sys/module/nf_conntrack/initstate").unlink()
     assert modules(root) == {"br_netfilter"}
+
+
+@pytest.mark.parametrize(
+    ("key", "module"),
+    [
+        ("dev/raid/speed_limit_max", "md_mod"),
+        ("fs/nfs/nlm_tcpport", "lockd"),
+        ("fs/nfs/nfs_callback_tcpport", "nfsv4"),
+        ("net/ipv4/vs/conntrack", "ip_vs"),
+        ("net/netfilter/nf_conntrack_tcp_timeout_established", "nf_conntrack"),
+        ("net/rdma_ucm/max_backlog", "rdma_ucm"),
+        ("net/sctp/sndbuf_policy", "sctp"),
+    ],
+)
+def test_modules_that_provide_sysctls(tmp_path: Path, key: str, module: str) -> None:
+    (tmp_path / f"sys/module/{module}").mkdir(parents=True)
+    (tmp_path / f"sys/module/{module}/initstate").touch()
+    assert late.late_keys([key], str(tmp_path), "6.1") == {key: module}
+    (tmp_path / "etc/modules-load.d").mkdir(parents=True)
+    (tmp_path / "etc/modules-load.d/a.conf").write_text(f" {module.replace('_', '-')} ")
+    assert late.late_keys([key], str(tmp_path), "6.1") == {}
