@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A cluster that consists of an API server only; tests do the work of kubelet and controllers."""
+"""Objects of an API server without kubelets and controllers; tests do their work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWNER = [
 DAEMON = [{**OWNER[0], "kind": "DaemonSet"}]
 
 
-class Cluster:
+class Objects:
     """Node, Pod and PodDisruptionBudget objects of an API server, without kubelets."""
 
     def __init__(self, config: Path) -> None:
@@ -45,7 +45,7 @@ class Cluster:
 
     def add_budget(self, name: str, allowed: int, app: str = "") -> None:
         """Add a PodDisruptionBudget and set its allowed disruptions, as its controller does."""
-        path = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets"
+        path = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
         spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": app or name}}}
         made = self.api.request(
             "POST", path, {"kind": "PodDisruptionBudget", "metadata": {"name": name}, "spec": spec}
@@ -53,16 +53,16 @@ class Cluster:
         made["status"] = {
             "disruptionsAllowed": allowed,
             "observedGeneration": made["metadata"]["generation"],
-            "currentHealthy": 2,
+            "currentHealthy": 1 + allowed,
             "desiredHealthy": 1,
             "expectedPods": 2,
         }
         self.api.request("PUT", f"{path}/{name}/status", made)
 
     def allow(self, app: str) -> None:
-        path = f"/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets/{app}"
+        path = f"/apis/policy/v1/namespaces/default/poddisruptionbudgets/{app}"
         budget = self.api.request("GET", path)
-        budget["status"]["disruptionsAllowed"] = 1
+        budget["status"].update(disruptionsAllowed=1, currentHealthy=2)
         self.api.request("PUT", f"{path}/status", budget)
 
     def names(self, node: str) -> set[str]:

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from tests.kubernetes.apiserver import running
-from tests.kubernetes.objects import OWNER, Cluster
+from tests.kubernetes.objects import OWNER, Objects
 from tests.support.checkout import CHECKOUT
 from tests.support.local_node import SKIPPED, node
 
@@ -29,14 +29,14 @@ OPERATIONS = (CHECKOUT / "docs/operations.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
     with running(tmp_path_factory.mktemp("cluster")) as config:
-        found = Cluster(config)
+        found = Objects(config)
         found.add_node("node1")
         yield found
 
 
-def roll_out(cluster: Cluster, folder: Path, *more: str, fails: bool = False, **facts: Any) -> int:
+def roll_out(cluster: Objects, folder: Path, *more: str, fails: bool = False, **facts: Any) -> int:
     """Run the documented command; return its number of changes."""
     found = re.search(r"^    (ansible-playbook .* -e fleet_kubernetes=true .*)$", OPERATIONS, re.MULTILINE)
     assert found
@@ -61,7 +61,7 @@ def run_on(facts: dict[str, Any], *words: str) -> None:
     subprocess.run([facts["ansible_python_interpreter"], "-c", code], check=True)
 
 
-def test_node_is_drained_only_for_disruptive_changes(cluster: Cluster, tmp_path: Path) -> None:
+def test_node_is_drained_only_for_disruptive_changes(cluster: Objects, tmp_path: Path) -> None:
     with node(tmp_path) as facts, cluster.kubelet():
 
         def drained(**more: Any) -> tuple[bool, int]:
@@ -90,7 +90,7 @@ def test_node_is_drained_only_for_disruptive_changes(cluster: Cluster, tmp_path:
         assert touched and changes > 0
 
 
-def test_failed_node_stays_cordoned_until_its_pods_are_verified(cluster: Cluster, tmp_path: Path) -> None:
+def test_failed_node_stays_cordoned_until_its_pods_are_verified(cluster: Objects, tmp_path: Path) -> None:
     def cordoned() -> bool:
         return bool(cluster.api.node("node1")["spec"].get("unschedulable"))
 

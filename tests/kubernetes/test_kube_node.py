@@ -19,19 +19,19 @@ import pytest
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain, kubernetes
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.exec_credential import VERSIONS
 from tests.kubernetes.apiserver import TOKEN, running
-from tests.kubernetes.objects import DAEMON, OWNER, Cluster
+from tests.kubernetes.objects import DAEMON, OWNER, Objects
 
 PAST = "2020-01-01T00:00:00Z"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
     with running(tmp_path_factory.mktemp("cluster")) as config:
-        yield Cluster(config)
+        yield Objects(config)
 
 
 @pytest.fixture
-def node(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+def node(cluster: Objects, request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield a new node; remove it with its Pods afterwards."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name).strip("-")[:60]
     cluster.add_node(name)
@@ -42,11 +42,11 @@ def node(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     cluster.api.request("DELETE", f"/api/v1/nodes/{name}")
 
 
-def unschedulable(cluster: Cluster, node: str) -> bool:
+def unschedulable(cluster: Objects, node: str) -> bool:
     return bool(cluster.api.node(node)["spec"].get("unschedulable"))
 
 
-def test_node_is_drained_and_uncordoned(cluster: Cluster, node: str) -> None:
+def test_node_is_drained_and_uncordoned(cluster: Objects, node: str) -> None:
     cluster.add_pod("web-a", node, OWNER)
     cluster.add_pod("agent-a", node, DAEMON)
     planned = cluster.run(node, "drained", check=True)
@@ -62,7 +62,7 @@ def test_node_is_drained_and_uncordoned(cluster: Cluster, node: str) -> None:
     assert not cluster.run(node, "uncordoned")["changed"]
 
 
-def test_exhausted_budget_leaves_node_cordoned(cluster: Cluster, node: str) -> None:
+def test_exhausted_budget_leaves_node_cordoned(cluster: Objects, node: str) -> None:
     cluster.add_pod("db-a", node, OWNER)
     cluster.add_budget("db", allowed=0)
     with cluster.kubelet():
@@ -77,7 +77,7 @@ def test_exhausted_budget_leaves_node_cordoned(cluster: Cluster, node: str) -> N
     assert waited.get("evicted") == ["default/db-a"] and cluster.names(node) == set(), waited
 
 
-def test_data_loss_is_refused_before_node_is_cordoned(cluster: Cluster, node: str) -> None:
+def test_data_loss_is_refused_before_node_is_cordoned(cluster: Objects, node: str) -> None:
     cluster.add_pod("single", node, [])
     cluster.add_pod("scratch-a", node, OWNER, volumes=[{"name": "v", "emptyDir": {}}])
     refused = cluster.run(node, "drained")
@@ -89,7 +89,7 @@ def test_data_loss_is_refused_before_node_is_cordoned(cluster: Cluster, node: st
     assert forced["evicted"] == ["default/scratch-a", "default/single"]
 
 
-def test_node_cordoned_by_others_stays_cordoned(cluster: Cluster, node: str) -> None:
+def test_node_cordoned_by_others_stays_cordoned(cluster: Objects, node: str) -> None:
     version = cluster.api.node(node)["metadata"]["resourceVersion"]
     cluster.api.patch_node(node, True, None, version)
     done = cluster.run(node, "drained")
@@ -99,7 +99,7 @@ def test_node_cordoned_by_others_stays_cordoned(cluster: Cluster, node: str) -> 
     assert unschedulable(cluster, node)
 
 
-def test_max_cordoned_limits_cordoned_nodes(cluster: Cluster, node: str) -> None:
+def test_max_cordoned_limits_cordoned_nodes(cluster: Objects, node: str) -> None:
     cluster.add_node("other")
     assert cluster.run("other", "cordoned", max_cordoned=1, owner="earlier")["changed"]
     refused = cluster.run(node, "drained", max_cordoned=1)
@@ -113,20 +113,20 @@ def test_max_cordoned_limits_cordoned_nodes(cluster: Cluster, node: str) -> None
     assert cluster.run("other", "uncordoned", owner="earlier")["changed"]
 
 
-def test_unknown_node_is_reported(cluster: Cluster, node: str) -> None:
+def test_unknown_node_is_reported(cluster: Objects, node: str) -> None:
     refused = cluster.run("nowhere", "drained")
     assert "no node 'nowhere'" in refused["msg"] and node in refused["msg"]
     assert "fleet_kubernetes_node" in refused["msg"]
 
 
-def test_invalid_token_is_reported(cluster: Cluster, node: str, tmp_path: Path) -> None:
+def test_invalid_token_is_reported(cluster: Objects, node: str, tmp_path: Path) -> None:
     config = json.loads(cluster.config.read_text())
     config["users"][0]["user"]["token"] = "wrong"
     (tmp_path / "config").write_text(json.dumps(config))
     assert "Unauthorized" in cluster.run(node, "cordoned", kubeconfig=str(tmp_path / "config"))["msg"]
 
 
-def test_selector_limits_the_drain(cluster: Cluster, node: str) -> None:
+def test_selector_limits_the_drain(cluster: Objects, node: str) -> None:
     for name in ("front-a", "store-a"):
         cluster.add_pod(name, node, OWNER)
     cluster.add_pod("single", node, [])
@@ -141,7 +141,7 @@ def test_selector_limits_the_drain(cluster: Cluster, node: str) -> None:
     assert not cluster.run(node, "drained", pod_selector="app in (front,none)")["changed"]
 
 
-def test_disabled_eviction_ignores_the_budget(cluster: Cluster, node: str) -> None:
+def test_disabled_eviction_ignores_the_budget(cluster: Objects, node: str) -> None:
     cluster.add_pod("queue-a", node, OWNER)
     cluster.add_budget("queue", allowed=0)
     planned = cluster.run(node, "drained", check=True, disable_eviction=True)
@@ -152,7 +152,7 @@ def test_disabled_eviction_ignores_the_budget(cluster: Cluster, node: str) -> No
     assert done.get("evicted") == ["default/queue-a"] and cluster.names(node) == set(), done
 
 
-def test_pod_with_two_budgets_is_reported(cluster: Cluster, node: str) -> None:
+def test_pod_with_two_budgets_is_reported(cluster: Objects, node: str) -> None:
     cluster.add_pod("twice-a", node, OWNER)
     cluster.add_budget("twice", allowed=1)
     cluster.add_budget("twice-too", allowed=1, app="twice")
@@ -160,7 +160,7 @@ def test_pod_with_two_budgets_is_reported(cluster: Cluster, node: str) -> None:
     assert "default/twice-a (PodDisruptionBudget twice, twice-too)" in refused["msg"], refused
 
 
-def test_stuck_pod_is_skipped(cluster: Cluster, node: str) -> None:
+def test_stuck_pod_is_skipped(cluster: Objects, node: str) -> None:
     """No kubelet removes the Pod, as on a node that is down."""
     cluster.add_pod("stuck-a", node, OWNER)
     refused = cluster.run(node, "drained", timeout=1, grace_period=1)
@@ -170,7 +170,7 @@ def test_stuck_pod_is_skipped(cluster: Cluster, node: str) -> None:
     assert not done.get("failed") and cluster.names(node) == {"stuck-a"}, done
 
 
-def with_user(cluster: Cluster, folder: Path, **user: object) -> str:
+def with_user(cluster: Objects, folder: Path, **user: object) -> str:
     config = json.loads(cluster.config.read_text())
     config["users"][0]["user"] = user
     (folder / "config").write_text(json.dumps(config))
@@ -187,13 +187,13 @@ def credential(**status: str) -> str:
     return json.dumps({"apiVersion": VERSIONS[0], "kind": "ExecCredential", "status": status})
 
 
-def test_token_of_a_plugin(cluster: Cluster, node: str, tmp_path: Path) -> None:
+def test_token_of_a_plugin(cluster: Objects, node: str, tmp_path: Path) -> None:
     path = with_user(cluster, tmp_path, exec=plugin(tmp_path, f"echo '{credential(token=TOKEN)}'"))
     assert cluster.run(node, "cordoned", check=True, kubeconfig=path)["changed"]
     assert cluster.run(node, "cordoned", kubeconfig=path)["changed"] and unschedulable(cluster, node)
 
 
-def test_client_certificate_of_a_plugin(cluster: Cluster, node: str, tmp_path: Path) -> None:
+def test_client_certificate_of_a_plugin(cluster: Objects, node: str, tmp_path: Path) -> None:
     names = {"clientCertificateData": "client.crt", "clientKeyData": "client.key"}
     status = {key: (cluster.config.parent / name).read_text() for key, name in names.items()}
     (tmp_path / "answer").write_text(credential(**status))
@@ -204,7 +204,7 @@ def test_client_certificate_of_a_plugin(cluster: Cluster, node: str, tmp_path: P
 @pytest.mark.parametrize(
     "first", [{"token": "old"}, {"token": TOKEN, "expirationTimestamp": PAST}], ids=["rejected", "expired"]
 )
-def test_plugin_runs_again(cluster: Cluster, node: str, tmp_path: Path, first: dict[str, str]) -> None:
+def test_plugin_runs_again(cluster: Objects, node: str, tmp_path: Path, first: dict[str, str]) -> None:
     """The API rejects the first credential, or it expires."""
     script = f"""echo >>'{tmp_path}/runs'
 [ "$(wc -l <'{tmp_path}/runs')" -gt 1 ] && echo '{credential(token=TOKEN)}' || echo '{credential(**first)}'"""
@@ -213,13 +213,13 @@ def test_plugin_runs_again(cluster: Cluster, node: str, tmp_path: Path, first: d
     assert (tmp_path / "runs").read_text() == "\n" * 2
 
 
-def test_rejected_plugin_is_reported(cluster: Cluster, node: str, tmp_path: Path) -> None:
+def test_rejected_plugin_is_reported(cluster: Objects, node: str, tmp_path: Path) -> None:
     path = with_user(cluster, tmp_path, exec=plugin(tmp_path, f"echo '{credential(token='wrong')}'"))
     refused = cluster.run(node, "cordoned", kubeconfig=path)
-    assert "user 'test', exec command './plugin': the API rejects" in refused["msg"], refused
+    assert f"user '{TOKEN}', exec command './plugin': the API rejects" in refused["msg"], refused
 
 
-def test_rotated_token_file_is_read_again(cluster: Cluster, node: str, tmp_path: Path) -> None:
+def test_rotated_token_file_is_read_again(cluster: Objects, node: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("old\n")
     path = with_user(cluster, tmp_path, token="wrong", tokenFile="token")
     api = kubernetes.Api(kubernetes.access(path))

@@ -8,6 +8,7 @@ A bridge in the network namespace of the control plane connects the machines. No
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from tests.kubernetes.cluster import build, cache, cgroups, cni, images, podnet,
 from tests.kubernetes.cluster.control_plane import PROXY, ApiServer, kubelet_user, start_controllers
 from tests.kubernetes.cluster.machine import Machine
 from tests.kubernetes.cluster.node import Node
+from tests.support.checkout import CHECKOUT
 
 ADDRESSES = "172.30.0.1", "fd30::1"
 PREFIXES = 24, 64
@@ -158,3 +160,8 @@ def _add(device: str, addresses: tuple[str, str]) -> list[str]:
     """Return the lines of ip(8) that add addresses to a device."""
     pairs = zip(addresses, PREFIXES, strict=True)
     return [f"address add {address}/{length} dev {device} nodad" for address, length in pairs]
+
+
+def checkout_name(kind: str) -> str:
+    """Return the name of a cluster of this checkout's tests: a run removes what a killed one left."""
+    return f"{kind}-{hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:6]}"

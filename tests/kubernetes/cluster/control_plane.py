@@ -27,9 +27,11 @@ ACCOUNTS_KEY = f"{FOLDER}/accounts.key"
 class ApiServer:
     """etcd and kube-apiserver. The token of each user is the user's name."""
 
-    def __init__(self, machine: Machine, address: str, port: int = 6443, etcd: int = 2379) -> None:
+    def __init__(
+        self, machine: Machine, address: str, port: int = 6443, client: int = 2379, peer: int = 2380
+    ) -> None:
         self.machine, self.address, self.port = machine, address, port
-        self._etcd = [f"http://127.0.0.1:{etcd + offset}" for offset in (0, 1)]
+        self._etcd = [f"http://127.0.0.1:{number}" for number in (client, peer)]
 
     def start(self, nodes: tuple[str, ...] = (), *options: str) -> None:
         """Start both; ``nodes`` are the nodes whose kubelets may use the API."""
