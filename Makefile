@@ -47,7 +47,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
 	test-kubernetes test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
-	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-scale bench-tuning packages
+	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-cni bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
 ifneq ($(filter-out tests/unit%,$(T)),)
@@ -174,6 +174,10 @@ bench-datapath: tools  ## Instructions of the BPF programs by feature and scale,
 bench-masquerade: tools  ## Connections of a masqueraded Pod to one destination, beside netfilter, 1 min
 	$(call say,Masquerading by the programs and by netfilter)
 	$(BENCH).masquerade.bench
+
+bench-cni: tools  ## ADD and DEL of the CNI plugin, beside the reference plugins, 1 min
+	$(call say,The CNI plugin beside ptp and bridge)
+	unshare --mount sh -c 'mount -t tmpfs tmpfs /run && mkdir -p /run/lock && $(BENCH).cni.bench'
 
 bench-scale: tools  ## Controller time of a rollout over HOSTS=1000 simulated hosts, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)
