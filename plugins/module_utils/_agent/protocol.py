@@ -12,6 +12,7 @@ Source: Container Network Interface Specification 1.1.0, sections 2, 4 and 5.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from .._pods.parse import interface_problem
 
 VERSIONS = ("0.4.0", "1.0.0", "1.1.0")
 MAX_REQUEST = 1 << 20  # bytes
+_MAX_MESSAGE = 1000  # characters, as messages contain values of the request
 
 # Error codes of the specification, and own ones
 INCOMPATIBLE_VERSION, UNSUPPORTED_FIELD, UNKNOWN_CONTAINER, INVALID_ENVIRONMENT = 1, 2, 3, 4
@@ -37,7 +39,7 @@ class CniError(Exception):
     """An error that the plugin reports to the runtime."""
 
     def __init__(self, code: int, message: str, details: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}...")
         self.code, self.details = code, details
 
 
@@ -84,9 +86,13 @@ def split_request(raw: bytes) -> tuple[dict[str, str], bytes]:
         raise CniError(IO_FAILURE, "the request of the plugin is truncated")
     variables = {}
     for line in head.split(b"\0") if head else ():
-        name, equals, value = line.decode(errors="surrogateescape").partition("=")
+        name, equals, value = line.decode(errors="backslashreplace").partition("=")
         if not equals or not name.startswith("CNI_"):
             raise CniError(IO_FAILURE, f"the request of the plugin has an invalid variable: {name!r}")
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            raise CniError(INVALID_ENVIRONMENT, f"{name}: {value} is not valid UTF-8") from None
         variables[name] = value
     return variables, body
 
@@ -98,7 +104,7 @@ def parse_request(raw: bytes) -> Request:
     if command not in ("ADD", "DEL", "CHECK", "GC", "STATUS"):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND: {command!r} is not supported")
     try:
-        config = json.loads(body)
+        config = json.loads(body.decode())
     except (ValueError, RecursionError) as error:
         raise CniError(DECODING_FAILURE, f"the network configuration is not valid JSON: {error}") from None
     if not isinstance(config, dict):
@@ -186,7 +192,8 @@ def _arguments(text: str) -> dict[str, str]:
 
 def _rate(bandwidth: Mapping[str, Any], key: str) -> int:
     value = bandwidth.get(key) or 0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value != int(value):
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not valid or not 0 <= value < math.inf or value != int(value):
         raise CniError(
             INVALID_CONFIG, f"runtimeConfig.bandwidth.{key}: {value!r} is not a number of bits per second"
         )
