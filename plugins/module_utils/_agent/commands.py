@@ -101,6 +101,8 @@ class Commands:
             raise CniError(INVALID_CONFIG, "ipam: missing; podnet requires an IPAM plugin")
         if not _is_namespace(request.netns):
             raise CniError(UNKNOWN_CONTAINER, f"CNI_NETNS: {request.netns} is not a network namespace")
+        if netns.is_own(request.netns):
+            raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS: {request.netns} is the namespace of the node")
         if not self._pod_cidrs() and self._nodes and ipam.needs_ranges(request.config):
             raise CniError(TRY_AGAIN, self._nodes.problem)
         config = ipam.with_ranges(request.config, self._pod_cidrs())
@@ -138,9 +140,12 @@ class Commands:
 
     def _undo(self, request: Request, attachment: Attachment) -> None:
         """Remove what a failed ADD has created."""
+        record = self._attachments.get(attachment.name)
         try:
             self._worker.remove([attachment.name])
-            ipam.run(request, "DEL", attachment.config)
+            # An IPAM plugin that assigned no address may fail again, for example at its configuration.
+            with contextlib.suppress(*() if record and record.addresses else (CniError,)):
+                ipam.run(request, "DEL", attachment.config)
             self._attachments.delete(attachment.name)
         except (Problem, OSError, CniError) as error:
             # The record stays, so that DEL and reconciliation find what is left.

@@ -46,11 +46,17 @@ def is_namespace(path: str) -> bool:
 
     Raises ``FileNotFoundError`` if ``path`` does not exist.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # O_NONBLOCK: opening a FIFO would wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return bool(_libc.ioctl(descriptor, _NSFS_IOCTL_TYPE) == _CLONE_NEWNET)
     finally:
         os.close(descriptor)
+
+
+def is_own(path: str) -> bool:
+    """Return whether ``path`` is the network namespace of the calling thread."""
+    return os.path.samefile(path, _OWN)
 
 
 def others() -> list[str]:
