@@ -707,7 +707,7 @@ def test_closed_streams(plugin: Build, path: Path) -> None:
 
 
 def test_stopped_and_continued(plugin: Build, path: Path) -> None:
-    """poll() and connect() return EINTR after SIGCONT."""
+    """It continues to wait for the response."""
     reached, release = threading.Event(), threading.Event()
 
     def respond(connection: socket.socket) -> None:
@@ -729,6 +729,7 @@ def test_stopped_and_continued(plugin: Build, path: Path) -> None:
 
 
 def test_stopped_while_it_connects(release: Build, path: Path) -> None:
+    """connect() with a time-out returns EINTR after SIGCONT."""
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(str(path))
         listener.listen(0)
