@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Package parts of this collection as a program that stays on a node.
 
-The program contains the modules that it imports. Source: zipapp and zipimport of Python's library.
+The program contains the modules that it imports, and libraries that may be missing when it runs: the
+distribution's interpreter may not have them, or they may have been removed since.
+
+Source: zipapp and zipimport of Python's library.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 PACKAGE = "ansible_collections.podnet.datapath.plugins.module_utils"
 
@@ -36,8 +39,10 @@ def interpreter() -> str:
     return sys.executable or _SYSTEM_PYTHON
 
 
-def archive(main: str) -> bytes:
+def archive(main: str, libraries: Sequence[str] = ()) -> bytes:
     """Return a zip file that Python runs: the program ``main`` and all parts of PACKAGE that it imports.
+
+    ``libraries`` are packages of pure Python that the program contains as a whole.
 
     The same code gives the same bytes. The caller imports what ``main`` imports, so that Ansible sends it to
     the node. Raises ``ModuleNotFoundError`` if a part is missing.
@@ -58,6 +63,8 @@ def archive(main: str) -> bytes:
     for name, source in sources.items():
         path = name.replace(".", "/")
         files[f"{path}/__init__.py" if _is_package(name) else f"{path}.py"] = source
+    for library in libraries:
+        files.update(_library(library))
     files["__main__.py"] = main
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as packed:
@@ -79,6 +86,21 @@ def _source(name: str) -> str:
     if not isinstance(source, str):
         raise ModuleNotFoundError(f"no source of {name}", name=name)
     return source
+
+
+def _library(name: str) -> dict[str, str]:
+    """Return the sources of an installed package, without importing it, by their path in the archive."""
+    spec = importlib.util.find_spec(name)
+    found: dict[str, str] = {}
+    for root in spec.submodule_search_locations or () if spec else ():
+        for folder, _folders, names in os.walk(root):
+            for source in (name for name in names if name.endswith(".py")):
+                path = os.path.join(folder, source)
+                with open(path, encoding="utf-8") as file:
+                    found[os.path.relpath(path, os.path.dirname(root))] = file.read()
+    if not found:
+        raise ModuleNotFoundError(f"no source of {name}", name=name)
+    return found
 
 
 def _imported(source: str, module: str) -> Iterator[str]:

@@ -47,8 +47,8 @@ print(json.dumps(result))
 
 
 def program() -> bytes:
-    """Return a zip file that Python runs, with this code; the same code gives the same bytes."""
-    return archive(_MAIN)
+    """Return a zip file that Python runs, with this code and pyroute2; the same code gives the same bytes."""
+    return archive(_MAIN, ["pyroute2"])
 
 
 def unit(python: str) -> str:

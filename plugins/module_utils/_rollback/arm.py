@@ -73,9 +73,10 @@ class RollbackProgram:
     maker: type[Subsystem]
 
     def archive(self) -> bytes:
-        """Return a zip file that Python runs."""
+        """Return a zip file that Python runs, with all that it needs at the rollback."""
         name = self.maker.__name__
-        return archive(f"""\
+        return archive(
+            f"""\
 import subprocess, sys
 from {PACKAGE}._core import plan
 from {PACKAGE}._rollback import checkpoint
@@ -87,7 +88,9 @@ try:
     print(checkpoint.expire(command, {{{self.subsystem!r}: {name}()}}))
 except (plan.Problem, OSError) as problem:
     sys.exit(str(problem))
-""")
+""",
+            ["pyroute2"],
+        )
 
 
 def service(python: str) -> str:
