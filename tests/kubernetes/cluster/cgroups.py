@@ -65,8 +65,9 @@ def processes(group: str) -> set[int]:
     return {
         int(process)
         for hierarchy in _hierarchies()
-        for file in (hierarchy / group).glob("**/cgroup.procs")
-        for process in _read(file).split()
+        # Unlike glob(), os.walk() ignores folders that are removed meanwhile.
+        for folder, _folders, _files in os.walk(hierarchy / group)
+        for process in _read(Path(folder, "cgroup.procs")).split()
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.bundle import PACKAGE, archive
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command
 from tests.kubernetes.cluster import cni
 from tests.kubernetes.cluster.node import CNI_BIN, Node
 from tests.support.checkout import CHECKOUT, PROGRAMS
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ROLE = CHECKOUT / "roles/cni/files"
 OBJECT = "/usr/local/lib/podnet-datapath.o"
 AGENT = "/usr/local/lib/podnet/agent.pyz"
+COMMAND = "/usr/local/sbin/podnet-datapath"
 CONFIG, KUBECONFIG = "/etc/podnet/agent.json", "/etc/podnet/kubeconfig"
 ACCOUNT = ("--namespace", "kube-system", "podnet-agent")
 ATTACH = f"""\
@@ -54,6 +56,8 @@ def _copy(node: Node, folder: Path) -> None:
         shutil.copy2(folder / name, node.path(target))
     for path, program in ((AGENT, MAIN), ("/usr/local/lib/podnet/attach.pyz", ATTACH)):
         node.path(path).write_bytes(archive(program))
+    node.path(COMMAND).write_bytes(command.program())
+    node.path(COMMAND).chmod(0o755)
     node.run("python3", "/usr/local/lib/podnet/attach.pyz")
     node.write(CONFIG, json.dumps(config(node)))
 
