@@ -289,6 +289,85 @@ def test_ranges_that_fail(
     assert not [path for path in tmp_path.glob("test/*") if path.name[0].isdigit()]
 
 
+# IPAM plugins that fail
+
+RESULT = '{"ips":[{"address":"10.77.0.2/24"}]}'
+IPAM: dict[str, tuple[int, str, str]] = {
+    "no output": (5, "it returned no address", ""),
+    "text": (5, "its output is not a JSON object", "echo text"),
+    "array": (5, "its output is not a JSON object", "echo []"),
+    "truncated": (5, "its output is not a JSON object", "echo '{\"ips\":[{'"),
+    "not UTF-8": (5, "its output is not a JSON object", 'printf \'{"a":"\\377"}\''),
+    "nested": (5, "its output is not a JSON object", "head -c 500000 /dev/zero | tr '\\0' '['"),
+    "long output": (5, "its output is not a JSON object", 'printf \'{"a":"\'; head -c 4000000 /dev/zero'),
+    "no addresses": (5, "it returned no address", "echo '{\"ips\":[]}'"),
+    "number as addresses": (5, "it returned an invalid address", "echo '{\"ips\":1}'"),
+    "text as addresses": (5, "it returned an invalid address", 'echo \'{"ips":"10.0.0.1"}\''),
+    "numbers as addresses": (5, "it returned an invalid address", "echo '{\"ips\":[1]}'"),
+    "empty address": (5, "it returned an invalid address", "echo '{\"ips\":[{}]}'"),
+    "invalid address": (5, "it returned an invalid address", 'echo \'{"ips":[{"address":"10.0.0/8"}]}\''),
+    "list as address": (5, "it returned an invalid address", 'echo \'{"ips":[{"address":[]}]}\''),
+    "unspecified address": (100, "unicast", 'echo \'{"ips":[{"address":"0.0.0.0/0"}]}\''),
+    "list as dns": (5, "dns", f"echo '{RESULT[:-1]},\"dns\":[1]}}'"),
+    "failure": (100, "exited with status 3", "exit 3"),
+    "message on standard error": (100, "out of space", "echo out of space >&2; exit 1"),
+    "error": (11, "try later", 'echo \'{"code":11,"msg":"try later"}\'; exit 1'),
+    "text as code": (100, "busy", 'echo \'{"code":"x","msg":"busy"}\'; exit 1'),
+    "long message": (
+        7,
+        "xxxx",
+        "printf '{\"code\":7,\"msg\":\"'; head -c 900000 /dev/zero | tr '\\0' x; echo '\"}'; exit 1",
+    ),
+    "killed": (100, "exited with status -9", "kill -9 $$"),
+}
+
+
+@pytest.mark.parametrize(("code", "message", "script"), IPAM.values(), ids=IPAM)
+def test_failing_ipam(plugin: Build, cni: Cni, tmp_path: Path, code: int, message: str, script: str) -> None:
+    """Its DEL is called, and also the failure of DEL leaves no record."""
+    program = tmp_path / "ipam"
+    program.write_text(f"#!/bin/sh\necho $CNI_COMMAND >>{tmp_path}/calls\n{script}\n")
+    program.chmod(0o755)
+    outcome = call(plugin, cni, "ADD", {**cni.config, "ipam": {"type": "ipam"}}, {"PATH": str(tmp_path)})
+    check(outcome, code, message)
+    assert (tmp_path / "calls").read_text().split() == ["VERSION", "ADD", "DEL"]
+    assert cni.leftovers() == []
+
+
+def test_ipam_that_is_no_program(plugin: Build, cni: Cni, tmp_path: Path) -> None:
+    program = tmp_path / "ipam"
+    program.write_text("no program")
+    config = {**cni.config, "ipam": {"type": "ipam"}}
+    check(call(plugin, cni, "ADD", config, {"PATH": str(tmp_path)}), 7, "there is no plugin")
+    program.chmod(0o755)
+    check(call(plugin, cni, "ADD", config, {"PATH": str(tmp_path)}), 5, "Exec format error")
+    assert cni.leftovers() == []
+
+
+# Previous results of an existing container
+
+PREVIOUS: dict[str, Any] = {
+    "empty": {},
+    "null": {"ips": None},
+    "number": {"ips": 1},
+    "text": {"ips": "x"},
+    "object": {"ips": {"address": "x"}},
+    "numbers": {"ips": [1]},
+    "list as address": {"ips": [{"address": []}]},
+    "other address": {"ips": [{"address": "10.0.0.1/32"}]},
+}
+
+
+def test_invalid_previous_results(plugin: Build, cni: Cni) -> None:
+    assert call(plugin, cni, "ADD", cni.config, {}).status == 0
+    for previous in PREVIOUS.values():
+        outcome = call(plugin, cni, "CHECK", {**cni.config, "prevResult": previous}, {})
+        assert outcome.status == 1, previous
+        assert json.loads(outcome.out)["code"] in (7, 101), (previous, outcome)
+    delete(plugin, cni)
+    assert cni.leftovers() == []
+
+
 # Clients of the socket
 
 

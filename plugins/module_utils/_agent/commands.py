@@ -34,6 +34,7 @@ from .protocol import (
     Address,
     CniError,
     Request,
+    previous_addresses,
     result_of,
 )
 from .worker import Worker
@@ -189,11 +190,11 @@ class Commands:
                 raise CniError(
                     UNKNOWN_CONTAINER, f"{request.shown} has no interface {request.interface} of this plugin"
                 )
-            expected = {entry.get("address") for entry in (request.previous or {}).get("ips") or ()}
-            if request.previous and expected != set(attachment.addresses):
+            expected = previous_addresses(request)
+            if expected is not None and expected != set(attachment.addresses):
                 raise CniError(
                     DIFFERS,
-                    f"prevResult has the addresses {', '.join(sorted(map(str, expected)))} instead of"
+                    f"prevResult has the addresses {', '.join(sorted(expected)) or 'none'} instead of"
                     f" {', '.join(sorted(attachment.addresses))}",
                 )
             problems = self._worker.differences(self.spec_of(attachment))

@@ -94,10 +94,12 @@ def run(request: Request, command: str, config: Mapping[str, Any]) -> dict[str, 
         raise CniError(IO_FAILURE, f"IPAM plugin {kind}: {error}") from None
     try:
         answer = json.loads(done.stdout[:MAX_OUTPUT]) if done.stdout.strip() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise CniError(IO_FAILURE, f"IPAM plugin {kind}: its output is not a JSON object", _text(done.stderr))
+    if not isinstance(answer.get("dns") or {}, dict):
+        raise CniError(IO_FAILURE, f"IPAM plugin {kind}: dns is not an object")
     if done.returncode:
         code = answer.get("code")
         message = answer.get("msg") or _text(done.stderr) or f"it exited with status {done.returncode}"
@@ -121,7 +123,7 @@ def _version_for(program: str, _changed: int, wanted: str) -> str:
             check=False,
         )
         supported = json.loads(done.stdout)["supportedVersions"]
-    except (OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, subprocess.TimeoutExpired):
         return wanted
     older = [version for version in VERSIONS[: VERSIONS.index(wanted) + 1] if version in supported]
     return older[-1] if older else wanted

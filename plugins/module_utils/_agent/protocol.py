@@ -225,6 +225,18 @@ def _valid(config: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     return frozenset(found)
 
 
+def previous_addresses(request: Request) -> set[str] | None:
+    """Return the addresses of prevResult, None if the request has no prevResult. Raises ``CniError``."""
+    if request.previous is None:
+        return None
+    entries = request.previous.get("ips") or []
+    if not isinstance(entries, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("address"), str) for one in entries
+    ):
+        raise CniError(INVALID_CONFIG, "prevResult.ips: must be a list of objects with an address")
+    return {one["address"] for one in entries}
+
+
 # Responses
 
 
