@@ -15,11 +15,13 @@ version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Combines the results of M(podnet.datapath.sysctl_zc), M(podnet.datapath.boot_args),
-    M(podnet.datapath.nic_tuning) and M(podnet.datapath.pods) in check mode into one list.
+    M(podnet.datapath.nic_tuning), M(podnet.datapath.pods) and M(podnet.datapath.cni) in check mode into one
+    list.
 options:
   _input:
     description:
-      - Results by the names C(sysctls), C(boot_args), C(nics) and C(pods). Results may be missing or failed.
+      - Results by the names C(sysctls), C(boot_args), C(nics), C(pods) and C(cni). Results may be missing or
+        failed.
     type: dict
     required: true
 """
@@ -34,8 +36,8 @@ RETURN = r"""
 _value:
   description:
     - A dictionary for each difference. C(scope) is V(node), a Pod's network namespace, a NIC, V(Pods),
-      V(boot) or V(warning). C(what) is the setting or a message, C(current) and C(desired) are its values,
-      and C(other_writers) lists what else sets it.
+      V(CNI), V(boot) or V(warning). C(what) is the setting or a message, C(current) and C(desired) are its
+      values, and C(other_writers) lists what else sets it.
     - If a result failed, its row has the name of the result in C(scope) and the error in C(what).
   type: list
   elements: dict
@@ -98,17 +100,22 @@ def _pods(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows + [_row("Pods", f"{count} map entries of {kind} differ") for kind, count in sorted(counts)]
 
 
+def _cni(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a result of the module cni."""
+    return [_row("CNI", change) for change in result.get("changes", [])]
+
+
 def drift(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each difference, warning and failure in the results of a check."""
     rows = []
-    readers = {"sysctls": _sysctls, "boot_args": _boot_args, "nics": _nics, "pods": _pods}
+    readers = {"sysctls": _sysctls, "boot_args": _boot_args, "nics": _nics, "pods": _pods, "cni": _cni}
     for name, read in readers.items():
         result = results.get(name, {})
         if result.get("failed") or ("msg" in result and "changed" not in result):
             rows.append(_row(name, f"check failed: {result.get('msg', '')}"))
         else:
             rows += read(result)
-        if name in ("sysctls", "pods"):
+        if name in ("sysctls", "pods", "cni"):
             rows += [_row("warning", text) for text in result.get("warnings", [])]
     return rows
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.filter import ladder_plan
+from ansible_collections.podnet.datapath.plugins.module_utils._agent import options as agent
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import arguments
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem, listed, suggestion
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import parse as declarations
@@ -52,7 +53,7 @@ def preload() -> None:
 
 def problems(values: Mapping[str, Any]) -> list[str]:
     """Return an error for each invalid value among the options of a host, converted to their types."""
-    checks = (_names, _sysctls, _boot_arguments, _nics, _paths, _pods)
+    checks = (_names, _sysctls, _boot_arguments, _nics, _paths, _pods, _cni)
     return [problem for check in checks for problem in check(values)]
 
 
@@ -128,3 +129,9 @@ def _pods(values: Mapping[str, Any]) -> Iterator[str]:
     for problem in found:
         name = problem.partition("[")[0].partition(":")[0]
         yield f"pods_{'endpoints' + problem[4:] if name == 'pods' else problem}"
+
+
+def _cni(values: Mapping[str, Any]) -> Iterator[str]:
+    """Check the options of the CNI plugin and its agent as the module cni does."""
+    given = {name[len("cni_") :]: value for name, value in values.items() if name.startswith("cni_")}
+    yield from (f"cni_{problem}" for problem in agent.problems(given))

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The node agent, which attaches the Pods of container runtimes to the datapath on behalf of the CNI plugin.
 
-Callers: nothing
-May import: _core, _kernel, _ops, _pods
+Callers: modules, plugin_utils
+May import: _core, _datapath, _kernel, _ops, _pods, _programs, _rollback, _sysctl
 """
 
-__all__: list[str] = []
+__all__ = ["install", "options"]

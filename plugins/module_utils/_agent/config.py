@@ -11,10 +11,12 @@ from typing import Any
 
 from .._core.plan import Problem
 from .._kernel.bpf import DEFAULT_PIN_PATH
-from .._pods.api import NodeSpec
+from .._pods.api import PROGRAMS, NodeSpec
+from .._programs.resolve import Request
 
 PATH = "/etc/podnet/agent.json"
 OWNER = "cni"
+UPLINK_PROGRAM = "host_ingress"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Config:
     ``pod_cidrs`` are the address ranges of this node's Pods, by default those of its Node object.
     With a ``kubeconfig``, ``routes`` to other nodes come from their Node objects, unless it is ``none``.
     ``masquerade`` is that of the module ``pods``; all Pods are masqueraded if it has an address. The health
-    and metrics endpoint is disabled if ``metrics_port`` is 0.
+    and metrics endpoint is disabled if ``metrics_port`` is 0. ``object`` is loaded after a boot, and attached
+    to the ``uplinks`` at the hook ``hook_type``.
     """
 
     node: str
@@ -39,6 +42,8 @@ class Config:
     gro_ipv4_max_size: int | None = None
     ipv4_advmss: int | None = None
     pin_path: str = DEFAULT_PIN_PATH
+    uplinks: Sequence[str] = ()
+    hook_type: str = "auto"
     sysctls: Mapping[str, str] = field(default_factory=dict)
     masquerade: Mapping[str, Any] = field(default_factory=dict)
     pod_cidrs: Sequence[str] = ()
@@ -51,6 +56,14 @@ class Config:
         """Return what all Pods of the agent share."""
         shared = {one.name: getattr(self, one.name) for one in fields(self) if one.name in _SHARED}
         return NodeSpec(name=self.node, owner=OWNER, masquerade=self.masquerade or None, **shared)
+
+    def programs(self) -> set[str]:
+        """Return the programs that Pods require."""
+        return {UPLINK_PROGRAM, *PROGRAMS.values()}
+
+    def uplink_requests(self) -> list[Request]:
+        """Return the attachments to the uplinks."""
+        return [Request(UPLINK_PROGRAM, device, "ingress", self.hook_type) for device in self.uplinks]
 
 
 _SHARED = {one.name for one in fields(NodeSpec)} - {"name", "owner", "masquerade"}

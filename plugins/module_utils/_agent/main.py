@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from .._core.plan import Problem
 from .._ops import kubernetes
 from .._pods.single import SinglePods
+from .._programs import boot
 from . import config as _config
 from . import metrics as _metrics
 from . import reconcile, server
@@ -129,7 +130,11 @@ def main() -> None:
     log.setLevel(logging.INFO)
     log.addHandler(Handler())
     try:
-        agent = Agent(_config.read(args.config), args.socket, args.state)
+        config = _config.read(args.config)
+        # A boot removes all programs, and container runtimes start Pods without Ansible.
+        if boot.restore(config.pin_path, config.object, config.programs(), config.uplink_requests()):
+            log.info("loaded the programs of %s", config.object)
+        agent = Agent(config, args.socket, args.state)
     except (Problem, OSError) as error:
         sys.exit(f"podnet-agent: {error}")
     signal.signal(signal.SIGTERM, agent.stop)

@@ -25,13 +25,13 @@ _SYSTEM_PYTHON = "/usr/bin/python3"
 _OLDEST = (3, 9)  # RHEL 8 has 3.6 as /usr/bin/python3 and newer versions beside it
 
 
-def interpreter() -> str:
+def interpreter(*packages: str) -> str:
     """Return the Python interpreter for programs that stay on the node.
 
     Prefers the distribution's interpreter, because a virtual environment may be removed. Falls back to the
-    interpreter of this process if that is missing or too old.
+    interpreter of this process if that is missing, too old, or has not all ``packages``.
     """
-    test = f"import sys; sys.exit(sys.version_info < {_OLDEST})"
+    test = f"import {', '.join(['sys', *packages])}; sys.exit(sys.version_info < {_OLDEST})"
     if os.access(_SYSTEM_PYTHON, os.X_OK):
         done = subprocess.run([_SYSTEM_PYTHON, "-c", test], capture_output=True, check=False)
         if not done.returncode:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """BPF programs: loaded, pinned, attached and replaced.
 
-Callers: modules, _ops, _pods
+Callers: modules, _agent, _ops, _pods
 May import: _core, _datapath, _kernel, _rollback
 """
 
-__all__ = ["attach", "hooks", "new_device", "resolve", "revert"]
+__all__ = ["attach", "boot", "hooks", "new_device", "resolve", "revert"]

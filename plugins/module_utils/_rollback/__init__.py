@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Journal of every change, and its rollback by a timer, at boot or on request.
 
-Callers: modules, _boot, _datapath, _nic, _ops, _pods, _programs, _sysctl
+Callers: modules, _agent, _boot, _datapath, _nic, _ops, _pods, _programs, _sysctl
 May import: _core
 """
 

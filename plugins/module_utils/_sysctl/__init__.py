@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sysctls of a node and of its Pods, at run time and at boot.
 
-Callers: modules, plugin_utils, _ops
+Callers: modules, plugin_utils, _agent, _ops
 May import: _core, _kernel, _node, _rollback
 """
 

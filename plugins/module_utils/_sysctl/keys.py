@@ -43,6 +43,14 @@ def normalize(value: str) -> str:
     return " ".join(value.split())
 
 
+def texts(sysctls: Mapping[str, object]) -> dict[str, str]:
+    """Return valid values as text, by name."""
+    return {
+        key: normalize(str(int(value) if isinstance(value, bool) else value))
+        for key, value in sysctls.items()
+    }
+
+
 def parse(sysctls: Mapping[str, object], option: str = "sysctls") -> dict[str, str]:
     """Return the values requested in ``option`` by path; raises ``Problem`` with all errors."""
     values: dict[str, str] = {}

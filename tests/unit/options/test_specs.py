@@ -42,6 +42,7 @@ PASSED = [
     ("pods_services", "pods", "services"),
     ("pods_masquerade", "pods", "masquerade"),
     ("pods_host_routes", "pods", "host_routes"),
+    ("cni_masquerade", "pods", "masquerade"),
 ]
 
 

@@ -1,0 +1,51 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Load the programs after a boot without Ansible."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from .._kernel.bpf import DEFAULT_OWNER
+from .._rollback import journal
+from .attach import Desired, present
+from .pins import Pins
+from .plan import Attachment
+from .resolve import Request
+
+
+def restore(pin_path: str, object_path: str, programs: Collection[str], uplinks: Sequence[Request]) -> bool:
+    """Load the programs and attach them to ``uplinks``, unless this is done; return whether it was not.
+
+    Never replaces loaded ``programs``: this is the task of the module ``bpf_attach``, with its rollback.
+    Raises ``Problem``, for example if an uplink does not exist.
+    """
+    if _is_complete(Pins(pin_path), programs, uplinks):
+        return False
+    with journal.locked():  # Another process may load the programs now.
+        pins = Pins(pin_path)
+        if _is_complete(pins, programs, uplinks):
+            return False
+        requests = {
+            (one.device, one.hook): Request(one.program, one.device, one.hook, one.type)
+            for one in pins.attachments.values()
+            if one.owner == DEFAULT_OWNER and _is_attached(pins, one)
+        }
+        requests.update({(one.device, one.hook): one for one in uplinks})
+        present(Desired(pin_path, list(requests.values())), object_path, {})
+    return True
+
+
+def _is_complete(pins: Pins, programs: Collection[str], uplinks: Sequence[Request]) -> bool:
+    attached = {
+        (one.program, one.device, one.hook) for one in pins.attachments.values() if _is_attached(pins, one)
+    }
+    return {*programs} <= pins.programs.keys() and all(
+        (one.program, one.device, one.hook) in attached for one in uplinks
+    )
+
+
+def _is_attached(pins: Pins, attachment: Attachment) -> bool:
+    """Return whether an attachment is at the device that has its name now."""
+    device = pins.devices.get(attachment.device)
+    return bool(attachment.program and device and device.ifindex == attachment.ifindex)
