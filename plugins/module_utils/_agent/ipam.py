@@ -30,8 +30,11 @@ SEARCH_PATH = "/opt/cni/bin:/usr/lib/cni"
 
 
 def find_plugin(kind: str, path: str) -> str:
-    """Return the path of an IPAM plugin in the directories of CNI_PATH. Raises ``CniError``."""
-    folders = path or SEARCH_PATH
+    """Return the path of an IPAM plugin in the directories of CNI_PATH, then in the default ones.
+
+    Raises ``CniError``.
+    """
+    folders = f"{path}:{SEARCH_PATH}" if path else SEARCH_PATH
     for folder in folders.split(":"):
         candidate = os.path.join(folder, kind)
         if folder.startswith("/") and os.access(candidate, os.X_OK) and os.path.isfile(candidate):
