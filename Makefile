@@ -46,7 +46,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
-	test-kubernetes test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
+	test-kubernetes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-cni bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
@@ -127,6 +127,10 @@ test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playb
 test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=ptp), and draining; 3 min, built once in 12 min
 	$(call say,Kubernetes $(KUBERNETES) with the CNI $(CNI); the first time 15 min, later 3 min)
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=$(CNI) pytest -q tests/kubernetes
+
+test-conformance: tools  ## Network specs of Kubernetes' own suite (KUBERNETES=1.36.3, CNI=ptp), 10 min; built once in 20 min
+	$(call say,Conformance of the CNI $(CNI) on Kubernetes $(KUBERNETES); the first time 30 min, later 10 min)
+	$(RUN) tests.kubernetes.conformance --version $(KUBERNETES) --cni $(CNI) reports/conformance-$(KUBERNETES)-$(CNI).txt
 
 test-swaps: tools  ## Replace BPF programs under traffic, SWAPS=10000 times
 	$(call say,$(SWAPS) replacements under traffic)

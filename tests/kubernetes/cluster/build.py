@@ -45,7 +45,7 @@ def programs(version: str = KUBERNETES) -> Path:
 
 
 def _build(version: str, layer: Path) -> None:
-    with _go() as go:
+    with toolchain() as go:
         with common.step(f"Kubernetes {version}", 600):
             (layer / BIN).mkdir(parents=True)
             go.compile(("build",), version, PROGRAMS, f"{layer / BIN}/")
@@ -114,7 +114,7 @@ class Go:
 
 
 @contextlib.contextmanager
-def _go() -> Iterator[Go]:
+def toolchain() -> Iterator[Go]:
     """Yield the toolchain; remove it with all modules and objects if the block succeeds.
 
     They remain after an error or interruption, so that the next run continues there.
@@ -126,6 +126,6 @@ def _go() -> Iterator[Go]:
             with common.step("Go toolchain", 30), common.built_dir(root) as work:
                 debian.make_root(work, SUITE, ("ca-certificates", "golang-go"), variant="minbase")
         # Its programs are static: they run on every Debian.
-        (toolchain,) = (root / "usr/lib").glob("go-*")
-        yield Go(toolchain, folder)
+        (found,) = (root / "usr/lib").glob("go-*")
+        yield Go(found, folder)
         common.remove_tree(folder)

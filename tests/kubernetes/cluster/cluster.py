@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,11 +51,14 @@ class Cluster:
         """The control plane and all nodes."""
         return [self.control, *self.nodes]
 
-    def up(self, network: str) -> None:
-        """Start a new cluster with a CNI, after removing an existing one of the same name."""
+    def up(self, network: str, more: Sequence[Path] = ()) -> None:
+        """Start a new cluster with a CNI, after removing an existing one of the same name.
+
+        ``more`` are layers for the machines' roots in addition to those of every cluster.
+        """
         if network not in CNIS:
             raise common.LabError(f"CNI={network} is unknown; set one of {', '.join(sorted(CNIS))}")
-        layers = self._layers()
+        layers = [*more, *self._layers()]
         self.down()
         with common.step(f"cluster {self.name}", 30):
             self._connect()
@@ -115,7 +119,7 @@ class Cluster:
         start_controllers(self.server)
         common.write_atomic(self.kubeconfig, self.server.kubeconfig(), 0o600)
         common.write_atomic(
-            self.folder / "kubectl", f'#!/bin/sh\nexec {shlex.join(self._kubectl(layers[1]))} "$@"\n', 0o755
+            self.folder / "kubectl", f'#!/bin/sh\nexec {shlex.join(self._kubectl())} "$@"\n', 0o755
         )
         for node in self.nodes:
             self.kubectl("create", "-f", "-", given=json.dumps(node.manifest()))
@@ -129,9 +133,10 @@ class Cluster:
         """The administrator's kubeconfig; the namespace of the control plane reaches its server."""
         return self.folder / "kubeconfig"
 
-    def _kubectl(self, programs: Path) -> list[str]:
+    def _kubectl(self) -> list[str]:
         enter = ["nsenter", f"--net=/run/netns/{self.control.netns}"]
-        return [*enter, str(programs / build.BIN / "kubectl"), "--kubeconfig", str(self.kubeconfig)]
+        program = build.programs(self.version) / build.BIN / "kubectl"
+        return [*enter, str(program), "--kubeconfig", str(self.kubeconfig)]
 
     def kubectl(self, *arguments: str | Path, given: str = "") -> str:
         """Run kubectl as the administrator; return its output, or raise ``LabError``."""
@@ -143,8 +148,9 @@ class Cluster:
             self.kubectl("wait", "nodes", "--all", "--for=condition=Ready", "--timeout=60s")
             self.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
         except common.LabError as error:
+            events = self.kubectl("events", "-A", "--types=Warning")
             logs = "\n".join(machine.logs() for machine in self.machines)
-            raise common.LabError(f"{error}\n{logs}") from error
+            raise common.LabError(f"{logs}\n{events}\n{error}") from error
 
     def down(self) -> None:
         """Remove the cluster with everything that it left on this computer; none is no error."""

@@ -20,18 +20,20 @@ from tests.kubernetes.cluster.build import BIN
 
 REGISTRY = "podnet.test"
 PAUSE, AGNHOST, COREDNS = (f"{REGISTRY}/{name}:1" for name in ("pause", "agnhost", "coredns"))
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The folder of image archives in a layer; each node imports them.
 ARCHIVES = "usr/local/share/images"
 
 
 @dataclass(frozen=True)
 class Image:
-    """A container image with one layer; programs are in /bin."""
+    """A container image: its files and links by their path, on a root if there is one."""
 
     name: str
-    entrypoint: Sequence[str]
-    programs: Sequence[Path]
+    entrypoint: str
+    files: Mapping[str, Path]
     links: Mapping[str, str] = field(default_factory=dict)
+    root: Path | None = None
 
 
 def layer(programs: Path, root: Path) -> Path:
@@ -46,15 +48,12 @@ def _build(programs: Path, root: Path, target: Path) -> None:
     common.run(["cc", "-Os", "-static", "-s", "-o", pause, programs / "usr/src/pause.c"])
     busybox = root / "usr/bin/busybox"
     applets = common.run([busybox, "--list"]).split()
+    links = {f"bin/{applet}": "busybox" for applet in applets if applet != "busybox"}
+    agnhost = {"bin/agnhost": programs / BIN / "agnhost", "bin/busybox": busybox}
     images = [
-        Image(PAUSE, ["/bin/pause"], [pause]),
-        Image(COREDNS, ["/bin/coredns"], [programs / BIN / "coredns"]),
-        Image(
-            AGNHOST,
-            ["/bin/agnhost"],
-            [programs / BIN / "agnhost", busybox],
-            {applet: "busybox" for applet in applets if applet != "busybox"},
-        ),
+        Image(PAUSE, "/pause", {"pause": pause}),
+        Image(COREDNS, "/coredns", {"coredns": programs / BIN / "coredns"}),
+        Image(AGNHOST, "/bin/agnhost", agnhost, links),
     ]
     write_archive(target / ARCHIVES / "cluster.tar", images)
     pause.unlink()
@@ -70,7 +69,7 @@ def write_archive(path: Path, images: Sequence[Image]) -> None:
             config = {
                 "architecture": "amd64",
                 "os": "linux",
-                "config": {"Entrypoint": image.entrypoint, "Env": ["PATH=/bin"]},
+                "config": {"Entrypoint": [image.entrypoint], "Env": [f"PATH={PATH}"]},
                 "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
             }
             text = json.dumps(config).encode()
@@ -84,14 +83,15 @@ def write_archive(path: Path, images: Sequence[Image]) -> None:
 def _content(image: Image) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for folder, mode in {"bin": 0o755, "tmp": 0o1777}.items():
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, mode
-            archive.addfile(entry)
-        for program in image.programs:
-            _add(archive, f"bin/{program.name}", program.read_bytes(), 0o755)
+        if image.root:
+            archive.add(image.root, "")
+        temporary = tarfile.TarInfo("tmp")
+        temporary.type, temporary.mode = tarfile.DIRTYPE, 0o1777
+        archive.addfile(temporary)
+        for name, path in image.files.items():
+            _add(archive, name, path.read_bytes(), path.stat().st_mode)
         for name, target in image.links.items():
-            entry = tarfile.TarInfo(f"bin/{name}")
+            entry = tarfile.TarInfo(name)
             entry.type, entry.linkname = tarfile.SYMTYPE, target
             archive.addfile(entry)
     return buffer.getvalue()

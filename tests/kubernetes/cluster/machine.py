@@ -15,9 +15,9 @@ from pathlib import Path
 from lablib import common
 
 from tests.kubernetes.cluster import cgroups
+from tests.kubernetes.cluster.images import PATH
 
 SCRIPT = Path(__file__).with_name("machine.sh")
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Machine:

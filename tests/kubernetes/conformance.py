@@ -1,0 +1,76 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run specs of Kubernetes' own end-to-end suite on a new cluster.
+
+Usage: python3 -m tests.kubernetes.conformance [--cni CNI] [--version RELEASE] [--focus REGEX] REPORT
+
+Writes the results of all specs to REPORT. Exits with an error if a spec failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from lablib import common
+
+from tests.kubernetes.cluster import build, e2e
+from tests.kubernetes.cluster.cluster import Cluster, checkout_name
+
+FOCUS = r"\[sig-network\].*\[Conformance\]"
+JUNIT = "/tmp/junit.xml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.kubernetes.conformance", description=__doc__)
+    parser.add_argument("--cni", default="ptp")
+    parser.add_argument("--version", default=build.KUBERNETES)
+    parser.add_argument("--focus", default=FOCUS, help="specs to run (default: %(default)s)")
+    parser.add_argument("report", type=Path)
+    options = parser.parse_args()
+    cluster = Cluster(checkout_name("conformance"), options.version)
+    try:
+        cluster.up(options.cni, [e2e.layer(options.version)])
+        e2e.tag_images(cluster.nodes)
+        results = run(cluster, options.focus)
+    except common.LabError as error:
+        sys.exit(f"error: {error}")
+    finally:
+        cluster.down()
+    passed = sum(results.values())
+    summary = f"Kubernetes {options.version}, CNI {options.cni}: {passed} of {len(results)} passed"
+    lines = [f"{'passed' if results[name] else 'FAILED'}  {name}" for name in sorted(results)]
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_text("\n".join([summary, *lines]) + "\n")
+    print("\n".join([*(line for line in lines if line.startswith("FAILED")), summary]))
+    print(f"Report: {options.report}")
+    sys.exit(passed < len(results))
+
+
+def run(cluster: Cluster, focus: str) -> dict[str, bool]:
+    """Run the specs that match an expression; return whether each one passed."""
+    control = cluster.control
+    control.write("/etc/kubernetes/admin.conf", cluster.server.kubeconfig(), 0o600)
+    command = control.enter(
+        *("KUBECONFIG=/etc/kubernetes/admin.conf", e2e.PROGRAM, "--provider=skeleton"),
+        *("--kubeconfig=/etc/kubernetes/admin.conf", f"--num-nodes={len(cluster.nodes)}"),
+        *("--disable-log-dump", "--ginkgo.no-color", "--ginkgo.succinct", f"--ginkgo.focus={focus}"),
+        f"--ginkgo.junit-report={JUNIT}",
+    )
+    subprocess.run(command, check=False)
+    report = control.path(JUNIT)
+    if not report.exists():
+        raise common.LabError("the suite ended without a report")
+    cases = ElementTree.parse(report).iter("testcase")
+    return {
+        case.get("name", "").removeprefix("[It] "): case.get("status") == "passed"
+        for case in cases
+        if case.get("name", "").startswith("[It]") and case.get("status") != "skipped"
+    }
+
+
+main()
