@@ -234,3 +234,25 @@ def test_ports_in_another_form_change_once(node: Node) -> None:
     (change,) = node.set(wanted)["changes"]
     assert change["after"] == "10050-10051,11211" == node.read("net.ipv4.ip_local_reserved_ports")
     assert not node.set(wanted)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("net.ipv4.ip_local_reserved_ports", "11211,10051,10050,"),
+        ("net.ipv4.tcp_rmem", "0x1000\t0400000  6291456"),
+        ("net.ipv4.tcp_fastopen_key", "A-0-0-1,1-2-3-4"),
+        ("net.ipv4.fib_multipath_hash_fields", "0x0037"),
+        ("net.ipv4.neigh.eth7.base_reachable_time_ms", 30001),
+        ("net.ipv4.neigh.eth7.retrans_time_ms", 1001),
+        ("net.ipv4.neigh.eth7.locktime", 99),
+        ("net.ipv6.icmp.ratelimit", 1001),
+        ("net.ipv6.icmp.ratemask", "0,1,3-127"),
+    ],
+)
+def test_a_value_that_the_kernel_shows_otherwise_is_set_once(node: Node, key: str, value: object) -> None:
+    before = node.sysctls()
+    assert node.set({key: value})["changed"]
+    assert not node.set({key: value})["changed"]
+    node.run("revert")
+    assert node.sysctls() == before

@@ -83,11 +83,29 @@ _RANGES = ("/ip_local_reserved_ports", "_cpumask", "_cpulist")
 _LARGEST_RANGE = 1 << 16
 _MASKS = ("net/core/flow_limit_cpu_bitmap", "net/core/rps_default_mask")
 _WORD_SETS = ("net/ipv4/tcp_allowed_congestion_control",)
+# Keys in milliseconds and in hundredths of a second that the kernel stores in its own ticks.
+_MILLISECONDS = ("_ms", "/icmp/ratelimit", "_unsolicited_report_interval")
+_HUNDREDTHS = ("/anycast_delay", "/locktime", "/proxy_delay", "/retrans_time")
+_TICKS = (100, 250, 300)  # per second, of kernels that do not have 1000
 
 
 def same(path: str, first: str, second: str) -> bool:
     """Return whether two values of a key are equal to the kernel, which may print them in another form."""
-    return first == second or _canonical(path, first) == _canonical(path, second)
+    if first == second or _canonical(path, first) == _canonical(path, second):
+        return True
+    if first.isdecimal() and second.isdecimal() and path.endswith(_MILLISECONDS + _HUNDREDTHS):
+        return second in _rounded(path, int(first)) or first in _rounded(path, int(second))
+    return False
+
+
+def _rounded(path: str, value: int) -> set[str]:
+    """Return what a kernel may show for a written time.
+
+    Sources: msecs_to_jiffies(), clock_t_to_jiffies() and their inverses of kernel/time/time.c.
+    """
+    if path.endswith(_MILLISECONDS):
+        return {str(-(-value * ticks // 1000) * 1000 // ticks) for ticks in _TICKS}
+    return {str(value * ticks // 100 * 100 // ticks) for ticks in _TICKS}
 
 
 def _canonical(path: str, value: str) -> object:
@@ -103,8 +121,8 @@ def _canonical(path: str, value: str) -> object:
     if path.endswith("/stable_secret"):
         with contextlib.suppress(ValueError):
             return ipaddress.IPv6Address(value)
-    if path.endswith("/tcp_fastopen_key"):
-        return value.lower().replace(" ", "")
+    if path.endswith("/tcp_fastopen_key") and re.fullmatch(r"[0-9a-fA-F,-]+", value):
+        return [[int(word or "0", 16) for word in key.split("-")] for key in value.split(",")]
     if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*,?", value) and not value.isdecimal():
         numbers: set[int] = set()
         for part in value.strip(",").split(","):

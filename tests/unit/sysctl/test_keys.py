@@ -56,3 +56,21 @@ def test_all_errors_are_reported_at_once() -> None:
 def test_a_key_may_be_spelled_twice_with_one_value() -> None:
     assert keys.parse({"net.c.d": "1  2", "net/c/d": "1\t2 "}) == {"net/c/d": "1 2"}
     assert keys.parse({"net.c.d": True, "net.c.e": False}) == {"net/c/d": "1", "net/c/e": "0"}
+
+
+@pytest.mark.parametrize(
+    ("path", "written", "shown", "equal"),
+    [
+        ("net/ipv4/neigh/eth0/base_reachable_time_ms", "30001", "30004", True),
+        ("net/ipv4/neigh/eth0/base_reachable_time_ms", "30001", "30010", True),
+        ("net/ipv4/neigh/eth0/base_reachable_time_ms", "30001", "30005", False),
+        ("net/ipv6/icmp/ratelimit", "1001", "1004", True),
+        ("net/ipv4/neigh/eth0/locktime", "1", "0", True),
+        ("net/ipv4/neigh/eth0/locktime", "99", "100", False),
+        ("net/ipv4/tcp_fin_timeout", "30001", "30004", False),
+        ("net/ipv4/tcp_fastopen_key", "A-0-0-1", "0000000a-00000000-00000000-00000001", True),
+        ("net/ipv4/tcp_fastopen_key", "1-2-3-4,5-6-7-8", "1-2-3-4,5-6-7-9", False),
+    ],
+)
+def test_values_that_the_kernel_shows_otherwise(path: str, written: str, shown: str, equal: bool) -> None:
+    assert keys.same(path, written, shown) == keys.same(path, shown, written) == equal
