@@ -235,3 +235,23 @@ def test_alternative_names_select_a_nic(node: Node, namespaces: Namespaces) -> N
     message = node.refused({"name": "enp7s0", "mtu": 1500}, {"name": "veth0", "mtu": 1500})
     assert "veth0 is listed twice" in message
     assert "no NIC matches enp7s0x" in node.refused({"name": "enp7s0x", "mtu": 1500})
+
+
+def test_interfaces_that_come_and_go_are_skipped(
+    namespaces: Namespaces, run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
+    node = Node(namespaces("nic"), run_module)
+    namespaces.ip(node.netns, "link add veth0 type veth peer name veth1", "link add br0 type bridge")
+    script = (
+        "while :; do ip link add gone0 type veth peer name gone1; ip link set gone1 master br0;"
+        " ip link del gone0; done"
+    )
+    inside = ["nsenter", f"--net=/run/netns/{node.netns}", "sh", "-c", script]
+    with subprocess.Popen(inside, stderr=subprocess.DEVNULL) as other:
+        try:
+            for mtu in (9000, 1400, 1500) * 4:
+                node({"name": "veth0", "mtu": mtu})
+                assert "veth0" in [nic["name"] for nic in run_module("nic_info", {}, node.netns)["nics"]]
+        finally:
+            other.kill()

@@ -14,7 +14,7 @@ from .._core.lock import locked
 from .._core.plan import Change, Problem, listed, reason, shown
 from .._kernel.ethtool import Ethtool, Nic, Setting
 from . import mtu
-from .device import devices, read, with_primary_names
+from .device import devices, exists, read, with_primary_names
 from .plan import (
     NicPlan,
     PlannedNic,
@@ -37,10 +37,23 @@ _BOOT_LOCK = "/run/podnet/nics.lock"
 
 
 def read_plan(ethtool: Ethtool, nics: Sequence[Mapping[str, Any]]) -> NicPlan:
-    """Read the selected NICs and return their plan; raises ``Problem`` if an entry selects none."""
+    """Read the selected NICs and return their plan; raises ``Problem`` if an entry selects none.
+
+    NICs that vanish meanwhile are left out, unless an entry names them.
+    """
+    named = {str(nic.get("name")) for nic in with_primary_names(nics)}
     entries = select(with_primary_names(nics), devices(ethtool))
-    current = [(read(ethtool, desired.nic), desired) for desired in parse(entries)]
-    return plan([(nic, desired, resolve_on_node(nic, desired)) for nic, desired in current], entries)
+    planned = []
+    for desired in parse(entries):
+        try:
+            nic = read(ethtool, desired.nic)
+        except OSError as error:
+            if exists(desired.nic) or desired.nic in named:
+                raise Problem(f"nics: {desired.nic} cannot be read: {reason(error)}") from None
+            entries = [entry for entry in entries if entry["name"] != desired.nic]
+            continue
+        planned.append((nic, desired, resolve_on_node(nic, desired)))
+    return plan(planned, entries)
 
 
 def set_up(nics: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -237,11 +250,18 @@ def restore_steps(current: Callable[[], Nic], write: Callable[[Step], None], for
 def observed_changes(nics: Iterable[Nic]) -> list[Change]:
     """Return all settings of NICs that differ now, including those that the driver changed along with others.
 
-    The settings of a removed queue became ``None``: a rollback restores them with the queue.
+    The settings of a removed queue became ``None``: a rollback restores them with the queue. A NIC that
+    vanished has no changes.
     """
     ethtool = Ethtool()
+    pairs = []
     try:
-        pairs = [(former, read(ethtool, former.name)) for former in nics]
+        for former in nics:
+            try:
+                pairs.append((former, read(ethtool, former.name)))
+            except OSError:
+                if exists(former.name):
+                    raise
     finally:
         ethtool.close()
     return [

@@ -29,6 +29,11 @@ def devices(ethtool: Ethtool) -> list[Device]:
     ]
 
 
+def exists(name: str) -> bool:
+    """Return whether there is an interface with this name."""
+    return name in [other for dummy, other in socket.if_nameindex()]
+
+
 def with_primary_names(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return entries in which names of interfaces replace alternative names."""
     names = {name for dummy, name in socket.if_nameindex()}

@@ -50,8 +50,13 @@ def nics(entries: Sequence[Mapping[str, Any]], root: str = "/") -> list[dict[str
             entry["name"] for entry in select(device.with_primary_names(entries), list(devices.values()))
         ] or list(devices)
         persisted = persist.persisted_names(root)
-        return [_nic_facts(ethtool, devices[name], persisted, root) for name in names]
-    except OSError as error:
-        raise Problem(f"a NIC cannot be read: {reason(error)}") from None
+        found = []
+        for name in names:
+            try:
+                found.append(_nic_facts(ethtool, devices[name], persisted, root))
+            except OSError as error:
+                if device.exists(name) or any(entry.get("name") for entry in entries):
+                    raise Problem(f"{name} cannot be read: {reason(error)}") from None
+        return found
     finally:
         ethtool.close()

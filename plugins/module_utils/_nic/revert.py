@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -83,7 +82,7 @@ def _read(ethtool: Ethtool, name: str) -> Nic | None:
     try:
         return device.read(ethtool, name)
     except OSError as error:
-        if name in (name for dummy, name in socket.if_nameindex()):
+        if device.exists(name):
             raise Problem(f"{name} cannot be read: {reason(error)}") from None
         return None
 
