@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Render this collection's sysctl.d file, and find other files and programs that set the same keys.
 
-Sources: sysctl.d(5); tuned.conf(5), tuned-main.conf(5) and plugin_sysctl.py of TuneD; Reinitialize() of
-pkg/datapath/loader/base.go of Cilium.
+Sources: sysctl.d(5); ufw-framework(8); tuned.conf(5), tuned-main.conf(5) and plugin_sysctl.py of TuneD;
+Reinitialize() of pkg/datapath/loader/base.go of Cilium.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -79,8 +80,18 @@ def assignments(text: str) -> Iterator[tuple[str, str]]:
         if not separator or key[:1] in ("#", ";"):
             continue
         key = key[1:] if key.startswith("-") else key  # "-": errors are ignored
-        first = next((character for character in key if character in "./"), "/")
-        yield (key if first == "/" else key.translate(str.maketrans("./", "/."))), normalize(value)
+        yield _path(key), normalize(value)
+
+
+def exclusions(text: str) -> set[str]:
+    """Return the paths that a sysctl.d file excludes from patterns, by a name after "-" without a value."""
+    names = (line.strip() for line in text.splitlines())
+    return {_path(name[1:].strip()) for name in names if name.startswith("-") and "=" not in name}
+
+
+def _path(key: str) -> str:
+    first = next((character for character in key if character in "./"), "/")
+    return key if first == "/" else key.translate(str.maketrans("./", "/."))
 
 
 def files(node: Host) -> list[str]:
@@ -92,6 +103,7 @@ def files(node: Host) -> list[str]:
 
 def _in_sysctl_d(desired: Mapping[str, str], drop_in: str, root: str) -> Iterator[Writer]:
     node = Host(root)
+    excluded = {path for file in files(node) for path in exclusions(node.read(file))}
     for file in files(node):
         if os.path.realpath(node.path(file)) == os.path.realpath(drop_in):
             continue
@@ -99,7 +111,22 @@ def _in_sysctl_d(desired: Mapping[str, str], drop_in: str, root: str) -> Iterato
         wins = not drop_in or file == LAST_FILE or os.path.basename(file) > os.path.basename(drop_in)
         for pattern, value in assignments(node.read(file)):
             for path, affected in conflicts(pattern, value, desired):
-                yield Writer(by, file, path, value, wins, affected)
+                if path == pattern or path not in excluded:
+                    yield Writer(by, file, path, value, wins, affected)
+
+
+def _in_ufw(desired: Mapping[str, str], root: str) -> Iterator[Writer]:
+    """Yield what ufw sets whenever it starts."""
+    node = Host(root)
+    if not re.search(r"^\s*ENABLED\s*=\s*[\"']?yes", node.read("/etc/ufw/ufw.conf"), re.MULTILINE | re.I):
+        return
+    found = re.findall(
+        r"^\s*IPT_SYSCTL\s*=\s*[\"']?([^\s\"'#]+)", node.read("/etc/default/ufw"), re.MULTILINE
+    )
+    file = found[-1] if found else "/etc/ufw/sysctl.conf"
+    for pattern, value in assignments(node.read(file)):
+        for path, affected in conflicts(pattern, value, desired):
+            yield Writer("ufw", file, path, value, True, affected)
 
 
 # TuneD
@@ -163,6 +190,7 @@ def writers(desired: Mapping[str, str], drop_in: str, root: str = "/") -> list[W
     """Return the writers that set keys of ``desired`` to other values."""
     return [
         *_in_sysctl_d(desired, drop_in, root),
+        *_in_ufw(desired, root),
         *_in_tuned(desired, drop_in, root),
         *_in_cilium(desired, root),
     ]
@@ -179,6 +207,8 @@ def writer_warnings(found: Iterable[Writer], drop_in: str) -> list[str]:
             continue
         if not writer.file:
             warnings.append(f"{writer.by} sets {what} at every start: request that value")
+        elif writer.by == "ufw":
+            warnings.append(f"{writer.file} sets {what} whenever ufw starts: remove it there")
         elif writer.by.startswith("TuneD"):
             warnings.append(
                 f"{writer.by} ({writer.file}) sets {what} after {drop_in} is read: set reapply_sysctl = 1 in"

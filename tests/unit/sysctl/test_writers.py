@@ -137,3 +137,40 @@ def test_cilium_writes_keys_where_it_runs(tmp_path: Path) -> None:
     assert writers.writer_warnings(found, DROP_IN) == [
         "cilium-agent sets net.ipv4.conf.all.rp_filter = 0 at every start: request that value"
     ]
+
+
+def test_names_that_a_pattern_excludes(tmp_path: Path) -> None:
+    desired = {"net/ipv4/conf/eth0/rp_filter": "0", "net/ipv4/conf/eth1/rp_filter": "0"}
+    folder = tmp_path / "etc/sysctl.d"
+    folder.mkdir(parents=True)
+    (folder / "zzz.conf").write_text("net.ipv4.conf.*.rp_filter = 2\n")
+    (folder / "a.conf").write_text(" -net.ipv4.conf.eth0.rp_filter\n")
+    found = writers.writers(desired, DROP_IN, str(tmp_path))
+    assert [writer.path for writer in found] == ["net/ipv4/conf/eth1/rp_filter"]
+    (folder / "a.conf").write_text("-net.ipv4.conf.eth0.rp_filter\nnet.ipv4.conf.eth0.rp_filter = 1\n")
+    assert len(writers.writers(desired, DROP_IN, str(tmp_path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("enabled", "default", "file"),
+    [
+        ("ENABLED=yes\n", "", "/etc/ufw/sysctl.conf"),
+        ("# x\nENABLED='yes'\n", "IPT_SYSCTL=/etc/ufw/mine.conf # x\n", "/etc/ufw/mine.conf"),
+        ("ENABLED=no\n", "", ""),
+        ("#ENABLED=yes\n", "", ""),
+    ],
+)
+def test_ufw_writes_its_file_where_it_is_enabled(
+    tmp_path: Path, enabled: str, default: str, file: str
+) -> None:
+    for name, text in {
+        "etc/ufw/ufw.conf": enabled,
+        "etc/default/ufw": default,
+        "etc/ufw/sysctl.conf": "#net/ipv4/ip_forward=1\nnet/ipv4/ip_forward=0\n",
+        "etc/ufw/mine.conf": "net/ipv4/conf/all/forwarding=0\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = writers.writers({effects.FORWARDING4: "1"}, DROP_IN, str(tmp_path))
+    assert [(writer.by, writer.file, writer.wins) for writer in found] == [("ufw", file, True)] * bool(file)
+    assert all("whenever ufw starts" in one for one in writers.writer_warnings(found, DROP_IN))
