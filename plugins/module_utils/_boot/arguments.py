@@ -29,7 +29,7 @@ _RISKS = {
     "amd_iommu": ("off", _NO_IOMMU),
     "init_on_alloc": ("0", _NO_INIT),
 }
-_FALSE = re.compile(r"0|n|f|of", re.IGNORECASE)  # kstrtobool()
+_FALSE = re.compile(r"0|n|f|d|of", re.IGNORECASE)  # kstrtobool()
 
 
 def parse(args: object) -> list[str]:

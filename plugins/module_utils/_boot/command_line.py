@@ -22,9 +22,10 @@ _WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 # Arguments that may occur several times; each occurrence has an effect.
 _REPEATED = frozenset(
     [
-        "acpi_osi", "cgroup_disable", "cgroup_enable", "cgroup_no_v1", "console", "crashkernel", "dyndbg",
-        "earlycon", "efi", "hugepages", "hugepagesz", "initcall_blacklist", "initrd", "memmap",
-        "modprobe.blacklist", "pci", "reserve_mem", "video",
+        "acpi", "acpi_osi", "cgroup_disable", "cgroup_enable", "cgroup_no_v1", "console", "crashkernel",
+        "dyndbg", "earlycon", "efi", "ether", "hugepages", "hugepagesz", "initcall_blacklist", "initrd", "mce",
+        "md", "memmap", "modprobe.blacklist", "parport", "pci", "reserve_mem", "tsc", "video",
+        "virtio_mmio.device",
         "bond", "bridge", "ifname", "ip", "nameserver", "team", "vlan",
         "luks.key", "luks.name", "luks.options", "luks.uuid",
         "systemd.mask", "systemd.mount_extra", "systemd.set_credential", "systemd.setenv",

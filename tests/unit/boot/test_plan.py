@@ -75,3 +75,20 @@ def test_the_loader_that_started_the_system_decides(tmp_path: Path, started: str
     variable.parent.mkdir(parents=True)
     variable.write_bytes(bytes([6, 0, 0, 0]) + (started + "\0").encode("utf-16-le"))
     assert loaders.name(Host(str(tmp_path))) == name
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("initrd=\\m\\6.1\\initrd root=UUID=1 ro", "systemd-boot"),
+        ("root=UUID=1 ro initrd=\\initrd", "systemd-boot"),
+        ("BOOT_IMAGE=/vmlinuz root=UUID=1 ro", "grub"),
+        ("root=UUID=1 ro", "grub"),
+    ],
+)
+def test_the_command_line_shows_which_loader_started_the_system(tmp_path: Path, line: str, name: str) -> None:
+    for file in ("etc/default/grub", "usr/sbin/grub2-mkconfig", "boot/loader/entries/a.conf", "proc/cmdline"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch(mode=0o755)
+    (tmp_path / "proc/cmdline").write_text(line)
+    assert loaders.name(Host(str(tmp_path))) == name

@@ -188,3 +188,15 @@ def test_unified_kernel_images_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "boot/efi/EFI/Linux").mkdir(parents=True)
     (tmp_path / "boot/efi/EFI/Linux/debian.efi").touch()
     assert "is a unified kernel image" in system.refused(["iommu=pt"])
+    assert not system([])["changed"], "the role calls the module without arguments, too"
+
+
+def test_links_among_the_entries(tmp_path: Path) -> None:
+    system = SystemdBoot(tmp_path)
+    (system.entries / "m-6.1.conf").rename(tmp_path / "boot/efi/real")
+    (system.entries / "m-6.1.conf").symlink_to("../../real")
+    (system.entries / "gone.conf").symlink_to("../../gone")
+    (system.entries / "empty.conf").touch()
+    system(["iommu=pt"])
+    assert (system.entries / "m-6.1.conf").is_symlink()
+    assert "options iommu=pt\n" in (tmp_path / "boot/efi/real").read_text()
