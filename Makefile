@@ -137,7 +137,7 @@ test-swaps: tools  ## Replace BPF programs under traffic, SWAPS=10000 times
 	PODNET_SWAPS=$(SWAPS) pytest -q tests/netns/test_replacement.py
 
 test-driver: tools  ## Driver and modules, on a QEMU node (KERNEL=6.1, 6.12 or 7.3)
-	$(call say,Driver in a node on kernel $(KERNEL); the first time 5 min, later 2 min)
+	$(call say,Driver in a node on kernel $(KERNEL); the first time 7 min, later 4 min)
 	PODNET_KERNEL=$(KERNEL) pytest -q tests/driver
 
 test-datapath: tools  ## All policy and service checks on meta and netkit (KERNEL=6.1, 6.12 or 7.3)

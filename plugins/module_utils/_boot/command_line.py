@@ -23,8 +23,8 @@ _WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 _REPEATED = frozenset(
     [
         "acpi", "acpi_osi", "cgroup_disable", "cgroup_enable", "cgroup_no_v1", "console", "crashkernel",
-        "dyndbg", "earlycon", "efi", "ether", "hugepages", "hugepagesz", "initcall_blacklist", "initrd", "mce",
-        "md", "memmap", "modprobe.blacklist", "parport", "pci", "reserve_mem", "tsc", "video",
+        "dyndbg", "earlycon", "efi", "ether", "hugepages", "hugepagesz", "initcall_blacklist", "initrd",
+        "mce", "md", "memmap", "modprobe.blacklist", "parport", "pci", "reserve_mem", "tsc", "video",
         "virtio_mmio.device",
         "bond", "bridge", "ifname", "ip", "nameserver", "team", "vlan",
         "luks.key", "luks.name", "luks.options", "luks.uuid",
