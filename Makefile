@@ -12,6 +12,7 @@ PYTHON ?= python3
 VENV := $(PODNET_CACHE)/venv-$(shell { cat requirements-dev.txt; $(PYTHON) -V; } | sha256sum | cut -c1-12)
 # Ansible finds a collection only below a directory ansible_collections, so TREE has a link to this checkout.
 TREE := $(PODNET_CACHE)/trees/$(shell pwd -P | sha256sum | cut -c1-12)
+OLD_PYROUTE2 := $(PODNET_CACHE)/pyroute2-0.7.2
 VERSION := $(shell sed -n 's/^version: //p' galaxy.yml)
 
 export ANSIBLE_COLLECTIONS_PATH := $(TREE)
@@ -115,6 +116,10 @@ fuzz-bpf: tools  ## COUNT=1000000 mutated packets per BPF program, against a mod
 test-netns: tools  ## Modules, in network namespaces of the running kernel
 	$(call say,Modules in network namespaces)
 	pytest -q tests/netns
+	$(call say,Netlink with the pyroute2 of Debian 12)
+	@[ -d $(OLD_PYROUTE2) ] || pip install -q --no-deps --target $(OLD_PYROUTE2) pyroute2==0.7.2
+	PYTHONPATH=$(OLD_PYROUTE2):$(PYTHONPATH) pytest -q tests/netns/test_netlink.py tests/netns/test_default_routes.py \
+		tests/netns/test_nic_queues.py tests/unit/kernel tests/unit/rollback
 
 test-cni: tools  ## The CNI plugin, against servers that fail in all ways, with ASan and UBSan
 	$(call say,CNI plugin)

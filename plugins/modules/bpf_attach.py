@@ -30,6 +30,8 @@ attributes:
   check_mode:
     details:
       - The module loads the programs to compare them, but pins and attaches nothing.
+requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
   state:
     description:
@@ -195,6 +197,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks import HOOKS, TYPES
@@ -231,6 +234,7 @@ def main() -> None:
     )
     p = module.params
     try:
+        require_pyroute2()
         recorder = CheckpointRecorder(confirm.confirmation(p), clean(module.run_command))
         if p["state"] == "absent":
             result = attach.absent(p["pin_path"], module.check_mode, recorder)

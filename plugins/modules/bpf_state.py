@@ -26,6 +26,8 @@ extends_documentation_fragment:
 attributes:
   diff_mode:
     description: Returns this owner's declaration before and after, and the map entries of its addresses.
+requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
   pin_path:
     description: Directory in the BPF file system where M(podnet.datapath.bpf_attach) pinned the maps.
@@ -145,6 +147,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 
 
 def main() -> None:
@@ -172,6 +175,7 @@ def main() -> None:
     names = ("endpoints", "node", "remote_pods", "policies", "services", "masquerade")
     desired = Desired(p["pin_path"], p["owner"], {name: p[name] for name in names})
     try:
+        require_pyroute2()
         result = configure(desired, module.check_mode)
     except (Problem, OSError) as e:
         module.fail_json(msg=str(e))

@@ -28,6 +28,8 @@ attributes:
     support: partial
     details:
       - A checkpoint can be confirmed only once. Reverting a reverted checkpoint changes nothing.
+requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
   name:
     description:
@@ -129,6 +131,7 @@ reason:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import command, plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._nic.revert import Nics
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.revert import Programs
@@ -145,6 +148,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
+        if module.params["state"] == "reverted":
+            require_pyroute2()
         result = confirm.run(
             module.params,
             module.check_mode,

@@ -28,6 +28,7 @@ attributes:
   diff_mode:
     description: Returns the state before and after, and the differences of each source file.
 requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
   - dkms 2.8 or later, gcc, make and the headers of the kernel, to build
   - kmod
 options:
@@ -162,6 +163,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod import dkms, dkms_plan, loading
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
@@ -185,6 +187,7 @@ def main() -> None:
     params = module.params
     kernel = params["kernel"] or os.uname().release
     try:
+        require_pyroute2()
         if not module.check_mode:
             journal.refuse_pending()
         driver = dkms.DkmsModule(params["name"])

@@ -28,6 +28,7 @@ attributes:
     description: Has an action plugin, which reads O(src) and O(certificate) on the controller.
     support: full
 requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
   - kmod
 options:
   name:
@@ -125,6 +126,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
@@ -159,6 +161,7 @@ def main() -> None:
     )
     installer = delivery.Installer(params["name"])
     try:
+        require_pyroute2()
         if not module.check_mode:
             journal.refuse_pending()
         result = delivery.deliver(installer, desired, module.check_mode)

@@ -212,12 +212,12 @@ changes:
   sample: ["create namespace /run/netns/pod1", "pod1: create device"]
 """
 
-import importlib.util
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply, arguments, drivers
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
@@ -233,9 +233,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if importlib.util.find_spec("pyroute2") is None:
-        module.fail_json(msg=missing_required_lib("pyroute2", url="https://docs.pyroute2.org"))
     try:
+        require_pyroute2()
         if not module.check_mode:
             journal.refuse_pending()
         result = apply.run(

@@ -16,6 +16,8 @@ description:
 extends_documentation_fragment:
   - podnet.datapath.attributes.info
   - podnet.datapath.tuning
+requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
   nics:
     description: Interfaces to query. The default is all interfaces.
@@ -82,6 +84,7 @@ nics:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import info
 
 
@@ -95,6 +98,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
+        require_pyroute2()
         facts = info.nics(module.params["nics"])
     except plan.Problem as problem:
         module.fail_json(msg=str(problem))

@@ -30,6 +30,8 @@ attributes:
       - Values that the kernel clamps are only detected when they are written.
   diff_mode:
     description: Returns the settings that change, for each interface.
+requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
   nics:
     description: Interfaces and their settings.
@@ -268,6 +270,7 @@ files:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import command, plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
 
@@ -302,6 +305,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
+        require_pyroute2()
         result = apply.run(
             module.params["nics"],
             module.params["persist"],
@@ -309,7 +313,7 @@ def main() -> None:
             command.clean(module.run_command),
             confirmation=confirm.confirmation(module.params),
         )
-    except plan.Problem as problem:
+    except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
     result.exit(module)
 

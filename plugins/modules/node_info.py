@@ -55,7 +55,8 @@ options:
   allow_package_install:
     description:
       - Whether the caller will install RV(missing_packages).
-      - If V(true), the driver is selected as if the packages were installed, and RV(problems) omits them.
+      - If V(true), the driver is selected as if the packages were installed, and RV(problems) omits them,
+        except in check mode the libraries, without which the other modules cannot plan their changes.
     type: bool
     default: false
   meta_build:
@@ -263,7 +264,9 @@ nics:
     speed: {description: Speed in Mbit/s; -1 if unknown., type: int}
     carrier: {description: Whether the interface has a carrier., type: bool}
     pci: {description: PCI address; empty if the interface is not on a PCI bus., type: str}
-    default_route: {description: "Whether the interface carries an IPv4 or IPv6 default route.", type: bool}
+    default_route:
+      description: Whether the interface carries an IPv4 or IPv6 default route; null without pyroute2.
+      type: bool
     ethernet: {description: Whether packets of the interface have an Ethernet header., type: bool}
     virtual_functions: {description: Number of SR-IOV virtual functions., type: int}
     gso_max_size: {description: Maximum of the interface's C(gso_max_size) in bytes., type: int}
@@ -310,6 +313,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import loaders
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import messages
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import info
 from ansible_collections.podnet.datapath.plugins.module_utils._node import bpf_helpers, coexistence, readiness
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
@@ -332,10 +336,12 @@ def nic_capabilities(name: str) -> dict[str, Any]:
 
 
 def nic_problems(entries: list[dict[str, Any]]) -> list[str]:
-    """Return an error for each entry that matches no NIC."""
+    """Return an error for each entry that matches no NIC; none without pyroute2, another problem."""
     try:
         if entries:
             info.nics(entries)
+    except messages.MissingLibrary:
+        return []
     except plan.Problem as problem:
         return str(problem).splitlines()
     return []
@@ -373,6 +379,7 @@ def main() -> None:
         delivered,
         module.params["cilium"] == "tune",
         module.params["trusted_pods"],
+        module.check_mode,
     )
     certificate = module.params["signing_certificate"] or ("" if delivered else None)
     node = _node.Node()

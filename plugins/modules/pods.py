@@ -205,9 +205,8 @@ differences:
   sample: {endpoints: 2, policy: 4}
 """
 
-import importlib.util
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
@@ -216,6 +215,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import
     DEFAULT_OWNER,
     DEFAULT_PIN_PATH,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import api, arguments
 
 
@@ -241,12 +241,11 @@ def main() -> None:
         required_if=[("programs_enabled", True, ["object"])],
         supports_check_mode=True,
     )
-    if importlib.util.find_spec("pyroute2") is None:
-        module.fail_json(msg=missing_required_lib("pyroute2", url="https://docs.pyroute2.org"))
     options = {**module.params, "object": module.params["object"] or ""}
     pods = [api.PodSpec(**one) for one in options.pop("pods")]
     node = api.NodeSpec(name=options.pop("node"), **options)
     try:
+        require_pyroute2()
         result = api.ensure(node, pods, True, clean(module.run_command), module.check_mode)
     except PermissionError as error:
         module.fail_json(

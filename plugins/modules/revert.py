@@ -25,6 +25,8 @@ description:
 extends_documentation_fragment:
   - podnet.datapath.attributes
   - podnet.datapath.confirm
+requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
   subsystems:
     description: Subsystems to restore.
@@ -102,6 +104,7 @@ checkpoint:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import command, plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm, revert_node
 
 
@@ -117,6 +120,7 @@ def main() -> None:
     )
     p = module.params
     try:
+        require_pyroute2()
         confirmation = confirm.confirmation(p)
         result = revert_node.run(
             p["subsystems"], p["force"], module.check_mode, command.clean(module.run_command), confirmation

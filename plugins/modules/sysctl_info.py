@@ -18,6 +18,8 @@ description:
 extends_documentation_fragment:
   - podnet.datapath.attributes.info
   - podnet.datapath.tuning
+requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
   sysctls:
     description: Sysctl names, in the notation of O(podnet.datapath.sysctl_zc#module:sysctls).
@@ -105,6 +107,7 @@ pods_skipped:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import info
 
 
@@ -123,8 +126,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
+        require_pyroute2()
         facts = info.sysctls(module.params["sysctls"], module.params["pods"])
-    except plan.Problem as problem:
+    except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
     module.exit_json(changed=False, **facts)
 

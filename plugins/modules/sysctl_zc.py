@@ -31,6 +31,8 @@ attributes:
       - Values that the kernel clamps are only detected when they are written.
   diff_mode:
     description: Returns the running values that change, and the file.
+requirements:
+  - pyroute2 >= 0.7.2 (C(python3-pyroute2) on Debian)
 options:
   sysctls:
     description:
@@ -234,6 +236,7 @@ other_writers:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import apply
 
 
@@ -256,8 +259,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
+        require_pyroute2()
         result = apply.run(module.params, module.check_mode)
-    except plan.Problem as problem:
+    except (plan.Problem, OSError) as problem:
         module.fail_json(msg=str(problem))
     result.exit(module)
 

@@ -63,7 +63,6 @@ RESULTS = frozenset(
         "pods_result_verify",
         "preflight_fallback_reason",
         "preflight_node",
-        "preflight_skip_pods",
         "revert_result",
         "revert_result_nics",
     }

@@ -84,13 +84,14 @@ def test_missing_nic_is_reported_before_any_change(tmp_path: Path, facts: dict[s
     assert "no NIC matches" not in site(tmp_path, variables, "--check").stdout
 
 
-def test_dry_run_succeeds_without_pyroute2(tmp_path: Path, facts: dict[str, Any]) -> None:
-    """The node's Python runs without its packages, so pyroute2 is missing."""
+def test_dry_run_names_a_missing_pyroute2(tmp_path: Path, facts: dict[str, Any]) -> None:
+    """The node's Python runs without its packages, so pyroute2 is missing; check mode installs nothing."""
     python = Path(facts["ansible_python_interpreter"])
     python.write_text(python.read_text().replace(sys.executable, "/usr/bin/python3 -S"))
     done = site(tmp_path, {**facts, "preflight_install_packages": True}, "--check")
-    assert done.returncode == 0, done.stdout
-    assert "Pods are not inspected: this requires pyroute2, which" in done.stdout
+    assert done.returncode and done.stdout.count("PLAY [") == 1, done.stdout
+    assert "missing: pyroute2 for /usr/bin/python3: run" in done.stdout
+    assert "(check mode does not install it)" in done.stdout and "not inspected" not in done.stdout
 
 
 def test_revert_stops_at_unreachable_node(tmp_path: Path, facts: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ Source: rtnetlink(7).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from .._kernel.qdisc import Queue
 from .._kernel.routes import default_interfaces
 from .masquerade import masquerade_ports
 
-IFLA_ADDRESS, IFLA_LINK, IFLA_MASTER, IFLA_LINK_NETNSID = 1, 5, 10, 37
 IFF_NOARP = 0x80
 # Devices without queues of their own, and ports that lead to Pods or virtual machines
 _ON_TOP, _WITH_PORTS = ("ipvlan", "macsec", "macvlan", "vlan"), ("bond", "bridge", "team")
@@ -64,22 +62,17 @@ def read_node(pin_path: str) -> Node:
 
 def read_interfaces() -> dict[str, Interface]:
     """Return all devices of this network namespace by name."""
-    interfaces = {}
-    request = netlink.IFINFO.pack(0, 0, 0, 0, 0)
-    for answer in netlink.exchange(netlink.RTM_GETLINK, netlink.NLM_F_DUMP, request):
-        dummy, dummy, ifindex, flags, dummy = netlink.IFINFO.unpack_from(answer)
-        link = netlink.attributes(answer[netlink.IFINFO.size :])
-        info = netlink.attributes(link.get(netlink.IFLA_LINKINFO, b""))
-        mac = link.get(IFLA_ADDRESS, b"")
-        interfaces[netlink.text(link[netlink.IFLA_IFNAME])] = Interface(
-            ifindex,
-            netlink.text(info.get(netlink.IFLA_INFO_KIND, b"")),
-            mac if len(mac) == 6 else bytes(6),
-            not flags & IFF_NOARP,
-            0 if IFLA_LINK_NETNSID in link else _number(link.get(IFLA_LINK, b"")),
-            _number(link.get(IFLA_MASTER, b"")),
+    return {
+        link.name: Interface(
+            link.index,
+            link.kind,
+            link.mac if len(link.mac) == 6 else bytes(6),
+            not link.flags & IFF_NOARP,
+            0 if link.link_netns else link.link,
+            link.master,
         )
-    return interfaces
+        for link in netlink.links()
+    }
 
 
 def read_port_range() -> tuple[int, int]:
@@ -114,7 +107,3 @@ def _queues(name: str, interfaces: Mapping[str, Interface]) -> list[Queue]:
     else:
         below = []
     return [queue for lower in below for queue in _queues(lower, interfaces)] or found
-
-
-def _number(raw: bytes) -> int:
-    return int.from_bytes(raw, sys.byteorder)

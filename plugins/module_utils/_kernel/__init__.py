@@ -14,6 +14,7 @@ __all__ = [
     "ethtool",
     "libbpf",
     "link_kinds",
+    "messages",
     "netlink",
     "netns",
     "qdisc",

@@ -3,7 +3,7 @@
 """Read and write settings of a NIC with ethtool netlink and rtnetlink.
 
 Netlink replies, unlike ioctl(2), omit unsupported settings, and errors carry a message of the kernel
-(extack). Requires Linux 5.7 and no library.
+(extack). Requires Linux 5.7.
 
 Sources: Documentation/networking/ethtool-netlink.rst, linux/ethtool_netlink.h, linux/if_link.h, netlink(7);
 net/core/rtnetlink.c (do_setlink(), for the GSO and GRO sizes).
@@ -14,34 +14,25 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import os
+import functools
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
-from . import netlink
+from .messages import control_type, ethtool_type, message_types
+from .netlink import NETLINK_GENERIC, KernelRefusal, Socket, decode
+from .rtnl import RTM_SETLINK, Rtnl, nested
 
 Setting = Union[int, bool, str]
 
-_NETLINK_GENERIC, _SOL_NETLINK = 16, 270
-_CAP_ACK, _EXT_ACK = 10, 11  # NETLINK_CAP_ACK, NETLINK_EXT_ACK
-_NESTED = 0x8000
-_RTM_SETLINK = 19
-_ERROR_MESSAGE = 1  # NLMSGERR_ATTR_MSG
-_GENL_CONTROL, _GETFAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
-
-_INTEGER = struct.Struct("=I")
-_GENERIC = struct.Struct("=BBxx")  # genlmsghdr: command, version
-_IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
+_CONTROL, _GETFAMILY, _VERSION = 16, 3, 1  # GENL_ID_CTRL, CTRL_CMD_GETFAMILY, ETHTOOL_GENL_VERSION
 
 # ETHTOOL_MSG_*_GET; the number of the SET message is one more.
 _FEATURES, _PRIV_FLAGS = 11, 13
-_HEADER, _DEVICE_INDEX = 1, 1  # ETHTOOL_A_*_HEADER, ETHTOOL_A_HEADER_DEV_INDEX
-_FEATURES_HW, _FEATURES_WANTED, _FEATURES_ACTIVE, _FEATURES_NOCHANGE = 2, 3, 4, 5
-_PRIV_FLAGS_FLAGS = 2
-_BITSET_NOMASK, _BITSET_BITS, _BIT, _BIT_NAME, _BIT_VALUE = 1, 3, 1, 2, 3
+_FEATURES_ATTRIBUTES = {2: "hw", 3: "wanted", 4: "active", 5: "nochange"}
+_PRIV_FLAGS_ATTRIBUTES = {2: "flags"}
 
 _SIOCETHTOOL, _GDRVINFO = 0x8946, 3
 
@@ -124,16 +115,10 @@ GROUPS = {
     ),
 }
 
-# IFLA_*. do_setlink() applies the IPv4 sizes after the others, so that one message may set all.
-_MTU, _MIN_MTU, _MAX_MTU, _TSO_MAX_SIZE = 4, 50, 51, 59
-_XDP, _XDP_ATTACHED = 43, 2
-SIZES = {"gso_max_size": 41, "gro_max_size": 58, "gso_ipv4_max_size": 63, "gro_ipv4_max_size": 64}
+# do_setlink() applies the IPv4 sizes after the others, so that one message may set all.
+SIZES = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
 # GSO_MAX_SIZE and GRO_MAX_SIZE of linux/netdevice.h, 8 * 65535: the maximum of any device.
 _LARGEST_SIZE = 524280
-
-
-class Refused(OSError):
-    """The error with which the kernel rejected a request; its message is the extack if there is one."""
 
 
 @dataclass(frozen=True)
@@ -157,128 +142,87 @@ class Nic:
     xdp: bool = False  # whether an XDP program is attached
 
 
-def _each(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and payload of each attribute; a type may occur more than once."""
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        if not 4 <= length <= len(data):
-            return
-        yield kind & 0x3FFF, data[4:length]
-        data = data[(length + 3) & ~3 :]
+@functools.cache
+def _type(prefix: str) -> Any:
+    """Return the message of a group."""
+    bitsets = {"features": _FEATURES_ATTRIBUTES, "priv_flags": _PRIV_FLAGS_ATTRIBUTES}.get(prefix)
+    if bitsets:
+        return ethtool_type({number: (name, "bitset") for number, name in bitsets.items()})
+    attributes = {}
+    for word, field in GROUPS[prefix].fields.items():
+        attributes[field.attribute] = (word, "uint8" if field.flag else "uint32")
+        if field.maximum:
+            attributes[field.maximum] = (f"{word}-max", "uint32")
+    return ethtool_type(attributes)
 
 
-def _nest(kind: int, *attributes: bytes) -> bytes:
-    return netlink.attribute(kind | _NESTED, b"".join(attributes))
-
-
-def _number(payload: bytes) -> int:
-    """Return an unsigned integer in native byte order."""
-    return int.from_bytes(payload, "little" if struct.pack("=H", 1)[0] else "big")
-
-
-def _bits(payload: bytes) -> dict[str, bool]:
+def _bits(bitset: Any) -> dict[str, bool]:
     """Return the named bits of a verbose bitset. A bitset without a mask lists only bits that are set."""
-    attributes = dict(_each(payload))
-    nomask = _BITSET_NOMASK in attributes
-    found = {}
-    for kind, bit in _each(attributes.get(_BITSET_BITS, b"")):
-        if kind == _BIT:
-            parts = dict(_each(bit))
-            found[parts[_BIT_NAME].rstrip(b"\0").decode()] = nomask or _BIT_VALUE in parts
-    return found
+    bits = bitset.get_attr("BITS") if bitset else None
+    nomask = bool(bits) and bool(bitset.get_attr("NOMASK"))
+    return {
+        bit.get_attr("NAME"): nomask or bool(bit.get_attr("VALUE"))
+        for bit in (bits.get_attrs("BIT") if bits else ())
+    }
 
 
-def _bitset(kind: int, values: Mapping[str, Setting]) -> bytes:
-    """Return a bitset attribute that sets or clears the named bits only."""
+def _bitset(values: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return a bitset that sets or clears the named bits only."""
     bits = [
-        _nest(
-            _BIT,
-            netlink.attribute(_BIT_NAME, name.encode() + b"\0"),
-            netlink.attribute(_BIT_VALUE, b"") if value else b"",
-        )
+        ("BIT", nested(("NAME", name), *([("VALUE", True)] if value else [])))
         for name, value in values.items()
     ]
-    return _nest(kind, _nest(_BITSET_BITS, *bits))
+    return nested(("BITS", nested(*bits)))
 
 
-def group_values(prefix: str, answer: Mapping[int, bytes]) -> tuple[dict[str, Setting], dict[str, int]]:
-    """Return the settings of a group and their maxima from the attributes of a reply."""
+def group_values(prefix: str, answer: Any) -> tuple[dict[str, Setting], dict[str, int]]:
+    """Return the settings of a group and their maxima from a reply; none for no reply."""
     values: dict[str, Setting] = {}
     maximum: dict[str, int] = {}
+    found = dict(answer["attrs"]) if answer else {}
     for word, field in GROUPS[prefix].fields.items():
-        if field.attribute in answer:
-            number = _number(answer[field.attribute])
-            values[f"{prefix}.{word}"] = number == field.words[1] if field.flag else number
-        if field.maximum in answer:
-            maximum[f"{prefix}.{word}"] = _number(answer[field.maximum])
+        if word in found:
+            values[f"{prefix}.{word}"] = found[word] == field.words[1] if field.flag else found[word]
+        if f"{word}-max" in found:
+            maximum[f"{prefix}.{word}"] = found[f"{word}-max"]
     # A driver that reports hds-thresh supports tcp-data-split; mlx5 omits the latter until it is set.
     if "rings.hds-thresh" in values:
         values.setdefault("rings.tcp-data-split", False)
     return values, maximum
 
 
-class _Socket:
-    """A netlink socket for one request at a time."""
-
-    def __init__(self, protocol: int) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        for option in (_CAP_ACK, _EXT_ACK):
-            self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        self._socket.bind((0, 0))
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def request(self, kind: int, payload: bytes) -> list[bytes]:
-        """Send a request and return the payloads of the replies. Raises ``Refused``."""
-        header = struct.pack(
-            "=IHHII", 16 + len(payload), kind, netlink.NLM_F_REQUEST | netlink.NLM_F_ACK, 1, 0
-        )
-        self._socket.send(header + payload)
-        answers = []
-        while True:
-            for answer, body in netlink.messages(self._socket.recv(1 << 18)):
-                if answer != netlink.NLMSG_ERROR:
-                    answers.append(body)
-                    continue
-                error = -struct.unpack_from("=i", body)[0]
-                if error:
-                    words = dict(_each(body[20:])).get(_ERROR_MESSAGE, b"").rstrip(b"\0").decode()
-                    raise Refused(error, words or os.strerror(error))
-                return answers
-
-
 class Ethtool:
     """Read and write NICs of the network namespace of the calling thread."""
 
     def __init__(self) -> None:
-        self._route = _Socket(netlink.NETLINK_ROUTE)
-        self._generic = _Socket(_NETLINK_GENERIC)
-        self._family = _GENL_CONTROL
-        (answer,) = self._ask(_GETFAMILY, netlink.attribute(_FAMILY_NAME, b"ethtool\0"))
-        self._family = _number(answer[_FAMILY_ID])
+        self._route = Rtnl()
+        self._generic = Socket(NETLINK_GENERIC)
+        message = control_type()()
+        message["cmd"], message["version"] = _GETFAMILY, _VERSION
+        message["attrs"] = [("CTRL_ATTR_FAMILY_NAME", "ethtool")]
+        answer = decode(type(message), self._generic.get(message, _CONTROL))
+        self._family = answer.get_attr("CTRL_ATTR_FAMILY_ID")
 
     def close(self) -> None:
         """Close the sockets."""
         self._route.close()
         self._generic.close()
 
-    def _ask(self, command: int, payload: bytes) -> list[dict[int, bytes]]:
-        message = _GENERIC.pack(command, 1) + payload
-        return [dict(_each(body[4:])) for body in self._generic.request(self._family, message)]
+    def _message(self, prefix: str, command: int, index: int) -> Any:
+        message = _type(prefix)()
+        message["cmd"], message["version"] = command, _VERSION
+        message["attrs"] = [("HEADER", nested(("DEV_INDEX", index)))]
+        return message
 
-    def _device(self, index: int) -> bytes:
-        return _nest(_HEADER, netlink.attribute(_DEVICE_INDEX, _INTEGER.pack(index)))
-
-    def _get(self, command: int, index: int) -> dict[int, bytes]:
-        """Return the attributes of the reply; empty if the driver does not support the group."""
+    def _get(self, prefix: str, command: int, index: int) -> Any:
+        """Return the reply; ``None`` if the driver does not support the group."""
+        message = self._message(prefix, command, index)
         try:
-            (answer,) = self._ask(command, self._device(index))
-        except Refused as refusal:
+            return decode(type(message), self._generic.get(message, self._family))
+        except KernelRefusal as refusal:
             if refusal.errno == errno.EOPNOTSUPP:
-                return {}
+                return None
             raise
-        return answer
 
     def driver(self, name: str) -> tuple[str, str]:
         """Return driver and bus address of a NIC, empty if it has none (ETHTOOL_GDRVINFO, not in netlink)."""
@@ -299,33 +243,32 @@ class Ethtool:
         minimum: dict[str, int] = {}
         maximum: dict[str, int] = {}
 
-        answer = self._route.request(netlink.RTM_GETLINK, _IFINFO.pack(0, 0, index, 0, 0))[0]
-        attached = dict(_each(dict(_each(answer[_IFINFO.size :])).get(_XDP, b""))).get(_XDP_ATTACHED, b"\0")
-        link = {kind: _number(data) for kind, data in _each(answer[_IFINFO.size :]) if len(data) == 4}
-        values["mtu"] = link[_MTU]
-        minimum["mtu"] = link.get(_MIN_MTU, 0)
-        if link.get(_MAX_MTU):
-            maximum["mtu"] = link[_MAX_MTU]
-        for setting, attribute in SIZES.items():
-            if attribute in link:
-                values[setting] = link[attribute]
+        link = self._route.link(index=index)
+        values["mtu"] = link.get_attr("IFLA_MTU")
+        minimum["mtu"] = link.get_attr("IFLA_MIN_MTU") or 0
+        if link.get_attr("IFLA_MAX_MTU"):
+            maximum["mtu"] = link.get_attr("IFLA_MAX_MTU")
+        for setting in SIZES:
+            size = link.get_attr(f"IFLA_{setting.upper()}")
+            if size is not None:
+                values[setting] = size
                 maximum[setting] = _LARGEST_SIZE
                 if setting.startswith("gso"):
-                    maximum[setting] = min(_LARGEST_SIZE, link.get(_TSO_MAX_SIZE, _LARGEST_SIZE))
+                    maximum[setting] = min(_LARGEST_SIZE, link.get_attr("IFLA_TSO_MAX_SIZE") or _LARGEST_SIZE)
+        xdp = link.get_attr("IFLA_XDP")
 
         for prefix, group in GROUPS.items():
-            current, limits = group_values(prefix, self._get(group.get, index))
+            current, limits = group_values(prefix, self._get(prefix, group.get, index))
             values.update(current)
             maximum.update(limits)
 
-        attributes = self._get(_PRIV_FLAGS, index)
-        for word, on in _bits(attributes.get(_PRIV_FLAGS_FLAGS, b"")).items():
+        answer = self._get("priv_flags", _PRIV_FLAGS, index)
+        for word, on in _bits(answer.get_attr("flags") if answer else None).items():
             values[f"priv_flags.{word}"] = on
 
-        attributes = self._get(_FEATURES, index)
+        answer = self._get("features", _FEATURES, index)
         changeable, wanted, active, never = (
-            _bits(attributes.get(kind, b""))
-            for kind in (_FEATURES_HW, _FEATURES_WANTED, _FEATURES_ACTIVE, _FEATURES_NOCHANGE)
+            _bits(answer.get_attr(name) if answer else None) for name in _FEATURES_ATTRIBUTES.values()
         )
         names = sorted({*changeable, *active, *never})
         values.update({f"features.{word}": active.get(word, False) for word in names})
@@ -340,33 +283,30 @@ class Ethtool:
                 f"features.{word}" for word in names if not changeable.get(word) or never.get(word)
             ),
             wanted={f"features.{word}": wanted.get(word, False) for word in names},
-            xdp=attached != b"\0",
+            xdp=bool(xdp and xdp.get_attr("IFLA_XDP_ATTACHED")),
         )
 
     def write(self, index: int, group: str, values: Mapping[str, Setting]) -> None:
         """Write settings of one group in one message. Names are without the group.
 
         ``group`` is a key of ``GROUPS``, ``features``, ``priv_flags``, or ``link`` for MTU, GSO and GRO
-        sizes. Raises ``Refused``.
+        sizes. Raises ``KernelRefusal``.
         """
         if group == "link":
-            attributes = {"mtu": _MTU, **SIZES}
-            self._route.request(
-                _RTM_SETLINK,
-                _IFINFO.pack(0, 0, index, 0, 0)
-                + b"".join(
-                    netlink.attribute(attributes[word], _INTEGER.pack(value))
-                    for word, value in values.items()
-                ),
-            )
-        elif group == "features":
-            self._ask(_FEATURES + 1, self._device(index) + _bitset(_FEATURES_WANTED, values))
+            message = message_types().link()
+            message["index"] = index
+            message["attrs"] = [(f"IFLA_{word.upper()}", value) for word, value in values.items()]
+            self._route.request(message, RTM_SETLINK)
+            return
+        commands = {"features": _FEATURES, "priv_flags": _PRIV_FLAGS}
+        command = commands.get(group) or GROUPS[group].get
+        message = self._message(group, command + 1, index)
+        if group == "features":
+            message["attrs"].append(("wanted", _bitset(values)))
         elif group == "priv_flags":
-            self._ask(_PRIV_FLAGS + 1, self._device(index) + _bitset(_PRIV_FLAGS_FLAGS, values))
+            message["attrs"].append(("flags", _bitset(values)))
         else:
-            payload = self._device(index)
             for word, value in values.items():
                 field = GROUPS[group].fields[word]
-                number = struct.pack("=B", field.words[bool(value)]) if field.flag else _INTEGER.pack(value)
-                payload += netlink.attribute(field.attribute, number)
-            self._ask(GROUPS[group].get + 1, payload)
+                message["attrs"].append((word, field.words[bool(value)] if field.flag else int(value)))
+        self._generic.request(message, self._family)

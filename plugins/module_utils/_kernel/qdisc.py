@@ -9,26 +9,19 @@ replaces. Sources: tc(8), linux/rtnetlink.h, net/sched/sch_api.c, net/sched/sch_
 from __future__ import annotations
 
 import itertools
-import os
-import socket
-import struct
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from . import netlink
+from .messages import traffic_control_type
+from .rtnl import CREATE, REPLACE, Rtnl
 
 # Without classes, and seldom with parameters, so that they may be replaced.
 PLAIN = frozenset({"bfifo", "fq", "fq_codel", "noqueue", "pfifo", "pfifo_fast"})
 
 _NEW, _GET = 36, 38  # RTM_NEWQDISC, RTM_GETQDISC
-_REPLACE, _CREATE = 0x100, 0x400
-_KIND, _OPTIONS = 1, 2  # TCA_*
-_FQ_LIMIT = 1  # TCA_FQ_PLIMIT
 _ROOT, _INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 _MQ_HANDLE = 0x00010000  # handle 1: of an mq that write() creates
-
-_TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
 
 
 @dataclass(frozen=True)
@@ -39,32 +32,26 @@ class Queue:
     limit: int = 0
 
 
-def _request(kind: int, flags: int, payload: bytes) -> Iterator[bytes]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_ROUTE) as sock:
-        sock.settimeout(10)
-        flags |= netlink.NLM_F_REQUEST
-        sock.send(struct.pack("=IHHII", 16 + len(payload), kind, flags, 1, 0) + payload)
-        while True:
-            for answer, body in netlink.messages(sock.recv(1 << 18)):
-                if answer == netlink.NLMSG_DONE:
-                    return
-                if answer == netlink.NLMSG_ERROR:
-                    error = -struct.unpack_from("=i", body)[0]
-                    if error:
-                        raise OSError(error, os.strerror(error))
-                    return
-                yield body
+def _dump(index: int) -> list[Any]:
+    """Return the qdiscs of a device, that for ingress included. Raises ``OSError``."""
+    message = traffic_control_type()()
+    message["index"] = index
+    with Rtnl() as rtnl:
+        return [one for one in rtnl.dump(message, _GET) if one["index"] == index]
+
+
+def ingress_kind(index: int) -> str:
+    """Return the kind of a device's qdisc for filters, ``clsact`` or ``ingress``; empty without one."""
+    return next((_kind(one) for one in _dump(index) if one["parent"] == _INGRESS), "")
+
+
+def _kind(message: Any) -> str:
+    return str(message.get_attr("TCA_KIND") or "")
 
 
 def _qdiscs(index: int) -> list[tuple[int, int, str]]:
     """Return handle, parent and kind of each egress qdisc of a NIC."""
-    found = []
-    for body in _request(_GET, netlink.NLM_F_DUMP, _TCMSG.pack(0, index, 0, 0, 0)):
-        dummy, owner, handle, parent, dummy = _TCMSG.unpack_from(body)
-        kind = netlink.attributes(body[_TCMSG.size :]).get(_KIND, b"").rstrip(b"\0").decode()
-        if owner == index and parent != _INGRESS:
-            found.append((handle, parent, kind))
-    return found
+    return [(one["handle"], one["parent"], _kind(one)) for one in _dump(index) if one["parent"] != _INGRESS]
 
 
 def kind_of(present: list[tuple[int, int, str]]) -> str:
@@ -83,20 +70,21 @@ def kind_of(present: list[tuple[int, int, str]]) -> str:
 
 def queues(index: int) -> list[Queue]:
     """Return the root qdisc of a device, for mq those of its queues. Raises ``OSError``."""
-    found = []
-    for body in _request(_GET, netlink.NLM_F_DUMP, _TCMSG.pack(0, index, 0, 0, 0)):
-        dummy, owner, dummy, parent, dummy = _TCMSG.unpack_from(body)
-        if owner == index and parent not in (0, _INGRESS):
-            found.append((parent, _queue(netlink.attributes(body[_TCMSG.size :]))))
-    root = [queue for parent, queue in found if parent == _ROOT]
-    below = [queue for parent, queue in found if parent != _ROOT]
+    return queues_of(_dump(index))
+
+
+def queues_of(messages: Iterable[Any]) -> list[Queue]:
+    """Return the root qdisc of a device from its qdiscs, for mq those of its queues."""
+    found = [(one["parent"], _queue(one)) for one in messages if one["parent"] not in (0, _INGRESS)]
+    root = [one for parent, one in found if parent == _ROOT]
+    below = [one for parent, one in found if parent != _ROOT]
     return below if below and root and root[0].kind == "mq" else root
 
 
-def _queue(attributes: Mapping[int, bytes]) -> Queue:
-    kind = netlink.text(attributes.get(_KIND, b""))
-    limit = netlink.attributes(attributes.get(_OPTIONS, b"")).get(_FQ_LIMIT, b"") if kind == "fq" else b""
-    return Queue(kind, int.from_bytes(limit, sys.byteorder))
+def _queue(message: Any) -> Queue:
+    kind = _kind(message)
+    options = message.get_attr("TCA_OPTIONS") if kind == "fq" else None
+    return Queue(kind, (options.get_attr("TCA_FQ_PLIMIT") or 0) if options else 0)
 
 
 def kinds(qdisc: str) -> list[str]:
@@ -111,9 +99,11 @@ def read(index: int) -> str:
 
 
 def _replace(index: int, handle: int, parent: int, kind: str) -> None:
-    message = _TCMSG.pack(0, index, handle, parent, 0) + netlink.attribute(_KIND, kind.encode() + b"\0")
-    for dummy in _request(_NEW, netlink.NLM_F_ACK | _REPLACE | _CREATE, message):
-        pass
+    message = traffic_control_type()()
+    message["index"], message["handle"], message["parent"] = index, handle, parent
+    message["attrs"] = [("TCA_KIND", kind)]
+    with Rtnl() as rtnl:
+        rtnl.request(message, _NEW, REPLACE | CREATE)
 
 
 def write(index: int, qdisc: str) -> None:

@@ -13,19 +13,16 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from . import netlink
+from .messages import message_types, next_hop_types
+from .rtnl import RTM_GETADDR, RTM_GETROUTE, Rtnl
 
-_GETADDR, _GETROUTE, _GETNEXTHOP = 22, 26, 106  # RTM_*
-_ADDRESS = struct.Struct("=BBBBi")  # ifaddrmsg: family, prefix length, flags, scope, interface
-_ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg
-_NEXT_HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, weight, interface
-_NEXTHOP_OBJECT = struct.Struct("=BBBxI")  # nhmsg
+_RTM_GETNEXTHOP = 106
 _GROUP_MEMBER = struct.Struct("=IBBH")  # nexthop_grp: ID, weight, reserved
-_RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 4, 9, 15, 30
-_NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
+_DESTINATION_LENGTH = 17  # offset of rtm_dst_len in a message
 _TABLES = (253, 254)  # RT_TABLE_DEFAULT, RT_TABLE_MAIN
 _SCOPE_LINK, _SCOPE_HOST = 253, 254  # RT_SCOPE_*
 _UNICAST, _KERNEL, _ROUTER_ADVERTISEMENT = 1, 2, 9  # RTN_UNICAST, RTPROT_KERNEL, RTPROT_RA
@@ -44,22 +41,20 @@ def default_routes() -> list[DefaultRoute]:
     """Return the default routes in the network namespace of the calling thread."""
     found = []
     members: dict[int, frozenset[int]] | None = None
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for answer in _dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
-            header = _ROUTE.unpack_from(answer)
-            its_family, length, table, protocol, kind = header[0], header[1], *header[4:6], header[7]
-            route = netlink.attributes(answer[_ROUTE.size :])
-            table = _number(route[_RTA_TABLE]) if _RTA_TABLE in route else table
-            if (its_family, length, kind) != (family, 0, _UNICAST) or table not in _TABLES:
-                continue
-            indexes = _interfaces(route)
-            if not indexes and _RTA_NH_ID in route:
-                members = _nexthop_objects() if members is None else members
-                indexes = members.get(_number(route[_RTA_NH_ID]), frozenset())
-            names = frozenset(_names(indexes))
-            if names:
-                learned = protocol == _ROUTER_ADVERTISEMENT
-                found.append(DefaultRoute(names, family == socket.AF_INET6, learned))
+    with Rtnl() as rtnl:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for route in _routes(rtnl, family, _is_default):
+                table = route.get_attr("RTA_TABLE") or route["table"]
+                if (route["family"], route["type"]) != (family, _UNICAST) or table not in _TABLES:
+                    continue
+                indexes = _interfaces(route)
+                if not indexes and route.get_attr("RTA_NH_ID"):
+                    members = _nexthop_objects(rtnl) if members is None else members
+                    indexes = members.get(route.get_attr("RTA_NH_ID"), frozenset())
+                names = frozenset(_names(indexes))
+                if names:
+                    learned = route["proto"] == _ROUTER_ADVERTISEMENT
+                    found.append(DefaultRoute(names, family == socket.AF_INET6, learned))
     return found
 
 
@@ -71,57 +66,59 @@ def default_interfaces() -> set[str]:
 def ipv6_in_use() -> set[str]:
     """Return the interfaces with IPv6 addresses or routes that the kernel does not create by itself."""
     indexes = set()
-    for answer in _dump(_GETADDR, _ADDRESS.pack(socket.AF_INET6, 0, 0, 0, 0)):
-        family, dummy, dummy, scope, index = _ADDRESS.unpack_from(answer)
-        if family == socket.AF_INET6 and scope not in (_SCOPE_LINK, _SCOPE_HOST):
-            indexes.add(index)
-    for answer in _dump(_GETROUTE, _ROUTE.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)):
-        header = _ROUTE.unpack_from(answer)
-        if (header[0], header[7]) == (socket.AF_INET6, _UNICAST) and header[5] != _KERNEL:
-            indexes |= _interfaces(netlink.attributes(answer[_ROUTE.size :]))
+    with Rtnl() as rtnl:
+        message = message_types().address()
+        message["family"] = socket.AF_INET6
+        for address in _dump(rtnl, message, RTM_GETADDR):
+            if address["family"] == socket.AF_INET6 and address["scope"] not in (_SCOPE_LINK, _SCOPE_HOST):
+                indexes.add(address["index"])
+        for route in _routes(rtnl, socket.AF_INET6):
+            if (route["family"], route["type"]) == (socket.AF_INET6, _UNICAST) and route["proto"] != _KERNEL:
+                indexes |= _interfaces(route)
     return {*_names(indexes)}
 
 
-def _dump(kind: int, payload: bytes) -> list[bytes]:
+def _dump(rtnl: Rtnl, message: Any, kind: int, keep: Callable[[bytes], bool] | None = None) -> list[Any]:
     """Return the replies; none if the kernel has no such objects, for example without IPv6."""
     try:
-        return netlink.exchange(kind, netlink.NLM_F_DUMP, payload)
+        return rtnl.dump(message, kind, keep=keep)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
             return []
         raise
 
 
-def _number(data: bytes) -> int:
-    return int(struct.unpack("=I", data)[0])
+def _routes(rtnl: Rtnl, family: int, keep: Callable[[bytes], bool] | None = None) -> list[Any]:
+    message = next_hop_types().route()
+    message["family"] = family
+    return _dump(rtnl, message, RTM_GETROUTE, keep)
 
 
-def _interfaces(route: Mapping[int, bytes]) -> frozenset[int]:
+def _is_default(message: bytes) -> bool:
+    """Return whether a route matches all addresses; decoding a million routes would take minutes."""
+    return message[_DESTINATION_LENGTH] == 0
+
+
+def _interfaces(route: Any) -> frozenset[int]:
     """Return the interfaces of a route's next hops."""
-    found = {_number(route[_RTA_OIF])} if _RTA_OIF in route else set()
-    data = route.get(_RTA_MULTIPATH, b"")
-    while len(data) >= _NEXT_HOP.size:
-        length, dummy, dummy, index = _NEXT_HOP.unpack_from(data)
-        if not _NEXT_HOP.size <= length <= len(data):
-            break
-        found.add(index)
-        data = data[(length + 3) & ~3 :]
-    return frozenset(found)
+    index = route.get_attr("RTA_OIF")
+    several = route.get_attr("RTA_MULTIPATH") or ()
+    return frozenset([*([index] if index else []), *(hop["oif"] for hop in several)])
 
 
-def _nexthop_objects() -> dict[int, frozenset[int]]:
+def _nexthop_objects(rtnl: Rtnl) -> dict[int, frozenset[int]]:
     """Return the interfaces of each nexthop object, groups included."""
     single: dict[int, frozenset[int]] = {}
     groups: dict[int, list[int]] = {}
-    for answer in _dump(_GETNEXTHOP, _NEXTHOP_OBJECT.pack(0, 0, 0, 0)):
-        nexthop = netlink.attributes(answer[_NEXTHOP_OBJECT.size :])
-        if _NHA_OIF in nexthop:
-            single[_number(nexthop[_NHA_ID])] = frozenset({_number(nexthop[_NHA_OIF])})
-        data = nexthop.get(_NHA_GROUP, b"")
-        if data:
-            groups[_number(nexthop[_NHA_ID])] = [member[0] for member in _GROUP_MEMBER.iter_unpack(data)]
-    for number, members in groups.items():
-        single[number] = frozenset().union(*(single.get(member, frozenset()) for member in members))
+    for nexthop in _dump(rtnl, next_hop_types().nexthop(), _RTM_GETNEXTHOP):
+        identifier = nexthop.get_attr("NHA_ID")
+        index, members = nexthop.get_attr("NHA_OIF"), nexthop.get_attr("NHA_GROUP")
+        if index:
+            single[identifier] = frozenset({index})
+        if members:
+            groups[identifier] = [member[0] for member in _GROUP_MEMBER.iter_unpack(members)]
+    for identifier, found in groups.items():
+        single[identifier] = frozenset().union(*(single.get(member, frozenset()) for member in found))
     return single
 
 

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .._kernel import netlink, qdisc
+from .._kernel import qdisc
 from .._kernel.ethtool import Ethtool, Nic, Setting
+from .._kernel.netlink import KernelRefusal, decode
 from .._kernel.routes import default_interfaces
+from .._kernel.rtnl import RTM_GETLINK, Rtnl, message_types
 from .select import Device
 from .sysfs import Sysfs
 
-_IFLA_ALT_IFNAME = 53
 _LONGEST_ALTERNATIVE = 127  # ALTIFNAMSIZ, without the final null
 
 
@@ -49,11 +50,10 @@ def _primary_name(name: str) -> str:
     """Return the name of the interface with the alternative name ``name``, else ``name`` itself."""
     if len(name.encode()) > _LONGEST_ALTERNATIVE:
         return name
-    wanted = netlink.attribute(_IFLA_ALT_IFNAME, name.encode() + b"\0")
-    with contextlib.suppress(OSError):
-        header = netlink.IFINFO.pack(0, 0, 0, 0, 0)
-        for answer in netlink.exchange(netlink.RTM_GETLINK, netlink.NLM_F_ACK, header + wanted):
-            return netlink.text(netlink.attributes(answer[netlink.IFINFO.size :])[netlink.IFLA_IFNAME])
+    message = message_types().link()
+    message["attrs"] = [("IFLA_ALT_IFNAME", name)]
+    with contextlib.suppress(KernelRefusal), Rtnl() as rtnl:
+        return str(decode(type(message), rtnl.get(message, RTM_GETLINK)).get_attr("IFLA_IFNAME"))
     return name
 
 

@@ -10,7 +10,6 @@ team_change_mtu() of drivers/net/team/team.c, vxlan_change_mtu() of drivers/net/
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +26,6 @@ _LIMITED = ("vxlan",)
 # Kinds that set the MTU of their ports.
 _LEADING = ("bond", "team")
 _IFLA_VXLAN_LINK = 3
-_IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINK_NETNSID = 4, 5, 10, 37
 
 
 @dataclass(frozen=True)
@@ -60,28 +58,16 @@ class Interface:
 
 def devices() -> list[Device]:
     """Return the interfaces of this network namespace."""
-    found = []
-    for answer in netlink.exchange(
-        netlink.RTM_GETLINK, netlink.NLM_F_DUMP, netlink.IFINFO.pack(0, 0, 0, 0, 0)
-    ):
-        link = netlink.attributes(answer[netlink.IFINFO.size :])
-        info = netlink.attributes(link.get(netlink.IFLA_LINKINFO, b""))
-        kind = netlink.text(info.get(netlink.IFLA_INFO_KIND, b""))
-        lower = link.get(_IFLA_LINK, bytes(4))
-        if kind == "vxlan":
-            data = netlink.attributes(info.get(netlink.IFLA_INFO_DATA, b""))
-            lower = data.get(_IFLA_VXLAN_LINK, bytes(4))
-        found.append(
-            Device(
-                netlink.text(link[netlink.IFLA_IFNAME]),
-                netlink.IFINFO.unpack_from(answer)[2],
-                _number(link[_IFLA_MTU]),
-                kind,
-                0 if _IFLA_LINK_NETNSID in link else _number(lower),
-                _number(link.get(_IFLA_MASTER, bytes(4))),
-            )
-        )
-    return found
+    return [
+        Device(link.name, link.index, link.mtu, link.kind, _lower(link), link.master)
+        for link in netlink.links()
+    ]
+
+
+def _lower(link: netlink.Link) -> int:
+    if link.link_netns:
+        return 0
+    return netlink.number(link.data.get(_IFLA_VXLAN_LINK, b"")) if link.kind == "vxlan" else link.link
 
 
 def stacked(found: Sequence[Device]) -> list[Interface]:
@@ -187,10 +173,6 @@ def write_all(
                 write(name, desired[name])
             except OSError as error:
                 errors.append(f"nics: {name}: the kernel refuses mtu = {desired[name]}: {reason(error)}")
-
-
-def _number(data: bytes) -> int:
-    return int(struct.unpack("=I", data)[0])
 
 
 def with_ipv6() -> frozenset[str]:

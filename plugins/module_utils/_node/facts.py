@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
-from .._kernel import netlink, signing, xfrm
+from .._kernel import messages, netlink, signing, xfrm
 from .._kernel.routes import default_interfaces
 from .coexistence import cilium
 from .host import Host
@@ -95,7 +95,7 @@ class Security(TypedDict):
 
 
 class Nic(TypedDict):
-    """A network interface; ``speed`` in Mbit/s, -1 where unknown."""
+    """A network interface; ``speed`` in Mbit/s, -1 where unknown; ``default_route`` None without pyroute2."""
 
     name: str
     driver: str
@@ -104,7 +104,7 @@ class Nic(TypedDict):
     speed: int
     carrier: bool
     pci: str
-    default_route: bool
+    default_route: bool | None
     ethernet: bool
     virtual_functions: int
 
@@ -259,7 +259,7 @@ class Node(Host):
             "srcversion": self.read("/sys/module/meta/srcversion"),
             "devices": [
                 {"name": link.name, "alias": link.alias, **link.settings}
-                for link in (netlink.links_of_kind("meta") if loaded else ())
+                for link in (netlink.links_of_kind("meta") if loaded and pyroute2_version() else ())
             ],
         }
         if available and not loaded:
@@ -319,11 +319,11 @@ class Node(Host):
 
     def nics(self, uplinks: Iterable[str]) -> list[Nic]:
         """Return the interfaces that have a device, are uplinks, or carry a default route."""
-        carrying = default_interfaces()
+        carrying = default_interfaces() if pyroute2_version() else None
         found: list[Nic] = []
         for name in self.names("/sys/class/net"):
             folder = f"/sys/class/net/{name}"
-            if not (self.exists(f"{folder}/device") or name in carrying or name in uplinks):
+            if not (self.exists(f"{folder}/device") or name in (carrying or ()) or name in uplinks):
                 continue
             device = os.path.realpath(self.path(f"{folder}/device"))
             # A virtio NIC's device is virtioN, its parent the PCI function.
@@ -337,7 +337,7 @@ class Node(Host):
                     "speed": self.number(f"{folder}/speed", -1),
                     "carrier": self.read(f"{folder}/carrier") == "1",
                     "pci": functions[-1] if functions else "",
-                    "default_route": name in carrying,
+                    "default_route": None if carrying is None else name in carrying,
                     "ethernet": self.number(f"{folder}/type", ARPHRD_ETHER) == ARPHRD_ETHER,
                     "virtual_functions": self.number(f"{folder}/device/sriov_numvfs", 0),
                 }
@@ -345,10 +345,10 @@ class Node(Host):
         return found
 
     def ipsec_policies(self) -> list[str]:
-        """Return the IPsec policies that apply to routed packets; empty if the caller may not read them."""
+        """Return the IPsec policies that apply to routed packets; empty if this process cannot read them."""
         try:
             return xfrm.policies()
-        except OSError:
+        except (OSError, messages.MissingLibrary):
             return []
 
     def facts(
@@ -382,13 +382,7 @@ class Node(Host):
 
 def python() -> Python:
     """Return the running interpreter; a virtual environment or second version lacks packaged libraries."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    same_version = os.path.basename(os.path.realpath("/usr/bin/python3")) == version
-    folders = [path for path in sys.path if re.match(r"/usr/lib(64)?/python3.*-packages$", path)]
-    return {
-        "executable": sys.executable,
-        "packaged": same_version and (sys.prefix == "/usr" or bool(folders)),
-    }
+    return {"executable": sys.executable, "packaged": messages.python_is_packaged()}
 
 
 def pyroute2_version() -> str:

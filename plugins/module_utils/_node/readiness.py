@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from .._kernel.messages import missing_message as missing_pyroute2
 from .facts import Facts, Security, Upcoming, headers_package
 
 DRIVERS = ("netkit", "meta", "veth")
@@ -56,6 +57,7 @@ class Builder(TypedDict):
 class Requirements:
     """Requirements of the caller: interfaces that must exist, and whether packages may be installed.
 
+    ``check``: nothing is installed, but the modules need the libraries to plan their changes.
     ``delivered``: the module meta is built on another node with the same kernel. ``beside_cilium``: accept a
     node with Cilium, and install no second datapath on it. ``trusted_pods``: containers with CAP_NET_ADMIN
     are trusted with the node's devices, see ``pod_isolation``.
@@ -66,6 +68,7 @@ class Requirements:
     delivered: bool = False
     beside_cilium: bool = False
     trusted_pods: bool = True
+    check: bool = False
 
 
 def packages(distribution_family: str, release: str, components: Iterable[str]) -> list[str]:
@@ -88,16 +91,11 @@ def missing_message(distribution_family: str, release: str, components: Sequence
 
 def _missing_message(facts: Facts, components: Sequence[str]) -> str:
     family, release = facts["distribution"]["family"], facts["kernel"]["release"]
-    unpackaged = _unpackaged(facts, components)
-    packaged = [component for component in components if component not in unpackaged]
-    messages = [missing_message(family, release, packaged)] if packaged else []
-    if unpackaged:
-        python, command = facts["python"]["executable"], _INSTALL.get(family)
-        install = f" ({command} {' '.join(packages(family, release, unpackaged))})" if command else ""
-        messages.append(
-            f"missing: {', '.join(unpackaged)} for {python}: run {python} -m pip install "
-            f"{' '.join(unpackaged)}, or set ansible_python_interpreter: /usr/bin/python3{install}"
-        )
+    others = [component for component in components if component != "pyroute2"]
+    messages = [missing_message(family, release, others)] if others else []
+    if "pyroute2" in components:
+        python = facts["python"]
+        messages.append(missing_pyroute2(python["executable"], python["packaged"], _INSTALL.get(family, "")))
     return "; ".join(messages)
 
 
@@ -318,10 +316,12 @@ def problems(facts: Facts, wanted: str, requirements: Requirements) -> list[str]
                 " their routes, through the host's stack"
             )
     absent_components = missing(facts, LIBRARIES)
-    if absent_components and not (
-        requirements.allow_package_install and _installable(facts, absent_components)
-    ):
-        found.append(_missing_message(facts, absent_components))
+    if absent_components:
+        installable = requirements.allow_package_install and _installable(facts, absent_components)
+        if not installable:
+            found.append(_missing_message(facts, absent_components))
+        elif requirements.check:
+            found.append(f"{_missing_message(facts, absent_components)} (check mode does not install it)")
     if facts["cilium"] and requirements.beside_cilium:
         return found  # This node gets no driver.
     if not kernel["btf"]:

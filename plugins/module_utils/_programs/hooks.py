@@ -8,12 +8,13 @@ Sources: linux/pkt_cls.h, linux/rtnetlink.h, tc-bpf(8).
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .._core.plan import Problem
 from .._kernel import bpf, libbpf, link_kinds, netlink
+from .._kernel.messages import message_types, traffic_control_type
+from .._kernel.rtnl import RTM_NEWLINK, UP, Rtnl, nested
 
 HOOKS = ("from_pod", "to_pod", "ingress", "egress")
 TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
@@ -23,16 +24,12 @@ CLSACT_PRIORITY, CLSACT_HANDLE = 100, 1
 
 # linux/if_arp.h, linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
-IFLA_LINK = 5
-_IFF_UP = 1
-RTM_GETQDISC, RTM_GETTFILTER = 38, 46
-TC_H_CLSACT, TC_H_INGRESS = 0xFFFF0000, 0xFFFFFFF1
+RTM_GETTFILTER = 46
+TC_H_CLSACT = 0xFFFF0000
 TC_H_MIN_INGRESS, TC_H_MIN_EGRESS = 0xFFF2, 0xFFF3
-TCA_KIND, TCA_OPTIONS = 1, 2
-TCA_BPF_NAME, TCA_BPF_ID = 7, 11
 
 # The attributes of a meta device for the program at each hook.
-META_PROGRAM = {"to_pod": link_kinds.META["PROG_FD"], "from_pod": link_kinds.META["PEER_PROG_FD"]}
+META_PROGRAM = {"to_pod": "PROG_FD", "from_pod": "PEER_PROG_FD"}
 META_PROGRAM_ID = {"to_pod": link_kinds.META["PROG_ID"], "from_pod": link_kinds.META["PEER_PROG_ID"]}
 
 
@@ -67,26 +64,18 @@ class Filter:
 
 def read_devices() -> dict[str, Device]:
     """Return all devices of this network namespace by name."""
-    request = netlink.IFINFO.pack(0, 0, 0, 0, 0)
     devices = {}
-    for answer in netlink.exchange(netlink.RTM_GETLINK, netlink.NLM_F_DUMP, request):
-        dummy, hardware, ifindex, *dummy = netlink.IFINFO.unpack_from(answer)
-        found = netlink.attributes(answer[netlink.IFINFO.size :])
-        name = netlink.text(found[netlink.IFLA_IFNAME])
-        info = netlink.attributes(found.get(netlink.IFLA_LINKINFO, b""))
-        data = netlink.attributes(info.get(netlink.IFLA_INFO_DATA, b""))
-        kind = netlink.text(info.get(netlink.IFLA_INFO_KIND, b""))
-        is_pair = kind in ("meta", "netkit")
-        programs = META_PROGRAM_ID if kind == "meta" else {}
-        devices[name] = Device(
-            name,
-            ifindex,
-            kind,
-            data.get(link_kinds.PRIMARY, b"\1")[0] != 0 if is_pair else True,
-            _number(found.get(IFLA_LINK, b"")),
-            {hook: _number(data.get(number, b"")) for hook, number in programs.items()},
-            netlink.text(found.get(netlink.IFLA_IFALIAS, b"")).startswith(link_kinds.ALIAS),
-            hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK),
+    for link in netlink.links():
+        programs = META_PROGRAM_ID if link.kind == "meta" else {}
+        devices[link.name] = Device(
+            link.name,
+            link.index,
+            link.kind,
+            link.primary,
+            link.link,
+            {hook: netlink.number(link.data.get(number, b"")) for hook, number in programs.items()},
+            link.alias.startswith(link_kinds.ALIAS),
+            link.hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK),
         )
     return devices
 
@@ -94,40 +83,30 @@ def read_devices() -> dict[str, Device]:
 def read_filters(ifindex: int, hook: str) -> list[Filter]:
     """Return the filters at one clsact hook of a device; none if it has no clsact qdisc."""
     minor = TC_H_MIN_INGRESS if clsact_point(hook) == libbpf.TC_INGRESS else TC_H_MIN_EGRESS
-    # struct tcmsg: family, index, handle, parent, info
-    request = struct.pack("=BxxxiIII", 0, ifindex, 0, TC_H_CLSACT | minor, 0)
+    message = traffic_control_type()()
+    message["index"], message["parent"] = ifindex, TC_H_CLSACT | minor
     try:
-        answers = netlink.exchange(RTM_GETTFILTER, netlink.NLM_F_DUMP, request)
+        with Rtnl() as rtnl:
+            answers = rtnl.dump(message, RTM_GETTFILTER)
     except netlink.KernelRefusal as refusal:
         if refusal.errno != errno.EINVAL:
             raise
         return []  # no clsact qdisc
     filters = []
     for answer in answers:
-        handle, _parent, info = struct.unpack_from("=III", answer, 8)
-        found = netlink.attributes(answer[20:])
-        options = netlink.attributes(found.get(TCA_OPTIONS, b""))
-        if handle:  # the dump also has an entry for each priority, with handle 0
+        if answer["handle"]:  # the dump also has an entry for each priority, with handle 0
+            kind = answer.get_attr("TCA_KIND")
+            options = answer.get_attr("TCA_OPTIONS") if kind == "bpf" else None
             filters.append(
                 Filter(
-                    info >> 16,
-                    handle,
-                    netlink.text(found.get(TCA_KIND, b"")),
-                    _number(options.get(TCA_BPF_ID, b"")),
-                    netlink.text(options.get(TCA_BPF_NAME, b"")),
+                    answer["info"] >> 16,
+                    answer["handle"],
+                    kind,
+                    (options.get_attr("TCA_BPF_ID") or 0) if options else 0,
+                    (options.get_attr("TCA_BPF_NAME") or "") if options else "",
                 )
             )
     return filters
-
-
-def read_clsact_kind(ifindex: int) -> str:
-    """Return the kind of a device's qdisc for filters, ``clsact`` or ``ingress``; empty without one."""
-    request = struct.pack("=BxxxiIII", 0, ifindex, 0, 0, 0)
-    for answer in netlink.exchange(RTM_GETQDISC, netlink.NLM_F_DUMP, request):
-        index, _handle, parent = struct.unpack_from("=iII", answer, 4)
-        if index == ifindex and parent == TC_H_INGRESS:
-            return netlink.text(netlink.attributes(answer[20:]).get(TCA_KIND, b""))
-    return ""
 
 
 def set_meta_program(device: Device, hook: str, program: int) -> None:
@@ -135,25 +114,23 @@ def set_meta_program(device: Device, hook: str, program: int) -> None:
 
     Raises ``OSError`` with the kernel's message.
     """
-    data = netlink.attribute(META_PROGRAM[hook], struct.pack("=i", program))
-    info = netlink.attribute(netlink.IFLA_INFO_KIND, b"meta\0")
-    info += netlink.attribute(netlink.IFLA_INFO_DATA, data)
-    request = netlink.IFINFO.pack(0, 0, device.ifindex, 0, 0)
-    request += netlink.attribute(netlink.IFLA_LINKINFO, info)
+    data = nested((f"IFLA_META_{META_PROGRAM[hook]}", program))
+    message = message_types().link()
+    message["index"] = device.ifindex
+    message["attrs"] = [("IFLA_LINKINFO", nested(("IFLA_INFO_KIND", "meta"), ("IFLA_INFO_DATA", data)))]
     try:
-        netlink.exchange(netlink.RTM_NEWLINK, netlink.NLM_F_ACK, request)
+        with Rtnl() as rtnl:
+            rtnl.request(message, RTM_NEWLINK)
     except netlink.KernelRefusal as refusal:
         raise OSError(refusal.errno, f"meta rejected the program: {refusal.strerror}") from refusal
 
 
 def set_down(device: Device) -> None:
     """Set a device down; raises ``OSError``."""
-    request = netlink.IFINFO.pack(0, 0, device.ifindex, 0, _IFF_UP)
-    netlink.exchange(netlink.RTM_NEWLINK, netlink.NLM_F_ACK, request)
-
-
-def _number(raw: bytes) -> int:
-    return int(struct.unpack("=I", raw)[0]) if raw else 0
+    message = message_types().link()
+    message["index"], message["change"] = device.ifindex, UP
+    with Rtnl() as rtnl:
+        rtnl.request(message, RTM_NEWLINK)
 
 
 def is_ingress(hook: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .._core.plan import Problem
-from .._kernel import bpf, xfrm
+from .._kernel import bpf, qdisc, xfrm
 from .hooks import (
     CLSACT_PRIORITY,
     Device,
@@ -17,7 +17,6 @@ from .hooks import (
     is_ingress,
     is_managed,
     link_attach_type,
-    read_clsact_kind,
     read_filters,
 )
 from .pins import Pins
@@ -117,7 +116,7 @@ def _conflicts(pins: Pins, device: Device, a: Attachment) -> list[str]:
             return [f"{where}: {bpf.describe_program(program)} is attached and not managed: detach it first"]
     if a.type == "clsact":
         # The qdiscs clsact and ingress share a list, and the kernel accepts egress filters for both.
-        if not is_ingress(a.hook) and read_clsact_kind(device.ifindex) == "ingress":
+        if not is_ingress(a.hook) and qdisc.ingress_kind(device.ifindex) == "ingress":
             return [
                 f"{where}: {a.device} has an ingress qdisc, which has no egress hook: use type tcx, or"
                 f" remove the qdisc (tc qdisc del dev {a.device} ingress)"

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool, netlink
 
 
 def number(value: int) -> bytes:
@@ -30,5 +30,8 @@ def number(value: int) -> bytes:
     ],
 )
 def test_an_unset_split_is_off_if_it_can_be_set(answer: dict[int, bytes], split: bool | None) -> None:
-    values, dummy = ethtool.group_values("rings", answer)
+    payload = struct.pack("=BBxx", 16, 1)
+    payload += b"".join(netlink.attribute(kind, data) for kind, data in answer.items())
+    message = struct.pack("=IHHII", 16 + len(payload), 20, 0, 1, 0) + payload
+    values, dummy = ethtool.group_values("rings", netlink.decode(ethtool._type("rings"), message))
     assert values.get("rings.tcp-data-split") is split

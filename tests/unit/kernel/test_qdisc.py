@@ -8,9 +8,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import pytest
-
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netlink, qdisc
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import messages, netlink, qdisc
 
 
 def test_the_qdiscs_of_queues_are_reported_below_mq() -> None:
@@ -22,30 +20,26 @@ def test_the_qdiscs_of_queues_are_reported_below_mq() -> None:
     assert qdisc.kind_of([]) == ""
 
 
-def message(index: int, parent: int, kind: str, limit: int | None = None) -> bytes:
-    """Return an answer of RTM_GETQDISC."""
+def message(parent: int, kind: str, limit: int | None = None) -> Any:
+    """Return a reply to RTM_GETQDISC as it is decoded."""
     options = b"" if limit is None else netlink.attribute(1, struct.pack("=I", limit))
-    return (
-        struct.pack("=BxxxiIII", 0, index, 0, parent, 0)
+    payload = (
+        struct.pack("=BxxxiIII", 0, 1, 0, parent, 0)
         + netlink.attribute(1, kind.encode() + b"\0")
         + netlink.attribute(2, options)
     )
+    data = struct.pack("=IHHII", 16 + len(payload), 36, 0, 1, 0) + payload
+    return netlink.decode(messages.traffic_control_type(), data)
 
 
-def test_queues_of_a_device_and_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queues_of_a_device_and_their_limits() -> None:
     root, ingress = 0xFFFFFFFF, 0xFFFFFFF1
-    answers = [
-        *(message(1, root, "noqueue"), message(2, root, "mq"), message(2, 0x10001, "fq", 10000)),
-        *(message(2, 0x10002, "fq", 500), message(2, ingress, "clsact"), message(3, root, "htb")),
-        *(message(3, 0x10001, "fq", 100), message(4, root, "fq", 9), message(5, ingress, "clsact")),
+    mq = [message(root, "mq"), message(0x10001, "fq", 10000), message(0x10002, "fq", 500)]
+    assert qdisc.queues_of([message(root, "noqueue")]) == [qdisc.Queue("noqueue")]
+    assert qdisc.queues_of([*mq, message(ingress, "clsact")]) == [
+        *(qdisc.Queue("fq", 10000), qdisc.Queue("fq", 500))
     ]
-
-    def request(*_: Any) -> list[bytes]:
-        return answers
-
-    monkeypatch.setattr(qdisc, "_request", request)
-    assert qdisc.queues(1) == [qdisc.Queue("noqueue")]
-    assert qdisc.queues(2) == [qdisc.Queue("fq", 10000), qdisc.Queue("fq", 500)]
-    assert qdisc.queues(3) == [qdisc.Queue("htb")]
-    assert qdisc.queues(4) == [qdisc.Queue("fq", 9)]
-    assert qdisc.queues(5) == []
+    assert qdisc.queues_of([message(root, "htb"), message(0x10001, "fq", 100)]) == [qdisc.Queue("htb")]
+    assert qdisc.queues_of([message(root, "fq", 9)]) == [qdisc.Queue("fq", 9)]
+    assert qdisc.queues_of([message(root, "fq")]) == [qdisc.Queue("fq")]
+    assert qdisc.queues_of([message(ingress, "clsact")]) == []

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import link_kinds, netlink
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import link_kinds
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
 from ansible_collections.podnet.datapath.plugins.module_utils._node import readiness
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import execute
@@ -425,37 +425,6 @@ def test_facts_of_this_machine() -> None:
     assert facts["kernel"]["release"] == os.uname().release
     assert facts["libraries"]["pyroute2"]
     assert "lo" not in [nic["name"] for nic in facts["nics"]]
-
-
-@settings(max_examples=50)
-@given(st.dictionaries(st.integers(0, 0x3FFF), st.binary(max_size=40)))
-def test_attributes_are_parsed_as_they_were_encoded(wanted: dict[int, bytes]) -> None:
-    data = b"".join(netlink.attribute(kind, payload) for kind, payload in wanted.items())
-    assert netlink.attributes(data) == wanted
-
-
-@settings(max_examples=50)
-@given(st.binary(max_size=200))
-def test_invalid_netlink_data_is_tolerated(data: bytes) -> None:
-    netlink.attributes(data)
-    netlink.messages(data)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="asking for link kinds needs CAP_NET_ADMIN")
-def test_probe_for_a_link_kind_creates_no_device() -> None:
-    before = os.listdir("/sys/class/net")
-    assert netlink.has_link_kind("veth")
-    assert not netlink.has_link_kind("nosuchkind")
-    assert os.listdir("/sys/class/net") == before
-    assert netlink.links_of_kind("nosuchkind") == []
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="making links needs CAP_NET_ADMIN")
-def test_kernel_message_reaches_the_caller() -> None:
-    info = netlink.attribute(netlink.IFLA_INFO_KIND, b"nosuchkind\0")
-    request = netlink.IFINFO.pack(0, 0, 0, 0, 0) + netlink.attribute(netlink.IFLA_LINKINFO, info)
-    with pytest.raises(netlink.KernelRefusal, match="Unknown device type"):
-        netlink.exchange(netlink.RTM_NEWLINK, netlink.NLM_F_ACK | netlink.NLM_F_CREATE, request)
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,39 @@ def test_the_program_contains_all_its_imports(tmp_path: Path, rollback: arm.Roll
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("rollback", "read"),
+    [
+        (apply.ROLLBACK, 'print(Nics().read([Key("nics", "lo", "mtu")]), mtu.devices())'),
+        (revert.ROLLBACK, 'print(hooks.read_devices()["lo"], hooks.read_filters(1, "ingress"))'),
+    ],
+)
+def test_the_program_needs_no_installed_pyroute2(
+    tmp_path: Path, rollback: arm.RollbackProgram, read: str
+) -> None:
+    """The distribution's interpreter runs it at the rollback, and may have no pyroute2, or none any more."""
+    program = tmp_path / "checkpoint.pyz"
+    program.write_bytes(rollback.archive())
+    package = "ansible_collections.podnet.datapath.plugins.module_utils"
+    code = f"""
+from {rollback.maker.__module__} import {rollback.maker.__name__}
+from {package}._rollback.net_changes import Key
+from {package}.{"_nic import mtu" if rollback is apply.ROLLBACK else "_programs import hooks"}
+{read}
+import sys
+print(sys.modules["pyroute2.netlink"].__file__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", code],
+        env={"PYTHONPATH": str(program)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lo" in done.stdout and f"{program}/pyroute2/netlink/" in done.stdout
+
+
 def test_the_timer_counts_from_boot_and_the_service_runs_before_the_network() -> None:
     text = arm.timer(120)
     at = int(text.partition("OnBootSec=")[2].splitlines()[0])
