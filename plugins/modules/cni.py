@@ -231,14 +231,13 @@ changes:
   sample: [create /etc/cni/net.d/10-podnet.conflist]
 """
 
-import importlib.util
-
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._agent import install
 from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import DEFAULT_PIN_PATH
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 
 _SIZE = {"type": "int"}
 _AGENT = {
@@ -289,11 +288,10 @@ def main() -> None:
         required_if=[("state", "present", ["agent", "object"])],
         supports_check_mode=True,
     )
-    if importlib.util.find_spec("pyroute2") is None:
-        module.fail_json(msg=missing_required_lib("pyroute2", url="https://docs.pyroute2.org"))
     p = module.params
     command = clean(module.run_command)
     try:
+        require_pyroute2()
         if p["state"] == "absent":
             result = install.absent(p["force"], command, module.check_mode)
         else:

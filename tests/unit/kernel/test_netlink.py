@@ -22,16 +22,12 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import mes
 from tests.support.checkout import CHECKOUT
 
 MODULES = sorted(path.stem for path in (CHECKOUT / "plugins/modules").glob("*.py"))
-# All others need no netlink.
-NEED_PYROUTE2 = {
-    *("bpf_attach", "bpf_state", "checkpoint", "dkms_driver", "kernel_module", "meta_device", "nic_info"),
-    *("nic_tuning", "pods", "revert", "sysctl_info", "sysctl_zc"),
-}
-# The arguments that the modules require.
-ARGUMENTS: dict[str, dict[str, object]] = {
+# The modules that use netlink, with the arguments that they require; all others need no pyroute2.
+NEED_PYROUTE2: dict[str, dict[str, object]] = {
     "bpf_attach": {"object": "/x"},
     "bpf_state": {"endpoints": []},
     "checkpoint": {"state": "reverted", "name": "x"},
+    "cni": {"state": "absent"},
     "dkms_driver": {"name": "x", "version": "1", "state": "absent"},
     "kernel_module": {"name": "x", "src": "/x", "sha256": hashlib.sha256(b"").hexdigest()},
     "meta_device": {"pods": []},
@@ -124,7 +120,7 @@ def test_modules_that_need_netlink_report_a_missing_pyroute2(
         assert "require_pyroute2" not in source and "pyroute2 >=" not in source
         return
     for check in (False, True):
-        message = run(bare, name, {**ARGUMENTS[name], "_ansible_check_mode": check})
+        message = run(bare, name, {**NEED_PYROUTE2[name], "_ansible_check_mode": check})
         expected = f"missing: pyroute2 for {bare[0]}: run {bare[0]} -m pip install pyroute2"
         assert message.startswith(expected), message
 
