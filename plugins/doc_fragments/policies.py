@@ -243,4 +243,16 @@ options:
         description: Destination networks that are not masqueraded, usually the networks of all Pods.
         type: list
         elements: str
+  stack_services:
+    description:
+      - Networks of services that netfilter translates in the node's stack, for example the service CIDRs of
+        a cluster with kube-proxy. Add external IPs and load balancer addresses; node ports and host ports
+        need no network. The networks of all owners apply.
+      - Pods' packets to these networks pass to the stack, and those of all connections that netfilter may
+        translate return by it. They are never masqueraded. All other connections bypass the stack.
+      - Policies of the client see the address of the service. The backend's policy sees the client.
+      - O(services) in these networks are translated by the programs.
+    type: list
+    elements: str
+    default: []
 """

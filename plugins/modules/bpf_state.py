@@ -172,7 +172,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     p = module.params
-    names = ("endpoints", "node", "remote_pods", "policies", "services", "masquerade")
+    names = ("endpoints", "node", "remote_pods", "policies", "services", "masquerade", "stack_services")
     desired = Desired(p["pin_path"], p["owner"], {name: p[name] for name in names})
     try:
         require_pyroute2()

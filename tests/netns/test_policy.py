@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.pacing_checks import CHECKS, NEEDS_FQ
 from tests.support.policy_lab import Lab, has_sctp
+from tests.support.stack_nat_checks import CHECKS, NEEDS_FQ
 
 
 @pytest.fixture(scope="module")

@@ -141,6 +141,7 @@ class Lab(Nodes):
         policies: Sequence[dict[str, Any]] = (),
         services: Sequence[dict[str, Any]] = (),
         masqueraded: Sequence[str] = (),
+        stack_services: Sequence[str] = (),
     ) -> None:
         """Apply Pods, policies and services to both nodes, as the role pods does."""
         raw = {
@@ -161,6 +162,7 @@ class Lab(Nodes):
                     "policies": policies,
                     "services": services,
                     "masquerade": {"ipv4": v4, "ipv6": v6} if masqueraded else {},
+                    "stack_services": stack_services,
                     "node": node,
                 }
                 apply.configure(apply.Desired(self.pins[node], "site", options))

@@ -117,6 +117,8 @@ def _describe(image: Image, options: Mapping[str, Any], owner: str, names: Mappi
                 lines.append(f"{option} {name}: {json.dumps(shown, sort_keys=True)}\n")
     if options.get("masquerade"):
         lines.append(f"masquerade: {json.dumps(options['masquerade'], sort_keys=True)}\n")
+    if options.get("stack_services"):
+        lines.append(f"stack_services: {', '.join(options['stack_services'])}\n")
     return "".join(lines)
 
 

@@ -93,4 +93,5 @@ POLICIES: dict[str, Any] = {
         "type": "dict",
         "options": {"ipv4": {"type": "str"}, "ipv6": {"type": "str"}, "except": STRINGS},
     },
+    "stack_services": {**STRINGS, "default": []},
 }

@@ -10,10 +10,12 @@ from .identity import WORLD, Identities, assign_identities
 from .image import Device, Endpoint, Image
 from .layout import (
     CIDR_NO_MASQUERADE,
+    CIDR_STACK_NAT,
     DENY,
     ENFORCE,
     FEATURE_MASQUERADE,
     FEATURE_SERVICES,
+    FEATURE_STACK_NAT,
     POD_ANY_SOURCE,
     POD_L2,
     POD_MASQUERADE,
@@ -41,22 +43,25 @@ def compile_image(
     """
     policies = local_policies(declaration.policies, declaration.pods)
     masquerades = any(pod.masquerade for pod in declaration.pods if pod.device in node.interfaces)
-    identities = assign_identities(
-        declaration.pods,
-        policies,
-        declaration.masquerade.excluded if masquerades else (),
-    )
+    flags = dict.fromkeys(declaration.stack_services, CIDR_STACK_NAT)
+    for network in declaration.masquerade.excluded if masquerades else ():
+        flags[network] = flags.get(network, 0) | CIDR_NO_MASQUERADE
+    identities = assign_identities(declaration.pods, policies, flags)
     resolved = resolve(policies, identities)
     image = Image()
     image.policy, problems = _compile_policy(resolved, policies, identities)
     _compile_pods(image, declaration.pods, node.interfaces, slots, _Lookup(identities, resolved, image))
-    for network, (identity, unmasqueraded) in identities.cidrs.items():
-        image.cidrs[encode_cidr(network)] = (identity, CIDR_NO_MASQUERADE * unmasqueraded)
+    for network, value in identities.cidrs.items():
+        image.cidrs[encode_cidr(network)] = value
     _compile_services(image, declaration.services)
     masquerade = declaration.masquerade if masquerades else Masquerade()
     if image.pods:
         image.node = encode_node(masquerade.ipv4, masquerade.ipv6, node.masquerade_ports)
-    image.features = FEATURE_SERVICES * bool(image.services) | FEATURE_MASQUERADE * masquerades
+    image.features = (
+        FEATURE_SERVICES * bool(image.services)
+        | FEATURE_MASQUERADE * masquerades
+        | FEATURE_STACK_NAT * bool(declaration.stack_services)
+    )
     return image, problems
 
 

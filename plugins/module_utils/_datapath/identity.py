@@ -9,7 +9,7 @@ is in its endpoint; any other address has that of the longest matching prefix in
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .model import Address, CidrSelector, HostSelector, Network, Pod, PodSelector, Policy, Selector
@@ -24,14 +24,14 @@ CidrSelectors = frozenset[CidrSelector]
 class Identities:
     """The identities for one set of policies and Pods.
 
-    ``cidrs`` has identity and "do not masquerade" by prefix, ``members`` the identities of peers that a
+    ``cidrs`` has identity and flags (enum cidr_flag) by prefix, ``members`` the identities of peers that a
     selector matches, ``selectors`` the Pod selectors that match an identity. ``subjects`` are the identities
     of this node's Pods, ``peers`` those that packets come from or are sent to.
     """
 
     addresses: dict[Address, int] = field(default_factory=dict)
     devices: dict[str, int] = field(default_factory=dict)
-    cidrs: dict[Network, tuple[int, bool]] = field(default_factory=dict)
+    cidrs: dict[Network, tuple[int, int]] = field(default_factory=dict)
     members: dict[Selector, set[int]] = field(default_factory=dict)
     selectors: dict[int, PodSelectors] = field(default_factory=dict)
     peers: set[int] = field(default_factory=lambda: {WORLD, HOST})
@@ -65,36 +65,35 @@ class _PodMatcher:
 
 @dataclass(frozen=True)
 class _Enclosing:
-    """An enclosing prefix: its last address, the selectors that match in it, "do not masquerade"."""
+    """An enclosing prefix: its last address, the selectors that match in it, and its flags."""
 
     version: int
     last: int
     selectors: CidrSelectors = frozenset()
-    unmasqueraded: bool = False
+    flags: int = 0
 
 
 def _resolve_cidrs(
-    selectors: Iterable[CidrSelector], unmasqueraded: Iterable[Network], addresses: Iterable[Address]
-) -> tuple[dict[Network, tuple[CidrSelectors, bool]], dict[Address, CidrSelectors]]:
-    """Return matching selectors and "do not masquerade" by prefix, and matching selectors by address.
+    selectors: Iterable[CidrSelector], flags: Mapping[Network, int], addresses: Iterable[Address]
+) -> tuple[dict[Network, tuple[CidrSelectors, int]], dict[Address, CidrSelectors]]:
+    """Return matching selectors and flags by prefix, and matching selectors by address.
 
     Prefixes are nested or disjoint, so one pass in their order visits each after all prefixes that contain
     it. A prefix with the values of its enclosing prefix is omitted.
     """
     included: dict[Network, set[CidrSelector]] = {}
     excluded: dict[Network, set[CidrSelector]] = {}
-    unmasqueraded = set(unmasqueraded)
     for selector in selectors:
         included.setdefault(selector.network, set()).add(selector)
         for network in selector.excluded:
             excluded.setdefault(network, set()).add(selector)
     items: list[tuple[int, int, int, Network | Address]] = [
         (network.version, int(network.network_address), network.prefixlen, network)
-        for network in {*included, *excluded, *unmasqueraded}
+        for network in {*included, *excluded, *flags}
     ]
     items += [(address.version, int(address), address.max_prefixlen + 1, address) for address in addresses]
     items.sort(key=lambda item: item[:3])
-    prefixes: dict[Network, tuple[CidrSelectors, bool]] = {}
+    prefixes: dict[Network, tuple[CidrSelectors, int]] = {}
     matched: dict[Address, CidrSelectors] = {}
     stack: list[_Enclosing] = []
     for version, first, dummy, item in items:
@@ -107,12 +106,10 @@ def _resolve_cidrs(
         matching = outer.selectors
         if item in included or item in excluded:
             matching = frozenset((matching | included.get(item, set())) - excluded.get(item, set()))
-        inner = _Enclosing(
-            version, int(item.broadcast_address), matching, outer.unmasqueraded or item in unmasqueraded
-        )
+        inner = _Enclosing(version, int(item.broadcast_address), matching, outer.flags | flags.get(item, 0))
         stack.append(inner)
-        if (matching, inner.unmasqueraded) != (outer.selectors, outer.unmasqueraded):
-            prefixes[item] = (matching, inner.unmasqueraded)
+        if (matching, inner.flags) != (outer.selectors, outer.flags):
+            prefixes[item] = (matching, inner.flags)
     return prefixes, matched
 
 
@@ -149,9 +146,11 @@ class _Assignment:
 def assign_identities(
     pods: Sequence[Pod],
     policies: Sequence[Policy],
-    unmasqueraded: Iterable[Network] = (),
+    flags: Mapping[Network, int] | None = None,
 ) -> Identities:
     """Return the identities that ``policies`` distinguish. The same input results in the same numbers.
+
+    ``flags`` (enum cidr_flag) are by network, and apply to the networks in it.
 
     The programs give the identity HOST to the node itself, by the kernel's routes.
     """
@@ -168,7 +167,7 @@ def assign_identities(
     assignment = _Assignment(pod_selectors, cidr_selectors)
     identities = assignment.identities
     prefixes, matched = _resolve_cidrs(
-        cidr_selectors, unmasqueraded, (address for pod in pods for address in pod.addresses)
+        cidr_selectors, flags or {}, (address for pod in pods for address in pod.addresses)
     )
     matcher = _PodMatcher(pod_selectors)
     for pod in pods:
@@ -180,6 +179,6 @@ def assign_identities(
         if pod.device:
             identities.devices[pod.device] = assignment.number(matching, frozenset())
             identities.subjects.add(identities.devices[pod.device])
-    for network, (selectors, plain) in prefixes.items():
-        identities.cidrs[network] = (assignment.peer(frozenset(), selectors), plain)
+    for network, (selectors, bits) in prefixes.items():
+        identities.cidrs[network] = (assignment.peer(frozenset(), selectors), bits)
     return identities

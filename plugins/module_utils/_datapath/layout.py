@@ -24,10 +24,10 @@ from .policy import Ruleset
 LAYOUT = 2  # LAYOUT of config.h
 NO_IDENTITY = 0xFFFFFFFF  # never assigned
 MAGLEV_SIZE, MAX_RANGES = 251, 16
-FEATURE_SERVICES, FEATURE_MASQUERADE = 1, 2
+FEATURE_SERVICES, FEATURE_MASQUERADE, FEATURE_STACK_NAT = 1, 2, 4
 ENFORCE, DENY = (1, 2), (4, 8)  # by direction
 POD_NETKIT, POD_L2, POD_MASQUERADE, POD_ANY_SOURCE, POD_META = 1, 2, 4, 8, 16
-CIDR_NO_MASQUERADE = 1
+CIDR_NO_MASQUERADE, CIDR_STACK_NAT = 1, 2
 POD_SLOTS, REASONS = 1024, 64
 PACING_PACKETS = 500
 _VERDICTS = {True: 1, False: 2}
@@ -115,8 +115,12 @@ STRUCTS = {"drop_event": DROP_EVENT}
 # max_entries of maps that user space relies on
 ENTRIES = {"layout": LAYOUT, "config": 1, "metrics": POD_SLOTS, "pacing": POD_SLOTS, "node": 2}
 ENUMS: dict[str, dict[str, int]] = {
-    "cidr_flag": {"CIDR_NO_MASQUERADE": CIDR_NO_MASQUERADE},
-    "config_feature": {"FEATURE_SERVICES": FEATURE_SERVICES, "FEATURE_MASQUERADE": FEATURE_MASQUERADE},
+    "cidr_flag": {"CIDR_NO_MASQUERADE": CIDR_NO_MASQUERADE, "CIDR_STACK_NAT": CIDR_STACK_NAT},
+    "config_feature": {
+        "FEATURE_SERVICES": FEATURE_SERVICES,
+        "FEATURE_MASQUERADE": FEATURE_MASQUERADE,
+        "FEATURE_STACK_NAT": FEATURE_STACK_NAT,
+    },
     "endpoint_enforce": {
         "ENFORCE_INGRESS": ENFORCE[INGRESS],
         "ENFORCE_EGRESS": ENFORCE[EGRESS],

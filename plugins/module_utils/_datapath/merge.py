@@ -32,6 +32,7 @@ def merge(own: Declaration, others: Sequence[Declaration]) -> tuple[Declaration,
         [policy for declaration in declarations for policy in declaration.policies],
         [_with_backends(service, pods) for declaration in declarations for service in declaration.services],
         _masquerade(own, others, problems),
+        frozenset(network for declaration in declarations for network in declaration.stack_services),
     )
     _check_addresses(merged, own, problems)
     _check_selectors(merged, own, problems)

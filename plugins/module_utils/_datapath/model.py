@@ -163,9 +163,13 @@ class Masquerade:
 
 @dataclass
 class Declaration:
-    """What one owner, or after ``merge`` all owners, declare for a node."""
+    """What one owner, or after ``merge`` all owners, declare for a node.
+
+    Netfilter translates packets to the networks ``stack_services`` in the node's stack.
+    """
 
     pods: list[Pod] = field(default_factory=list)
     policies: list[Policy] = field(default_factory=list)
     services: list[Service] = field(default_factory=list)
     masquerade: Masquerade = Masquerade()
+    stack_services: frozenset[Network] = frozenset()

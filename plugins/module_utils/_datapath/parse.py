@@ -12,7 +12,7 @@ from .model import Declaration
 from .parse_pods import parse_pods
 from .parse_policies import parse_policies
 from .parse_services import parse_services
-from .values import Problems
+from .values import Problems, parse_networks
 
 
 def parse(options: Mapping[str, Any], owner: str) -> tuple[Declaration, list[str]]:
@@ -23,5 +23,6 @@ def parse(options: Mapping[str, Any], owner: str) -> tuple[Declaration, list[str
         parse_policies(options, owner, problems),
         parse_services(options, owner, problems),
         parse_masquerade(options, problems),
+        frozenset(parse_networks(options.get("stack_services") or (), "stack_services", problems)),
     )
     return declaration, problems

@@ -13,7 +13,7 @@ from typing import Any
 from .._core.plan import Change, Plan
 from .compile import compile_image
 from .image import Image, differences
-from .layout import INDEX
+from .layout import FEATURE_STACK_NAT, INDEX
 from .merge import merge, without_backends
 from .model import Declaration
 from .node import Node
@@ -32,9 +32,9 @@ from .writes import MapWrites, Writer
 class Desired:
     """What one owner declares for this node.
 
-    ``options`` has endpoints, remote_pods, policies, services, masquerade and node, as the module bpf_state
-    documents them. In check mode, ``planned_devices`` need not exist yet. With ``allow_unmatched``, selectors
-    may match no Pod, as while Pods are created and removed.
+    ``options`` has endpoints, remote_pods, policies, services, masquerade, stack_services and node, as the
+    module bpf_state documents them. In check mode, ``planned_devices`` need not exist yet. With
+    ``allow_unmatched``, selectors may match no Pod, as while Pods are created and removed.
     """
 
     pin_path: str
@@ -115,7 +115,7 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
     image, unfit = compile_image(merged, current.node, all_slots({**current.records, owner: after}))
     snapshot = current.snapshot or Snapshot()
     # Open connections need their translation after the last service or masqueraded Pod is removed.
-    image.features |= snapshot.features
+    image.features |= snapshot.features & ~FEATURE_STACK_NAT
     writes, full = plan_writes(snapshot, image) if current.snapshot else (None, [])
     return DatapathPlan(
         subsystem="datapath",

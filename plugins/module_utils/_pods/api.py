@@ -62,7 +62,8 @@ class NodeSpec:
     """What all Pods of an owner on this node share, as the module ``pods`` documents it.
 
     ``name`` is the node's name in policies. For ``None``, a call for some Pods leaves ``host_routes``,
-    ``remote_pods``, ``policies``, ``services`` and ``masquerade`` unchanged; a call for all Pods clears them.
+    ``remote_pods``, ``policies``, ``services``, ``masquerade`` and ``stack_services`` unchanged; a call for
+    all Pods clears them.
     """
 
     name: str = ""
@@ -85,11 +86,12 @@ class NodeSpec:
     policies: Sequence[Mapping[str, Any]] | None = None
     services: Sequence[Mapping[str, Any]] | None = None
     masquerade: Mapping[str, Any] | None = None
+    stack_services: Sequence[str] | None = None
 
 
 _DEVICE_OPTIONS = ("name", "netns", "interface", "host_interface", "addresses", "driver", "mtu")
 _ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof", "display_name")
-_DECLARED = ("remote_pods", "policies", "services", "masquerade")
+_DECLARED = ("remote_pods", "policies", "services", "masquerade", "stack_services")
 
 
 def device_options(node: NodeSpec, pods: Sequence[PodSpec]) -> dict[str, Any]:

@@ -21,6 +21,7 @@
 enum config_feature {
 	FEATURE_SERVICES = 1 << 0,
 	FEATURE_MASQUERADE = 1 << 1,
+	FEATURE_STACK_NAT = 1 << 2,	/* netfilter translates services in the stack */
 };
 
 struct config {

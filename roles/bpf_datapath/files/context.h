@@ -43,7 +43,7 @@ static __always_inline void ctx_set_dst(const struct packet *p, struct context *
 	identity_lookup(p->flow.family, address, &ctx->cfg, &ctx->dst);
 	ctx->masquerade = p->flow.origin == FROM_POD && ctx->cfg.features & FEATURE_MASQUERADE &&
 			  ctx->src.flags & POD_MASQUERADE && !ctx->dst.pod &&
-			  !(ctx->dst.cidr_flags & CIDR_NO_MASQUERADE);
+			  !(ctx->dst.cidr_flags & (CIDR_NO_MASQUERADE | CIDR_STACK_NAT));
 }
 
 static __always_inline void ctx_set_src(const struct packet *p, struct context *ctx)

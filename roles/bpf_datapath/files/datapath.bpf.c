@@ -22,6 +22,7 @@
 #include "parse.h"
 #include "shared_types.h"
 #include "source.h"
+#include "stack_nat.h"
 #include "track.h"
 #include "verdict.h"
 
@@ -76,7 +77,7 @@ static __always_inline __u8 nexthop_checks(const struct packet *p, const struct 
 static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct packet *p,
 					struct context *ctx, enum reason reason)
 {
-	bool masquerade = ctx->masquerade && !ctx->ct.reply;
+	bool masquerade = ctx->masquerade && !ctx->ct.reply, translated = false, forwarded;
 	__u32 ifindex = p->flow.ifindex, slot = ctx->src.slot;
 	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
 	enum reason denied = ctx_verdict_host(skb, p, ctx, reason);
@@ -84,10 +85,17 @@ static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct pack
 	if (denied != REASON_NONE)
 		return drop_packet(skb, p, slot, denied, ctx->dst.identity);
 	pacing_limit_edt(skb);
-	if ((masquerade || (pod && pod->rate)) && fib_stack_forwards(skb, p, reason)) {
-		if (masquerade)
+	/* netfilter may translate these to any destination */
+	if (ctx->cfg.features & FEATURE_STACK_NAT) {
+		translated = reason == REASON_STACK_NAT || reason == REASON_STACK_NOT_FORWARDED;
+		if (reason == REASON_STACK_NOT_FORWARDED)
+			stack_nat_to_node(skb, p, ctx);
+	}
+	if (masquerade || (pod && pod->rate)) {
+		forwarded = fib_stack_forwards(skb, p, reason);
+		if (masquerade && forwarded)
 			return drop_packet(skb, p, slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
-		if (pod_schedule(skb, p) < 0)
+		if ((forwarded || translated) && pod_schedule(skb, p) < 0)
 			return drop_packet(skb, p, slot, REASON_DROP_EDT_HORIZON,
 					   ctx->dst.identity);
 	}
@@ -112,7 +120,7 @@ static __always_inline int forward_cached(struct __sk_buff *skb, const struct pa
 		return pass_to_stack(nh->slot, REASON_STACK_MALFORMED);
 	metrics_count(nh->slot, nh->reason);
 	if (nh->reason != REASON_REMOTE)
-		return endpoint_redirect(nh->ifindex, nh->flags & NEXTHOP_NO_PEER);
+		return endpoint_redirect(skb, nh->ifindex, nh->flags & NEXTHOP_NO_PEER);
 
 	macs = (void *)(long)skb->data;
 	if (macs + sizeof(nh->macs) > (__u8 *)(long)skb->data_end)
@@ -161,7 +169,7 @@ __noinline int forward_to_pod(struct __sk_buff *skb, const struct packet *p, str
 	if (entry)
 		flow_cache_update(entry, p, ctx->cfg, &nh);
 	metrics_count(nh.slot, nh.reason);
-	return endpoint_redirect(nh.ifindex, nh.flags & NEXTHOP_NO_PEER);
+	return endpoint_redirect(skb, nh.ifindex, nh.flags & NEXTHOP_NO_PEER);
 }
 
 /* Forward to another node or beyond. */
@@ -184,9 +192,11 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 		return ctx_pass_to_stack(p, ctx, reason);
 	/*
 	 * The stack resolves the neighbour, and reports one that does not answer. It does not
-	 * translate sources: bpf_redirect_neigh() resolves the neighbour of these packets.
+	 * translate sources: bpf_redirect_neigh() resolves the neighbour of these packets, and
+	 * where kube-proxy drops packets of connections that netfilter has not seen.
 	 */
-	if (!fib_is_resolved(&fib) && !ctx->masquerade && !ctx->ct.set_source)
+	if (!fib_is_resolved(&fib) && !ctx->masquerade && !ctx->ct.set_source &&
+	    !(ctx->cfg.features & FEATURE_STACK_NAT))
 		return ctx_pass_to_stack(p, ctx, REASON_STACK_NO_NEIGH);
 	if (!ctx_set_source(skb, ctx))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
@@ -355,6 +365,11 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 		if (!ctx.cacheable)
 			entry = NULL;
 	}
+	if (ctx.cfg.features & FEATURE_STACK_NAT) {
+		stack_nat_parse(skb, p, &ctx);
+		if (stack_nat_from_pod(skb, p, &ctx))
+			return pod_pass_to_stack(skb, p, &ctx, REASON_STACK_NAT);
+	}
 	verdict = ctx.dst.ifindex ? forward_to_pod(skb, p, &ctx, entry) :
 				    forward_to_wire(skb, p, &ctx, entry);
 	return ctx.stack ? pod_pass_to_stack(skb, p, &ctx, ctx.stack) : verdict;
@@ -413,6 +428,11 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 	    (ctx.dst.pod || !(ctx.cfg.features & FEATURE_MASQUERADE) ||
 	     !masquerade_is_candidate(p, &ctx.cfg)))
 		return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
+	if (ctx.cfg.features & FEATURE_STACK_NAT && ctx.dst.ifindex) {
+		stack_nat_parse(skb, p, &ctx);
+		if (stack_nat_from_wire(skb, p, &ctx))
+			return pass_to_stack(ctx.dst.slot, REASON_STACK_NAT);
+	}
 	if (ctx_needs_state(&ctx)) {
 		ctx_set_src(p, &ctx);
 		/* spoofed: Pods of this node do not send from the wire */
@@ -462,6 +482,17 @@ int host_ingress(struct __sk_buff *skb)
 	return host_ingress_uncached(skb, &p, entry, cfg.word, reason);
 }
 
+/* Pass a packet to a Pod. `record`: its client, if there is one outside of the node's Pods */
+static __always_inline int pod_ingress_pass(struct __sk_buff *skb, const struct packet *p,
+					    struct context *ctx, bool record)
+{
+	if (ctx->cfg.features & FEATURE_STACK_NAT && ctx->dst.ifindex && record) {
+		stack_nat_parse(skb, p, ctx);
+		stack_nat_to_pod(skb, p, ctx);
+	}
+	return pass_to_stack(ctx->dst.slot, REASON_HOST);
+}
+
 /*
  * From the host to a Pod: primary end of meta or netkit, tc egress of a veth's host end. On netkit
  * also packets that pod_egress redirected, whose skb->ifindex is that of the sending Pod; the
@@ -474,7 +505,10 @@ int pod_ingress(struct __sk_buff *skb)
 	struct config cfg = config_read();
 	enum reason reason = parse_packet(skb, &p);
 	struct context ctx = { .cfg = cfg };
+	bool redirected = skb->tc_index == TC_INDEX_REDIRECTED;
 
+	if (redirected)
+		skb->tc_index = 0;
 	if (reason == REASON_STACK_VLAN)
 		return drop_packet(skb, &p, 0, REASON_DROP_VLAN, 0);
 	if (!p.flow.family || reason == REASON_STACK_LINK_SCOPE)
@@ -484,7 +518,7 @@ int pod_ingress(struct __sk_buff *skb)
 	if (ctx.dst.ifindex && skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	if (!ctx.dst.ifindex || !ctx_needs_state(&ctx))
-		return pass_to_stack(ctx.dst.slot, REASON_HOST);
+		return pod_ingress_pass(skb, &p, &ctx, !redirected && reason == REASON_NONE);
 	if (reason != REASON_NONE) {
 		if (ctx.dst.enforce & ENFORCE_INGRESS)
 			return drop_packet(skb, &p, ctx.dst.slot, REASON_DROP_UNSUPPORTED, 0);
@@ -496,7 +530,7 @@ int pod_ingress(struct __sk_buff *skb)
 		reason = REASON_DROP_NAT_FAILED;
 	if (reason != REASON_NONE)
 		return ctx_drop(skb, &p, &ctx, reason);
-	return pass_to_stack(ctx.dst.slot, REASON_HOST);
+	return pod_ingress_pass(skb, &p, &ctx, !redirected);
 }
 
 char LICENSE[] SEC("license") = "GPL";

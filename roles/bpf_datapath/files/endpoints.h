@@ -16,6 +16,7 @@
 
 #define ENDPOINTS_MAX 16384
 #define PODS_MAX 1024
+#define TC_INDEX_REDIRECTED 0x706e	/* not from the stack */
 
 /* Directions under policy, and the default verdict of each */
 enum endpoint_enforce {
@@ -87,11 +88,14 @@ static __always_inline struct endpoint *endpoint_lookup(__u8 family, const __be3
 /*
  * Redirect to a Pod of this node by the host end of its device. bpf_redirect_peer avoids a second
  * backlog queue. The kernel rejects it in netkit's xmit, which is not tc ingress: `no_peer`
- * selects bpf_redirect there.
+ * selects bpf_redirect there, and pod_ingress() gets the packet.
  */
-static __always_inline int endpoint_redirect(__u32 ifindex, bool no_peer)
+static __always_inline int endpoint_redirect(struct __sk_buff *skb, __u32 ifindex, bool no_peer)
 {
-	return no_peer ? bpf_redirect(ifindex, 0) : bpf_redirect_peer(ifindex, 0);
+	if (!no_peer)
+		return bpf_redirect_peer(ifindex, 0);
+	skb->tc_index = TC_INDEX_REDIRECTED;
+	return bpf_redirect(ifindex, 0);
 }
 
 #endif

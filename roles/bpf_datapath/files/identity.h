@@ -24,6 +24,7 @@ enum identity {
 
 enum cidr_flag {
 	CIDR_NO_MASQUERADE = 1 << 0,	/* Pods keep their own address to this prefix */
+	CIDR_STACK_NAT = 1 << 1,	/* netfilter translates this prefix in the stack */
 };
 
 /* The buffer is part of the prefix: prefixlen is that of the CIDR plus 32. */

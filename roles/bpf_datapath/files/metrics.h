@@ -50,6 +50,7 @@ enum reason {
 	REASON_DROP_VLAN,		/* a VLAN tag: Pods send and receive untagged frames */
 	REASON_DROP_NDP,		/* a router advertisement or redirect from a Pod */
 	REASON_STACK_NO_NEIGH,		/* the next hop's MAC address is unknown */
+	REASON_STACK_NAT,		/* netfilter translates its connection */
 	REASON_MAX,
 };
 

@@ -140,7 +140,8 @@ static __noinline enum reason ctx_verdict_host(struct __sk_buff *skb, const stru
 	if (!(ctx->src.enforce & ENFORCE_EGRESS) || ctx->ct.reply || ctx->dst.pod ||
 	    ctx->dst.identity == IDENTITY_HOST)
 		return REASON_NONE;
-	if (stack == REASON_STACK_TTL)
+	if (stack == REASON_STACK_TTL ||
+	    (stack == REASON_STACK_NAT && !(ctx->dst.cidr_flags & CIDR_STACK_NAT)))
 		stack = fib_lookup(skb, p, &fib);
 	/* without forwarding the stack only delivers to the node */
 	if (stack != REASON_STACK_NOT_FORWARDED && stack != REASON_STACK_FWD_DISABLED)

@@ -125,3 +125,17 @@ def test_policies_of_other_nodes_are_not_compiled() -> None:
         Policy("all", "site", PodSelector()),
     ]
     assert [policy.name for policy in local_policies(policies, pods)] == ["web", "all"]
+
+
+def test_flags_of_networks_apply_to_the_networks_in_them() -> None:
+    rules = [{"to": [{"cidr": "10.96.1.0/24"}]}]
+    declaration = declare(
+        [{"app": "web"}] * 4,
+        [{"name": "web", "pods": {"labels": {"app": "web"}}, "egress": rules}],
+    )
+    assert not image_of(declaration).features
+    declaration.stack_services = frozenset(map(ipaddress.ip_network, ("10.96.0.0/16", "fd96::/108")))
+    image = image_of(declaration)
+    assert image.features == layout.FEATURE_STACK_NAT
+    flags = {str(ipaddress.ip_network((key[1], key[0]))): value[1] for key, value in image.cidrs.items()}
+    assert flags == dict.fromkeys(("10.96.0.0/16", "10.96.1.0/24", "fd96::/108"), layout.CIDR_STACK_NAT)

@@ -108,6 +108,7 @@ def rule(**words: Any) -> dict[str, Any]:
             "service s already has 10.96.0.1 port 80",
         ),
         ({"masquerade": {"ipv4": "fd00::1"}}, "masquerade: ipv4: fd00::1 is an IPv6 address"),
+        ({"stack_services": ["10.96.0.0/33"]}, "stack_services: '10.96.0.0/33' is not a valid IPv4 or IPv6"),
     ],
 )
 def test_invalid_declaration(options: dict[str, Any], expected: str) -> None:

@@ -185,6 +185,17 @@ def test_repeated_declaration_changes_nothing() -> None:
     assert not plan and plan.writes is None and plan.differences == {}
 
 
+def test_stack_services_of_all_owners_apply_until_the_last_is_removed() -> None:
+    """Unlike services of the programs, whose open connections need their translation."""
+    snapshot = empty()
+    snapshot.features = layout.FEATURE_SERVICES | layout.FEATURE_STACK_NAT
+    cni = Record({"stack_services": ["10.96.0.0/16"]})
+    plan = plan_web(Record(), cni, snapshot=snapshot)
+    assert plan.image.features == snapshot.features
+    assert list(plan.image.cidrs.values()) == [(0, layout.CIDR_STACK_NAT)]
+    assert plan_web(Record(), snapshot=snapshot).image.features == layout.FEATURE_SERVICES
+
+
 def test_pods_keep_their_slots() -> None:
     cni = Record({}, {"other": 1})
     assert plan_web(Record(), cni).after.slots == {"web": 2}
