@@ -190,6 +190,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command
@@ -232,6 +233,7 @@ def main() -> None:
         required_if=[("state", "present", ["object"])],
         supports_check_mode=True,
     )
+    reject_negative(module)
     p = module.params
     try:
         require_pyroute2()

@@ -140,6 +140,7 @@ differences:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import arguments
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.apply import Desired, configure
@@ -171,6 +172,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    reject_negative(module)
     p = module.params
     names = ("endpoints", "node", "remote_pods", "policies", "services", "masquerade", "stack_services")
     desired = Desired(p["pin_path"], p["owner"], {name: p[name] for name in names})

@@ -131,6 +131,7 @@ reason:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import command, plan
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._nic.revert import Nics
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
@@ -147,6 +148,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    reject_negative(module)
     try:
         if module.params["state"] == "reverted":
             require_pyroute2()

@@ -234,6 +234,7 @@ changes:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._agent import install
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import DEFAULT_PIN_PATH
@@ -288,6 +289,7 @@ def main() -> None:
         required_if=[("state", "present", ["agent", "object"])],
         supports_check_mode=True,
     )
+    reject_negative(module)
     p = module.params
     command = clean(module.run_command)
     try:

@@ -115,6 +115,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod import delivery, loading
 from ansible_collections.podnet.datapath.plugins.module_utils._kmod.module import Kmod
 
@@ -135,6 +136,7 @@ def main() -> None:
         required_together=[("signing_key", "signing_certificate")],
         supports_check_mode=True,
     )
+    reject_negative(module)
     if module.params["agreement"] > 1 and not module.params["builder"]:
         module.fail_json(msg=f"agreement: {module.params['agreement']} requires builder: set it to the node")
     if module.check_mode:

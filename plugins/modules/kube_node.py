@@ -154,6 +154,7 @@ note:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain, kubernetes
 
@@ -177,6 +178,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    reject_negative(module)
     p = module.params
     desired = drain.Desired(
         name=p["name"],

@@ -215,6 +215,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
@@ -233,6 +234,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    reject_negative(module)
     try:
         require_pyroute2()
         if not module.check_mode:

@@ -197,6 +197,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._measure.environment import (
     environment,
     run_tool,
@@ -316,6 +317,7 @@ def main() -> None:
         required_if=[("state", "measured", ["rungs"])],
         supports_check_mode=True,
     )
+    reject_negative(module)
     result = {"changed": False, "environment": environment(module.params["devices"])}
     try:
         if module.params["state"] == "measured":

@@ -270,6 +270,7 @@ files:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import command, plan
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
@@ -304,6 +305,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    reject_negative(module)
     try:
         require_pyroute2()
         result = apply.run(

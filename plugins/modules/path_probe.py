@@ -210,6 +210,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns
 from ansible_collections.podnet.datapath.plugins.module_utils._measure.probe import (
     Probe,
@@ -268,6 +269,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    reject_negative(module)
     p = module.params
     result = {"changed": False, "probes": [], "streams": []}
     try:

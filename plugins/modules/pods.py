@@ -208,6 +208,7 @@ differences:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._core.command import clean
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import arguments as _policies
@@ -241,6 +242,7 @@ def main() -> None:
         required_if=[("programs_enabled", True, ["object"])],
         supports_check_mode=True,
     )
+    reject_negative(module)
     options = {**module.params, "object": module.params["object"] or ""}
     pods = [api.PodSpec(**one) for one in options.pop("pods")]
     node = api.NodeSpec(name=options.pop("node"), **options)

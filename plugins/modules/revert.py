@@ -104,6 +104,7 @@ checkpoint:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import command, plan
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm, revert_node
 
@@ -118,6 +119,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    reject_negative(module)
     p = module.params
     try:
         require_pyroute2()

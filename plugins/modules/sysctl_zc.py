@@ -236,6 +236,7 @@ other_writers:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._sysctl import apply
 
@@ -258,6 +259,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    reject_negative(module)
     try:
         require_pyroute2()
         result = apply.run(module.params, module.check_mode)

@@ -6,4 +6,4 @@ Callers: all
 May import: nothing
 """
 
-__all__ = ["bundle", "command", "files", "lock", "plan", "ssh_origin"]
+__all__ = ["arguments", "bundle", "command", "files", "lock", "plan", "ssh_origin"]
