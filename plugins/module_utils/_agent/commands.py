@@ -39,6 +39,8 @@ from .protocol import (
 )
 from .worker import Worker
 
+BUSY_TIMEOUT = 30.0  # seconds that a command waits for another one of the same container
+
 log = logging.getLogger("podnet-agent")
 
 
@@ -49,7 +51,7 @@ class Commands:
         self, config: Config, worker: Worker, attachments: Attachments, nodes: NodeWatch | None
     ) -> None:
         self._config, self._worker, self._attachments, self._nodes = config, worker, attachments, nodes
-        self._lock = threading.Lock()
+        self._idle = threading.Condition()
         self._busy: set[str] = set()
 
     def execute(self, request: Request) -> dict[str, Any] | None:
@@ -65,20 +67,25 @@ class Commands:
 
     @contextlib.contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Exclude other commands for the same attachment during the block. Raises ``CniError``."""
-        with self._lock:
-            if name in self._busy:
+        """Exclude other commands for the same attachment during the block. Raises ``CniError``.
+
+        A runtime whose plugin was killed calls DEL while its ADD is running, and reconciliation removes what
+        a runtime may delete as well: so the second command waits for the first one.
+        """
+        with self._idle:
+            if not self._idle.wait_for(lambda: name not in self._busy, BUSY_TIMEOUT):
                 raise CniError(TRY_AGAIN, "another command for this container is running")
             self._busy.add(name)
         try:
             yield
         finally:
-            with self._lock:
+            with self._idle:
                 self._busy.discard(name)
+                self._idle.notify_all()
 
     def is_busy(self, name: str) -> bool:
         """Return whether a command for an attachment is running."""
-        with self._lock:
+        with self._idle:
             return name in self._busy
 
     def problem(self) -> str:
@@ -109,6 +116,9 @@ class Commands:
         config = ipam.with_ranges(request.config, self._pod_cidrs())
         ipam.find_plugin(config["ipam"]["type"], request.variables.get("CNI_PATH", ""))
         with self.exclusive(name_of(request.container, request.interface)):
+            # The DEL that follows may already have been executed.
+            if request.is_abandoned():
+                raise CniError(TRY_AGAIN, "the plugin that sent the request was killed")
             attachment = Attachment.of(request, config)
             existing = self._attachments.get(attachment.name)
             if existing and existing.result:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,8 @@ class Request:
     """A validated request.
 
     ``pod`` is ``namespace/name`` if the runtime belongs to Kubernetes, else empty. ``egress_rate`` is in
-    bit/s, 0 for none. ``valid`` are the attachments (container ID, interface) that GC keeps.
+    bit/s, 0 for none. ``valid`` are the attachments (container ID, interface) that GC keeps. ``is_abandoned``
+    returns whether the plugin was killed.
     """
 
     command: str
@@ -65,6 +66,7 @@ class Request:
     port_mappings: Sequence[Mapping[str, Any]] = ()
     previous: Mapping[str, Any] | None = None
     valid: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    is_abandoned: Callable[[], bool] = field(default=lambda: False, compare=False)
 
     @property
     def ipam(self) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from .protocol import (
     FAILED,
@@ -84,7 +86,7 @@ class Server:
         command, version = "", VERSIONS[-1]
         error: CniError | None = None
         try:
-            request = parse_request(_receive(client))
+            request = replace(parse_request(_receive(client)), is_abandoned=lambda: _is_closed(client))
             command, version = request.command, request.version
             start = time.monotonic()
             result = self._handle(request)
@@ -117,6 +119,13 @@ def _user_of(client: socket.socket) -> int:
     """Return the user ID of the process that connected (SO_PEERCRED, unix(7))."""
     raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", raw)[1])
+
+
+def _is_closed(client: socket.socket) -> bool:
+    """Return whether the other end is closed, not only shut down for writing."""
+    poll = select.poll()
+    poll.register(client, 0)  # POLLHUP is always reported
+    return bool(poll.poll(0))
 
 
 def _receive(client: socket.socket) -> bytes:
