@@ -35,7 +35,7 @@ def _build(version: str, programs: Path, target: Path) -> None:
     with build.toolchain() as go:
         (target / build.BIN).mkdir(parents=True)
         with common.step(f"end-to-end suite of Kubernetes {version}", 600):
-            go.compile(("test", "-c"), version, ("test/e2e",), f"{target / build.BIN / PROGRAM}")
+            go.compile(("test", "-c", "-vet=off"), version, ("test/e2e",), f"{target / build.BIN / PROGRAM}")
         porter = go.module("k8s.io/kubernetes", version) / "test/images/agnhost/porter"
         files = {"agnhost": programs / build.BIN / "agnhost", **{name: porter / name for name in CERTIFICATE}}
         with common.step("image of the end-to-end suite", 40):
