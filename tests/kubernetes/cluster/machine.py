@@ -70,7 +70,7 @@ class Machine:
 
     def enter(self, *argv: str | Path) -> list[str]:
         """Return the command that runs ``argv`` in the machine's namespaces."""
-        namespaces = ("--mount", "--pid", "--uts", "--ipc", "--net", "--root", "--wd=/")
+        namespaces = ("--mount", "--pid", "--uts", "--ipc", "--net", "--root", "--wd")
         inside = ("--", "env", "-i", f"PATH={PATH}", "HOME=/root", *argv)
         return cgroups.enter(self.group, "nsenter", f"--target={self.pid}", *namespaces, *inside)
 
