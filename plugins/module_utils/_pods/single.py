@@ -47,7 +47,11 @@ class SinglePods:
     def __init__(self, node: NodeSpec, command: RunCommand) -> None:
         self._node = node
         self._command = command
-        shared = {"node": node.name, "masquerade": node.masquerade or {}}
+        shared = {
+            "node": node.name,
+            "masquerade": node.masquerade or {},
+            "stack_services": list(node.stack_services or ()),
+        }
         self._entries = LiveEntries(node.pin_path, node.owner, shared)
         self._drivers: dict[str, str] = {}
         self.driver_reason = ""
