@@ -46,6 +46,7 @@ class Config:
     hook_type: str = "auto"
     sysctls: Mapping[str, str] = field(default_factory=dict)
     masquerade: Mapping[str, Any] = field(default_factory=dict)
+    stack_services: Sequence[str] = ()
     pod_cidrs: Sequence[str] = ()
     kubeconfig: str = ""
     routes: str = "kubernetes"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.podnet.datapath.plugins.module_utils._core.bundle import PACKAGE, archive
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command
 from tests.kubernetes.cluster import cni
+from tests.kubernetes.cluster.control_plane import SERVICE_CIDRS
 from tests.kubernetes.cluster.node import CNI_BIN, Node
 from tests.support.checkout import CHECKOUT, PROGRAMS
 
@@ -70,6 +71,7 @@ def config(node: Node) -> dict[str, Any]:
         "object": OBJECT,
         "kubeconfig": KUBECONFIG,
         "metrics_port": 9797,
+        "stack_services": SERVICE_CIDRS,
     }
 
 
@@ -77,7 +79,8 @@ def conflist() -> dict[str, Any]:
     """Return the configuration of the runtime; the agent adds the node's ranges."""
     capabilities = {"portMappings": True, "bandwidth": True}
     plugin = {"type": "podnet", "capabilities": capabilities, "ipam": {"type": "host-local"}}
-    return cni.conflist("podnet", plugin)
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return cni.conflist("podnet", plugin, portmap)
 
 
 def start_agent(node: Node) -> None:
