@@ -39,6 +39,9 @@ class Node:
         with _netns.entered(f"/run/netns/{self.netns}"), contextlib.closing(_ethtool.Ethtool()) as ethtool:
             ethtool.write(ethtool.read(name).index, "features", values)
 
+    def run(self, name: str) -> dict[str, Any]:
+        return self._run(name, {}, self.netns)
+
     def tune(self, *nics: dict[str, Any], fails: bool = False) -> dict[str, Any]:
         return self._run("nic_tuning", {"nics": list(nics)}, self.netns, fails=fails)
 
@@ -95,3 +98,27 @@ def test_a_feature_that_this_kernel_permits_without_the_other_one_is_set(
     node.set("veth0", {"rx-checksum": False, "rx-gro-list": True})
     monkeypatch.setattr(features, "_RULES", (*features._RULES, rule))
     assert not node.tune({"name": "veth0", "features": {"rx-gro-list": True}})["changed"]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_request_that_the_driver_ignores_is_reverted(node: Node, on: bool) -> None:
+    """The kernel remembers what was requested, and would turn the feature on once its lower device has it."""
+    node.set("veth0", {"rx-gro-list": False})
+    node.set("mv0", {"rx-gro-list": not on})
+    before = node.read("mv0")
+    request = {"name": "mv0", "features": {"rx-gro-list": on}, "optional": ["features"]}
+    node.tune({"name": "mv0", "mtu": 1400}, {"name": "veth0", "features": {"tso": False}})
+    node.tune(request)
+    assert node.read("mv0").wanted != before.wanted and not node.tune(request)["changed"]
+    made = node.run("revert")
+    assert made["archived"] and not made["drift"]
+    now = node.read("mv0")
+    assert (now.wanted, now.values) == (before.wanted, before.values)
+
+
+def test_an_optional_feature_that_the_driver_keeps_on_is_left_out(node: Node) -> None:
+    request = {"name": "mv0", "features": {"tx-generic-segmentation": False}}
+    assert "reads back on" in node.tune(request, fails=True)["msg"]
+    made = node.tune({**request, "optional": ["features"]})
+    assert made["nics"][0]["skipped"] == {"features.tx-generic-segmentation": "is kept on by the driver"}
+    assert not node.tune({**request, "optional": ["features"]})["changed"]

@@ -19,7 +19,7 @@ from .._rollback.arm import Confirmation
 from .._rollback.journal import Observe
 from . import configure, mtu, mtu_sources, persist, revert
 from .persist import BootFiles
-from .plan import NicPlan
+from .plan import NicPlan, requested_name
 
 ROLLBACK = arm.RollbackProgram("nics", revert.Nics)
 
@@ -121,6 +121,12 @@ def _observed(found: NicPlan) -> tuple[NicPlan, Observe]:
         ]
 
     more = [Change("mtu", before, after, name) for name, (before, after) in followed.items()]
+    more += [
+        Change(requested_name(change.name), one.nic.wanted[change.name], change.after, one.nic.name)
+        for one in planned
+        for change in one.changes
+        if change.before == change.after or change.name in one.resolved.optional
+    ]
     return replace(found, changes=[*found.changes, *more]), observe
 
 

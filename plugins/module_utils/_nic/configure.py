@@ -25,11 +25,12 @@ from .plan import (
     is_queue_setting,
     plan,
     precedes_mtu,
+    requested_name,
     step_settings,
     steps,
 )
 from .request import parse
-from .resolve import KEPT_OFF, resolve_on_node
+from .resolve import is_kept, kept_reason, resolve_on_node
 from .select import select
 from .write import NotSupported, write_step
 
@@ -82,7 +83,7 @@ def apply(ethtool: Ethtool, found: NicPlan) -> NicPlan:
     """Change NICs, then read them again and compare.
 
     MTUs are set for all NICs together, after the settings that limit them. Returns the plan, without
-    optional features that a driver keeps off.
+    optional features that a driver keeps as they are.
 
     Raises ``Problem`` if the kernel refuses or limits a value; then every NIC has its former settings.
     """
@@ -106,7 +107,7 @@ def apply(ethtool: Ethtool, found: NicPlan) -> NicPlan:
             settings = {s: value for s, value in resolved if s == "qdisc" or not depends_on_queues(s)}
             settings.update(_write_queue_settings(ethtool, one))
             now = read(ethtool, one.nic.name)
-            applied[one.nic.name] = effective = _without_kept_off(one, now)
+            applied[one.nic.name] = effective = _without_kept(one, now)
             dropped = {*one.resolved.settings} - {*effective.resolved.settings}
             problems += not_applied(now, {s: value for s, value in settings.items() if s not in dropped})
         if problems:
@@ -116,16 +117,18 @@ def apply(ethtool: Ethtool, found: NicPlan) -> NicPlan:
     return replace(found, nics=[applied.get(one.nic.name, one) for one in found.nics])
 
 
-def _without_kept_off(one: PlannedNic, now: Nic) -> PlannedNic:
-    """Return the plan of a NIC without the optional features that are off although they were requested."""
+def _without_kept(one: PlannedNic, now: Nic) -> PlannedNic:
+    """Return the plan of a NIC without the optional features that do not have the requested state."""
     settings = one.resolved.settings
-    dropped = [s for s in one.resolved.optional if settings.get(s) is True and now.values.get(s) is False]
+    kept = {
+        s: not settings[s] for s in one.resolved.optional if s in settings and is_kept(now, s, settings[s])
+    }
     resolved = replace(
         one.resolved,
-        settings={s: value for s, value in settings.items() if s not in dropped},
-        skipped={**one.resolved.skipped, **dict.fromkeys(dropped, KEPT_OFF)},
+        settings={s: value for s, value in settings.items() if s not in kept},
+        skipped={**one.resolved.skipped, **{s: kept_reason(on) for s, on in kept.items()}},
     )
-    return replace(one, resolved=resolved, changes=[c for c in one.changes if c.name not in dropped])
+    return replace(one, resolved=resolved, changes=[c for c in one.changes if c.name not in kept])
 
 
 def related_to(planned: Iterable[PlannedNic]) -> dict[str, mtu.Device]:
@@ -269,6 +272,11 @@ def observed_changes(nics: Iterable[Nic]) -> list[Change]:
         for former, now in pairs
         for setting, value in former.values.items()
         if (setting in now.values or is_queue_setting(setting)) and now.values.get(setting) != value
+    ] + [
+        Change(requested_name(feature), on, now.wanted[feature], now.name)
+        for former, now in pairs
+        for feature, on in former.wanted.items()
+        if now.wanted.get(feature, on) != on and now.values[feature] == former.values[feature]
     ]
 
 

@@ -46,6 +46,11 @@ class NicPlan(Plan):
     entries: Sequence[Mapping[str, Any]] = ()
 
 
+def requested_name(feature: str) -> str:
+    """Return the name under which the journal has whether a feature is requested, while its state is kept."""
+    return f"requested.{feature.partition('.')[2]}"
+
+
 def is_queue_setting(setting: str) -> bool:
     """Return whether a setting exists only as long as its queue."""
     return setting.startswith("queues.")

@@ -20,8 +20,6 @@ from .cpus import Cpus
 from .request import Desired, canonical, dashed
 from .sysfs import NAPI, Sysfs
 
-KEPT_OFF = "is kept off by the driver"
-
 # Features as ethtool(8) names them, by patterns over the kernel's names.
 _FEATURE_ALIASES = {
     "rx-checksum": ("rx", "rx-checksumming"),
@@ -44,7 +42,7 @@ class Resolved:
     """Desired settings in the names and values of one NIC.
 
     ``skipped`` has the reasons for unsupported optional settings, ``limited`` the numbers that were lowered
-    to the maximum. ``optional`` has the optional features, which a driver may keep off.
+    to the maximum. ``optional`` has the optional features, which a driver may keep as they are.
     """
 
     settings: Mapping[str, Setting]
@@ -88,8 +86,8 @@ def resolve(nic: Nic, desired: Desired, cpus: Cpus | None = None, irqbalance: bo
             continue
         if setting.startswith("features.") and desired.is_optional(setting):
             optional |= {*changeable}
-            if _is_kept_off(nic, changeable):
-                skipped[setting] = KEPT_OFF
+            if changeable and all(is_kept(nic, member, on) for member, on in changeable.items()):
+                skipped[setting] = kept_reason(not any(changeable.values()))
                 continue
         for member, member_value in changeable.items():
             if settings.setdefault(member, member_value) != member_value:
@@ -118,10 +116,14 @@ def resolve(nic: Nic, desired: Desired, cpus: Cpus | None = None, irqbalance: bo
     return Resolved(settings, skipped, problems, limited, frozenset(optional))
 
 
-def _is_kept_off(nic: Nic, features: Mapping[str, Setting]) -> bool:
-    """Return whether features were requested before, and driver or kernel keep all of them off."""
-    return all(value is True and nic.wanted.get(f) is True and nic.values[f] is False
-               for f, value in features.items())  # fmt: skip
+def is_kept(nic: Nic, feature: str, on: Setting) -> bool:
+    """Return whether a state of a feature is requested, but driver or kernel keep the other one."""
+    return nic.wanted.get(feature) == on and nic.values.get(feature) == (not on)
+
+
+def kept_reason(on: bool) -> str:
+    """Return why an optional feature is left out."""
+    return f"is kept {shown(on)} by the driver"
 
 
 def _kept_off(nic: Nic, requested: Mapping[str, object], settings: dict[str, Setting]) -> dict[str, str]:

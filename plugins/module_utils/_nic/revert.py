@@ -14,7 +14,7 @@ from .._kernel.ethtool import Ethtool, Nic
 from .._rollback.net_changes import Key
 from .._rollback.revert import GONE, REMOVED, Now
 from . import configure, device, mtu
-from .plan import is_queue_setting
+from .plan import is_queue_setting, requested_name
 
 
 class Nics:
@@ -31,7 +31,8 @@ class Nics:
                     known[key.scope] = _read(ethtool, key.scope)
                 nic = known[key.scope]
                 absent = REMOVED if is_queue_setting(key.name) else GONE
-                found[key] = nic.values.get(key.name, absent) if nic else GONE
+                values = {**nic.values, **_requests(nic)} if nic else {}
+                found[key] = values.get(key.name, absent) if nic else GONE
         finally:
             ethtool.close()
         return found
@@ -94,7 +95,9 @@ def _write(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> str:
         return f"{name} no longer exists."
     # A feature that another device turned off or on along has its former value again with that device.
     requested = {s: value for s, value in former.items() if s in now.wanted and now.values[s] != value}
-    original = replace(now, values={**now.values, **former}, wanted={**now.wanted, **requested})
+    requested.update({s: former[requested_name(s)] for s in now.wanted if requested_name(s) in former})
+    values = {s: value for s, value in former.items() if s not in _requests(now)}
+    original = replace(now, values={**now.values, **values}, wanted={**now.wanted, **requested})
     return configure.restore(ethtool, [original])
 
 
@@ -108,4 +111,9 @@ def _wrong(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> list[str]:
         return []
     # If others changed the number of queues, the settings of missing queues cannot be restored.
     present = {s: v for s, v in former.items() if s in now.values or not is_queue_setting(s)}
-    return configure.not_applied(now, present)
+    return configure.not_applied(replace(now, values={**now.values, **_requests(now)}), present)
+
+
+def _requests(nic: Nic) -> dict[str, bool]:
+    """Return which features are requested, by their names in the journal."""
+    return {requested_name(feature): bool(on) for feature, on in nic.wanted.items()}
