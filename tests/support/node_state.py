@@ -23,7 +23,8 @@ OPTIONS = ("-k", "-l", "-g", "-c", "-a", "--show-priv-flags")
 # Properties of links, addresses and routes that change by themselves.
 VOLATILE = (
     "stats", "stats64", "preferred_life_time", "valid_life_time", "operstate", "gc_timer", "hello_timer",
-    "tcn_timer", "topology_change_timer", "expires", "used", "probes", "state", "refcnt",
+    "tcn_timer", "topology_change_timer", "forward_delay_timer", "hold_timer", "message_age_timer",
+    "expires", "used", "probes", "state", "refcnt",
 )  # fmt: skip
 # Sysctls that change by themselves.
 COUNTERS = (
