@@ -80,7 +80,10 @@ class Attachments:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._found: dict[str, Attachment] = {}
         for name in os.listdir(folder):
-            if name.endswith(_SUFFIX):
+            if name.startswith("."):
+                # replace_file() was killed.
+                os.unlink(os.path.join(folder, name))
+            elif name.endswith(_SUFFIX):
                 with contextlib.suppress(OSError, ValueError, TypeError):
                     with open(self._path(name[: -len(_SUFFIX)]), encoding="utf-8") as file:
                         one = Attachment(**json.load(file))

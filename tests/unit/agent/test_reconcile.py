@@ -54,3 +54,12 @@ def test_records_survive_a_restart_and_damaged_ones_are_ignored(tmp_path: Path) 
     (tmp_path / "records" / "y.json").write_text('{"container": "c"}')
     found = list(Attachments(str(tmp_path / "records")))
     assert [one.container for one in found] == ["a"] and found[0].name == attachment("a").name
+
+
+def test_a_record_that_was_not_written_completely_is_removed(tmp_path: Path) -> None:
+    records = Attachments(str(tmp_path))
+    records.write(attachment("a"))
+    (file,) = tmp_path.iterdir()
+    file.rename(tmp_path / f".podnet-{file.name}")
+    assert list(Attachments(str(tmp_path))) == []
+    assert list(tmp_path.iterdir()) == []
