@@ -174,6 +174,7 @@ options:
           - Settings to skip if the driver or the kernel does not support them, instead of failing. Either an
             option of this entry (C(coalesce), C(gso_ipv4_max_size), C(header_split)) or a single setting
             (C(features.rx-gro-hw), C(rings.tx)). RV(nics[].skipped) returns the skipped settings.
+          - A feature that the driver keeps on or off is skipped as well, but stays requested.
           - Values above the maximum are an error in any case.
         type: list
         elements: str

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -161,7 +160,8 @@ def persisted_names(root: str = "/") -> list[str]:
 
 def require_systemd(root: str = "/") -> None:
     """Raise ``Problem`` if systemd or udev, which start the program, do not run."""
-    if not os.path.isdir(os.path.join(root, "run/systemd/system")) or not shutil.which("udevadm"):
+    node = Host(root)
+    if not node.exists("/run/systemd/system") or not node.tool("udevadm"):
         raise Problem("persist: requires systemd and udev on this node: set persist: false")
 
 

@@ -81,3 +81,16 @@ def test_a_name_with_a_meaning_in_udev_or_systemd_is_refused(name: str) -> None:
     """The kernel permits most of them."""
     with pytest.raises(Problem, match=r"persist: udev rules .* set persist: false"):
         persist.desired([{**ENTRY, "name": name}])
+
+
+@pytest.mark.parametrize("folder", ["usr/bin", "sbin"])
+def test_udev_is_found_without_the_callers_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    with pytest.raises(Problem, match="persist: requires systemd and udev"):
+        persist.require_systemd(str(tmp_path))
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "udevadm").touch(mode=0o755)
+    persist.require_systemd(str(tmp_path))
