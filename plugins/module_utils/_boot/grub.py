@@ -57,10 +57,15 @@ def render_drop_in(tokens: Sequence[str], former: Sequence[str] | None = None) -
     return "\n".join([MARKER, *lines, ""]) if lines else None
 
 
-def parse_drop_in(text: str | None) -> Recorded:
+def parse_drop_in(text: str | None) -> tuple[str, ...]:
     """Return the arguments in the drop-in file."""
     found = re.search(r'^GRUB_CMDLINE_LINUX="\$GRUB_CMDLINE_LINUX (.*)"$', text or "", re.MULTILINE)
-    tokens = tuple(found.group(1).split()) if found else ()
+    return tuple(found.group(1).split()) if found else ()
+
+
+def recorded_in(text: str | None) -> Recorded:
+    """Return what the drop-in file records: its arguments, and whether grub.cfg has them."""
+    tokens = parse_drop_in(text)
     former = re.search(rf"^{_COMING}(.*)$", text or "", re.MULTILINE)
     return Recorded(tuple(former.group(1).split()), tokens) if former else Recorded(tokens)
 
@@ -92,7 +97,7 @@ class Grub:
             config = ""
         except OSError as error:
             raise Problem(f"{self._config} cannot be read: {reason(error)}; run as root (become)") from None
-        recorded = parse_drop_in(self._drop_in.read())
+        recorded = recorded_in(self._drop_in.read())
         return Current(recorded.managed, tuple(grub_entries(config)), recorded.interrupted)
 
     def write(self, tokens: Sequence[str]) -> None:
@@ -103,7 +108,7 @@ class Grub:
         config = os.path.realpath(self._node.path(self._config))
         with _restored_on_failure(config):
             try:
-                self._drop_in.write(render_drop_in(tokens, parse_drop_in(former).tokens))
+                self._drop_in.write(render_drop_in(tokens, recorded_in(former).tokens))
                 self._generate(tokens)
                 self._drop_in.write(render_drop_in(tokens))
             except (Problem, OSError) as problem:
