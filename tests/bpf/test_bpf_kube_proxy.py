@@ -20,7 +20,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout, masquerade
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.bpf.state import (
     BOTH,
@@ -393,6 +393,14 @@ class TestNode:
         assert passes(from_wire(nat, BACKEND, "1.11", answer(), family))
         age(nat, "stack_clients", 2)
         assert not passes(from_wire(nat, BACKEND, "1.11", answer(), family))
+        # certainly a client
+        from_pod(nat, "1.11", SERVICE, dns(), family)
+        for dummy in range(2):
+            nat.datapath.run("pod_egress", to_node(dns(), family), "pod1")
+            age(nat, "stack_clients", UDP_TIMEOUT - 1)
+            assert passes(from_wire(nat, BACKEND, "1.11", answer(), family))
+            age(nat, "stack_clients", 2)
+            assert passes(from_wire(nat, BACKEND, "1.11", answer(), family))
 
 
 @FAMILIES
@@ -406,6 +414,18 @@ def test_masqueraded_pods_reach_services(nat: State, family: int) -> None:
         assert passes(from_pod(nat, "1.11", service, syn(), family))
     # its reply comes to the Pod, not to the node
     assert passes(from_wire(nat, BACKEND, "1.11", tcp("SA", back=True), family))
+
+
+@FAMILIES
+def test_pods_without_a_masquerade_address_of_the_family(nat: State, family: int) -> None:
+    """The stack would have to masquerade, so it does not get other packets from the port."""
+    nat.masquerade()
+    nat.pods(flags=POD_MASQUERADE)
+    for buffer in (0, 1):
+        value = masquerade.encode_node(None, None, (61000, 65535))
+        bpf.map_update(nat.maps["node"], {layout.INDEX.pack(buffer): value})
+    assert passes(from_pod(nat, "1.11", SERVICE, syn(), family))
+    assert not passes(from_pod(nat, "1.11", CLIENT, syn(), family))
 
 
 @FAMILIES
@@ -438,6 +458,9 @@ def test_other_sources_are_no_clients(nat: State, family: int) -> None:
 def test_a_rate_applies_to_packets_that_the_stack_may_send_to_the_wire(nat: State, family: int) -> None:
     """The destination after the translation is unknown."""
     nat.device(rate=125_000)
-    node = nat.datapath.run("pod_egress", to_node(syn(), family), "pod1").tstamp
-    service = from_pod(nat, "1.11", SERVICE, syn(), family).tstamp
-    assert 0 < node < service
+    node = nat.datapath.run("pod_egress", to_node(syn(), family), "pod1")
+    assert node.counted == {"STACK_NOT_FORWARDED": 1}
+    departure = nat.next_departure()
+    assert departure
+    assert passes(from_pod(nat, "1.11", SERVICE, syn(), family))
+    assert nat.next_departure() > departure
