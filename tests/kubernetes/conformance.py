@@ -5,7 +5,8 @@
 
 Usage: python3 -m tests.kubernetes.conformance [--cni CNI] [--version RELEASE] [--focus REGEX] REPORT
 
-Writes the results of all specs to REPORT. Exits with an error if a spec failed.
+Writes the results of all specs to REPORT, and their output to a file .log beside it. Exits with an error if a
+spec failed.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ def main() -> None:
     options = parser.parse_args()
     cluster = Cluster(checkout_name("conformance"), options.version)
     try:
-        cluster.up(options.cni, [e2e.layer(options.version)])
+        cluster.up(options.cni, e2e.layers(options.version))
         e2e.tag_images(cluster.nodes)
-        results = run(cluster, options.focus)
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        results = run(cluster, options.focus, options.report.with_suffix(".log"))
     except common.LabError as error:
         sys.exit(f"error: {error}")
     finally:
@@ -44,15 +46,14 @@ def main() -> None:
     passed = sum(results.values())
     summary = f"Kubernetes {options.version}, CNI {options.cni}: {passed} of {len(results)} passed"
     lines = [f"{'passed' if results[name] else 'FAILED'}  {name}" for name in sorted(results)]
-    options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_text("\n".join([summary, *lines]) + "\n")
     print("\n".join([*(line for line in lines if line.startswith("FAILED")), summary]))
     print(f"Report: {options.report}")
     sys.exit(passed < len(results))
 
 
-def run(cluster: Cluster, focus: str) -> dict[str, bool]:
-    """Run the specs that match an expression; return whether each one passed."""
+def run(cluster: Cluster, focus: str, log: Path) -> dict[str, bool]:
+    """Run the specs that match an expression, with their output in a log; return whether each one passed."""
     control = cluster.control
     control.write("/etc/kubernetes/admin.conf", cluster.server.kubeconfig(), 0o600)
     command = control.enter(
@@ -61,10 +62,11 @@ def run(cluster: Cluster, focus: str) -> dict[str, bool]:
         *("--disable-log-dump", "--ginkgo.no-color", "--ginkgo.succinct", f"--ginkgo.focus={focus}"),
         f"--ginkgo.junit-report={JUNIT}",
     )
-    subprocess.run(command, check=False)
+    with common.step("end-to-end suite", 480), log.open("w") as output:
+        subprocess.run(command, stdout=output, stderr=output, check=False)
     report = control.path(JUNIT)
     if not report.exists():
-        raise common.LabError("the suite ended without a report")
+        raise common.LabError(f"the suite ended without a report: {common.tail(log)}")
     cases = ElementTree.parse(report).iter("testcase")
     return {
         case.get("name", "").removeprefix("[It] "): case.get("status") == "passed"

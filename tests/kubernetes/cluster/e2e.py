@@ -17,33 +17,50 @@ PROGRAM = "e2e.test"
 IMAGE = f"{images.REGISTRY}/e2e:1"
 # What the specs run in agnhost's image, which is based on another distribution.
 PACKAGES = ("bind9-dnsutils", "busybox-static", "curl", "iproute2", "iptables", "netcat-openbsd", "procps")
-# agnhost's server of TLS has its certificate in the root folder.
-CERTIFICATE = ("localhost.crt", "localhost.key")
+CERTIFICATES = "usr/local/share/certificates"
 # The images that network specs use, as IMAGE or as the one of the sandboxes.
 NAMES = {"agnhost": IMAGE, "busybox": IMAGE, "glibc-dns-testing": IMAGE, "pause": images.PAUSE}
 
 
-def layer(version: str) -> Path:
-    """Return the layer with the suite and its image."""
+def layers(version: str) -> list[Path]:
+    """Return the layers with the suite and with the image of a release."""
     programs = build.programs(version)
-    recipe = f"{programs.name} {PACKAGES} {inspect.getsource(_build)}"
-    return cache.layer(f"e2e-{version}", recipe, lambda work: _build(version, programs, work))
+    suite = cache.layer(
+        f"e2e-{version}",
+        f"{programs.name} {inspect.getsource(_build_suite)}",
+        lambda work: _build_suite(version, work),
+    )
+    image = cache.layer(
+        "e2e-image",
+        f"{suite.name} {PACKAGES} {inspect.getsource(images)} {inspect.getsource(_build_image)}",
+        lambda work: _build_image(programs, suite, work),
+    )
+    return [suite, image]
 
 
-def _build(version: str, programs: Path, target: Path) -> None:
-    root = target / "root"
+def _build_suite(version: str, target: Path) -> None:
+    (target / build.BIN).mkdir(parents=True)
+    (target / CERTIFICATES).mkdir(parents=True)
     with build.toolchain() as go:
-        (target / build.BIN).mkdir(parents=True)
         with common.step(f"end-to-end suite of Kubernetes {version}", 600):
-            go.compile(("test", "-c", "-vet=off"), version, ("test/e2e",), f"{target / build.BIN / PROGRAM}")
+            command = ("test", "-c", "-vet=off")
+            go.compile(command, version, ("test/e2e",), str(target / build.BIN / PROGRAM))
         porter = go.module("k8s.io/kubernetes", version) / "test/images/agnhost/porter"
-        files = {"agnhost": programs / build.BIN / "agnhost", **{name: porter / name for name in CERTIFICATE}}
-        with common.step("image of the end-to-end suite", 40):
-            debian.make_root(root, build.SUITE, PACKAGES, variant="minbase")
-            (target / images.ARCHIVES).mkdir(parents=True)
-            links = {"usr/local/bin/wget": "/usr/bin/busybox", "agnhost-2": "agnhost"}
-            image = images.Image(IMAGE, "/agnhost", files, links, root)
-            images.write_archive(target / images.ARCHIVES / "e2e.tar", [image])
+        for path in porter.glob("localhost.*"):
+            (target / CERTIFICATES / path.name).write_bytes(path.read_bytes())
+
+
+def _build_image(programs: Path, suite: Path, target: Path) -> None:
+    root = target / "root"
+    (target / images.ARCHIVES).mkdir(parents=True)
+    # agnhost's server of TLS has its certificate in the root folder.
+    files = {path.name: path for path in (suite / CERTIFICATES).iterdir()}
+    files["agnhost"] = programs / build.BIN / "agnhost"
+    links = {"usr/local/bin/wget": "/usr/bin/busybox", "agnhost-2": "agnhost"}
+    with common.step("image of the end-to-end suite", 40):
+        debian.make_root(root, build.SUITE, PACKAGES, variant="minbase")
+        image = images.Image(IMAGE, "/agnhost", files, links, ["pause"], root)
+        images.write_archive(target / images.ARCHIVES / "e2e.tar", [image])
     common.remove_tree(root)
 
 

@@ -33,6 +33,7 @@ class Image:
     entrypoint: str
     files: Mapping[str, Path]
     links: Mapping[str, str] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
     root: Path | None = None
 
 
@@ -53,7 +54,7 @@ def _build(programs: Path, root: Path, target: Path) -> None:
     images = [
         Image(PAUSE, "/pause", {"pause": pause}),
         Image(COREDNS, "/coredns", {"coredns": programs / BIN / "coredns"}),
-        Image(AGNHOST, "/bin/agnhost", agnhost, links),
+        Image(AGNHOST, "/bin/agnhost", agnhost, links, ["pause"]),
     ]
     write_archive(target / ARCHIVES / "cluster.tar", images)
     pause.unlink()
@@ -66,10 +67,11 @@ def write_archive(path: Path, images: Sequence[Image]) -> None:
         for image in images:
             content = _content(image)
             digest = hashlib.sha256(content).hexdigest()
+            settings = {"Entrypoint": [image.entrypoint], "Cmd": image.arguments, "Env": [f"PATH={PATH}"]}
             config = {
                 "architecture": "amd64",
                 "os": "linux",
-                "config": {"Entrypoint": [image.entrypoint], "Env": [f"PATH={PATH}"]},
+                "config": settings,
                 "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
             }
             text = json.dumps(config).encode()
