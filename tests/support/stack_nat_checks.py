@@ -170,6 +170,19 @@ def masqueraded_pods_use_services_of_the_stack(lab: Lab, version: int, protocol:
         assert answers(lab, "front", "world", protocol, 80, version) == "world"
 
 
+@check_nft
+def a_pod_reaches_itself_by_a_service_of_the_stack(lab: Lab, version: int, protocol: Any) -> None:
+    """kube-proxy masquerades these connections with an address of the node."""
+    lab.declare(stack_services=SERVICES)
+    address, family = address_of("web", version), "ip" if version == 4 else "ip6"
+    with translated(
+        lab,
+        translation("vip", 8080, "web", 80, version, protocol),
+        masquerade=f"{family} saddr {address} {family} daddr {address} masquerade",
+    ):
+        assert answers(lab, "web", "vip", protocol, 8080, version) == "web"
+
+
 def _udp(lab: Lab, version: int, backends: Sequence[str]) -> None:
     lab.declare(stack_services=SERVICES)
     for backend in backends:
