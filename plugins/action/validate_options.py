@@ -18,7 +18,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("role",))
+    _VALID_ARGS = frozenset(("playbook", "role"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result, which fails if there are problems."""
@@ -32,6 +32,11 @@ class ActionModule(ActionBase):
             problems.append(f"role: {role!r} is not a role of this collection; correct it")
         elif role:
             problems += options.missing(role, "main", variables)
+        playbook = str(self._task.args.get("playbook") or "")
+        if playbook:
+            problems += options.missing("", playbook, variables)
+            for name, option in options.entry_points("").get(playbook, {}).items():
+                problems += self._value(name, option, variables[name])[1] if name in variables else []
         for name in sorted(filter(options.is_reserved, map(str, variables))):
             spec = options.spec_of(name)
             if spec is None:

@@ -24,6 +24,9 @@ options:
   role:
     description: Role whose required options must be set. By default, no option is required.
     type: str
+  playbook:
+    description: Playbook with options of its own, which are validated as well, such as V(awx).
+    type: str
 extends_documentation_fragment: [podnet.datapath.attributes]
 attributes:
   check_mode:

@@ -146,7 +146,7 @@ def is_reserved(name: str) -> bool:
 def spec_of(name: str) -> Spec | None:
     """Return the argument spec of an option, or None if there is no such option."""
     found = prefix(name)
-    return options(_prefixes()[found]).get(name) if found else None
+    return options(_prefixes()[found] if found else "").get(name)
 
 
 def is_default(name: str, raw: object) -> bool:
@@ -296,6 +296,7 @@ def missing(role: str, entry_point: str, names: Iterable[str]) -> list[str]:
     required = [
         name for name, spec in entry_points(role).get(entry_point, {}).items() if spec.get("required")
     ]
+    caller = f"role {role}" if role else f"playbook {entry_point}"
     return [
-        f"{name}: required by the role {role}, but not set; set it" for name in sorted({*required} - {*names})
+        f"{name}: required by the {caller}, but not set; set it" for name in sorted({*required} - {*names})
     ]

@@ -53,6 +53,37 @@ def test_templates_name_existing_playbooks_and_variables() -> None:
         assert set(template.get("extra_vars", {})) <= known
 
 
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"awx_inventory": "nodes"}, "awx_credential: required by the playbook awx, but not set; set it"),
+        ({"awx_inventory": ["nodes"], "awx_credential": "key"}, "awx_inventory: "),
+    ],
+)
+def test_options_of_the_playbook_are_validated_first(
+    tmp_path: Path, variables: dict[str, Any], problem: str
+) -> None:
+    """Without awx.awx: only the validation runs."""
+    text = (CHECKOUT / "playbooks/awx.yml").read_text()
+    play = yaml.safe_load(text.replace("vars/awx.yml", f"{CHECKOUT}/playbooks/vars/awx.yml"))[0]
+    assert "podnet.datapath.validate_options" in play["tasks"][0]
+    play["tasks"] = [play["tasks"][0], {"name": "Second", "ansible.builtin.meta": "noop"}]
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    command = (
+        "ansible-playbook",
+        "-i",
+        "localhost,",
+        str(tmp_path / "play.yml"),
+        "-e",
+        json.dumps(variables),
+    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode and problem in done.stdout, done.stdout
+    complete = json.dumps({"awx_inventory": "nodes", "awx_credential": "key"})
+    done = subprocess.run([*command[:-1], complete], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_workflow_asks_before_canary_and_before_remaining_hosts() -> None:
     nodes = {node["identifier"]: node for node in AWX["awx_workflow"]["nodes"]}
     templates = {template["name"] for template in AWX["awx_templates"]}
