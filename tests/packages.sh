@@ -8,6 +8,7 @@ packages=(
 	clang libbpf-dev libc6-dev llvm                 # BPF programs
 	libbpf1 bpftool iproute2 iputils-ping ethtool   # tests in network namespaces
 	nftables                                        # tests beside kube-proxy
+	openssl                                         # keys of the cluster for the tests
 	procps                                          # sysctl, which a minimal Debian does not have
 	python3-venv openssh-client                     # Ansible
 	libssl-dev                                      # tcp_mmap

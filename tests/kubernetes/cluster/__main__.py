@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from lablib import common
@@ -22,16 +23,17 @@ def main() -> None:
     parser.add_argument("--cni", default="ptp", help=f"{', '.join(sorted(CNIS))} (default: %(default)s)")
     options = parser.parse_args()
     cluster = Cluster(options.name, options.version)
+    if options.state == "down":
+        cluster.down()
+        return
     try:
-        if options.state == "down":
-            cluster.down()
-            return
         cluster.up(options.cni)
     except common.LabError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}\n`make kube-down` removes what was started.")
     print(cluster.kubectl("get", "nodes,pods", "-A", "-o", "wide"))
+    sudo = "sudo " if "SUDO_USER" in os.environ else ""
     print("The cluster runs until `make kube-down`. Use it with:\n")
-    print(f"    alias kubectl={cluster.folder}/kubectl")
+    print(f"    alias kubectl='{sudo}{cluster.folder}/kubectl'")
 
 
 main()
