@@ -12,7 +12,8 @@ packages=(
 	procps                                          # sysctl, which a minimal Debian does not have
 	python3-venv openssh-client                     # Ansible
 	libssl-dev                                      # tcp_mmap
-	containernetworking-plugins                     # host-local, for the agent
+	containernetworking-plugins                     # host-local and portmap, for the agent
+	systemd dbus                                    # nodes that systemd boots in namespaces
 	gcc make kmod shellcheck perl xz-utils          # checks, with checkpatch, and the CNI plugin
 )
 mapfile -t lab < <(python3 roles/lab_node/files/lab.py packages)

@@ -119,6 +119,13 @@ options:
             description: Destination networks without masquerading, usually those of all Pods.
             type: list
             elements: str
+      stack_services:
+        description:
+          - Networks of services that kube-proxy translates, as O(podnet.datapath.pods#module:stack_services).
+          - If it is set, the network configuration also has the plugin C(portmap), for host ports.
+        type: list
+        elements: str
+        default: []
       pod_cidrs:
         description: Address ranges of this node's Pods. The default is C(spec.podCIDRs) of its Node object.
         type: list
@@ -265,6 +272,7 @@ _AGENT = {
             "except": {"type": "list", "elements": "str"},
         },
     },
+    "stack_services": {"type": "list", "elements": "str", "default": []},
     "pod_cidrs": {"type": "list", "elements": "str", "default": []},
     "kubeconfig": {"type": "path"},
     "routes": {"type": "str", "choices": ["kubernetes", "none"], "default": "kubernetes"},

@@ -19,7 +19,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from .._core import files, lock
@@ -35,6 +35,7 @@ from . import install_plan, ipam, main
 from .attachments import FOLDER, Attachments
 from .install_plan import (
     PLUGIN,
+    PORTMAP,
     SERVICE,
     SETTINGS,
     UNIT,
@@ -50,6 +51,7 @@ RECORD = "/var/lib/podnet-datapath/cni.json"
 LOCK = "/run/podnet/cni.lock"
 RESULTS = "/var/lib/cni/results"  # libcni's cache: a file for each interface that a runtime has added
 AT_BOOT = f"/etc/systemd/system/multi-user.target.wants/{SERVICE}"
+PACKAGED = "/usr/lib/cni"  # where distributions' packages install plugins
 CONTAINERD = "/etc/containerd/config.toml"
 READY_TIMEOUT = 15.0  # seconds in which the agent may read its Node object
 
@@ -68,8 +70,20 @@ def desired(object_path: str, **options: Any) -> Desired:
         program=files.text_of(program()) or "",
         unit=install_plan.unit(interpreter("pyroute2")),
         object=files.read_file(object_path),
+        links=_links(options["bin_dir"]) if options["agent"].get("stack_services") else {},
         **options,
     )
+
+
+def _links(bin_dir: str) -> dict[str, str]:
+    """Return the link to portmap if the runtime does not find it in its directory.
+
+    The agent searches the packages' directory itself, for IPAM plugins.
+    """
+    path, target = os.path.join(bin_dir, PORTMAP), os.path.join(PACKAGED, PORTMAP)
+    if os.path.islink(path) and os.readlink(path) == target:
+        return {path: target}
+    return {} if os.path.exists(path) or bin_dir.rstrip("/") == PACKAGED else {path: target}
 
 
 def present(wanted: Desired, command: RunCommand, check: bool = False) -> Result:
@@ -80,7 +94,7 @@ def present(wanted: Desired, command: RunCommand, check: bool = False) -> Result
     if not os.path.isdir("/run/systemd/system"):
         raise Problem("state: present: requires systemd on this node")
     with _exclusive(check):
-        current = _read(wanted.files(), wanted.conf_dir, command)
+        current = _read(wanted.files(), wanted.conf_dir, command, wanted.links)
         plan = install_plan.install(current, wanted)
         plan.require_valid()
         warnings = [*plan.warnings, *_runtime_warnings(wanted)]
@@ -124,13 +138,14 @@ def _exclusive(check: bool) -> Iterator[None]:
 # Reading
 
 
-def _read(paths: Mapping[str, str] | Sequence[str], folder: str, command: RunCommand) -> Current:
+def _read(paths: Collection[str], folder: str, command: RunCommand, links: Collection[str] = ()) -> Current:
     DropIn(UNIT, install_plan.MARKER).read()
     networks: Sequence[str] = ()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         networks = sorted(name for name in os.listdir(folder) if name.endswith(install_plan.SUFFIXES))
     return Current(
         contents={path: files.read_file(path) for path in paths},
+        links=[path for path in links if os.path.islink(path)],
         record=_read_record(),
         networks=networks,
         enabled=os.path.lexists(AT_BOOT),
@@ -197,12 +212,15 @@ def _require_parts(wanted: Desired) -> None:
         found.append("object: there is no such file: run the role podnet.datapath.bpf_datapath first")
     if not os.access(wanted.plugin, os.X_OK):
         found.append(f"bin_dir: there is no program {wanted.plugin}: copy the plugin there first")
-    kind = str(wanted.ipam["type"])
-    try:
-        ipam.find_plugin(kind, f"{wanted.bin_dir}:{ipam.SEARCH_PATH}")
-    except CniError as error:
-        hint = "; Debian's package is containernetworking-plugins" if kind == install_plan.HOST_LOCAL else ""
-        found.append(f"{error}{hint}")
+    for kind in (str(wanted.ipam["type"]), *wanted.chained()):
+        try:
+            ipam.find_plugin(kind, wanted.bin_dir)
+        except CniError:
+            packaged = kind in (install_plan.HOST_LOCAL, PORTMAP)
+            remedy = "Debian's package is containernetworking-plugins" if packaged else "install it"
+            found.append(
+                f"bin_dir: there is no CNI plugin {kind} in {wanted.bin_dir} or {PACKAGED}: {remedy}"
+            )
     if found:
         raise Problem("\n".join(found))
 
@@ -229,8 +247,7 @@ def _status(wanted: Desired, seconds: float = 0) -> str:
     """
     config = wanted.network_config()
     request = json.dumps({**config["plugins"][0], "name": wanted.network, "cniVersion": "1.1.0"})
-    path = f"{wanted.bin_dir}:{ipam.SEARCH_PATH}"
-    environment = {"CNI_COMMAND": "STATUS", "CNI_PATH": path, "PATH": os.defpath}
+    environment = {"CNI_COMMAND": "STATUS", "CNI_PATH": wanted.bin_dir, "PATH": os.defpath}
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -267,6 +284,8 @@ def _apply(plan: InstallPlan, wanted: Desired, current: Current, command: RunCom
         before_start = {path: texts for path, texts in plan.files.items() if path != wanted.conflist_path}
         for path, (_before, text) in before_start.items():
             _write(path, text)
+        for path, target in plan.links.items():
+            os.symlink(target, path)
         try:
             if plan.reload:
                 _systemctl(command, "daemon-reload")

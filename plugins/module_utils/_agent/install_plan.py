@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ MARKER = "# Written by podnet.datapath: changes made here are lost."
 PLUGIN = "podnet"
 CAPABILITIES = ("portMappings", "bandwidth", "io.kubernetes.cri.pod-annotations")
 SUFFIXES = (".conf", ".conflist", ".json")  # of network configurations
+PORTMAP = "portmap"
 HOST_LOCAL, HOST_LOCAL_DATA = "host-local", "/var/lib/cni/networks"
 
 
@@ -47,7 +48,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Desired:
-    """The complete installation, as the module ``cni`` documents it; ``object`` has the file's contents."""
+    """The complete installation, as the module ``cni`` documents it; ``object`` has the file's contents.
+
+    ``links`` are symbolic links to plugins that runtimes do not find otherwise.
+    """
 
     agent: Mapping[str, Any]
     bin_dir: str
@@ -58,6 +62,7 @@ class Desired:
     program: str
     unit: str
     object: str | None = None
+    links: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def plugin(self) -> str:
@@ -81,13 +86,20 @@ class Desired:
 
     def network_config(self) -> dict[str, Any]:
         """Return the network configuration, which runtimes that support CNI 1.1 use with that version."""
-        plugin = {"type": PLUGIN, "capabilities": dict.fromkeys(CAPABILITIES, True), "ipam": dict(self.ipam)}
+        plugins = [
+            {"type": PLUGIN, "capabilities": dict.fromkeys(CAPABILITIES, True), "ipam": dict(self.ipam)},
+            *({"type": name, "capabilities": {"portMappings": True}} for name in self.chained()),
+        ]
         return {
             "cniVersion": "1.0.0",
             "cniVersions": ["1.0.0", "1.1.0"],
             "name": self.network,
-            "plugins": [plugin],
+            "plugins": plugins,
         }
+
+    def chained(self) -> list[str]:
+        """Return the plugins after podnet: portmap, whose translation the programs allow for."""
+        return [PORTMAP] if self.agent.get("stack_services") else []
 
     def files(self) -> dict[str, str]:
         """Return the files by path, in the order in which they are written."""
@@ -106,18 +118,19 @@ class Desired:
         if self.ipam.get("type") == HOST_LOCAL:
             data = [os.path.join(self.ipam.get("dataDir") or HOST_LOCAL_DATA, self.network)]
         # In the order of the removal: runtimes cannot stop Pods without a network configuration.
-        return Record([UNIT, SETTINGS, PROGRAM, OBJECT, self.plugin, self.conflist_path], data)
+        return Record([UNIT, SETTINGS, PROGRAM, OBJECT, *self.links, self.plugin, self.conflist_path], data)
 
 
 @dataclass(frozen=True)
 class Current:
     """The state of the node.
 
-    ``networks`` are the names of the files in the directory of network configurations; ``pods`` run with the
-    agent, ``foreign_pods`` with another CNI plugin.
+    ``links`` are the desired links that exist. ``networks`` are the names of the files in the directory of
+    network configurations; ``pods`` run with the agent, ``foreign_pods`` with another CNI plugin.
     """
 
     contents: Mapping[str, str | None] = field(default_factory=dict)
+    links: Collection[str] = ()
     record: Record = field(default_factory=Record)
     networks: Sequence[str] = ()
     enabled: bool = False
@@ -128,8 +141,9 @@ class Current:
 
 @dataclass(frozen=True)
 class InstallPlan(Plan):
-    """``remove`` are files that are no longer needed, ``data_dirs`` directories to remove."""
+    """``links`` are to be created, ``remove`` are files and ``data_dirs`` directories to remove."""
 
+    links: Mapping[str, str] = field(default_factory=dict)
     remove: Sequence[str] = ()
     data_dirs: Sequence[str] = ()
     reload: bool = False
@@ -198,7 +212,9 @@ def install(current: Current, desired: Desired) -> InstallPlan:
     obsolete = [path for path in current.record.files if path not in record.files]
     reload = UNIT in files or current.record.unfinished
     restart = reload or not current.active or not files.keys().isdisjoint((PROGRAM, SETTINGS))
+    links = {path: target for path, target in desired.links.items() if path not in current.links}
     changes = [Change(path, _state(before), "present") for path, (before, _text) in files.items()]
+    changes += [Change(path, None, f"link to {target}") for path, target in links.items()]
     if not current.enabled:
         changes.append(Change(f"{SERVICE} at boot", None, "enabled"))
     if restart:
@@ -217,6 +233,7 @@ def install(current: Current, desired: Desired) -> InstallPlan:
         files=files,
         problems=found,
         warnings=warnings,
+        links=links,
         remove=obsolete,
         reload=reload,
         restart=restart,

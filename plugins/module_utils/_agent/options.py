@@ -72,5 +72,6 @@ def _pods(values: Mapping[str, Any]) -> Iterator[str]:
     given = {key: value for key, value in values.items() if value is not None and key != "driver"}
     _desired, found = devices.parse({**defaults, **given, "pods": [_POD]}, {"veth": "veth"}, {})
     yield from (problem.removeprefix("pods[0] (pod): ") for problem in found)
-    _declaration, found = declarations.parse({"masquerade": values.get("masquerade")}, "cni")
+    entries = {name: values.get(name) for name in ("masquerade", "stack_services")}
+    _declaration, found = declarations.parse(entries, "cni")
     yield from found
