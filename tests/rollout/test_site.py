@@ -84,6 +84,27 @@ def test_missing_nic_is_reported_before_any_change(tmp_path: Path, facts: dict[s
     assert "no NIC matches" not in site(tmp_path, variables, "--check").stdout
 
 
+def test_limits_of_a_nic_are_checked_before_any_change(tmp_path: Path, facts: dict[str, Any]) -> None:
+    make = "import subprocess; subprocess.run('ip link add nic7 type veth', shell=True, check=True)"
+    subprocess.run([facts["ansible_python_interpreter"], "-c", make], check=True)
+    inventory = tmp_path / "hosts.json"
+    command = ("ansible-playbook", "-i", str(inventory), str(CHECKOUT / "site.yml"), "--check")
+    for settings, problem in (
+        ({"mtu": 70000}, "mtu = 70000"),
+        ({"rings": {"rx": 512}}, "rings.rx"),
+        ({"channels": {"rx": 4096}}, "channels.rx = 4096"),
+    ):
+        variables = {
+            **facts,
+            "node_tuning_nics": [{"name": "nic7", **settings}],
+            "node_tuning_nics_persist": False,
+        }
+        inventory.write_text(json.dumps({"all": {"hosts": {"node1": variables}}}))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode and problem in done.stdout, done.stdout
+        assert done.stdout.count("PLAY [") == 1 and "Set sysctls" not in done.stdout, done.stdout
+
+
 def test_dry_run_names_a_missing_pyroute2(tmp_path: Path, facts: dict[str, Any]) -> None:
     """The node's Python runs without its packages, so pyroute2 is missing; check mode installs nothing."""
     python = Path(facts["ansible_python_interpreter"])
