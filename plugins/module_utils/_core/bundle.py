@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 PACKAGE = "ansible_collections.podnet.datapath.plugins.module_utils"
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
+_ADD_LIBRARIES = 'import sys\nsys.path.append(f"{sys.path[0]}/lib")\n'
 _OLDEST = (3, 9)  # RHEL 8 has 3.6 as /usr/bin/python3 and newer versions beside it
 
 
@@ -42,7 +43,8 @@ def interpreter(*packages: str) -> str:
 def archive(main: str, libraries: Sequence[str] = ()) -> bytes:
     """Return a zip file that Python runs: the program ``main`` and all parts of PACKAGE that it imports.
 
-    ``libraries`` are packages of pure Python that the program contains as a whole.
+    ``libraries`` are packages of pure Python that the program contains as a whole. It uses them if the
+    interpreter has none: installed ones are compiled, which saves seconds at the boot of a slow node.
 
     The same code gives the same bytes. The caller imports what ``main`` imports, so that Ansible sends it to
     the node. Raises ``ModuleNotFoundError`` if a part is missing.
@@ -64,8 +66,8 @@ def archive(main: str, libraries: Sequence[str] = ()) -> bytes:
         path = name.replace(".", "/")
         files[f"{path}/__init__.py" if _is_package(name) else f"{path}.py"] = source
     for library in libraries:
-        files.update(_library(library))
-    files["__main__.py"] = main
+        files.update({f"lib/{path}": source for path, source in _library(library).items()})
+    files["__main__.py"] = (_ADD_LIBRARIES if libraries else "") + main
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as packed:
         for path in sorted(files):

@@ -322,7 +322,9 @@ def test_the_program_needs_no_installed_pyroute2(
     program = tmp_path / "checkpoint.pyz"
     program.write_bytes(rollback.archive())
     package = "ansible_collections.podnet.datapath.plugins.module_utils"
-    code = f"""
+    with zipfile.ZipFile(program) as packed:
+        start = packed.read("__main__.py").decode().partition("from ")[0]
+    code = f"""{start}
 from {rollback.maker.__module__} import {rollback.maker.__name__}
 from {package}._rollback.net_changes import Key
 from {package}.{"_nic import mtu" if rollback is apply.ROLLBACK else "_programs import hooks"}
@@ -338,7 +340,7 @@ print(sys.modules["pyroute2.netlink"].__file__)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "lo" in done.stdout and f"{program}/pyroute2/netlink/" in done.stdout
+    assert "lo" in done.stdout and f"{program}/lib/pyroute2/netlink/" in done.stdout
 
 
 def test_the_timer_counts_from_boot_and_the_service_runs_before_the_network() -> None:
