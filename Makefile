@@ -33,7 +33,7 @@ FAULTS ?= 1
 UPGRADE ?=
 # kube, test-kubernetes: release of Kubernetes, CNI, and name of the cluster.
 KUBERNETES ?= 1.36.3
-CNI ?= ptp
+CNI ?= podnet
 KUBE ?= kube
 # test-one: T is a folder, a file or a test ID, K an expression of pytest -k.
 T ?= tests/unit
@@ -82,14 +82,14 @@ lab-benchmark: tools  ## Run the benchmark on the lab
 lab-down: tools  ## Remove the lab's nodes
 	ansible-playbook playbooks/lab_down.yml -e lab_node_name=$(LAB)
 
-kube: tools  ## Start Kubernetes on this computer (KUBERNETES=1.36.3, CNI=ptp, KUBE=kube); built once, 12 min
+kube: tools  ## Start Kubernetes on this computer (KUBERNETES=1.36.3, CNI=podnet, KUBE=kube); built once, 12 min
 	$(call say,Kubernetes $(KUBERNETES) with the CNI $(CNI); the first time 12 min, later 30 s)
 	$(RUN) tests.kubernetes.cluster up --name $(KUBE) --version $(KUBERNETES) --cni $(CNI)
 
 kube-down: tools  ## Remove the cluster (KUBE=kube)
 	$(RUN) tests.kubernetes.cluster down --name $(KUBE)
 
-test: test-fast test-driver test-nodes  ## Fast tests, driver on one kernel, two nodes
+test: test-fast test-kubernetes test-driver test-nodes  ## Fast tests, a Kubernetes, driver on one kernel, two nodes
 	$(call say,Every test passed; removing the node of the driver's tests)
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
@@ -129,11 +129,11 @@ test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playb
 	$(call say,Rollouts over several hosts)
 	pytest -q tests/rollout
 
-test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=ptp), and draining; 3 min, built once in 12 min
+test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=podnet), and draining; 3 min, built once in 12 min
 	$(call say,Kubernetes $(KUBERNETES) with the CNI $(CNI); the first time 15 min, later 3 min)
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=$(CNI) pytest -q tests/kubernetes
 
-test-conformance: tools  ## Network specs of Kubernetes' own suite (KUBERNETES=1.36.3, CNI=ptp), 10 min; built once in 20 min
+test-conformance: tools  ## Network specs of Kubernetes' own suite (KUBERNETES=1.36.3, CNI=podnet), 10 min; built once in 20 min
 	$(call say,Conformance of the CNI $(CNI) on Kubernetes $(KUBERNETES); the first time 30 min, later 10 min)
 	$(RUN) tests.kubernetes.conformance --version $(KUBERNETES) --cni $(CNI) reports/conformance-$(KUBERNETES)-$(CNI).txt
 

@@ -28,7 +28,7 @@ JUNIT = "/tmp/junit.xml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tests.kubernetes.conformance", description=__doc__)
-    parser.add_argument("--cni", default="ptp")
+    parser.add_argument("--cni", default="podnet")
     parser.add_argument("--version", default=build.KUBERNETES)
     parser.add_argument("--focus", default=FOCUS, help="specs to run (default: %(default)s)")
     parser.add_argument("report", type=Path)

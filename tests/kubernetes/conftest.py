@@ -18,7 +18,7 @@ def kubernetes() -> Iterator[Cluster]:
     """Yield a cluster of two nodes."""
     cluster = Cluster(checkout_name("test"))
     try:
-        cluster.up(os.environ.get("PODNET_CNI", "ptp"))
+        cluster.up(os.environ.get("PODNET_CNI", "podnet"))
         yield cluster
     finally:
         cluster.down()

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("state", choices=("up", "down"))
     parser.add_argument("--name", default="kube", help="name of the cluster (default: %(default)s)")
     parser.add_argument("--version", default=build.KUBERNETES, help="release of Kubernetes (%(default)s)")
-    parser.add_argument("--cni", default="ptp", help=f"{', '.join(sorted(CNIS))} (default: %(default)s)")
+    parser.add_argument("--cni", default="podnet", help=f"{', '.join(sorted(CNIS))} (default: %(default)s)")
     options = parser.parse_args()
     cluster = Cluster(options.name, options.version)
     if options.state == "down":
