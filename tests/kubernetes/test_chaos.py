@@ -29,6 +29,7 @@ PODS = int(os.environ.get("PODNET_PODS") or 16)
 ROUNDS = int(os.environ.get("PODNET_COUNT") or 2)
 SEED = int(os.environ.get("PODNET_SEED") or random.randrange(1 << 32))
 PINS = "/sys/fs/bpf/podnet/links/pods_cni"
+RECORDS = "/var/lib/podnet-datapath/agent/attachments"
 RESERVED = "/var/lib/cni/networks/podnet"  # of host-local
 
 
@@ -117,8 +118,16 @@ def pods_of(cluster: Cluster, node: Node) -> list[dict[str, Any]]:
     return [pod for pod in found["items"] if not pod["spec"].get("hostNetwork")]
 
 
+def names_in(node: Node, folder: str) -> list[str]:
+    """Return the names in a folder of a node, which need not exist."""
+    return node.run("sh", "-c", f"ls {folder} 2>/dev/null || true").split()
+
+
 def differences(cluster: Cluster, node: Node) -> dict[str, Any]:
-    """Return what exists on a node besides its Pods, or is missing, by kind; empty if everything is right."""
+    """Return what exists on a node besides its Pods, or is missing, by kind; empty if everything is right.
+
+    Network namespaces are not compared: containerd leaves one if it is killed while it creates it.
+    """
     pods = pods_of(cluster, node)
     names = {f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in pods}
     addresses = {entry["ip"] for pod in pods for entry in pod["status"].get("podIPs") or ()}
@@ -126,16 +135,14 @@ def differences(cluster: Cluster, node: Node) -> dict[str, Any]:
     links = json.loads(node.run("ip", "-json", "-details", "link"))
     devices = {link["ifname"] for link in links if link.get("ifalias", "").startswith("podnet:")}
     known = {pod["device"] for pod in info["pods"]}
-    namespaces = node.run("sh", "-c", "ls /run/netns 2>/dev/null || true").split()
-    reserved = {name for name in node.run("ls", RESERVED).split() if name[0] in "0123456789abcdef"}
+    reserved = {name for name in names_in(node, RESERVED) if name[0] in "0123456789abcdef"}
     found = {
         "Pods": names ^ {pod["name"] for pod in info["pods"]},
         "devices": devices ^ known,
-        "namespaces": len(namespaces) - len(pods),
         "addresses": {one.replace(":", "_") for one in addresses}
         ^ {one.replace(":", "_") for one in reserved},
-        "records": len(node.run("ls", "/var/lib/podnet-datapath/agent/attachments").split()) - len(pods),
-        "pins": {split_pin_name(pin)[0] for pin in node.run("ls", PINS).split()} ^ devices,
+        "records": len(names_in(node, RECORDS)) - len(pods),
+        "pins": {split_pin_name(pin)[0] for pin in names_in(node, PINS)} ^ devices,
     }
     return {kind: value for kind, value in found.items() if value}
 
