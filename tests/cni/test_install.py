@@ -16,7 +16,7 @@ import pytest
 from tests.cni.plugin import build_release
 from tests.support.checkout import PROGRAMS
 from tests.support.namespaces import command
-from tests.support.systemd_node import SystemdNode, play, systemd_node
+from tests.support.systemd_node import SystemdNode, play, run_playbook, systemd_node
 
 FOLDERS = ("/etc/cni", "/etc/podnet", "/etc/systemd", "/usr/local/lib/podnet", "/opt", "/var/lib/cni")
 CONFLIST = "/etc/cni/net.d/10-podnet.conflist"
@@ -140,6 +140,41 @@ def test_role_installs_once(bare: Installation, tmp_path: Path) -> None:
     assert "changed=0" in play(tmp_path, hosts, ["cni"])
     play(tmp_path, hosts, ["cni"], "-e", "cni_state=absent")
     assert bare.files() == before
+
+
+def test_site_attaches_pods_and_revert_refuses_until_they_are_gone(
+    bare: Installation, tmp_path: Path
+) -> None:
+    bare.prepare()
+    bare.node.module("bpf_attach", {"state": "absent"})
+    bare.node.run("rm", "-r", "/opt/cni")
+    before = bare.files()
+    variables = {
+        **bare.node.variables(),
+        "preflight_driver": "veth",
+        "preflight_install_packages": False,
+        "bpf_datapath_uplinks": ["uplink0"],
+        "bpf_datapath_object": str(bare.node.folder / "shared/site.o"),
+        "bpf_datapath_command": "",
+        "bpf_datapath_confirm_timeout": 0,
+        "fleet_remaining_hosts_file": str(tmp_path / "remaining-hosts"),
+        "cni_enabled": "true",
+        "cni_pod_cidrs": ["10.78.0.0/24"],
+    }
+    hosts = {"node1": variables}
+    skipped = "--skip-tags=node_tuning,meta_driver"
+    run_playbook(tmp_path, hosts, "site.yml", skipped, "--check")
+    assert bare.files() == before
+    run_playbook(tmp_path, hosts, "site.yml", skipped)
+    assert bare.pings(bare.add("one"))
+    assert "changed=0" in run_playbook(tmp_path, hosts, "site.yml", skipped)
+    done = run_playbook(tmp_path, hosts, "playbooks/revert.yml", skipped, fails=True)
+    assert "1 Pods still run with this CNI plugin (shop/one)" in done
+    assert bare.property("ActiveState") == "active"
+    bare.delete("one")
+    run_playbook(tmp_path, hosts, "playbooks/revert.yml", skipped)
+    assert bare.files() == before
+    assert "podnet" not in bare.node.run("ls", "/sys/fs/bpf")
 
 
 def test_an_upgrade_does_not_affect_pods(cni: Installation) -> None:
