@@ -367,8 +367,10 @@ def links_of_kind(kind: str) -> list[Link]:
     return links(kind)
 
 
-def netns_id(path: str) -> int:
+def netns_id(path: str, rtnl: Socket | None = None) -> int:
     """Return the ID of a namespace in the current one, as in IFLA_LINK_NETNSID, -1 if it has none.
+
+    ``rtnl`` is an open socket for several calls.
 
     Raises ``OSError`` if the path does not exist.
     """
@@ -376,8 +378,8 @@ def netns_id(path: str) -> int:
     try:
         message = namespace_type()()
         message["attrs"] = [("NETNSA_FD", descriptor)]
-        with Socket(NETLINK_ROUTE) as rtnl:
-            found = attributes(rtnl.get(message, RTM_GETNSID)[_HEADER.size + 4 :])  # struct rtgenmsg
+        with contextlib.nullcontext(rtnl) if rtnl else Socket(NETLINK_ROUTE) as sock:
+            found = attributes(sock.get(message, RTM_GETNSID)[_HEADER.size + 4 :])  # struct rtgenmsg
     finally:
         os.close(descriptor)
     return int.from_bytes(found[NETNSA_NSID], sys.byteorder, signed=True)

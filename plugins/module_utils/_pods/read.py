@@ -291,9 +291,9 @@ def _netns_id_of(link: Any) -> int:
     return -2 if value is None else int(value)
 
 
-def _netns_id(path: str) -> int:
+def _netns_id(path: str, rtnl: Rtnl) -> int:
     try:
-        return netlink.netns_id(path)
+        return netlink.netns_id(path, rtnl)
     except OSError:  # absent, or not a namespace
         return -1
 
@@ -397,10 +397,11 @@ def read(owner: str, namespaces: Iterable[str], known: Mapping[str, Contents] | 
         end = _PodEnd(_interface(link).peer, link["index"], _driver_settings(link)[0] == "l2")
         ends.setdefault(_netns_id_of(link), []).append(end)
     paths = {*namespaces, *(path for path, creator in created.items() if creator == owner)}
-    found = {
-        path: (known or {}).get(path) or _read_namespace(path, ends.get(_netns_id(path), ()), owner)
-        for path in sorted(paths)
-    }
+    with Rtnl() as rtnl:
+        found = {
+            path: (known or {}).get(path) or _read_namespace(path, ends.get(_netns_id(path, rtnl), ()), owner)
+            for path in sorted(paths)
+        }
     node = Node(
         interfaces={names[link["index"]]: _interface(link) for link in host.links},
         addresses=host.addresses,
