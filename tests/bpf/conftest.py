@@ -60,7 +60,7 @@ def datapath(tmp_path_factory: pytest.TempPathFactory, netns: str, covered: set[
     loaded = Datapath(str(path), netns, covered)
     yield loaded
     if functions:
-        counters = bpf.array_read(loaded.object.maps[coverage.SECTION])
+        counters = bpf.array_read(loaded.object.maps[coverage.MAP])
         (folder / "report.txt").write_text(coverage.report(path, functions, counters))
     loaded.object.close()
 

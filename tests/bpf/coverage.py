@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECTION = ".data.counters"
+MAP = "counters"
+SECTION = f".data.{MAP}"
 # Its two branches are not counted: their counters would exceed the stack limit of 512 bytes.
 UNCOUNTED = "flow_cache_update"
 

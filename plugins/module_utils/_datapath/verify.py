@@ -41,7 +41,8 @@ def _maps(obj: BpfObject) -> Iterator[str]:
         if name not in types:
             yield f"map {name}: missing in the object"
             continue
-        yield from _record(f"map {name}", "key", btf, types[name][0], key)
+        if types[name][0]:  # else the map of a section, whose key is an index
+            yield from _record(f"map {name}", "key", btf, types[name][0], key)
         yield from _record(f"map {name}", "value", btf, types[name][1], value)
     for name, entries in layout.ENTRIES.items():
         actual = layouts[name].max_entries if name in layouts else entries

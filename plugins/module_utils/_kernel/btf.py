@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 # BTF_KIND_*
 PTR, ARRAY, STRUCT, UNION, ENUM, ENUM64 = 2, 3, 4, 5, 6, 19
-_REFERENCES = (8, 9, 10, 11, 18)  # typedef, volatile, const, restrict, type tag
+_REFERENCES = (8, 9, 10, 11, 14, 18)  # typedef, volatile, const, restrict, variable, type tag
+DATASEC = 15
 # Bytes that follow struct btf_type: per type and per member
 _EXTRA = {1: 4, ARRAY: 12, 14: 4, 17: 4}
-_MEMBER = {STRUCT: 12, UNION: 12, ENUM: 8, 13: 8, 15: 12, ENUM64: 12}
+_MEMBER = {STRUCT: 12, UNION: 12, ENUM: 8, 13: 8, DATASEC: 12, ENUM64: 12}
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,15 @@ class Btf:
         return self._raw[start : self._raw.index(b"\0", start)].decode()
 
     def _resolve(self, number: int) -> int:
-        while self._types[number].kind in _REFERENCES:
-            number = self._types[number].size
-        return number
+        """Return the id of the type that a reference, or a section with one variable, refers to."""
+        while True:
+            one = self._types[number]
+            if one.kind in _REFERENCES:
+                number = one.size
+            elif one.kind == DATASEC and one.members == 1:
+                number = struct.unpack_from("=I", one.data)[0]
+            else:
+                return number
 
     def struct_id(self, name: str) -> int:
         """Return the type id of a struct; 0 if it does not exist."""

@@ -20,6 +20,8 @@ from .btf import Btf
 
 _BTF_KIND_DATASEC = 15
 
+DATA_SECTION = ".data."  # precedes the name of a map that is declared as a section
+
 LOG_SIZE = 8 << 20  # bytes; before Linux 6.4 the verifier fails if its log is longer than the buffer
 LOG_LINES = 20
 
@@ -154,7 +156,10 @@ class BpfObject:
             detail = "; ".join(self._bpf.messages) or os.strerror(code)
             raise BpfError(f"object: libbpf cannot open '{path}': {detail}")
         self._handle = ctypes.c_void_p(handle)
-        self._maps = dict(self._each("bpf_object__next_map", "bpf_map__name"))
+        self._maps = {
+            name.removeprefix(DATA_SECTION): item
+            for name, item in self._each("bpf_object__next_map", "bpf_map__name")
+        }
         self._programs = dict(self._each("bpf_object__next_program", "bpf_program__name"))
         try:
             self._set_rodata(rodata or {})

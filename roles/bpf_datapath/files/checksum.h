@@ -128,25 +128,24 @@ static __always_inline bool checksum_is_valid(struct __sk_buff *skb, const struc
 {
 	if (HAVE_KERN_CTX) {
 		struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
+		/* BPF_CORE_READ_BITFIELD() without its switch on the field's size */
+		__u64 byte = *((__u8 *)kernel + __CORE_RELO(kernel, ip_summed, BYTE_OFFSET));
 
-		if (BPF_CORE_READ_BITFIELD(kernel, ip_summed) != CHECKSUM_PARTIAL)
+		byte <<= __CORE_RELO(kernel, ip_summed, LSHIFT_U64);
+		if (byte >> __CORE_RELO(kernel, ip_summed, RSHIFT_U64) != CHECKSUM_PARTIAL)
 			return true;
 	}
 	return checksum_request_is_valid(skb, p);
 }
 
 /*
- * Return whether EtherType and IP header are what these programs assume. netkit keeps protocol and
- * network header of the sender's socket. bpf_redirect() uses the latter and leaves the EtherType in
- * the packet; bpf_redirect_neigh() and the stack set both.
+ * Return whether the IP header is where these programs assume it. netkit keeps the network header of
+ * the sender's socket. bpf_redirect() uses it; bpf_redirect_neigh() and the stack set it.
  */
 static __always_inline bool link_header_is_valid(struct __sk_buff *skb)
 {
-	struct ethhdr *eth = (void *)(long)skb->data;
 	struct sk_buff *kernel;
 
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end || eth->h_proto != skb->protocol)
-		return false;
 	if (!HAVE_KERN_CTX)
 		return true;	/* nor netkit */
 	kernel = bpf_cast_to_kern_ctx(skb);

@@ -34,14 +34,11 @@ struct config {
 	};
 };
 
-/* Memory-mapped by its writer, which commits a generation by one 64-bit store. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct config);
-} config SEC(".maps");
+/*
+ * Memory-mapped by its writer, which commits a generation by one 64-bit store. libbpf makes an array
+ * of one entry of the section; programs read it without a lookup.
+ */
+struct config config SEC(".data.config") = {};
 
 /* max_entries is the layout number, so a comparison of map sizes detects a new layout. */
 struct {
@@ -54,13 +51,7 @@ struct {
 /* Read the configuration: once per packet, before any double-buffered map. */
 static __always_inline struct config config_read(void)
 {
-	struct config cfg = {};
-	__u32 key = 0;
-	struct config *current = bpf_map_lookup_elem(&config, &key);
-
-	if (current)
-		cfg.word = *(volatile __u64 *)&current->word;
-	return cfg;
+	return (struct config){ .word = *(volatile __u64 *)&config.word };
 }
 
 /* Return the index of the active buffer. */

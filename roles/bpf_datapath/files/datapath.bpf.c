@@ -42,8 +42,11 @@ static __always_inline bool flow_is_cached(struct __sk_buff *skb, const struct p
 					   const struct flow_cache_entry *entry,
 					   struct config cfg, struct nexthop *nh)
 {
-	return flow_cache_lookup(entry, p, cfg, nh) &&
-	       !(nh->flags & NEXTHOP_TRACKED && tcp_changes_state(skb, p)) &&
+	if (!flow_cache_lookup(entry, p, cfg, nh))
+		return false;
+	if (!(nh->flags & (NEXTHOP_TRACKED | NEXTHOP_CHECK_LINK)))
+		return true;
+	return !(nh->flags & NEXTHOP_TRACKED && tcp_changes_state(skb, p)) &&
 	       !(nh->flags & NEXTHOP_CHECK_LINK && !link_header_is_valid(skb));
 }
 
@@ -106,28 +109,36 @@ static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct pack
 static __always_inline int forward_cached(struct __sk_buff *skb, const struct packet *p,
 					  const struct nexthop *nh, __u64 *edt)
 {
-	__u8 *macs;
+	bool remote = nh->reason == REASON_REMOTE;
+	void *data;
 
-	if (nh->reason == REASON_REMOTE && skb->tstamp - 1 >= *edt) {
-		pacing_limit_edt(skb);
-		/* A concurrent writer of the slot at worst makes it look at the socket. */
-		if (*edt)
-			*edt = bpf_ktime_get_ns() + EDT_UNCHECKED;
+	if (remote) {
+		__u64 departure = skb->tstamp;
+
+		if (!departure) {
+			pacing_depart(skb);
+		} else if (departure > *edt) {
+			pacing_limit_edt(skb);
+			/* A concurrent writer of the slot at worst makes it look at the socket. */
+			if (*edt)
+				*edt = bpf_ktime_get_ns() + EDT_UNCHECKED;
+		}
+		if (nh->flags & NEXTHOP_PACED && pod_schedule(skb, p) < 0)
+			return drop_packet(skb, p, nh->slot, REASON_DROP_EDT_HORIZON, 0);
 	}
-	if (nh->flags & NEXTHOP_PACED && pod_schedule(skb, p) < 0)
-		return drop_packet(skb, p, nh->slot, REASON_DROP_EDT_HORIZON, 0);
-	if (!ip_decrease_ttl(skb, p))
+	data = (void *)(long)skb->data;
+	if (data + L3_OFFSET + sizeof(struct iphdr) > (void *)(long)skb->data_end)
+		return pass_to_stack(nh->slot, REASON_STACK_MALFORMED);
+	if (remote)
+		/* x86-64 and aarch64 store words at any address */
+		__builtin_memcpy(__builtin_assume_aligned(data, 8), nh->macs, sizeof(nh->macs));
+	if (p->flow.family == AF_INET)
+		ipv4_decrease_ttl(data + L3_OFFSET, p->ttl);
+	else if (!ip_decrease_ttl(skb, p))
 		return pass_to_stack(nh->slot, REASON_STACK_MALFORMED);
 	metrics_count(nh->slot, nh->reason);
-	if (nh->reason != REASON_REMOTE)
-		return endpoint_redirect(skb, nh->ifindex, nh->flags & NEXTHOP_NO_PEER);
-
-	macs = (void *)(long)skb->data;
-	if (macs + sizeof(nh->macs) > (__u8 *)(long)skb->data_end)
-		return pass_to_stack(nh->slot, REASON_STACK_MALFORMED);
-	/* NET_IP_ALIGN leaves the MAC header at an even address */
-	__builtin_memcpy(__builtin_assume_aligned(macs, 2), nh->macs, sizeof(nh->macs));
-	return bpf_redirect(nh->ifindex, 0);
+	return remote ? bpf_redirect(nh->ifindex, 0) :
+			endpoint_redirect(skb, nh->ifindex, nh->flags & NEXTHOP_NO_PEER);
 }
 
 /* Pass the packet to the stack; if a Pod sent it, let the caller do that. */
@@ -269,7 +280,7 @@ static __noinline enum ndp_verdict ndp_classify(struct __sk_buff *skb, const str
 	__be32 group = p->flow.dst6[0] & bpf_htonl(0xffff0000);
 	struct ip_info ip = {
 		.offset = L3_OFFSET + sizeof(struct ipv6hdr),
-		.end = p->end,
+		.end = packet_end(p),
 		.proto = p->flow.proto,
 	};
 	__u8 type = 0;
@@ -355,6 +366,8 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 	if (!ctx_check_source(skb, p, &ctx))
 		return drop_packet(skb, p, ctx.src.slot, REASON_DROP_INVALID_SOURCE_IP, 0);
 	ctx_set_dst(p, &ctx);
+	if (packet_is_partial(p))
+		entry = NULL;
 	if (ctx_needs_state(&ctx)) {
 		reason = ctx_process(skb, p, &ctx);
 		if (reason == REASON_NONE &&
@@ -394,7 +407,7 @@ int pod_egress(struct __sk_buff *skb)
 	struct flow_cache_entry *entry = NULL;
 	struct nexthop nh;
 
-	if (reason == REASON_NONE && !p.partial)
+	if (reason == REASON_NONE)
 		entry = flow_cache_slot(&p.flow);
 	if (entry && flow_is_cached(skb, &p, entry, cfg, &nh)) {
 		if (nh.flags & NEXTHOP_CHECK_CSUM && !checksum_is_valid(skb, &p))
@@ -403,6 +416,7 @@ int pod_egress(struct __sk_buff *skb)
 	}
 	if (!checksum_is_valid(skb, &p))
 		return drop_checksum(skb, &p);
+	reason = parse_scope(&p, reason);
 	if (reason != REASON_NONE)
 		return pod_egress_unsupported(skb, &p, reason, cfg.word);
 	return pod_egress_uncached(skb, &p, entry, cfg.word);
@@ -433,6 +447,8 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 		if (stack_nat_from_wire(skb, p, &ctx))
 			return pass_to_stack(ctx.dst.slot, REASON_STACK_NAT);
 	}
+	if (packet_is_partial(p))
+		entry = NULL;
 	if (ctx_needs_state(&ctx)) {
 		ctx_set_src(p, &ctx);
 		/* spoofed: Pods of this node do not send from the wire */
@@ -473,12 +489,13 @@ int host_ingress(struct __sk_buff *skb)
 	}
 	reason = parse_packet(skb, &p);
 	if (reason == REASON_NONE) {
-		entry = p.partial ? NULL : flow_cache_slot(&p.flow);
+		entry = flow_cache_slot(&p.flow);
 		if (entry && flow_is_cached(skb, &p, entry, cfg, &nh))
 			return forward_cached(skb, &p, &nh, &entry->edt);
 	} else if (!p.flow.family) {
 		return pass_to_stack(0, reason);
 	}
+	reason = parse_scope(&p, reason);
 	return host_ingress_uncached(skb, &p, entry, cfg.word, reason);
 }
 
@@ -503,7 +520,7 @@ int pod_ingress(struct __sk_buff *skb)
 {
 	struct packet p = { .flow.origin = FROM_HOST };
 	struct config cfg = config_read();
-	enum reason reason = parse_packet(skb, &p);
+	enum reason reason = parse_scope(&p, parse_packet(skb, &p));
 	struct context ctx = { .cfg = cfg };
 	bool redirected = skb->tc_index == TC_INDEX_REDIRECTED;
 

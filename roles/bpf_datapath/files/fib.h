@@ -43,7 +43,7 @@ static __always_inline void fib_init(const struct packet *p, struct bpf_fib_look
 		fib->ipv4_src = p->flow.src4;
 		fib->ipv4_dst = p->flow.dst4;
 	} else {
-		fib->flowinfo = p->flow.flowinfo;
+		fib->flowinfo = p->flow.flowinfo & ~FLOW_PARTIAL;
 		__builtin_memcpy(fib->ipv6_src, p->flow.src6, sizeof(fib->ipv6_src));
 		__builtin_memcpy(fib->ipv6_dst, p->flow.dst6, sizeof(fib->ipv6_dst));
 	}

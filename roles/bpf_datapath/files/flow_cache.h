@@ -27,8 +27,8 @@
 #define NEXTHOP_CHECK_LINK 16	/* from netkit: link_header_is_valid() */
 
 struct nexthop {
+	__u8 macs[2 * ETH_ALEN] __attribute__((aligned(8)));	/* REMOTE: destination and source */
 	__u32 ifindex;		/* to a Pod: the host end of its device */
-	__u8 macs[2 * ETH_ALEN];	/* REMOTE: destination and source */
 	__u16 mtu;
 	__u16 slot;		/* of `metrics` */
 	__u8 reason;		/* enum reason: LOCAL or INBOUND to a Pod, REMOTE to the wire */
@@ -56,12 +56,13 @@ struct {
 /* Return the slot that the flow hashes to, whichever flow it holds now. */
 static __always_inline struct flow_cache_entry *flow_cache_slot(const struct flow *flow)
 {
+	__u8 family = *(volatile __u8 *)&flow->family; /* else clang extracts it from a word */
 	__u64 hash = 0;
 	__u32 slot;
 
 	#pragma unroll
 	for (int i = 0; i < FLOW6_WORDS; i++) {
-		if (i == FLOW4_WORDS && flow->family == AF_INET)
+		if (i == FLOW4_WORDS && family == AF_INET)
 			break;
 		hash = (hash ^ flow->words[i]) * 0x9e3779b97f4a7c15ULL;
 	}
@@ -72,9 +73,14 @@ static __always_inline struct flow_cache_entry *flow_cache_slot(const struct flo
 static __always_inline bool flow_equal(const struct flow *a, const struct flow *b)
 {
 	#pragma unroll
-	for (int i = 0; i < FLOW6_WORDS; i++) {
-		if (i == FLOW4_WORDS && a->family == AF_INET)
-			break;
+	for (int i = 0; i < FLOW4_WORDS; i++) {
+		if (a->words[i] != b->words[i])
+			return false;
+	}
+	if (*(volatile __u8 *)&b->family == AF_INET)
+		return true;
+	#pragma unroll
+	for (int i = FLOW4_WORDS; i < FLOW6_WORDS; i++) {
 		if (a->words[i] != b->words[i])
 			return false;
 	}
@@ -89,15 +95,20 @@ static __always_inline bool flow_cache_lookup(const struct flow_cache_entry *ent
 					      const struct packet *p, struct config cfg,
 					      struct nexthop *nh)
 {
-	__u32 sequence = *(volatile __u32 *)&entry->sequence;
+	__u32 sequence;
 
+	/* Each write only extends the time. */
+	if (bpf_jiffies64() >= *(volatile __u64 *)&entry->expires)
+		return false;
+	/* without the bit of a write, which the comparison below detects */
+	sequence = *(volatile __u32 *)&entry->sequence & ~1;
+	/* The length may be 0, for unknown. */
 	if (!flow_equal(&entry->flow, &p->flow) || entry->generation != cfg.generation ||
-	    p->ttl <= 1 || !p->wire_len || p->wire_len > entry->nh.mtu ||
-	    entry->expires <= bpf_jiffies64())
+	    p->ttl <= 1 || p->wire_len - 1 >= entry->nh.mtu)
 		return false;
 	*nh = entry->nh;
 	barrier();
-	return !(sequence & 1) && *(volatile __u32 *)&entry->sequence == sequence;
+	return *(volatile __u32 *)&entry->sequence == sequence;
 }
 
 /* Store the next hop, unless another task writes this slot. */

@@ -262,7 +262,7 @@ __noinline enum reason l4_parse(struct __sk_buff *skb, const struct packet *p, s
 	if (!p || !l4)
 		return REASON_DROP_UNSUPPORTED;
 	t = &l4->tuple;
-	ip.end = p->end;
+	ip.end = packet_end(p);
 	ip.offset = p->l4_offset;
 	ip.proto = p->flow.proto;
 	t->family = p->flow.family;
@@ -311,7 +311,7 @@ static __noinline bool l4_parse_inner(struct __sk_buff *skb, const struct packet
 	struct ip_info info = {};
 	__be16 policy_port;
 
-	info.end = p->end;
+	info.end = packet_end(p);
 	if (t->family == AF_INET) {
 		struct iphdr ip;
 

@@ -66,16 +66,22 @@ static __always_inline bool pacing_is_tcp_socket(struct __sk_buff *skb)
 }
 
 /*
- * Limit the departure time that the sender set. A packet without one gets a time that has passed:
- * fq would apply the pacing rate of the sender's socket.
+ * Let a packet without departure time depart at once, by a time that has passed: fq would apply the
+ * pacing rate of the sender's socket.
  */
+static __always_inline void pacing_depart(struct __sk_buff *skb)
+{
+	bpf_skb_set_tstamp(skb, EDT_PAST, BPF_SKB_TSTAMP_DELIVERY_MONO);
+}
+
+/* Limit the departure time that the sender set. */
 static __noinline void pacing_limit_edt(struct __sk_buff *skb)
 {
-	bool edt = skb->tstamp_type == BPF_SKB_TSTAMP_DELIVERY_MONO && skb->tstamp;
+	bool edt = skb->tstamp_type == BPF_SKB_TSTAMP_DELIVERY_MONO;
 	__u64 now, latest;
 
 	if (!skb->tstamp) {
-		bpf_skb_set_tstamp(skb, EDT_PAST, BPF_SKB_TSTAMP_DELIVERY_MONO);
+		pacing_depart(skb);
 		return;
 	}
 	now = bpf_ktime_get_ns();

@@ -48,14 +48,25 @@
 #define FLOW4_WORDS 3
 #define FLOW6_WORDS 6
 
+/*
+ * The flow has no ports, because the packet is a fragment or has extension headers. The flow cache
+ * does not contain such flows.
+ */
+#define FLOW_PARTIAL bpf_htonl(0x80000000)
+
 /* Key of the flow cache: all fields that routes, rules and multipath hashes can depend on. */
 struct flow {
 	union {
 		struct {
 			__u32 ifindex;		/* ingress device */
-			__be32 flowinfo;	/* IPv6: traffic class and flow label */
-			__be16 sport;		/* 0: no ports, or in another fragment */
-			__be16 dport;		/* ICMP: type and code */
+			__be32 flowinfo;	/* IPv6: traffic class, flow label; FLOW_PARTIAL */
+			union {
+				struct {
+					__be16 sport;	/* 0: no ports, or in another fragment */
+					__be16 dport;	/* ICMP: type and code */
+				};
+				__be32 ports;
+			};
 			__u8 family;
 			__u8 tos;		/* IPv4 */
 			__u8 proto;
@@ -78,9 +89,8 @@ struct flow {
 struct packet {
 	struct flow flow;
 	__u32 wire_len;		/* of the largest IP packet after segmentation; 0: unknown */
-	__u16 end;		/* nothing is parsed beyond it: the packet's end, or 64 KiB */
-	__u8 l4_offset : 7;	/* of the header after the IP header */
-	__u8 partial : 1;	/* the flow has no ports: a fragment, or extension headers */
+	__u16 ip_len;		/* nothing is parsed beyond it: the IP packet's length, or 64 KiB */
+	__u8 l4_offset;		/* of the header after the IP header */
 	__u8 ttl;		/* or hop limit */
 };
 
@@ -98,12 +108,32 @@ struct hop_jumbo {
 
 #define TLV_JUMBO 194
 
-/* Make the first `len` bytes linear. Invalidates packet pointers. */
-static __always_inline bool parse_pull(struct __sk_buff *skb, __u32 len)
+/* Return whether the bytes up to `data` are linear. volatile: clang would truncate the end.  */
+static __always_inline bool parse_is_linear(struct __sk_buff *skb, const void *data)
 {
-	if ((void *)(long)skb->data + len <= (void *)(long)skb->data_end)
+	return data <= (void *)(long)*(volatile __u32 *)&skb->data_end;
+}
+
+static __always_inline bool packet_is_partial(const struct packet *p)
+{
+	return p->flow.flowinfo & FLOW_PARTIAL;
+}
+
+static __always_inline __u32 packet_end(const struct packet *p)
+{
+	return L3_OFFSET + p->ip_len;
+}
+
+/* Make the first `len` bytes linear, and set `data` to them. Invalidates packet pointers. */
+static __always_inline bool parse_pull(struct __sk_buff *skb, __u32 len, void **data)
+{
+	*data = (void *)(long)skb->data;
+	if (parse_is_linear(skb, *data + len))
 		return true;
-	return !bpf_skb_pull_data(skb, len);
+	if (bpf_skb_pull_data(skb, len))
+		return false;
+	*data = (void *)(long)skb->data;
+	return parse_is_linear(skb, *data + len);
 }
 
 /* Copy bytes of the IP packet; call a helper only for bytes outside the linear part. */
@@ -112,9 +142,9 @@ static __always_inline bool parse_load(struct __sk_buff *skb, const struct packe
 {
 	void *from = (void *)(long)skb->data + offset;
 
-	if (offset + len > p->end)
+	if (offset - L3_OFFSET + len > p->ip_len)
 		return false;
-	if (from + len > (void *)(long)skb->data_end)
+	if (!parse_is_linear(skb, from + len))
 		return !bpf_skb_load_bytes(skb, offset, to, len);
 	/* NET_IP_ALIGN aligns the headers after the MAC header to 4 bytes. */
 	__builtin_memcpy(to, __builtin_assume_aligned(from, 4), len);
@@ -138,35 +168,32 @@ static __always_inline bool proto_is_exthdr(__u8 proto)
 	       proto == IPPROTO_DSTOPTS || proto == IPPROTO_AH || proto == IPPROTO_MH;
 }
 
-static __always_inline void parse_set_end(struct packet *p, __u32 end)
+static __always_inline __u32 parse_limit_len(__u32 len)
 {
-	p->end = end < 0xffff ? end : 0xffff;
+	return len < 0xffff ? len : 0xffff;
 }
 
 /* Parse the ports and set wire_len. `l4`: offset of the transport header */
 static __always_inline void parse_l4(struct __sk_buff *skb, struct packet *p, __u32 l4,
 				     __u32 l3_len)
 {
-	struct {
-		__be16 source;
-		__be16 dest;
-	} ports;
+	bool partial;
 	__u8 words;
 
 	p->l4_offset = l4;
 	if (!proto_has_ports(p->flow.proto)) {
 		if (proto_is_icmp(p->flow.family, p->flow.proto))
-			p->partial = !parse_load(skb, p, l4, &p->flow.dport, sizeof(p->flow.dport));
+			partial = !parse_load(skb, p, l4, &p->flow.dport, sizeof(p->flow.dport));
 		else
-			p->partial = p->flow.family == AF_INET6 && proto_is_exthdr(p->flow.proto);
+			partial = p->flow.family == AF_INET6 && proto_is_exthdr(p->flow.proto);
+		if (partial)
+			p->flow.flowinfo |= FLOW_PARTIAL;
 		return;
 	}
-	if (!parse_load(skb, p, l4, &ports, sizeof(ports))) {
-		p->partial = true;
+	if (!parse_load(skb, p, l4, &p->flow.ports, sizeof(p->flow.ports))) {
+		p->flow.flowinfo |= FLOW_PARTIAL;
 		return;
 	}
-	p->flow.sport = ports.source;
-	p->flow.dport = ports.dest;
 
 	/* Each TCP segment repeats the headers. For other GSO types the length is unknown. */
 	if (skb->gso_size && p->flow.proto == IPPROTO_TCP &&
@@ -178,11 +205,9 @@ static __always_inline void parse_l4(struct __sk_buff *skb, struct packet *p, __
  * Return whether the Ethernet type is that of skb->protocol. A raw socket of a Pod on netkit sets
  * them independently, and a frame that leaves with another type is another packet.
  */
-static __always_inline bool eth_proto_matches(struct __sk_buff *skb, __u16 proto)
+static __always_inline bool eth_proto_matches(const void *eth, __u16 proto)
 {
-	struct ethhdr *eth = (void *)(long)skb->data;
-
-	return (void *)(eth + 1) <= (void *)(long)skb->data_end && eth->h_proto == bpf_htons(proto);
+	return *(const __be16 *)(eth + offsetof(struct ethhdr, h_proto)) == bpf_htons(proto);
 }
 
 /* Return whether an address is multicast, broadcast, loopback or reserved: 0/8, 127/8, 224/3. */
@@ -205,17 +230,16 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 {
 	struct iphdr *ip;
 	__u32 tot_len;
+	void *data;
 
-	if (!parse_pull(skb, L3_OFFSET + sizeof(*ip)))
+	if (!parse_pull(skb, L3_OFFSET + sizeof(*ip), &data))
 		return REASON_STACK_MALFORMED;
-	ip = (void *)(long)skb->data + L3_OFFSET;
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
-		return REASON_STACK_MALFORMED;
+	ip = data + L3_OFFSET;
 
 	p->flow.family = AF_INET;
 	p->flow.src4 = ip->saddr;
 	p->flow.dst4 = ip->daddr;
-	if (!eth_proto_matches(skb, ETH_P_IP))
+	if (!eth_proto_matches(data, ETH_P_IP))
 		return REASON_STACK_MALFORMED;
 	if (*(__u8 *)ip != IPV4_NO_OPTIONS)
 		return ip->version == 4 && ip->ihl > 5 ? REASON_STACK_IP_OPTIONS :
@@ -226,21 +250,18 @@ static __always_inline enum reason parse_ipv4(struct __sk_buff *skb, struct pack
 	if (tot_len < sizeof(*ip)) {
 		if (tot_len || !skb->gso_size)
 			return REASON_STACK_MALFORMED;
-		tot_len = skb->len - L3_OFFSET;
+		tot_len = parse_limit_len(skb->len - L3_OFFSET);
 	}
 	/* An Ethernet frame may have padding. */
 	if (tot_len > skb->len - L3_OFFSET)
 		return REASON_STACK_MALFORMED;
-	parse_set_end(p, L3_OFFSET + tot_len);
-	if (ipv4_is_link_scope(ip->daddr))
-		return REASON_STACK_LINK_SCOPE;
-
+	p->ip_len = tot_len;
 	p->flow.tos = ip->tos;
 	p->flow.proto = ip->protocol;
 	p->ttl = ip->ttl;
 	p->wire_len = skb->gso_size ? 0 : skb->len - L3_OFFSET;
 	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT))
-		p->partial = true;
+		p->flow.flowinfo |= FLOW_PARTIAL;
 	else
 		parse_l4(skb, p, L3_OFFSET + sizeof(*ip), sizeof(*ip));
 	return REASON_NONE;
@@ -259,17 +280,26 @@ static __always_inline bool ipv6_is_link_scope(const __be32 *address)
 	       ipv6_is_link_local(address);
 }
 
+/* Return whether a packet's addresses are of link scope, or reserved: it is not forwarded. */
+static __always_inline bool flow_is_link_scope(const struct flow *flow)
+{
+	if (flow->family == AF_INET)
+		return ipv4_is_link_scope(flow->dst4);
+	/* ::/32 has the loopback, unspecified and mapped addresses */
+	return ipv6_is_link_scope(flow->dst6) || ipv6_is_link_scope(flow->src6) ||
+	       !flow->dst6[0] || !flow->src6[0];
+}
+
 static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 l4 = L3_OFFSET + sizeof(struct ipv6hdr);
 	struct ipv6hdr *ip;
 	__u32 payload_len;
+	void *data;
 
-	if (!parse_pull(skb, l4))
+	if (!parse_pull(skb, l4, &data))
 		return REASON_STACK_MALFORMED;
-	ip = (void *)(long)skb->data + L3_OFFSET;
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
-		return REASON_STACK_MALFORMED;
+	ip = data + L3_OFFSET;
 
 	p->flow.family = AF_INET6;
 	__builtin_memcpy(p->flow.src6, &ip->saddr, sizeof(p->flow.src6));
@@ -281,12 +311,10 @@ static __always_inline enum reason parse_ipv6(struct __sk_buff *skb, struct pack
 	payload_len = bpf_ntohs(ip->payload_len);
 	if (!payload_len && skb->gso_size)
 		payload_len = skb->len - l4;
-	if (!eth_proto_matches(skb, ETH_P_IPV6) || ip->version != 6 || payload_len > skb->len - l4)
+	if (!eth_proto_matches(data, ETH_P_IPV6) || ip->version != 6 || payload_len > skb->len - l4)
 		return REASON_STACK_MALFORMED;
-	parse_set_end(p, l4 + payload_len);
-	/* ::/32 has the loopback, unspecified and mapped addresses */
-	if (ipv6_is_link_scope(p->flow.dst6) || ipv6_is_link_scope(p->flow.src6) ||
-	    !p->flow.dst6[0] || !p->flow.src6[0])
+	p->ip_len = parse_limit_len(sizeof(*ip) + payload_len);
+	if (!proto_has_ports(p->flow.proto) && flow_is_link_scope(&p->flow))
 		return REASON_STACK_LINK_SCOPE;
 	p->flow.flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
 
@@ -346,17 +374,38 @@ static __noinline enum reason vlan_pop_priority(struct __sk_buff *skb)
 	return vlan_is_tagged(skb) ? REASON_DROP_VLAN : REASON_NONE;
 }
 
-/* Parse the packet into `p`, which the caller has zeroed. Else return the REASON_STACK_*. */
+/*
+ * Parse the packet into `p`, which the caller has zeroed. Else return the REASON_STACK_*. The
+ * caller has to check the addresses of flows that are not in the flow cache: parse_scope().
+ */
 static __always_inline enum reason parse_packet(struct __sk_buff *skb, struct packet *p)
 {
 	p->flow.ifindex = skb->ifindex;
-	if (vlan_is_tagged(skb))
+	if (skb->vlan_present)
 		return REASON_STACK_VLAN;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return parse_ipv4(skb, p);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
 		return parse_ipv6(skb, p);
-	return REASON_STACK_PROTOCOL;
+	return vlan_is_tagged(skb) ? REASON_STACK_VLAN : REASON_STACK_PROTOCOL;
+}
+
+/* Return whether a parsed packet may be forwarded to its address. */
+static __always_inline enum reason parse_scope(const struct packet *p, enum reason reason)
+{
+	if (reason == REASON_NONE && flow_is_link_scope(&p->flow))
+		return REASON_STACK_LINK_SCOPE;
+	return reason;
+}
+
+/* Decrement the TTL, which the caller has checked to be greater than 1. */
+static __always_inline void ipv4_decrease_ttl(struct iphdr *ip, __u8 ttl)
+{
+	/* RFC 1141. The sum over the header stays 0: CHECKSUM_COMPLETE stays valid. */
+	__u32 check = ip->check + bpf_htons(0x0100);
+
+	ip->check = check + ((check + 1) >> 16);
+	ip->ttl = ttl - 1;
 }
 
 /* Decrement the TTL or hop limit, which the caller has checked to be greater than 1. */
@@ -366,18 +415,13 @@ static __always_inline bool ip_decrease_ttl(struct __sk_buff *skb, const struct 
 
 	if (p->flow.family == AF_INET) {
 		struct iphdr *ip = (void *)(long)skb->data + L3_OFFSET;
-		__u32 check;
 
 		if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 			return false;
-		/* RFC 1141. The sum over the header stays 0: CHECKSUM_COMPLETE stays valid. */
-		check = ip->check + bpf_htons(0x0100);
-		ip->check = check + (check >= 0xffff);
-		ip->ttl = hop_limit;
+		ipv4_decrease_ttl(ip, p->ttl);
 		return true;
 	}
 	/* The IPv6 header has no checksum: update CHECKSUM_COMPLETE. */
-
 	return !bpf_skb_store_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, hop_limit),
 				    &hop_limit, sizeof(hop_limit), BPF_F_RECOMPUTE_CSUM);
 }

@@ -77,7 +77,7 @@ struct stack_ports {
 static __always_inline void stack_nat_parse(struct __sk_buff *skb, const struct packet *p,
 					    struct context *ctx)
 {
-	if ((p->partial || !proto_has_ports(p->flow.proto)) && !ctx->l4.tuple.family)
+	if ((packet_is_partial(p) || !proto_has_ports(p->flow.proto)) && !ctx->l4.tuple.family)
 		l4_parse(skb, p, &ctx->l4);
 }
 
@@ -87,13 +87,13 @@ static __always_inline bool stack_ports(struct __sk_buff *skb, const struct pack
 {
 	const struct tuple *t = &ctx->l4.tuple;
 
-	if (!p->partial && proto_has_ports(p->flow.proto)) {
+	if (!packet_is_partial(p) && proto_has_ports(p->flow.proto)) {
 		ports->sport = p->flow.sport;
 		ports->dport = p->flow.dport;
 		ports->proto = p->flow.proto;
 		if (p->flow.proto == IPPROTO_TCP)
 			l4_load(skb, p->l4_offset + TCP_FLAGS, &ports->tcp_flags,
-				sizeof(ports->tcp_flags), p->end);
+				sizeof(ports->tcp_flags), packet_end(p));
 	} else {
 		ports->sport = t->sport;
 		ports->dport = t->dport;
