@@ -192,6 +192,19 @@ class TestClose:
         found = state.datapath.run("pod_egress", back, "pod2", cached=True)
         assert found.counted == {"DROP_POLICY_INGRESS": 1}
 
+    @FAMILIES
+    @pytest.mark.usefixtures("one_cpu")
+    def test_another_source_port_is_not_cached(self, state: State, family: int) -> None:
+        """A Pod sends with one port to a server and to a service of it."""
+        state.masquerade(61000, 61999)
+        state.pods()
+        state.service("9.10", 80, UDP_, [("2.11", 80)], family)
+        from_pod(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
+        direct = frame("1.11", "2.11", UDP(sport=1234, dport=80), family)
+        found = [state.datapath.run("pod_egress", direct, "pod1", cached=number > 0) for number in range(2)]
+        ports = {Ether(one.packet)[UDP].sport for one in found}
+        assert len(ports) == 1 and 1234 not in ports
+
 
 class TestPeers:
     """A connection keeps the identity of a peer that is no Pod's address, whoever sends next."""

@@ -139,8 +139,8 @@ static __always_inline bool checksum_is_valid(struct __sk_buff *skb, const struc
 }
 
 /*
- * Return whether the IP header is where these programs assume it. netkit keeps the network header of
- * the sender's socket. bpf_redirect() uses it; bpf_redirect_neigh() and the stack set it.
+ * Return whether the IP header is where these programs assume it. netkit keeps the network header
+ * of the sender's socket. bpf_redirect() uses it; bpf_redirect_neigh() and the stack set it.
  */
 static __always_inline bool link_header_is_valid(struct __sk_buff *skb)
 {

@@ -35,8 +35,8 @@ struct config {
 };
 
 /*
- * Memory-mapped by its writer, which commits a generation by one 64-bit store. libbpf makes an array
- * of one entry of the section; programs read it without a lookup.
+ * Memory-mapped by its writer, which commits a generation by one 64-bit store. libbpf makes an
+ * array of one entry of the section; programs read it without a lookup.
  */
 struct config config SEC(".data.config") = {};
 

@@ -98,9 +98,9 @@ union ct_verdict {
 
 struct connection {
 	struct addr_port client;	/* source of the original tuple */
-	struct addr_port service;	/* destination of the original tuple */
+	struct addr_port service;	/* CT_DNAT: destination of the original tuple */
 	struct addr_port server;	/* the destination after translation */
-	struct addr_port source;	/* the source after translation */
+	struct addr_port source;	/* CT_SNAT: the source after translation */
 	__u32 serial;		/* set last: no tuple refers to an unfinished record */
 	__u32 last_seen;	/* seconds since boot */
 	union ct_verdict verdict;
@@ -190,12 +190,15 @@ static __always_inline union ct_ref *ct_ref_lookup(const struct tuple *t, enum c
 						   bool high)
 {
 	struct ct6_key key6;
+	union ct_ref *ref;
 
 	if (t->family == AF_INET) {
 		struct ct4_key key4;
 
 		ct4_set_key(t, high, which, &key4);
-		return bpf_map_lookup_elem(&ct4, &key4);
+		ref = bpf_map_lookup_elem(&ct4, &key4);
+		barrier(); /* keep both calls: the kernel inlines lookups in a constant map */
+		return ref;
 	}
 	ct6_set_key(t, high, which, &key6);
 	return bpf_map_lookup_elem(&ct6, &key6);
@@ -357,27 +360,28 @@ static __noinline struct connection *ct_alloc(__u32 slot, __u32 *place, __u32 *s
 	static const struct connection empty;
 	__u32 *next = bpf_map_lookup_elem(&ct_serial, &slot);
 	__u32 number, at, value, chosen = 0, best = ~0U;
-	struct connection *c;
+	struct connection *c, *reused = NULL;
 
 	if (!next)
 		return NULL;
 	for (int i = 0; i < CT_RECLAIM_TRIES; i++) {
 		number = __sync_fetch_and_add(next, 1);
 		at = slot * CT_QUOTA + (number & (CT_QUOTA - 1));
-		c = bpf_map_lookup_elem(&connections, &at);
+		/* below the quota the place has never been used */
+		c = number < CT_QUOTA ? NULL : bpf_map_lookup_elem(&connections, &at);
 		value = ct_value(c);
 		if (value < best) {
 			best = value;
 			*serial = number;
 			chosen = at;
+			reused = c;
 		}
 		if (!value)
 			break;
 	}
 	*place = chosen;
-	c = bpf_map_lookup_elem(&connections, &chosen);
-	if (c)
-		return c;
+	if (reused)
+		return reused;
 	if (bpf_map_update_elem(&connections, &chosen, &empty, BPF_ANY))
 		return NULL;
 	return bpf_map_lookup_elem(&connections, &chosen);
@@ -395,7 +399,7 @@ static __noinline void ct_set_tuple(const struct connection *c, enum ct_tuple wh
 				    struct tuple *t)
 {
 	const struct addr_port *src = which && c->flags & CT_SNAT ? &c->source : &c->client;
-	const struct addr_port *dst = which ? &c->server : &c->service;
+	const struct addr_port *dst = !which && c->flags & CT_DNAT ? &c->service : &c->server;
 
 	__builtin_memcpy(t->src, src->address, sizeof(t->src));
 	__builtin_memcpy(t->dst, dst->address, sizeof(t->dst));

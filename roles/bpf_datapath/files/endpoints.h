@@ -80,8 +80,13 @@ struct {
 
 static __always_inline struct endpoint *endpoint_lookup(__u8 family, const __be32 *address)
 {
-	if (family == AF_INET)
-		return bpf_map_lookup_elem(&endpoints4, address);
+	struct endpoint *ep;
+
+	if (family == AF_INET) {
+		ep = bpf_map_lookup_elem(&endpoints4, address);
+		barrier(); /* keep both calls: the kernel inlines lookups in a constant map */
+		return ep;
+	}
 	return bpf_map_lookup_elem(&endpoints6, address);
 }
 

@@ -27,10 +27,15 @@
 #define NEXTHOP_CHECK_LINK 16	/* from netkit: link_header_is_valid() */
 
 struct nexthop {
-	__u8 macs[2 * ETH_ALEN] __attribute__((aligned(8)));	/* REMOTE: destination and source */
-	__u32 ifindex;		/* to a Pod: the host end of its device */
-	__u16 mtu;
-	__u16 slot;		/* of `metrics` */
+	union {
+		struct {
+			__u32 ifindex;	/* to a Pod: the host end of its device */
+			__u16 mtu;
+			__u16 slot;	/* of `metrics` */
+		};
+		__u64 align;	/* `macs` are copied in words */
+	};
+	__u8 macs[2 * ETH_ALEN];	/* REMOTE: destination and source */
 	__u8 reason;		/* enum reason: LOCAL or INBOUND to a Pod, REMOTE to the wire */
 	__u8 flags;
 	__u16 pad;

@@ -34,7 +34,7 @@ static __noinline bool icmp_error_match(const struct tuple *inner, const struct 
 	if (c && !reply) {
 		/* to the client, about its packet as the server sees it */
 		nat->src = c->client;
-		nat->dst = c->service;
+		nat->dst = c->flags & CT_DNAT ? c->service : c->server;
 		nat->translated = true;
 	}
 	if (!c) {

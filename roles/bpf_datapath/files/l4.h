@@ -262,6 +262,25 @@ __noinline enum reason l4_parse(struct __sk_buff *skb, const struct packet *p, s
 	if (!p || !l4)
 		return REASON_DROP_UNSUPPORTED;
 	t = &l4->tuple;
+	if (!packet_is_partial(p) && proto_has_ports(p->flow.proto)) {
+		/* parse_packet() has loaded the ports */
+		t->family = p->flow.family;
+		t->proto = p->flow.proto;
+		t->sport = p->flow.sport;
+		t->dport = p->flow.dport;
+		t->src[0] = p->flow.src4;
+		t->dst[0] = p->flow.dst4;
+		if (t->family == AF_INET6) {
+			__builtin_memcpy(t->src, p->flow.src6, sizeof(t->src));
+			__builtin_memcpy(t->dst, p->flow.dst6, sizeof(t->dst));
+		}
+		l4->policy_port = p->flow.dport;
+		l4->offset = p->l4_offset;
+		l4->unfragmented = 1;
+		return t->proto != IPPROTO_TCP ||
+		       l4_load(skb, l4->offset + TCP_FLAGS, &l4->tcp_flags, sizeof(l4->tcp_flags),
+			       packet_end(p)) ? REASON_NONE : REASON_DROP_UNSUPPORTED;
+	}
 	ip.end = packet_end(p);
 	ip.offset = p->l4_offset;
 	ip.proto = p->flow.proto;

@@ -173,8 +173,6 @@ __noinline bool ctx_create(struct context *ctx, struct connection *c,
 	c->client.port = t->sport;
 	__builtin_memcpy(c->server.address, t->dst, sizeof(t->dst));
 	c->server.port = t->dport;
-	c->service = c->server;
-	c->source = c->client;
 	c->last_seen = ct_now();
 	c->created = ctx->cfg.generation;
 	c->verdict.generation = ctx->cfg.generation;
@@ -183,6 +181,7 @@ __noinline bool ctx_create(struct context *ctx, struct connection *c,
 	c->proto = t->proto;
 	c->flags = (t->family == AF_INET6 ? CT_IPV6 : 0) | (service->port ? CT_DNAT : 0) |
 		   (ctx_is_midstream(&ctx->l4) ? CT_MIDSTREAM : 0) |
+		   (ctx->l4.tcp_flags & TCP_FIN ? CT_FIN_CLIENT : 0) |
 		   (ctx->src.identity == IDENTITY_HOST ? CT_HOST_CLIENT : 0) |
 		   (ctx->dst.identity == IDENTITY_HOST ? CT_HOST_SERVER : 0) |
 		   (ctx->src.flags & POD_ANY_SOURCE && !ctx->src.pod ? CT_ANY_SOURCE : 0);
@@ -321,10 +320,12 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		if (!c || !ctx_create(ctx, c, &to, backend))
 			return REASON_DROP_CT_CREATE_FAILED;
 		ctx->ct.clash |= match == CTX_CLASH;
-		c = ctx_connection(ctx);
-		if (!c)
-			return REASON_DROP_CT_CREATE_FAILED;
-	} else if (c->verdict.generation != ctx->cfg.generation) {
+		ctx->ct.tracked = true;
+		if (translate || ctx->ct.clash || ctx->masquerade)
+			ctx->cacheable = false;
+		return REASON_NONE;
+	}
+	if (c->verdict.generation != ctx->cfg.generation) {
 		union ct_verdict verdict = { .generation = ctx->cfg.generation };
 
 		verdict.reason = ctx_verdict(skb, p, ctx, c);
