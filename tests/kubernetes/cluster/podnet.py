@@ -28,16 +28,11 @@ AGENT = "/usr/local/lib/podnet/agent.pyz"
 COMMAND = "/usr/local/sbin/podnet-datapath"
 CONFIG, KUBECONFIG = "/etc/podnet/agent.json", "/etc/podnet/kubeconfig"
 ACCOUNT = ("--namespace", "kube-system", "podnet-agent")
-ATTACH = f"""\
-from {PACKAGE}._programs import attach, resolve
-request = resolve.Request("host_ingress", "eth0", "ingress")
-attach.present(attach.Desired("/sys/fs/bpf/podnet", [request], "site"), {OBJECT!r}, {{}})
-"""
 MAIN = f"from {PACKAGE}._agent.main import main\n\nmain()\n"
 
 
 def install(cluster: Cluster) -> None:
-    """Install programs, agent, plugin and, last, the conflist on all nodes."""
+    """Install agent, plugin and, last, the conflist on all nodes. The agent loads the programs."""
     cluster.kubectl("apply", "-f", ROLE / "rbac.yml")
     token = cluster.kubectl("create", "token", *ACCOUNT, "--duration=24h").strip()
     with tempfile.TemporaryDirectory() as folder:
@@ -55,11 +50,9 @@ def _copy(node: Node, folder: Path) -> None:
     node.run("mkdir", "-p", "/etc/podnet", "/usr/local/lib/podnet")
     for name, target in (("datapath.o", OBJECT), ("podnet", f"{CNI_BIN}/podnet")):
         shutil.copy2(folder / name, node.path(target))
-    for path, program in ((AGENT, MAIN), ("/usr/local/lib/podnet/attach.pyz", ATTACH)):
-        node.path(path).write_bytes(archive(program))
+    node.path(AGENT).write_bytes(archive(MAIN))
     node.path(COMMAND).write_bytes(command.program())
     node.path(COMMAND).chmod(0o755)
-    node.run("python3", "/usr/local/lib/podnet/attach.pyz")
     node.write(CONFIG, json.dumps(config(node)))
 
 
@@ -69,6 +62,7 @@ def config(node: Node) -> dict[str, Any]:
         "node": node.name,
         "driver": "veth",
         "object": OBJECT,
+        "uplinks": ["eth0"],
         "kubeconfig": KUBECONFIG,
         "metrics_port": 9797,
         "stack_services": SERVICE_CIDRS,
