@@ -22,8 +22,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from .._core import files, lock
-from .._core.bundle import archive, interpreter
+from .._core import bundle, files, lock
 from .._core.command import RunCommand
 from .._core.files import DropIn, Metadata
 from .._core.plan import Problem, Result, diff, listed, reason
@@ -36,6 +35,7 @@ from .attachments import FOLDER, Attachments
 from .install_plan import (
     PLUGIN,
     PORTMAP,
+    PROGRAM,
     SERVICE,
     SETTINGS,
     UNIT,
@@ -61,14 +61,14 @@ _MAIN = f"from {main.__name__} import main\nmain()\n"
 
 def program() -> bytes:
     """Return the agent as a zip file that Python runs; the same code gives the same bytes."""
-    return archive(_MAIN)
+    return bundle.archive(_MAIN, ["pyroute2"])
 
 
 def desired(object_path: str, **options: Any) -> Desired:
     """Return the desired installation with the object that is on the node now."""
     return Desired(
         program=files.text_of(program()) or "",
-        unit=install_plan.unit(interpreter("pyroute2")),
+        unit=install_plan.unit(bundle.interpreter()),
         object=files.read_file(object_path),
         links=_links(options["bin_dir"]) if options["agent"].get("stack_services") else {},
         **options,
@@ -144,7 +144,7 @@ def _read(paths: Collection[str], folder: str, command: RunCommand, links: Colle
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         networks = sorted(name for name in os.listdir(folder) if name.endswith(install_plan.SUFFIXES))
     return Current(
-        contents={path: files.read_file(path) for path in paths},
+        contents={path: _contents(path) for path in paths},
         links=[path for path in links if os.path.islink(path)],
         record=_read_record(),
         networks=networks,
@@ -153,6 +153,12 @@ def _read(paths: Collection[str], folder: str, command: RunCommand, links: Colle
         pods=own_pods(),
         foreign_pods=foreign_pods(),
     )
+
+
+def _contents(path: str) -> str | None:
+    """Return a file's contents as text; of the agent's code the sources."""
+    text = files.read_file(path)
+    return files.text_of(bundle.sources_of(files.bytes_of(text))) if text and path == PROGRAM else text
 
 
 def _is_active(command: RunCommand) -> bool:
@@ -310,7 +316,10 @@ def _apply(plan: InstallPlan, wanted: Desired, current: Current, command: RunCom
 
 def _write(path: str, text: str | None) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    files.replace_file(path, files.bytes_of(text or ""), 0o600 if path == SETTINGS else 0o644)
+    data = files.bytes_of(text or "")
+    if path == PROGRAM:
+        data = bundle.with_bytecode(data, bundle.interpreter())
+    files.replace_file(path, data, 0o600 if path == SETTINGS else 0o644)
 
 
 def _write_conflist(path: str, text: str) -> None:

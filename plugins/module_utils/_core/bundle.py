@@ -17,22 +17,36 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 PACKAGE = "ansible_collections.podnet.datapath.plugins.module_utils"
 
+# Writes unchecked hash-based bytecode (PEP 552), for which zipimport compares no dates.
+_COMPILE = """\
+import importlib.util, io, marshal, sys, zipfile
+out = io.BytesIO()
+head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little")
+with zipfile.ZipFile(io.BytesIO(sys.stdin.buffer.read())) as given, zipfile.ZipFile(out, "w") as packed:
+    for name in given.namelist():
+        source = given.read(name)
+        packed.writestr(zipfile.ZipInfo(name), source)
+        if name != "__main__.py":
+            code = marshal.dumps(compile(source, name, "exec", dont_inherit=True))
+            packed.writestr(zipfile.ZipInfo(name + "c"), head + importlib.util.source_hash(source) + code)
+sys.stdout.buffer.write(out.getvalue())
+"""
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _ADD_LIBRARIES = 'import sys\nsys.path.append(f"{sys.path[0]}/lib")\n'
 _OLDEST = (3, 9)  # RHEL 8 has 3.6 as /usr/bin/python3 and newer versions beside it
 
 
-def interpreter(*packages: str) -> str:
+def interpreter() -> str:
     """Return the Python interpreter for programs that stay on the node.
 
     Prefers the distribution's interpreter, because a virtual environment may be removed. Falls back to the
-    interpreter of this process if that is missing, too old, or has not all ``packages``.
+    interpreter of this process if that is missing or too old.
     """
-    test = f"import {', '.join(['sys', *packages])}; sys.exit(sys.version_info < {_OLDEST})"
+    test = f"import sys; sys.exit(sys.version_info < {_OLDEST})"
     if os.access(_SYSTEM_PYTHON, os.X_OK):
         done = subprocess.run([_SYSTEM_PYTHON, "-c", test], capture_output=True, check=False)
         if not done.returncode:
@@ -68,11 +82,34 @@ def archive(main: str, libraries: Sequence[str] = ()) -> bytes:
     for library in libraries:
         files.update({f"lib/{path}": source for path, source in _library(library).items()})
     files["__main__.py"] = (_ADD_LIBRARIES if libraries else "") + main
+    return _packed({path: text.encode() for path, text in files.items()})
+
+
+def _packed(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as packed:
         for path in sorted(files):
             packed.writestr(zipfile.ZipInfo(path), files[path])
     return buffer.getvalue()
+
+
+def with_bytecode(data: bytes, python: str) -> bytes:
+    """Return an archive with bytecode beside its sources, which ``python`` then need not compile at each start.
+
+    Another version of Python ignores the bytecode. It differs from run to run: compare ``sources_of``.
+    Raises ``subprocess.CalledProcessError``.
+    """
+    done = subprocess.run([python, "-I", "-c", _COMPILE], input=data, capture_output=True, check=True)
+    return done.stdout
+
+
+def sources_of(data: bytes) -> bytes:
+    """Return an archive without bytecode; return other data unchanged."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as given:
+            return _packed({name: given.read(name) for name in given.namelist() if not name.endswith(".pyc")})
+    except zipfile.BadZipFile:
+        return data
 
 
 def _is_package(name: str) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,21 @@ def test_the_command_contains_its_imports(tmp_path: Path) -> None:
         [sys.executable, "-I", command, "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "drops" in done.stdout, done.stderr
+
+
+def test_an_archive_with_bytecode_has_the_same_sources(tmp_path: Path) -> None:
+    code = f"from {bundle.PACKAGE}._core import lock\nprint(lock.__spec__.origin)"
+    plain = bundle.archive(code)
+    compiled = bundle.with_bytecode(plain, sys.executable)
+    assert compiled != plain == bundle.sources_of(compiled) == bundle.sources_of(plain)
+    assert bundle.sources_of(b"text") == b"text"
+    (tmp_path / "compiled.pyz").write_bytes(compiled)
+    # Bytecode of another version is ignored.
+    magic = importlib.util.MAGIC_NUMBER
+    (tmp_path / "other.pyz").write_bytes(
+        compiled.replace(magic, bytes(byte ^ 1 for byte in magic[:2]) + magic[2:])
+    )
+    for name, suffix in (("compiled", ".pyc"), ("other", ".py")):
+        words = [sys.executable, "-I", tmp_path / f"{name}.pyz"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert done.stdout.strip().endswith(suffix)
