@@ -20,7 +20,8 @@ int main(void)
 		return 0;
 	if (!container || sscanf(strrchr(container, '-'), "-%u.%u", &third, &fourth) != 2)
 		return 1;
-	printf("{\"cniVersion\":\"1.0.0\",\"ips\":[{\"address\":\"10.80.%u.%u/16\"},"
-	       "{\"address\":\"fd80::%x:%x/64\"}]}", third, fourth, third, fourth);
+	printf("{\"cniVersion\":\"1.0.0\",\"ips\":[");
+	printf("{\"address\":\"10.80.%u.%u/16\"},", third, fourth);
+	printf("{\"address\":\"fd80::%x:%x/64\"}]}", third, fourth);
 	return 0;
 }

@@ -32,7 +32,6 @@ FAILED, DIFFERS = 100, 101
 
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}\Z")
-_ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 
 
 class CniError(Exception):
