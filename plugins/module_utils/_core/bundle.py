@@ -94,7 +94,7 @@ def _packed(files: Mapping[str, bytes]) -> bytes:
 
 
 def with_bytecode(data: bytes, python: str) -> bytes:
-    """Return an archive with bytecode beside its sources, which ``python`` then need not compile at each start.
+    """Return an archive with bytecode beside its sources, which ``python`` then does not compile at start.
 
     Another version of Python ignores the bytecode. It differs from run to run: compare ``sources_of``.
     Raises ``subprocess.CalledProcessError``.
