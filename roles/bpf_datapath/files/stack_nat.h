@@ -241,7 +241,7 @@ __noinline bool stack_nat_from_pod(struct __sk_buff *skb, const struct packet *p
 	if (!stack_ports(skb, p, ctx, &ports) && !stack_icmp_ports(skb, p, &ctx->l4, &ports))
 		return service;
 	if (service) {
-		/* replies to other sources (POD_ANY_SOURCE) pass to the stack, as they are no Pod's */
+		/* replies to other sources (POD_ANY_SOURCE) pass to the stack anyway */
 		if (ctx->src.ifindex)
 			stack_client_record(ctx->src.ifindex, &ports, 0);
 		return true;
