@@ -216,7 +216,7 @@ def test_plugin_runs_again(cluster: Objects, node: str, tmp_path: Path, first: d
 def test_rejected_plugin_is_reported(cluster: Objects, node: str, tmp_path: Path) -> None:
     path = with_user(cluster, tmp_path, exec=plugin(tmp_path, f"echo '{credential(token='wrong')}'"))
     refused = cluster.run(node, "cordoned", kubeconfig=path)
-    assert f"user '{TOKEN}', exec command './plugin': the API rejects" in refused["msg"], refused
+    assert "user 'podnet', exec command './plugin': the API rejects" in refused["msg"], refused
 
 
 def test_rotated_token_file_is_read_again(cluster: Objects, node: str, tmp_path: Path) -> None:
