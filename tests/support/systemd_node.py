@@ -36,19 +36,19 @@ mkdir -p $1/upper $1/work $1/root
 mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $1/root
 cd $1/root
 [ -e $1/booted ] || {{
-	rm -rf etc/systemd/system/*.wants; (cd /; for path in {ABSENT}; do rm -rf $1/root$path; done)
-	for name in {MASKED}; do ln -sf /dev/null etc/systemd/system/systemd-$name.service; done
-	ln -sf /dev/null etc/systemd/system/tmp.mount
-	touch $1/booted
+    rm -rf etc/systemd/system/*.wants; (cd /; for path in {ABSENT}; do rm -rf $1/root$path; done)
+    for name in {MASKED}; do ln -sf /dev/null etc/systemd/system/systemd-$name.service; done
+    ln -sf /dev/null etc/systemd/system/tmp.mount
+    touch $1/booted
 }}
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 if [ -e /sys/fs/cgroup/cgroup.procs ]; then
-	mount -t cgroup2 cgroup2 sys/fs/cgroup
+    mount -t cgroup2 cgroup2 sys/fs/cgroup
 else
-	mount -t tmpfs tmpfs sys/fs/cgroup
-	mkdir sys/fs/cgroup/systemd
-	mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
+    mount -t tmpfs tmpfs sys/fs/cgroup
+    mkdir sys/fs/cgroup/systemd
+    mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
 fi
 for path in run dev tmp; do mount -t tmpfs tmpfs $path; done
 for name in null zero full random urandom tty; do touch dev/$name; mount --bind /dev/$name dev/$name; done
