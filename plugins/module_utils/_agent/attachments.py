@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .._core.files import replace_file
@@ -21,6 +22,8 @@ from .protocol import Request
 
 FOLDER = "/var/lib/podnet-datapath/agent/attachments"
 _SUFFIX = ".json"
+
+log = logging.getLogger("podnet-agent")
 
 
 def name_of(container: str, interface: str) -> str:
@@ -32,6 +35,7 @@ def name_of(container: str, interface: str) -> str:
 class Attachment:
     """An interface of a container.
 
+    ``namespace`` identifies the network namespace, whose path ``netns`` may be of another one later.
     ``config`` is the network configuration, which the IPAM plugin needs to release the addresses. ``result``
     is empty until the Pod is complete.
     """
@@ -43,6 +47,7 @@ class Attachment:
     pod: str
     config: Mapping[str, Any]
     variables: Mapping[str, str]
+    namespace: str = ""
     rate: str = ""
     addresses: Sequence[str] = ()
     result: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +63,7 @@ class Attachment:
         return self.pod or self.container
 
     @classmethod
-    def of(cls, request: Request, config: Mapping[str, Any]) -> Attachment:
+    def of(cls, request: Request, config: Mapping[str, Any], namespace: str) -> Attachment:
         """Return the attachment that a request adds."""
         return cls(
             request.container,
@@ -68,26 +73,41 @@ class Attachment:
             request.pod,
             {key: value for key, value in config.items() if key != "prevResult"},
             dict(request.variables),
+            namespace,
             f"{request.egress_rate}bit" if request.egress_rate else "",
         )
 
 
+_FIELDS = {one.name for one in fields(Attachment)}
+
+
 class Attachments:
-    """All records, in memory and in ``folder``."""
+    """All records, in memory and in ``folder``.
+
+    ``unreadable`` has the names of the records that cannot be read: their Pods may be running.
+    """
 
     def __init__(self, folder: str = FOLDER) -> None:
         self._folder = folder
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._found: dict[str, Attachment] = {}
+        self.unreadable: set[str] = set()
         for name in os.listdir(folder):
             if name.startswith("."):
                 # replace_file() was killed.
                 os.unlink(os.path.join(folder, name))
             elif name.endswith(_SUFFIX):
-                with contextlib.suppress(OSError, ValueError, TypeError):
-                    with open(self._path(name[: -len(_SUFFIX)]), encoding="utf-8") as file:
-                        one = Attachment(**json.load(file))
-                    self._found[one.name] = one
+                self._read(name[: -len(_SUFFIX)])
+
+    def _read(self, name: str) -> None:
+        try:
+            with open(self._path(name), encoding="utf-8") as file:
+                raw = json.load(file)
+            # A newer agent may have written more.
+            self._found[name] = Attachment(**{key: value for key, value in raw.items() if key in _FIELDS})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.warning("%s: cannot read the record: %s; its Pod is kept until DEL", self._path(name), error)
+            self.unreadable.add(name)
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, name + _SUFFIX)
@@ -108,9 +128,11 @@ class Attachments:
         data = json.dumps(asdict(attachment)).encode()
         replace_file(self._path(attachment.name), data, 0o600, sync=False)
         self._found[attachment.name] = attachment
+        self.unreadable.discard(attachment.name)
 
     def delete(self, name: str) -> None:
         """Delete a record, which need not exist. Raises ``OSError``."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(name))
         self._found.pop(name, None)
+        self.unreadable.discard(name)

@@ -119,7 +119,7 @@ class Commands:
             # The DEL that follows may already have been executed.
             if request.is_abandoned():
                 raise CniError(TRY_AGAIN, "the plugin that sent the request was killed")
-            attachment = Attachment.of(request, config)
+            attachment = Attachment.of(request, config, netns.identity(request.netns))
             existing = self._attachments.get(attachment.name)
             if existing and existing.result:
                 raise CniError(
@@ -167,16 +167,21 @@ class Commands:
     def _del(self, request: Request) -> None:
         name = name_of(request.container, request.interface)
         with self.exclusive(name):
-            existing = self._attachments.get(name)
-            self._worker.remove([name])
-            # Without a record, the IPAM plugin may still have addresses of the container.
-            config = existing.config if existing else request.config
-            if config.get("ipam"):
-                ipam.run(request, "DEL", ipam.with_ranges(config, self._pod_cidrs(), required=False))
-            self._attachments.delete(name)
+            self._detach(request, name)
+
+    def _detach(self, request: Request, name: str) -> None:
+        existing = self._attachments.get(name)
+        self._worker.remove([name])
+        # Without a record, the IPAM plugin may still have addresses of the container.
+        config = existing.config if existing else request.config
+        if config.get("ipam"):
+            ipam.run(request, "DEL", ipam.with_ranges(config, self._pod_cidrs(), required=False))
+        self._attachments.delete(name)
+
+    # Without a request. Another command may change an attachment until this one excludes others.
 
     def release(self, attachment: Attachment) -> None:
-        """Remove an attachment without a request. Raises ``CniError`` or ``Problem``."""
+        """Remove an attachment unless it has changed. Raises ``CniError``, ``Problem`` or ``OSError``."""
         request = Request(
             "DEL",
             str(attachment.config.get("cniVersion")),
@@ -188,7 +193,26 @@ class Commands:
             "",
             attachment.pod,
         )
-        self._del(request)
+        with self.exclusive(attachment.name):
+            if self._attachments.get(attachment.name) is attachment:
+                self._detach(request, attachment.name)
+
+    def repair(self, attachment: Attachment) -> None:
+        """Create the Pod of an attachment again unless it is complete or has changed.
+
+        Raises ``CniError``, ``Problem`` or ``OSError``.
+        """
+        name = attachment.name
+        with self.exclusive(name):
+            if self._attachments.get(name) is attachment and not self._worker.existing().get(name):
+                self._worker.remove([name])
+                self._worker.create(self.spec_of(attachment))
+
+    def remove_orphan(self, name: str) -> None:
+        """Remove a Pod unless it has a record. Raises ``CniError``, ``Problem`` or ``OSError``."""
+        with self.exclusive(name):
+            if self._attachments.get(name) is None:
+                self._worker.remove([name])
 
     # CHECK
 
@@ -227,13 +251,19 @@ class Commands:
     # GC and STATUS
 
     def _gc(self, request: Request) -> None:
+        failed = []
         for attachment in self._attachments:
             key = (attachment.container, attachment.interface)
             if attachment.network == request.network and key not in request.valid:
                 log.info("GC removes %s", attachment.shown)
-                self.release(attachment)
+                try:
+                    self.release(attachment)
+                except (CniError, Problem, OSError) as error:
+                    failed.append(f"{attachment.shown}: {error}")
         if request.ipam:
             ipam.run(request, "GC", ipam.with_ranges(request.config, self._pod_cidrs()))
+        if failed:
+            raise CniError(FAILED, "; ".join(failed))
 
     def _status(self, request: Request) -> None:
         problem = self.problem()

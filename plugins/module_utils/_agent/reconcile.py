@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from .._core.plan import Problem
@@ -32,16 +33,21 @@ class Findings:
         return bool(self.stale or self.orphans or self.incomplete)
 
 
-def find(attachments: Iterable[Attachment], existing: Mapping[str, bool], live: Collection[str]) -> Findings:
+def find(
+    attachments: Iterable[Attachment],
+    existing: Mapping[str, bool],
+    live: Collection[str],
+    unreadable: Collection[str] = (),
+) -> Findings:
     """Compare records with existing Pods (and whether they are complete), and with live namespaces.
 
-    Pure. A record without a result is of an ADD that was killed.
+    Pure. A record without a result is of an ADD that was killed. ``live`` has the names of attachments.
     """
     records = {one.name: one for one in attachments}
-    stale = {name: one for name, one in records.items() if not one.result or one.netns not in live}
+    stale = {name: one for name, one in records.items() if not one.result or name not in live}
     return Findings(
         tuple(stale.values()),
-        tuple(sorted(name for name in existing if name not in records)),
+        tuple(sorted(name for name in existing if name not in records and name not in unreadable)),
         tuple(one for name, one in records.items() if name not in stale and not existing.get(name)),
     )
 
@@ -56,31 +62,37 @@ def run(commands: Commands, worker: Worker, attachments: Attachments) -> Finding
     found = find(
         records,
         {name: complete for name, complete in existing.items() if name not in busy},
-        {one.netns for one in records if _is_live(one.netns)},
+        {one.name for one in records if _is_live(one)},
+        attachments.unreadable,
     )
     for one in found.stale:
-        extra = {"pod": one.pod, "container": one.container}
-        log.info("remove %s, whose network namespace no longer exists", one.shown, extra=extra)
-        try:
-            commands.release(one)
-        except (CniError, Problem, OSError) as error:
-            log.warning("cannot remove %s: %s", one.shown, error, extra=extra)
-    if found.orphans:
-        log.info("remove %d Pods that no container has", len(found.orphans))
-        worker.remove(found.orphans)
+        log.info("remove %s: its network namespace no longer exists, or its ADD was killed", one.shown)
+        _attempt(one, "remove", functools.partial(commands.release, one))
+    for name in found.orphans:
+        log.info("remove the Pod %s, which no container has", name)
+        _attempt(None, "remove", functools.partial(commands.remove_orphan, name))
     for one in found.incomplete:
-        extra = {"pod": one.pod, "container": one.container}
-        log.warning("device or map entries of %s are missing; create them again", one.shown, extra=extra)
-        try:
-            worker.remove([one.name])
-            worker.create(commands.spec_of(one))
-        except (Problem, OSError) as error:
-            log.warning("cannot repair %s: %s", one.shown, error, extra=extra)
+        log.warning("device or map entries of %s are missing; create them again", one.shown)
+        _attempt(one, "repair", functools.partial(commands.repair, one))
+    for name in attachments.unreadable - existing.keys():
+        attachments.delete(name)
     return found
 
 
-def _is_live(path: str) -> bool:
+def _attempt(one: Attachment | None, verb: str, action: Callable[[], object]) -> None:
+    """Call an action; its error must not concern other Pods."""
     try:
-        return netns.is_namespace(path)
+        action()
+    except (CniError, Problem, OSError) as error:
+        extra = {"pod": one.pod, "container": one.container} if one else {}
+        log.warning("cannot %s %s: %s", verb, one.shown if one else "a Pod", error, extra=extra)
+
+
+def _is_live(attachment: Attachment) -> bool:
+    """Return whether the namespace of an attachment exists, and its path is still of this namespace."""
+    try:
+        return (
+            netns.is_namespace(attachment.netns) and netns.identity(attachment.netns) == attachment.namespace
+        )
     except OSError:
         return False

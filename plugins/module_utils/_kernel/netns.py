@@ -59,6 +59,17 @@ def is_own(path: str) -> bool:
     return os.path.samefile(path, _OWN)
 
 
+def identity(path: str) -> str:
+    """Return what distinguishes the namespace at ``path`` from others, also of former boots.
+
+    A path such as /proc/<pid>/ns/net may be of another namespace later. Raises ``OSError``.
+    """
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    found = os.stat(path)
+    return f"{boot}/{found.st_dev}:{found.st_ino}"
+
+
 def others() -> list[str]:
     """Return a path of each network namespace of a process or a mount, without the current one."""
     paths = [f"/proc/{name}/ns/net" for name in os.listdir("/proc") if name.isdigit()]
