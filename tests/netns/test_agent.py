@@ -144,6 +144,15 @@ def test_a_restarted_agent_knows_its_containers(cni: Cni) -> None:
     assert cni.leftovers() == []
 
 
+def test_a_second_agent_does_not_start(cni: Cni) -> None:
+    second = Agent(cni.node.name, cni.folder, json.loads((cni.folder / "agent.json").read_text()))
+    second.socket = cni.folder / "second.sock"
+    with pytest.raises(AssertionError, match="another agent uses the records"):
+        second.start()
+    assert not second.socket.exists()
+    cni.add("one")
+
+
 def fails(cni: Cni, name: str, code: int, part: str, config: Any = None, **variables: str) -> None:
     """Assert that ADD fails with a code and a message, and leaves nothing."""
     before = cni.leftovers()

@@ -93,10 +93,7 @@ class Attachments:
         self._found: dict[str, Attachment] = {}
         self.unreadable: set[str] = set()
         for name in os.listdir(folder):
-            if name.startswith("."):
-                # replace_file() was killed.
-                os.unlink(os.path.join(folder, name))
-            elif name.endswith(_SUFFIX):
+            if name.endswith(_SUFFIX) and not name.startswith("."):
                 self._read(name[: -len(_SUFFIX)])
 
     def _read(self, name: str) -> None:
@@ -108,6 +105,12 @@ class Attachments:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             log.warning("%s: cannot read the record: %s; its Pod is kept until DEL", self._path(name), error)
             self.unreadable.add(name)
+
+    def remove_unfinished(self) -> None:
+        """Remove files that a killed agent was writing. Only the agent may do this, as it writes them."""
+        for name in os.listdir(self._folder):
+            if name.startswith("."):
+                os.unlink(os.path.join(self._folder, name))
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, name + _SUFFIX)

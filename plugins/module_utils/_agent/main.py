@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from .._core import lock
 from .._core.plan import Problem
 from .._ops import kubernetes
 from .._pods.single import SinglePods
@@ -46,6 +47,7 @@ class Agent:
     def __init__(self, config: _config.Config, path: str, folder: str) -> None:
         self.config = config
         self._attachments = Attachments(folder)
+        self._attachments.remove_unfinished()
         self._worker = Worker(SinglePods(config.node_spec(), run_command), config.sysctls)
         self._nodes: NodeWatch | None = None
         if config.kubeconfig:
@@ -120,6 +122,19 @@ def _notify(state: str) -> None:
             notify.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
 
 
+@contextlib.contextmanager
+def _only_agent(folder: str) -> Iterator[None]:
+    """Exclude other agents with the same records during the block. Raises ``Problem``."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock.locked(os.path.join(folder, "lock"), timeout=0))
+        except Problem:
+            raise Problem(
+                f"another agent uses the records in {folder}: stop it first (systemctl stop podnet-agent)"
+            ) from None
+        yield
+
+
 def main() -> None:
     """Run the agent in the foreground."""
     parser = argparse.ArgumentParser(description="Attach the Pods of container runtimes to the datapath.")
@@ -134,9 +149,11 @@ def main() -> None:
         # A boot removes all programs, and container runtimes start Pods without Ansible.
         if boot.restore(config.pin_path, config.object, config.programs(), config.uplink_requests()):
             log.info("loaded the programs of %s", config.object)
-        agent = Agent(config, args.socket, args.state)
+        # Two agents would remove each other's Pods, as each has its records in memory.
+        with _only_agent(os.path.dirname(os.path.abspath(args.state))):
+            agent = Agent(config, args.socket, args.state)
+            signal.signal(signal.SIGTERM, agent.stop)
+            signal.signal(signal.SIGINT, agent.stop)
+            agent.run()
     except (Problem, OSError) as error:
         sys.exit(f"podnet-agent: {error}")
-    signal.signal(signal.SIGTERM, agent.stop)
-    signal.signal(signal.SIGINT, agent.stop)
-    agent.run()

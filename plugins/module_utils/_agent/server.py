@@ -29,6 +29,7 @@ from .protocol import (
 
 PATH = "/run/podnet/agent.sock"
 REQUEST_TIMEOUT = 10.0  # seconds for a client to send its request
+RETRY = 0.1  # seconds between attempts to accept a client
 MAX_CLIENTS = 256  # runtimes start many Pods at once; each waits for its IPAM plugin
 
 log = logging.getLogger("podnet-agent")
@@ -43,28 +44,35 @@ class Server:
     def __init__(self, path: str, handle: Handle, observe: Observe) -> None:
         self._path, self._handle, self._observe = path, handle, observe
         self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
+        self._closed = False
         self._socket = _listen(path)
 
     def close(self) -> None:
         """Close the socket and remove its path, so that the plugin reports that the agent is away."""
+        self._closed = True
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # Ends accept(), which close() does not.
         self._socket.close()
 
     def serve(self) -> None:
         """Accept requests until the socket is closed."""
-        while True:
+        while not self._closed:
             self._clients.acquire()
             try:
                 client, _address = self._socket.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            except (OSError, RuntimeError) as error:  # for example no file descriptor, or no thread
+                self._clients.release()
+                if not self._closed:
+                    log.error("cannot accept a request: %s", error)
+                    time.sleep(RETRY)
 
     def drain(self, seconds: float) -> None:
         """Wait for the requests that are executed now."""
         deadline = time.monotonic() + seconds
-        for _client in range(MAX_CLIENTS - 1):
+        for _client in range(MAX_CLIENTS):
             if not self._clients.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 return
 
