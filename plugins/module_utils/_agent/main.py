@@ -27,7 +27,9 @@ from .attachments import FOLDER, Attachments
 from .commands import Commands
 from .journald import Handler
 from .nodes import NodeWatch
+from .policies import PolicyWatch
 from .protocol import CniError, Request
+from .warning_file import Warnings
 from .worker import Worker
 
 DRAIN = 20.0  # seconds that running requests get when the agent ends
@@ -50,11 +52,15 @@ class Agent:
         self._attachments.remove_unfinished()
         self._worker = Worker(SinglePods(config.node_spec(), run_command), config.sysctls)
         self._nodes: NodeWatch | None = None
+        self._policies: PolicyWatch | None = None
         if config.kubeconfig:
             api = kubernetes.Api(kubernetes.access(config.kubeconfig))
+            warnings = Warnings(f"{path}.warnings")
             self._nodes = NodeWatch(
-                api, config.node, self._worker, config.routes != "none", f"{folder}.ranges"
+                api, config.node, self._worker, config.routes != "none", f"{folder}.ranges", warnings
             )
+            # Each watch blocks on a connection of its own.
+            self._policies = PolicyWatch(kubernetes.Api(api.access), warnings)
         self._commands = Commands(config, self._worker, self._attachments, self._nodes)
         self._metrics = _metrics.Metrics()
         self._server = server.Server(path, self._handle, self._metrics.observe)
@@ -65,6 +71,8 @@ class Agent:
         self._worker.start()
         if self._nodes:
             threading.Thread(target=self._nodes.run, name="nodes", daemon=True).start()
+        if self._policies:
+            threading.Thread(target=self._policies.run, name="policies", daemon=True).start()
         accepting = threading.Thread(target=self._server.serve, name="server", daemon=True)
         accepting.start()
         if self.config.metrics_port:

@@ -20,6 +20,7 @@ from .._kernel.rtnl import NextHop
 from .._ops.kubernetes import Api
 from .._ops.watch import Watch
 from .._pods.model import Route
+from .warning_file import Warnings
 from .worker import Worker
 
 log = logging.getLogger("podnet-agent")
@@ -83,9 +84,12 @@ def plan(nodes: Mapping[str, Mapping[str, Any]], own: str, lookup: Lookup) -> No
 class NodeWatch:
     """Follows the Node objects and keeps the routes of this node up to date."""
 
-    def __init__(self, api: Api, own: str, worker: Worker, set_routes: bool, file: str) -> None:
+    def __init__(
+        self, api: Api, own: str, worker: Worker, set_routes: bool, file: str, warnings: Warnings
+    ) -> None:
         """``file`` stores the node's ranges, so that a restart does not need the API."""
         self._own, self._worker, self._set_routes, self._file = own, worker, set_routes, file
+        self._warnings = warnings
         self._watch = Watch(api, "/api/v1/nodes", self._report)
         self._error = ""
         self.pod_cidrs = self._stored()
@@ -117,6 +121,7 @@ class NodeWatch:
             except (Problem, OSError, ValueError) as error:
                 log.warning("cannot set the routes to other nodes: %s", error)
                 continue
+            self._warnings.set("nodes", found.problems)
             for problem in found.problems if former is None or found.problems != former.problems else ():
                 log.warning("%s", problem)
             former = found

@@ -44,6 +44,15 @@ def agent_state(path: str = AGENT) -> str:
         return f"does not respond: {error} (systemctl status podnet-agent)"
 
 
+def agent_warnings(path: str = f"{AGENT}.warnings") -> list[str]:
+    """Return the warnings of the node agent."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
 def uplinks(pin_path: str) -> list[str]:
     """Return the devices with an attached program for packets from other nodes."""
     pins = Path(pin_path).glob("links/*/*-ingress")
@@ -85,4 +94,6 @@ def summary(
 def status(pin_path: str) -> str:
     """Return the summary of this node. Raises ``Problem``."""
     kinds = {name: interface.kind for name, interface in read_interfaces().items()}
-    return "\n".join(summary(gather(pin_path), kinds, uplinks(pin_path), agent_state())) + "\n"
+    lines = summary(gather(pin_path), kinds, uplinks(pin_path), agent_state())
+    lines += [f"{'warning:':13}{warning}" for warning in agent_warnings()]
+    return "\n".join(lines) + "\n"

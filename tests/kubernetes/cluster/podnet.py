@@ -50,6 +50,8 @@ def _copy(node: Node, folder: Path) -> None:
     node.run("mkdir", "-p", "/etc/podnet", "/usr/local/lib/podnet")
     for name, target in (("datapath.o", OBJECT), ("podnet", f"{CNI_BIN}/podnet")):
         shutil.copy2(folder / name, node.path(target))
+    # ctr finds plugins only here.
+    node.run("ln", "-s", "/usr/lib/cni/portmap", CNI_BIN)
     node.path(AGENT).write_bytes(archive(MAIN))
     node.path(COMMAND).write_bytes(command.program())
     node.path(COMMAND).chmod(0o755)

@@ -1,0 +1,76 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What only this collection's CNI does in a cluster: the agent's restarts, reports, and other runtimes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.kubernetes.cluster import images, podnet
+from tests.kubernetes.cluster.cluster import Cluster
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("PODNET_CNI", "podnet") != "podnet", reason="requires this collection's agent"
+)
+POLICY = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "closed", "namespace": "default"},
+    "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+}
+
+
+def wait(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until a condition is met."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def status(cluster: Cluster) -> str:
+    """Return the summary of the first node."""
+    return cluster.nodes[0].run("podnet-datapath", "status")
+
+
+def test_policies_that_are_not_enforced_are_reported(kubernetes: Cluster) -> None:
+    assert "NetworkPolicy" not in status(kubernetes)
+    kubernetes.kubectl("apply", "-f", "-", given=json.dumps(POLICY))
+    wait(lambda: "1 NetworkPolicy objects are not enforced: default/closed" in status(kubernetes))
+    events = json.loads(
+        kubernetes.kubectl("get", "events", "--field-selector=reason=NotEnforced", "-o", "json")
+    )
+    assert [event["involvedObject"]["name"] for event in events["items"]] == ["closed"]
+    kubernetes.kubectl("delete", "networkpolicy", "closed")
+    wait(lambda: "NetworkPolicy" not in status(kubernetes))
+
+
+def test_a_node_without_an_agent_is_not_ready(kubernetes: Cluster) -> None:
+    node = kubernetes.nodes[1]
+
+    def ready() -> str:
+        path = '{.status.conditions[?(@.type=="Ready")]}'
+        return kubernetes.kubectl("get", "node", node.name, "-o", f"jsonpath={path}")
+
+    node.stop("podnet-agent")
+    try:
+        wait(lambda: '"status":"False"' in ready() and "podnet-agent" in ready(), 60)
+    finally:
+        podnet.start_agent(node)
+    wait(lambda: '"status":"True"' in ready(), 60)
+
+
+def test_ctr_attaches_a_container(kubernetes: Cluster) -> None:
+    node = kubernetes.nodes[0]
+    container = ("ctr", "-n", "k8s.io", "run", "--cni", "--rm", images.AGNHOST, "by-ctr")
+    shown = node.run(*container, "ip", "address", "show", "dev", "eth0")
+    network = node.pod_cidrs[0].rpartition(".")[0]
+    assert f"inet {network}." in shown, shown
+    records = node.run("sh", "-c", "cat /var/lib/podnet-datapath/agent/attachments/*.json || true")
+    assert "by-ctr" not in records
