@@ -100,6 +100,8 @@ class Agent:
     def _reconcile(self) -> None:
         try:
             reconcile.run(self._commands, self._worker, self._attachments)
+            if self._nodes:
+                self._nodes.update()
         except (Problem, OSError, CniError) as error:
             log.warning("reconciliation failed, and is repeated: %s", error)
 

@@ -7,9 +7,11 @@ Nodes that share a link are next hops of each other (host gateway). Source: Kube
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,12 +45,18 @@ def _cidrs(node: Mapping[str, Any]) -> list[str]:
 
 
 def _internal_addresses(node: Mapping[str, Any]) -> dict[int, str]:
-    """Return the first InternalIP of each family."""
+    """Return the first InternalIP of each family; ignore invalid ones, which the API accepts."""
     found: dict[int, str] = {}
     for one in (node.get("status") or {}).get("addresses") or ():
         if one.get("type") == "InternalIP":
-            found.setdefault(ipaddress.ip_address(one["address"]).version, one["address"])
+            with contextlib.suppress(ValueError):
+                found.setdefault(ipaddress.ip_address(one["address"]).version, one["address"])
     return found
+
+
+def _relevant(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """Return what ``plan`` reads of Node objects, whose status changes often."""
+    return {name: (_cidrs(node), _internal_addresses(node)) for name, node in nodes.items()}
 
 
 def plan(nodes: Mapping[str, Mapping[str, Any]], own: str, lookup: Lookup) -> NodeRoutes:
@@ -56,7 +64,8 @@ def plan(nodes: Mapping[str, Mapping[str, Any]], own: str, lookup: Lookup) -> No
 
     Pure except for ``lookup``.
     """
-    routes: set[Route] = set()
+    routes: dict[str, Route] = {}
+    users: dict[str, str] = {}
     problems: list[str] = []
     for name, node in sorted(nodes.items()):
         if name == own:
@@ -76,9 +85,12 @@ def plan(nodes: Mapping[str, Mapping[str, Any]], own: str, lookup: Lookup) -> No
                     f" route to {cidr} by a routing protocol such as BGP and set cni_routes: none"
                 )
                 continue
-            routes.add(Route(str(network), address, hop.interface))
+            if cidr in routes:
+                problems.append(f"node {name}: its range {cidr} is already that of node {users[cidr]}")
+                continue
+            users[cidr], routes[cidr] = name, Route(str(network), address, hop.interface)
     ranges = _cidrs(nodes[own]) if own in nodes else []
-    return NodeRoutes(ranges, frozenset(routes), problems)
+    return NodeRoutes(ranges, frozenset(routes.values()), problems)
 
 
 class NodeWatch:
@@ -92,6 +104,9 @@ class NodeWatch:
         self._warnings = warnings
         self._watch = Watch(api, "/api/v1/nodes", self._report)
         self._error = ""
+        self._lock = threading.Lock()
+        self._nodes: Mapping[str, Mapping[str, Any]] | None = None
+        self._problems: Sequence[str] = ()
         self.pod_cidrs = self._stored()
 
     @property
@@ -112,22 +127,36 @@ class NodeWatch:
 
     def run(self) -> None:
         """Follow the Node objects forever."""
-        former: NodeRoutes | None = None
+        former: dict[str, object] = {}
         for nodes in self._watch.follow():
+            self._nodes = nodes
+            relevant = _relevant(nodes)
+            if relevant != former and self.update():
+                former = relevant
+
+    def update(self) -> bool:
+        """Set ranges and routes; return whether that succeeded.
+
+        The kernel deletes routes when their interface is set down, so this is repeated periodically.
+        """
+        with self._lock:
+            if self._nodes is None:
+                return False
             try:
-                found = plan(nodes, self._own, self._worker.next_hop)
-                if found != former and self._set_routes:
+                found = plan(self._nodes, self._own, self._worker.next_hop)
+                if self._set_routes:
                     self._worker.set_routes(found.routes)
+                if list(found.pod_cidrs) != list(self.pod_cidrs):
+                    self.pod_cidrs = found.pod_cidrs
+                    replace_file(self._file, json.dumps(list(found.pod_cidrs)).encode(), 0o600)
             except (Problem, OSError, ValueError) as error:
                 log.warning("cannot set the routes to other nodes: %s", error)
-                continue
+                return False
             self._warnings.set("nodes", found.problems)
-            for problem in found.problems if former is None or found.problems != former.problems else ():
+            for problem in found.problems if found.problems != self._problems else ():
                 log.warning("%s", problem)
-            former = found
-            if list(found.pod_cidrs) != list(self.pod_cidrs):
-                self.pod_cidrs = found.pod_cidrs
-                replace_file(self._file, json.dumps(list(found.pod_cidrs)).encode(), 0o600)
+            self._problems = found.problems
+            return True
 
     def _report(self, error: str) -> None:
         if error and error != self._error:

@@ -30,7 +30,7 @@ from . import exec_credential
 ANNOTATION = "podnet.datapath/cordoned-by"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 REQUEST_TIMEOUT = 30
-TOKEN_FILE_PERIOD = 60  # seconds after which a token file is read again, as in client-go
+TOKEN_FILE_PERIOD = 60  # seconds after which files with a token or certificate are read again
 
 Json = dict[str, Any]
 
@@ -126,6 +126,8 @@ def access(kubeconfig: str | None, context: str | None = None) -> Access:
             " it with exec and the credential plugin of your provider, or with a token (kubectl create token)"
         )
     plugin = user.get("exec") if not user.get("token") and not user.get("tokenFile") else None
+    # kubelet, for example, replaces the file of its client certificate before it expires.
+    rotated = bool(user.get("client-certificate") and not user.get("client-certificate-data"))
     origin = f"user {name!r}"
     if isinstance(plugin, dict):
         origin += f", exec command {plugin.get('command')!r}"
@@ -138,8 +140,10 @@ def access(kubeconfig: str | None, context: str | None = None) -> Access:
             cluster["server"].rstrip("/"),
             _tls(cluster, user, folder),
             headers,
-            login.expires,
-            functools.partial(access, kubeconfig, context) if plugin or user.get("tokenFile") else None,
+            min(login.expires, time.time() + TOKEN_FILE_PERIOD) if rotated else login.expires,
+            functools.partial(access, kubeconfig, context)
+            if plugin or rotated or user.get("tokenFile")
+            else None,
             origin if plugin else "",
         )
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from .kubernetes import Api, KubernetesError
 
 WATCH_SECONDS = 300  # after which the server ends a watch
 READ_TIMEOUT = 360.0  # seconds without data after which a connection is considered dead
+GONE = 410  # HTTP status: the server no longer has the resource version
 _MIN_DELAY, _MAX_DELAY = 1.0, 30.0  # seconds between attempts
 
 Objects = Mapping[str, "dict[str, Any]"]
@@ -26,10 +27,6 @@ def key_of(item: Mapping[str, Any]) -> str:
     """Return ``namespace/name`` of an object, or its name if it has no namespace."""
     meta = item["metadata"]
     return f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else str(meta["name"])
-
-
-class _Expired(Exception):
-    """The server no longer has the resource version: list again."""
 
 
 class Watch:
@@ -47,28 +44,34 @@ class Watch:
 
         If the API is unreachable, the last objects stay valid. Ends when ``stopped`` is set.
         """
-        version, delay = "", _MIN_DELAY
+        version, delay, failed = "", _MIN_DELAY, True
         while not self._stopped.is_set():
+            received = False
             try:
                 if not version:
                     version = self._list()
                     self._report("")
-                    delay = _MIN_DELAY
                     yield dict(self._objects)
                 for event in self._api.stream(self._query(version), READ_TIMEOUT):
-                    delay = _MIN_DELAY
+                    if failed:
+                        self._report("")
+                    received, failed, delay = True, False, _MIN_DELAY
                     version, changed = self._apply(event, version)
                     if changed:
                         yield dict(self._objects)
-            except _Expired:
-                version = ""
+                if received:
+                    continue  # The server ends each watch.
             except KubernetesError as error:
-                if error.status == 410:
-                    version = ""
-                    continue
-                self._report(str(error))
-                self._stopped.wait(delay * random.uniform(0.5, 1.0))
-                delay = min(2 * delay, _MAX_DELAY)
+                # List again: the version has expired (410), or the list renews the credentials (401).
+                version = "" if error.status else version
+                if error.status != GONE:
+                    failed = True
+                    self._report(str(error))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                version, failed = "", True
+                self._report(f"watch {self._path}: invalid response: {error!r}")
+            self._stopped.wait(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, _MAX_DELAY)
 
     def _query(self, version: str) -> str:
         options = {
@@ -89,9 +92,7 @@ class Watch:
         """Apply one event; return the resource version after it, and whether an object changed."""
         kind, item = event.get("type"), event.get("object") or {}
         if kind == "ERROR":
-            if item.get("code") == 410:
-                raise _Expired
-            raise KubernetesError(f"watch {self._path}: {item.get('message')}", int(item.get("code") or 0))
+            raise KubernetesError(f"watch {self._path}: {item.get('message')}", int(item.get("code") or 500))
         version = str((item.get("metadata") or {}).get("resourceVersion") or version)
         if kind == "BOOKMARK":
             return version, False

@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from ansible_collections.podnet.datapath.plugins.module_utils._agent.nodes import plan
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.nodes import NodeWatch, plan
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.warning_file import Warnings
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.worker import Worker
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.rtnl import NextHop
+from ansible_collections.podnet.datapath.plugins.module_utils._ops.kubernetes import Access, Api
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.model import Route
 
 
@@ -55,6 +59,49 @@ def test_nodes_without_a_next_hop_are_reported() -> None:
         "node unreachable",
     ]
     assert "behind 192.0.2.254" in found.problems[0] and "cni_routes: none" in found.problems[0]
+
+
+def test_an_invalid_node_does_not_affect_the_routes_to_others() -> None:
+    nodes = {
+        "b": node(["192.0.2.2"], ["10.2.0.0/24"]),
+        "copy": node(["192.0.2.3"], ["10.2.0.0/24"]),
+        "invalid": node(["unknown"], ["10.4.0.0/24"]),
+    }
+    found = plan(nodes, "a", on_link)
+    assert found.routes == {Route("10.2.0.0/24", "192.0.2.2", "eth0")}
+    assert [problem.partition(":")[0] for problem in found.problems] == ["node copy", "node invalid"]
+
+
+class Routes:
+    """Stands in for the worker."""
+
+    def __init__(self) -> None:
+        self.found: frozenset[Route] = frozenset()
+
+    def next_hop(self, address: str) -> NextHop | None:
+        return on_link(address)
+
+    def set_routes(self, routes: frozenset[Route]) -> None:
+        self.found = routes
+
+
+def test_routes_are_set_again_and_a_full_disk_does_not_end_the_watch(tmp_path: Path) -> None:
+    nodes = {
+        "a": node(["192.0.2.1"], ["10.1.0.0/24"]),
+        "b": node(["192.0.2.2"], ["10.2.0.0/24"]),
+    }
+    access = Access("http://127.0.0.1:1")
+    routes = Routes()
+    warnings = Warnings(str(tmp_path / "warnings"))
+    file = str(tmp_path / "missing" / "ranges")
+    watch = NodeWatch(Api(access), "a", cast(Worker, routes), True, file, warnings)
+    assert not watch.update(), "nothing is known"
+    watch._nodes = nodes
+    assert not watch.update() and list(watch.pod_cidrs) == ["10.1.0.0/24"]
+    assert watch.update()
+    (route,) = routes.found
+    routes.found = frozenset()  # The kernel deletes routes of an interface that is set down.
+    assert watch.update() and routes.found == {route}
 
 
 def test_an_unknown_own_node_has_no_ranges() -> None:

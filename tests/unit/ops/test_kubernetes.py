@@ -84,6 +84,16 @@ def test_kubeconfig_in_json_or_yaml(tmp_path: Path, dump: Any) -> None:
         kubernetes.Api(without).nodes()
 
 
+def test_files_of_credentials_are_read_again(tmp_path: Path) -> None:
+    """kubelet replaces its client certificate, and a kubeconfig may refer to the same file."""
+    path = tmp_path / "config"
+    path.write_text(json.dumps(config(**{"client-certificate": "current.pem", "client-key": "current.pem"})))
+    found = kubernetes.access(str(path))
+    assert found.renew and found.expires < float("inf")
+    path.write_text(json.dumps(config(**{"client-certificate-data": "", "token": "static"})))
+    assert not kubernetes.access(str(path)).renew
+
+
 class _Redirecting(BaseHTTPRequestHandler):
     """Redirects every request to ``target``, and records the paths that it receives."""
 
