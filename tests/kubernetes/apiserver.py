@@ -52,7 +52,7 @@ def running(folder: Path) -> Iterator[Path]:
 
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        sockets = [stack.enter_context(socket.socket()) for dummy in range(count)]
         for one in sockets:
             one.bind((ADDRESS, 0))
         return [int(one.getsockname()[1]) for one in sockets]

@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from xml.etree import ElementTree
 
 from lablib import common
 

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -166,4 +165,4 @@ def main() -> None:
             signal.signal(signal.SIGINT, agent.stop)
             agent.run()
     except (Problem, OSError) as error:
-        sys.exit(f"podnet-agent: {error}")
+        raise SystemExit(f"podnet-agent: {error}") from None

@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 from .._core.files import replace_file
 from .._core.plan import Problem
@@ -27,7 +27,7 @@ from .worker import Worker
 
 log = logging.getLogger("podnet-agent")
 
-Lookup = Callable[[str], "NextHop | None"]
+Lookup = Callable[[str], Optional[NextHop]]
 
 
 @dataclass(frozen=True)

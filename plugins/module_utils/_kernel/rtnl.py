@@ -12,10 +12,8 @@ import socket
 import struct
 from typing import Any, NamedTuple
 
-from .messages import message_types as message_types
-from .netlink import NETLINK_ROUTE, KernelRefusal, Socket, decode
-from .netlink import SKIP_STATS as SKIP_STATS
-from .netlink import TooManyObjects as TooManyObjects
+from .messages import message_types
+from .netlink import NETLINK_ROUTE, SKIP_STATS, KernelRefusal, Socket, decode
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22

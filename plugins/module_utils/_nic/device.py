@@ -12,9 +12,10 @@ from typing import Any
 
 from .._kernel import qdisc
 from .._kernel.ethtool import Ethtool, Nic, Setting
+from .._kernel.messages import message_types
 from .._kernel.netlink import KernelRefusal, decode
 from .._kernel.routes import default_interfaces
-from .._kernel.rtnl import RTM_GETLINK, Rtnl, message_types
+from .._kernel.rtnl import RTM_GETLINK, Rtnl
 from .select import Device
 from .sysfs import Sysfs
 

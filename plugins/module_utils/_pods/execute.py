@@ -18,6 +18,7 @@ from typing import Any
 from .._core.plan import Problem
 from .._kernel import bpf, link_kinds, netns
 from .._kernel.link_kinds import ALIAS
+from .._kernel.messages import message_types
 from .._kernel.netlink import KernelRefusal
 from .._kernel.rtnl import (
     CREATE,
@@ -38,7 +39,6 @@ from .._kernel.rtnl import (
     TABLE_MAIN,
     UP,
     Rtnl,
-    message_types,
     nested,
 )
 from .model import NO_PROGRAM, SIZES, Device, Route, creation_group

@@ -16,7 +16,8 @@ from .._core import ssh_origin
 from .._kernel import link_kinds, netlink
 from .._kernel import netns as _netns
 from .._kernel.link_kinds import ALIAS
-from .._kernel.netlink import KernelRefusal
+from .._kernel.messages import message_types
+from .._kernel.netlink import SKIP_STATS, KernelRefusal, TooManyObjects
 from .._kernel.rtnl import (
     PERMANENT,
     RTM_GETADDR,
@@ -24,12 +25,9 @@ from .._kernel.rtnl import (
     RTM_GETNEIGH,
     RTM_GETROUTE,
     SCOPE_LINK,
-    SKIP_STATS,
     TABLE_MAIN,
     UP,
     Rtnl,
-    TooManyObjects,
-    message_types,
 )
 from . import model
 from .model import SIZES, Device, End, Interface, Namespace, Node, NodeRoute, Route, State
@@ -365,8 +363,8 @@ def read_device(owner: str, index: int, netns: str) -> Device:
         neighbours = _neighbours(rtnl, index) if layer2 else {}
         host = _Host([link], _route_messages(rtnl, managed=index), neighbours, frozenset())
     end = _PodEnd(_interface(link).peer, index, layer2)
-    (device,) = _devices(host, owner, {netns: _read_namespace(netns, [end], owner)}).values()
-    return device
+    devices = _devices(host, owner, {netns: _read_namespace(netns, [end], owner)})
+    return next(iter(devices.values()))
 
 
 def read_settings(device: Device, index: int, peer: int) -> Device:

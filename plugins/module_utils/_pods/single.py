@@ -20,8 +20,9 @@ from .._datapath.live import LiveEntries
 from .._datapath.maps import Maps
 from .._datapath.node import Interface
 from .._kernel import netns
+from .._kernel.messages import message_types
 from .._kernel.netlink import KernelRefusal
-from .._kernel.rtnl import RTM_DELLINK, NextHop, Rtnl, message_types
+from .._kernel.rtnl import RTM_DELLINK, NextHop, Rtnl
 from .._programs import hooks, new_device
 from .api import PROGRAMS, NodeSpec, PodSpec, declared_endpoint, device_options
 from .drivers import choose_drivers, load_meta

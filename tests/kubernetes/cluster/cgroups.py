@@ -21,7 +21,7 @@ from lablib.common import LabError
 def _hierarchies() -> list[Path]:
     """Return the mount points: one per controller of cgroup v1, or one for cgroup v2."""
     mounts = (line.partition(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    return [Path(left.split()[4]) for left, _, right in mounts if right.startswith("cgroup")]
+    return [Path(left.split()[4]) for left, dummy, right in mounts if right.startswith("cgroup")]
 
 
 def create(group: str) -> None:
