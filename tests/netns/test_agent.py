@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 import os
 import random
@@ -18,12 +20,16 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._agent import protocol
+from ansible_collections.podnet.datapath.plugins.module_utils._agent import install, protocol
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import name_of
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.config import Config
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info, status
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.maps import Maps
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Record, Store
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import api
+from ansible_collections.podnet.datapath.plugins.module_utils._pods.model import Route
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.parse import host_interface_of
+from ansible_collections.podnet.datapath.plugins.module_utils._pods.single import SinglePods
 from tests.netns.bpf_node import Node
 from tests.netns.pod_bench import command as no_command
 from tests.support.agent import Agent, Reply
@@ -86,6 +92,22 @@ class Cni:
     def device(self, name: str) -> str:
         """Return the host end of a container's device."""
         return host_interface_of(name_of(name, "eth0"))
+
+    def result(self, name: str) -> list[str]:
+        """Return the addresses of a container, according to its record."""
+        record = self.folder / "attachments" / f"{name_of(name, 'eth0')}.json"
+        return [one.partition("/")[0] for one in json.loads(record.read_text())["addresses"]]
+
+    def endpoints(self) -> list[str]:
+        """Return the IPv4 addresses in the maps."""
+        with contextlib.ExitStack() as files:
+            keys = Maps.pinned(self.node.pins, files).read().hashes["endpoints4"]
+        return [str(ipaddress.ip_address(key)) for key in keys]
+
+    def filters(self, name: str) -> int:
+        """Return the number of programs at a container's device."""
+        words = ("bpftool", "net", "show", "dev", self.device(name))
+        return self.node.ns.run(self.node.name, *words).count("pod_")
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition is met, for at most 20 seconds."""
@@ -219,6 +241,61 @@ def test_reconciliation_removes_what_no_container_has(cni: Cni) -> None:
         cni.delete(name)
     cni.delete("lost")  # Without a record, only host-local knows its addresses.
     del cni.containers["gone"]
+    assert cni.leftovers() == []
+
+
+def test_reconciliation_repairs_what_was_killed_or_detached(cni: Cni) -> None:
+    for name in ("stays", "down", "detached", "killed"):
+        cni.add(name)
+    device = {name: cni.device(name) for name in cni.containers}
+    (killed,) = (one for one in cni.result("killed") if ":" not in one)
+    cni.agent.stop()
+    cni.node.ns.ip(cni.node.name, f"link set {device['down']} down")
+    cni.node.ns.run(cni.node.name, "tc", "qdisc", "delete", "dev", device["detached"], "clsact")
+    # DEL was killed after it stored the declarations, before it removed the map entries.
+    store, name = Store(cni.node.pins), name_of("killed", "eth0")
+    record = store.read()["cni"]
+    endpoints = [one for one in record.options["endpoints"] if one["name"] != name]
+    store.write("cni", Record({**record.options, "endpoints": endpoints}, record.slots))
+    cni.node.ns.ip(cni.node.name, f"link delete {device['killed']}")
+    (cni.folder / "attachments" / f"{name}.json").unlink()
+    assert killed in cni.endpoints()
+    cni.agent.start()
+    cni.wait(lambda: killed not in cni.endpoints())
+    for name in ("stays", "down", "detached"):
+        cni.wait(partial(cni.pings, name, ROUTER))
+    cni.wait(lambda: cni.filters("detached") == cni.filters("stays"))
+    assert cni.filters("stays")
+
+
+def test_containers_are_detached_without_programs_and_repaired_with_them(cni: Cni) -> None:
+    """DEL succeeds without maps; an agent that starts loads the programs, and repairs the containers."""
+    cni.add("stays")
+    cni.add("gone")
+    cni.node.attach(state="absent")
+    assert not cni.pings("stays", ROUTER)
+    cni.delete("gone")
+    cni.agent.stop()
+    cni.agent.start()  # loads the programs
+    cni.wait(partial(cni.pings, "stays", ROUTER))
+    cni.delete("stays")
+    assert cni.leftovers() == []
+
+
+def test_removal_deletes_routes_and_pods(cni: Cni, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config("n", cni.node.object, driver="veth", pin_path=cni.node.pins)
+    cni.add("one")
+    cni.agent.stop()
+    cni.node.ns.ip(cni.node.name, "link set left up")
+    monkeypatch.setattr(install._config, "read", lambda: config)
+    with cni.node.ns.inside(cni.node.name):
+        pods = SinglePods(config.node_spec(), no_command)
+        pods.set_routes(frozenset([Route("10.99.0.0/24", "", "left")]))
+        assert "10.99.0.0/24" in cni.node.ns.run(cni.node.name, "ip", "route")
+        assert install._remove_pods(no_command) == ""
+    assert "10.99.0.0/24" not in cni.node.ns.run(cni.node.name, "ip", "route")
+    cni.agent.start()
+    cni.delete("one")
     assert cni.leftovers() == []
 
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .._core.files import replace_file
+from .._kernel import netns
 from .protocol import Request
 
 FOLDER = "/var/lib/podnet-datapath/agent/attachments"
@@ -61,6 +62,13 @@ class Attachment:
     def shown(self) -> str:
         """Return the name of the Pod for messages."""
         return self.pod or self.container
+
+    def is_live(self) -> bool:
+        """Return whether the namespace exists, and its path is still of this namespace."""
+        try:
+            return netns.is_namespace(self.netns) and netns.identity(self.netns) == self.namespace
+        except OSError:
+            return False
 
     @classmethod
     def of(cls, request: Request, config: Mapping[str, Any], namespace: str) -> Attachment:

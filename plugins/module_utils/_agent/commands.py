@@ -205,8 +205,7 @@ class Commands:
         name = attachment.name
         with self.exclusive(name):
             if self._attachments.get(name) is attachment and not self._worker.existing().get(name):
-                self._worker.remove([name])
-                self._worker.create(self.spec_of(attachment))
+                self._worker.repair(self.spec_of(attachment))
 
     def remove_orphan(self, name: str) -> None:
         """Remove a Pod unless it has a record. Raises ``CniError``, ``Problem`` or ``OSError``."""

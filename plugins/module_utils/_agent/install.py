@@ -26,7 +26,6 @@ from .._core import bundle, files, lock
 from .._core.command import RunCommand
 from .._core.files import DropIn, Metadata
 from .._core.plan import Problem, Result, diff, listed, reason
-from .._kernel import netns
 from .._pods.single import SinglePods
 from .._rollback import journal
 from . import config as _config
@@ -176,14 +175,7 @@ def own_pods() -> list[str]:
     """Return the names of the agent's Pods whose network namespace exists."""
     if not os.path.isdir(FOLDER):
         return []
-    return sorted(one.shown for one in Attachments(FOLDER) if _is_live(one.netns))
-
-
-def _is_live(path: str) -> bool:
-    try:
-        return netns.is_namespace(path)
-    except OSError:
-        return False
+    return sorted(one.shown for one in Attachments(FOLDER) if one.is_live())
 
 
 def foreign_pods() -> list[str]:
@@ -386,13 +378,12 @@ def _remove(plan: InstallPlan, current: Current, force: bool, command: RunComman
 
 
 def _remove_pods(command: RunCommand) -> str:
-    """Remove all Pods of the agent, also those that a killed DEL left behind; return a problem."""
+    """Remove routes and Pods of the agent, also those that a killed DEL left behind; return a problem."""
     try:
         config = _config.read()
-        if not os.path.isdir(os.path.join(config.pin_path, "maps")):
-            return ""
         pods = SinglePods(config.node_spec(), command)
         try:
+            pods.set_routes(frozenset())
             pods.remove(list(pods.existing()))
         finally:
             pods.close()

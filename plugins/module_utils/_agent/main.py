@@ -64,6 +64,7 @@ class Agent:
         self._metrics = _metrics.Metrics()
         self._server = server.Server(path, self._handle, self._metrics.observe)
         self._stopped = threading.Event()
+        self._completed = False
 
     def run(self) -> None:
         """Serve requests until ``stop`` is called."""
@@ -99,6 +100,9 @@ class Agent:
     def _reconcile(self) -> None:
         try:
             reconcile.run(self._commands, self._worker, self._attachments)
+            if not self._completed:  # The kill of a former agent leaves map entries only until this start.
+                self._worker.complete_entries()
+                self._completed = True
             if self._nodes:
                 self._nodes.update()
         except (Problem, OSError, CniError) as error:

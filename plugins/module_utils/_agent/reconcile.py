@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from .._core.plan import Problem
-from .._kernel import netns
 from .attachments import Attachment, Attachments
 from .commands import Commands
 from .protocol import CniError
@@ -62,7 +61,7 @@ def run(commands: Commands, worker: Worker, attachments: Attachments) -> Finding
     found = find(
         records,
         {name: complete for name, complete in existing.items() if name not in busy},
-        {one.name for one in records if _is_live(one)},
+        {one.name for one in records if one.is_live()},
         attachments.unreadable,
     )
     for one in found.stale:
@@ -72,7 +71,7 @@ def run(commands: Commands, worker: Worker, attachments: Attachments) -> Finding
         log.info("remove the Pod %s, which no container has", name)
         _attempt(None, "remove", functools.partial(commands.remove_orphan, name))
     for one in found.incomplete:
-        log.warning("device or map entries of %s are missing; create them again", one.shown)
+        log.warning("device, programs or map entries of %s are missing; create them again", one.shown)
         _attempt(one, "repair", functools.partial(commands.repair, one))
     for name in attachments.unreadable - existing.keys():
         attachments.delete(name)
@@ -86,13 +85,3 @@ def _attempt(one: Attachment | None, verb: str, action: Callable[[], object]) ->
     except (CniError, Problem, OSError) as error:
         extra = {"pod": one.pod, "container": one.container} if one else {}
         log.warning("cannot %s %s: %s", verb, one.shown if one else "a Pod", error, extra=extra)
-
-
-def _is_live(attachment: Attachment) -> bool:
-    """Return whether the namespace of an attachment exists, and its path is still of this namespace."""
-    try:
-        return (
-            netns.is_namespace(attachment.netns) and netns.identity(attachment.netns) == attachment.namespace
-        )
-    except OSError:
-        return False

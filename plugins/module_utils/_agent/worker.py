@@ -70,13 +70,21 @@ class Worker:
         """Remove Pods, which need not exist. Raises ``Problem``."""
         self._call(lambda: self._pods.remove(names))
 
+    def repair(self, pod: PodSpec) -> None:
+        """Create a Pod again. Raises ``Problem``."""
+        self._call(lambda: self._pods.repair(pod, self._sysctls))
+
+    def complete_entries(self) -> None:
+        """Complete the map entries if an agent was killed while it wrote them. Raises ``Problem``."""
+        self._call(self._pods.complete_entries)
+
     def differences(self, pod: PodSpec) -> list[str]:
         """Return how an existing Pod differs from its spec."""
         found: list[str] = self._call(lambda: self._pods.differences(pod))
         return found
 
     def existing(self) -> dict[str, bool]:
-        """Return the names of Pods that have a device or map entries, and whether they have both."""
+        """Return the names of Pods that have a device or map entries, and whether they are complete."""
         found: dict[str, bool] = self._call(self._pods.existing)
         return found
 

@@ -52,7 +52,9 @@ class LiveEntries:
         self._token = ()
 
     def endpoints(self) -> list[dict[str, Any]]:
-        """Return the owner's declared endpoints."""
+        """Return the owner's declared endpoints; without maps, none has an effect."""
+        if not self._has_maps():
+            return []
         record = self._store.read().get(self._owner, Record())
         return list(record.options.get("endpoints") or ())
 
@@ -74,6 +76,8 @@ class LiveEntries:
 
     def remove(self, names: Collection[str]) -> None:
         """Remove the endpoints of these names, which need not be declared. Raises ``Problem``."""
+        if not self._has_maps():  # Loading the programs removes the declarations of former maps.
+            return
         with self._store.locked():
             self._refresh()
             current = self._record.options.get("endpoints") or ()
@@ -87,7 +91,14 @@ class LiveEntries:
                 return
         self._configure(options)
 
+    def complete(self) -> None:
+        """Complete the entries if a process was killed while it wrote them. Raises ``Problem``."""
+        self._configure(self._store.read().get(self._owner, Record()).options)
+
     # Reading
+
+    def _has_maps(self) -> bool:
+        return os.path.exists(os.path.join(self._pin_path, "maps", "config"))
 
     def _read_token(self) -> tuple[object, ...]:
         """Return what changes if another process changes the declarations or the maps."""

@@ -345,11 +345,13 @@ def existing_routes() -> frozenset[Route]:
         return frozenset(one.route for one in _node_routes(_route_messages(rtnl), names))
 
 
-def owned_links(owner: str) -> dict[str, str]:
-    """Return the host ends of an owner's devices with their Pods, empty for an unfinished device."""
+def owned_links(owner: str) -> dict[str, tuple[str, bool]]:
+    """Return the host ends of an owner's devices: their Pod, empty for an unfinished one, and whether they
+    are up.
+    """
     with Rtnl() as rtnl:
         links = [link for link in _links(rtnl) if belongs_to(link, owner)]
-    return {_text(link, "IFLA_IFNAME"): _interface(link).pod for link in links}
+    return {_text(link, "IFLA_IFNAME"): (_interface(link).pod, bool(link["flags"] & UP)) for link in links}
 
 
 def read_device(owner: str, index: int, netns: str) -> Device:

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from .._core.command import RunCommand
 from .._core.plan import Problem
 from .._datapath.live import LiveEntries
-from .._datapath.maps import Maps
+from .._datapath.maps import Maps, require_confirmed
 from .._datapath.node import Interface
 from .._kernel import netns
 from .._kernel.messages import message_types
 from .._kernel.netlink import KernelRefusal
 from .._kernel.rtnl import RTM_DELLINK, NextHop, Rtnl
-from .._programs import hooks, new_device
+from .._programs import hooks, new_device, pins
 from .api import PROGRAMS, NodeSpec, PodSpec, declared_endpoint, device_options
 from .drivers import choose_drivers, load_meta
 from .execute import Executor
@@ -66,7 +66,7 @@ class SinglePods:
 
         ``sysctls`` are written in each Pod's namespace before its device is up.
         """
-        with locked(), Executor(self._node.owner) as executor:
+        with locked(), pins.locked(self._node.pin_path), Executor(self._node.owner) as executor:
             results = [
                 self._attempt(pod, functools.partial(self._open, executor, pod, sysctls)) for pod in pods
             ]
@@ -102,10 +102,27 @@ class SinglePods:
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove Pods; names that do not exist are ignored. Raises ``Problem``."""
-        with locked():
+        with locked(), pins.locked(self._node.pin_path):
             for name in names:
                 self._delete_device(host_interface_of(name))
             self._entries.remove(names)
+
+    def repair(self, pod: PodSpec, sysctls: Mapping[str, str]) -> CreatedPod:
+        """Create a Pod again. Raises ``Problem``; before the removal if no Pod can be created now."""
+        require_confirmed(self._node.pin_path)
+        problem = self.problem()
+        if problem:
+            raise Problem(problem)
+        self.remove([pod.name])
+        (result,) = self.create([pod], sysctls)
+        if isinstance(result, Problem):
+            raise result
+        return result
+
+    def complete_entries(self) -> None:
+        """Complete the map entries if a process was killed while it wrote them. Raises ``Problem``."""
+        with locked(), pins.locked(self._node.pin_path):
+            self._entries.complete()
 
     def next_hop(self, address: str) -> NextHop | None:
         """Return the next hop of the node's route to an address."""
@@ -120,17 +137,25 @@ class SinglePods:
             executor.execute(steps_between(State(host_routes=current), State(host_routes=routes)))
 
     def existing(self) -> dict[str, bool]:
-        """Return the names of Pods that have a device or map entries, and whether they have both.
+        """Return the names of Pods that have a device or map entries, and whether they are complete.
 
-        Delete devices whose creation was killed.
+        A complete Pod has entries, and a device that is up and has the programs. Delete devices whose
+        creation was killed.
         """
-        devices = owned_links(self._node.owner)
-        for interface, name in devices.items():
-            if not name:
-                self._delete_device(interface)
-        named = {name for name in devices.values() if name}
-        declared = {one["name"] for one in self._entries.endpoints()}
-        return {name: name in named and name in declared for name in named | declared}
+        with locked(), pins.locked(self._node.pin_path):
+            devices = owned_links(self._node.owner)
+            for interface, (name, _up) in devices.items():
+                if not name:
+                    self._delete_device(interface)
+            attached = new_device.attached(self._node.pin_path)
+            declared = {one["name"] for one in self._entries.endpoints()}
+        complete = {
+            name
+            for interface, (name, up) in devices.items()
+            if up and {(interface, hook, program) for hook, program in PROGRAMS.items()} <= attached
+        }
+        named = {name for name, _up in devices.values() if name}
+        return {name: name in complete and name in declared for name in named | declared}
 
     def problem(self) -> str:
         """Return why Pods cannot be created on this node, empty if they can."""

@@ -29,7 +29,7 @@ from .._kernel import bpf, libbpf
 from .._kernel.bpf import DEFAULT_OWNER
 from .change import execute, remove_all
 from .connections import COMPUTED, CONNECTIONS, connections_problem, copy_connections, replaced_maps
-from .pins import Pins
+from .pins import Pins, locked
 from .plan import ProgramPlan, State, Step, layout_text, program_text, steps_between
 from .record import Recorder, program_plan
 from .resolve import Request, resolve
@@ -209,7 +209,10 @@ def present(
     Raises ``Problem``; then nothing has changed.
     """
     check_pin_path(desired.pin_path)
-    with libbpf.BpfObject(object_path, rodata) as obj:
+    with (
+        contextlib.nullcontext() if check else locked(desired.pin_path),
+        libbpf.BpfObject(object_path, rodata) as obj,
+    ):
         return install(desired, obj, check, recorder)
 
 
@@ -233,6 +236,11 @@ def absent(path: str, check: bool = False, recorder: Recorder | None = None) -> 
     if not os.path.isdir(path):
         return result_of(())
     check_pin_path(path)
+    with contextlib.nullcontext() if check else locked(path):
+        return _remove(path, check, recorder)
+
+
+def _remove(path: str, check: bool, recorder: Recorder | None) -> Result:
     pins = Pins(path)
     steps = [Step("attachment", key, str(a)) for key, a in sorted(pins.attachments.items())]
     steps += [Step("program", n, program_text(i.tag, pins.rodata)) for n, i in pins.programs.items()]

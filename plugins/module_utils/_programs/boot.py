@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from .._kernel import libbpf
 from .._kernel.bpf import DEFAULT_OWNER
 from .._rollback import journal
-from .attach import Desired, present
-from .pins import Pins
+from .attach import Desired, check_pin_path, install
+from .pins import Pins, locked
 from .plan import Attachment
 from .resolve import Request
 
@@ -22,7 +23,9 @@ def restore(pin_path: str, object_path: str, programs: Collection[str], uplinks:
     """
     if _is_complete(Pins(pin_path), programs, uplinks):
         return False
-    with journal.locked():  # Another process may load the programs now.
+    check_pin_path(pin_path)
+    # Another process may load the programs now; bpf_attach takes the locks in the same order.
+    with locked(pin_path), journal.locked():
         pins = Pins(pin_path)
         if _is_complete(pins, programs, uplinks):
             return False
@@ -32,7 +35,8 @@ def restore(pin_path: str, object_path: str, programs: Collection[str], uplinks:
             if one.owner == DEFAULT_OWNER and _is_attached(pins, one)
         }
         requests.update({(one.device, one.hook): one for one in uplinks})
-        present(Desired(pin_path, list(requests.values())), object_path, {})
+        with libbpf.BpfObject(object_path, {}) as obj:
+            install(Desired(pin_path, list(requests.values())), obj)
     return True
 
 

@@ -40,6 +40,15 @@ def attach(pin_path: str, owner: str, device: Device, programs: Mapping[str, str
             ) from error
 
 
+def attached(pin_path: str) -> set[tuple[str, str, str]]:
+    """Return device, hook and program of all attachments of pinned programs."""
+    return {
+        (one.device, one.hook, one.program.rstrip(PENDING))
+        for one in Pins(pin_path).attachments.values()
+        if one.ifindex
+    }
+
+
 def forget(pin_path: str, owner: str, device: str) -> None:
     """Remove the pins of a deleted device, which the kernel has detached its programs from."""
     folder = os.path.join(pin_path, "links", owner)

@@ -4,13 +4,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from .._core import lock
+from .._datapath.store import Store
 from .._kernel import bpf
 from .._kernel.bpf import ProgramInfo
 from .hooks import HOOKS, Device, is_managed, read_devices, read_filters
 from .plan import PENDING, Attachment, State, split_pin_name
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Exclude other processes that attach or replace the programs below ``path``. Raises ``Problem``.
+
+    From reading the attachments to replacing the programs: a device that gets the former programs in between
+    would keep them, and its entries would be missing in new maps.
+    """
+    with lock.locked(f"{Store(path).folder}.lock"):
+        yield
 
 
 class Pins:

@@ -98,7 +98,7 @@ class Pods:
     def remove(self, names: Sequence[str]) -> None:
         self.removed += names
 
-    def create(self, pod: PodSpec) -> None:
+    def repair(self, pod: PodSpec) -> None:
         raise AssertionError(f"{pod.name} is created again")
 
 
