@@ -282,6 +282,30 @@ def test_containers_are_detached_without_programs_and_repaired_with_them(cni: Cn
     assert cni.leftovers() == []
 
 
+def test_programs_are_replaced_while_containers_start(cni: Cni, build: Callable[..., str]) -> None:
+    other = build(("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 8192"))
+    chance = random.Random(SEED)
+    names = [f"c{number}" for number in range(8)]
+    for name in names:
+        cni.container(name)
+
+    def add(name: str, delay: float) -> None:
+        time.sleep(delay)
+        cni.add(name)
+
+    for number in range(ROUNDS):
+        with ThreadPoolExecutor(len(names)) as pool:
+            added = [pool.submit(add, name, chance.uniform(0, 1.5)) for name in names]
+            changes = cni.node.attach(object=(other, cni.node.object)[number % 2])["changes"]
+            assert "replace map endpoints4" in changes
+            for one in added:
+                one.result()
+        for name in names:
+            assert cni.pings(name, ROUTER), f"seed {SEED}: {name}"
+            cni.delete(name)
+    assert cni.leftovers() == []
+
+
 def test_removal_deletes_routes_and_pods(cni: Cni, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config("n", cni.node.object, driver="veth", pin_path=cni.node.pins)
     cni.add("one")

@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import verify
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach, backup
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import ProgramPlan
@@ -134,7 +135,7 @@ def test_state_is_refused_while_replaced_maps_are_unconfirmed(
 def test_change_by_another_run_after_planning_is_detected(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loading programs takes seconds, in which another run may change the attachments."""
+    """Another run cannot change them, a process without the lock of the programs may."""
     monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
     recorder = _revert_programs.CheckpointRecorder(arm.Confirmation(), lambda words: (0, "", ""))
     node.attach("host_ingress left ingress clsact")
@@ -148,7 +149,8 @@ def test_change_by_another_run_after_planning_is_detected(
             return recorder.transaction(plan)
 
     with node.ns.inside(node.name), pytest.raises(Problem, match=r"left-ingress changed while"):
-        attach.present(desired, node.object, {}, recorder=Late())
+        with libbpf.BpfObject(node.object, {}) as programs:
+            attach.install(desired, programs, recorder=Late())
     assert "host_ingress" in node.filters("right", "ingress")
 
 
