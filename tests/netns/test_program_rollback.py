@@ -148,9 +148,12 @@ def test_change_by_another_run_after_planning_is_detected(
             node.attach("host_ingress right ingress clsact")
             return recorder.transaction(plan)
 
-    with node.ns.inside(node.name), pytest.raises(Problem, match=r"left-ingress changed while"):
-        with libbpf.BpfObject(node.object, {}) as programs:
-            attach.install(desired, programs, recorder=Late())
+    with (
+        node.ns.inside(node.name),
+        libbpf.BpfObject(node.object, {}) as programs,
+        pytest.raises(Problem, match=r"left-ingress changed while"),
+    ):
+        attach.install(desired, programs, recorder=Late())
     assert "host_ingress" in node.filters("right", "ingress")
 
 
