@@ -306,6 +306,16 @@ def test_programs_are_replaced_while_containers_start(cni: Cni, build: Callable[
     assert cni.leftovers() == []
 
 
+def test_changed_options_apply_when_the_agent_starts(cni: Cni) -> None:
+    cni.add("one")
+    cni.agent.stop()
+    file, services = cni.folder / "agent.json", ["10.96.0.0/16"]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "stack_services": services}))
+    cni.agent.start()
+    cni.wait(lambda: Store(cni.node.pins).read()["cni"].options.get("stack_services") == services)
+    assert cni.pings("one", ROUTER)
+
+
 def test_removal_deletes_routes_and_pods(cni: Cni, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config("n", cni.node.object, driver="veth", pin_path=cni.node.pins)
     cni.add("one")

@@ -100,13 +100,15 @@ class Agent:
     def _reconcile(self) -> None:
         try:
             reconcile.run(self._commands, self._worker, self._attachments)
-            if not self._completed:  # The kill of a former agent leaves map entries only until this start.
+            if not self._completed:  # A former agent may have been killed, or had other options.
                 self._worker.complete_entries()
                 self._completed = True
             if self._nodes:
                 self._nodes.update()
         except (Problem, OSError, CniError) as error:
             log.warning("reconciliation failed, and is repeated: %s", error)
+        except Exception:  # Requests must be served nevertheless.
+            log.exception("reconciliation failed, and is repeated")
 
     def _handle(self, request: Request) -> object:
         extra = {"pod": request.pod, "container": request.container, "command": request.command}

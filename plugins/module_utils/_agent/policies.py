@@ -82,5 +82,5 @@ class PolicyWatch:
                 log.warning("cannot create an Event: %s", error)
 
     def _report(self, error: str) -> None:
-        if error:
-            self._warnings.set("policies", [f"NetworkPolicy objects cannot be read: {error}"])
+        lines = [f"NetworkPolicy objects cannot be read: {error}"] if error else []
+        self._warnings.set("policy watch", lines)

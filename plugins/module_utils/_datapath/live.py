@@ -92,8 +92,12 @@ class LiveEntries:
         self._configure(options)
 
     def complete(self) -> None:
-        """Complete the entries if a process was killed while it wrote them. Raises ``Problem``."""
-        self._configure(self._store.read().get(self._owner, Record()).options)
+        """Complete the entries if a process was killed while it wrote them, and apply new shared options.
+
+        Raises ``Problem``.
+        """
+        endpoints = self.endpoints()
+        self._configure({**self._shared, "endpoints": endpoints} if endpoints else {})
 
     # Reading
 
