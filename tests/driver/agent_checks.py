@@ -24,6 +24,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import name_of
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import api
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.parse import host_interface_of
+from ansible_collections.podnet.datapath.plugins.module_utils._pods.single import SinglePods
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from tests.support import node_checks
 from tests.support.agent import Agent
@@ -128,6 +129,21 @@ def the_device_is_that_of_the_module_pods(host: Host) -> None:
     with host.ns.inside(host.name):
         planned = api.ensure(node, [pod], False, lambda _words: (1, "", ""), check=True)
     assert not planned.values["changes"] and not planned.values["differences"], planned.values
+
+
+@CHECKS
+def reconciliation_finds_only_incomplete_pods(host: Host) -> None:
+    """A complete Pod must not be repaired, because that ends its connections."""
+    spec = api.NodeSpec(name="n", owner="cni", driver=host.driver, object=host.object, pin_path=PINS)
+    names = [name_of(name, "eth0") for name in ADDRESSES]
+    host.agent.stop()
+    with host.ns.inside(host.name):
+        pods = SinglePods(spec, lambda _words: (1, "", ""))
+        assert pods.existing() == dict.fromkeys(names, True)
+        host.ns.ip(host.name, f"link set {host_interface_of(names[0])} down")
+        assert pods.existing() == {names[0]: False, names[1]: True}
+        pods.close()
+    host.agent.start()
 
 
 @CHECKS
