@@ -13,6 +13,7 @@ import itertools
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .._core.plan import Problem
@@ -143,13 +144,22 @@ def _family(text: str) -> int:
     return socket.AF_INET6 if ":" in text else socket.AF_INET
 
 
+@dataclass(frozen=True)
+class PairLink:
+    """Interface indexes of the host's and the Pod's end, and the MTU at which the device was created."""
+
+    index: int
+    peer: int
+    mtu: int
+
+
 class Executor:
     """Executes steps in order; sends those of one end of a Pod in one batch."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._host = Rtnl()
-        self._indexes: dict[str, tuple[int, int]] = {}  # host end and Pod's end, by name of the host end
+        self._links: dict[str, PairLink] = {}  # by name of the host end
 
     def __enter__(self) -> Executor:
         return self
@@ -176,13 +186,15 @@ class Executor:
                 except OSError as error:
                     raise self._problem(step, error) from error
 
-    def indexes_of(self, device: Device) -> tuple[int, int]:
-        """Return the interface indexes of the host's and the Pod's end. Raises ``KernelRefusal``."""
+    def link_of(self, device: Device) -> PairLink:
+        """Return the link of an existing device. Raises ``KernelRefusal``."""
         name = device.host_interface
-        if name not in self._indexes:
+        if name not in self._links:
             link = self._host.link(name)
-            self._indexes[name] = link["index"], link.get_attr("IFLA_LINK") or 0
-        return self._indexes[name]
+            self._links[name] = PairLink(
+                link["index"], link.get_attr("IFLA_LINK") or 0, link.get_attr("IFLA_MTU") or 0
+            )
+        return self._links[name]
 
     @staticmethod
     def _problem(step: Step, error: OSError) -> Problem:
@@ -196,7 +208,7 @@ class Executor:
     # Devices and namespaces
 
     def _delete_device(self, step: Step) -> None:
-        self._indexes.pop(step.of.host_interface, None)
+        self._links.pop(step.of.host_interface, None)
         message = message_types().link()
         try:
             message["index"] = self._host.index_of(step.of.host_interface)
@@ -254,9 +266,9 @@ class Executor:
         finally:
             os.close(namespace)
         # The alias marks the device as managed. The host end needs no link-local address.
-        self._indexes.pop(device.host_interface, None)
+        self._links.pop(device.host_interface, None)
         message = messages.link()
-        message["index"], _peer = self.indexes_of(device)
+        message["index"] = self.link_of(device).index
         message["attrs"] = [
             ("IFLA_IFALIAS", f"{ALIAS}{self._owner}/{device.name}"),
             ("IFLA_GROUP", 0),
@@ -277,7 +289,7 @@ class Executor:
         device = step.of
         with _driver_attributes(device.driver, step.value) as attributes:
             message = message_types().link()
-            message["index"], _peer = self.indexes_of(device)
+            message["index"] = self.link_of(device).index
             message["attrs"] = [
                 (
                     "IFLA_LINKINFO",
@@ -369,8 +381,8 @@ class Executor:
         device, inside = steps[0].of, steps[0].end == "pod"
         try:
             with Rtnl(device.netns) if inside else contextlib.nullcontext(self._host) as rtnl:
-                host, peer = self.indexes_of(device)
-                index = peer if inside else host  # not by name, which the Pod can change
+                link = self.link_of(device)
+                index = link.peer if inside else link.index  # not by name, which the Pod can change
                 if not inside:
                     accept_no_routers(device.host_interface)
                 requests = [(step, one) for step in steps for one in self._requests(step, index)]

@@ -27,7 +27,7 @@ from .._programs import hooks, new_device, pins
 from .api import PROGRAMS, NodeSpec, PodSpec, declared_endpoint, device_options
 from .drivers import choose_drivers, load_meta
 from .execute import Executor
-from .model import Device, End, Route, State
+from .model import SIZES, Device, End, Route, State
 from .parse import host_interface_of, parse
 from .plan import steps_between
 from .read import belongs_to, existing_routes, owned_links, read_device, read_settings
@@ -172,7 +172,7 @@ class SinglePods:
         device = self._parse(pod)
         try:
             with Executor(self._node.owner) as executor:
-                index, _peer = executor.indexes_of(device)
+                index = executor.link_of(device).index
             current = read_device(self._node.owner, index, device.netns)
         except KernelRefusal as refusal:
             return [f"interface {device.host_interface}: {refusal.strerror}"]
@@ -216,8 +216,7 @@ class SinglePods:
         except Problem:
             self._delete_device(device.host_interface)
             raise
-        index, _peer = executor.indexes_of(device)
-        return CreatedPod(device, index)
+        return CreatedPod(device, executor.link_of(device).index)
 
     def _add_entries(self, made: Sequence[tuple[PodSpec, CreatedPod]]) -> dict[str, Problem]:
         """Add the map entries of all Pods at once, or if that fails one by one; return problems by name."""
@@ -259,8 +258,11 @@ class SinglePods:
         new_device.attach(self._node.pin_path, f"pods_{self._node.owner}", where, PROGRAMS)
         name = device.name
         executor.execute(steps_between(State({name: _opened(device)}), State({name: device})))
-        # The kernel confirms addresses and routes, but may clamp settings.
-        current = read_settings(device, *executor.indexes_of(device))
+        link = executor.link_of(device)
+        if not device.host.settings.keys() & set(SIZES):
+            return replace(created, device=_with_mtu(device, link.mtu))
+        # The kernel confirms what it sets, but may clamp sizes.
+        current = read_settings(device, link.index, link.peer)
         remaining = steps_between(State({name: current}), State({name: device}))
         if remaining:
             raise Problem(
@@ -293,6 +295,15 @@ def _opened(device: Device) -> Device:
     def end(one: End) -> End:
         settings = {key: value for key, value in one.settings.items() if key not in ("up", "loopback")}
         return End(settings, one.addresses)
+
+    return replace(device, host=end(device.host), pod=end(device.pod))
+
+
+def _with_mtu(device: Device, mtu: int) -> Device:
+    """Return the device with the MTU that the kernel chose, if none is declared."""
+
+    def end(one: End) -> End:
+        return replace(one, settings={"mtu": mtu, **one.settings})
 
     return replace(device, host=end(device.host), pod=end(device.pod))
 

@@ -70,6 +70,7 @@ class Applier:
         self._close = close
         self.transaction = Transaction()
         self._files = files
+        self._new_qdiscs: set[int] = set()  # by ifindex: created here, so without other filters
 
     def _keep(self, fd: int) -> int:
         self._files.callback(os.close, fd)
@@ -136,11 +137,14 @@ class Applier:
             self.transaction.on_failure(lambda: set_meta_program(device, a.hook, before))
         else:
             if libbpf.clsact_create(a.ifindex):
+                self._new_qdiscs.add(a.ifindex)
                 self.transaction.on_failure(lambda: libbpf.clsact_destroy(a.ifindex))
                 if a.ifindex not in self.pins.qdiscs:
                     self.pin(program, "links", a.owner, pin_name(a.device, f"qdisc{a.ifindex}"))
             # A killed run may have left its filter without a pin. resolve() rejects foreign filters.
-            there = any(is_managed(f) for f in read_filters(a.ifindex, a.hook))
+            there = a.ifindex not in self._new_qdiscs and any(
+                is_managed(f) for f in read_filters(a.ifindex, a.hook)
+            )
             point = clsact_point(a.hook)
             libbpf.clsact_attach(a.ifindex, point, program, CLSACT_PRIORITY, CLSACT_HANDLE, replace=there)
             self.transaction.on_failure(
