@@ -23,6 +23,7 @@ import pytest
 from ansible_collections.podnet.datapath.plugins.module_utils._agent import install, protocol
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import name_of
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.config import Config
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info, status
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.maps import Maps
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Record, Store
@@ -331,6 +332,20 @@ def test_removal_deletes_routes_and_pods(cni: Cni, monkeypatch: pytest.MonkeyPat
     cni.agent.start()
     cni.delete("one")
     assert cni.leftovers() == []
+
+
+def test_a_foreign_route_does_not_affect_routes_to_other_nodes(cni: Cni) -> None:
+    cni.node.ns.ip(cni.node.name, "link set left up", "link set right up", "route add 10.99.1.0/24 dev right")
+    pods = SinglePods(Config("n", cni.node.object, pin_path=cni.node.pins).node_spec(), no_command)
+    wanted = [Route(f"10.99.{number}.0/24", "", "left") for number in range(3)]
+    with cni.node.ns.inside(cni.node.name):
+        with pytest.raises(Problem, match=r"10\.99\.1\.0/24.*exists"):
+            pods.set_routes(frozenset(wanted))
+        routes = cni.node.ns.run(cni.node.name, "ip", "route")
+        assert all(f"10.99.{number}.0/24 dev left" in routes for number in (0, 2)), routes
+        pods.set_routes(frozenset())
+        assert "dev left" not in cni.node.ns.run(cni.node.name, "ip", "route")
+    assert "10.99.1.0/24 dev right" in cni.node.ns.run(cni.node.name, "ip", "route")
 
 
 def test_pods_of_the_inventory_stay_and_share_the_datapath(cni: Cni) -> None:

@@ -70,6 +70,8 @@ def serve(address: str, port: int, health: Callable[[], str], metrics: Callable[
     """
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = 10  # seconds for a client to send its request
+
         def do_GET(self) -> None:
             if self.path == "/healthz":
                 problem = health()

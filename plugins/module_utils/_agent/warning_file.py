@@ -23,10 +23,12 @@ class Warnings:
             os.unlink(path)
 
     def set(self, source: str, lines: Sequence[str]) -> None:
-        """Replace the warnings of a source. Raises ``OSError``."""
+        """Replace the warnings of a source; a full disk must not end the thread that warns."""
         with self._lock:
             if self._found.get(source, []) == list(lines):
                 return
-            self._found[source] = list(lines)
-            text = "".join(f"{line}\n" for found in self._found.values() for line in found)
-            replace_file(self._path, text.encode(), 0o600)
+            found = {**self._found, source: list(lines)}
+            text = "".join(f"{line}\n" for one in found.values() for line in one)
+            with contextlib.suppress(OSError):
+                replace_file(self._path, text.encode(), 0o600)
+                self._found = found

@@ -130,11 +130,17 @@ class SinglePods:
             return rtnl.next_hop(address)
 
     def set_routes(self, routes: frozenset[Route]) -> None:
-        """Replace the owner's routes of the host. Raises ``Problem``."""
-        owner = self._node.owner
+        """Replace the owner's routes of the host. Raises ``Problem`` for those that the kernel rejects."""
+        owner, problems = self._node.owner, list[str]()
         with locked(), Executor(owner) as executor:
             current = read_host_routes(owner) & existing_routes()
-            executor.execute(steps_between(State(host_routes=current), State(host_routes=routes)))
+            for step in steps_between(State(host_routes=current), State(host_routes=routes)):
+                try:
+                    executor.execute([step])
+                except Problem as problem:  # A foreign route to one node must not affect those to others.
+                    problems.append(str(problem))
+        if problems:
+            raise Problem("\n".join(problems))
 
     def existing(self) -> dict[str, bool]:
         """Return the names of Pods that have a device or map entries, and whether they are complete.
