@@ -762,7 +762,12 @@ def test_killed_while_it_waits(plugin: Build, path: Path, number: int) -> None:
         wait_for_close(connection)
         closed.set()
 
-    with Agent(path, respond), started(plugin, path) as process:
+    def prepare() -> None:
+        """Undo what nohup(1), or a shell that runs this in the background, ignores."""
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+
+    with Agent(path, respond), started(plugin, path, preexec_fn=prepare) as process:
         process.stdin.close()
         reached.wait()
         process.send_signal(number)

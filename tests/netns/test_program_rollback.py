@@ -175,6 +175,16 @@ def test_run_killed_before_pinning_is_rolled_back(node: Node, unconfirmed: Any) 
     assert node.everything() == before
 
 
+def test_run_killed_before_its_filter_is_rolled_back(node: Node, unconfirmed: Any) -> None:
+    def killed() -> None:
+        node.ns.run(node.name, "tc", "filter", "del", "dev", "left", "ingress")
+        os.unlink(f"{node.pins}/links/site/left-ingress")
+
+    before = node.everything()
+    unconfirmed("host_ingress left ingress clsact", break_it=killed)
+    assert node.everything() == before
+
+
 def test_confirmed_attachment_is_reverted(node: Node, unconfirmed: Any) -> None:
     """The module revert removes it and its journal."""
     before = node.everything()

@@ -242,7 +242,8 @@ def services_share_a_backend(lab: Lab, version: int) -> None:
                 client = open_.enter_context(socket.socket(FAMILY[version], TCP))
             client.settimeout(ALLOWED_WITHIN)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            client.bind((address_of("front", version), 40123))
+            # below the ephemeral ports, which other sockets may have
+            client.bind((address_of("front", version), 30123))
             client.connect((target, 80))
             assert client.recv(9) == b"web"
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -136,11 +137,7 @@ class Applier:
             before = self._keep(bpf.prog_get_fd_by_id(old)) if old else -1
             self.transaction.on_failure(lambda: set_meta_program(device, a.hook, before))
         else:
-            if libbpf.clsact_create(a.ifindex):
-                self._new_qdiscs.add(a.ifindex)
-                self.transaction.on_failure(lambda: libbpf.clsact_destroy(a.ifindex))
-                if a.ifindex not in self.pins.qdiscs:
-                    self.pin(program, "links", a.owner, pin_name(a.device, f"qdisc{a.ifindex}"))
+            self._create_qdisc(a, program)
             # A killed run may have left its filter without a pin. resolve() rejects foreign filters.
             there = a.ifindex not in self._new_qdiscs and any(
                 is_managed(f) for f in read_filters(a.ifindex, a.hook)
@@ -151,6 +148,19 @@ class Applier:
                 lambda: libbpf.clsact_detach(a.ifindex, point, CLSACT_PRIORITY, CLSACT_HANDLE)
             )
         self.pin(program, "links", *a.key.split("/"))
+
+    def _create_qdisc(self, a: Attachment, program: int) -> None:
+        """Create a clsact qdisc unless the device has one; its pin marks it as managed."""
+        names = ("links", a.owner, pin_name(a.device, f"qdisc{a.ifindex}"))
+        marked = a.ifindex in self.pins.qdiscs or os.path.lexists(self.pins.at(*names))
+        if not marked:  # Before the qdisc, which a killed run would leave unmarked.
+            bpf.obj_pin(program, self.pins.at(*names))
+        if libbpf.clsact_create(a.ifindex):
+            self._new_qdiscs.add(a.ifindex)
+            self.transaction.on_failure(lambda: unlink(self.pins.at(*names)))
+            self.transaction.on_failure(lambda: libbpf.clsact_destroy(a.ifindex))
+        elif not marked:
+            unlink(self.pins.at(*names))
 
     def _update(self, before: Attachment, after: Attachment, program: int) -> None:
         old = self._keep(bpf.prog_get_fd_by_id(self.pins.program_ids[before.key]))
@@ -197,10 +207,19 @@ class Applier:
 
     def _remove_qdisc(self, ifindex: int) -> None:
         """Remove a managed clsact qdisc if it has no filters."""
-        record = self.pins.qdiscs.get(ifindex)
-        if record and not read_filters(ifindex, "ingress") and not read_filters(ifindex, "egress"):
+        record = self.pins.qdiscs.get(ifindex, "")
+        if not os.path.lexists(record):
+            return
+        if all(device.ifindex != ifindex for device in self.pins.devices.values()):
+            unlink(record)
+        elif not read_filters(ifindex, "ingress") and not read_filters(ifindex, "egress"):
             libbpf.clsact_destroy(ifindex)
             unlink(record)
+
+    def remove_unused_qdiscs(self) -> None:
+        """Remove managed clsact qdiscs without filters, which a killed run may leave."""
+        for ifindex in self.pins.qdiscs:
+            _clean_up(functools.partial(self._remove_qdisc, ifindex))
 
 
 def _clean_up(step: Callable[[], object]) -> None:
@@ -265,6 +284,7 @@ def execute(
                         applier.pin(source[step.name], folder, step.name)
                     else:
                         applier.unpin(folder, step.name)
+            applier.remove_unused_qdiscs()
     except OSError as e:
         raise Problem(
             f"{step.kind} {step.name}: cannot {step.action}: {e.strerror}; everything was restored"
@@ -286,6 +306,7 @@ def remove_all(pins: Pins, close: bool = False) -> None:
         with applier.transaction:
             for a in pins.attachments.values():
                 applier.change(a, None, -1)
+        applier.remove_unused_qdiscs()
     for folder, _folders, names in os.walk(pins.path, topdown=False):
         inside = os.path.relpath(folder, pins.path).split(os.sep)[0]
         if inside in ("progs", "maps", "links"):
