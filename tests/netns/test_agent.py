@@ -33,6 +33,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._pods.parse import
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.single import SinglePods
 from tests.netns.bpf_node import Node
 from tests.netns.pod_bench import command as no_command
+from tests.netns.pod_bench import pings
 from tests.support.agent import Agent, Reply
 
 SEED = int(os.environ.get("PODNET_SEED") or random.randrange(1 << 32))
@@ -80,8 +81,7 @@ class Cni:
         assert reply == Reply(0, {})
 
     def pings(self, name: str, to: str) -> bool:
-        words = ("ping", "-c1", "-W1", to)
-        return " 0% packet loss" in self.node.ns.run(self.containers[name], *words, check=False)
+        return pings(self.node.ns, self.containers[name], to)
 
     def try_call(self, command: str, name: str) -> Reply | None:
         """Send a request to an agent that may be killed."""
