@@ -208,6 +208,15 @@ def test_failed_requests_leave_nothing(cni: Cni) -> None:
     assert cni.leftovers() == []
 
 
+def test_a_second_interface_is_rejected(cni: Cni) -> None:
+    """Each interface gets a default route, of which a container has one."""
+    cni.add("one")
+    fails(cni, "one", protocol.FAILED, "exists", IFNAME="net1")
+    assert cni.pings("one", ROUTER)
+    cni.delete("one")
+    assert cni.leftovers() == []
+
+
 def test_what_a_container_does_to_its_interface_does_not_matter(cni: Cni) -> None:
     changes = {
         "renamed": ["link set eth0 down", "link set eth0 name other"],
