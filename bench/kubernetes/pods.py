@@ -11,42 +11,19 @@ usage: python3 -m bench.kubernetes.pods [--count 100] [--rounds 3]
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 
 from tests.kubernetes.cluster.cluster import Cluster, checkout_name
+from tests.kubernetes.cluster.deployment import deployment
 
 KINDS = {"hostNetwork, no plugin": True, "podnet": False}
 
 
 def manifest(count: int, node: str, host_network: bool) -> str:
     """Return a Deployment whose Pods run on one node."""
-    container = {
-        "name": "c",
-        "image": "podnet.test/agnhost:1",
-        "imagePullPolicy": "Never",
-        "args": ["pause"],
-    }
-    spec = {
-        "nodeSelector": {"kubernetes.io/hostname": node},
-        "terminationGracePeriodSeconds": 0,
-        "hostNetwork": host_network,
-        "containers": [container],
-    }
-    labels = {"app": "bench"}
-    return json.dumps(
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": "bench"},
-            "spec": {
-                "replicas": count,
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": spec},
-            },
-        }
-    )
+    pod = {"nodeSelector": {"kubernetes.io/hostname": node}, "hostNetwork": host_network}
+    return deployment("bench", count, ["pause"], pod=pod)
 
 
 def measure(cluster: Cluster, count: int, host_network: bool) -> float:

@@ -23,6 +23,7 @@ from lablib.common import LabError
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import split_pin_name
 from tests.kubernetes.cluster import podnet
 from tests.kubernetes.cluster.cluster import Cluster
+from tests.kubernetes.cluster.deployment import deployment
 from tests.kubernetes.cluster.node import Node
 
 PODS = int(os.environ.get("PODNET_PODS") or 16)
@@ -33,32 +34,14 @@ RECORDS = "/var/lib/podnet-datapath/agent/attachments"
 RESERVED = "/var/lib/cni/networks/podnet"  # of host-local
 
 
-def deployment(replicas: int, generation: int) -> str:
+def chaos_deployment(replicas: int, generation: int) -> str:
     """Return a Deployment whose Pods are replaced 16 at a time if its generation changes."""
     container = {
-        "name": "c",
-        "image": "podnet.test/agnhost:1",
-        "imagePullPolicy": "Never",
-        "args": ["netexec"],
         "env": [{"name": "GENERATION", "value": str(generation)}],
         "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
     }
-    spec = {"terminationGracePeriodSeconds": 0, "containers": [container]}
-    rolling = {"maxSurge": 16, "maxUnavailable": 16}
-    labels = {"app": "chaos"}
-    return json.dumps(
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": "chaos"},
-            "spec": {
-                "replicas": replicas,
-                "selector": {"matchLabels": labels},
-                "strategy": {"type": "RollingUpdate", "rollingUpdate": rolling},
-                "template": {"metadata": {"labels": labels}, "spec": spec},
-            },
-        }
-    )
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 16, "maxUnavailable": 16}}
+    return deployment("chaos", replicas, ["netexec"], container, strategy=rolling)
 
 
 def kill_agent(node: Node) -> None:
@@ -180,7 +163,7 @@ def test_nothing_is_missing_or_left_over(kubernetes: Cluster) -> None:
     wait_clean(cluster)
     for number in range(ROUNDS):
         with faults(cluster.nodes, chance):
-            cluster.kubectl("apply", "-f", "-", given=deployment(PODS, number))
+            cluster.kubectl("apply", "-f", "-", given=chaos_deployment(PODS, number))
             time.sleep(chance.uniform(5, 10))
         cluster.kubectl("rollout", "status", "deployment/chaos", "--timeout=180s")
         wait_clean(cluster)
