@@ -141,7 +141,12 @@ class Backend:
 
 @dataclass(frozen=True)
 class Service:
-    """A virtual address and port. ``selected`` has selectors of Pods as backends, with port and weight."""
+    """A virtual address and port. ``selected`` has selectors of Pods as backends, with port and weight.
+
+    The unspecified address of a family stands for all addresses of this node (a node port). ``affinity``
+    are the seconds that a client keeps its backend, 0 for none. ``external`` are the backends for clients
+    outside of the cluster (externalTrafficPolicy); None: ``backends``.
+    """
 
     name: str
     owner: str
@@ -150,6 +155,8 @@ class Service:
     protocol: int
     backends: tuple[Backend, ...] = ()
     selected: tuple[tuple[PodSelector, int, int], ...] = ()
+    affinity: int = 0
+    external: tuple[Backend, ...] | None = None
 
 
 @dataclass(frozen=True)
