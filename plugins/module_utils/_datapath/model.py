@@ -21,7 +21,8 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 class Pod:
     """A Pod. ``device`` is the host end of its device, empty for a Pod of another node.
 
-    ``display_name`` is the name for people if ``name`` is not readable, such as ``namespace/name``.
+    ``display_name`` is the name for people if ``name`` is not readable, such as ``namespace/name``. ``uid``
+    is that of its Kubernetes object, so that a Pod is not mistaken for its predecessor of the same name.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Pod:
     masquerade: bool = False
     anti_spoof: bool = True
     display_name: str = ""
+    uid: str = ""
 
     @property
     def shown(self) -> str:

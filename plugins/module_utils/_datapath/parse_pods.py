@@ -48,6 +48,7 @@ def _pod(raw: Mapping[str, Any], owner: str, node: str, option: str, problems: P
         masquerade=bool(raw.get("masquerade")),
         anti_spoof=raw.get("anti_spoof") is not False,
         display_name=raw.get("display_name") or "",
+        uid=raw.get("uid") or "",
     )
 
 

@@ -40,7 +40,8 @@ PROGRAMS = {"from_pod": "pod_egress", "to_pod": "pod_ingress"}  # by hook
 class PodSpec:
     """One Pod, as the module ``pods`` documents it; ``None`` stands for the value of the node.
 
-    ``display_name`` is its name in reports, if ``name`` is not readable.
+    ``display_name`` is its name in reports, if ``name`` is not readable. ``uid`` is that of its Kubernetes
+    object.
     """
 
     name: str
@@ -55,6 +56,7 @@ class PodSpec:
     masquerade: bool = False
     anti_spoof: bool = True
     display_name: str = ""
+    uid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class NodeSpec:
 
 
 _DEVICE_OPTIONS = ("name", "netns", "interface", "host_interface", "addresses", "driver", "mtu")
-_ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof", "display_name")
+_ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof", "display_name", "uid")
 _DECLARED = ("remote_pods", "policies", "services", "masquerade", "stack_services")
 
 
