@@ -20,8 +20,13 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._agent import install, protocol
-from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import name_of
+from ansible_collections.podnet.datapath.plugins.module_utils._agent import (
+    commands,
+    install,
+    protocol,
+    worker,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import Attachments, name_of
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.config import Config
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info, status
@@ -31,10 +36,12 @@ from ansible_collections.podnet.datapath.plugins.module_utils._pods import api
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.model import Route
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.parse import host_interface_of
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.single import SinglePods
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import backup
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 from tests.netns.bpf_node import Node
 from tests.netns.pod_bench import command as no_command
 from tests.netns.pod_bench import pings
-from tests.support.agent import Agent, Reply
+from tests.support.agent import PLUGINS, Agent, Reply
 
 SEED = int(os.environ.get("PODNET_SEED") or random.randrange(1 << 32))
 ROUNDS = int(os.environ.get("PODNET_COUNT") or 5)  # kills of the agent
@@ -313,6 +320,103 @@ def test_programs_are_replaced_while_containers_start(cni: Cni, build: Callable[
         for name in names:
             assert cni.pings(name, ROUTER), f"seed {SEED}: {name}"
             cni.delete(name)
+    assert cni.leftovers() == []
+
+
+class Local:
+    """The agent's commands in this process, so that a test can replace the journal."""
+
+    def __init__(self, cni: Cni) -> None:
+        cni.agent.stop()
+        self._cni = cni
+        config = Config("n", cni.node.object, driver="veth", pin_path=cni.node.pins)
+        self._worker = worker.Worker(SinglePods(config.node_spec(), no_command), {})
+        attachments = Attachments(str(cni.folder / "attachments"))
+        self._commands = commands.Commands(config, self._worker, attachments, None)
+
+    def __enter__(self) -> Local:
+        with self._cni.node.ns.inside(self._cni.node.name):
+            self._worker.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._worker.stop()
+        self._cni.agent.start()
+
+    def call(self, command: str, name: str) -> int:
+        """Return the code of the error, 0 if there is none."""
+        given = {
+            "COMMAND": command,
+            "CONTAINERID": name,
+            "NETNS": self._cni.container(name),
+            "IFNAME": "eth0",
+        }
+        variables = {f"CNI_{key}": value for key, value in {**given, "PATH": PLUGINS}.items()}
+        request = protocol.Request(
+            command, "1.0.0", "test", self._cni.config, variables, name, "eth0", given["NETNS"]
+        )
+        try:
+            self._commands.execute(request)
+        except protocol.CniError as error:
+            return error.code
+        return 0
+
+
+def test_containers_wait_for_the_confirmation_of_replaced_programs(
+    cni: Cni, build: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the runtime tries again, for what the maps would lose by a rollback."""
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path / "journal"))
+    cni.add("one")
+    before = cni.leftovers()
+    with cni.node.ns.inside(cni.node.name):
+        backup.back_up(cni.node.pins)
+    cni.node.attach(object=build(("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 8192")))
+    journal.append({"checkpoint": "1", "checkpoint_state": "armed"})
+    with Local(cni) as local:
+        assert local.call("ADD", "two") == protocol.TRY_AGAIN
+        assert local.call("DEL", "two") == 0
+        assert cni.leftovers() == before
+        assert local.call("DEL", "one") == protocol.TRY_AGAIN
+        journal.append({"checkpoint": "1", "checkpoint_state": "confirmed"})
+        assert local.call("ADD", "two") == 0
+        assert local.call("DEL", "one") == 0
+    cni.delete("two")
+    assert cni.leftovers() == []
+
+
+def test_gc_removes_only_invalid_containers_of_its_network(cni: Cni) -> None:
+    inventory = f"/run/netns/{cni.node.ns('inventory')}"
+    site = api.NodeSpec(driver="veth", object=cni.node.object, pin_path=cni.node.pins)
+    with cni.node.ns.inside(cni.node.name):
+        api.ensure(site, [api.PodSpec("inventory", ["10.78.1.9/32"], inventory)], True, no_command)
+    other = {
+        **cni.config,
+        "name": "other",
+        "ipam": {**cni.config["ipam"], "ranges": [[{"subnet": "10.79.0.0/24"}]]},
+    }
+    for name in ("valid", "invalid", "gone"):
+        cni.add(name)
+    cni.add("other", other)
+    cni.node.ns.run(cni.node.name, "ip", "netns", "delete", cni.containers["gone"])
+    valid = [{"containerID": name, "ifname": "eth0"} for name in ("valid", "unknown")]
+    valid.append({"containerID": "invalid", "ifname": "net1"})
+    config = {**cni.config, "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
+    for _time in range(2):
+        assert cni.agent.call("GC", config) == Reply(0, {})
+        assert cni.agent.records() == sorted(f"{name_of(name, 'eth0')}.json" for name in ("valid", "other"))
+        for address in (ROUTER, "10.78.1.9", *cni.result("other")):
+            assert cni.pings("valid", address), address
+    reserved = {path.name for path in (cni.folder / "ipam/test").iterdir()}
+    assert {one.replace(":", "_") for one in cni.result("valid")} <= {
+        one.replace(":", "_") for one in reserved
+    }
+    assert not reserved & {"10.78.0.3", "10.78.0.4"}
+    del cni.containers["gone"]
+    cni.delete("valid")
+    assert cni.call("DEL", "other", other) == Reply(0, {})
+    with cni.node.ns.inside(cni.node.name):
+        api.ensure(site, [], True, no_command)
     assert cni.leftovers() == []
 
 

@@ -8,21 +8,29 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core import lock
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import verify
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import libbpf
-from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach, backup
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach, backup, pins
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import ProgramPlan
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
-from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, journal, revert
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import (
+    arm,
+    checkpoint,
+    journal,
+    revert,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import net_changes
 from tests.netns.bpf_node import Node
 
@@ -155,6 +163,54 @@ def test_change_by_another_run_after_planning_is_detected(
     ):
         attach.install(desired, programs, recorder=Late())
     assert "host_ingress" in node.filters("right", "ingress")
+
+
+def test_a_rollback_waits_for_a_process_that_attaches_programs(node: Node, unconfirmed: Any) -> None:
+    """It would attach the programs that the rollback replaces."""
+    held, done = threading.Event(), list[str]()
+
+    def attach_slowly() -> None:
+        with pins.locked(node.pins):
+            held.set()
+            time.sleep(1)
+            done.append("attached")
+
+    def begin() -> None:
+        other.start()
+        assert held.wait(10)
+
+    other = threading.Thread(target=attach_slowly)
+    before = node.everything()
+    unconfirmed("host_ingress left ingress clsact", break_it=begin)
+    assert done == ["attached"] and node.everything() == before
+    other.join()
+
+
+def test_a_failed_change_is_rolled_back_at_once(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call that fails holds the lock of the programs, which its rollback needs as well."""
+    before = node.everything()
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(lock, "TIMEOUT", 1)
+
+    def arm_without_systemd(*_arguments: object) -> str:
+        journal.append({"checkpoint": "one", "checkpoint_state": "armed", "time": "", "by": ""})
+        return "one"
+
+    class Failing(attach.Installation):
+        def apply(self) -> None:
+            super().apply()
+            raise Problem("the last step fails")
+
+    monkeypatch.setattr(arm, "arm", arm_without_systemd)
+    monkeypatch.setattr(attach, "Installation", Failing)
+    recorder = _revert_programs.CheckpointRecorder(arm.Confirmation(60), lambda words: (0, "", ""))
+    desired = attach.Desired(node.pins, [Request("host_ingress", "left", "ingress", "clsact")])
+    with node.ns.inside(node.name), pytest.raises(Problem, match=r"\Athe last step fails\Z"):
+        attach.present(desired, node.object, {}, recorder=recorder)
+    assert node.everything() == before
+    assert checkpoint.status(journal.read())["checkpoint_state"] == "reverted"
 
 
 def test_added_and_removed_attachments_are_rolled_back(node: Node, unconfirmed: Any) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .._core.plan import Problem
+from .._core.plan import Problem, TransientProblem
 from .._kernel import netns
 from .._pods.api import PodSpec
 from .._pods.single import CreatedPod
@@ -60,7 +60,8 @@ class Commands:
         try:
             result: dict[str, Any] | None = command(request)
         except Problem as problem:
-            raise CniError(FAILED, str(problem)) from problem
+            code = TRY_AGAIN if isinstance(problem, TransientProblem) else FAILED
+            raise CniError(code, str(problem)) from problem
         except OSError as error:
             raise CniError(TRY_AGAIN, f"{request.command} of {request.shown}: {error}") from error
         return result

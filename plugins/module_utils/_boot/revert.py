@@ -10,11 +10,11 @@ from .._core.command import RunCommand
 from .._core.plan import Value
 from .._node.host import Host
 from .._rollback.net_changes import Key
-from .._rollback.revert import GONE, Now
+from .._rollback.revert import GONE, Now, Subsystem
 from .apply import bootloader
 
 
-class BootArgs:
+class BootArgs(Subsystem):
     """The managed arguments in the boot loader's entries, as one value."""
 
     def __init__(self, command: RunCommand) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 
 from . import ssh_origin
-from .plan import Problem
+from .plan import TransientProblem
 
 TIMEOUT = 60.0  # seconds to wait for another run on this node
 
@@ -38,8 +38,8 @@ def requester() -> str:
 def locked(path: str, timeout: float | None = None) -> Iterator[None]:
     """Hold the lock ``path``, in a directory of mode 0700.
 
-    Raises ``Problem`` that names the holder if another run holds it longer than ``timeout`` seconds, and
-    ``OSError`` if the file cannot be written.
+    Raises ``TransientProblem`` that names the holder if another run holds it longer than ``timeout`` seconds,
+    and ``OSError`` if the file cannot be written.
     """
     private_folder(os.path.dirname(path))
     deadline = time.monotonic() + (TIMEOUT if timeout is None else timeout)
@@ -87,7 +87,7 @@ def _wait(descriptor: int, path: str, deadline: float) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or f"of {path}"
-                raise Problem(
+                raise TransientProblem(
                     f"another run is changing this node ({holder}): run this again when it has finished"
                 ) from None
         time.sleep(0.05)

@@ -21,6 +21,10 @@ class Problem(Exception):
     """An invalid or failed request. Each line of the message names an option, its value and the remedy."""
 
 
+class TransientProblem(Problem):
+    """A problem that ends by itself, such as another run that holds a lock: repeat the same request later."""
+
+
 @dataclass(frozen=True)
 class Change:
     """A setting or object that changes to ``after``; ``None`` means that it does not exist.

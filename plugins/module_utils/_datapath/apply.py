@@ -44,9 +44,10 @@ def configure(desired: Desired, check: bool = False) -> Result:
         maps, problems = None, list[str]()
         try:
             maps = Maps.pinned(desired.pin_path, files)
-            files.enter_context(store.locked())
         except Problem as e:
             problems = [str(e)]
+        if maps:
+            files.enter_context(store.locked())
         node = read_node(desired.pin_path)
         if check:
             node = node.with_planned(desired.planned_devices)

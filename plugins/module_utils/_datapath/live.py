@@ -65,6 +65,7 @@ class LiveEntries:
         """
         names = {endpoint["name"] for endpoint in endpoints}
         with self._store.locked():
+            require_confirmed(self._pin_path)
             self._refresh()
             kept = [one for one in self._record.options.get("endpoints") or () if one["name"] not in names]
             options = {**self._shared, "endpoints": [*kept, *map(stored, endpoints)]}
@@ -84,6 +85,7 @@ class LiveEntries:
             removed = [one for one in current if one["name"] in names]
             if not removed:
                 return
+            require_confirmed(self._pin_path)
             remaining = [one for one in current if one not in removed]
             options = {**self._shared, "endpoints": remaining} if remaining else {}
             if self._is_independent(removed):
@@ -118,7 +120,6 @@ class LiveEntries:
 
     def _refresh(self) -> None:
         """Read maps and declarations again if they have changed. Raises ``Problem``."""
-        require_confirmed(self._pin_path)
         try:
             token = self._read_token()
         except OSError:

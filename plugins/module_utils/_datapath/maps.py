@@ -10,7 +10,7 @@ import mmap
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from .._core.plan import Problem
+from .._core.plan import Problem, TransientProblem
 from .._kernel import bpf
 from .._rollback import journal
 from .layout import ARRAYS, CONFIG, HASHES, INDEX, LAYOUT, REASONS, SIZES
@@ -38,7 +38,9 @@ def backup_path(pin_path: str) -> str:
 
 
 def require_confirmed(pin_path: str) -> None:
-    """Raise ``Problem`` if the maps are new and pending confirmation, or if the journal cannot be read.
+    """Raise ``TransientProblem`` if the maps are new and pending confirmation.
+
+    Raises ``Problem`` if the journal cannot be read.
 
     A rollback to the former maps would lose declarations for the new ones.
     """
@@ -52,7 +54,7 @@ def require_confirmed(pin_path: str) -> None:
         except FileNotFoundError:
             return
     if ids[0] != ids[1]:
-        raise Problem(
+        raise TransientProblem(
             f"pin_path: the new programs and maps at '{pin_path}' are pending confirmation; repeat this after"
             " they are confirmed or rolled back"
         )

@@ -12,12 +12,12 @@ from typing import Any
 from .._core.plan import Problem, Value, reason
 from .._kernel.ethtool import Ethtool, Nic
 from .._rollback.net_changes import Key
-from .._rollback.revert import GONE, REMOVED, Now
+from .._rollback.revert import GONE, REMOVED, Now, Subsystem
 from . import configure, device, mtu
 from .plan import is_queue_setting, requested_name
 
 
-class Nics:
+class Nics(Subsystem):
     """Settings of NICs."""
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:

@@ -48,7 +48,7 @@ def run(
     nets = net_changes(journal.read())
     plans = []
     with checkpoint.complete_or_revert():
-        for subsystem, found in revert.plans(nets, selected, force):
+        for subsystem, found in revert.plans(nets, selected, force, check):
             plans.append(found)
             if check:
                 continue

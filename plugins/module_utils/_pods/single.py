@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .._core.command import RunCommand
-from .._core.plan import Problem
+from .._core.plan import Problem, TransientProblem
 from .._datapath.live import LiveEntries
 from .._datapath.maps import Maps, require_confirmed
 from .._datapath.node import Interface
@@ -247,7 +247,7 @@ class SinglePods:
             self._entries.add(list(endpoints.values()), interfaces)
             return {}
         except Problem as problem:
-            if len(endpoints) == 1:
+            if len(endpoints) == 1 or isinstance(problem, TransientProblem):
                 return dict.fromkeys(endpoints, problem)
         failed = {}
         for name, endpoint in endpoints.items():

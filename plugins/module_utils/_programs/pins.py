@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 
 from .._core import lock
@@ -16,15 +17,33 @@ from .hooks import HOOKS, Device, is_managed, read_devices, read_filters
 from .plan import PENDING, Attachment, State, split_pin_name
 
 
+class _Held(threading.local):
+    """The locks that this thread holds."""
+
+    paths: frozenset[str] = frozenset()
+
+
+_held = _Held()
+
+
 @contextlib.contextmanager
 def locked(path: str) -> Iterator[None]:
     """Exclude other processes that attach or replace the programs below ``path``. Raises ``Problem``.
 
     From reading the attachments to replacing the programs: a device that gets the former programs in between
-    would keep them, and its entries would be missing in new maps.
+    would keep them, and its entries would be missing in new maps. A change that fails is rolled back within
+    its own block, so a thread may hold the lock already.
     """
-    with lock.locked(f"{Store(path).folder}.lock"):
+    file = f"{Store(path).folder}.lock"
+    if file in _held.paths:
         yield
+        return
+    with lock.locked(file):
+        _held.paths |= {file}
+        try:
+            yield
+        finally:
+            _held.paths -= {file}
 
 
 class Pins:

@@ -13,14 +13,14 @@ from .._datapath.maps import backup_path
 from .._rollback import arm
 from .._rollback.arm import Confirmation
 from .._rollback.net_changes import Key
-from .._rollback.revert import GONE, Now
+from .._rollback.revert import GONE, Now, Subsystem
 from .backup import back_up, restore
-from .pins import Pins
+from .pins import Pins, locked
 from .plan import ProgramPlan
 from .record import ALL, program_and_type, values
 
 
-class Programs:
+class Programs(Subsystem):
     """Programs, their maps and attachments, as a subsystem of the rollback."""
 
     def read(self, keys: Iterable[Key]) -> dict[Key, Now]:
@@ -46,6 +46,14 @@ class Programs:
                 restore(path, former)
             except OSError as error:
                 raise Problem(f"programs of {path} cannot be restored: {reason(error)}") from None
+
+    @contextlib.contextmanager
+    def exclusive(self, keys: Iterable[Key]) -> Iterator[None]:
+        """Exclude other processes that attach or replace programs."""
+        with contextlib.ExitStack() as held:
+            for path in sorted({key.scope for key in keys}):
+                held.enter_context(locked(path))
+            yield
 
 
 ROLLBACK = arm.RollbackProgram("programs", Programs)

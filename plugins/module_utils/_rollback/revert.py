@@ -120,6 +120,10 @@ class Subsystem(Protocol):
     def write(self, desired: Mapping[Key, Value]) -> None:
         """Set original values; raises ``Problem``."""
 
+    def exclusive(self, _keys: Iterable[Key]) -> contextlib.AbstractContextManager[None]:
+        """Exclude other processes that change these settings without the lock of the journal."""
+        return contextlib.nullcontext()
+
 
 # Files
 
@@ -162,16 +166,20 @@ def remove_leftovers(paths: Iterable[str]) -> None:
 
 
 def plans(
-    nets: NetChanges, subsystems: Mapping[str, Subsystem], force: bool
+    nets: NetChanges, subsystems: Mapping[str, Subsystem], force: bool, check: bool = False
 ) -> Iterable[tuple[Subsystem, RollbackPlan]]:
-    """Yield the plan of each subsystem, read just before it is yielded: restoring one may change another."""
+    """Yield the plan of each subsystem, read just before it is yielded: restoring one may change another.
+
+    Until the next one, no other process changes its settings, except with ``check``.
+    """
     for name, subsystem in subsystems.items():
         own_nets = NetChanges(
             {key: net for key, net in nets.settings.items() if key.subsystem == name},
             {key: net for key, net in nets.files.items() if key.subsystem == name},
         )
         texts = {key: read_file(key.name) for key in own_nets.files}
-        yield subsystem, plan(name, own_nets, subsystem.read(own_nets.settings), texts, force)
+        with contextlib.nullcontext() if check else subsystem.exclusive(own_nets.settings):
+            yield subsystem, plan(name, own_nets, subsystem.read(own_nets.settings), texts, force)
 
 
 def apply(found: RollbackPlan, subsystem: Subsystem, command: RunCommand) -> None:

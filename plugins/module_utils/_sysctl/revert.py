@@ -11,13 +11,13 @@ from .._core.plan import Change, Value
 from .._kernel import netns
 from .._node import pod_netns
 from .._rollback.net_changes import Key
-from .._rollback.revert import GONE, Now
+from .._rollback.revert import GONE, Now, Subsystem
 from .effects import aliases
 from .keys import name_of, path_of
 from .tree import Tree
 
 
-class Sysctls:
+class Sysctls(Subsystem):
     """Sysctls; a key's scope is the name of a Pod's network namespace, empty for the node."""
 
     def __init__(self) -> None:

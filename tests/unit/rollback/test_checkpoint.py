@@ -26,7 +26,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._programs import r
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import arm, journal
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import checkpoint as _checkpoint
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import Key, net_changes
-from ansible_collections.podnet.datapath.plugins.module_utils._rollback.revert import GONE, Now
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback.revert import GONE, Now, Subsystem
 
 SUBSYSTEMS = {"nics": Nics()}
 EXPIRE = f"""
@@ -114,7 +114,7 @@ class Killed(BaseException):
     """Stand-in for SIGKILL: nothing catches it."""
 
 
-class Settings:
+class Settings(Subsystem):
     """A subsystem of one NIC; the next write raises ``failing`` halfway."""
 
     def __init__(self) -> None:
@@ -465,7 +465,7 @@ def test_repeated_rollbacks_wait_longer_and_write_little(
     waited: list[float] = []
     monkeypatch.setattr(_checkpoint.time, "sleep", waited.append)
 
-    class Stubborn:
+    class Stubborn(Subsystem):
         def read(self, keys: Any) -> Any:
             return dict.fromkeys(keys, 2)
 
