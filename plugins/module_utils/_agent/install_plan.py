@@ -24,7 +24,8 @@ SERVICE = "podnet-agent.service"
 UNIT = f"/etc/systemd/system/{SERVICE}"
 MARKER = "# Written by podnet.datapath: changes made here are lost."
 PLUGIN = "podnet"
-CAPABILITIES = ("portMappings", "bandwidth", "io.kubernetes.cri.pod-annotations")
+# Not the Pods' annotations: nothing reads them, and runtimes send up to 1.5 MiB (256 KiB before JSON's escapes).
+CAPABILITIES = ("portMappings", "bandwidth")
 SUFFIXES = (".conf", ".conflist", ".json")  # of network configurations
 PORTMAP = "portmap"
 HOST_LOCAL, HOST_LOCAL_DATA = "host-local", "/var/lib/cni/networks"
