@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +54,7 @@ SERVICES, SERVICE_IDENTITY = 96, 20  # number of the network, its identity
 SERVICE, BACKEND, CLIENT = "96.10", "2.21", "2.77"  # 2.21, 2.77: no Pods
 CLOSING_TIMEOUT, UDP_TIMEOUT, TCP_TIMEOUT = 120, 180, 8000
 MAPS = ("stack_clients", "stack_peers")
+QUOTA = 16384
 
 
 def dns(sport: int = 1234, dport: int = 53) -> Packet:
@@ -77,7 +80,7 @@ def declare(state: State, identity: int = 0) -> None:
 
 
 def clear(state: State) -> None:
-    for name in MAPS:
+    for name in (*MAPS, "stack_places"):
         bpf.map_delete(state.maps[name], list(bpf.map_read(state.maps[name])))
 
 
@@ -280,6 +283,73 @@ class TestPolicy:
         assert entries(nat) == (1, 0)
         result = nat.datapath.run("pod_egress", to_node(dns(), family), "pod1")
         assert result.counted == {"DROP_POLICY_EGRESS": 1}
+
+
+class TestQuota:
+    """Each Pod displaces only its own clients, the least valuable first."""
+
+    @staticmethod
+    def begin(state: State, number: int) -> None:
+        """Set the serial number of the first Pod's next client."""
+        bpf.map_update(state.maps["stack_serial"], {struct.pack("=I", 1): struct.pack("=I", number)})
+
+    @staticmethod
+    def ports(state: State) -> set[tuple[str, int]]:
+        """Return the ports of the clients of both Pods."""
+        names = {state.pod1: "pod1", state.pod2: "pod2"}
+        keys = (struct.unpack("=I2sBx", key) for key in bpf.map_read(state.maps["stack_clients"]))
+        return {(names[ifindex], int.from_bytes(port, "big")) for ifindex, port, _proto in keys}
+
+    def fill(self, state: State) -> None:
+        """Let the first Pod use its quota, with the ports from 1 on."""
+        now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
+        places, clients = {}, {}
+        for position in range(QUOTA):
+            key = struct.pack("=I2sBx", state.pod1, (position + 1).to_bytes(2, "big"), UDP_)
+            place = QUOTA + position
+            places[struct.pack("=I", place)] = key
+            clients[key] = struct.pack("=III", now, 0, place)
+        bpf.map_update(state.maps["stack_places"], places)
+        bpf.map_update(state.maps["stack_clients"], clients)
+        self.begin(state, QUOTA)
+
+    def test_a_pod_displaces_only_its_own_clients(self, nat: State) -> None:
+        from_pod(nat, "1.12", SERVICE, dns(sport=7), 4)
+        self.fill(nat)
+        for port in range(20_000, 20_100):
+            assert passes(from_pod(nat, "1.11", SERVICE, dns(sport=port), 4))
+            assert passes(from_wire(nat, BACKEND, "1.11", answer(dport=port), 4))
+        assert entries(nat) == (QUOTA + 1, 0)
+        assert passes(from_wire(nat, BACKEND, "1.12", answer(dport=7), 4))
+
+    @FAMILIES
+    def test_closing_and_idle_clients_are_displaced_first(self, nat: State, family: int) -> None:
+        self.begin(nat, 0)
+        for port in range(1, 9):
+            from_pod(nat, "1.11", SERVICE, syn(sport=port), family)
+        age(nat, "stack_clients", 10)
+        for port in range(1, 9):
+            flags = "A" if port not in (3, 5) else "F"
+            if port != 6:
+                from_pod(nat, "1.11", SERVICE, TCP(sport=port, dport=80, flags=flags), family)
+        for number, displaced in enumerate((3, 5, 6)):
+            before = self.ports(nat)
+            self.begin(nat, 0)
+            from_pod(nat, "1.11", SERVICE, syn(sport=100 + number), family)
+            assert before - self.ports(nat) == {("pod1", displaced)}
+            assert self.ports(nat) - before == {("pod1", 100 + number)}
+
+    @FAMILIES
+    def test_a_former_place_of_a_client_does_not_end_it(self, nat: State, family: int) -> None:
+        self.begin(nat, 0)
+        from_pod(nat, "1.11", SERVICE, tcp("S"), family)
+        from_pod(nat, "1.11", SERVICE, tcp("R"), family)
+        from_pod(nat, "1.11", "2.11", tcp("S"), family)  # a direct connection with the same port
+        assert entries(nat) == (0, 0)
+        from_pod(nat, "1.11", SERVICE, tcp("S"), family)
+        self.begin(nat, 0)
+        from_pod(nat, "1.11", SERVICE, syn(sport=99), family)
+        assert self.ports(nat) == {("pod1", 99), ("pod1", 1234)}
 
 
 def to_node(payload: Packet, family: int) -> bytes:

@@ -6,7 +6,8 @@
  * If a Pod is the client, the backend is unknown here: netfilter selects it. Therefore
  * `stack_clients` has the Pod's port, and all packets from and to it pass to the stack. So if the
  * Pod has another connection with the same port, netfilter sees both directions of it too. If
- * packets of any other client come from the stack, `stack_peers` has their exact tuple.
+ * packets of any other client come from the stack, `stack_peers` has their exact tuple. Each Pod
+ * has a quota of clients, and displaces only its own.
  */
 #ifndef PODNET_STACK_NAT_H
 #define PODNET_STACK_NAT_H
@@ -21,6 +22,8 @@
 #include "verdict.h"
 
 #define STACK_CLIENTS_MAX 131072
+#define STACK_QUOTA 16384	/* clients of a Pod; a power of two */
+#define STACK_RECLAIM_TRIES 8	/* places that a new client considers for reuse */
 #define STACK_PEERS_MAX 65536
 #define STACK_TIMEOUT_CLOSING 120	/* seconds, as nf_conntrack_tcp_timeout_fin_wait */
 
@@ -32,6 +35,7 @@ enum stack_flow_flag {
 struct stack_flow {
 	__u32 last_seen;	/* seconds since boot */
 	__u32 flags;		/* enum stack_flow_flag */
+	__u32 place;		/* of a client: key in `stack_places` */
 };
 
 struct stack_client_key {
@@ -57,6 +61,22 @@ struct {
 	__type(key, struct stack_client_key);
 	__type(value, struct stack_flow);
 } stack_clients SEC(".maps");
+
+/* The key is slot * STACK_QUOTA + a position, where the slot is the Pod's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, STACK_CLIENTS_MAX);
+	__type(key, __u32);
+	__type(value, struct stack_client_key);
+} stack_places SEC(".maps");
+
+/* The serial number of each Pod's next client, by slot. Its low bits are the position. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, POD_SLOTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} stack_serial SEC(".maps");
 
 /* A map of its own, so that clients outside of the node displace no Pod's entries. */
 struct {
@@ -138,12 +158,58 @@ static __always_inline void stack_flow_update(struct stack_flow *flow, __u8 tcp_
 		flow->flags &= ~STACK_CLOSING;
 }
 
+/* Return the worth of a client: 0 if missing or expired; then closing, idle. */
+static __always_inline __u32 stack_client_value(const struct stack_flow *flow, __u8 proto)
+{
+	if (!flow || stack_flow_is_expired(flow, proto))
+		return 0;
+	return (flow->flags & STACK_CLOSING ? 1U : 2U) << 30 | (flow->last_seen & 0x3fffffff);
+}
+
+/*
+ * Return a place of the Pod of `slot` for a new client: an unused one or, of STACK_RECLAIM_TRIES,
+ * the one with the lowest stack_client_value(), whose client is deleted.
+ */
+static __noinline __u32 stack_place_alloc(__u32 slot)
+{
+	__u32 *next = bpf_map_lookup_elem(&stack_serial, &slot);
+	__u32 at, value, chosen = 0, best = ~0U;
+	struct stack_client_key *key, reused = {};
+	struct stack_flow *flow;
+
+	if (!next)
+		return 0;
+	for (int i = 0; i < STACK_RECLAIM_TRIES; i++) {
+		at = slot * STACK_QUOTA + (__sync_fetch_and_add(next, 1) & (STACK_QUOTA - 1));
+		key = bpf_map_lookup_elem(&stack_places, &at);
+		flow = key ? bpf_map_lookup_elem(&stack_clients, key) : NULL;
+		/* the client may have got another place since */
+		if (flow && flow->place != at)
+			flow = NULL;
+		value = flow ? stack_client_value(flow, key->proto) : 0;
+		if (value < best) {
+			best = value;
+			chosen = at;
+			if (flow)
+				reused = *key;
+			else
+				reused = (struct stack_client_key){};
+		}
+		if (!value)
+			break;
+	}
+	if (reused.ifindex)
+		bpf_map_delete_elem(&stack_clients, &reused);
+	return chosen;
+}
+
 /* Record that a Pod is a client with the source port of its packet. */
-static __always_inline void stack_client_record(__u32 ifindex, const struct stack_ports *ports,
+static __always_inline void stack_client_record(const struct endpoint_info *src,
+						const struct stack_ports *ports,
 						enum stack_flow_flag flag)
 {
 	struct stack_client_key key = {
-		.ifindex = ifindex,
+		.ifindex = src->ifindex,
 		.port = ports->sport,
 		.proto = ports->proto,
 	};
@@ -155,7 +221,9 @@ static __always_inline void stack_client_record(__u32 ifindex, const struct stac
 		stack_flow_update(flow, ports->tcp_flags);
 		return;
 	}
+	new.place = stack_place_alloc(src->slot);
 	stack_flow_update(&new, ports->tcp_flags);
+	bpf_map_update_elem(&stack_places, &new.place, &key, BPF_ANY);
 	bpf_map_update_elem(&stack_clients, &key, &new, BPF_ANY);
 }
 
@@ -243,7 +311,7 @@ __noinline bool stack_nat_from_pod(struct __sk_buff *skb, const struct packet *p
 	if (service) {
 		/* replies to other sources (POD_ANY_SOURCE) pass to the stack anyway */
 		if (ctx->src.ifindex)
-			stack_client_record(ctx->src.ifindex, &ports, 0);
+			stack_client_record(&ctx->src, &ports, 0);
 		return true;
 	}
 	if (ctx->dst.ifindex ?
@@ -265,9 +333,9 @@ __noinline int stack_nat_to_node(struct __sk_buff *skb, const struct packet *p,
 	if (!p || !ctx || !ctx->src.ifindex || !stack_ports(skb, p, ctx, &ports))
 		return 0;
 	if (ports.proto != IPPROTO_TCP)
-		stack_client_record(ctx->src.ifindex, &ports, STACK_TO_NODE);
+		stack_client_record(&ctx->src, &ports, STACK_TO_NODE);
 	else if (tcp_is_syn(ports.tcp_flags))
-		stack_client_record(ctx->src.ifindex, &ports, 0);
+		stack_client_record(&ctx->src, &ports, 0);
 	return 0;
 }
 
