@@ -24,7 +24,7 @@ SERVICE = "podnet-agent.service"
 UNIT = f"/etc/systemd/system/{SERVICE}"
 MARKER = "# Written by podnet.datapath: changes made here are lost."
 PLUGIN = "podnet"
-# Not the Pods' annotations: nothing reads them, and runtimes send up to 1.5 MiB (256 KiB before JSON's escapes).
+# Not the Pods' annotations: nothing reads them, and runtimes send up to 1.5 MiB (256 KiB before escaping).
 CAPABILITIES = ("portMappings", "bandwidth")
 SUFFIXES = (".conf", ".conflist", ".json")  # of network configurations
 PORTMAP = "portmap"
