@@ -14,6 +14,7 @@ __all__ = [
     "layout",
     "live",
     "maps",
+    "model",
     "node",
     "parse",
     "store",

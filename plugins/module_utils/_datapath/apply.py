@@ -51,7 +51,9 @@ def configure(desired: Desired, check: bool = False) -> Result:
         node = read_node(desired.pin_path)
         if check:
             node = node.with_planned(desired.planned_devices)
-        plan = plan_declaration(Current(node, store.read(), maps.read() if maps else None, problems), desired)
+        snapshot = maps.read() if maps else None
+        current = Current(node, store.read(), snapshot, problems, store.cluster.read())
+        plan = plan_declaration(current, desired)
         plan.require_valid()
         if maps and plan and not check:
             require_confirmed(desired.pin_path)
@@ -131,8 +133,10 @@ def _location(ifindex: int, names: Mapping[int, str]) -> str:
 
 def refill(fds: Mapping[str, int], pin_path: str) -> None:
     """Fill new, empty maps with the declarations of all owners, before any program uses them."""
-    records = Store(pin_path).read()
-    image, _problems = compile_image(merge_records(records), read_node(pin_path), all_slots(records))
+    store = Store(pin_path)
+    records = store.read()
+    declaration = merge_records(records, store.cluster.read())
+    image = compile_image(declaration, read_node(pin_path), all_slots(records)).image
     maps = Maps(fds)
     snapshot = maps.read()
     # Connections and cached decisions that outlive the former maps must not match the generation.

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
+from .cluster import CLUSTER
 from .identity import WORLD, Identities, assign_identities
 from .image import Device, Endpoint, Image
 from .layout import (
@@ -31,13 +33,23 @@ from .layout import (
 from .masquerade import encode_node
 from .model import Declaration, Masquerade, Pod, Policy, Service
 from .node import Interface, Node
-from .policy import Resolved, resolve
+from .policy import Resolved, Ruleset, resolve
 
 
-def compile_image(
-    declaration: Declaration, node: Node, slots: Mapping[tuple[str, str], int]
-) -> tuple[Image, list[str]]:
-    """Return the image, and a problem for each policy that needs too many port ranges.
+@dataclass
+class Compiled:
+    """An image, and problems of policies with too many port ranges: of owners, and of the cluster.
+
+    What the latter concern is denied.
+    """
+
+    image: Image
+    problems: list[str]
+    unenforced: list[str]
+
+
+def compile_image(declaration: Declaration, node: Node, slots: Mapping[tuple[str, str], int]) -> Compiled:
+    """Return the image of a declaration.
 
     ``slots`` are the slots of Pods in the map ``metrics``, by owner and name.
     """
@@ -49,7 +61,8 @@ def compile_image(
     identities = assign_identities(declaration.pods, policies, flags)
     resolved = resolve(policies, identities)
     image = Image()
-    image.policy, problems = _compile_policy(resolved, policies, identities)
+    compiled = Compiled(image, [], [*declaration.unenforced])
+    _compile_policy(compiled, resolved, policies, identities)
     _compile_pods(image, declaration.pods, node.interfaces, slots, _Lookup(identities, resolved, image))
     for network, value in identities.cidrs.items():
         image.cidrs[encode_cidr(network)] = value
@@ -62,7 +75,7 @@ def compile_image(
         | FEATURE_MASQUERADE * masquerades
         | FEATURE_STACK_NAT * bool(declaration.stack_services)
     )
-    return image, problems
+    return compiled
 
 
 def local_policies(policies: Iterable[Policy], pods: Iterable[Pod]) -> list[Policy]:
@@ -83,22 +96,23 @@ def local_policies(policies: Iterable[Policy], pods: Iterable[Pod]) -> list[Poli
 
 
 def _compile_policy(
-    resolved: Resolved, policies: Iterable[Policy], identities: Identities
-) -> tuple[dict[tuple[int, int, int], bytes], list[str]]:
-    entries: dict[tuple[int, int, int], bytes] = {}
-    problems: list[str] = []
+    compiled: Compiled, resolved: Resolved, policies: Iterable[Policy], identities: Identities
+) -> None:
     encoded: dict[object, bytes] = {}
     for key, ruleset in resolved.rulesets.items():
         if ruleset not in encoded:
             try:
                 encoded[ruleset] = encode_ruleset(ruleset)
             except ValueError as error:
-                encoded[ruleset] = b""
+                encoded[ruleset] = encode_ruleset(Ruleset(False))
                 matching = identities.selectors.get(key[0], frozenset())
-                names = ", ".join(policy.name for policy in policies if policy.subject in matching)
-                problems.append(f"policies ({names}): {error}; merge some of them")
-        entries[key] = encoded[ruleset]
-    return entries, problems
+                selecting = [policy for policy in policies if policy.subject in matching]
+                names = ", ".join(policy.name for policy in selecting)
+                cluster = all(policy.owner == CLUSTER for policy in selecting)
+                (compiled.unenforced if cluster else compiled.problems).append(
+                    f"policies ({names}): {error}; merge some of them"
+                )
+        compiled.image.policy[key] = encoded[ruleset]
 
 
 class _Lookup:

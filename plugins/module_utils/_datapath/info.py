@@ -179,8 +179,9 @@ def gather(pin_path: str) -> dict[str, Any]:
             "entries": bpf.map_count(connections),
             "max": bpf.map_info(connections).layout.max_entries,
         }
-    records = Store(pin_path).read()
-    declaration = merge_records(records)
+    store = Store(pin_path)
+    records = store.read()
+    declaration = merge_records(records, store.cluster.read())
     counters = read_counters(pin_path)
     services = {layout.number_of(service.name): service.name for service in declaration.services}
     return {

@@ -17,12 +17,13 @@ from typing import Any
 from .._core.plan import Problem
 from .._kernel import bpf
 from .apply import configure
+from .cluster import Cluster, ClusterChanges, by_name, changes_between
 from .compile import compile_image
 from .image import Image
 from .layout import ENDPOINT, FEATURE_MASQUERADE, INDEX, POD
 from .maps import Maps, require_confirmed
 from .merge import merge_records
-from .model import Address, Declaration, Pod
+from .model import Address, Declaration, Pod, Policy, Service
 from .node import Interface, Node, read_interfaces, read_uplinks
 from .pacing import rate_problems
 from .parse import parse
@@ -93,13 +94,47 @@ class LiveEntries:
                 return
         self._configure(options)
 
-    def complete(self) -> None:
+    def set_cluster(
+        self, pods: Mapping[str, Pod], policies: Sequence[Policy], services: Sequence[Service]
+    ) -> list[str]:
+        """Replace all that the API of the cluster declares, in one generation.
+
+        Return problems of objects that cannot be enforced: what they concern is denied. Raises ``Problem``;
+        then the former state is enforced.
+        """
+        cluster = Cluster({**pods}, by_name(policies), by_name(services))
+        with self._store.locked():
+            current = self._store.cluster.read()
+            if current is None:
+                self._store.cluster.replace(cluster)
+            else:
+                changes = changes_between(current, cluster)
+                if changes:
+                    changes.apply(current)
+                    self._store.cluster.append(changes, current)
+        return self.complete()
+
+    def update_pods(self, changes: Mapping[str, Pod | None]) -> None:
+        """Change single Pods of the API; None stands for one that the API deleted. Raises ``Problem``."""
+        with self._store.locked():
+            cluster = self._store.cluster.read()
+            if cluster is None:
+                raise Problem("update_pods requires the complete lists of the API first")
+            differing = {name: pod for name, pod in changes.items() if cluster.pods.get(name) != pod}
+            if not differing:
+                return
+            changed = ClusterChanges(differing)
+            changed.apply(cluster)
+            self._store.cluster.append(changed, cluster)
+        self.complete()
+
+    def complete(self) -> list[str]:
         """Complete the entries if a process was killed while it wrote them, and apply new shared options.
 
-        Raises ``Problem``.
+        Return problems of objects of the API. Raises ``Problem``.
         """
         endpoints = self.endpoints()
-        self._configure({**self._shared, "endpoints": endpoints} if endpoints else {})
+        return self._configure({**self._shared, "endpoints": endpoints} if endpoints else {})
 
     # Reading
 
@@ -116,7 +151,7 @@ class LiveEntries:
             for entry in os.scandir(self._store.folder)
             if entry.name.endswith(".json")
         )
-        return number, state, *files
+        return number, state, *files, *self._store.cluster.token()
 
     def _refresh(self) -> None:
         """Read maps and declarations again if they have changed. Raises ``Problem``."""
@@ -130,7 +165,8 @@ class LiveEntries:
         self._maps = Maps.pinned(self._pin_path, self._files)
         self._records = self._store.read()
         self._record = self._records.get(self._owner, Record())
-        self._declaration = merge_records(self._records)
+        self._cluster = self._store.cluster.read()
+        self._declaration = merge_records(self._records, self._cluster)
         self._pods = {address: pod for pod in self._declaration.pods for address in pod.addresses}
         self._services = {service.address: service.name for service in self._declaration.services}
         self._token = self._read_token()
@@ -148,15 +184,16 @@ class LiveEntries:
             former == self._shared
             and any(pod.device for pod in remaining)
             and not self._declaration.policies
+            and self._cluster is None
             and not any(service.selected for service in self._declaration.services)
             and (not masquerades or bool(self._maps.config()[1] & FEATURE_MASQUERADE))
         )
 
     # Writing
 
-    def _configure(self, options: Mapping[str, Any]) -> None:
+    def _configure(self, options: Mapping[str, Any]) -> list[str]:
         self._token = ()
-        configure(Desired(self._pin_path, self._owner, options, allow_unmatched=True))
+        return configure(Desired(self._pin_path, self._owner, options, allow_unmatched=True)).warnings
 
     def _add(
         self, endpoints: Sequence[Endpoint], interfaces: Mapping[str, Interface], options: dict[str, Any]
@@ -174,7 +211,7 @@ class LiveEntries:
             raise Problem("\n".join(problems))
         record = Record(options, slots)
         declaration = Declaration(own.pods, masquerade=self._declaration.masquerade)
-        image, _problems = compile_image(declaration, Node(interfaces), all_slots({self._owner: record}))
+        image = compile_image(declaration, Node(interfaces), all_slots({self._owner: record})).image
         # Stored first, so that the next call of configure() completes one that is killed here.
         self._store.write(self._owner, record)
         try:

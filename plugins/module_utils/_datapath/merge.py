@@ -6,19 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from .cluster import Cluster, add_cluster
 from .model import Address, Backend, Declaration, Masquerade, Pod, PodSelector, Service
 from .parse import parse
 from .store import Record
 from .values import Problems
 
 
-def merge_records(records: Mapping[str, Record]) -> Declaration:
-    """Return the stored declarations of all owners as one; they were validated before they were stored."""
+def merge_records(records: Mapping[str, Record], cluster: Cluster | None) -> Declaration:
+    """Return the stored declarations as one; they were validated before they were stored."""
     declarations = [parse(record.options, owner)[0] for owner, record in sorted(records.items())]
-    return merge(Declaration(), declarations)[0]
+    return merge(Declaration(), declarations, cluster)[0]
 
 
-def merge(own: Declaration, others: Sequence[Declaration]) -> tuple[Declaration, list[str]]:
+def merge(
+    own: Declaration, others: Sequence[Declaration], cluster: Cluster | None = None
+) -> tuple[Declaration, list[str]]:
     """Return all declarations as one, and all problems of ``own`` in combination with ``others``.
 
     Selectors of services are resolved to backends. Problems of ``others`` alone are not reported: they would
@@ -35,6 +38,7 @@ def merge(own: Declaration, others: Sequence[Declaration]) -> tuple[Declaration,
         frozenset(network for declaration in declarations for network in declaration.stack_services),
     )
     _check_addresses(merged, own, problems)
+    add_cluster(merged, cluster)
     _check_selectors(merged, own, problems)
     if not (merged.masquerade.ipv4 or merged.masquerade.ipv6):
         for pod in own.pods:

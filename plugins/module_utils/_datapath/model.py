@@ -23,6 +23,7 @@ class Pod:
 
     ``display_name`` is the name for people if ``name`` is not readable, such as ``namespace/name``. ``uid``
     is that of its Kubernetes object, so that a Pod is not mistaken for its predecessor of the same name.
+    A Pod of this node that is ``in_cluster`` has the labels that the API declares.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Pod:
     anti_spoof: bool = True
     display_name: str = ""
     uid: str = ""
+    in_cluster: bool = False
 
     @property
     def shown(self) -> str:
@@ -121,7 +123,8 @@ class Policy:
     """Rules for the Pods that ``subject`` selects.
 
     ``defaults`` is, by direction, whether traffic that no rule matches is allowed; None if the policy does
-    not cover the direction. Selectors of an ``optional`` policy may match no Pod.
+    not cover the direction. Selectors of an ``optional`` policy may match no Pod. No other policy applies to
+    Pods of an ``exclusive`` one.
     """
 
     name: str
@@ -130,6 +133,7 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     defaults: tuple[bool | None, bool | None] = (None, None)
     optional: bool = False
+    exclusive: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,8 @@ class Masquerade:
 class Declaration:
     """What one owner, or after ``merge`` all owners, declare for a node.
 
-    Netfilter translates packets to the networks ``stack_services`` in the node's stack.
+    Netfilter translates packets to the networks ``stack_services`` in the node's stack. ``unenforced`` has a
+    problem for each object of a cluster that conflicts with another one.
     """
 
     pods: list[Pod] = field(default_factory=list)
@@ -182,3 +187,4 @@ class Declaration:
     services: list[Service] = field(default_factory=list)
     masquerade: Masquerade = Masquerade()
     stack_services: frozenset[Network] = frozenset()
+    unenforced: list[str] = field(default_factory=list)

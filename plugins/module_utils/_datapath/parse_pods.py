@@ -16,15 +16,24 @@ from .values import Problems, parse_address, parse_rate
 
 def parse_pods(options: Mapping[str, Any], owner: str, problems: Problems) -> list[Pod]:
     """Return the Pods of this node (``endpoints``) and of other nodes (``remote_pods``)."""
-    node = options.get("node") or ""
+    node, in_cluster = options.get("node") or "", bool(options.get("in_cluster"))
     return [
-        _pod(raw, owner, node, f"{option}[{index}] ({raw.get('name') or raw.get('device') or ''})", problems)
+        _pod(
+            raw,
+            owner,
+            node,
+            in_cluster and option == "endpoints",
+            f"{option}[{index}] ({raw.get('name') or raw.get('device') or ''})",
+            problems,
+        )
         for option in ("endpoints", "remote_pods")
         for index, raw in enumerate(options.get(option) or ())
     ]
 
 
-def _pod(raw: Mapping[str, Any], owner: str, node: str, option: str, problems: Problems) -> Pod:
+def _pod(
+    raw: Mapping[str, Any], owner: str, node: str, in_cluster: bool, option: str, problems: Problems
+) -> Pod:
     addresses = []
     for text in raw.get("addresses") or ():
         try:
@@ -49,6 +58,7 @@ def _pod(raw: Mapping[str, Any], owner: str, node: str, option: str, problems: P
         anti_spoof=raw.get("anti_spoof") is not False,
         display_name=raw.get("display_name") or "",
         uid=raw.get("uid") or "",
+        in_cluster=in_cluster,
     )
 
 

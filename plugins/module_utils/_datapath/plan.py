@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._core.plan import Change, Plan
+from .cluster import Cluster
 from .compile import compile_image
 from .image import Image, differences
 from .layout import FEATURE_STACK_NAT, INDEX
@@ -46,7 +47,7 @@ class Desired:
 
 @dataclass(frozen=True)
 class Current:
-    """The node, the stored declarations of all owners, and the maps.
+    """The node, the stored declarations of all owners and of the cluster, and the maps.
 
     If the maps cannot be read, ``snapshot`` is None and ``problems`` says why.
     """
@@ -55,6 +56,7 @@ class Current:
     records: Mapping[str, Record]
     snapshot: Snapshot | None
     problems: Sequence[str] = ()
+    cluster: Cluster | None = None
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,13 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
     uplinks = {name: queues for name, queues in current.node.uplinks.items() if name not in devices}
     invalid += rate_problems(own.pods, uplinks)
     if desired.allow_unmatched:
-        merged, conflicts = merge(Declaration(), [*others, own])
+        merged, conflicts = merge(Declaration(), [*others, own], current.cluster)
     else:
-        merged, conflicts = merge(own, others)
+        merged, conflicts = merge(own, others, current.cluster)
     before = current.records.get(owner, Record())
     after = Record(stored(desired.options), slots)
-    image, unfit = compile_image(merged, current.node, all_slots({**current.records, owner: after}))
+    compiled = compile_image(merged, current.node, all_slots({**current.records, owner: after}))
+    image = compiled.image
     snapshot = current.snapshot or Snapshot()
     # Open connections need their translation after the last service or masqueraded Pod is removed.
     image.features |= snapshot.features & ~FEATURE_STACK_NAT
@@ -120,8 +123,9 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
     return DatapathPlan(
         subsystem="datapath",
         changes=_changes(before, after, snapshot if writes else None, desired.pin_path),
-        problems=[*current.problems, *invalid, *conflicts, *unfit, *full],
+        problems=[*current.problems, *invalid, *conflicts, *compiled.problems, *full],
         warnings=[
+            *compiled.unenforced,
             *([] if desired.allow_unmatched else without_backends(merged.services, owner)),
             *(rate_warnings(pods, uplinks) if any(pod.rate for pod in own.pods) else []),
         ],

@@ -128,6 +128,7 @@ def resolve(policies: Sequence[Policy], identities: Identities) -> Resolved:
     peers = sorted(identities.peers)
     for selectors, subjects in by_selectors.items():
         selecting = [policy for selector in selectors for policy in by_subject[selector]]
+        selecting = [policy for policy in selecting if policy.exclusive] or selecting
         for direction in (0, 1):
             defaults = [p.defaults[direction] for p in selecting if p.defaults[direction] is not None]
             if not defaults:

@@ -6,6 +6,8 @@ The maps are computed from the declarations of all owners. They are stored on a 
 removes them together with the maps::
 
     /run/podnet/datapath/<pin path>/<owner>.json
+
+``cluster_store`` has what the API of a cluster declares.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from urllib.parse import quote, unquote
 
 from .._core import lock
 from .._core.files import replace_file
+from .cluster_store import ClusterStore
 from .layout import POD_SLOTS
 from .model import Declaration
 
@@ -44,6 +47,7 @@ class Store:
 
     def __init__(self, pin_path: str) -> None:
         self.folder = os.path.join(RUN, quote(os.path.realpath(pin_path), safe=""))
+        self.cluster = ClusterStore(self.folder)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -63,6 +63,8 @@ class PodSpec:
 class NodeSpec:
     """What all Pods of an owner on this node share, as the module ``pods`` documents it.
 
+    Pods ``in_cluster`` have the labels of the Kubernetes API, and deny all traffic until these are known.
+
     ``name`` is the node's name in policies. For ``None``, a call for some Pods leaves ``host_routes``,
     ``remote_pods``, ``policies``, ``services``, ``masquerade`` and ``stack_services`` unchanged; a call for
     all Pods clears them.
@@ -89,6 +91,7 @@ class NodeSpec:
     services: Sequence[Mapping[str, Any]] | None = None
     masquerade: Mapping[str, Any] | None = None
     stack_services: Sequence[str] | None = None
+    in_cluster: bool = False
 
 
 _DEVICE_OPTIONS = ("name", "netns", "interface", "host_interface", "addresses", "driver", "mtu")

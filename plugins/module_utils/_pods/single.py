@@ -18,6 +18,7 @@ from .._core.command import RunCommand
 from .._core.plan import Problem, TransientProblem
 from .._datapath.live import LiveEntries
 from .._datapath.maps import Maps, require_confirmed
+from .._datapath.model import Pod, Policy, Service
 from .._datapath.node import Interface
 from .._kernel import netns
 from .._kernel.messages import message_types
@@ -52,6 +53,7 @@ class SinglePods:
             "node": node.name,
             "masquerade": node.masquerade or {},
             "stack_services": list(node.stack_services or ()),
+            "in_cluster": node.in_cluster,
         }
         self._entries = LiveEntries(node.pin_path, node.owner, shared)
         self._drivers: dict[str, str] = {}
@@ -123,6 +125,18 @@ class SinglePods:
         """Complete the map entries if a process was killed while it wrote them. Raises ``Problem``."""
         with locked(), pins.locked(self._node.pin_path):
             self._entries.complete()
+
+    def set_cluster(
+        self, pods: Mapping[str, Pod], policies: Sequence[Policy], services: Sequence[Service]
+    ) -> list[str]:
+        """Replace all that the API declares; see ``LiveEntries.set_cluster``. Raises ``Problem``."""
+        with locked(), pins.locked(self._node.pin_path):
+            return self._entries.set_cluster(pods, policies, services)
+
+    def update_pods(self, changes: Mapping[str, Pod | None]) -> None:
+        """Change single Pods of the API; None stands for a deleted one. Raises ``Problem``."""
+        with locked(), pins.locked(self._node.pin_path):
+            self._entries.update_pods(changes)
 
     def next_hop(self, address: str) -> NextHop | None:
         """Return the next hop of the node's route to an address."""

@@ -97,6 +97,6 @@ def declare(pod_labels: list[dict[str, str]], raw_policies: list[dict[str, Any]]
 
 
 def image_of(declaration: Declaration) -> Image:
-    image, problems = compile_image(declaration, NODE, {})
-    assert not problems
-    return image
+    compiled = compile_image(declaration, NODE, {})
+    assert not compiled.problems
+    return compiled.image

@@ -110,8 +110,9 @@ def test_too_many_port_ranges_are_reported_with_the_policy() -> None:
         [{"app": "web"}] * 4,
         [{"name": "many", "pods": {"labels": {"app": "web"}}, "ingress": [{"from": [], "ports": many}]}],
     )
-    _image, problems = compile_image(declaration, NODE, {})
-    assert problems == ["policies (many): 20 port ranges exceed the maximum of 16; merge some of them"]
+    assert compile_image(declaration, NODE, {}).problems == [
+        "policies (many): 20 port ranges exceed the maximum of 16; merge some of them"
+    ]
 
 
 def test_policies_of_other_nodes_are_not_compiled() -> None:

@@ -1,0 +1,105 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Store what a cluster's API declares, beside the declarations of the owners.
+
+The first line of the file has all objects, each further line a change, so that a change of one Pod among
+thousands appends a line. When the changes are larger than the objects, the file is replaced::
+
+    /run/podnet/datapath/<pin path>/cluster.log
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from .._core.files import replace_file
+from .cluster import Cluster, ClusterChanges
+from .codec import Json, decode, encode
+from .model import Pod, Policy, Service
+
+_MIN_CHANGES = 1 << 18  # bytes; fewer are kept, however small the objects are
+_KINDS = (("policies", Policy), ("services", Service))
+
+
+class ClusterStore:
+    """The file in the directory of the declarations. Callers hold their lock."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = os.path.join(folder, "cluster.log")
+
+    def token(self) -> tuple[int, ...]:
+        """Return what changes if another process changes the file."""
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError:
+            return ()
+        return status.st_ino, status.st_size
+
+    def read(self) -> Cluster | None:
+        """Return the objects; None if the API has never been read."""
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                cluster = Cluster()
+                for line in file:
+                    if line.endswith("\n"):  # else a process was killed while it wrote the line
+                        _decode_changes(json.loads(line)).apply(cluster)
+                return cluster
+        except FileNotFoundError:
+            return None
+
+    def replace(self, cluster: Cluster) -> None:
+        """Store all objects."""
+        everything = ClusterChanges({**cluster.pods}, {**cluster.policies}, {**cluster.services})
+        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+        replace_file(self._path, _line(everything), 0o600)
+
+    def append(self, changes: ClusterChanges, cluster: Cluster) -> None:
+        """Store changes, of which ``cluster`` is the result."""
+        line = _line(changes)
+        with open(self._path, "r+b") as file:
+            size = _complete_size(file.fileno())
+            if size > _MIN_CHANGES and size > 2 * len(file.readline()):
+                self.replace(cluster)
+                return
+            file.truncate(size)
+            file.seek(size)
+            file.write(line)
+
+
+def _complete_size(fd: int) -> int:
+    """Return the size of a file without a last line that is incomplete."""
+    size = os.fstat(fd).st_size
+    while size:
+        start = max(size - 4096, 0)
+        end = os.pread(fd, size - start, start).rfind(b"\n")
+        if end >= 0:
+            return start + end + 1
+        size = start
+    return 0
+
+
+def _line(changes: ClusterChanges) -> bytes:
+    return (json.dumps(_encode_changes(changes), separators=(",", ":")) + "\n").encode()
+
+
+def _encode_changes(changes: ClusterChanges) -> Json:
+    raw: dict[str, Json] = {}
+    if changes.pods:
+        raw["pods"] = {name: encode(pod) for name, pod in changes.pods.items()}
+    for kind, _type in _KINDS:
+        objects = getattr(changes, kind)
+        if objects:
+            raw[kind] = {name: encode(ones) for name, ones in objects.items()}
+    return raw
+
+
+def _decode_changes(raw: Json) -> ClusterChanges:
+    changes = ClusterChanges()
+    for name, pod in raw.get("pods", {}).items():
+        changes.pods[name] = None if pod is None else decode(Pod, pod)
+    for kind, type_ in _KINDS:
+        for name, ones in raw.get(kind, {}).items():
+            value = None if ones is None else tuple(decode(type_, one) for one in ones)
+            getattr(changes, kind)[name] = value
+    return changes
