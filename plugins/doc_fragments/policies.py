@@ -189,7 +189,9 @@ options:
         type: str
         required: true
       address:
-        description: Virtual IP address. No interface may have it.
+        description:
+          - Virtual IP address. No interface may have it.
+          - V(0.0.0.0) or V(::) stands for all addresses of the node, so that C(port) is a node port.
         type: str
         required: true
       port:
@@ -200,6 +202,13 @@ options:
         description: V(tcp) or V(udp), in any case.
         type: str
         default: tcp
+      affinity:
+        description:
+          - Seconds that a client keeps its backend after its last new connection, up to 86400, as Kubernetes'
+            session affinity C(ClientIP).
+          - V(0) disables session affinity.
+        type: int
+        default: 0
       backends:
         description:
           - Backends of the service. If there are none, or none has a weight above 0, new connections to the

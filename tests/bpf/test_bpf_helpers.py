@@ -24,13 +24,15 @@ def test_helpers_lists_all_recent_helpers_of_the_programs() -> None:
     assert numbers["bpf_unspec"] == 0
     text = "".join(path.read_text() for path in SOURCES.glob("*.[ch]"))
     called = {name for name in re.findall(r"\b(bpf_\w+)\(", text) if numbers.get(name, 0) >= OLDER}
-    assert {name: numbers[name] for name in called} == bpf.HELPERS
+    assert {name: numbers[name] for name in called} == {**bpf.HELPERS, **bpf.SOCKET_HELPERS}
 
 
 def test_has_helper() -> None:
     assert all(bpf.has_helper(number) for number in bpf.HELPERS.values())
     assert not bpf.has_helper(100000)
     assert bpf_helpers.missing() == []
+    assert bpf.has_socket_programs()
+    assert not bpf.has_helper(bpf.SOCKET_HELPERS["bpf_set_retval"])
 
 
 def test_pointer_checks() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import verify
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout, verify
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.libbpf import BpfObject
 from tests.bpf.programs import SOURCES
 
@@ -70,9 +70,9 @@ DIFFERENCES = {
     ),
     "struct size": (
         "lb.h",
-        r"(__u32 id;.*\n)",
+        r"(__u32 affinity;.*\n)",
         r"\1\t__u32 more;\n",
-        "map services: the value has 12 bytes in the object and 8 in this collection",
+        "map services: the value has 20 bytes in the object and 16 in this collection",
     ),
     "scalar size": (
         "endpoints.h",
@@ -89,9 +89,9 @@ DIFFERENCES = {
     ),
     "layout number": (
         "config.h",
-        "LAYOUT 2",
-        "LAYOUT 3",
-        "layout number is 3 in the object and 2 in this collection",
+        f"LAYOUT {layout.LAYOUT}",
+        f"LAYOUT {layout.LAYOUT + 1}",
+        f"layout number is {layout.LAYOUT + 1} in the object and {layout.LAYOUT} in this collection",
     ),
     "flag": (
         "endpoints.h",

@@ -76,6 +76,7 @@ POLICIES: dict[str, Any] = {
             "address": {"type": "str", "required": True},
             "port": {"type": "int", "required": True},
             "protocol": {"type": "str", "default": "tcp"},
+            "affinity": {"type": "int", "default": 0},
             "backends": list_of(
                 {
                     "address": {"type": "str"},

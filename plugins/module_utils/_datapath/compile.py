@@ -4,18 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .cluster import CLUSTER
 from .identity import WORLD, Identities, assign_identities
-from .image import Device, Endpoint, Image
+from .image import Device, Endpoint, Frontend, Image
 from .layout import (
     CIDR_NO_MASQUERADE,
     CIDR_STACK_NAT,
     DENY,
     ENFORCE,
     FEATURE_MASQUERADE,
+    FEATURE_NODE_PORTS,
     FEATURE_SERVICES,
     FEATURE_STACK_NAT,
     POD_ANY_SOURCE,
@@ -28,10 +29,11 @@ from .layout import (
     encode_cidr,
     encode_ruleset,
     encode_service,
+    family_of,
     number_of,
 )
 from .masquerade import encode_node
-from .model import Declaration, Masquerade, Pod, Policy, Service
+from .model import Backend, Declaration, Masquerade, Pod, Policy, Service
 from .node import Interface, Node
 from .policy import Resolved, Ruleset, resolve
 
@@ -66,12 +68,13 @@ def compile_image(declaration: Declaration, node: Node, slots: Mapping[tuple[str
     _compile_pods(image, declaration.pods, node.interfaces, slots, _Lookup(identities, resolved, image))
     for network, value in identities.cidrs.items():
         image.cidrs[encode_cidr(network)] = value
-    _compile_services(image, declaration.services)
+    _compile_services(image, declaration.services, node)
     masquerade = declaration.masquerade if masquerades else Masquerade()
     if image.pods:
         image.node = encode_node(masquerade.ipv4, masquerade.ipv6, node.masquerade_ports)
     image.features = (
         FEATURE_SERVICES * bool(image.services)
+        | FEATURE_NODE_PORTS * bool(image.node_addresses)
         | FEATURE_MASQUERADE * masquerades
         | FEATURE_STACK_NAT * bool(declaration.stack_services)
     )
@@ -166,11 +169,23 @@ def _compile_pods(
         )
 
 
-def _compile_services(image: Image, services: Iterable[Service]) -> None:
+def _compile_services(image: Image, services: Sequence[Service], node: Node) -> None:
     for service in services:
-        weights = {encode_backend(b.address, b.port): b.weight for b in service.backends if b.weight}
-        digest = digest_of(weights) if weights else b""
-        if weights:
-            image.backends[digest] = weights
+        digest = _compile_backends(image, service.backends)
+        external = digest if service.external is None else _compile_backends(image, service.external)
         key = encode_service(service.address, service.port, service.protocol)
-        image.services[key] = (number_of(service.name), digest)
+        image.services[key] = Frontend(number_of(service.name), digest, external, service.affinity)
+    if any(service.address.is_unspecified for service in services):
+        image.node_addresses = frozenset(
+            (address.packed.ljust(16, b"\0"), family_of(address)) for address in node.addresses
+        )
+
+
+def _compile_backends(image: Image, backends: Iterable[Backend]) -> bytes:
+    """Add the backends that get new connections; return their digest, empty if there are none."""
+    weights = {encode_backend(b.address, b.port): b.weight for b in backends if b.weight}
+    if not weights:
+        return b""
+    digest = digest_of(weights)
+    image.backends[digest] = weights
+    return digest

@@ -21,6 +21,15 @@ class Endpoint(NamedTuple):
     flags: int
 
 
+class Frontend(NamedTuple):
+    """A service, as in struct service: digests of its backends, empty if there are none."""
+
+    number: int
+    digest: bytes
+    external: bytes
+    affinity: int
+
+
 class Device(NamedTuple):
     """The device of a Pod on this node, as in struct pod."""
 
@@ -38,17 +47,18 @@ class Image:
     """The content of one buffer of all maps.
 
     ``endpoints`` are by packed address, ``pods`` by ifindex, ``cidrs`` (identity, flags) by prefix length and
-    packed address, ``policy`` (struct ruleset) by subject, peer and direction. ``services`` have a number and
-    the digest of their ``backends``, which has the weight of each struct addr_port. Services without backends
-    have an empty digest.
+    packed address, ``policy`` (struct ruleset) by subject, peer and direction. ``services`` refer to
+    ``backends``, which have the weight of each struct addr_port by digest. ``node_addresses`` are needed for
+    services of all addresses of the node.
     """
 
     endpoints: dict[bytes, Endpoint] = field(default_factory=dict)
     pods: dict[int, Device] = field(default_factory=dict)
     cidrs: dict[tuple[int, bytes], tuple[int, int]] = field(default_factory=dict)
     policy: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
-    services: dict[tuple[bytes, bytes, int, int], tuple[int, bytes]] = field(default_factory=dict)
+    services: dict[tuple[bytes, bytes, int, int], Frontend] = field(default_factory=dict)
     backends: dict[bytes, dict[bytes, int]] = field(default_factory=dict)
+    node_addresses: frozenset[tuple[bytes, int]] = frozenset()
     node: bytes = bytes(NODE.size)
     features: int = 0
 
@@ -68,7 +78,7 @@ def differences(current: Image, desired: Image) -> dict[str, int]:
     ]
     if drifted:
         found["backends"] = len(drifted)
-    for kind in ("node", "features"):
+    for kind in ("node", "node_addresses", "features"):
         if getattr(current, kind) != getattr(desired, kind):
             found[kind] = 1
     return found

@@ -21,10 +21,10 @@ from .identity import HOST, WORLD
 from .model import EGRESS, INGRESS, Address, Network, Ports
 from .policy import Ruleset
 
-LAYOUT = 2  # LAYOUT of config.h
+LAYOUT = 3  # LAYOUT of config.h
 NO_IDENTITY = 0xFFFFFFFF  # never assigned
 MAGLEV_SIZE, MAX_RANGES = 251, 16
-FEATURE_SERVICES, FEATURE_MASQUERADE, FEATURE_STACK_NAT = 1, 2, 4
+FEATURE_SERVICES, FEATURE_MASQUERADE, FEATURE_STACK_NAT, FEATURE_NODE_PORTS = 1, 2, 4, 8
 ENFORCE, DENY = (1, 2), (4, 8)  # by direction
 POD_NETKIT, POD_L2, POD_MASQUERADE, POD_ANY_SOURCE, POD_META = 1, 2, 4, 8, 16
 CIDR_NO_MASQUERADE, CIDR_STACK_NAT = 1, 2
@@ -83,9 +83,10 @@ POLICY_KEY = Record(subject="I", peer="I", buffer="B", direction="B", pad="2x")
 _RANGE = Record(proto="B", verdict="B", first="H", last="H")
 _RULESET = Record(verdict="B", ranges="B", pad="2x", range=(_RANGE, MAX_RANGES))
 SERVICE_KEY = Record(address="16s", port="2s", proto="B", family="B", buffer="I")
-SERVICE = Record(table="I", id="I")
+SERVICE = Record(table="I", external="I", id="I", affinity="I")
 TABLE = Record(backend=f"{MAGLEV_SIZE}I", digest="8s")
 _BACKEND = Record(address="16s", port="2s", pad="2x")
+NODE_ADDRESS = Record(address="16s", family="I")
 NODE = Record(masquerade4="4s", first_port="H", last_port="H", masquerade6="16s")
 _COUNTERS = Record(packets=f"{REASONS}Q")
 _TUPLE = Record(src="16s", dst="16s", sport="2s", dport="2s", proto="B", family="B", icmp="B", pad="x")
@@ -107,6 +108,7 @@ WRITTEN: dict[str, tuple[Record, Record]] = {
     "maglev": (INDEX, TABLE),
     "backends": (INDEX, _BACKEND),
     "node": (INDEX, NODE),
+    "node_addresses": (NODE_ADDRESS, INDEX),
 }
 # Keys and values of the maps that user space reads or writes
 MAPS = {**WRITTEN, "layout": (INDEX, INDEX), "metrics": (INDEX, _COUNTERS)}
@@ -120,6 +122,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "FEATURE_SERVICES": FEATURE_SERVICES,
         "FEATURE_MASQUERADE": FEATURE_MASQUERADE,
         "FEATURE_STACK_NAT": FEATURE_STACK_NAT,
+        "FEATURE_NODE_PORTS": FEATURE_NODE_PORTS,
     },
     "endpoint_enforce": {
         "ENFORCE_INGRESS": ENFORCE[INGRESS],
@@ -148,7 +151,7 @@ NO_TABLE = 0xFFFFFFFF
 # Key and value sizes of the maps that user space writes
 SIZES = {name: (key.size, value.size) for name, (key, value) in WRITTEN.items()}
 ARRAYS = ("rulesets", "maglev", "backends", "node")
-HASHES = ("endpoints4", "endpoints6", "pods", "cidrs4", "cidrs6", "policy", "services")
+HASHES = ("endpoints4", "endpoints6", "pods", "cidrs4", "cidrs6", "policy", "services", "node_addresses")
 
 
 def buffer_offset(name: str) -> int:
@@ -181,8 +184,12 @@ def decode_ruleset(raw: bytes) -> Ruleset:
 
 def encode_service(address: Address, port: int, protocol: int) -> tuple[bytes, bytes, int, int]:
     """Return the key of a service in an image: address, port, protocol, address family."""
-    family = 2 if address.version == 4 else 10  # AF_INET, AF_INET6
-    return (address.packed.ljust(16, b"\0"), port.to_bytes(2, "big"), protocol, family)
+    return (address.packed.ljust(16, b"\0"), port.to_bytes(2, "big"), protocol, family_of(address))
+
+
+def family_of(address: Address) -> int:
+    """Return AF_INET or AF_INET6."""
+    return 2 if address.version == 4 else 10
 
 
 def encode_backend(address: Address, port: int) -> bytes:

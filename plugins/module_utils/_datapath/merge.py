@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from .cluster import Cluster, add_cluster
 from .model import Address, Backend, Declaration, Masquerade, Pod, PodSelector, Service
@@ -79,14 +80,7 @@ def _with_backends(service: Service, pods: Sequence[Pod]) -> Service:
                 for address in pod.addresses:
                     if address.version == service.address.version:
                         backends.setdefault((address, port), Backend(address, port, weight))
-    return Service(
-        name=service.name,
-        owner=service.owner,
-        address=service.address,
-        port=service.port,
-        protocol=service.protocol,
-        backends=tuple(backends.values()),
-    )
+    return replace(service, backends=tuple(backends.values()), selected=())
 
 
 def _check_addresses(merged: Declaration, own: Declaration, problems: Problems) -> None:

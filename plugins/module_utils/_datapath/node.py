@@ -14,8 +14,9 @@ from urllib.parse import unquote
 
 from .._kernel import netlink, qdisc
 from .._kernel.qdisc import Queue
-from .._kernel.routes import default_interfaces
+from .._kernel.routes import default_interfaces, local_addresses
 from .masquerade import masquerade_ports
+from .model import Address
 
 IFF_NOARP = 0x80
 # Devices without queues of their own, and ports that lead to Pods or virtual machines
@@ -40,12 +41,14 @@ class Interface:
 class Node:
     """The network devices of this network namespace by name, and its ports for masqueraded Pods.
 
-    ``uplinks`` has the qdiscs of the devices by which packets leave the node.
+    ``uplinks`` has the qdiscs of the devices by which packets leave the node, ``addresses`` are those of the
+    node itself.
     """
 
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
     masquerade_ports: tuple[int, int] = (1, 0)
     uplinks: Mapping[str, Sequence[Queue]] = field(default_factory=dict)
+    addresses: frozenset[Address] = frozenset()
 
     def with_planned(self, devices: Collection[str]) -> Node:
         """Return the node with those of ``devices`` that do not exist yet."""
@@ -55,9 +58,10 @@ class Node:
 
 
 def read_node(pin_path: str) -> Node:
-    """Return the devices, free ports and uplinks of this network namespace."""
+    """Return the devices, free ports, uplinks and addresses of this network namespace."""
     interfaces = read_interfaces()
-    return Node(interfaces, masquerade_ports(read_port_range()), read_uplinks(pin_path, interfaces))
+    uplinks = read_uplinks(pin_path, interfaces)
+    return Node(interfaces, masquerade_ports(read_port_range()), uplinks, local_addresses())
 
 
 def read_interfaces() -> dict[str, Interface]:

@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from .model import PROTOCOLS, Backend, Service
+from .model import PROTOCOLS, Address, Backend, Service
 from .parse_pods import parse_pod_selector
 from .values import Problems, parse_address, parse_number
 
 SERVICE_PROTOCOLS = ("tcp", "udp")
 MAX_WEIGHT = 100
+MAX_AFFINITY = 86400  # seconds, as in Kubernetes
 
 
 def parse_services(options: Mapping[str, Any], owner: str, problems: Problems) -> list[Service]:
@@ -38,10 +40,11 @@ def _service(raw: Mapping[str, Any], owner: str, option: str, problems: Problems
             f"'{protocol}' is not one of {', '.join(SERVICE_PROTOCOLS)}, the protocols that are translated",
         )
     try:
-        address = parse_address(raw["address"])
+        address = _address(raw["address"])
     except ValueError as error:
         problems.add(f"{option}: address", str(error))
         return None
+    affinity = parse_number(raw.get("affinity") or 0, f"{option}: affinity", MAX_AFFINITY, problems)
     port = _port(raw["port"], option, problems)
     backends: list[Backend] = []
     selected = []
@@ -84,7 +87,17 @@ def _service(raw: Mapping[str, Any], owner: str, option: str, problems: Problems
         protocol=PROTOCOLS.get(protocol, 0),
         backends=tuple(backends),
         selected=tuple(selected),
+        affinity=affinity or 0,
     )
+
+
+def _address(text: str) -> Address:
+    """Return a unicast address, or the unspecified address, which stands for all addresses of the node."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return parse_address(text)
+    return address if address.is_unspecified else parse_address(text)
 
 
 def _port(value: object, option: str, problems: Problems) -> int:

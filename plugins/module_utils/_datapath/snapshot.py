@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .image import Device, Endpoint, Image
+from .image import Device, Endpoint, Frontend, Image
 from .layout import (
     CIDR,
     CIDR4_KEY,
@@ -17,6 +17,7 @@ from .layout import (
     HASHES,
     INDEX,
     NO_TABLE,
+    NODE_ADDRESS,
     POD,
     POLICY_KEY,
     SERVICE,
@@ -55,29 +56,34 @@ class Snapshot:
 class Services:
     """Services of both buffers, and their Maglev tables by index: digest and indexes of backends.
 
-    Services without backends refer to NO_TABLE.
+    ``entries`` have table, table for external clients, number and affinity; the table is NO_TABLE without
+    backends.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.entries: tuple[dict[Any, tuple[int, int]], ...] = ({}, {})
+        self.entries: tuple[dict[Any, tuple[int, int, int, int]], ...] = ({}, {})
         self.tables: dict[int, tuple[bytes, frozenset[int]]] = {}
         for key, value in snapshot.hashes["services"].items():
             address, port, protocol, family, buffer = SERVICE_KEY.unpack(key)
-            table, number = SERVICE.unpack(value)
-            self.entries[buffer & 1][address, port, protocol, family] = (table, number)
-            if table != NO_TABLE and table not in self.tables:
+            entry = SERVICE.unpack(value)
+            self.entries[buffer & 1][address, port, protocol, family] = entry
+            for table in {*entry[:2]} - {NO_TABLE} - self.tables.keys():
                 *backends, digest = TABLE.unpack(snapshot.element("maglev", table))
                 self.tables[table] = digest, frozenset(backends)
 
     def used_tables(self, buffer: int) -> set[int]:
         """Return the indexes of the tables that services of a buffer refer to."""
-        return {table for table, dummy in self.entries[buffer].values() if table != NO_TABLE}
+        return {table for entry in self.entries[buffer].values() for table in entry[:2]} - {NO_TABLE}
+
+    def digest(self, table: int) -> bytes:
+        """Return the digest of a table's backends, empty for NO_TABLE."""
+        return self.tables[table][0] if table in self.tables else b""
 
 
 def services_of(snapshot: Snapshot) -> dict[Any, tuple[int, tuple[int, ...]]]:
     """Return the active services: their number, and the backend indexes of their Maglev table."""
     found = {}
-    for key, (table, number) in Services(snapshot).entries[snapshot.buffer].items():
+    for key, (table, _external, number, _affinity) in Services(snapshot).entries[snapshot.buffer].items():
         *indexes, dummy = TABLE.unpack(snapshot.element("maglev", table)) if table != NO_TABLE else (b"",)
         found[key] = (number, tuple(indexes))
     return found
@@ -104,11 +110,15 @@ def decode_image(snapshot: Snapshot, buffer: int) -> Image:
         if of == buffer:
             image.policy[subject, peer, direction] = snapshot.element("rulesets", INDEX.unpack(value)[0])
     services = Services(snapshot)
-    for service, (table, number) in services.entries[buffer].items():
-        digest, backends = services.tables.get(table, (b"", frozenset()))
-        image.services[service] = (number, digest)
-        if digest:
-            image.backends.setdefault(
-                digest, dict.fromkeys((snapshot.element("backends", i) for i in backends), 1)
-            )
+    for service, (table, external, number, affinity) in services.entries[buffer].items():
+        image.services[service] = Frontend(
+            number, services.digest(table), services.digest(external), affinity
+        )
+    for table in services.used_tables(buffer):
+        digest, indexes = services.tables[table]
+        backends = (snapshot.element("backends", index) for index in indexes)
+        image.backends.setdefault(digest, dict.fromkeys(backends, 1))
+    for key in snapshot.hashes["node_addresses"]:
+        address, family = NODE_ADDRESS.unpack(key)
+        image.node_addresses |= {(address, family)}
     return image

@@ -37,15 +37,20 @@ BPF_LINK_CREATE, BPF_LINK_UPDATE, BPF_LINK_DETACH = 28, 29, 34
 
 # enum bpf_attach_type, enum bpf_link_type
 BPF_TCX_INGRESS, BPF_TCX_EGRESS, BPF_NETKIT_PRIMARY, BPF_NETKIT_PEER = 46, 47, 54, 55
-BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_NETKIT = 11, 13
+BPF_LINK_TYPE_CGROUP, BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_NETKIT = 3, 11, 13
+BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET6_CONNECT = 10, 11
+BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_SENDMSG = 14, 15
+BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP6_RECVMSG = 19, 20
+BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET6_GETPEERNAME = 29, 30
 
 # enum bpf_map_type
 BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_TRIE = 1, 2, 9, 11
 BPF_MAP_TYPE_ARRAY_OF_MAPS = 12
 
-BPF_PROG_TYPE_SCHED_CLS = 3
-BPF_CALL, BPF_EXIT = 0x85, 0x95  # opcodes
-# The newest helpers that the programs call (enum bpf_func_id): Linux 5.10 to 5.18, or backported.
+BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_CGROUP_SOCK_ADDR = 3, 18
+BPF_F_ALLOW_MULTI = 2  # flag of an attachment to a cgroup
+BPF_CALL, BPF_EXIT, BPF_MOV = 0x85, 0x95, 0xB7  # opcodes; of a constant to a register
+# The newest helpers that programs of devices call (enum bpf_func_id): Linux 5.10 to 5.18, or backported.
 HELPERS = {
     "bpf_redirect_neigh": 152,
     "bpf_redirect_peer": 155,
@@ -53,6 +58,8 @@ HELPERS = {
     "bpf_check_mtu": 163,
     "bpf_skb_set_tstamp": 192,
 }
+# The newest one that programs of sockets call: since Linux 6.1 at all hooks that need it
+SOCKET_HELPERS = {"bpf_set_retval": 187}
 
 BPF_NOEXIST = 1  # update flag: fail if the key exists
 _BATCH = 4096  # entries
@@ -292,16 +299,44 @@ def has_helper(number: int) -> bool:
     Loads a program that calls the helper without arguments. The verifier returns EINVAL if the helper is
     unknown and EACCES for the missing arguments (kernel/bpf/verifier.c, check_helper_call()).
     """
-    code = struct.pack("=BBhiBBhi", BPF_CALL, 0, 0, number, BPF_EXIT, 0, 0, 0)
+    code = _instruction(BPF_CALL, constant=number) + _instruction(BPF_EXIT)
+    return _load_error(code, BPF_PROG_TYPE_SCHED_CLS) != errno.EINVAL
+
+
+def has_socket_programs() -> bool:
+    """Return whether the kernel supports programs at connect() that set the error that the caller gets.
+
+    This requires CONFIG_CGROUP_BPF and Linux 6.1.
+    """
+    code = b"".join(
+        (
+            _instruction(BPF_MOV, register=1),
+            _instruction(BPF_CALL, constant=SOCKET_HELPERS["bpf_set_retval"]),
+            _instruction(BPF_MOV, constant=1),  # allow
+            _instruction(BPF_EXIT),
+        )
+    )
+    return _load_error(code, BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT) == 0
+
+
+def _instruction(opcode: int, register: int = 0, constant: int = 0) -> bytes:
+    """Return struct bpf_insn, of which ``register`` is the destination."""
+    return struct.pack("=BBhi", opcode, register, 0, constant)
+
+
+def _load_error(code: bytes, program_type: int, attach_type: int = 0) -> int:
+    """Load a program and unload it; return 0, or EINVAL or EACCES if the verifier rejects it."""
     buffer, licence = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
-    attr = struct.pack("=IIQQ", BPF_PROG_TYPE_SCHED_CLS, len(code) // 8, _address(buffer), _address(licence))
+    attr = struct.pack(
+        "=IIQQ44xI", program_type, len(code) // 8, _address(buffer), _address(licence), attach_type
+    )
     try:
         os.close(bpf(BPF_PROG_LOAD, attr))
     except OSError as e:
         if e.errno not in (errno.EINVAL, errno.EACCES):
             raise
-        return e.errno == errno.EACCES
-    return True
+        return e.errno or errno.EINVAL
+    return 0
 
 
 # ---------------------------------------------------------------- map entries

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -61,6 +62,17 @@ def default_routes() -> list[DefaultRoute]:
 def default_interfaces() -> set[str]:
     """Return the interfaces that carry an IPv4 or IPv6 default route, all next hops included."""
     return {name for route in default_routes() for name in route.interfaces}
+
+
+def local_addresses() -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Return the addresses of this network namespace that other hosts can reach."""
+    found = set()
+    with Rtnl() as rtnl:
+        for address in _dump(rtnl, message_types().address(), RTM_GETADDR):
+            value = address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")
+            if value and address["scope"] not in (_SCOPE_LINK, _SCOPE_HOST):
+                found.add(ipaddress.ip_address(value))
+    return frozenset(found)
 
 
 def ipv6_in_use() -> set[str]:

@@ -8,7 +8,7 @@
 #include <bpf/bpf_helpers.h>
 
 /* Increment when the meaning of a map entry changes; programs and writers compare it. */
-#define LAYOUT 2
+#define LAYOUT 3
 
 /*
  * Identities, policy and services are double-buffered, so that they change atomically for packets.
@@ -22,6 +22,7 @@ enum config_feature {
 	FEATURE_SERVICES = 1 << 0,
 	FEATURE_MASQUERADE = 1 << 1,
 	FEATURE_STACK_NAT = 1 << 2,	/* netfilter translates services in the stack */
+	FEATURE_NODE_PORTS = 1 << 3,	/* there are services of all addresses of the node */
 };
 
 struct config {

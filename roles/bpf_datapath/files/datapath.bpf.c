@@ -21,6 +21,7 @@
 #include "pacing.h"
 #include "parse.h"
 #include "shared_types.h"
+#include "socket_lb.h"
 #include "source.h"
 #include "stack_nat.h"
 #include "track.h"

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Service load balancing. A new connection is assigned the backend that its tuple hashes to in
- * the service's Maglev table. An open TCP connection keeps its backend when the table changes;
- * other protocols keep it while the service has it.
+ * Service load balancing. A new connection is assigned an entry of the service's Maglev table: a
+ * packet the one that its tuple hashes to, a socket a random one. With session affinity, a client
+ * keeps its backend. An open TCP connection keeps its backend when the table changes; other
+ * protocols keep it while the service has it.
  */
 #ifndef PODNET_LB_H
 #define PODNET_LB_H
@@ -20,7 +21,10 @@
 #define TABLES_MAX 4096
 #define BACKENDS_MAX 65536
 #define MAGLEV_SIZE 251		/* prime, as Maglev's permutations require */
+#define AFFINITIES_MAX 65536
+#define NODE_ADDRESSES_MAX 1024
 
+/* A key with the unspecified address stands for all addresses of the node: a node port. */
 struct service_key {
 	__be32 address[4];
 	__be16 port;
@@ -31,7 +35,9 @@ struct service_key {
 
 struct service {
 	__u32 table;		/* index into `maglev` */
+	__u32 external;		/* the same, for clients outside of the cluster */
 	__u32 id;		/* crc32 of its name */
+	__u32 affinity;		/* seconds that a client keeps its backend; 0: no affinity */
 };
 
 /* Immutable while `services` refers to it. */
@@ -62,6 +68,46 @@ struct {
 	__type(value, struct addr_port);
 } backends SEC(".maps");
 
+struct node_address {
+	__be32 address[4];
+	__u32 family;
+};
+
+/* The addresses of the node, for sockets, which cannot look up routes. The value is unused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, NODE_ADDRESSES_MAX);
+	__type(key, struct node_address);
+	__type(value, __u32);
+} node_addresses SEC(".maps");
+
+enum lb_client_kind {
+	LB_CLIENT_ADDRESS,
+	LB_CLIENT_NETNS,	/* a socket: the cookie of its network namespace */
+};
+
+/* A client of a service, for session affinity. */
+struct lb_client {
+	__be32 address[4];
+	__u32 service;		/* its id */
+	__u16 family;
+	__u16 kind;		/* enum lb_client_kind */
+};
+
+struct affinity {
+	struct addr_port backend;
+	__u32 index;		/* of the backend */
+	__u32 last_seen;	/* seconds since boot */
+};
+
+/* Only programs write it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, AFFINITIES_MAX);
+	__type(key, struct lb_client);
+	__type(value, struct affinity);
+} affinities SEC(".maps");
+
 static __noinline __u32 tuple_hash(const struct tuple *t)
 {
 	__u64 hash = (__u64)t->sport << 32 | (__u64)t->dport << 16 | t->proto;
@@ -88,6 +134,91 @@ lb_lookup(__u8 family, __u8 proto, const __be32 *address, __be16 port, const str
 	return bpf_map_lookup_elem(&services, &key);
 }
 
+/* Return the service of all addresses of the node, NULL if there is none. */
+static __always_inline struct service *lb_lookup_node_port(__u8 family, __u8 proto, __be16 port,
+							   const struct config *cfg)
+{
+	const __be32 any[4] = {};
+
+	return lb_lookup(family, proto, any, port, cfg);
+}
+
+static __always_inline bool lb_is_node_address(__u32 family, const __be32 *address)
+{
+	struct node_address key = { .family = family };
+
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	return bpf_map_lookup_elem(&node_addresses, &key);
+}
+
+/* Return whether a table has a backend, whose index may have another backend since. */
+__noinline bool lb_has_backend(__u32 table_index, __u32 index, const struct addr_port *server)
+{
+	struct maglev_table *table = bpf_map_lookup_elem(&maglev, &table_index);
+	struct addr_port *backend = bpf_map_lookup_elem(&backends, &index);
+
+	if (!server || !table || !backend || backend->port != server->port ||
+	    !address_equal(backend->address, server->address))
+		return false;
+	for (int i = 0; i < MAGLEV_SIZE; i++) {
+		if (table->backend[i] == index)
+			return true;
+	}
+	return false;
+}
+
+/* Set the backend at the position of a hash in a table; return false if the table has none. */
+static __noinline bool lb_entry(__u32 table_index, __u32 hash, struct addr_port *backend,
+				__u32 *backend_index)
+{
+	struct maglev_table *table = bpf_map_lookup_elem(&maglev, &table_index);
+	struct addr_port *selected;
+	__u32 index = hash % MAGLEV_SIZE;
+
+	barrier_var(index); /* keep the check: the verifier does not track the modulo */
+	if (!table || index >= MAGLEV_SIZE)
+		return false;
+	index = table->backend[index];
+	selected = bpf_map_lookup_elem(&backends, &index);
+	if (!selected || !selected->port)
+		return false;
+	*backend = *selected;
+	*backend_index = index;
+	return true;
+}
+
+/* Assign a backend of a service's table to a new connection of a client. */
+static __always_inline enum reason lb_assign(const struct service *service, __u32 table,
+					     struct lb_client *client, __u32 hash,
+					     struct addr_port *backend, __u32 *index)
+{
+	struct affinity *known, new = {};
+	__u32 now;
+
+	if (!service->affinity)
+		return lb_entry(table, hash, backend, index) ? REASON_NONE :
+							       REASON_DROP_NO_BACKEND;
+	now = ct_now();
+	client->service = service->id;
+	known = bpf_map_lookup_elem(&affinities, client);
+	if (known && now - known->last_seen < service->affinity) {
+		new = *known;
+		if (lb_has_backend(table, new.index, &new.backend)) {
+			known->last_seen = now;
+			*backend = new.backend;
+			*index = new.index;
+			return REASON_NONE;
+		}
+	}
+	if (!lb_entry(table, hash, backend, index))
+		return REASON_DROP_NO_BACKEND;
+	new.backend = *backend;
+	new.index = *index;
+	new.last_seen = now;
+	bpf_map_update_elem(&affinities, client, &new, BPF_ANY);
+	return REASON_NONE;
+}
+
 /*
  * Select the backend of a new connection. Leaves `backend` unset if the destination is not a
  * service.
@@ -95,58 +226,37 @@ lb_lookup(__u8 family, __u8 proto, const __be32 *address, __be16 port, const str
 __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg,
 				 struct addr_port *backend, __u32 *backend_index)
 {
+	struct lb_client client = {};
 	struct service *service;
-	struct maglev_table *table;
-	struct addr_port *selected;
-	__u32 index;
+	enum reason reason;
 
 	if (!t || !cfg || !backend || !backend_index)
 		return REASON_DROP_NO_BACKEND;
 	service = lb_lookup(t->family, t->proto, t->dst, t->dport, cfg);
 	if (!service)
 		return REASON_NONE;
-	table = bpf_map_lookup_elem(&maglev, &service->table);
-	if (!table)
-		return REASON_DROP_NO_BACKEND;
-	index = tuple_hash(t) % MAGLEV_SIZE;
-	barrier_var(index); /* keep the check: the verifier does not track the modulo */
-	if (index >= MAGLEV_SIZE)
-		return REASON_DROP_NO_BACKEND;
-	index = table->backend[index];
-	*backend_index = index;
-	selected = bpf_map_lookup_elem(&backends, &index);
-	if (!selected || !selected->port)
-		return REASON_DROP_NO_BACKEND;
-	if (address_equal(selected->address, t->src))
+	__builtin_memcpy(client.address, t->src, sizeof(client.address));
+	client.family = t->family;
+	reason = lb_assign(service, service->table, &client, tuple_hash(t), backend,
+			   backend_index);
+	if (reason == REASON_NONE && address_equal(backend->address, t->src))
 		return REASON_DROP_HAIRPIN;
-	*backend = *selected;
-	return REASON_NONE;
+	return reason;
 }
 
 /* Return whether the service of a connection still has the connection's backend. */
 __noinline bool lb_is_current(const struct connection *c, __u8 family, const struct config *cfg)
 {
-	struct maglev_table *table;
-	struct addr_port *backend;
 	struct service *service;
-	__u32 index;
+	struct addr_port server;
 
 	if (!c || !cfg)
 		return false;
-	index = c->backend;
 	service = lb_lookup(family, c->proto, c->service.address, c->service.port, cfg);
 	if (!service)
 		return false;
-	table = bpf_map_lookup_elem(&maglev, &service->table);
-	backend = bpf_map_lookup_elem(&backends, &index);
-	if (!table || !backend || backend->port != c->server.port ||
-	    !address_equal(backend->address, c->server.address))
-		return false;
-	for (int i = 0; i < MAGLEV_SIZE; i++) {
-		if (table->backend[i] == index)
-			return true;
-	}
-	return false;
+	server = c->server;
+	return lb_has_backend(service->table, c->backend, &server);
 }
 
 #endif
