@@ -66,6 +66,29 @@ def test_a_node_without_an_agent_is_not_ready(kubernetes: Cluster) -> None:
     wait(lambda: '"status":"True"' in ready(), 60)
 
 
+def test_the_installation_is_complete(kubernetes: Cluster) -> None:
+    result = podnet.present(kubernetes.nodes[0])
+    assert not result["changed"] and not result["warnings"] and not result["status"], result
+    assert result["active"] == "10-podnet.conflist"
+
+
+def test_a_pod_with_the_longest_annotations_starts(kubernetes: Cluster) -> None:
+    """JSON's escapes make six bytes of each, more than a request may have."""
+    text = "<" * (256 * 1024 - len("long"))
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "annotated", "annotations": {"long": text}},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": images.AGNHOST, "imagePullPolicy": "Never"}],
+        },
+    }
+    kubernetes.kubectl("create", "-f", "-", given=json.dumps(pod))
+    kubernetes.kubectl("wait", "pod/annotated", "--for=condition=Ready", "--timeout=60s")
+    kubernetes.kubectl("delete", "pod", "annotated")
+
+
 def test_ctr_attaches_a_container(kubernetes: Cluster) -> None:
     node = kubernetes.nodes[0]
     container = ("ctr", "-n", "k8s.io", "run", "--cni", "--rm", images.AGNHOST, "by-ctr")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""This collection's plugin and agent on the nodes of a cluster, as the role ``cni`` installs them."""
+"""This collection's plugin and agent on the nodes of a cluster, by the installation of the module ``cni``."""
 
 from __future__ import annotations
 
@@ -12,23 +12,42 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.podnet.datapath.plugins.module_utils._core.bundle import PACKAGE, archive
+from ansible_collections.podnet.datapath.plugins.module_utils._agent import install as _install
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.install_plan import SERVICE
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.server import PATH as SOCKET
+from ansible_collections.podnet.datapath.plugins.module_utils._core.bundle import archive
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command
-from tests.kubernetes.cluster import cni
 from tests.kubernetes.cluster.control_plane import SERVICE_CIDRS
-from tests.kubernetes.cluster.node import CNI_BIN, Node
+from tests.kubernetes.cluster.node import CNI_BIN, NET_D, Node
 from tests.support.checkout import CHECKOUT, PROGRAMS
 
 if TYPE_CHECKING:
     from tests.kubernetes.cluster.cluster import Cluster
 
 ROLE = CHECKOUT / "roles/cni/files"
-OBJECT = "/usr/local/lib/podnet-datapath.o"
-AGENT = "/usr/local/lib/podnet/agent.pyz"
-COMMAND = "/usr/local/sbin/podnet-datapath"
-CONFIG, KUBECONFIG = "/etc/podnet/agent.json", "/etc/podnet/kubeconfig"
+# As the role bpf_datapath installs them.
+OBJECT, COMMAND = "/usr/local/lib/podnet-datapath.o", "/usr/local/sbin/podnet-datapath"
+KUBECONFIG = "/etc/kubernetes/podnet-agent.conf"
 ACCOUNT = ("--namespace", "kube-system", "podnet-agent")
-MAIN = f"from {PACKAGE}._agent.main import main\n\nmain()\n"
+PROGRAM = "/usr/local/lib/cni.pyz"
+# The module without Ansible; it has the options as JSON.
+MODULE = f"""\
+import json, os, subprocess, sys
+from {_install.__name__} import absent, desired, present
+def command(words):
+    try:
+        done = subprocess.run(words, capture_output=True, text=True)
+    except OSError as error:  # there is no journalctl
+        return 127, "", str(error)
+    return done.returncode, done.stdout, done.stderr
+os.makedirs("/run/systemd/system", exist_ok=True)
+given = json.load(sys.stdin)
+if given.pop("state") == "present":
+    result = present(desired(given.pop("object"), **given), command)
+else:
+    result = absent(given["force"], command)
+print(json.dumps({{"changed": result.changed, "warnings": result.warnings, **result.values}}))
+"""
 
 
 def install(cluster: Cluster) -> None:
@@ -39,47 +58,46 @@ def install(cluster: Cluster) -> None:
         for source in (PROGRAMS, ROLE / "plugin"):
             subprocess.run(["make", "-s", "-C", str(source), f"OUT={folder}"], check=True)
         for node in cluster.nodes:
-            _copy(node, Path(folder))
             node.write(KUBECONFIG, cluster.server.kubeconfig_of(token), 0o600)
-            start_agent(node)
-            node.set_conflist("10-podnet.conflist", conflist())
+            _copy(node, Path(folder))
+            present(node)
 
 
 def _copy(node: Node, folder: Path) -> None:
-    """Copy what was built, and the agent's code and configuration."""
-    node.run("mkdir", "-p", "/etc/podnet", "/usr/local/lib/podnet")
+    """Copy what other tasks than the module install."""
     for name, target in (("datapath.o", OBJECT), ("podnet", f"{CNI_BIN}/podnet")):
         shutil.copy2(folder / name, node.path(target))
-    # ctr finds plugins only here.
-    node.run("ln", "-s", "/usr/lib/cni/portmap", CNI_BIN)
-    node.path(AGENT).write_bytes(archive(MAIN))
+    shutil.copy2(Path(__file__).with_name("systemctl.sh"), node.path("/usr/local/bin/systemctl"))
+    node.path(PROGRAM).write_bytes(archive(MODULE))
     node.path(COMMAND).write_bytes(command.program())
     node.path(COMMAND).chmod(0o755)
-    node.write(CONFIG, json.dumps(config(node)))
 
 
-def config(node: Node) -> dict[str, Any]:
-    """Return the agent's configuration on a node."""
-    return {
+def module(node: Node, **options: Any) -> dict[str, Any]:
+    """Run the module ``cni`` on a node; return its result, or raise ``LabError``."""
+    result: dict[str, Any] = json.loads(node.run("python3", PROGRAM, given=json.dumps(options)))
+    return result
+
+
+def present(node: Node, conflist: str = "10-podnet.conflist", **agent: Any) -> dict[str, Any]:
+    """Install agent and conflist on a node that has everything else, as the role does."""
+    settings = {
         "node": node.name,
         "driver": "veth",
-        "object": OBJECT,
         "uplinks": ["eth0"],
         "kubeconfig": KUBECONFIG,
         "metrics_port": 9797,
         "stack_services": SERVICE_CIDRS,
+        **agent,
     }
-
-
-def conflist() -> dict[str, Any]:
-    """Return the configuration of the runtime; the agent adds the node's ranges."""
-    capabilities = {"portMappings": True, "bandwidth": True}
-    plugin = {"type": "podnet", "capabilities": capabilities, "ipam": {"type": "host-local"}}
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return cni.conflist("podnet", plugin, portmap)
+    folders = {"bin_dir": CNI_BIN, "conf_dir": NET_D, "conflist": conflist}
+    ipam = {"type": "host-local"}
+    return module(
+        node, state="present", object=OBJECT, agent=settings, network="podnet", ipam=ipam, **folders
+    )
 
 
 def start_agent(node: Node) -> None:
     """Start the agent on a node and wait for it."""
-    node.start("podnet-agent", "python3", AGENT)
-    node.run("timeout", "20", "sh", "-c", "until [ -S /run/podnet/agent.sock ]; do sleep 0.05; done")
+    node.run("systemctl", "start", SERVICE)
+    node.run("timeout", "20", "sh", "-c", f"until [ -S {SOCKET} ]; do sleep 0.05; done")
