@@ -101,7 +101,9 @@ options:
         choices: [auto, tcx, clsact]
         default: auto
       sysctls:
-        description: Sysctls of the Pods' network namespaces. The agent sets them before a Pod's device is up.
+        description:
+          - Sysctls of the Pods' network namespaces. The agent sets them before a Pod's device is up. Of those
+            that are global in the running kernel, Pods use the node's value.
         type: dict
         default: {}
       masquerade:

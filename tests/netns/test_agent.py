@@ -183,6 +183,21 @@ def test_a_second_agent_does_not_start(cni: Cni) -> None:
     cni.add("one")
 
 
+def test_sysctls_that_are_global_stay_as_they_are(cni: Cni) -> None:
+    """Which ones are depends on the kernel: net.core.optmem_max is global up to 6.8."""
+    file = cni.folder / "agent.json"
+    swappiness = Path("/proc/sys/vm/swappiness")
+    before = swappiness.read_text().strip()
+    sysctls = {"vm.swappiness": str(int(before) ^ 1), "net.ipv4.tcp_fin_timeout": "31"}
+    cni.agent.stop()
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sysctls": sysctls}))
+    cni.agent.start()
+    cni.add("one")
+    assert cni.node.ns.run(cni.containers["one"], "sysctl", "-n", "net.ipv4.tcp_fin_timeout") == "31\n"
+    assert swappiness.read_text().strip() == before
+    assert f"vm.swappiness is global in this kernel, so Pods use the node's value {before}" in cni.agent.log()
+
+
 def fails(cni: Cni, name: str, code: int, part: str, config: Any = None, **variables: str) -> None:
     """Assert that ADD fails with a code and a message, and leaves nothing."""
     before = cni.leftovers()

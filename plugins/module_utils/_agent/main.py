@@ -12,13 +12,14 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from .._core import lock
 from .._core.plan import Problem
 from .._ops import kubernetes
 from .._pods.single import SinglePods
 from .._programs import boot
+from .._sysctl import scope
 from . import config as _config
 from . import metrics as _metrics
 from . import reconcile, server
@@ -49,7 +50,7 @@ class Agent:
         self.config = config
         self._attachments = Attachments(folder)
         self._attachments.remove_unfinished()
-        self._worker = Worker(SinglePods(config.node_spec(), run_command), config.sysctls)
+        self._worker = Worker(SinglePods(config.node_spec(), run_command), _settable(config.sysctls))
         self._nodes: NodeWatch | None = None
         self._policies: PolicyWatch | None = None
         if config.kubeconfig:
@@ -135,6 +136,14 @@ def _notify(state: str) -> None:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify,
         ):
             notify.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+
+
+def _settable(sysctls: Mapping[str, str]) -> dict[str, str]:
+    """Return the sysctls to set in Pods; log those of which Pods use the node's value."""
+    found, messages = scope.in_namespaces(sysctls)
+    for message in messages:
+        log.warning("sysctls: %s", message)
+    return found
 
 
 @contextlib.contextmanager

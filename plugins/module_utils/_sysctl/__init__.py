@@ -6,4 +6,4 @@ Callers: modules, plugin_utils, _agent, _ops
 May import: _core, _kernel, _node, _rollback
 """
 
-__all__ = ["apply", "info", "keys", "revert"]
+__all__ = ["apply", "info", "keys", "revert", "scope"]
