@@ -95,6 +95,10 @@ options:
       - V(0) means no limit.
     type: int
     default: 0
+  api_timeout:
+    description: Seconds to repeat a request while the API server is unavailable.
+    type: int
+    default: 120
 """
 
 EXAMPLES = r"""
@@ -175,6 +179,7 @@ def main() -> None:
             "pod_selector": {"type": "str", "default": ""},
             "disable_eviction": {"type": "bool", "default": False},
             "skip_wait_for_delete_timeout": {"type": "int", "default": 0},
+            "api_timeout": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
     )
@@ -194,7 +199,7 @@ def main() -> None:
         skip_wait_for_delete_timeout=p["skip_wait_for_delete_timeout"],
     )
     try:
-        api = kubernetes.Api(kubernetes.access(p["kubeconfig"], p["context"]))
+        api = kubernetes.Api(kubernetes.access(p["kubeconfig"], p["context"]), p["api_timeout"])
         result = drain.run(api, desired, module.check_mode)
     except Problem as problem:
         module.fail_json(msg=str(problem))

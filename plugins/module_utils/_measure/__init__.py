@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measurements: probes between Pods, netperf, and the environment of a measurement.
 
-Callers: modules, plugin_utils, _ops
+Callers: _cilium, modules, plugin_utils, _ops
 May import: _core, _kernel
 """
 

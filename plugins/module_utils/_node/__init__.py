@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Facts about a node: what its kernel, distribution and boot loader support, and what else manages it.
 
-Callers: _boot, _kmod, _nic, _sysctl, modules
+Callers: _boot, _cilium, _kmod, _nic, _sysctl, modules
 May import: _core, _kernel
 """
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Operations that span subsystems: confirm a checkpoint, revert a node, drain a Kubernetes node.
 
-Callers: _agent, modules
+Callers: _agent, _cilium, modules
 May import: _boot, _core, _measure, _nic, _programs, _rollback, _sysctl
 """
 

@@ -30,6 +30,9 @@ from . import exec_credential
 ANNOTATION = "podnet.datapath/cordoned-by"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 REQUEST_TIMEOUT = 30
+RETRY_PERIOD = 2.0  # seconds between two attempts to reach the API server
+# The server, or a load balancer before it, is not available at the moment.
+UNAVAILABLE = (0, 502, 503, 504)
 TOKEN_FILE_PERIOD = 60  # seconds after which files with a token or certificate are read again
 
 Json = dict[str, Any]
@@ -220,9 +223,13 @@ class _RefuseRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class Api:
-    """Requests to one API server. Raises ``KubernetesError`` if a token would be sent unencrypted."""
+    """Requests to one API server. Raises ``KubernetesError`` if a token would be sent unencrypted.
 
-    def __init__(self, access: Access) -> None:
+    While the server is unavailable, a request is repeated for ``patience`` seconds.
+    """
+
+    def __init__(self, access: Access, patience: float = 0) -> None:
+        self.patience = patience
         self._connect(access)
 
     def _connect(self, access: Access) -> None:
@@ -244,6 +251,16 @@ class Api:
 
         Renews credentials that expired, or that the server rejects.
         """
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return self._request(method, path, body, kind)
+            except KubernetesError as error:
+                if error.status not in UNAVAILABLE or time.monotonic() >= deadline:
+                    raise
+            time.sleep(RETRY_PERIOD)
+
+    def _request(self, method: str, path: str, body: Json | None, kind: str) -> Json:
         self._renew_expired()
         try:
             return self._send(method, path, body, kind)
@@ -412,6 +429,11 @@ def _selects(selector: Json | None, labels: Mapping[str, str], version: str) -> 
     """Return whether a budget selects a Pod. An empty selector selects all Pods in v1, none in v1beta1."""
     if not selector:
         return selector is not None and version != "v1beta1"
+    return selects(selector, labels)
+
+
+def selects(selector: Json, labels: Mapping[str, str]) -> bool:
+    """Return whether a LabelSelector selects an object with these labels; an empty one selects all."""
     wanted: Iterable[tuple[str, str]] = (selector.get("matchLabels") or {}).items()
     return all(labels.get(key) == value for key, value in wanted) and all(
         {

@@ -1,0 +1,128 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Two Pods on a node, which only exist while its settings are verified."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .._core.plan import Change, Result, diff, listed
+from .._ops.kubernetes import Json, KubernetesError
+from . import cluster as objects
+from .cluster import MANAGED, CiliumApi
+
+POLL = 1.0  # seconds
+LIFETIME = 3600  # seconds after which kubelet ends Pods of a run that was killed
+
+
+@dataclass(frozen=True)
+class Desired:
+    """The module's options. Without ``image``, the Pods have the agent's, which the node has already."""
+
+    node: str
+    state: str  # present, absent
+    namespace: str
+    image: str = ""
+    command: Sequence[str] = ("sleep", str(LIFETIME))
+    timeout: float = 120  # seconds
+
+
+def names(node: str) -> list[str]:
+    """Return the names of a node's Pods."""
+    digest = hashlib.sha256(node.encode()).hexdigest()[:12]
+    return [f"podnet-probe-{digest}-{number}" for number in (1, 2)]
+
+
+def run(api: CiliumApi, desired: Desired, check: bool, sleep: Callable[[float], None] = time.sleep) -> Result:
+    """Create the Pods and wait until they run, or remove them; raises ``KubernetesError``."""
+    path = f"/api/v1/namespaces/{desired.namespace}/pods"
+    existing = {name: pod for name in names(desired.node) for pod in [_get(api, f"{path}/{name}")] if pod}
+    present = desired.state == "present"
+    changes = [
+        Change(f"pod {desired.namespace}/{name}", name in existing, present, desired.node)
+        for name in names(desired.node)
+        if (name in existing) != present
+    ]
+    if not check:
+        if present:
+            for name in names(desired.node):
+                if name not in existing:
+                    api.api.request("POST", path, _pod(api, desired, name))
+            _wait(api, desired, path, sleep)
+        for pod in existing.values() if not present else ():
+            api.delete_pod(pod)
+    pods = [f"{desired.namespace}/{name}" for name in names(desired.node)] if present else []
+    return Result(bool(changes), {"pods": pods}, diff=[diff(f"Pods on {desired.node}", changes)])
+
+
+def _get(api: CiliumApi, path: str) -> Json | None:
+    try:
+        return api.api.request("GET", path)
+    except KubernetesError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
+def _pod(api: CiliumApi, desired: Desired, name: str) -> Json:
+    image = desired.image or _agent_image(api, desired.node)
+    container = {
+        "name": "probe",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": list(desired.command),
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+        # As the Pod Security Standard "restricted" requires.
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "runAsNonRoot": True,
+            "runAsUser": 65534,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {**MANAGED, "podnet.datapath/probe": "cilium"}},
+        "spec": {
+            "nodeName": desired.node,  # the scheduler does not use a cordoned node
+            "tolerations": [{"operator": "Exists"}],
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": LIFETIME,
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "containers": [container],
+        },
+    }
+
+
+def _agent_image(api: CiliumApi, node: str) -> str:
+    for pod in api.agent_pods(node):
+        for container in pod["spec"]["containers"]:
+            if container["name"] == "cilium-agent":
+                return str(container["image"])
+    raise KubernetesError(
+        f"{node} has no Pod of the agent whose image probe Pods can use: set cilium_probe_image"
+    )
+
+
+def _wait(api: CiliumApi, desired: Desired, path: str, sleep: Callable[[float], None]) -> None:
+    deadline = time.monotonic() + desired.timeout
+    while True:
+        pods = [_get(api, f"{path}/{name}") or {} for name in names(desired.node)]
+        if all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
+            return
+        if time.monotonic() >= deadline:
+            states = [
+                f"{name}: {(pod.get('status') or {}).get('phase', 'missing')} {objects.trouble(pod)}".strip()
+                for name, pod in zip(names(desired.node), pods)
+            ]
+            raise KubernetesError(
+                f"{desired.node}: the probe Pods do not run after {desired.timeout:g} s: {listed(states)}"
+            )
+        sleep(POLL)
