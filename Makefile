@@ -47,7 +47,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
-	test-kubernetes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
+	test-kubernetes test-chaos test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-cni bench-kubernetes bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
@@ -132,6 +132,10 @@ test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playb
 test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=podnet), and draining; 3 min, built once in 12 min
 	$(call say,Kubernetes $(KUBERNETES) with the CNI $(CNI); the first time 15 min, later 3 min)
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=$(CNI) pytest -q tests/kubernetes
+
+test-chaos: tools  ## 100 Pods started and killed 16 at a time, 20 times, while parts of the nodes fail (SEED=)
+	$(call say,Chaos on Kubernetes $(KUBERNETES), about 40 min)
+	PODNET_KUBERNETES=$(KUBERNETES) PODNET_SEED=$(SEED) PODNET_PODS=100 PODNET_COUNT=20 pytest -q -s tests/kubernetes/test_chaos.py
 
 test-conformance: tools  ## Network specs of Kubernetes' own suite (KUBERNETES=1.36.3, CNI=podnet), 10 min; built once in 20 min
 	$(call say,Conformance of the CNI $(CNI) on Kubernetes $(KUBERNETES); the first time 30 min, later 10 min)

@@ -77,8 +77,8 @@ def _read(file: Path) -> str:
     return ""
 
 
-def remove(group: str) -> None:
-    """Kill all processes of a group and of those below it, and remove the groups; None is no error."""
+def kill(group: str) -> None:
+    """Kill all processes of a group and of those below it."""
     deadline = time.monotonic() + 30
     while found := processes(group):
         if time.monotonic() > deadline:
@@ -87,6 +87,11 @@ def remove(group: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.05)
+
+
+def remove(group: str) -> None:
+    """Kill all processes of a group and of those below it, and remove the groups; None is no error."""
+    kill(group)
     for hierarchy in _hierarchies():
         for folder, _folders, _files in os.walk(hierarchy / group, topdown=False):
             os.rmdir(folder)

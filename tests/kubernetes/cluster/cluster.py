@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,8 +71,7 @@ class Cluster:
             CNIS[network](self)
             self.kubectl("apply", "-f", Path(__file__).with_name("coredns.yml"))
             for node in self.nodes:
-                node.start_kubelet(self.server.kubeconfig(kubelet_user(node.name)))
-                node.start_proxy(self.server.kubeconfig(PROXY))
+                self._start_kubelet(node)
             self._wait_ready()
 
     def _layers(self) -> list[Path]:
@@ -86,27 +85,24 @@ class Cluster:
         self.folder.mkdir(parents=True)
         for machine in self.machines:
             cgroups.create(machine.group)
-            common.run(["ip", "netns", "add", machine.netns])
-        control = [
-            "link set lo up",
-            "link add wire type bridge",
-            *_add("wire", ADDRESSES),
-            "link set wire up",
-        ]
+        common.run(["ip", "netns", "add", self.control.netns])
+        wire = ["link set lo up", "link add wire type bridge", *_add("wire", ADDRESSES), "link set wire up"]
+        # kube-apiserver connects to Pods, and replies to them.
+        routes = (f"route add {cidr} via {address}" for node in self.nodes for cidr, address in node.routes())
+        self._ip(self.control, [*wire, *routes])
         for node in self.nodes:
-            control += [
-                f"link add {node.name} type veth peer name eth0 netns {node.netns}",
-                f"link set {node.name} master wire up",
-                # kube-apiserver connects to Pods, and replies to them.
-                *(f"route add {cidr} via {address}" for cidr, address in node.routes()),
-            ]
-        self._ip(self.control, control)
-        for node in self.nodes:
-            default = (f"route add default via {address}" for address in ADDRESSES)
-            lines = ["link set lo up", *_add("eth0", node.addresses), "link set eth0 up", *default]
-            self._ip(node, lines)
-            forwarding = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-            common.run(["nsenter", f"--net=/run/netns/{node.netns}", "sysctl", "-qw", *forwarding])
+            self._connect_node(node)
+
+    def _connect_node(self, node: Node) -> None:
+        """Create the network namespace of a node with its uplink."""
+        common.run(["ip", "netns", "add", node.netns])
+        uplink = f"link add {node.name} type veth peer name eth0 netns {node.netns}"
+        self._ip(self.control, [uplink, f"link set {node.name} master wire up"])
+        default = (f"route add default via {address}" for address in ADDRESSES)
+        lines = ["link set lo up", *_add("eth0", node.addresses), "link set eth0 up", *default]
+        self._ip(node, lines)
+        forwarding = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        common.run(["nsenter", f"--net=/run/netns/{node.netns}", "sysctl", "-qw", *forwarding])
 
     @staticmethod
     def _ip(machine: Machine, lines: list[str]) -> None:
@@ -127,6 +123,22 @@ class Cluster:
     def _start_node(self, node: Node, layers: list[Path]) -> None:
         node.boot(layers)
         node.start_containerd()
+
+    def _start_kubelet(self, node: Node) -> None:
+        node.start_kubelet(self.server.kubeconfig(kubelet_user(node.name)))
+        node.start_proxy(self.server.kubeconfig(PROXY))
+
+    def reboot(self, node: Node, start_agent: Callable[[Node], None]) -> None:
+        """Boot a node again after a power failure: its files remain, its devices and programs do not."""
+        layers = self._layers()
+        node.halt()
+        self._ip(self.control, [f"link delete {node.name}"])
+        common.run(["ip", "netns", "delete", node.netns])
+        self._connect_node(node)
+        node.boot(layers)
+        node.restart_containerd()
+        start_agent(node)
+        self._start_kubelet(node)
 
     @property
     def kubeconfig(self) -> Path:

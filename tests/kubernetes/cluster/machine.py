@@ -1,7 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A machine of the cluster: namespaces on this computer with a Debian root in memory."""
+"""A machine of the cluster: namespaces on this computer with a Debian root in memory.
+
+The file system with its changes is mounted in a mount namespace of its own, which a process holds, so that it
+survives a reboot of the machine.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,12 @@ class Machine:
     """Mount, PID, UTS, IPC and network namespaces with a root; they end with the machine's init.
 
     ``cluster`` is the folder of the cluster and ``group`` its cgroup. ``netns`` is a named network namespace,
-    or empty for the one of this process.
+    or empty for the one of this process. The cgroup ``disk`` has the process that holds the file system.
     """
 
     def __init__(self, name: str, cluster: Path, netns: str, group: str) -> None:
         self.name, self.netns, self.group = name, netns, f"{group}/{name}"
+        self.disk = f"{self.group}-disk"
         self._root = cluster / name
         self._pid = cluster / f"{name}.pid"
 
@@ -45,12 +50,15 @@ class Machine:
 
     def boot(self, layers: Sequence[Path], size: str = "4g") -> None:
         """Create the namespaces and mount the root; ``size`` limits the memory of its changes."""
-        self._root.mkdir(parents=True)
+        if not cgroups.processes(self.disk):
+            self._make_disk(size)
+        (holder,) = cgroups.processes(self.disk)
         enter = [f"--net=/run/netns/{self.netns}"] if self.netns else []
         command = cgroups.enter(
             self.group,
-            *("nsenter", *enter, "--", "unshare", "--mount", "--pid", "--uts", "--ipc", "--fork"),
-            *("--kill-child", "sh", SCRIPT, self.name, self._root, ":".join(map(str, layers)), size),
+            *("nsenter", f"--mount=/proc/{holder}/ns/mnt", *enter, "--"),
+            *("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"),
+            *("sh", SCRIPT, self.name, self._root, ":".join(map(str, layers))),
         )
         with ExitStack() as stack:
             # The cache does not remove a layer that is locked. The init inherits the locks.
@@ -67,6 +75,23 @@ class Machine:
         if not pid:
             raise common.LabError(f"the machine {self.name} does not start: {common.tail(Path(log.name))}")
         common.write_atomic(self._pid, pid)
+
+    def _make_disk(self, size: str) -> None:
+        """Mount the file system in a new mount namespace."""
+        self._root.mkdir(parents=True)
+        cgroups.create(self.disk)
+        script = 'mount -t tmpfs -o "mode=755,size=$1" tmpfs "$2" && echo && exec sleep infinity >&-'
+        words = ("unshare", "--mount", "sh", "-c", script, "disk", size, self._root)
+        holder = subprocess.Popen(
+            cgroups.enter(self.disk, *words), stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert holder.stdout
+        if not holder.stdout.readline():
+            raise common.LabError(f"the machine {self.name} has no file system: mount(8) failed")
+
+    def halt(self) -> None:
+        """Kill all processes at once, as a power failure does; what was written remains until ``boot``."""
+        cgroups.kill(self.group)
 
     def enter(self, *argv: str | Path) -> list[str]:
         """Return the command that runs ``argv`` in the machine's namespaces."""

@@ -1,19 +1,18 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Usage: machine.sh NAME FOLDER LAYERS SIZE
+# Usage: machine.sh NAME FOLDER LAYERS
 #
-# Runs in new mount, PID, UTS and IPC namespaces. Mounts a root of the layers with its changes in memory, prints
+# Runs in new mount, PID, UTS and IPC namespaces. Mounts a root of the layers with its changes in FOLDER, prints
 # the ID that this process has in the first PID namespace, and becomes the machine's init.
 set -eu
 
-name=$1 folder=$2 layers=$3 size=$4
+name=$1 folder=$2 layers=$3
 
 # /proc is still the one of the first PID namespace.
 read -r pid _ </proc/self/stat
 
-mount -t tmpfs -o "mode=755,size=$size" tmpfs "$folder"
 cd "$folder"
-mkdir upper work root state sysctl
+mkdir -p upper work root state sysctl
 mount -t overlay -o "lowerdir=$layers,upperdir=upper,workdir=work" overlay root
 mount -t proc proc root/proc
 mount -t sysfs sysfs root/sys
