@@ -35,6 +35,7 @@ UPGRADE ?=
 KUBERNETES ?= 1.36.3
 CNI ?= podnet
 KUBE ?= kube
+SUITE ?= conformance
 # test-one: T is a folder, a file or a test ID, K an expression of pytest -k.
 T ?= tests/unit
 K ?=
@@ -57,7 +58,7 @@ endif
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
-	@sudo --preserve-env=CNI,COUNT,FAULTS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+	@sudo --preserve-env=CNI,COUNT,FAULTS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SUITE,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -137,9 +138,9 @@ test-chaos: tools  ## 100 Pods started and killed 16 at a time, 20 times, while 
 	$(call say,Chaos on Kubernetes $(KUBERNETES), about 40 min)
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_SEED=$(SEED) PODNET_PODS=100 PODNET_COUNT=20 pytest -q -s tests/kubernetes/test_chaos.py
 
-test-conformance: tools  ## Network specs of Kubernetes' own suite (KUBERNETES=1.36.3, CNI=podnet), 10 min; built once in 20 min
-	$(call say,Conformance of the CNI $(CNI) on Kubernetes $(KUBERNETES); the first time 30 min, later 10 min)
-	$(RUN) tests.kubernetes.conformance --version $(KUBERNETES) --cni $(CNI) reports/conformance-$(KUBERNETES)-$(CNI).txt
+test-conformance: tools  ## Third-party suites (SUITE=conformance, policies, services or cyclonus; KUBERNETES=1.36.3, CNI=podnet), 10 to 90 min; built once in 20 min
+	$(call say,Suite $(SUITE) with the CNI $(CNI) on Kubernetes $(KUBERNETES); the first time 20 min more)
+	$(RUN) tests.kubernetes.conformance --suite $(SUITE) --version $(KUBERNETES) --cni $(CNI) reports/$(SUITE)-$(KUBERNETES)-$(CNI).txt
 
 test-swaps: tools  ## Replace BPF programs under traffic, SWAPS=10000 times
 	$(call say,$(SWAPS) replacements under traffic)
