@@ -31,14 +31,17 @@ def options() -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("question", AWX["awx_survey"], ids=lambda question: question["variable"])
+QUESTIONS = [*AWX["awx_survey"], *AWX["awx_cilium_survey"]]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question["variable"])
 def test_survey_question_is_a_role_option(question: dict[str, Any]) -> None:
     option = options()[question["variable"]]
     assert question["type"] == ("multiplechoice" if "choices" in option else TYPES[option["type"]])
     assert question.get("choices") in (["false", "true"], option.get("choices"))
 
 
-@pytest.mark.parametrize("question", AWX["awx_survey"], ids=lambda question: question["variable"])
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question["variable"])
 def test_unanswered_question_is_omitted(question: dict[str, Any]) -> None:
     """Answers override group_vars, so AWX must not send unanswered questions."""
     assert not question["required"] and "default" not in question

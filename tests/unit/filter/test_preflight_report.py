@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The preflight report, other software that configures the node's network, and Helm values for Cilium."""
+"""The preflight report, and other software that configures the node's network."""
 
 from __future__ import annotations
 
@@ -12,23 +12,9 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.podnet.datapath.plugins.filter.cilium_values import cilium_values
 from ansible_collections.podnet.datapath.plugins.filter.preflight_rows import preflight_rows
 from ansible_collections.podnet.datapath.plugins.module_utils._node import coexistence
 from ansible_collections.podnet.datapath.plugins.module_utils._node import facts as _node
-
-# Values in Cilium's Helm reference.
-KNOWN = {
-    "routingMode",
-    "kubeProxyReplacement",
-    "bpf.masquerade",
-    "bpf.hostLegacyRouting",
-    "bpf.datapathMode",
-    "enableIPv4BIGTCP",
-    "enableIPv6BIGTCP",
-    "bandwidthManager.enabled",
-    "bandwidthManager.bbr",
-}
 
 
 def facts(
@@ -71,45 +57,7 @@ def facts(
     }
 
 
-def names(values: dict[str, Any]) -> dict[str, Any]:
-    """Return nested values by their dotted names."""
-    found = {}
-    for name, value in values.items():
-        inner = names(value) if isinstance(value, dict) else {"": value}
-        found.update({f"{name}.{key}".rstrip("."): one for key, one in inner.items()})
-    return found
-
-
-def test_a_node_with_all_features_gets_all_values() -> None:
-    values = names(cilium_values([facts()]))
-    assert set(values) == KNOWN
-    assert values["bpf.datapathMode"] == "netkit" and values["bpf.hostLegacyRouting"] is False
-    assert values["enableIPv4BIGTCP"] and values["enableIPv6BIGTCP"] and values["bandwidthManager.bbr"]
-
-
-@pytest.mark.parametrize(
-    ("other", "name", "value"),
-    [
-        ({"release": "6.1.0-56-amd64", "netkit": False}, "bpf.datapathMode", "veth"),
-        ({"missing": ["bpf_skb_set_tstamp"]}, "bandwidthManager.bbr", False),
-        ({"missing": ["bpf_redirect_peer"]}, "bpf.hostLegacyRouting", True),
-        # An enterprise kernel with backports.
-        ({"release": "5.14.0-503.el9.x86_64", "netkit": False}, "bpf.hostLegacyRouting", False),
-        ({"release": "5.14.0-503.el9.x86_64", "netkit": False}, "bandwidthManager.bbr", True),
-        ({"release": "5.14.0-503.el9.x86_64", "netkit": True}, "bpf.datapathMode", "veth"),
-        ({"gso": 65536}, "enableIPv6BIGTCP", False),
-        ({"gso": 65536}, "enableIPv4BIGTCP", False),
-        ({"nics": []}, "enableIPv6BIGTCP", False),
-    ],
-)
-def test_a_feature_that_one_node_lacks_is_disabled(other: dict[str, Any], name: str, value: object) -> None:
-    assert names(cilium_values([facts(), facts(**other)]))[name] == value
-
-
 def test_invalid_facts_are_refused() -> None:
-    for given in ([], [{}]):
-        with pytest.raises(AnsibleFilterError, match="cilium_values"):
-            cilium_values(given)
     with pytest.raises(AnsibleFilterError, match="preflight_rows"):
         preflight_rows({})
 
