@@ -7,7 +7,7 @@ QEMU counts the instructions of one processor (-icount), and the guest's clock f
 per second of that clock is work per 10^9 instructions and is the same on every machine. Caches, waiting and
 multiple processors are not modelled. Prints a table and writes reports/icount/<kernel>.json.
 
-usage: python3 -m bench.icount.bench [--kernel 6.12] [--rungs host,veth,veth_bpf,netkit,meta]
+usage: python3 -m bench.icount.bench [--kernel 6.12] [--rungs host,veth,veth_bpf,netkit,meta,meta_agent]
                                      [--tests rr,stream]
 """
 
@@ -29,7 +29,8 @@ from tests.support.checkout import CHECKOUT, DRIVER, PROGRAMS
 from tests.support.lab_node import LabNode
 from tests.support.module_build import copy_source
 
-RUNGS = ("host", "veth", "veth_bpf", "netkit", "meta")
+# The last one has the Pods of meta, made by the agent instead of the modules.
+RUNGS = ("host", "veth", "veth_bpf", "netkit", "meta", "meta_agent")
 TESTS = ("rr", "stream")
 MARK = "ICOUNT "
 TIMEOUT = 3600.0  # seconds
@@ -53,6 +54,8 @@ def write_disk(root: Path, release: str, work: Path, plan: dict[str, Any]) -> Pa
     guest_tree.write(folder, "bench/icount")
     build_module(root, release, folder / "meta.ko")
     subprocess.run(["make", "-s", "-C", str(PROGRAMS), f"OUT={folder}"], check=True)
+    ipam = CHECKOUT / "bench/cni/fixed.c"
+    subprocess.run(["gcc", "-O2", "-static", "-o", folder / "fixed", ipam], check=True)
     (folder / "plan.json").write_text(json.dumps(plan))
     return one_boot.make_disk(folder, work / "disk.tar")
 
@@ -90,6 +93,17 @@ def table(found: list[dict[str, Any]], rungs: list[str], tests: list[str]) -> st
     return "\n".join(lines)
 
 
+def agent_ratio(found: list[dict[str, Any]]) -> str:
+    """Return the results of Pods that the agent made, as a share of those that the modules made."""
+    value = {(r["path"], r["test"], r["rung"]): r["median"] for r in found if r["kind"] == "result"}
+    shares = [
+        f"{path} {test} {median / value[path, test, 'meta']:.4f}"
+        for (path, test, rung), median in value.items()
+        if rung == "meta_agent" and (path, test, "meta") in value
+    ]
+    return f"meta_agent, share of meta: {', '.join(shares)}" if shares else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -117,6 +131,7 @@ def main() -> None:
     (reports / f"{options.kernel}.json").write_text(json.dumps(found, indent=1) + "\n")
     print(f"Kernel {releases[-1]}: transactions and Mbit per 10^9 instructions (share of host or veth)\n")
     print(table(found, rungs, tests))
+    print(f"\n{agent_ratio(found)}")
     if any(f["kind"] == "failed" for f in found):
         raise SystemExit(1)
 

@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import AbstractContextManager
@@ -26,11 +27,15 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import net
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply as _meta_device
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
+from tests.support.agent import Agent
 
 OBJECT = str(Path("datapath.o").resolve())
+# An IPAM plugin that derives the address from the end of the container ID.
+IPAM = Path("fixed").resolve()
+NETWORK = {"cniVersion": "1.0.0", "name": "icount", "type": "podnet", "ipam": {"type": IPAM.name}}
 MARK = "ICOUNT "
 
-FAR = "far"  # the namespace of the second node; the first node is the guest's initial namespace
+NEAR, FAR = "near", "far"  # the namespaces of the nodes; NEAR is the guest's initial namespace
 WIRE_MTU = 8264
 # Work per sample: transactions, or bytes.
 WORK = {"rr": ("TCP_RR", 2000), "stream": ("TCP_STREAM", 64 << 20)}
@@ -38,6 +43,8 @@ WORK = {"rr": ("TCP_RR", 2000), "stream": ("TCP_STREAM", 64 << 20)}
 AGREEING, AGREEMENT, MOST = 3, 0.002, 12
 
 DRIVERS = {"host": "", "veth": "veth", "veth_bpf": "veth", "netkit": "netkit", "meta": "meta"}
+AGENT = "meta_agent"  # the rung meta with Pods that the agent makes
+DRIVERS[AGENT] = "meta"
 SIZES = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
 
 
@@ -55,16 +62,16 @@ def print_result(kind: str, **values: Any) -> None:
 class Node:
     """A node in a namespace, with the Pods of a rung."""
 
-    def __init__(self, number: int, netns: str, pods: int) -> None:
-        self.netns = netns
-        self.number = number
+    def __init__(self, number: int, name: str, pods: int) -> None:
+        self.number, self.name = number, name
         self.pods = [f"pod{number}{index}" for index in range(1, pods + 1)]
 
     def address(self, index: int) -> str:
-        return f"10.31.{self.number}.{10 + index}"
+        """Return the address of a Pod, which the IPAM plugin of the agent's Pods also assigns."""
+        return f"10.80.{self.number}.{10 + index}"
 
     def inside(self) -> AbstractContextManager[None]:
-        return inside(self.netns)
+        return inside(self.name)
 
     @property
     def pins(self) -> str:
@@ -110,7 +117,7 @@ class Node:
         other, wire = 3 - self.number, f"wire{self.number}"
         with self.inside():
             self._apply(
-                driver, pods, [{"to": f"10.31.{other}.0/24", "via": f"172.31.0.{other}", "dev": wire}]
+                driver, pods, [{"to": f"10.80.{other}.0/24", "via": f"172.31.0.{other}", "dev": wire}]
             )
             if not bpf:
                 return
@@ -125,16 +132,46 @@ class Node:
             endpoints = [{"addresses": [a], "device": f"h{name}"} for name, a in addresses.items()]
             apply.configure(apply.Desired(self.pins, "site", {"endpoints": endpoints}))
 
+    def make_by_agent(self, driver: str) -> None:
+        """Create the Pods by requests of a runtime to the agent, which ends before anything is measured."""
+        other, wire = 3 - self.number, f"wire{self.number}"
+        config = {
+            "node": self.name,
+            "driver": driver,
+            "object": OBJECT,
+            "pin_path": self.pins,
+            "mtu": WIRE_MTU,
+        }
+        with self.inside():
+            run("ip", "route", "add", f"10.80.{other}.0/24", "via", f"172.31.0.{other}", "dev", wire)
+            attach.present(attach.Desired(self.pins, [Request("host_ingress", wire, "ingress")]), OBJECT, {})
+        agent = Agent(self.name, Path(tempfile.mkdtemp()), config)
+        agent.start()
+        try:
+            for index, pod in enumerate(self.pods, 1):
+                run("ip", "netns", "add", pod)
+                container = f"{pod}-{self.number}.{10 + index}"
+                variables = {"CONTAINERID": container, "NETNS": f"/run/netns/{pod}", "IFNAME": "eth0"}
+                reply = agent.call("ADD", NETWORK, PATH=str(IPAM.parent), **variables)
+                if reply.status:
+                    raise RuntimeError(f"ADD of {pod}: {reply.body}\n{agent.log()}")
+        finally:
+            agent.stop()
+
     def remove(self) -> None:
         with self.inside():
             self._apply("veth", [], [])
+            run("ip", "route", "flush", "root", "10.80.0.0/16")
             if os.path.isdir(self.pins):
                 attach.absent(self.pins)
+        for pod in self.pods:  # those of the agent
+            if Path("/run/netns", pod).exists():
+                run("ip", "netns", "delete", pod)
 
 
 def inside(netns: str) -> AbstractContextManager[None]:
-    """Move the thread and its children to a namespace during the block; "" is the initial one."""
-    return _netns.entered(_netns.path_of(netns) if netns else "/proc/1/ns/net")
+    """Move the thread and its children to a namespace during the block."""
+    return _netns.entered(_netns.path_of(netns))
 
 
 def measure(client: str, server: str, address: str, test: str) -> list[float]:
@@ -164,9 +201,10 @@ def main() -> None:
     plan = json.loads(Path("plan.json").read_text())
     run("insmod", "meta.ko")
     Path("/run/netns").mkdir(exist_ok=True)
+    run("ip", "netns", "attach", NEAR, "1")
     run("ip", "netns", "add", FAR)
     run("ip", "link", "add", "wire1", "type", "veth", "peer", "name", "wire2", "netns", FAR)
-    near, far = Node(1, "", 2), Node(2, FAR, 1)
+    near, far = Node(1, NEAR, 2), Node(2, FAR, 1)
     for node in (near, far):
         node.prepare()
     print_result("start", kernel=os.uname().release)
@@ -175,11 +213,14 @@ def main() -> None:
         try:
             if driver:
                 for node in (near, far):
-                    node.make(driver, rung != "veth")
+                    if rung == AGENT:
+                        node.make_by_agent(driver)
+                    else:
+                        node.make(driver, rung != "veth")
             for path in ("cross", "local"):
                 if not driver and path == "local":
                     continue
-                client = near.pods[0] if driver else ""
+                client = near.pods[0] if driver else NEAR
                 server = (far.pods[0] if driver else FAR) if path == "cross" else near.pods[1]
                 address = "172.31.0.2"
                 if driver:
