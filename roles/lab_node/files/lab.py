@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--snapshot", default="", help=snapshot_help)
     nic_help = "QEMU's model (e1000e, igb) of one more NIC per node, connected to the node's other --nic NICs"
     up.add_argument("--nic", action="append", default=[], metavar="MODEL", help=nic_help)
+    disk_help = "a raw disk image that every node gets as a second disk, read-only"
+    up.add_argument("--disk", default="", metavar="FILE", help=disk_help)
     durable_help = "flushed data survives the end of QEMU, for tests that kill it"
     up.add_argument("--durable", action="store_true", help=durable_help)
     add_command("down", "remove the lab with its processes, namespace, disks and snapshots")
@@ -111,6 +113,7 @@ def _change(lab: Lab, options: argparse.Namespace) -> bool:
         cpus=options.cpus,
         nics=tuple(options.nic),
         durable=options.durable,
+        disk=os.path.abspath(options.disk) if options.disk else "",
     )
     return lab.up(spec, options.snapshot)
 

@@ -298,6 +298,13 @@ def test_qemu_paths_are_relative(accelerator: str) -> None:
     assert "hostfwd=tcp:127.0.0.1:20001-:22" in words and "tap,id=wire,fd=7" in words
 
 
+def test_nodes_share_a_second_disk() -> None:
+    state = dataclasses.replace(state_of_two_nodes(), disk="/a disk")
+    for node in state.nodes:
+        argv = machine.node_argv(EMULATOR, "x", state, node, 7)
+        assert "if=none,id=second,file=/a disk,format=raw,readonly=on" in argv
+
+
 @pytest.mark.parametrize("index", range(1, spec.MAX_NODES + 1))
 def test_link_files_match_the_mac_addresses(index: int) -> None:
     overlay = recipe.overlay_files()
@@ -408,6 +415,7 @@ def test_ssh_config_and_inventory_agree(files: LabFiles) -> None:
 def test_existing_lab_rejects_another_configuration(files: LabFiles) -> None:
     lab, same = Lab("x"), LabSpec(kernel="6.1", nodes=2, memory=1024, cpus=2)
     others = {"kernel": "7.3", "nodes": 1, "memory": 512, "cpus": 1, "durable": True, "nics": ("igb",)}
+    others["disk"] = str(Path(__file__).resolve())
     for field, value in others.items():
         option = {"nics": "nic igb", "durable": "durable yes"}.get(field, f"{field} {value}")
         with pytest.raises(LabError, match=rf"--{option}: .*lab.py down"):
@@ -420,6 +428,9 @@ def test_invalid_requests_are_rejected(files: LabFiles) -> None:
         lab.up(dataclasses.replace(valid, nodes=3))
     with pytest.raises(LabError, match="--nic 'igb,mac=1'"):
         lab.up(dataclasses.replace(valid, nics=("igb,mac=1",)))
+    for disk, error in (("/none", "--disk /none: there is no such file"), ("/", "--disk /")):
+        with pytest.raises(LabError, match=error):
+            lab.up(dataclasses.replace(valid, disk=disk))
     with pytest.raises(LabError, match="snapshot '-s'"):
         lab.up(valid, "-s")
     with pytest.raises(LabError, match="node1, node2 not running"):

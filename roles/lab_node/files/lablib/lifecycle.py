@@ -66,6 +66,7 @@ class Lab:
             "qemu": state.emulator,
             "memory": state.memory,
             "cpus": state.cpus,
+            "disk": state.disk,
             "namespace": files.namespace,
             "folder": str(files.folder),
             "inventory": str(files.inventory),
@@ -154,6 +155,7 @@ class Lab:
             emulator=emulator.version,
             nics=list(spec.nics),
             durable=spec.durable,
+            disk=spec.disk,
         )
         access.create_key(files.folder / "ssh_key")
         reserved = ports.reserved_ports(files.folder.parent)

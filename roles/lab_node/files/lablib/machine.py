@@ -53,6 +53,7 @@ def node_argv(emulator: Emulator, lab: str, state: State, node: Node, wire_fd: i
             )
         ),
         *("-device", "virtio-rng-pci"),
+        *_second_disk(state.disk),
         *("-chardev", "file,id=console,path=console.log,append=on", "-serial", "chardev:console"),
         *("-fw_cfg", "name=opt/podnet.datapath/identity,file=identity.tar"),
         *("-qmp", "unix:qmp.sock,server=on,wait=off"),
@@ -63,6 +64,13 @@ def fingerprint(emulator: Emulator, lab: str, state: State) -> list[str]:
     """Return QEMU's version and arguments, which must be equal when a snapshot is saved and restored."""
     node = dataclasses.replace(state.nodes[0], layer="")
     return [emulator.version, *node_argv(emulator, lab, state, node, 0)[len(emulator.system) :]]
+
+
+def _second_disk(path: str) -> list[str]:
+    if not path:
+        return []
+    drive = f"if=none,id=second,file={path},format=raw,readonly=on"
+    return ["-drive", drive, "-device", "virtio-blk-pci,drive=second"]
 
 
 def _disk_options(layer: str, durable: bool) -> str:

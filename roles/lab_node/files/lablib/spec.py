@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from lablib.common import LabError
 from lablib.state import State
@@ -20,7 +21,8 @@ class LabSpec:
     """The configuration of a lab; it cannot change after the lab is created.
 
     ``memory`` is in MiB. ``nics`` are QEMU's models of additional NICs, which a hub inside QEMU connects with
-    each other only. ``durable``: data that a node has flushed survives the end of its QEMU.
+    each other only. ``durable``: data that a node has flushed survives the end of its QEMU. ``disk`` is the
+    absolute path of a raw image, which the nodes share as a second, read-only disk; empty for none.
     """
 
     kernel: str
@@ -29,6 +31,7 @@ class LabSpec:
     cpus: int
     nics: tuple[str, ...] = ()
     durable: bool = False
+    disk: str = ""
 
     def validate(self) -> None:
         """Raise LabError if a value is invalid."""
@@ -37,6 +40,10 @@ class LabSpec:
         for model in self.nics:
             if not NIC_MODEL.fullmatch(model):
                 raise LabError(f"--nic {model!r} is not a NIC model of QEMU; use a name such as e1000e")
+        if self.disk and not Path(self.disk).is_file():
+            raise LabError(f"--disk {self.disk}: there is no such file")
+        if "," in self.disk:
+            raise LabError(f"--disk {self.disk}: the path must not contain a comma")
 
     def require_match(self, name: str, state: State) -> None:
         """Raise LabError if the existing lab ``name`` has another configuration."""
@@ -47,6 +54,7 @@ class LabSpec:
             ("cpus", self.cpus, state.cpus),
             ("nic", " ".join(self.nics) or "none", " ".join(state.nics) or "none"),
             ("durable", _yes_or_no(self.durable), _yes_or_no(state.durable)),
+            ("disk", self.disk or "none", state.disk or "none"),
         ]
         for option, desired, current in options:
             if desired != current:

@@ -35,7 +35,7 @@ class State:
 
     ``image`` is the folder of the image, ``memory`` is in MiB, ``reason`` explains the choice of
     ``accelerator``, and ``emulator`` is QEMU's version. ``machine`` comes from ``machine.fingerprint``;
-    ``nics`` and ``durable`` are those of ``spec.LabSpec``.
+    ``nics``, ``durable`` and ``disk`` are those of ``spec.LabSpec``.
     """
 
     kernel: str
@@ -49,6 +49,7 @@ class State:
     nodes: list[Node] = field(default_factory=list)
     nics: list[str] = field(default_factory=list)
     durable: bool = False
+    disk: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> State:
