@@ -36,6 +36,8 @@ KUBERNETES ?= 1.36.3
 CNI ?= podnet
 KUBE ?= kube
 SUITE ?= conformance
+# test-kube-nodes: drivers of the Pods. netkit was added in 6.7.
+DRIVERS ?= meta$(if $(filter-out 6.1,$(KERNEL)), netkit)
 # test-one: T is a folder, a file or a test ID, K an expression of pytest -k.
 T ?= tests/unit
 K ?=
@@ -48,7 +50,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
-	test-kubernetes test-chaos test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
+	test-kubernetes test-chaos test-kube-nodes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-cni bench-kubernetes bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
@@ -58,7 +60,7 @@ endif
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
-	@sudo --preserve-env=CNI,COUNT,FAULTS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SUITE,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+	@sudo --preserve-env=CNI,COUNT,DRIVERS,FAULTS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SUITE,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -137,6 +139,14 @@ test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=podnet), a
 test-chaos: tools  ## 100 Pods started and killed 16 at a time, 20 times, while parts of the nodes fail (SEED=)
 	$(call say,Chaos on Kubernetes $(KUBERNETES), about 40 min)
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_SEED=$(SEED) PODNET_PODS=100 PODNET_COUNT=20 pytest -q -s tests/kubernetes/test_chaos.py
+
+test-kube-nodes: tools  ## Kubernetes on two QEMU nodes (KERNEL=6.1 or 6.12, DRIVERS="meta netkit"); 15 min for each driver
+	$(call say,Kubernetes $(KUBERNETES) on nodes of kernel $(KERNEL); 15 min for each driver: $(DRIVERS))
+	for driver in $(DRIVERS); do \
+		PODNET_NODES=$(KERNEL) PODNET_DRIVER=$$driver PODNET_KUBERNETES=$(KUBERNETES) pytest -q -x tests/kubernetes/test_cluster.py \
+			tests/kubernetes/test_datapath.py tests/kubernetes/test_agent.py; \
+	done
+	python3 roles/lab_node/files/lab.py down --name nodes-$(subst .,-,$(KERNEL)) >/dev/null
 
 test-conformance: tools  ## Third-party suites (SUITE=conformance, policies, services or cyclonus; KUBERNETES=1.36.3, CNI=podnet), 10 to 90 min; built once in 20 min
 	$(call say,Suite $(SUITE) with the CNI $(CNI) on Kubernetes $(KUBERNETES); the first time 20 min more)

@@ -1,7 +1,11 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures of the tests on a Kubernetes: PODNET_KUBERNETES selects its release, PODNET_CNI the CNI."""
+"""Fixtures of the tests on a Kubernetes: PODNET_KUBERNETES selects its release, PODNET_CNI the CNI.
+
+PODNET_NODES selects the kernel of nodes in guests, and PODNET_DRIVER the driver of their Pods; without it,
+the nodes are machines on the running kernel.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kubernetes.cluster.cluster import Cluster, checkout_name
+from tests.kubernetes.cluster.cluster import AnyCluster, Cluster, checkout_name
+from tests.kubernetes.cluster.lab_cluster import LabCluster
 
 
 @pytest.fixture(scope="session")
-def kubernetes() -> Iterator[Cluster]:
+def kubernetes() -> Iterator[AnyCluster]:
     """Yield a cluster of two nodes."""
+    kernel = os.environ.get("PODNET_NODES")
+    if kernel:
+        guests = LabCluster(kernel, os.environ.get("PODNET_DRIVER", "meta"))
+        try:
+            guests.up()
+            yield guests
+        finally:
+            guests.down()
+        return
     cluster = Cluster(checkout_name("test"))
     try:
         cluster.up(os.environ.get("PODNET_CNI", "podnet"))

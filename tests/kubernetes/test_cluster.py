@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from tests.kubernetes.cluster import images
-from tests.kubernetes.cluster.cluster import ADDRESSES, Cluster
+from tests.kubernetes.cluster.cluster import ADDRESSES, AnyCluster
 
 WORKLOAD = Path(__file__).with_name("workload.yml")
 CLIENTS = ("near", "far")
+WGET = ("busybox", "wget", "-qO-", "-T5")
 CURL_REFUSED = 7  # curl(1): failed to connect to host
 FAMILIES = {"IPv4": 0, "IPv6": 1}
 
@@ -32,11 +33,11 @@ both_clients = pytest.mark.parametrize("client", CLIENTS)
 class Workload:
     """The Pods and Services of workload.yml."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: AnyCluster) -> None:
         self.cluster = cluster
         cluster.kubectl("apply", "-f", WORKLOAD)
         for pod in ("server", *CLIENTS):
-            cluster.kubectl("wait", f"pod/{pod}", "--for=condition=Ready", "--timeout=60s")
+            cluster.wait_for("wait", f"pod/{pod}", "--for=condition=Ready")
 
     def get(self, *resource: str) -> dict[str, Any]:
         """Return an object of the API."""
@@ -48,11 +49,11 @@ class Workload:
 
     def fetch(self, client: str, host: str, path: str = "hostname") -> str:
         """Return the server's reply to a request from a Pod."""
-        return self.cluster.kubectl("exec", client, "--", "wget", "-qO-", "-T5", f"http://{host}/{path}")
+        return self.cluster.kubectl("exec", client, "--", *WGET, f"http://{host}/{path}")
 
 
 @pytest.fixture(scope="module")
-def workload(kubernetes: Cluster) -> Workload:
+def workload(kubernetes: AnyCluster) -> Workload:
     return Workload(kubernetes)
 
 
@@ -83,7 +84,7 @@ def test_node_reaches_pods(workload: Workload, family: int) -> None:
     """From its own node, from the other one and from the control plane."""
     target = host(workload.addresses("server")[family], 8080)
     for machine in workload.cluster.machines:
-        assert machine.run("curl", "-sS", "-m5", f"http://{target}/hostname") == "server"
+        assert machine.run(*WGET, f"http://{target}/hostname") == "server"
 
 
 @both_families
@@ -102,7 +103,7 @@ def test_exec_and_logs(workload: Workload) -> None:
 def test_probes_reach_the_pod(workload: Workload) -> None:
     """One probe succeeds, and one is refused by the Pod rather than lost."""
     assert ready(workload, "server") and not ready(workload, "unready")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 30 * workload.cluster.patience
     while "connection refused" not in (events := workload.cluster.kubectl("events", "--for=pod/unready")):
         assert time.monotonic() < deadline, events
         time.sleep(0.5)
@@ -139,7 +140,7 @@ def test_host_port_reaches_pod(workload: Workload, family: int) -> None:
     for client in CLIENTS:
         assert workload.fetch(client, target) == "server"
     for machine in (second, workload.cluster.control):
-        assert machine.run("curl", "-sS", "-m5", f"http://{target}/hostname") == "server"
+        assert machine.run(*WGET, f"http://{target}/hostname") == "server"
     other = host(second.addresses[family], 18080)
     refused = workload.cluster.control.enter("curl", "-sS", "-m5", f"http://{other}/hostname")
     assert subprocess.run(refused, capture_output=True, check=False).returncode == CURL_REFUSED
@@ -156,7 +157,7 @@ def test_deleted_pod_leaves_nothing(workload: Workload) -> None:
     pod = ("--image", images.AGNHOST, "--image-pull-policy=Never", "--restart=Never")
     on_node = json.dumps({"spec": {"nodeName": node.name, "terminationGracePeriodSeconds": 1}})
     workload.cluster.kubectl("run", "brief", *pod, f"--overrides={on_node}", "--", "pause")
-    workload.cluster.kubectl("wait", "pod/brief", "--for=condition=Ready", "--timeout=60s")
+    workload.cluster.wait_for("wait", "pod/brief", "--for=condition=Ready")
     assert state() != before
     workload.cluster.kubectl("delete", "pod", "brief")
     assert state() == before

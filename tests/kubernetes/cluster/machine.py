@@ -19,12 +19,13 @@ from pathlib import Path
 from lablib import common
 
 from tests.kubernetes.cluster import cgroups
+from tests.kubernetes.cluster.host import Host
 from tests.kubernetes.cluster.images import PATH
 
 SCRIPT = Path(__file__).with_name("machine.sh")
 
 
-class Machine:
+class Machine(Host):
     """Mount, PID, UTS, IPC and network namespaces with a root; they end with the machine's init.
 
     ``cluster`` is the folder of the cluster and ``group`` its cgroup. ``netns`` is a named network namespace,
@@ -32,7 +33,8 @@ class Machine:
     """
 
     def __init__(self, name: str, cluster: Path, netns: str, group: str) -> None:
-        self.name, self.netns, self.group = name, netns, f"{group}/{name}"
+        super().__init__(name)
+        self.netns, self.group = netns, f"{group}/{name}"
         self.disk = f"{self.group}-disk"
         self._root = cluster / name
         self._pid = cluster / f"{name}.pid"
@@ -94,17 +96,11 @@ class Machine:
         cgroups.kill(self.group)
 
     def enter(self, *argv: str | Path) -> list[str]:
-        """Return the command that runs ``argv`` in the machine's namespaces."""
         namespaces = ("--mount", "--pid", "--uts", "--ipc", "--net", "--root", "--wd")
         inside = ("--", "env", "-i", f"PATH={PATH}", "HOME=/root", *argv)
         return cgroups.enter(self.group, "nsenter", f"--target={self.pid}", *namespaces, *inside)
 
-    def run(self, *argv: str | Path, given: str = "") -> str:
-        """Run a command in the machine and return its output; raise ``LabError`` if it fails."""
-        return common.run(self.enter(*argv), given=given)
-
     def start(self, name: str, *argv: str | Path) -> None:
-        """Start a daemon; ``argv`` may begin with ``NAME=value``. Its output is in ``/var/log/NAME.log``."""
         background = ("--start", "--background", "--make-pidfile", "--output", f"/var/log/{name}.log")
         self._daemon(name, *background, "--startas", "/usr/bin/env", "--", *argv)
 
@@ -120,10 +116,8 @@ class Machine:
         return Path(f"/proc/{self.pid}/root") / path.lstrip("/")
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Replace a file of the machine atomically, by a rename in its folder."""
         common.write_atomic(self.path(path), text, mode)
 
     def logs(self, lines: int = 15) -> str:
-        """Return the last lines of the log of each daemon."""
         files = sorted(self.path("/var/log").glob("*.log"))
         return "\n".join(f"{self.name} {file.name}:\n{common.tail(file, lines)}" for file in files)

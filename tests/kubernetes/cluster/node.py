@@ -1,15 +1,17 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A node: containerd, kubelet and kube-proxy in a machine."""
+"""A node: containerd, kubelet and kube-proxy, in a machine or in a guest."""
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 from tests.kubernetes.cluster import images
+from tests.kubernetes.cluster.host import Host
 from tests.kubernetes.cluster.machine import Machine
 
 NET_D = "/etc/cni/net.d"
@@ -31,13 +33,25 @@ conf_dir = "{NET_D}"
 """
 
 
-class Node(Machine):
+class AnyNode(Host):
     """A node of the cluster with its number, from 1; its addresses and Pod ranges follow from it."""
 
-    def __init__(self, number: int, cluster: Path, netns: str, group: str) -> None:
-        super().__init__(f"node{number}", cluster, netns, group)
-        self.addresses = f"172.30.0.{10 + number}", f"fd30::{10 + number}"
-        self.pod_cidrs = f"10.244.{number}.0/24", f"fd44:0:0:{number}::/64"
+    number: int
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """The IPv4 and the IPv6 address."""
+        return f"172.30.0.{10 + self.number}", f"fd30::{10 + self.number}"
+
+    @property
+    def pod_cidrs(self) -> tuple[str, str]:
+        """The address ranges of the Pods."""
+        return f"10.244.{self.number}.0/24", f"fd44:0:0:{self.number}::/64"
+
+    @property
+    @abstractmethod
+    def cgroup(self) -> str:
+        """The group below which kubelet creates those of Pods."""
 
     def manifest(self) -> dict[str, Any]:
         """Return the Node object; kubelet adopts it, so the ranges do not depend on the order of nodes."""
@@ -70,7 +84,7 @@ class Node(Machine):
     def set_conflist(self, name: str, conflist: dict[str, Any] | None) -> None:
         """Write or remove a CNI configuration; containerd notices it."""
         if conflist is None:
-            self.path(f"{NET_D}/{name}").unlink(missing_ok=True)
+            self.run("rm", "-f", f"{NET_D}/{name}")
         else:
             self.write(f"{NET_D}/{name}", json.dumps(conflist, indent=1))
 
@@ -83,7 +97,7 @@ class Node(Machine):
             "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
             "authorization": {"mode": "AlwaysAllow"},
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{self.group}",
+            "cgroupRoot": self.cgroup,
             "clusterDNS": [DNS_ADDRESS],
             "clusterDomain": "cluster.local",
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
@@ -115,3 +129,15 @@ class Node(Machine):
     def routes(self) -> list[tuple[str, str]]:
         """Return each Pod range with the node's address that is its next hop."""
         return list(zip(self.pod_cidrs, self.addresses, strict=True))
+
+
+class Node(Machine, AnyNode):
+    """A node in a machine."""
+
+    def __init__(self, number: int, cluster: Path, netns: str, group: str) -> None:
+        super().__init__(f"node{number}", cluster, netns, group)
+        self.number = number
+
+    @property
+    def cgroup(self) -> str:
+        return f"/{self.group}"

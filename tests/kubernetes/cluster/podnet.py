@@ -18,7 +18,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._agent.server impo
 from ansible_collections.podnet.datapath.plugins.module_utils._core.bundle import archive
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command
 from tests.kubernetes.cluster.control_plane import SERVICE_CIDRS
-from tests.kubernetes.cluster.node import CNI_BIN, NET_D, Node
+from tests.kubernetes.cluster.node import CNI_BIN, NET_D, AnyNode, Node
 from tests.support.checkout import CHECKOUT, PROGRAMS
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def present(node: Node, conflist: str = "10-podnet.conflist", **agent: Any) -> d
     )
 
 
-def start_agent(node: Node) -> None:
+def start_agent(node: AnyNode) -> None:
     """Start the agent on a node and wait for it."""
     node.run("systemctl", "start", SERVICE)
     node.run("timeout", "20", "sh", "-c", f"until [ -S {SOCKET} ]; do sleep 0.05; done")

@@ -1,0 +1,115 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A node in a guest of the lab, which has a kernel and a systemd of its own.
+
+Its programs and images are on a second disk, which all guests share.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+from lablib import common
+from lablib.lifecycle import Lab
+
+from tests.kubernetes.cluster import cache, images
+from tests.kubernetes.cluster.build import BIN
+from tests.kubernetes.cluster.images import PATH
+from tests.kubernetes.cluster.node import AnyNode
+
+UPLINK = "wire0"
+DISK = "disk.ext4"
+LABEL = "kubernetes"
+MOUNT = "/opt/kubernetes"
+# Programs of Debian's newest suite that run with the C library of older ones; runc does not.
+CONTAINERD = ("containerd", "containerd-shim-runc-v2", "ctr", "busybox")
+CNI_PLUGINS = ("host-local", "loopback", "portmap")
+KUBERNETES = ("kubelet", "kube-proxy")
+
+# Links every file of the disk at its path below the root.
+PREPARE = f"""
+mkdir -p {MOUNT}
+mount -o ro -L {LABEL} {MOUNT}
+modprobe -a overlay
+cd {MOUNT}
+find usr -type f | while read -r file; do
+	mkdir -p "/${{file%/*}}"
+	ln -sf "{MOUNT}/$file" "/$file"
+done
+sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+ip address add "$0" dev {UPLINK}
+ip address add "$1" dev {UPLINK} nodad
+"""
+
+
+def disk(layers: list[Path]) -> Path:
+    """Return the disk with the programs and images in a cluster's layers: images, programs, root."""
+    sources = {
+        f"{images.ARCHIVES}/cluster.tar": layers[0],
+        **{f"{BIN}/{name}": layers[1] for name in KUBERNETES},
+    }
+    sources.update({f"usr/bin/{name}": layers[2] for name in CONTAINERD})
+    sources.update({f"usr/lib/cni/{name}": layers[2] for name in CNI_PLUGINS})
+    recipe = f"{[layer.name for layer in layers]} {Path(__file__).read_text()}"
+    return cache.layer("guest-disk", recipe, lambda work: _build(sources, work)) / DISK
+
+
+def _build(sources: dict[str, Path], target: Path) -> None:
+    folder = target / "content"
+    for name, layer in sources.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(layer / name, folder / name)
+    size = sum((layer / name).stat().st_size for name, layer in sources.items())
+    options = ("-q", "-t", "ext4", "-m", "0", "-L", LABEL, "-O", "^has_journal", "-d", folder)
+    common.run(["mke2fs", *options, target / DISK, f"{size // 1024 * 11 // 10 + 8192}k"])
+    shutil.rmtree(folder)
+
+
+class GuestNode(AnyNode):
+    """A node in a guest; ``sockets`` is the folder of the SSH connections, which commands share."""
+
+    def __init__(self, number: int, lab: Lab, sockets: Path) -> None:
+        super().__init__(f"node{number}")
+        self.number = number
+        self._lab, self._sockets = lab, sockets
+
+    @property
+    def cgroup(self) -> str:
+        return "/"
+
+    def enter(self, *argv: str | Path) -> list[str]:
+        ssh = self._lab.ssh_argv(self.name)
+        shared = ("-o", "ControlMaster=auto", "-o", "ControlPersist=60")
+        path = ("-o", f"ControlPath={self._sockets}/%n")
+        inside = ("env", "-i", f"PATH={PATH}", "HOME=/root", *map(str, argv))
+        return [*ssh[:-1], *shared, *path, ssh[-1], shlex.join(inside)]
+
+    def start(self, name: str, *argv: str | Path) -> None:
+        log = f"append:/var/log/{name}.log"
+        properties = (f"StandardOutput={log}", f"StandardError={log}", "KillMode=process", "Delegate=yes")
+        self.run(
+            *("systemd-run", "--quiet", "--collect", f"--unit={name}"),
+            *(f"--property={value}" for value in properties),
+            *("--", "/usr/bin/env", f"PATH={PATH}", *argv),
+        )
+
+    def stop(self, name: str) -> None:
+        self.run("systemctl", "stop", f"{name}.service")
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        # In the same folder: containerd ignores a file that is moved there from another one.
+        script = 'umask 077; cat >"$0.new" && chmod "$1" "$0.new" && mv "$0.new" "$0"'
+        self.run("sh", "-c", script, path, f"{mode:o}", given=text)
+
+    def logs(self, lines: int = 15) -> str:
+        shown = self.run("sh", "-c", f"tail -n {lines} /var/log/*.log; journalctl -n {lines} -u podnet-agent")
+        return f"{self.name}:\n{shown}"
+
+    def prepare(self) -> None:
+        """Mount the disk, set the addresses, and start containerd with the images."""
+        self.run("sh", "-ec", PREPARE, f"{self.addresses[0]}/24", f"{self.addresses[1]}/64")
+        self.start_containerd()
