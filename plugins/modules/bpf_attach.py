@@ -60,6 +60,22 @@ options:
       - Where to install the command C(podnet-datapath), which shows drops as they happen, counters and state.
       - By default the command is not installed. O(state=absent) does not remove it.
     type: path
+  socket_lb:
+    description:
+      - Whether to translate services at connect() and sendmsg() of all processes, so that their packets need
+        no translation. Otherwise each packet to a service is translated, and the node's own processes do not
+        reach services.
+      - V(auto) attaches the programs if a cgroup v2 hierarchy is mounted and the kernel supports it (Linux
+        6.1 with CONFIG_CGROUP_BPF), and warns if not. V(required) fails then.
+      - Other programs at the same hooks, such as those of systemd, remain attached and run as well.
+    type: str
+    choices: [auto, required, disabled]
+    default: disabled
+  cgroup_path:
+    description:
+      - The cgroup of version 2 whose processes O(socket_lb) applies to.
+      - By default this is the root of the mounted hierarchy, and so all processes of the node.
+    type: path
   allow_connection_loss:
     description:
       - Allow replacing the running programs by programs with a different layout of connection entries.
@@ -113,6 +129,7 @@ EXAMPLES = r"""
     object: /usr/local/lib/podnet-datapath.o
     attachments:
       - {program: host_ingress, device: wire0, hook: ingress}
+    socket_lb: auto
 
 - name: Attach to the device of a Pod, as another owner
   podnet.datapath.bpf_attach:
@@ -166,7 +183,7 @@ attachments:
       description: Name of the program.
       type: str
     device:
-      description: Network device.
+      description: Network device, or the cgroup of a program of O(socket_lb).
       type: str
     hook:
       description: The requested hook.
@@ -180,6 +197,18 @@ checkpoint:
   description: Name of the checkpoint to confirm; empty if none was created.
   returned: success
   type: str
+socket_lb:
+  description: Where services are translated at socket level.
+  returned: O(state=present)
+  type: dict
+  contains:
+    cgroup:
+      description: The cgroup; empty if O(socket_lb) is disabled or not supported.
+      type: str
+    reason:
+      description: Why there is none, else empty.
+      type: str
+  sample: {cgroup: /sys/fs/cgroup, reason: ""}
 changes:
   description: The changes, in check mode the planned ones.
   returned: success
@@ -200,7 +229,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm
-from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach, sockets
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks import HOOKS, TYPES
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.revert import CheckpointRecorder
@@ -215,6 +244,8 @@ def main() -> None:
             "pin_path": {"type": "path", "default": DEFAULT_PIN_PATH},
             "rodata": {"type": "dict", "default": {}},
             "command": {"type": "path"},
+            "socket_lb": {"type": "str", "choices": list(sockets.MODES), "default": "disabled"},
+            "cgroup_path": {"type": "path"},
             "allow_connection_loss": {"type": "bool", "default": False},
             **confirm.ARGUMENTS,
             "owner": {"type": "str", "default": DEFAULT_OWNER},
@@ -241,12 +272,16 @@ def main() -> None:
         if p["state"] == "absent":
             result = attach.absent(p["pin_path"], module.check_mode, recorder)
         else:
-            requests = [Request(**a) for a in p["attachments"]]
+            socket_lb = sockets.select(p["socket_lb"], p["cgroup_path"] or "")
+            requests = [*(Request(**a) for a in p["attachments"]), *socket_lb.requests]
             desired = attach.Desired(p["pin_path"], requests, p["owner"], p["allow_connection_loss"], True)
             rodata = attach.parse_rodata(p["rodata"])
             if p["command"]:  # Fail before the first change.
                 command.install(p["command"], check=True)
             result = attach.present(desired, p["object"], rodata, module.check_mode, recorder)
+            result.values["socket_lb"] = {"cgroup": socket_lb.cgroup, "reason": socket_lb.reason}
+            if p["socket_lb"] != "disabled" and socket_lb.reason:
+                result.warnings.append(f"services are translated per packet: {socket_lb.reason}")
             if p["command"]:
                 action = command.install(p["command"], module.check_mode)
                 if action:

@@ -100,6 +100,15 @@ options:
         type: str
         choices: [auto, tcx, clsact]
         default: auto
+      socket_lb:
+        description: As O(podnet.datapath.bpf_attach#module:socket_lb), for the agent after a boot.
+        type: str
+        choices: [auto, required, disabled]
+        default: disabled
+      cgroup_path:
+        description: As O(podnet.datapath.bpf_attach#module:cgroup_path).
+        type: path
+        default: ""
       sysctls:
         description:
           - Sysctls of the Pods' network namespaces. The agent sets them before a Pod's device is up. Of those
@@ -248,6 +257,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._core.command impo
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.bpf import DEFAULT_PIN_PATH
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.messages import require_pyroute2
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import sockets
 
 _SIZE = {"type": "int"}
 _AGENT = {
@@ -264,6 +274,8 @@ _AGENT = {
     "pin_path": {"type": "path", "default": DEFAULT_PIN_PATH},
     "uplinks": {"type": "list", "elements": "str", "default": []},
     "hook_type": {"type": "str", "choices": ["auto", "tcx", "clsact"], "default": "auto"},
+    "socket_lb": {"type": "str", "choices": list(sockets.MODES), "default": "disabled"},
+    "cgroup_path": {"type": "path", "default": ""},
     "sysctls": {"type": "dict", "default": {}},
     "masquerade": {
         "type": "dict",

@@ -41,6 +41,13 @@ programs:
   type: list
   elements: dict
   sample: [{name: pod_egress, id: 12, tag: 0123456789abcdef}]
+socket_lb:
+  description:
+    - The cgroup whose sockets translate services, see O(podnet.datapath.bpf_attach#module:socket_lb).
+    - Empty if there is none.
+  returned: success
+  type: str
+  sample: /sys/fs/cgroup
 layout:
   description: Layout number of the maps.
   returned: success

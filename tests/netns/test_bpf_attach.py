@@ -19,6 +19,7 @@ import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import verify
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.layout import LAYOUT
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
@@ -518,10 +519,10 @@ class TestState:
     ) -> None:
         with monkeypatch.context() as another_version:
             another_version.setattr(verify, "check", lambda obj: None)
-            node.attach(object=build(("config.h", "#define LAYOUT 2", "#define LAYOUT 7")))
+            node.attach(object=build(("config.h", r"#define LAYOUT \d+", "#define LAYOUT 7")))
         given = [{"device": "nosuch", "addresses": ["10.31.1"]}]
         message = node.module("bpf_state", endpoints=given, fails=True)["msg"]
-        for part in ("the maps have layout 7 instead of 2", "devices that do not exist", "'10.31.1' is not"):
+        for part in (f"the maps have layout 7 instead of {LAYOUT}", "devices that do not exist", "'10.31.1' is not"):
             assert part in message
 
     def test_state_without_programs_is_refused(self, node: Node) -> None:

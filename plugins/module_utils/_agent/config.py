@@ -12,6 +12,7 @@ from typing import Any
 from .._core.plan import Problem
 from .._kernel.bpf import DEFAULT_PIN_PATH
 from .._pods.api import PROGRAMS, NodeSpec
+from .._programs import sockets
 from .._programs.resolve import Request
 
 PATH = "/etc/podnet/agent.json"
@@ -27,7 +28,8 @@ class Config:
     With a ``kubeconfig``, ``routes`` to other nodes come from their Node objects, unless it is ``none``.
     ``masquerade`` is that of the module ``pods``; all Pods are masqueraded if it has an address. The health
     and metrics endpoint is disabled if ``metrics_port`` is 0. ``object`` is loaded after a boot, and attached
-    to the ``uplinks`` at the hook ``hook_type``.
+    to the ``uplinks`` at the hook ``hook_type``, and to the sockets of ``cgroup_path`` as ``socket_lb``
+    requires.
     """
 
     node: str
@@ -44,6 +46,8 @@ class Config:
     pin_path: str = DEFAULT_PIN_PATH
     uplinks: Sequence[str] = ()
     hook_type: str = "auto"
+    socket_lb: str = "disabled"
+    cgroup_path: str = ""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     masquerade: Mapping[str, Any] = field(default_factory=dict)
     stack_services: Sequence[str] = ()
@@ -62,9 +66,10 @@ class Config:
         """Return the programs that Pods require."""
         return {UPLINK_PROGRAM, *PROGRAMS.values()}
 
-    def uplink_requests(self) -> list[Request]:
-        """Return the attachments to the uplinks."""
-        return [Request(UPLINK_PROGRAM, device, "ingress", self.hook_type) for device in self.uplinks]
+    def requests(self) -> list[Request]:
+        """Return the attachments to the uplinks and to sockets. Raises ``Problem``."""
+        uplinks = [Request(UPLINK_PROGRAM, device, "ingress", self.hook_type) for device in self.uplinks]
+        return [*uplinks, *sockets.select(self.socket_lb, self.cgroup_path).requests]
 
 
 _SHARED = {one.name for one in fields(NodeSpec)} - {"name", "owner", "masquerade"}

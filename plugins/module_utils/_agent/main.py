@@ -171,7 +171,7 @@ def main() -> None:
     try:
         config = _config.read(args.config)
         # A boot removes all programs, and container runtimes start Pods without Ansible.
-        if boot.restore(config.pin_path, config.object, config.programs(), config.uplink_requests()):
+        if boot.restore(config.pin_path, config.object, config.programs(), config.requests()):
             log.info("loaded the programs of %s", config.object)
         # Two agents would remove each other's Pods, as each has its records in memory.
         with _only_agent(os.path.dirname(os.path.abspath(args.state))):

@@ -12,7 +12,9 @@ import ipaddress
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from .._kernel import bpf
 from . import layout
@@ -165,6 +167,12 @@ def _programs(pin_path: str) -> list[dict[str, Any]]:
     return programs
 
 
+def _socket_lb(pin_path: str) -> str:
+    """Return the cgroup whose sockets translate services, empty if there is none."""
+    pins = Path(pin_path).glob("links/*/*-connect4")
+    return next((unquote(pin.name[: -len("-connect4")]) for pin in pins), "")
+
+
 def gather(pin_path: str) -> dict[str, Any]:
     """Return programs, Pods with counters and policy, services, and the usage of maps.
 
@@ -188,6 +196,7 @@ def gather(pin_path: str) -> dict[str, Any]:
         "layout": layout.LAYOUT,
         "generation": snapshot.generation,
         "programs": _programs(pin_path),
+        "socket_lb": _socket_lb(pin_path),
         "pods": _pods(
             declaration.pods, all_slots(records), counters, decode_image(snapshot, snapshot.buffer)
         ),

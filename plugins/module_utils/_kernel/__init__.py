@@ -15,6 +15,7 @@ __all__ = [
     "libbpf",
     "link_kinds",
     "messages",
+    "mounts",
     "netlink",
     "netns",
     "qdisc",

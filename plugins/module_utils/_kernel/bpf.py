@@ -13,13 +13,13 @@ import ctypes
 import errno
 import os
 import platform
-import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .._core.plan import Problem
+from .mounts import filesystem
 
 # bpf(2) has no wrapper in libc
 SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
@@ -121,17 +121,7 @@ def closing(fd: int) -> Iterator[int]:
 
 def is_bpffs(path: str) -> bool:
     """Return whether ``path``, which need not exist, is on a mounted BPF file system."""
-    path = os.path.realpath(path)
-    best, kind = "", ""
-    with open("/proc/self/mountinfo", encoding="utf-8") as f:
-        for line in f:
-            # proc(5): the mount point is field 5; the type follows the separator "-"
-            fields = line.split(" ")
-            point = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), fields[4])
-            below = path == point or path.startswith(point.rstrip("/") + "/")
-            if below and len(point) >= len(best):
-                best, kind = point, fields[fields.index("-") + 1]
-    return kind == "bpf"
+    return filesystem(path) == "bpf"
 
 
 def obj_pin(fd: int, path: str) -> None:
@@ -186,12 +176,15 @@ class MapInfo:
 
 @dataclass(frozen=True)
 class LinkInfo:
-    """A tcx or netkit link (struct bpf_link_info); ``ifindex`` is 0 after its device was deleted."""
+    """A link (struct bpf_link_info) of a device (tcx, netkit) or cgroup.
+
+    ``target`` is the ifindex of the device or the ID of the cgroup, 0 after that was deleted.
+    """
 
     id: int
     type: int
     program_id: int
-    ifindex: int
+    target: int
     attach_type: int
 
 
@@ -235,11 +228,11 @@ def map_info(fd: int) -> MapInfo:
 
 
 def link_info(fd: int) -> LinkInfo:
-    """Return struct bpf_link_info of a tcx or netkit link."""
-    kind, number, program, ifindex, attach = struct.unpack_from(
-        "=IIIxxxxII", _info(fd, ctypes.create_string_buffer(24))
-    )
-    return LinkInfo(number, kind, program, ifindex, attach)
+    """Return struct bpf_link_info of a tcx, netkit or cgroup link."""
+    raw = _info(fd, ctypes.create_string_buffer(32))
+    kind, number, program = struct.unpack_from("=III", raw)
+    target, attach = struct.unpack_from("=QI" if kind == BPF_LINK_TYPE_CGROUP else "=II", raw, 16)
+    return LinkInfo(number, kind, program, target, attach)
 
 
 def prog_get_fd_by_id(number: int) -> int:
@@ -264,12 +257,14 @@ def describe_program(number: int) -> str:
 # ---------------------------------------------------------------- links
 
 
-def link_create(program: int, ifindex: int, attach_type: int) -> int:
-    """Attach a program to a tcx or netkit hook of a device; return the link's file descriptor.
+def link_create(program: int, target: int, attach_type: int) -> int:
+    """Attach a program to a hook of a device or cgroup; return the link's file descriptor.
 
-    The kernel detaches the program when the last file descriptor is closed and no pin exists.
+    ``target`` is an ifindex, or the file descriptor of a cgroup's directory. Other programs of a cgroup stay
+    attached and run as well. The kernel detaches the program when the last file descriptor is closed and no
+    pin exists.
     """
-    return bpf(BPF_LINK_CREATE, struct.pack("=IIII", program, ifindex, attach_type, 0))
+    return bpf(BPF_LINK_CREATE, struct.pack("=IIII", program, target, attach_type, 0))
 
 
 def link_update(link: int, program: int) -> None:
@@ -291,6 +286,15 @@ def has_hook(ifindex: int, attach_type: int) -> bool:
             return False
         raise
     return True
+
+
+def cgroup_programs(fd: int, attach_type: int) -> tuple[list[int], bool]:
+    """Return the IDs of the programs at a hook of a cgroup, and whether it takes further ones."""
+    ids = (ctypes.c_uint32 * 64)()  # the kernel's limit, BPF_CGROUP_MAX_PROGS
+    attr = bytearray(struct.pack("=IIIIQI", fd, attach_type, 0, 0, _address(ids), len(ids)))
+    bpf(BPF_PROG_QUERY, attr)
+    flags, _programs, count = struct.unpack_from("=IQI", attr, 12)
+    return list(ids[:count]), not count or bool(flags & BPF_F_ALLOW_MULTI)
 
 
 def has_helper(number: int) -> bool:

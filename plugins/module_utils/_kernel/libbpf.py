@@ -15,7 +15,14 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 
-from .bpf import OBJECT_NAME, RODATA_MAP, BpfError, Layout
+from .bpf import (
+    BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+    OBJECT_NAME,
+    RODATA_MAP,
+    BpfError,
+    Layout,
+    has_socket_programs,
+)
 from .btf import Btf
 
 _BTF_KIND_DATASEC = 15
@@ -161,6 +168,7 @@ class BpfObject:
             for name, item in self._each("bpf_object__next_map", "bpf_map__name")
         }
         self._programs = dict(self._each("bpf_object__next_program", "bpf_program__name"))
+        self._exclude_unsupported()
         try:
             self._set_rodata(rodata or {})
         except BpfError:
@@ -211,6 +219,17 @@ class BpfObject:
             name_at = struct.unpack("=I", ctypes.string_at(self._lib.btf__type_by_id(btf, number), 4))[0]
             found[self._lib.btf__name_by_offset(btf, name_at).decode()] = (offset, size)
         return found
+
+    def _exclude_unsupported(self) -> None:
+        """Exclude the programs of sockets if the kernel does not support them."""
+        names = [
+            name
+            for name, program in self._programs.items()
+            if self._lib.bpf_program__type(program) == BPF_PROG_TYPE_CGROUP_SOCK_ADDR
+        ]
+        if names and not has_socket_programs():
+            for name in names:
+                self._lib.bpf_program__set_autoload(self._programs.pop(name), False)
 
     def _set_rodata(self, values: Mapping[str, int]) -> None:
         variables = self._variables()

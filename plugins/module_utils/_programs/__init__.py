@@ -6,4 +6,4 @@ Callers: modules, _agent, _ops, _pods
 May import: _core, _datapath, _kernel, _rollback
 """
 
-__all__ = ["attach", "boot", "hooks", "new_device", "pins", "resolve", "revert"]
+__all__ = ["attach", "boot", "hooks", "new_device", "pins", "resolve", "revert", "sockets"]

@@ -56,9 +56,10 @@ def restore(path: str, former: Mapping[str, tuple[str, str] | None]) -> None:
     for key, value in former.items():
         owner, dummy, name = key.partition("/")
         device, hook = split_pin_name(name)
-        if value and device in pins.devices:  # An attachment disappears with its device.
+        number = pins.number_of(device, hook)
+        if value and number:  # An attachment disappears with its device.
             program, kind = value
-            attachments[key] = Attachment(owner, device, hook, kind, pins.devices[device].ifindex, program)
+            attachments[key] = Attachment(owner, device, hook, kind, number, program)
     current, desired = pins.state(), replace(backup.state(), attachments=attachments)
     ids = {name: info.id for name, info in pins.maps.items()}
     replaced = [name for name, info in backup.maps.items() if ids.get(name) != info.id]

@@ -18,6 +18,7 @@ from .._kernel import bpf, libbpf
 from .hooks import (
     CLSACT_HANDLE,
     CLSACT_PRIORITY,
+    LINK_TYPES,
     clsact_point,
     is_managed,
     link_attach_type,
@@ -123,15 +124,16 @@ class Applier:
             self._detach(before, unpin=after is None)
 
     def _attach(self, a: Attachment, program: int) -> None:
-        device = self.pins.devices[a.device]
         self.folder("links", a.owner)
-        if a.type in ("tcx", "netkit"):
-            link = bpf.link_create(program, a.ifindex, link_attach_type(a.type, a.hook))
+        if a.type in LINK_TYPES:
+            target = self._keep(os.open(a.device, os.O_RDONLY)) if a.type == "cgroup" else a.ifindex
+            link = bpf.link_create(program, target, link_attach_type(a.type, a.hook))
             self._keep(link)
             self.transaction.on_failure(lambda: bpf.link_detach(link))
             self.pin(link, "links", *a.key.split("/"))
             return
         if a.type == "meta":
+            device = self.pins.devices[a.device]
             old = device.program_ids.get(a.hook, 0)
             set_meta_program(device, a.hook, program)
             before = self._keep(bpf.prog_get_fd_by_id(old)) if old else -1
@@ -164,7 +166,7 @@ class Applier:
 
     def _update(self, before: Attachment, after: Attachment, program: int) -> None:
         old = self._keep(bpf.prog_get_fd_by_id(self.pins.program_ids[before.key]))
-        if before.type in ("tcx", "netkit"):
+        if before.type in LINK_TYPES:
             link = self._keep(bpf.obj_get(self.pins.at("links", *before.key.split("/"))))
             bpf.link_update(link, program)
             self.transaction.on_failure(lambda: bpf.link_update(link, old))
@@ -192,7 +194,7 @@ class Applier:
         if self._close and unpin and a.type in ("tcx", "clsact") and device and device.managed:
             later(lambda: set_down(device))
         attached = a.ifindex and self.pins.program_ids.get(a.key, 0) in self.pins.pinned_ids
-        if a.type in ("tcx", "netkit") and a.ifindex:
+        if a.type in LINK_TYPES and a.ifindex:
             link = self._keep(bpf.obj_get(self.pins.at("links", *a.key.split("/"))))
             later(lambda: bpf.link_detach(link))
         elif attached and a.type == "meta":

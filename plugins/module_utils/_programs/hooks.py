@@ -17,6 +17,18 @@ from .._kernel.messages import message_types, traffic_control_type
 from .._kernel.rtnl import RTM_NEWLINK, UP, Rtnl, nested
 
 HOOKS = ("from_pod", "to_pod", "ingress", "egress")
+# Hooks of a cgroup's sockets
+SOCKET_HOOKS = {
+    "connect4": bpf.BPF_CGROUP_INET4_CONNECT,
+    "connect6": bpf.BPF_CGROUP_INET6_CONNECT,
+    "sendmsg4": bpf.BPF_CGROUP_UDP4_SENDMSG,
+    "sendmsg6": bpf.BPF_CGROUP_UDP6_SENDMSG,
+    "recvmsg4": bpf.BPF_CGROUP_UDP4_RECVMSG,
+    "recvmsg6": bpf.BPF_CGROUP_UDP6_RECVMSG,
+    "getpeer4": bpf.BPF_CGROUP_INET4_GETPEERNAME,
+    "getpeer6": bpf.BPF_CGROUP_INET6_GETPEERNAME,
+}
+LINK_TYPES = ("cgroup", "netkit", "tcx")  # types whose attachment is a link
 TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
 
 # Priority and handle of managed clsact filters: after filters that classify early, before catch-alls.
@@ -143,6 +155,8 @@ def clsact_point(hook: str) -> int:
 
 
 def link_attach_type(kind: str, hook: str) -> int:
+    if kind == "cgroup":
+        return SOCKET_HOOKS[hook]
     if kind == "netkit":
         return bpf.BPF_NETKIT_PEER if is_ingress(hook) else bpf.BPF_NETKIT_PRIMARY
     return bpf.BPF_TCX_INGRESS if is_ingress(hook) else bpf.BPF_TCX_EGRESS

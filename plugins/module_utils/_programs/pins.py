@@ -11,10 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from .._core import lock
 from .._datapath.store import Store
-from .._kernel import bpf
+from .._kernel import bpf, mounts
 from .._kernel.bpf import ProgramInfo
-from .hooks import HOOKS, Device, is_managed, read_devices, read_filters
+from .hooks import HOOKS, SOCKET_HOOKS, Device, is_managed, read_devices, read_filters
 from .plan import PENDING, Attachment, State, split_pin_name
+
+_LINK_TYPES = {
+    bpf.BPF_LINK_TYPE_CGROUP: "cgroup",
+    bpf.BPF_LINK_TYPE_NETKIT: "netkit",
+    bpf.BPF_LINK_TYPE_TCX: "tcx",
+}
 
 
 class _Held(threading.local):
@@ -75,6 +81,12 @@ class Pins:
         except FileNotFoundError:
             return []
 
+    def number_of(self, device: str, hook: str) -> int:
+        """Return the ifindex of a device or the ID of a cgroup, 0 if it does not exist."""
+        if hook in SOCKET_HOOKS:
+            return mounts.cgroup_id(device)
+        return self.devices[device].ifindex if device in self.devices else 0
+
     def leftovers(self) -> list[str]:
         """Return the paths of pins that a killed run left behind."""
         folders = [("progs",), ("maps",), *(("links", owner) for owner in self._names("links"))]
@@ -107,9 +119,9 @@ class Pins:
         with bpf.closing(bpf.obj_get(self.at("links", owner, name))) as fd:
             if bpf.is_link(fd):
                 link = bpf.link_info(fd)
-                kind = "netkit" if link.type == bpf.BPF_LINK_TYPE_NETKIT else "tcx"
-                ifindex, program = link.ifindex, link.program_id
-                if link.attach_type == bpf.BPF_NETKIT_PEER:
+                kind = _LINK_TYPES[link.type]
+                ifindex, program = link.target, link.program_id
+                if (kind, link.attach_type) == ("netkit", bpf.BPF_NETKIT_PEER):
                     # The link has the ifindex of the Pod's end; attachments name the host's end.
                     device = self.devices.get(device_name)
                     ifindex = device.ifindex if device and device.peer == ifindex else 0

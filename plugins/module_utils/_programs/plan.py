@@ -17,7 +17,10 @@ PENDING = "~"
 
 @dataclass(frozen=True)
 class Attachment:
-    """A program at a hook of a device."""
+    """A program at a hook of a device or, with type ``cgroup``, of the cgroup with this path.
+
+    ``ifindex`` is the number that the kernel has for it, 0 if it no longer exists.
+    """
 
     owner: str
     device: str

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from .._core.plan import Problem
 from .._kernel import bpf, qdisc, xfrm
 from .hooks import (
     CLSACT_PRIORITY,
+    HOOKS,
+    SOCKET_HOOKS,
     Device,
     choose_type,
     is_ingress,
@@ -53,6 +56,12 @@ def resolve(
             problems.append(
                 f"{where}: the object has no program {request.program!r}: use one of {', '.join(known)}"
             )
+        if request.hook in SOCKET_HOOKS:
+            cgroup = pins.number_of(request.device, request.hook)
+            attachment = Attachment(owner, request.device, request.hook, "cgroup", cgroup, request.program)
+            problems.extend(_exclusive(attachment))
+            found[attachment.key] = attachment
+            continue
         if device is None:
             problems.append(
                 f"attachments: device {request.device!r} does not exist in this network namespace"
@@ -81,7 +90,8 @@ def resolve(
         problems.extend(_conflicts(pins, device, attachment))
         found[attachment.key] = attachment
     # Existing attachments stay, so that others on the node can still be removed.
-    unsupported = ipsec_problem() if found.keys() - pins.attachments.keys() else ""
+    new = found.keys() - pins.attachments.keys()
+    unsupported = ipsec_problem() if any(found[key].hook in HOOKS for key in new) else ""
     if unsupported:
         problems.append(f"attachments: {unsupported}")
     if problems:
@@ -98,6 +108,22 @@ def ipsec_problem() -> str:
         f"IPsec policies apply to routed packets ({', '.join(policies)}), and the programs forward Pods'"
         " packets unencrypted: remove the policies (see ip xfrm policy), or attach no programs on this node"
     )
+
+
+def _exclusive(a: Attachment) -> list[str]:
+    """Return which program of others takes the hook of a cgroup for itself."""
+    try:
+        with bpf.closing(os.open(a.device, os.O_RDONLY | os.O_DIRECTORY)) as fd:
+            programs, shared = bpf.cgroup_programs(fd, SOCKET_HOOKS[a.hook])
+    except OSError as error:
+        return [f"{a.device}: {error.strerror}"]
+    if shared:
+        return []
+    who = ", ".join(map(bpf.describe_program, programs))
+    return [
+        f"socket_lb: {who} is attached to {a.device}, hook {a.hook}, and excludes other programs: detach it,"
+        " or set socket_lb: disabled"
+    ]
 
 
 def _hook(a: Attachment) -> tuple[str, bool]:

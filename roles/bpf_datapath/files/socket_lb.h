@@ -42,12 +42,13 @@ struct socket_peer {
 	struct socket_address backend;
 	__u32 index;		/* into `backends` */
 	__u32 generation;	/* for which the service has the backend */
+	__u64 used;		/* number of its last use, of an unconnected socket; 0: none */
 };
 
 /* Of an unconnected UDP socket */
 struct socket_peers {
 	struct bpf_spin_lock lock;
-	__u32 next;		/* to be replaced */
+	__u64 uses;
 	struct socket_peer peer[SOCKET_PEERS];
 };
 
@@ -65,7 +66,7 @@ struct {
 	__type(value, struct socket_peers);
 } socket_peers SEC(".maps");
 
-/* Return the service protocol of a socket; 0: services do not have it, or it is translated later. */
+/* Return the protocol of a socket as services have it, 0 if it is translated per packet. */
 static __always_inline __u8 socket_proto(const struct bpf_sock_addr *sa)
 {
 	switch (sa->protocol) {
@@ -203,8 +204,11 @@ static __always_inline bool socket_peers_find(struct socket_peers *peers, struct
 
 	bpf_spin_lock(&peers->lock);
 	for (int i = 0; i < SOCKET_PEERS; i++) {
-		if (socket_address_equal(&peers->peer[i].service, &peer->service)) {
-			*peer = peers->peer[i];
+		struct socket_peer *one = &peers->peer[i];
+
+		if (one->used && socket_address_equal(&one->service, &peer->service)) {
+			one->used = ++peers->uses;
+			*peer = *one;
 			found = true;
 			break;
 		}
@@ -213,21 +217,24 @@ static __always_inline bool socket_peers_find(struct socket_peers *peers, struct
 	return found;
 }
 
-/* Store the backend of a service, in place of the former one or of the oldest entry. */
-static __always_inline void socket_peers_store(struct socket_peers *peers,
-					       const struct socket_peer *peer)
+/* Store the backend of a service, in place of the former one or of the least recently used. */
+static __always_inline void socket_peers_store(struct socket_peers *peers, struct socket_peer *peer)
 {
-	int i;
+	struct socket_peer *target = &peers->peer[0];
 
 	bpf_spin_lock(&peers->lock);
-	for (i = 0; i < SOCKET_PEERS; i++) {
-		if (socket_address_equal(&peers->peer[i].service, &peer->service))
+	for (int i = 0; i < SOCKET_PEERS; i++) {
+		struct socket_peer *one = &peers->peer[i];
+
+		if (socket_address_equal(&one->service, &peer->service)) {
+			target = one;
 			break;
+		}
+		if (one->used < target->used)
+			target = one;
 	}
-	if (i == SOCKET_PEERS)
-		i = peers->next++ % SOCKET_PEERS;
-	if (i < SOCKET_PEERS)
-		peers->peer[i] = *peer;
+	peer->used = ++peers->uses;
+	*target = *peer;
 	bpf_spin_unlock(&peers->lock);
 }
 
@@ -238,7 +245,7 @@ static __always_inline void socket_peers_forget(struct socket_peers *peers,
 	bpf_spin_lock(&peers->lock);
 	for (int i = 0; i < SOCKET_PEERS; i++) {
 		if (socket_address_equal(&peers->peer[i].backend, backend))
-			peers->peer[i].backend.at.port = 0;
+			peers->peer[i].used = 0;
 	}
 	bpf_spin_unlock(&peers->lock);
 }
@@ -261,7 +268,7 @@ static __always_inline enum socket_verdict socket_sendmsg(struct bpf_sock_addr *
 		return SOCKET_ALLOW;
 	}
 	peers = bpf_sk_storage_get(&socket_peers, sa->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (peers && socket_peers_find(peers, &peer) && peer.backend.at.port) {
+	if (peers && socket_peers_find(peers, &peer)) {
 		if (peer.generation == cfg.generation)
 			goto out;
 		if (lb_has_backend(service->table, peer.index, &peer.backend.at)) {
@@ -280,12 +287,16 @@ out:
 	return SOCKET_ALLOW;
 }
 
-/* Replace a backend in `from` by the service that the socket sent to; return whether it is one. */
+/*
+ * Replace a backend in `from` by the service that the socket sent to; return whether it is one. If
+ * several services have the backend, it is the one that the socket used last.
+ */
 static __always_inline bool socket_recvmsg(struct bpf_sock_addr *sa, struct socket_address *from)
 {
 	struct socket_peer *peer = bpf_sk_storage_get(&socket_peer, sa->sk, NULL, 0);
+	struct socket_address service;
 	struct socket_peers *peers;
-	bool found = false;
+	__u64 used = 0;
 
 	if (peer && socket_address_equal(&peer->backend, from)) {
 		*from = peer->service;
@@ -296,14 +307,16 @@ static __always_inline bool socket_recvmsg(struct bpf_sock_addr *sa, struct sock
 		return false;
 	bpf_spin_lock(&peers->lock);
 	for (int i = 0; i < SOCKET_PEERS; i++) {
-		if (socket_address_equal(&peers->peer[i].backend, from)) {
-			*from = peers->peer[i].service;
-			found = true;
-			break;
+		peer = &peers->peer[i];
+		if (peer->used > used && socket_address_equal(&peer->backend, from)) {
+			service = peer->service;
+			used = peer->used;
 		}
 	}
 	bpf_spin_unlock(&peers->lock);
-	return found;
+	if (used)
+		*from = service;
+	return used;
 }
 
 /* Replace the backend in `peer` by the service that the socket is connected to. */
