@@ -522,7 +522,8 @@ class TestState:
             node.attach(object=build(("config.h", r"#define LAYOUT \d+", "#define LAYOUT 7")))
         given = [{"device": "nosuch", "addresses": ["10.31.1"]}]
         message = node.module("bpf_state", endpoints=given, fails=True)["msg"]
-        for part in (f"the maps have layout 7 instead of {LAYOUT}", "devices that do not exist", "'10.31.1' is not"):
+        layouts = f"the maps have layout 7 instead of {LAYOUT}"
+        for part in (layouts, "devices that do not exist", "'10.31.1' is not"):
             assert part in message
 
     def test_state_without_programs_is_refused(self, node: Node) -> None:
