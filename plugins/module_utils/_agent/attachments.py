@@ -14,7 +14,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .._core.files import replace_file
@@ -136,7 +136,7 @@ class Attachments:
     def write(self, attachment: Attachment) -> None:
         """Add or replace a record. Raises ``OSError``."""
         # Without fsync(), which takes longer than everything else: after a power failure, no Pod is left.
-        data = json.dumps(asdict(attachment)).encode()
+        data = json.dumps(vars(attachment)).encode()
         replace_file(self._path(attachment.name), data, 0o600, sync=False)
         self._found[attachment.name] = attachment
         self.unreadable.discard(attachment.name)

@@ -128,35 +128,35 @@ class Commands:
                     f"CNI_CONTAINERID: {request.container} already has {request.interface}; run DEL first",
                 )
             self._attachments.write(attachment)
+            addresses: list[str] = []
             try:
-                return self._attach(request, attachment)
+                assigned = ipam.run(request, "ADD", config)
+                addresses += ipam.addresses_of(assigned, config["ipam"]["type"])
+                return self._attach(
+                    request, replace(attachment, addresses=addresses), assigned.get("dns") or {}
+                )
             except BaseException:
-                self._undo(request, attachment)
+                self._undo(request, attachment, bool(addresses))
                 raise
 
-    def _attach(self, request: Request, attachment: Attachment) -> dict[str, Any]:
+    def _attach(self, request: Request, attachment: Attachment, dns: dict[str, Any]) -> dict[str, Any]:
         if request.ingress_rate:
             log.warning(
                 "%s: the limit of received traffic (kubernetes.io/ingress-bandwidth) is not enforced",
                 request.shown,
                 extra={"pod": request.pod, "container": request.container},
             )
-        assigned = ipam.run(request, "ADD", attachment.config)
-        addresses = ipam.addresses_of(assigned, request.ipam["type"])
-        attachment = replace(attachment, addresses=addresses)
-        self._attachments.write(attachment)
         created = self._worker.create(self.spec_of(attachment))
-        result = _result(request, created, addresses, assigned.get("dns") or {})
+        result = _result(request, created, attachment.addresses, dns)
         self._attachments.write(replace(attachment, result=result))
         return result
 
-    def _undo(self, request: Request, attachment: Attachment) -> None:
-        """Remove what a failed ADD has created."""
-        record = self._attachments.get(attachment.name)
+    def _undo(self, request: Request, attachment: Attachment, assigned: bool) -> None:
+        """Remove what a failed ADD has created; ``assigned`` if the Pod has addresses."""
         try:
             self._worker.remove([attachment.name])
             # An IPAM plugin that assigned no address may fail again, for example at its configuration.
-            with contextlib.suppress(*() if record and record.addresses else (CniError,)):
+            with contextlib.suppress(*() if assigned else (CniError,)):
                 ipam.run(request, "DEL", attachment.config)
             self._attachments.delete(attachment.name)
         except (Problem, OSError, CniError) as error:
@@ -285,7 +285,7 @@ def _is_namespace(path: str) -> bool:
 
 
 def _result(
-    request: Request, created: CreatedPod, addresses: list[str], dns: dict[str, Any]
+    request: Request, created: CreatedPod, addresses: Sequence[str], dns: dict[str, Any]
 ) -> dict[str, Any]:
     device = created.device
     host: dict[str, Any] = {"name": device.host_interface}

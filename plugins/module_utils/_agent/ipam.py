@@ -7,11 +7,13 @@ Source: Container Network Interface Specification 1.1.0, section 4; host-local o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import json
 import os
-import subprocess
+import select
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,29 +87,62 @@ def run(request: Request, command: str, config: Mapping[str, Any]) -> dict[str, 
         "PATH": os.defpath,
     }
     try:
-        done = subprocess.run(
-            [program],
-            input=json.dumps(config).encode(),
-            capture_output=True,
-            env=environment,
-            timeout=TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        status, out, errors = _execute(program, json.dumps(config).encode(), environment)
+    except (OSError, ValueError) as error:
         raise CniError(IO_FAILURE, f"IPAM plugin {kind}: {error}") from None
     try:
-        answer = json.loads(done.stdout[:MAX_OUTPUT]) if done.stdout.strip() else {}
+        answer = json.loads(out) if out.strip() else {}
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
-        raise CniError(IO_FAILURE, f"IPAM plugin {kind}: its output is not a JSON object", _text(done.stderr))
+        raise CniError(IO_FAILURE, f"IPAM plugin {kind}: its output is not a JSON object", _text(errors))
     if not isinstance(answer.get("dns") or {}, dict):
         raise CniError(IO_FAILURE, f"IPAM plugin {kind}: dns is not an object")
-    if done.returncode:
+    if status:
         code = answer.get("code")
-        message = answer.get("msg") or _text(done.stderr) or f"it exited with status {done.returncode}"
+        message = answer.get("msg") or _text(errors) or f"it exited with status {status}"
         raise CniError(code if isinstance(code, int) and code else FAILED, f"IPAM plugin {kind}: {message}")
     return answer
+
+
+def _execute(program: str, given: bytes, environment: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+    """Run a program; return its exit status or negative signal, output and errors. Raises ``OSError``.
+
+    subprocess takes twice the time: it polls pipes, and polls for the exit of a process with a timeout.
+    """
+    files = [os.memfd_create(name) for name in ("input", "output", "errors")]
+    try:
+        os.write(files[0], given)
+        os.lseek(files[0], 0, os.SEEK_SET)
+        actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
+        # Python ignores SIGPIPE.
+        process = os.posix_spawn(
+            program, [program], environment, file_actions=actions, setsigdef=[signal.SIGPIPE]
+        )
+        try:
+            ended = _wait(process)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+            _process, status = os.waitpid(process, 0)
+        if not ended:
+            raise TimeoutError(f"it did not end within {TIMEOUT} s")
+        out, errors = (os.pread(file, MAX_OUTPUT, 0) for file in files[1:])
+        return os.waitstatus_to_exitcode(status), out, errors
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _wait(process: int) -> bool:
+    """Wait for the end of a child process; return whether it ended within the time-out."""
+    descriptor = os.pidfd_open(process)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(TIMEOUT * 1000))
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache
@@ -117,16 +152,10 @@ def _version_for(program: str, _changed: int, wanted: str) -> str:
     Runtimes negotiate only with the plugins in the list, and Debian's host-local supports 1.0.0.
     """
     try:
-        done = subprocess.run(
-            [program],
-            input=json.dumps({"cniVersion": wanted}).encode(),
-            capture_output=True,
-            env={"CNI_COMMAND": "VERSION", "PATH": os.defpath},
-            timeout=TIMEOUT,
-            check=False,
-        )
-        supported = json.loads(done.stdout)["supportedVersions"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, subprocess.TimeoutExpired):
+        environment = {"CNI_COMMAND": "VERSION", "PATH": os.defpath}
+        _status, out, _errors = _execute(program, json.dumps({"cniVersion": wanted}).encode(), environment)
+        supported = json.loads(out)["supportedVersions"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return wanted
     older = [version for version in VERSIONS[: VERSIONS.index(wanted) + 1] if version in supported]
     return older[-1] if older else wanted

@@ -44,8 +44,6 @@ def require_confirmed(pin_path: str) -> None:
 
     A rollback to the former maps would lose declarations for the new ones.
     """
-    if not journal.pending(journal.read()):  # A killed confirmation may have left a backup.
-        return
     ids = []
     for folder in (pin_path, backup_path(pin_path)):
         try:
@@ -53,7 +51,8 @@ def require_confirmed(pin_path: str) -> None:
                 ids.append(bpf.map_info(fd).id)
         except FileNotFoundError:
             return
-    if ids[0] != ids[1]:
+    # A killed confirmation may have left a backup.
+    if ids[0] != ids[1] and journal.pending(journal.read()):
         raise TransientProblem(
             f"pin_path: the new programs and maps at '{pin_path}' are pending confirmation; repeat this after"
             " they are confirmed or rolled back"

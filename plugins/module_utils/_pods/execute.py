@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import socket
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from .._core.plan import Problem
 from .._kernel import bpf, link_kinds, netns
 from .._kernel.link_kinds import ALIAS
 from .._kernel.messages import message_types
-from .._kernel.netlink import KernelRefusal
+from .._kernel.netlink import KernelRefusal, attribute
 from .._kernel.rtnl import (
     CREATE,
     EXCL,
@@ -49,6 +50,10 @@ from .run_files import RUN, owner_file, read_host_routes, write_host_routes
 
 _UNICAST, _ONLINK = 1, 4  # RTN_UNICAST, RTNH_F_ONLINK
 _NODAD = 0x02  # IFA_F_NODAD
+# linux/rtnetlink.h and linux/if_addr.h: struct rtmsg and ifaddrmsg, and their attributes
+_ROUTE, _ADDRESS, _NUMBER = struct.Struct("=8BI"), struct.Struct("=4BI"), struct.Struct("=I")
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTAX_ADVMSS = 1, 4, 5, 8, 8
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NO_ADDRESS_GENERATION = 1  # IN6_ADDR_GEN_MODE_NONE
 
 # Options by parts of the messages with which the kernel and the drivers reject a new device.
@@ -312,30 +317,29 @@ class Executor:
     # Ends
 
     @staticmethod
-    def _route(route: Route, index: int, kind: int, onlink: bool = False) -> tuple[Any, int, int]:
-        message = message_types().route()
+    def _route(route: Route, index: int, kind: int, onlink: bool = False) -> tuple[bytes, int, int]:
         destination, _slash, length = route.to.partition("/")
-        message["family"], message["dst_len"] = _family(destination), int(length)
-        message["table"], message["proto"], message["type"] = TABLE_MAIN, ROUTE_PROTOCOL, _UNICAST
-        direct4 = not route.via and message["family"] == socket.AF_INET
-        message["scope"] = SCOPE_LINK if direct4 else SCOPE_UNIVERSE
-        message["flags"] = _ONLINK if onlink and route.via else 0
-        attributes: list[tuple[str, Any]] = [("RTA_DST", destination)] if int(length) else []
+        family = _family(destination)
+        scope = SCOPE_LINK if not route.via and family == socket.AF_INET else SCOPE_UNIVERSE
+        flags = _ONLINK if onlink and route.via else 0
+        message = _ROUTE.pack(family, int(length), 0, 0, TABLE_MAIN, ROUTE_PROTOCOL, scope, _UNICAST, flags)
+        if int(length):
+            message += attribute(_RTA_DST, socket.inet_pton(family, destination))
         if route.via:
-            attributes.append(("RTA_GATEWAY", route.via))
+            message += attribute(_RTA_GATEWAY, socket.inet_pton(family, route.via))
         if route.advmss:
-            attributes.append(("RTA_METRICS", {"attrs": [("RTAX_ADVMSS", route.advmss)]}))
-        message["attrs"] = [*attributes, ("RTA_OIF", index)]
+            message += attribute(_RTA_METRICS, attribute(_RTAX_ADVMSS, _NUMBER.pack(route.advmss)))
+        message += attribute(_RTA_OIF, _NUMBER.pack(index))
         return message, kind, CREATE | EXCL if kind == RTM_NEWROUTE else 0
 
     @staticmethod
-    def _address(text: str, index: int, kind: int) -> tuple[Any, int, int]:
-        message = message_types().address()
+    def _address(text: str, index: int, kind: int) -> tuple[bytes, int, int]:
         address, _slash, length = text.partition("/")
-        message["family"], message["prefixlen"], message["index"] = _family(address), int(length), index
-        message["attrs"] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
-        if message["family"] == socket.AF_INET6:
-            message["flags"] = _NODAD
+        family = _family(address)
+        packed = socket.inet_pton(family, address)
+        flags = _NODAD if family == socket.AF_INET6 else 0
+        message = _ADDRESS.pack(family, int(length), flags, SCOPE_UNIVERSE, index)
+        message += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
         return message, kind, CREATE | REPLACE if kind == RTM_NEWADDR else 0
 
     @staticmethod
