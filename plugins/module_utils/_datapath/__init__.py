@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Configure Pods, policies and services in the maps of the BPF datapath.
 
-Callers: modules, plugin_utils, _agent, _pods, _programs
+Callers: modules, plugin_utils, _agent, _cluster, _pods, _programs
 May import: _core, _kernel, _rollback
 """
 

@@ -11,12 +11,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import identity, layout
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import (
     compile_image,
     local_policies,
 )
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.image import Image
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import (
     CidrSelector,
     Declaration,
@@ -26,36 +25,9 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model im
     Policy,
 )
 from tests.unit.datapath.declarations import HOST, NODE, PODS, declare, image_of, labels, policies
+from tests.unit.datapath.programs import Programs
 
 OTHERS = (HOST, "10.0.1.200", "10.1.2.3", "192.0.2.1", "fd00::1", "fd00:1::1")
-
-
-class Programs:
-    """Looks up verdicts in an image as the programs do."""
-
-    def __init__(self, image: Image) -> None:
-        self.image = image
-
-    def identity_of(self, text: str) -> int:
-        address = ipaddress.ip_address(text)
-        if address.packed in self.image.endpoints:
-            return self.image.endpoints[address.packed].identity
-        if text == HOST:
-            return identity.HOST
-        best = (-1, 0)
-        for (length, packed), (number, dummy) in self.image.cidrs.items():
-            if len(packed) == len(address.packed) and address in ipaddress.ip_network((packed, length)):
-                best = max(best, (length, number))
-        return best[1]
-
-    def allows(self, pod: str, peer: str, direction: int, protocol: int, port: int) -> bool:
-        me = self.image.endpoints[ipaddress.ip_address(pod).packed]
-        if not me.enforce & layout.ENFORCE[direction]:
-            return True
-        raw = self.image.policy.get((me.identity, self.identity_of(peer), direction))
-        if raw is None:
-            return not me.enforce & layout.DENY[direction]
-        return layout.decode_ruleset(raw).allows(protocol, port)
 
 
 def expected_verdict(
@@ -95,7 +67,7 @@ def expected_verdict(
 @given(st.lists(labels, min_size=4, max_size=4), policies)
 def test_verdicts_are_those_of_the_policies(pod_labels: Any, raw_policies: Any) -> None:
     declaration = declare(pod_labels, raw_policies)
-    programs = Programs(image_of(declaration))
+    programs = Programs(image_of(declaration), [HOST])
     for pod in PODS[:2]:
         for peer in (*PODS, *OTHERS):
             for direction in (0, 1):

@@ -1,0 +1,332 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Translate NetworkPolicy objects.
+
+Namespaces and named ports are pseudo-labels of Pods, whose keys begin with ``@`` and so cannot be those of
+Kubernetes: ``@namespace``, ``@namespace:KEY`` for each label of the namespace, and ``@port:PROTOCOL:NAME``.
+What cannot be enforced is left out of the rules, so that it denies traffic.
+Source: Kubernetes API, networking.k8s.io/v1 NetworkPolicy; kubernetes.io/docs, "Network Policies".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from .._datapath.model import (
+    EGRESS,
+    INGRESS,
+    PROTOCOLS,
+    Address,
+    CidrSelector,
+    Expression,
+    HostSelector,
+    Network,
+    Pod,
+    PodSelector,
+    Policy,
+    Ports,
+    Rule,
+    Selector,
+)
+from .objects import Json, PodFacts, PolicyFacts, parse_address
+
+OWNER = "kubernetes"
+NAMESPACE = "@namespace"
+_PEERS = {INGRESS: "from", EGRESS: "to"}
+NamedPort = tuple[str, str]  # protocol and name
+_OPERATORS = frozenset(["In", "NotIn", "Exists", "DoesNotExist"])
+_IN_A_NAMESPACE = Expression(NAMESPACE, "Exists")
+
+
+class Unenforced(NamedTuple):
+    """Something of an object that cannot be enforced."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    message: str
+
+
+class _Allowed(NamedTuple):
+    """A rule: no peers stand for all, no numbers for all ports, and None if it has only named ports."""
+
+    peers: tuple[Selector, ...]
+    numbers: tuple[Ports, ...] | None
+    names: Sequence[NamedPort]
+
+
+class _Invalid(Exception):
+    """A part of a policy that cannot be enforced."""
+
+
+def port_label(port: NamedPort) -> str:
+    """Return the key of the pseudo-label with the number of a named port."""
+    return f"@port:{port[0]}:{port[1]}"
+
+
+def model_pod(facts: PodFacts, namespace: Mapping[str, str]) -> Pod:
+    """Return a Pod with its pseudo-labels; ``namespace`` has the labels of its namespace."""
+    labels = dict(facts.labels)
+    labels[NAMESPACE] = facts.namespace
+    for key, value in namespace.items():
+        labels[f"{NAMESPACE}:{key}"] = value
+    for protocol, name, number in facts.ports:
+        labels[port_label((protocol, name))] = str(number)
+    return Pod(
+        name=f"{facts.namespace}/{facts.name}",
+        owner=OWNER,
+        addresses=facts.addresses,
+        labels=labels,
+        node=facts.node,
+        uid=facts.uid,
+    )
+
+
+class NamedPorts:
+    """The named ports of all Pods: policies have names, and packets have numbers."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, NamedPort], Counter[int]] = {}
+        self._numbers_changed: set[NamedPort] = set()
+        self._pods_changed: set[NamedPort] = set()
+
+    def update(self, former: PodFacts | None, new: PodFacts | None) -> None:
+        """Replace a Pod."""
+        if former and new and (former.ports, former.addresses) == (new.ports, new.addresses):
+            return
+        for pod, change in ((former, -1), (new, 1)):
+            for protocol, name, number in pod.ports if pod else ():
+                port = (protocol, name)
+                self._pods_changed.add(port)
+                for namespace in (pod.namespace, "") if pod else ():
+                    counts = self._counts.setdefault((namespace, port), Counter())
+                    counts[number] += change
+                    if counts[number] in (0, change):
+                        self._numbers_changed.add(port)
+                    if not counts[number]:
+                        del counts[number]
+
+    def numbers(self, port: NamedPort, namespace: str = "") -> list[int]:
+        """Return the numbers that the Pods of a namespace have for a named port; empty: of all namespaces."""
+        return sorted(self._counts.get((namespace, port), ()))
+
+    def take_changed(self) -> tuple[set[NamedPort], set[NamedPort]]:
+        """Return which ports have new numbers, and which have new Pods, since the last call."""
+        changed = self._numbers_changed, self._pods_changed
+        self._numbers_changed, self._pods_changed = set(), set()
+        return changed
+
+
+class Translation(NamedTuple):
+    """A translated NetworkPolicy: one policy, and one for each number of a named port in its ingress rules.
+
+    It is valid while the numbers of ``ports`` and the addresses of the Pods with ``pod_ports`` are the same.
+    """
+
+    policies: tuple[Policy, ...]
+    unenforced: tuple[Unenforced, ...]
+    ports: frozenset[NamedPort]
+    pod_ports: frozenset[NamedPort]
+
+
+def translate_policy(
+    policy: PolicyFacts, named: NamedPorts, pods: Mapping[str, PodFacts], own_addresses: Iterable[Address]
+) -> Translation:
+    """Return the translation for Pods with their named ports, on a node with these addresses."""
+    translator = _Translator(policy, named, pods, tuple(own_addresses))
+    policies = tuple(translator.translate())
+    return Translation(
+        policies,
+        tuple(translator.unenforced),
+        frozenset(translator.ports),
+        frozenset(translator.pod_ports),
+    )
+
+
+class _Translator:
+    """Translates one policy."""
+
+    def __init__(
+        self,
+        policy: PolicyFacts,
+        named: NamedPorts,
+        pods: Mapping[str, PodFacts],
+        own_addresses: Sequence[Address],
+    ) -> None:
+        self._policy, self._named, self._pods, self._own_addresses = policy, named, pods, own_addresses
+        self.unenforced: list[Unenforced] = []
+        self.ports: set[NamedPort] = set()
+        self.pod_ports: set[NamedPort] = set()
+
+    def translate(self) -> list[Policy]:
+        policy, spec = self._policy, self._policy.spec
+        try:
+            subject = _in_namespace(policy.namespace, spec.get("podSelector"))
+        except _Invalid as error:
+            self._report(f"podSelector: {error}; all Pods of the namespace are denied all traffic")
+            subject, spec = _in_namespace(policy.namespace, {}), {"policyTypes": ["Ingress", "Egress"]}
+        types = spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else ())]
+        ingress, egress = (False if one in types else None for one in ("Ingress", "Egress"))
+        rules: list[Rule] = []
+        by_number: dict[tuple[NamedPort, int], list[Rule]] = {}
+        if ingress is False:
+            for peers, numbers, names in self._rules(INGRESS, spec.get("ingress")):
+                rules += [Rule(INGRESS, True, peers, numbers)] if numbers is not None else []
+                for port in names:
+                    for number in self._named.numbers(port, policy.namespace):
+                        rule = Rule(INGRESS, True, peers, (_number(port, number),))
+                        by_number.setdefault((port, number), []).append(rule)
+        if egress is False:
+            for peers, numbers, names in self._rules(EGRESS, spec.get("egress")):
+                rules += [Rule(EGRESS, True, peers, numbers)] if numbers is not None else []
+                for port in names:
+                    rules += self._egress_rules(port, peers)
+        name = f"{policy.namespace}/{policy.name}"
+        found = [Policy(name, OWNER, subject, tuple(rules), (ingress, egress), optional=True)]
+        for (port, number), some in sorted(by_number.items()):
+            labelled = replace(subject, labels=subject.labels | {(port_label(port), str(number))})
+            shown = f"{name} ({port[0]} {port[1]} = {number})"
+            found.append(Policy(shown, OWNER, labelled, tuple(some), (False, None), optional=True))
+        return found
+
+    def _rules(self, direction: int, given: Sequence[Json] | None) -> Iterator[_Allowed]:
+        """Yield the rules of a direction; leave out those whose peers cannot be selected."""
+        name = "ingress" if direction == INGRESS else "egress"
+        for index, raw in enumerate(given or ()):
+            option = f"{name}[{index}].{_PEERS[direction]}"
+            peers = self._peers(raw.get(_PEERS[direction]), option, direction)
+            if peers is None:
+                continue
+            numbers, names = self._ports(raw.get("ports"), f"{name}[{index}].ports")
+            self.ports.update(names)
+            yield _Allowed(peers, numbers if numbers or not raw.get("ports") else None, names)
+
+    def _report(self, message: str) -> None:
+        policy = self._policy
+        self.unenforced.append(
+            Unenforced("NetworkPolicy", policy.namespace, policy.name, policy.uid, message)
+        )
+
+    # Peers
+
+    def _peers(self, given: Sequence[Json] | None, at: str, direction: int) -> tuple[Selector, ...] | None:
+        """Return the selectors of a rule, empty for all peers, and None if no peer can be selected."""
+        found: list[Selector] = []
+        for index, raw in enumerate(given or ()):
+            try:
+                found += self._peer(raw, direction)
+            except _Invalid as error:
+                self._report(f"{at}[{index}]: {error}; this peer is not allowed")
+        return None if given and not found else tuple(dict.fromkeys(found))
+
+    def _peer(self, raw: Json, direction: int) -> Iterator[Selector]:
+        block, pods, namespaces = raw.get("ipBlock"), raw.get("podSelector"), raw.get("namespaceSelector")
+        if block is not None:
+            selector = CidrSelector(
+                _network(block.get("cidr")), frozenset(map(_network, block.get("except") or ()))
+            )
+            yield selector
+            # To the programs, this node is no address: its own rule is one by its addresses for others.
+            if direction == EGRESS and any(map(selector.matches, self._own_addresses)):
+                yield HostSelector()
+        elif namespaces is not None:
+            labels, expressions = _conditions(pods or {})
+            of_namespace = _conditions(namespaces, f"{NAMESPACE}:")
+            yield PodSelector(
+                labels | of_namespace[0],
+                # Not matched by Pods that are not of the API.
+                (*expressions, *of_namespace[1], _IN_A_NAMESPACE),
+            )
+        elif pods is not None:
+            yield _in_namespace(self._policy.namespace, pods)
+        else:
+            raise _Invalid("it has none of podSelector, namespaceSelector and ipBlock")
+
+    # Ports
+
+    def _ports(self, given: Sequence[Json] | None, at: str) -> tuple[tuple[Ports, ...], list[NamedPort]]:
+        """Return port numbers and named ports of a rule."""
+        numbers: list[Ports] = []
+        names: list[NamedPort] = []
+        for index, raw in enumerate(given or ()):
+            protocol, port = str(raw.get("protocol") or "TCP").lower(), raw.get("port")
+            if protocol not in ("tcp", "udp", "sctp"):
+                self._report(f"{at}[{index}]: protocol {protocol!r} is unknown; it is not allowed")
+            elif isinstance(port, str):
+                names.append((protocol, port))
+            elif port is None:
+                numbers.append(Ports(PROTOCOLS[protocol]))
+            else:
+                numbers.append(Ports(PROTOCOLS[protocol], port, raw.get("endPort") or port))
+        return tuple(dict.fromkeys(numbers)), list(dict.fromkeys(names))
+
+    def _egress_rules(self, port: NamedPort, peers: Sequence[Selector]) -> Iterator[Rule]:
+        """Yield the rules for a named port of the receiving Pods, by its number there."""
+        label = port_label(port)
+        pods = [one for one in peers if isinstance(one, PodSelector)] if peers else [PodSelector()]
+        for number in self._named.numbers(port):
+            ports = (_number(port, number),)
+            some: list[Selector] = [replace(one, labels=one.labels | {(label, str(number))}) for one in pods]
+            blocks = [one for one in peers if isinstance(one, CidrSelector)]
+            some += self._addresses_in(port, number, blocks)
+            if some:
+                yield Rule(EGRESS, True, tuple(some), ports)
+
+    def _addresses_in(
+        self, port: NamedPort, number: int, blocks: Sequence[CidrSelector]
+    ) -> Iterator[CidrSelector]:
+        """Yield selectors of the Pods in address blocks that have a number for a named port."""
+        if not blocks:
+            return
+        self.pod_ports.add(port)
+        found = [
+            address
+            for pod in self._pods.values()
+            for address in pod.addresses
+            if (*port, number) in pod.ports and any(block.matches(address) for block in blocks)
+        ]
+        for address in sorted(found, key=lambda one: (one.version, int(one))):
+            yield CidrSelector(ipaddress.ip_network(address))
+
+
+def _number(port: NamedPort, number: int) -> Ports:
+    return Ports(PROTOCOLS[port[0]], number, number)
+
+
+def _in_namespace(namespace: str, selector: Json | None) -> PodSelector:
+    labels, expressions = _conditions(selector or {})
+    return PodSelector(labels | {(NAMESPACE, namespace)}, expressions)
+
+
+def _conditions(
+    selector: Json, prefix: str = ""
+) -> tuple[frozenset[tuple[str, str]], tuple[Expression, ...]]:
+    """Return labels and expressions of a label selector, with the prefix of their keys in the model."""
+    labels = frozenset((prefix + key, value) for key, value in (selector.get("matchLabels") or {}).items())
+    expressions = []
+    for raw in selector.get("matchExpressions") or ():
+        if raw.get("operator") not in _OPERATORS:
+            raise _Invalid(f"operator {raw.get('operator')!r} is unknown")
+        values = frozenset(raw.get("values") or ())
+        expressions.append(Expression(prefix + raw["key"], raw["operator"], values))
+    return labels, tuple(expressions)
+
+
+def _network(text: Any) -> Network:
+    """Return a network. The API accepts host bits and leading zeros. Raises ``_Invalid``."""
+    first, _slash, length = str(text).partition("/")
+    address = parse_address(first)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    try:
+        if mapped and int(length) >= 96:
+            return ipaddress.ip_network((mapped, int(length) - 96), strict=False)
+        if address:
+            return ipaddress.ip_network((address, int(length)), strict=False)
+    except ValueError:
+        pass
+    raise _Invalid(f"{text!r} is not a network")

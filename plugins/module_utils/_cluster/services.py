@@ -1,0 +1,149 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Translate Service and EndpointSlice objects, with the endpoints that kube-proxy would choose.
+
+Source: Kubernetes, pkg/proxy/topology.go (CategorizeEndpoints) and pkg/proxy/endpointslicecache.go.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from .._datapath.model import PROTOCOLS, Address, Backend, Service
+from .objects import Endpoint, OwnNode, ServiceFacts, ServicePort, SliceFacts
+from .policies import OWNER, Unenforced
+
+_ANY_ADDRESS: dict[int, Address] = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
+_PROTOCOLS = ("tcp", "udp", "sctp")
+
+
+class _Chosen(NamedTuple):
+    """The endpoints for clients by the traffic policies Cluster and Local."""
+
+    cluster: tuple[Backend, ...]
+    local: tuple[Backend, ...]
+
+
+def translate_service(
+    service: ServiceFacts, slices: Sequence[SliceFacts], name: str, node: OwnNode
+) -> tuple[list[Service], list[Unenforced]]:
+    """Return the frontends of a service for the node ``name``, and what cannot be enforced."""
+    problems = []
+    ingress = service.ingress
+    if ingress and not _allows_all(service.source_ranges):
+        message = (
+            f"loadBalancerSourceRanges is not supported, so {', '.join(map(str, ingress))} is not translated"
+        )
+        problems.append(Unenforced("Service", service.namespace, service.name, service.uid, message))
+        ingress = ()
+    found: list[Service] = []
+    for port in service.ports:
+        if port.protocol in _PROTOCOLS:
+            for own in service.cluster_addresses:
+                found += _frontends(service, port, own, ingress, slices, name, node)
+    return found, problems
+
+
+def _allows_all(ranges: Iterable[str]) -> bool:
+    given = {one.strip() for one in ranges}
+    return not given or {"0.0.0.0/0", "::/0"} <= given or given == {"0.0.0.0/0"}
+
+
+def _frontends(
+    service: ServiceFacts,
+    port: ServicePort,
+    own: Address,
+    ingress: Sequence[Address],
+    slices: Sequence[SliceFacts],
+    name: str,
+    node: OwnNode,
+) -> Iterator[Service]:
+    """Yield the frontends of a port in the family of ``own``, an address of the service in the cluster."""
+    chosen = choose_endpoints(port, slices, own.version, name, node.zone)
+    shown = f"{service.namespace}/{service.name}:{port.name or port.port}"
+    protocol = PROTOCOLS[port.protocol]
+    internal = chosen.local if service.internal_local else chosen.cluster
+    yield Service(shown, OWNER, own, port.port, protocol, internal, affinity=service.affinity)
+    external = chosen.local if service.external_local else None
+    others = [
+        (address, port.port)
+        for address in dict.fromkeys((*service.external_addresses, *ingress))
+        if address.version == own.version
+    ]
+    if port.node_port:
+        others.append((_ANY_ADDRESS[own.version], port.node_port))
+    for address, number in others:
+        # Clients in the cluster get the endpoints that an external load balancer could choose: all.
+        yield Service(shown, OWNER, address, number, protocol, chosen.cluster, (), service.affinity, external)
+
+
+def choose_endpoints(
+    port: ServicePort, slices: Iterable[SliceFacts], version: int, name: str, zone: str
+) -> _Chosen:
+    """Return the endpoints of a port that clients on the node ``name`` in ``zone`` use."""
+    found: dict[tuple[Address, int], Endpoint] = {}
+    for one in slices:
+        number = one.ports.get((port.name, port.protocol))
+        if one.version != version or number is None:
+            continue
+        for endpoint in one.endpoints:
+            # While an endpoint moves between slices, it may be in both.
+            former = found.get((endpoint.address, number))
+            if former is None or _rank(endpoint) > _rank(former):
+                found[endpoint.address, number] = endpoint
+    ready = {key: one for key, one in found.items() if one.ready}
+    ending = {key: one for key, one in found.items() if not one.ready and one.serving and one.terminating}
+
+    def backends(*candidates: dict[tuple[Address, int], Endpoint]) -> tuple[Backend, ...]:
+        """Return the first candidates that are not empty."""
+        chosen: Iterable[tuple[Address, int]] = next(filter(None, candidates), ())
+        return tuple(Backend(address, number) for address, number in sorted(chosen))
+
+    def local(some: dict[tuple[Address, int], Endpoint]) -> dict[tuple[Address, int], Endpoint]:
+        return {key: one for key, one in some.items() if one.node == name}
+
+    return _Chosen(
+        backends(_hinted(ready, name, zone), ending),
+        backends(local(ready), local(ending)),
+    )
+
+
+def _rank(endpoint: Endpoint) -> tuple[bool, bool]:
+    return endpoint.ready, endpoint.serving
+
+
+def _hinted(
+    ready: dict[tuple[Address, int], Endpoint], name: str, zone: str
+) -> dict[tuple[Address, int], Endpoint]:
+    """Return the endpoints that are hinted for the node, else for its zone, else all.
+
+    Hints count only if all endpoints have them, as otherwise the controller is about to change them.
+    """
+    for hints, own in (("nodes", name), ("zones", zone)):
+        if all(getattr(one, hints) for one in ready.values()):
+            hinted = {key: one for key, one in ready.items() if own in getattr(one, hints)}
+            if hinted:
+                return hinted
+    return ready
+
+
+def without_duplicates(
+    services: Iterable[tuple[ServiceFacts, Iterable[Service]]],
+) -> tuple[list[Service], list[Unenforced]]:
+    """Return the services without those whose address and port another one has, and a problem for each.
+
+    Two services may list the same address of ``externalIPs``. Addresses in the cluster have precedence, as an
+    externalIP must not take over another service.
+    """
+    given = [(facts, one) for facts, some in services for one in some]
+    given.sort(key=lambda pair: pair[1].address not in pair[0].cluster_addresses)
+    found: dict[tuple[Address, int, int], Service] = {}
+    problems = []
+    for facts, one in given:
+        first = found.setdefault((one.address, one.port, one.protocol), one)
+        if first is not one:
+            message = f"service {first.name} already has {one.address} port {one.port}"
+            problems.append(Unenforced("Service", facts.namespace, facts.name, facts.uid, message))
+    return list(found.values()), problems

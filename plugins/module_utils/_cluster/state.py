@@ -1,0 +1,216 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Pods, policies and services of the cluster, kept up to date by changes of the API's objects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from .._datapath.model import Pod, Policy, Service
+from . import objects, policies, services
+from .policies import Unenforced
+
+# The kinds by the path of their API, in the order in which their changes are applied.
+KINDS = {
+    "nodes": "/api/v1/nodes",  # only this node
+    "namespaces": "/api/v1/namespaces",
+    "pods": "/api/v1/pods",
+    "networkpolicies": "/apis/networking.k8s.io/v1/networkpolicies",
+    "services": "/api/v1/services",
+    "endpointslices": "/apis/discovery.k8s.io/v1/endpointslices",
+}
+REDUCE: Mapping[str, Callable[..., Any]] = {
+    "nodes": objects.node,
+    "namespaces": objects.namespace,
+    "pods": objects.pod,
+    "networkpolicies": objects.network_policy,
+    "services": objects.service,
+    "endpointslices": objects.endpoint_slice,
+}
+
+T = TypeVar("T")
+# The names of policies and services of the datapath begin with those of their objects.
+_OBJECT = re.compile(r"(policies|services) \(([^/)]+)/([^:) ]+).*?\)+: (.*)", re.DOTALL)
+Changes = Mapping[str, Any]  # reduced objects by key, None for an object that no longer exists
+
+
+@dataclass
+class Update:
+    """What changed: everything, or only Pods, None for those that no longer exist."""
+
+    everything: bool = False
+    pods: dict[str, Pod | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.pods)
+
+
+class ClusterState:
+    """The state of a cluster for one of its nodes."""
+
+    def __init__(self, own_node: str) -> None:
+        self._own_node = own_node
+        self._node = objects.OwnNode()
+        self._namespaces: dict[str, Mapping[str, str]] = {}
+        self._facts: dict[str, objects.PodFacts] = {}
+        self._policies: dict[str, objects.PolicyFacts] = {}
+        self._services: dict[str, objects.ServiceFacts] = {}
+        self._slices: dict[str, objects.SliceFacts] = {}
+        self._slices_of: dict[str, dict[str, objects.SliceFacts]] = {}
+        self._in_namespace: dict[str, dict[str, str]] = {}
+        self._named = policies.NamedPorts()
+        self._translated: dict[str, policies.Translation] = {}
+        self._frontends: dict[str, tuple[list[Service], list[Unenforced]]] = {}
+        self._update = Update()
+        self.pods: dict[str, Pod] = {}
+        self.policies: list[Policy] = []
+        self.services: list[Service] = []
+        self.unenforced: list[Unenforced] = []
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of objects by kind."""
+        return {"pods": len(self._facts), "policies": len(self._policies), "services": len(self._services)}
+
+    def uid_of(self, key: str) -> str:
+        """Return the UID of a Pod that is known with its namespace, empty if it is unknown."""
+        pod = self.pods.get(key)
+        return pod.uid if pod else ""
+
+    def unenforced_of(self, problem: str) -> Unenforced:
+        """Return a problem of the datapath with its object, as far as the object is known."""
+        found = _OBJECT.match(problem)
+        kind, namespace, name, message = found.groups() if found else ("", "", "", problem)
+        known = self._policies if kind == "policies" else self._services
+        facts = known.get(f"{namespace}/{name}")
+        if facts is None:
+            return Unenforced("Datapath", "", "", "", problem)
+        kind = "NetworkPolicy" if kind == "policies" else "Service"
+        return Unenforced(kind, namespace, name, facts.uid, message)
+
+    def apply(self, kind: str, changes: Changes) -> None:
+        """Record changes of one kind; ``take`` returns what they change."""
+        getattr(self, f"_apply_{kind}")(changes)
+
+    def take(self) -> Update:
+        """Return what changed since the last call, and update policies and services."""
+        new_numbers, new_pods = self._named.take_changed()
+        if new_numbers or new_pods:
+            for key, one in list(self._translated.items()):
+                if new_numbers & one.ports or new_pods & one.pod_ports:
+                    del self._translated[key]
+                    self._update.everything = True
+        if self._update.everything:
+            self._translate()
+        update, self._update = self._update, Update()
+        return update
+
+    # Kinds
+
+    def _apply_nodes(self, changes: Changes) -> None:
+        node = changes.get(self._own_node) or objects.OwnNode()
+        if self._own_node in changes and node != self._node:
+            self._node = node
+            self._translated.clear()
+            self._frontends.clear()
+            self._update.everything = True
+
+    def _apply_namespaces(self, changes: Changes) -> None:
+        for name, labels in changes.items():
+            if labels is None:
+                self._namespaces.pop(name, None)
+            else:
+                self._namespaces[name] = labels
+            for key in self._in_namespace.get(name, ()):
+                self._set_pod(key)
+
+    def _apply_pods(self, changes: Changes) -> None:
+        for key, new in changes.items():
+            former = self._facts.pop(key, None)
+            if new is not None:
+                self._facts[key] = new
+            _index(self._in_namespace, key.partition("/")[0], key, None if new is None else key)
+            self._named.update(former, new)
+            self._set_pod(key)
+
+    def _set_pod(self, key: str) -> None:
+        """Update a Pod of the model: without its namespace's labels, no selector may match it."""
+        facts = self._facts.get(key)
+        labels = self._namespaces.get(facts.namespace) if facts else None
+        pod = policies.model_pod(facts, labels) if facts and labels is not None else None
+        if pod == self.pods.get(key):
+            return
+        if pod is None:
+            del self.pods[key]
+        else:
+            self.pods[key] = pod
+        self._update.pods[key] = pod
+
+    def _apply_networkpolicies(self, changes: Changes) -> None:
+        _merge(self._policies, changes)
+        for key in changes:
+            self._translated.pop(key, None)
+        self._update.everything = True
+
+    def _apply_services(self, changes: Changes) -> None:
+        _merge(self._services, changes)
+        for key in changes:
+            self._frontends.pop(key, None)
+        self._update.everything = True
+
+    def _apply_endpointslices(self, changes: Changes) -> None:
+        for key, new in changes.items():
+            former = self._slices.pop(key, None)
+            if former:
+                _index(self._slices_of, former.service, key, None)
+                self._frontends.pop(former.service, None)
+            if new is not None:
+                self._slices[key] = new
+                _index(self._slices_of, new.service, key, new)
+                self._frontends.pop(new.service, None)
+        self._update.everything = True
+
+    # Translation
+
+    def _translate(self) -> None:
+        for key, policy in self._policies.items():
+            if key not in self._translated:
+                self._translated[key] = policies.translate_policy(
+                    policy, self._named, self._facts, self._node.addresses
+                )
+        translated = [one for _key, one in sorted(self._translated.items())]
+        self.policies = [policy for one in translated for policy in one.policies]
+        problems = [problem for one in translated for problem in one.unenforced]
+        for key, service in self._services.items():
+            if key not in self._frontends:
+                slices = self._slices_of.get(key, {})
+                self._frontends[key] = services.translate_service(
+                    service, [one for _key, one in sorted(slices.items())], self._own_node, self._node
+                )
+        ordered = [(service, self._frontends[key]) for key, service in sorted(self._services.items())]
+        problems += [problem for _service, (_frontends, some) in ordered for problem in some]
+        self.services, duplicates = services.without_duplicates(
+            (service, frontends) for service, (frontends, _problems) in ordered
+        )
+        self.unenforced = problems + duplicates
+
+
+def _index(target: dict[str, dict[str, T]], outer: str, key: str, one: T | None) -> None:
+    """Set or delete an element of an inner mapping; keep no empty ones."""
+    inner = target.setdefault(outer, {})
+    if one is None:
+        inner.pop(key, None)
+    else:
+        inner[key] = one
+    if not inner:
+        del target[outer]
+
+
+def _merge(target: dict[str, Any], changes: Changes) -> None:
+    for key, one in changes.items():
+        if one is None:
+            target.pop(key, None)
+        else:
+            target[key] = one

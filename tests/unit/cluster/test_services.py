@@ -1,0 +1,234 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Services have the frontends and endpoints that kube-proxy would choose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.podnet.datapath.plugins.module_utils._cluster.state import REDUCE, ClusterState
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import Service
+from ansible_collections.podnet.datapath.plugins.module_utils._ops.watch import key_of
+
+Json = dict[str, Any]
+OWN, ZONE = "node", "east"
+
+
+def service(name: str = "web", **spec: Any) -> Json:
+    """Return a dual-stack service with one port."""
+    number = sum(map(ord, name)) % 250
+    defaults: Json = {
+        "type": "ClusterIP",
+        "clusterIPs": [f"10.96.0.{number}", f"fd96::{number:x}"],
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}],
+    }
+    return {
+        "metadata": {"name": name, "namespace": "x", "uid": name, "labels": {}},
+        "spec": {**defaults, **spec},
+    }
+
+
+def endpoint_slice(endpoints: list[Json], family: str = "IPv4", name: str = "web-1", **more: Any) -> Json:
+    return {
+        "metadata": {"name": name, "namespace": "x", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": family,
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": endpoints,
+        **more,
+    }
+
+
+def endpoint(address: str, node: str = "other", **conditions: bool) -> Json:
+    return {"addresses": [address], "nodeName": node, "conditions": conditions}
+
+
+def state_of(services: list[Json], *slices: Json, status: Json | None = None) -> ClusterState:
+    state = ClusterState(OWN)
+    labels = {"topology.kubernetes.io/zone": ZONE}
+    state.apply("nodes", {OWN: REDUCE["nodes"]({"metadata": {"name": OWN, "labels": labels}})})
+    for kind, items in (("services", services), ("endpointslices", slices)):
+        for item in items:
+            found = {**item, "status": status} if status and kind == "services" else item
+            state.apply(kind, {key_of(item): REDUCE[kind](found)})
+            state.take()
+    return state
+
+
+def shown(state: ClusterState) -> dict[str, list[str]]:
+    """Return the backends by frontend."""
+    return {f"{one.address} {one.port}": backends(one) for one in state.services}
+
+
+def backends(service: Service) -> list[str]:
+    return [str(one.address) for one in service.backends]
+
+
+def test_a_service_has_a_frontend_for_each_family_and_kind_of_address() -> None:
+    spec: Json = {
+        "type": "LoadBalancer",
+        "externalIPs": ["192.0.2.7", "2001:db8::7"],
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080}],
+        "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}},
+    }
+    ingress = [{"ip": "192.0.2.8"}, {"ip": "192.0.2.9", "ipMode": "Proxy"}, {"hostname": "lb.example"}]
+    state = state_of(
+        [service(**spec)],
+        endpoint_slice([endpoint("10.0.1.1", ready=True)]),
+        endpoint_slice([endpoint("fd00::1", ready=True)], "IPv6", "web-2"),
+        endpoint_slice([{"addresses": ["example.org"]}], "FQDN", "web-3"),
+        status={"loadBalancer": {"ingress": ingress}},
+    )
+    assert shown(state) == {
+        "10.96.0.68 80": ["10.0.1.1"],
+        "192.0.2.7 80": ["10.0.1.1"],
+        "192.0.2.8 80": ["10.0.1.1"],
+        "0.0.0.0 30080": ["10.0.1.1"],
+        "fd96::44 80": ["fd00::1"],
+        "2001:db8::7 80": ["fd00::1"],
+        ":: 30080": ["fd00::1"],
+    }
+    assert {(one.name, one.affinity, one.protocol) for one in state.services} == {("x/web:http", 60, 6)}
+    assert {one.port for some in state.services for one in some.backends} == {8080}
+    assert all(one.external is None for one in state.services)
+
+
+def test_only_the_families_and_kinds_of_a_service_have_frontends() -> None:
+    single = service(
+        clusterIPs=["10.96.0.1"], externalIPs=["2001:db8::7"], ports=[{"port": 53, "protocol": "UDP"}]
+    )
+    assert [(str(one.address), one.name, one.protocol) for one in state_of([single]).services] == [
+        ("10.96.0.1", "x/web:53", 17)
+    ]
+    foreign = service()
+    foreign["metadata"]["labels"] = {"service.kubernetes.io/service-proxy-name": "mesh"}
+    for other in (
+        service(clusterIPs=["None"], clusterIP="None"),
+        service(type="ExternalName", clusterIPs=[], externalName="example.org"),
+        service(clusterIPs=[]),
+        foreign,
+    ):
+        assert not state_of([other]).services
+
+
+def test_local_policies_select_the_endpoints_of_this_node() -> None:
+    slices = endpoint_slice([endpoint("10.0.1.1", OWN), endpoint("10.0.2.1"), endpoint("10.0.2.2")])
+    local = ["10.0.1.1"]
+    everything = ["10.0.1.1", "10.0.2.1", "10.0.2.2"]
+    ports = [{"name": "http", "port": 80, "nodePort": 30080}]
+    internal = state_of(
+        [service(type="NodePort", internalTrafficPolicy="Local", ports=ports, clusterIPs=["10.96.0.1"])],
+        slices,
+    )
+    assert shown(internal) == {"10.96.0.1 80": local, "0.0.0.0 30080": everything}
+    external = state_of(
+        [service(type="NodePort", externalTrafficPolicy="Local", ports=ports, clusterIPs=["10.96.0.1"])],
+        slices,
+    )
+    assert shown(external) == {"10.96.0.1 80": everything, "0.0.0.0 30080": everything}
+    cluster, node_port = external.services
+    assert cluster.external is None
+    assert node_port.external is not None and [str(one.address) for one in node_port.external] == local
+
+
+def test_an_address_of_two_services_is_that_of_the_cluster_and_is_reported() -> None:
+    taken = service("b", externalIPs=["10.96.0.97", "192.0.2.1"])
+    other = service("c", externalIPs=["192.0.2.1"])
+    state = state_of([service("a"), taken, other])
+    assert len({(one.address, one.port) for one in state.services}) == len(state.services) == 7
+    assert next(one for one in state.services if str(one.address) == "10.96.0.97").name == "x/a:http"
+    assert [(one.name, one.message) for one in state.unenforced] == [
+        ("b", "service x/a:http already has 10.96.0.97 port 80"),
+        ("c", "service x/b:http already has 192.0.2.1 port 80"),
+    ]
+
+
+def test_a_load_balancer_with_source_ranges_is_not_translated() -> None:
+    spec: Json = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["198.51.100.0/24"]}
+    ingress: Json = {"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}]}}
+    state = state_of([service(**spec)], status=ingress)
+    assert "192.0.2.8 80" not in shown(state)
+    assert [one.message for one in state.unenforced] == [
+        "loadBalancerSourceRanges is not supported, so 192.0.2.8 is not translated"
+    ]
+    spec["loadBalancerSourceRanges"] = ["0.0.0.0/0"]
+    assert "192.0.2.8 80" in shown(state_of([service(**spec)], status=ingress))
+
+
+def test_endpoints_follow_their_slices() -> None:
+    first = endpoint_slice([endpoint("10.0.1.1"), endpoint("10.0.1.2")])
+    second = endpoint_slice([endpoint("10.0.1.2", ready=False), endpoint("10.0.1.3")], name="web-2")
+    state = state_of([service(clusterIPs=["10.96.0.1"])], first, second)
+    assert shown(state) == {"10.96.0.1 80": ["10.0.1.1", "10.0.1.2", "10.0.1.3"]}
+    state.apply("endpointslices", {"x/web-1": None})
+    assert state.take().everything and shown(state) == {"10.96.0.1 80": ["10.0.1.3"]}
+    state.apply("services", {"x/web": None})
+    assert state.take().everything and not state.services
+
+
+conditions = st.fixed_dictionaries(
+    {},
+    optional={
+        "ready": st.sampled_from([True, False, None]),
+        "serving": st.sampled_from([True, False, None]),
+        "terminating": st.sampled_from([True, False, None]),
+    },
+)
+hints = st.fixed_dictionaries(
+    {},
+    optional={
+        "forZones": st.lists(st.sampled_from([{"name": "east"}, {"name": "west"}]), max_size=2),
+        "forNodes": st.lists(st.sampled_from([{"name": OWN}, {"name": "other"}]), max_size=2),
+    },
+)
+endpoints = st.lists(
+    st.fixed_dictionaries(
+        {"conditions": conditions, "nodeName": st.sampled_from([OWN, "other"])},
+        optional={"hints": hints},
+    ),
+    max_size=4,
+)
+
+
+def kube_proxy(given: list[Json]) -> tuple[list[str], list[str]]:
+    """Return the endpoints for the policies Cluster and Local, as CategorizeEndpoints of kube-proxy does."""
+
+    def is_ready(one: Json) -> bool:
+        return one["conditions"].get("ready") in (None, True)
+
+    def is_ending(one: Json) -> bool:
+        serving = one["conditions"].get("serving") in (None, True)
+        return serving and one["conditions"].get("terminating") is True
+
+    def names(one: Json, kind: str) -> list[str]:
+        return [name["name"] for name in (one.get("hints") or {}).get(kind) or []]
+
+    ready = [one for one in given if is_ready(one)]
+    chosen = ready
+    for kind, own in (("forNodes", OWN), ("forZones", ZONE)):
+        if ready and all(names(one, kind) for one in ready) and any(own in names(one, kind) for one in ready):
+            chosen = [one for one in ready if own in names(one, kind)]
+            break
+    cluster = chosen or [one for one in given if is_ending(one)]
+    local = [one for one in given if one["nodeName"] == OWN]
+    local_ready = [one for one in local if is_ready(one)]
+    return (
+        [one["addresses"][0] for one in cluster],
+        [one["addresses"][0] for one in local_ready or [one for one in local if is_ending(one)]],
+    )
+
+
+@given(endpoints)
+def test_endpoints_are_those_that_kube_proxy_chooses(given: list[Json]) -> None:
+    for number, one in enumerate(given):
+        one["addresses"] = [f"10.0.1.{number}"]
+    spec: Json = {"type": "NodePort", "externalTrafficPolicy": "Local", "clusterIPs": ["10.96.0.1"]}
+    spec["ports"] = [{"name": "http", "port": 80, "nodePort": 30080}]
+    cluster, node_port = state_of([service(**spec)], endpoint_slice(given)).services
+    external = [str(one.address) for one in node_port.external or ()]
+    assert (backends(cluster), external) == kube_proxy(given)
+    assert node_port.backends == cluster.backends
