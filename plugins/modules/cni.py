@@ -152,6 +152,19 @@ options:
         type: str
         choices: [kubernetes, none]
         default: kubernetes
+      network_policies:
+        description:
+          - Whether NetworkPolicy objects are enforced, if O(agent.kubeconfig) is set. Then a Pod whose object
+            the API does not know denies all traffic except from the node.
+        type: bool
+        default: true
+      kube_proxy:
+        description:
+          - V(replace) translates the cluster's services in the datapath, if O(agent.kubeconfig) is set.
+            V(keep) leaves them to kube-proxy.
+        type: str
+        choices: [keep, replace]
+        default: keep
       metrics_address:
         description: Address of the agent's endpoint for health and Prometheus metrics.
         type: str
@@ -290,6 +303,8 @@ _AGENT = {
     "pod_cidrs": {"type": "list", "elements": "str", "default": []},
     "kubeconfig": {"type": "path"},
     "routes": {"type": "str", "choices": ["kubernetes", "none"], "default": "kubernetes"},
+    "network_policies": {"type": "bool", "default": True},
+    "kube_proxy": {"type": "str", "choices": ["keep", "replace"], "default": "keep"},
     "metrics_address": {"type": "str", "default": "127.0.0.1"},
     "metrics_port": {"type": "int", "default": 0},
 }

@@ -7,49 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable
 
 import pytest
 
 from tests.kubernetes.cluster import images, podnet
 from tests.kubernetes.cluster.cluster import AnyCluster
 from tests.kubernetes.cluster.node import Node
+from tests.kubernetes.waiting import wait
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("PODNET_CNI", "podnet") != "podnet", reason="requires this collection's agent"
 )
-POLICY = {
-    "apiVersion": "networking.k8s.io/v1",
-    "kind": "NetworkPolicy",
-    "metadata": {"name": "closed", "namespace": "default"},
-    "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
-}
-
-
-def wait(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until a condition is met."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-def status(cluster: AnyCluster) -> str:
-    """Return the summary of the first node."""
-    return cluster.nodes[0].run("podnet-datapath", "status")
-
-
-def test_policies_that_are_not_enforced_are_reported(kubernetes: AnyCluster) -> None:
-    assert "NetworkPolicy" not in status(kubernetes)
-    kubernetes.kubectl("apply", "-f", "-", given=json.dumps(POLICY))
-    wait(lambda: "1 NetworkPolicy objects are not enforced: default/closed" in status(kubernetes))
-    events = json.loads(
-        kubernetes.kubectl("get", "events", "--field-selector=reason=NotEnforced", "-o", "json")
-    )
-    assert [event["involvedObject"]["name"] for event in events["items"]] == ["closed"]
-    kubernetes.kubectl("delete", "networkpolicy", "closed")
-    wait(lambda: "NetworkPolicy" not in status(kubernetes))
 
 
 def test_a_node_without_an_agent_is_not_ready(kubernetes: AnyCluster) -> None:

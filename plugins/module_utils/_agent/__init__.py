@@ -3,7 +3,7 @@
 """The node agent, which attaches the Pods of container runtimes to the datapath on behalf of the CNI plugin.
 
 Callers: modules, plugin_utils
-May import: _core, _datapath, _kernel, _ops, _pods, _programs, _rollback, _sysctl
+May import: _cluster, _core, _datapath, _kernel, _ops, _pods, _programs, _rollback, _sysctl
 """
 
 __all__ = ["install", "options"]

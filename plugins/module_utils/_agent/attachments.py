@@ -19,7 +19,7 @@ from typing import Any
 
 from .._core.files import replace_file
 from .._kernel import netns
-from .protocol import Request
+from .protocol import Request, uid_in
 
 FOLDER = "/var/lib/podnet-datapath/agent/attachments"
 _SUFFIX = ".json"
@@ -37,8 +37,8 @@ class Attachment:
     """An interface of a container.
 
     ``namespace`` identifies the network namespace, whose path ``netns`` may be of another one later.
-    ``config`` is the network configuration, which the IPAM plugin needs to release the addresses. ``result``
-    is empty until the Pod is complete.
+    ``config`` is the network configuration, which the IPAM plugin needs to release the addresses. ``uid`` is
+    that of the Pod, and was not recorded by former versions. ``result`` is empty until the Pod is complete.
     """
 
     container: str
@@ -50,6 +50,7 @@ class Attachment:
     variables: Mapping[str, str]
     namespace: str = ""
     rate: str = ""
+    uid: str = ""
     addresses: Sequence[str] = ()
     result: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,6 +63,11 @@ class Attachment:
     def shown(self) -> str:
         """Return the name of the Pod for messages."""
         return self.pod or self.container
+
+    @property
+    def pod_uid(self) -> str:
+        """Return the UID of the Pod."""
+        return self.uid or uid_in(self.variables)
 
     def is_live(self) -> bool:
         """Return whether the namespace exists, and its path is still of this namespace."""
@@ -83,6 +89,7 @@ class Attachment:
             dict(request.variables),
             namespace,
             f"{request.egress_rate}bit" if request.egress_rate else "",
+            request.uid,
         )
 
 

@@ -21,6 +21,7 @@ from .._pods.api import PodSpec
 from .._pods.single import CreatedPod
 from . import ipam
 from .attachments import Attachment, Attachments, name_of
+from .cluster import ClusterWatch
 from .config import Config
 from .nodes import NodeWatch
 from .protocol import (
@@ -48,9 +49,15 @@ class Commands:
     """Executes requests on the Pods of this node."""
 
     def __init__(
-        self, config: Config, worker: Worker, attachments: Attachments, nodes: NodeWatch | None
+        self,
+        config: Config,
+        worker: Worker,
+        attachments: Attachments,
+        nodes: NodeWatch | None,
+        cluster: ClusterWatch | None = None,
     ) -> None:
-        self._config, self._worker, self._attachments, self._nodes = config, worker, attachments, nodes
+        self._config, self._worker, self._attachments = config, worker, attachments
+        self._nodes, self._cluster = nodes, cluster
         self._idle = threading.Condition()
         self._busy: set[str] = set()
 
@@ -116,6 +123,8 @@ class Commands:
             raise CniError(TRY_AGAIN, self._nodes.problem)
         config = ipam.with_ranges(request.config, self._pod_cidrs())
         ipam.find_plugin(config["ipam"]["type"], request.variables.get("CNI_PATH", ""))
+        if self._cluster and request.pod:
+            request = replace(request, uid=self._cluster.require_pod(request.pod, request.uid))
         with self.exclusive(name_of(request.container, request.interface)):
             # The DEL that follows may already have been executed.
             if request.is_abandoned():
@@ -246,6 +255,7 @@ class Commands:
             rate=attachment.rate or None,
             masquerade=bool(self._config.masquerade),
             display_name=attachment.pod,
+            uid=attachment.pod_uid,
         )
 
     # GC and STATUS

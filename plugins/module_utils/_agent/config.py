@@ -25,7 +25,9 @@ class Config:
     """How the agent attaches Pods; options of the role ``cni`` without its prefix.
 
     ``pod_cidrs`` are the address ranges of this node's Pods, by default those of its Node object.
-    With a ``kubeconfig``, ``routes`` to other nodes come from their Node objects, unless it is ``none``.
+    With a ``kubeconfig``, ``routes`` to other nodes come from their Node objects, unless it is ``none``,
+    ``network_policies`` is whether NetworkPolicy objects are enforced, and services are translated if
+    ``kube_proxy`` is ``replace``.
     ``masquerade`` is that of the module ``pods``; all Pods are masqueraded if it has an address. The health
     and metrics endpoint is disabled if ``metrics_port`` is 0. ``object`` is loaded after a boot, and attached
     to the ``uplinks`` at the hook ``hook_type``, and to the sockets of ``cgroup_path`` as ``socket_lb``
@@ -54,13 +56,26 @@ class Config:
     pod_cidrs: Sequence[str] = ()
     kubeconfig: str = ""
     routes: str = "kubernetes"
+    network_policies: bool = True
+    kube_proxy: str = "keep"
     metrics_address: str = "127.0.0.1"
     metrics_port: int = 0
 
     def node_spec(self) -> NodeSpec:
         """Return what all Pods of the agent share."""
+        in_cluster = bool(self.kubeconfig and self.network_policies)
         shared = {one.name: getattr(self, one.name) for one in fields(self) if one.name in _SHARED}
-        return NodeSpec(name=self.node, owner=OWNER, masquerade=self.masquerade or None, **shared)
+        return NodeSpec(
+            name=self.node,
+            owner=OWNER,
+            masquerade=self.masquerade or None,
+            in_cluster=in_cluster,
+            **shared,
+        )
+
+    def uses_cluster(self) -> bool:
+        """Return whether the datapath has policies or services of a cluster."""
+        return bool(self.kubeconfig) and (self.network_policies or self.kube_proxy == "replace")
 
     def programs(self) -> set[str]:
         """Return the programs that Pods require."""
@@ -72,7 +87,7 @@ class Config:
         return [*uplinks, *sockets.select(self.socket_lb, self.cgroup_path).requests]
 
 
-_SHARED = {one.name for one in fields(NodeSpec)} - {"name", "owner", "masquerade"}
+_SHARED = {one.name for one in fields(NodeSpec)} - {"name", "owner", "masquerade", "in_cluster"}
 
 
 def read(path: str = PATH) -> Config:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .._core import lock
 from .._core.plan import Problem
+from .._datapath.store import Store
 from .._ops import kubernetes
 from .._pods.single import SinglePods
 from .._programs import boot
@@ -24,10 +25,10 @@ from . import config as _config
 from . import metrics as _metrics
 from . import reconcile, server
 from .attachments import FOLDER, Attachments
+from .cluster import ClusterWatch, store_uids
 from .commands import Commands
 from .journald import Handler
 from .nodes import NodeWatch
-from .policies import PolicyWatch
 from .protocol import CniError, Request
 from .warning_file import Warnings
 from .worker import Worker
@@ -50,18 +51,20 @@ class Agent:
         self.config = config
         self._attachments = Attachments(folder)
         self._attachments.remove_unfinished()
+        store_uids(config.pin_path, self._attachments)
         self._worker = Worker(SinglePods(config.node_spec(), run_command), _settable(config.sysctls))
         self._nodes: NodeWatch | None = None
-        self._policies: PolicyWatch | None = None
+        self._cluster: ClusterWatch | None = None
         if config.kubeconfig:
             api = kubernetes.Api(kubernetes.access(config.kubeconfig))
             warnings = Warnings(f"{path}.warnings")
             self._nodes = NodeWatch(
                 api, config.node, self._worker, config.routes != "none", f"{folder}.ranges", warnings
             )
-            # Each watch blocks on a connection of its own.
-            self._policies = PolicyWatch(kubernetes.Api(api.access), warnings)
-        self._commands = Commands(config, self._worker, self._attachments, self._nodes)
+            if config.uses_cluster():
+                file = f"{path}.cluster"
+                self._cluster = ClusterWatch(config, api.access, self._worker, warnings, file)
+        self._commands = Commands(config, self._worker, self._attachments, self._nodes, self._cluster)
         self._metrics = _metrics.Metrics()
         self._server = server.Server(path, self._handle, self._metrics.observe)
         self._stopped = threading.Event()
@@ -72,8 +75,8 @@ class Agent:
         self._worker.start()
         if self._nodes:
             threading.Thread(target=self._nodes.run, name="nodes", daemon=True).start()
-        if self._policies:
-            threading.Thread(target=self._policies.run, name="policies", daemon=True).start()
+        if self._cluster:
+            threading.Thread(target=self._cluster.run, name="cluster", daemon=True).start()
         accepting = threading.Thread(target=self._server.serve, name="server", daemon=True)
         accepting.start()
         if self.config.metrics_port:
@@ -101,7 +104,12 @@ class Agent:
     def _reconcile(self) -> None:
         try:
             reconcile.run(self._commands, self._worker, self._attachments)
-            if not self._completed:  # A former agent may have been killed, or had other options.
+            # A former agent may have been killed, or had other options. Without a former state of the
+            # cluster, all Pods would be unknown and denied: the first state completes the entries.
+            if not self._completed and self._cluster is None and self._is_cluster_stored():
+                self._worker.set_cluster({}, (), ())
+                self._completed = True
+            elif not self._completed and (self._cluster is None or self._is_cluster_stored()):
                 self._worker.complete_entries()
                 self._completed = True
             if self._nodes:
@@ -110,6 +118,9 @@ class Agent:
             log.warning("reconciliation failed, and is repeated: %s", error)
         except Exception:  # Requests must be served nevertheless.
             log.exception("reconciliation failed, and is repeated")
+
+    def _is_cluster_stored(self) -> bool:
+        return bool(Store(self.config.pin_path).cluster.token())
 
     def _handle(self, request: Request) -> object:
         extra = {"pod": request.pod, "container": request.container, "command": request.command}
@@ -124,7 +135,7 @@ class Agent:
 
     def _text(self) -> str:
         gauges = {"agent_pods": len(self._attachments), "agent_queue_length": len(self._worker)}
-        return self._metrics.text(gauges)
+        return self._metrics.text({**gauges, **(self._cluster.gauges() if self._cluster else {})})
 
 
 def _notify(state: str) -> None:

@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from .._core.files import replace_file
 from .._core.plan import Problem
@@ -39,28 +39,27 @@ class NodeRoutes:
     problems: Sequence[str] = field(default_factory=list)
 
 
-def _cidrs(node: Mapping[str, Any]) -> list[str]:
+class NodeFacts(NamedTuple):
+    """What routes depend on of a Node object: its ranges, and the first InternalIP of each family."""
+
+    cidrs: Sequence[str]
+    addresses: Mapping[int, str]
+
+
+def facts_of(node: Mapping[str, Any]) -> NodeFacts:
+    """Return the facts of a Node object; ignore invalid addresses, which the API accepts."""
     spec = node.get("spec") or {}
-    return list(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else ()))
-
-
-def _internal_addresses(node: Mapping[str, Any]) -> dict[int, str]:
-    """Return the first InternalIP of each family; ignore invalid ones, which the API accepts."""
+    cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
     found: dict[int, str] = {}
     for one in (node.get("status") or {}).get("addresses") or ():
         if one.get("type") == "InternalIP":
             with contextlib.suppress(ValueError):
                 found.setdefault(ipaddress.ip_address(one["address"]).version, one["address"])
-    return found
+    return NodeFacts(list(cidrs), found)
 
 
-def _relevant(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
-    """Return what ``plan`` reads of Node objects, whose status changes often."""
-    return {name: (_cidrs(node), _internal_addresses(node)) for name, node in nodes.items()}
-
-
-def plan(nodes: Mapping[str, Mapping[str, Any]], own: str, lookup: Lookup) -> NodeRoutes:
-    """Return ranges and routes for the Node objects by name; ``lookup`` finds a next hop's interface.
+def plan(nodes: Mapping[str, NodeFacts], own: str, lookup: Lookup) -> NodeRoutes:
+    """Return ranges and routes for the nodes by name; ``lookup`` finds a next hop's interface.
 
     Pure except for ``lookup``.
     """
@@ -70,10 +69,9 @@ def plan(nodes: Mapping[str, Mapping[str, Any]], own: str, lookup: Lookup) -> No
     for name, node in sorted(nodes.items()):
         if name == own:
             continue
-        addresses = _internal_addresses(node)
-        for cidr in _cidrs(node):
+        for cidr in node.cidrs:
             network = ipaddress.ip_network(cidr)
-            address = addresses.get(network.version)
+            address = node.addresses.get(network.version)
             if not address:
                 problems.append(f"node {name}: it has no InternalIP of the family of its range {cidr}")
                 continue
@@ -89,7 +87,7 @@ def plan(nodes: Mapping[str, Mapping[str, Any]], own: str, lookup: Lookup) -> No
                 problems.append(f"node {name}: its range {cidr} is already that of node {users[cidr]}")
                 continue
             users[cidr], routes[cidr] = name, Route(str(network), address, hop.interface)
-    ranges = _cidrs(nodes[own]) if own in nodes else []
+    ranges = nodes[own].cidrs if own in nodes else []
     return NodeRoutes(ranges, frozenset(routes.values()), problems)
 
 
@@ -102,10 +100,10 @@ class NodeWatch:
         """``file`` stores the node's ranges, so that a restart does not need the API."""
         self._own, self._worker, self._set_routes, self._file = own, worker, set_routes, file
         self._warnings = warnings
-        self._watch = Watch(api, "/api/v1/nodes", self._report)
+        self._watch = Watch(api, "/api/v1/nodes", facts_of, self._report)
         self._error = ""
         self._lock = threading.Lock()
-        self._nodes: Mapping[str, Mapping[str, Any]] | None = None
+        self._nodes: dict[str, NodeFacts] | None = None
         self._problems: Sequence[str] = ()
         self.pod_cidrs = self._stored()
 
@@ -127,12 +125,15 @@ class NodeWatch:
 
     def run(self) -> None:
         """Follow the Node objects forever."""
-        former: dict[str, object] = {}
-        for nodes in self._watch.follow():
-            self._nodes = nodes
-            relevant = _relevant(nodes)
-            if relevant != former and self.update():
-                former = relevant
+        for changes in self._watch.follow():
+            self.apply(changes)
+            self.update()
+
+    def apply(self, changes: Mapping[str, NodeFacts | None]) -> None:
+        """Record the nodes that have changed."""
+        with self._lock:
+            nodes = {**(self._nodes or {}), **changes}
+            self._nodes = {name: node for name, node in nodes.items() if node is not None}
 
     def update(self) -> bool:
         """Set ranges and routes; return whether that succeeded.

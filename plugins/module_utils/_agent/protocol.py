@@ -46,9 +46,9 @@ class CniError(Exception):
 class Request:
     """A validated request.
 
-    ``pod`` is ``namespace/name`` if the runtime belongs to Kubernetes, else empty. ``egress_rate`` is in
-    bit/s, 0 for none. ``valid`` are the attachments (container ID, interface) that GC keeps. ``is_abandoned``
-    returns whether the plugin was killed.
+    ``pod`` is ``namespace/name`` if the runtime belongs to Kubernetes, else empty; ``uid`` is empty if the
+    runtime does not pass it. ``egress_rate`` is in bit/s, 0 for none. ``valid`` are the attachments
+    (container ID, interface) that GC keeps. ``is_abandoned`` returns whether the plugin was killed.
     """
 
     command: str
@@ -60,6 +60,7 @@ class Request:
     interface: str = ""
     netns: str = ""
     pod: str = ""
+    uid: str = ""
     egress_rate: int = 0
     ingress_rate: int = 0
     port_mappings: Sequence[Mapping[str, Any]] = ()
@@ -136,6 +137,7 @@ def parse_request(raw: bytes) -> Request:
         interface=interface,
         netns=netns,
         pod=f"{namespace}/{name}" if namespace and name else "",
+        uid=arguments.get("K8S_POD_UID", ""),
         egress_rate=_rate(bandwidth, "egressRate"),
         ingress_rate=_rate(bandwidth, "ingressRate"),
         port_mappings=_mappings(runtime),
@@ -178,6 +180,11 @@ def _target(command: str, variables: Mapping[str, str]) -> tuple[str, str, str]:
     if netns and not netns.startswith("/"):
         raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS: {netns!r} is not an absolute path")
     return container, interface, netns
+
+
+def uid_in(variables: Mapping[str, str]) -> str:
+    """Return the UID of the Pod that a request concerned, empty if the runtime does not pass it."""
+    return _arguments(variables.get("CNI_ARGS", "")).get("K8S_POD_UID", "")
 
 
 def _arguments(text: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 from .._core.plan import Problem
+from .._datapath.model import Pod, Policy, Service
 from .._kernel.rtnl import NextHop
 from .._pods.api import PodSpec
 from .._pods.model import Route
@@ -96,6 +97,17 @@ class Worker:
     def set_routes(self, routes: frozenset[Route]) -> None:
         """Replace the agent's routes of the host. Raises ``Problem``."""
         self._call(lambda: self._pods.set_routes(routes))
+
+    def set_cluster(
+        self, pods: Mapping[str, Pod], policies: Sequence[Policy], services: Sequence[Service]
+    ) -> list[str]:
+        """Replace all that the API declares; return what cannot be enforced. Raises ``Problem``."""
+        found: list[str] = self._call(lambda: self._pods.set_cluster(pods, policies, services))
+        return found
+
+    def update_pods(self, changes: Mapping[str, Pod | None]) -> None:
+        """Change single Pods of the API; None stands for a deleted one. Raises ``Problem``."""
+        self._call(lambda: self._pods.update_pods(changes))
 
     def problem(self) -> str:
         """Return why Pods cannot be created on this node, empty if they can."""

@@ -18,8 +18,11 @@ from .._core.files import publish_file, replace_file
 from .._core.plan import Problem
 from .._kernel.bpf import DEFAULT_PIN_PATH
 from .drops import Ring, line
+from .explain import NODE, describe_pod, explain, find_pods, parse_port
 from .info import gather
+from .merge import merge_records
 from .metrics import read_reasons
+from .model import EGRESS, INGRESS
 from .node import read_interfaces
 from .prometheus import prometheus
 from .status import status
@@ -85,6 +88,25 @@ def _follow_drops(pin_path: str, wait: float | None) -> None:
                 return
 
 
+def _explain_policy(pin_path: str, name: str, source: str, target: str, port: str) -> list[str]:
+    """Return the policies of a Pod, or the verdict for packets from or to a peer. Raises ``ValueError``."""
+    store = Store(pin_path)
+    declaration = merge_records(store.read(), store.cluster.read())
+    pods = [pod for pod in find_pods(declaration.pods, name) if pod.device]
+    if not pods:
+        raise ValueError(f"{name} is not a Pod of this node: podnet-datapath info lists them")
+    protocol, number = parse_port(port) if port else (0, 0)
+    lines = []
+    for pod in pods:
+        if not source and not target:
+            lines += describe_pod(declaration, pod)
+        if source:
+            lines += explain(declaration, pod, source, INGRESS, protocol, number)
+        if target:
+            lines += explain(declaration, pod, target, EGRESS, protocol, number)
+    return lines
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
@@ -100,12 +122,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drops.add_argument("--wait", type=float, metavar="SECONDS", help="exit after this time without a drop")
     commands.add_parser("status", help="print a summary: agent, programs, Pods, drops")
     commands.add_parser("info", help="print programs, Pods, policy, services and counters as JSON")
+    policy = commands.add_parser(
+        "policy", help="print the policies of a Pod, or why they allow or deny a packet"
+    )
+    policy.add_argument("pod", metavar="NAMESPACE/POD", help="Pod of this node")
+    for option, text in (("from", "the Pod receives"), ("to", "the Pod sends")):
+        peer = f"address, Pod or '{NODE}'"
+        policy.add_argument(f"--{option}", metavar="PEER", default="", help=f"{peer}: explain what {text}")
+    policy.add_argument(
+        "--port", metavar="PROTOCOL/PORT", default="", help="port of the receiver, such as tcp/80"
+    )
     counters = commands.add_parser("prometheus", help="print counters for node_exporter's textfile collector")
     counters.add_argument("--output", metavar="FILE", help="replace FILE atomically instead of printing")
     args = parser.parse_args(arguments)
     try:
         if args.command == "drops":
             _follow_drops(args.pin_path, args.wait)
+        elif args.command == "policy":
+            given = vars(args)
+            found = _explain_policy(args.pin_path, args.pod, given["from"], given["to"], args.port)
+            sys.stdout.write("\n".join(found) + "\n")
         elif args.command == "status":
             sys.stdout.write(status(args.pin_path))
         elif args.command == "info":
@@ -116,5 +152,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.write(prometheus(gather(args.pin_path)))
     except (KeyboardInterrupt, BrokenPipeError):
         os._exit(0)  # The reader has closed the pipe: do not flush stdout.
-    except (Problem, OSError) as error:
+    except (Problem, OSError, ValueError) as error:
         raise SystemExit(f"podnet-datapath: {error}") from None

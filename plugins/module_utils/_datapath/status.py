@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from .node import read_interfaces
 
 AGENT = "/run/podnet/agent.sock"
 _TIMEOUT = 10.0  # seconds
+_KINDS = {"pods": "Pods", "policies": "NetworkPolicy objects"}
 
 
 def agent_state(path: str = AGENT) -> str:
@@ -53,6 +55,18 @@ def agent_warnings(path: str = f"{AGENT}.warnings") -> list[str]:
         return []
 
 
+def cluster_summary(now: float, path: str = f"{AGENT}.cluster") -> str:
+    """Return what the agent knows of the cluster; empty if it does not read its policies or services."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        changed = max(0, round(now - found.pop("changed")))
+    except (OSError, ValueError, KeyError):
+        return ""
+    counts = ", ".join(f"{count} {_KINDS.get(name, name)}" for name, count in found.items())
+    return f"{counts}; last change {changed} s ago"
+
+
 def uplinks(pin_path: str) -> list[str]:
     """Return the devices with an attached program for packets from other nodes."""
     pins = Path(pin_path).glob("links/*/*-ingress")
@@ -64,11 +78,12 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def summary(
-    info: Mapping[str, Any], kinds: Mapping[str, str], devices: Sequence[str], agent: str
+    info: Mapping[str, Any], kinds: Mapping[str, str], devices: Sequence[str], agent: str, cluster: str = ""
 ) -> list[str]:
     """Return the lines of the summary. Pure.
 
     ``info`` is that of ``info.gather``, ``kinds`` the kinds of devices by name, ``devices`` the uplinks.
+    ``cluster`` is empty without one.
     """
     pods = info["pods"]
     drops: Counter[str] = Counter()
@@ -79,6 +94,7 @@ def summary(
     connections = info["connections"]
     lines = {
         "agent": agent or "not installed",
+        **({"cluster": cluster} if cluster else {}),
         "programs": programs,
         "uplinks": ", ".join(devices) or "none: packets from other nodes pass the upper stack",
         "Pods": f"{len(pods)} of {POD_SLOTS - 1}: {_counted(Counter(pod['owner'] for pod in pods))}",
@@ -94,6 +110,7 @@ def summary(
 def status(pin_path: str) -> str:
     """Return the summary of this node. Raises ``Problem``."""
     kinds = {name: interface.kind for name, interface in read_interfaces().items()}
-    lines = summary(gather(pin_path), kinds, uplinks(pin_path), agent_state())
+    cluster = cluster_summary(time.time())
+    lines = summary(gather(pin_path), kinds, uplinks(pin_path), agent_state(), cluster)
     lines += [f"{'warning:':13}{warning}" for warning in agent_warnings()]
     return "\n".join(lines) + "\n"

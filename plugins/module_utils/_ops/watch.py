@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Follow all objects of one kind in the Kubernetes API by list and watch.
 
-Source: kubernetes.io/docs, "Kubernetes API Concepts", Efficient detection of changes.
+Source: kubernetes.io/docs, "Kubernetes API Concepts", Efficient detection of changes, Retrieving large
+results sets in chunks.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import random
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, Optional, TypeVar
 
 from .kubernetes import Api, KubernetesError
 
 WATCH_SECONDS = 300  # after which the server ends a watch
-READ_TIMEOUT = 360.0  # seconds without data after which a connection is considered dead
+READ_TIMEOUT = 150.0  # seconds without data, also bookmarks, after which a connection is considered dead
+PAGE = 250  # objects of a list that are in memory in full at the same time
 GONE = 410  # HTTP status: the server no longer has the resource version
-_MIN_DELAY, _MAX_DELAY = 1.0, 30.0  # seconds between attempts
+OVERLOADED = (0, 429, 502, 503, 504)  # no connection, and HTTP statuses after which the version stays valid
+MIN_DELAY, MAX_DELAY = 1.0, 30.0  # seconds between attempts
 
-Objects = Mapping[str, "dict[str, Any]"]
+T = TypeVar("T")
+Reduce = Callable[["dict[str, Any]"], Optional[T]]
 
 
 def key_of(item: Mapping[str, Any]) -> str:
@@ -29,41 +33,55 @@ def key_of(item: Mapping[str, Any]) -> str:
     return f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else str(meta["name"])
 
 
-class Watch:
-    """The objects at ``path``; ``report`` is called with each error, and with an empty text on success."""
+class Watch(Generic[T]):
+    """The objects at ``path``, each reduced to what the caller needs, so that a large cluster fits in memory.
+
+    ``reduce`` returns None for objects that the caller ignores, and raises ``ValueError``, ``KeyError`` or
+    ``TypeError`` for those that are invalid. ``report`` is called with each error, and with an empty text on
+    success.
+    """
 
     def __init__(
-        self, api: Api, path: str, report: Callable[[str], object], stopped: threading.Event | None = None
+        self,
+        api: Api,
+        path: str,
+        reduce: Reduce[T],
+        report: Callable[[str], object],
+        stopped: threading.Event | None = None,
     ) -> None:
-        self._api, self._path, self._report = api, path, report
+        self._api, self._path, self._reduce, self._report = api, path, reduce, report
         self._stopped = stopped or threading.Event()
-        self._objects: dict[str, dict[str, Any]] = {}
+        self._objects: dict[str, T] = {}
 
-    def follow(self) -> Iterator[Objects]:
-        """Yield all objects by key, after the list and after each change; never incomplete.
+    def follow(self) -> Iterator[dict[str, T | None]]:
+        """Yield what has changed by key, None for an object that no longer exists.
 
-        If the API is unreachable, the last objects stay valid. Ends when ``stopped`` is set.
+        The first result has all objects, and may be empty. If the server has forgotten the changes since the
+        last event, the objects are listed again, and only the differences are yielded. If the API is
+        unreachable, the last objects stay valid. Ends when ``stopped`` is set.
         """
-        version, delay, failed = "", _MIN_DELAY, True
+        version, delay, listed, failed = "", MIN_DELAY, False, True
         while not self._stopped.is_set():
             received = False
             try:
                 if not version:
-                    version = self._list()
+                    version, changes = self._list()
                     self._report("")
-                    yield dict(self._objects)
+                    if changes or not listed:
+                        listed = True
+                        yield changes
                 for event in self._api.stream(self._query(version), READ_TIMEOUT):
                     if failed:
                         self._report("")
-                    received, failed, delay = True, False, _MIN_DELAY
-                    version, changed = self._apply(event, version)
-                    if changed:
-                        yield dict(self._objects)
+                    received, failed, delay = True, False, MIN_DELAY
+                    version, changes = self._apply(event, version)
+                    if changes:
+                        yield changes
                 if received:
                     continue  # The server ends each watch.
             except KubernetesError as error:
-                # List again: the version has expired (410), or the list renews the credentials (401).
-                version = "" if error.status else version
+                # List again if the version has expired (410); the list also renews the credentials (401).
+                version = version if error.status in OVERLOADED else ""
                 if error.status != GONE:
                     failed = True
                     self._report(str(error))
@@ -71,33 +89,55 @@ class Watch:
                 version, failed = "", True
                 self._report(f"watch {self._path}: invalid response: {error!r}")
             self._stopped.wait(delay * random.uniform(0.5, 1.0))
-            delay = min(2 * delay, _MAX_DELAY)
+            delay = min(2 * delay, MAX_DELAY)
 
     def _query(self, version: str) -> str:
-        options = {
-            "watch": "1",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": version,
-            "timeoutSeconds": str(WATCH_SECONDS),
-        }
+        return self._with_options(
+            watch="1",
+            allowWatchBookmarks="true",
+            resourceVersion=version,
+            timeoutSeconds=str(WATCH_SECONDS),
+        )
+
+    def _with_options(self, **options: str) -> str:
         return f"{self._path}{'&' if '?' in self._path else '?'}{urllib.parse.urlencode(options)}"
 
-    def _list(self) -> str:
-        """Replace the objects by those of the server; return their resource version."""
-        found = self._api.request("GET", self._path)
-        self._objects = {key_of(item): item for item in found.get("items") or ()}
-        return str(found["metadata"]["resourceVersion"])
+    def _list(self) -> tuple[str, dict[str, T | None]]:
+        """Replace the objects by those of the server; return their resource version, and the differences."""
+        objects: dict[str, T] = {}
+        options = {"limit": str(PAGE)}
+        while True:
+            page = self._api.request("GET", self._with_options(**options))
+            for item in page.get("items") or ():
+                reduced = self._reduce(item)
+                if reduced is not None:
+                    objects[key_of(item)] = reduced
+            version = str(page["metadata"]["resourceVersion"])
+            following = page["metadata"].get("continue")
+            if not following:
+                break
+            options["continue"] = str(following)
+        former = self._objects
+        changes: dict[str, T | None] = {
+            key: one for key, one in objects.items() if key not in former or former[key] != one
+        }
+        changes.update(dict.fromkeys(former.keys() - objects.keys()))
+        self._objects = objects
+        return version, changes
 
-    def _apply(self, event: Mapping[str, Any], version: str) -> tuple[str, bool]:
-        """Apply one event; return the resource version after it, and whether an object changed."""
+    def _apply(self, event: Mapping[str, Any], version: str) -> tuple[str, dict[str, T | None]]:
+        """Apply one event; return the resource version after it, and the object that has changed."""
         kind, item = event.get("type"), event.get("object") or {}
         if kind == "ERROR":
             raise KubernetesError(f"watch {self._path}: {item.get('message')}", int(item.get("code") or 500))
         version = str((item.get("metadata") or {}).get("resourceVersion") or version)
         if kind == "BOOKMARK":
-            return version, False
-        if kind == "DELETED":
-            self._objects.pop(key_of(item), None)
+            return version, {}
+        key = key_of(item)
+        reduced = None if kind == "DELETED" else self._reduce(item)
+        former = self._objects.get(key)
+        if reduced is None:
+            self._objects.pop(key, None)
         else:
-            self._objects[key_of(item)] = item
-        return version, True
+            self._objects[key] = reduced
+        return version, {} if reduced == former else {key: reduced}

@@ -31,6 +31,7 @@ class ApiServer:
         self, machine: Machine, address: str, port: int = 6443, client: int = 2379, peer: int = 2380
     ) -> None:
         self.machine, self.address, self.port = machine, address, port
+        self._options: tuple[str, ...] = ()
         self._etcd = [f"http://127.0.0.1:{number}" for number in (client, peer)]
 
     def start(self, nodes: tuple[str, ...] = (), *options: str) -> None:
@@ -46,8 +47,12 @@ class ApiServer:
             *("etcd", "etcd", "--data-dir", "/var/lib/etcd", "--unsafe-no-fsync"),
             *("--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer),
         )
+        self._options = options
+        self._start_server()
+
+    def _start_server(self) -> None:
         self.machine.start(
-            *("kube-apiserver", "kube-apiserver", "--etcd-servers", client),
+            *("kube-apiserver", "kube-apiserver", "--etcd-servers", self._etcd[0]),
             *("--bind-address", self.address, "--advertise-address", self.address),
             *("--secure-port", str(self.port), "--cert-dir", f"{FOLDER}/pki"),
             *("--token-auth-file", f"{FOLDER}/tokens.csv", "--authorization-mode", "Node,RBAC"),
@@ -55,8 +60,17 @@ class ApiServer:
             *("--service-account-key-file", ACCOUNTS_KEY, "--service-account-signing-key-file", ACCOUNTS_KEY),
             *("--service-cluster-ip-range", ",".join(SERVICE_CIDRS)),
             *("--kubelet-preferred-address-types", "InternalIP", "--allow-privileged"),
-            *options,
+            *self._options,
         )
+
+    def kill(self) -> None:
+        """Kill kube-apiserver."""
+        self.machine.stop("kube-apiserver", "KILL/5")
+
+    def restart(self) -> None:
+        """Start kube-apiserver again, and wait until it is ready."""
+        self._start_server()
+        self.wait()
 
     def wait(self) -> None:
         """Wait until the API is ready; raise ``LabError`` if it is not within two minutes."""

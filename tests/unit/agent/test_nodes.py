@@ -8,7 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from ansible_collections.podnet.datapath.plugins.module_utils._agent.nodes import NodeWatch, plan
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.nodes import (
+    NodeFacts,
+    NodeWatch,
+    facts_of,
+    plan,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.warning_file import Warnings
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.worker import Worker
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel.rtnl import NextHop
@@ -16,10 +21,10 @@ from ansible_collections.podnet.datapath.plugins.module_utils._ops.kubernetes im
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.model import Route
 
 
-def node(addresses: list[str], cidrs: list[str], **spec: Any) -> dict[str, Any]:
+def node(addresses: list[str], cidrs: list[str], **spec: Any) -> NodeFacts:
     found = [{"type": "Hostname", "address": "x"}]
     found += [{"type": "InternalIP", "address": address} for address in addresses]
-    return {"spec": {"podCIDRs": cidrs, **spec}, "status": {"addresses": found}}
+    return facts_of({"spec": {"podCIDRs": cidrs, **spec}, "status": {"addresses": found}})
 
 
 def on_link(address: str) -> NextHop | None:
@@ -49,7 +54,7 @@ def test_nodes_without_a_next_hop_are_reported() -> None:
         "routed": node(["198.51.100.1"], ["10.2.0.0/24"]),
         "unreachable": node(["203.0.113.1"], ["10.3.0.0/24"]),
         "single": node(["192.0.2.4"], ["10.4.0.0/24", "fd04::/64"]),
-        "new": {"metadata": {}, "spec": {}, "status": {}},
+        "new": facts_of({"metadata": {}, "spec": {}, "status": {}}),
     }
     found = plan(nodes, "a", on_link)
     assert found.routes == {Route("10.4.0.0/24", "192.0.2.4", "eth0")}
@@ -96,7 +101,7 @@ def test_routes_are_set_again_and_a_full_disk_does_not_end_the_watch(tmp_path: P
     file = str(tmp_path / "missing" / "ranges")
     watch = NodeWatch(Api(access), "a", cast(Worker, routes), True, file, warnings)
     assert not watch.update(), "nothing is known"
-    watch._nodes = nodes
+    watch.apply(nodes)
     assert not watch.update() and list(watch.pod_cidrs) == ["10.1.0.0/24"]
     assert watch.update()
     (route,) = routes.found
@@ -106,5 +111,5 @@ def test_routes_are_set_again_and_a_full_disk_does_not_end_the_watch(tmp_path: P
 
 def test_an_unknown_own_node_has_no_ranges() -> None:
     assert plan({}, "a", on_link).pod_cidrs == []
-    old = {"spec": {"podCIDR": "10.1.0.0/24"}}
+    old = facts_of({"spec": {"podCIDR": "10.1.0.0/24"}})
     assert list(plan({"a": old}, "a", on_link).pod_cidrs) == ["10.1.0.0/24"]

@@ -1,0 +1,224 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Follow Pods, policies and services of the Kubernetes API, and pass them to the datapath.
+
+Nothing is passed before all objects are known, because a part of the policies would be a wrong policy. While
+the API is unreachable, the last state stays in force.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import queue
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .._cluster import objects
+from .._cluster.state import KINDS, REDUCE, Changes, ClusterState, Update
+from .._core.files import replace_file
+from .._core.plan import Problem
+from .._datapath.store import Store, stored
+from .._ops.kubernetes import Access, Api, KubernetesError
+from .._ops.watch import Watch
+from .attachments import Attachment
+from .config import OWNER, Config
+from .events import EventWriter
+from .protocol import TRY_AGAIN, CniError
+from .warning_file import Warnings
+from .worker import Worker
+
+COALESCE = 0.02  # seconds in which changes are combined
+RETRY = 5.0  # seconds after which changes that the datapath rejected are repeated
+LISTS_TIMEOUT = 20.0  # seconds that an ADD waits for the first lists
+_POLICY_KINDS = ("namespaces", "pods", "networkpolicies")
+_SERVICE_KINDS = ("services", "endpointslices")
+
+log = logging.getLogger("podnet-agent")
+
+
+class ClusterWatch:
+    """Keeps the datapath's Pods, policies and services those of the cluster."""
+
+    def __init__(self, config: Config, access: Access, worker: Worker, warnings: Warnings, file: str) -> None:
+        """``file`` is where ``podnet-datapath status`` reads a summary."""
+        self._node, self._worker, self._warnings, self._file = config.node, worker, warnings, file
+        self._access = access
+        self._api = Api(access)
+        self._events = EventWriter(Api(access))
+        self._kinds = [
+            "nodes",
+            *(_POLICY_KINDS if config.network_policies else ()),
+            *(_SERVICE_KINDS if config.kube_proxy == "replace" else ()),
+        ]
+        self._errors: dict[str, str] = {}
+        self._missing = set(self._kinds)  # whose objects are not known yet
+        self._queue: queue.SimpleQueue[tuple[str, Changes]] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the state
+        self._state = ClusterState(config.node)
+        self._synced = threading.Event()
+        self._failed = False
+        self._rejected: Sequence[str] = ()
+        self.unenforced = 0
+
+    def run(self) -> None:
+        """Follow the objects forever."""
+        self._events.start()
+        for kind in self._kinds:
+            threading.Thread(target=self._follow, args=(kind,), name=kind, daemon=True).start()
+        while True:
+            changes = self._next_changes()
+            with self._lock:
+                for kind, some in changes:
+                    self._state.apply(kind, some)
+                    self._missing.discard(kind)
+                if not self._missing:
+                    self._pass_on()
+
+    def is_synced(self) -> bool:
+        """Return whether the datapath has the objects."""
+        return self._synced.is_set()
+
+    def gauges(self) -> dict[str, float]:
+        """Return metrics by name."""
+        counts = {f"cluster_{kind}": float(count) for kind, count in self._counts().items()}
+        return {**counts, "cluster_unenforced_objects": self.unenforced, "cluster_synced": self.is_synced()}
+
+    def _counts(self) -> dict[str, int]:
+        """Return the number of objects by kind, of those that the datapath uses."""
+        kinds = {"pods": "pods", "policies": "networkpolicies", "services": "services"}
+        return {name: count for name, count in self._state.counts().items() if kinds[name] in self._kinds}
+
+    # Watches
+
+    def _follow(self, kind: str) -> None:
+        path, reduce = KINDS[kind], REDUCE[kind]
+        if kind == "nodes":
+            path += "?" + urllib.parse.urlencode({"fieldSelector": f"metadata.name={self._node}"})
+        if kind == "pods":
+            reduce = functools.partial(objects.pod, own_node=self._node)
+        watch: Watch[Any] = Watch(Api(self._access), path, reduce, functools.partial(self._report, kind))
+        for changes in watch.follow():
+            self._queue.put((kind, changes))
+
+    def _report(self, kind: str, error: str) -> None:
+        if error and error != self._errors.get(kind):
+            log.warning("%s: %s", kind, error)
+        self._errors = {**self._errors, kind: error}
+        lines = [f"{kind} cannot be read: {one}" for kind, one in sorted(self._errors.items()) if one]
+        self._warnings.set("cluster watch", lines)
+
+    def _next_changes(self) -> list[tuple[str, Changes]]:
+        """Wait for changes; return those that arrive within a short time, none to repeat what failed."""
+        found = []
+        try:
+            found.append(self._queue.get(timeout=RETRY if self._failed else None))
+            until = time.monotonic() + COALESCE
+            while True:
+                found.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+        except queue.Empty:
+            return found
+
+    # Datapath
+
+    def _pass_on(self) -> None:
+        """Pass what has changed to the datapath; callers hold the lock."""
+        update = self._state.take()
+        if self._failed or not self._synced.is_set():
+            update = Update(everything=True)
+        if not update:
+            return
+        try:
+            if update.everything:
+                state = self._state
+                self._rejected = self._worker.set_cluster(state.pods, state.policies, state.services)
+            else:
+                self._worker.update_pods(update.pods)
+        except (Problem, OSError) as error:
+            if not self._failed:
+                log.error("cannot update policies and services, which is repeated: %s", error)
+            self._warnings.set("cluster", [f"policies and services are not up to date: {error}"])
+            self._failed = True
+            return
+        if not self._synced.is_set():
+            log.info("synchronized with the cluster: %s", _shown(self._counts()))
+        self._failed = False
+        self._synced.set()
+        self._summarize(update)
+
+    def _summarize(self, update: Update) -> None:
+        """Report what cannot be enforced, and write the summary."""
+        if update.everything:
+            found = [*self._state.unenforced, *map(self._state.unenforced_of, self._rejected)]
+            self._events.set(one for one in found if one.uid)
+            lines = [f"{one.kind} {one.namespace}/{one.name}: {one.message}" for one in found]
+            self.unenforced = len({(one.kind, one.namespace, one.name) for one in found})
+            more = [f"... and {len(lines) - 10} more"] if len(lines) > 10 else []
+            self._warnings.set("cluster", [*lines[:10], *more])
+        summary = {**self._counts(), "changed": time.time()}
+        try:
+            replace_file(self._file, json.dumps(summary).encode(), 0o600, sync=False)
+        except OSError as error:
+            log.warning("%s: %s", self._file, error)
+
+    # ADD
+
+    def require_pod(self, name: str, uid: str) -> str:
+        """Return the UID of a Pod, of which the datapath knows the labels afterwards. Raises ``CniError``.
+
+        ``name`` is ``namespace/name``, ``uid`` that of the runtime if it passes one.
+        """
+        if not self._synced.wait(LISTS_TIMEOUT):
+            errors = sorted(filter(None, self._errors.values()))
+            raise CniError(
+                TRY_AGAIN, errors[0] if errors else "the Kubernetes API has not sent all objects yet"
+            )
+        if "pods" not in self._kinds:
+            return uid
+        with self._lock:
+            known = self._state.uid_of(name)
+        if known and uid in ("", known):
+            return known
+        return self._read_pod(name, uid)
+
+    def _read_pod(self, key: str, uid: str) -> str:
+        """Read a Pod that the watch does not know yet, and its namespace. Raises ``CniError``."""
+        namespace, _slash, name = (urllib.parse.quote(part, safe="") for part in key.partition("/"))
+        path = f"{KINDS['namespaces']}/{namespace}"
+        try:
+            pod = self._api.request("GET", f"{path}/pods/{name}")
+            known = objects.uid_of(pod)
+            if uid not in ("", known):
+                raise CniError(TRY_AGAIN, f"the Kubernetes API has another Pod {key}, with the UID {known}")
+            reduced = objects.pod(pod, self._node)
+            if reduced is None:
+                raise CniError(TRY_AGAIN, f"the Kubernetes API has no running Pod {key} on {self._node}")
+            found: Mapping[str, Any] = self._api.request("GET", path)
+        except KubernetesError as error:
+            raise CniError(TRY_AGAIN, str(error)) from error
+        with self._lock:
+            self._state.apply("namespaces", {key.partition("/")[0]: objects.namespace(found)})
+            self._state.apply("pods", {key: reduced})
+            self._pass_on()
+        return known
+
+
+def store_uids(pin_path: str, attachments: Iterable[Attachment]) -> None:
+    """Add the UIDs to Pods that an agent created which did not know policies: else they would be denied."""
+    uids = {one.name: one.pod_uid for one in attachments}
+    store = Store(pin_path)
+    with store.locked():
+        record = store.read().get(OWNER)
+        endpoints = record.options.get("endpoints") or () if record else ()
+        if record and any(uids.get(one["name"]) and not one.get("uid") for one in endpoints):
+            new = [{**one, "uid": one.get("uid") or uids.get(one["name"], "")} for one in endpoints]
+            store.write(OWNER, replace(record, options=stored({**record.options, "endpoints": new})))
+
+
+def _shown(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
