@@ -120,6 +120,7 @@ node:
     ipv6_big_tcp: true
     gso_limit: 524280
     bbr: true
+    fq: true
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._core.plan import Problem
-from .settings import IPS
+from .settings import BIG, IPS
 
 SOCKET = "/var/run/cilium/cilium.sock"
 TIMEOUT = 10.0  # seconds for one request
@@ -91,7 +91,7 @@ def parse(health: Any, config: Any, endpoints: Any) -> Json:
 
 
 def _settings(health: Json, status: Json, options: Json) -> dict[str, str]:
-    families = [ip for ip in IPS if (health.get(f"{ip}-big-tcp") or {}).get("enabled")]
+    families = [ip for ip in IPS if _has_big_tcp(health.get(f"{ip}-big-tcp") or {})]
     bandwidth = health.get("bandwidth-manager") or {}
     mode = health.get("datapath-mode") or status.get("datapathMode") or options.get("DatapathMode")
     bbr = bandwidth.get("enabled") and bandwidth.get("congestionControl") == "bbr"
@@ -101,6 +101,11 @@ def _settings(health: Json, status: Json, options: Json) -> dict[str, str]:
         "big_tcp": "enabled" if len(families) == len(IPS) else families[0] if families else "disabled",
         "bbr": "enabled" if bbr else "disabled",
     }
+
+
+def _has_big_tcp(status: Json) -> bool:
+    """Return whether a family has BIG TCP: a device may prevent it although it is reported as enabled."""
+    return bool(status.get("enabled")) and int(status.get("maxGSO") or 0) > BIG
 
 
 def _host_routing(health: Json, options: Json) -> str:

@@ -81,6 +81,7 @@ def support(names: Sequence[str], host: Host | None = None) -> dict[str, Any]:
             ipv6_big_tcp=loopback.limit > LEGACY_SIZE,
             gso_limit=min((device.limit for device in native), default=0),
             bbr=_has_bbr(host, release),
+            fq=_has_fq(host, release),
         )
     )
 
@@ -89,8 +90,22 @@ def _has_bbr(host: Host, release: str) -> bool:
     """Return whether the congestion control bbr is available, or its module is installed."""
     if "bbr" in host.read("/proc/sys/net/ipv4/tcp_available_congestion_control").split():
         return True
+    return _is_installed(host, release, "tcp_bbr")
+
+
+def _has_fq(host: Host, release: str) -> bool:
+    """Return whether the agent's bandwidth manager can make fq the default qdisc.
+
+    Only the first network namespace has the sysctl: without it, the agent disables its bandwidth manager.
+    """
+    current = host.read("/proc/sys/net/core/default_qdisc")
+    return current == "fq" or (current != "" and _is_installed(host, release, "sch_fq"))
+
+
+def _is_installed(host: Host, release: str, module: str) -> bool:
+    """Return whether the kernel has a module, built in or as a file."""
     files = (host.read(f"/lib/modules/{release}/modules.{name}") for name in ("dep", "builtin"))
-    return any("/tcp_bbr.ko" in text for text in files)
+    return any(f"/{module}.ko" in text for text in files)
 
 
 def add_kinds(endpoints: Iterable[Mapping[str, Any]], found: Mapping[str, Device]) -> list[dict[str, Any]]:

@@ -16,11 +16,10 @@ from typing import Any
 
 from .._core.plan import Change, Plan, listed
 from . import settings as table
-from .settings import AUTO, GUIDES, IPS, KEEP, KEYS, SETTINGS, Scope, enabled, value_of
+from .settings import AUTO, BIG, GUIDES, IPS, KEEP, KEYS, SETTINGS, Scope, enabled, value_of
 
 ENABLED, AVAILABLE, MISSING, UNSUPPORTED = "enabled", "available", "prerequisite missing", "unsupported"
 SINGLE_FAMILY = (6, 7)  # from this kernel on, one BIG TCP family has no effect without the other
-BIG = 65536  # bytes; a device that cannot exceed it has no BIG TCP
 CLUSTER_KEYS = tuple(key for key, entry in KEYS.items() if entry.scope is Scope.CLUSTER)
 # Conflicts that the agent does not check, so that operators may accept them.
 KATA, ISTIO, GKE = "kata", "istio", "gke_workload_identity"
@@ -39,6 +38,7 @@ class Node:
     ipv6_big_tcp: bool = False
     gso_limit: int = 0
     bbr: bool = False
+    fq: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,14 @@ def guide(key: str) -> str:
 def agent_checks(config: Mapping[str, str], node: Node, version: str) -> list[str]:
     """Return why an agent with this configuration would refuse to start on a node."""
     return [
-        *_masquerade_checks(config),
+        *_masquerade_checks(config, version),
         *_device_checks(config, node, version),
         *_big_tcp_checks(config, version),
         *_bbr_checks(config, node),
     ]
 
 
-def _masquerade_checks(config: Mapping[str, str]) -> list[str]:
+def _masquerade_checks(config: Mapping[str, str], version: str) -> list[str]:
     found = []
     bpf, masquerades = enabled(config, "enable-bpf-masquerade"), table.masquerades(config)
     if bpf and not masquerades:
@@ -156,6 +156,9 @@ def _masquerade_checks(config: Mapping[str, str]) -> list[str]:
         found.append("BPF masquerade does not allow egress-masquerade-interfaces: use devices")
     if bpf and enabled(config, "enable-masquerade-to-route-source"):
         found.append("BPF masquerade cannot be used with enable-masquerade-to-route-source")
+    ipv6_firewall = enabled(config, "enable-ipv6-masquerade") and enabled(config, "enable-host-firewall")
+    if bpf and ipv6_firewall and table.release(version) < (1, 20):
+        found.append("IPv6 BPF masquerade cannot be used with enable-host-firewall before Cilium 1.20")
     if not bpf and enabled(config, "enable-ip-masq-agent"):
         found.append("ip-masq-agent requires enable-bpf-masquerade")
     if value_of(config, "routing-mode") == "native" and not enabled(config, "enable-ip-masq-agent"):
@@ -210,13 +213,21 @@ def _big_tcp_checks(config: Mapping[str, str], version: str) -> list[str]:
 
 
 def _bbr_checks(config: Mapping[str, str], node: Node) -> list[str]:
-    if not enabled(config, "enable-bandwidth-manager") or not enabled(config, "enable-bbr"):
+    if not enabled(config, "enable-bandwidth-manager"):
         return []
+    if not enabled(config, "enable-bbr"):
+        host_only = enabled(config, "enable-bbr-hostns-only")
+        return ["enable-bbr-hostns-only: true requires enable-bbr: true"] if host_only else []
     found = []
     if "bpf_skb_set_tstamp" in node.missing_helpers:
         found.append("BBR requires bpf_skb_set_tstamp (kernel 5.18)")
     if not node.bbr:
         found.append("BBR requires the congestion control bbr (CONFIG_TCP_CONG_BBR)")
+    if not node.fq:
+        found.append(
+            "BBR requires the qdisc fq (CONFIG_NET_SCH_FQ) and the sysctl net.core.default_qdisc, which a"
+            " container does not have"
+        )
     if table.legacy_routing(config) and not enabled(config, "enable-bbr-hostns-only"):
         found.append("BBR requires BPF host routing")
     return found

@@ -18,6 +18,7 @@ DOCUMENTATION = "https://docs.cilium.io/en/stable"
 OLDEST, NEWEST = (1, 15), (1, 20)
 
 AUTO, KEEP = "auto", "keep"
+BIG = 65536  # bytes; larger packets are BIG TCP
 
 
 class Scope(Enum):
@@ -66,6 +67,8 @@ DEFAULTS: Mapping[str, str] = {
     "enable-ipv4-masquerade": "true",
     "enable-ipv6-masquerade": "true",
     "bpf-lb-dsr-dispatch": "opt",
+    # The chart writes it as soon as the bandwidth manager is enabled.
+    "enable-bbr-hostns-only": "false",
 }
 
 

@@ -165,6 +165,7 @@ def test_configuration_that_conflicts_is_named(change: dict[str, str], setting: 
         ({"missing_helpers": ("bpf_redirect_peer",)}, "host_routing", "bpf_redirect_peer"),
         ({"missing_helpers": ("bpf_skb_set_tstamp",)}, "bbr", "5.18"),
         ({"bbr": False}, "bbr", "CONFIG_TCP_CONG_BBR"),
+        ({"fq": False}, "bbr", "CONFIG_NET_SCH_FQ"),
         ({"gso_limit": BIG}, "big_tcp", "65536"),
         ({"ipv4_big_tcp": False}, "big_tcp", "6.3"),
     ],
@@ -239,6 +240,19 @@ def test_native_routing_without_cidr_is_not_made_worse() -> None:
 )
 def test_only_known_releases_are_changed(version: str, valid: bool) -> None:
     assert valid != any("is not supported" in problem for problem in planned(version=version).problems)
+
+
+def test_host_firewall_requires_1_20() -> None:
+    config = {**CONFIG, "enable-ipv6": "true", "ipv6-native-routing-cidr": "fd00::/8"}
+    config["enable-host-firewall"] = "true"
+    for version, state in (("1.15.19", MISSING), ("1.20.2", AVAILABLE)):
+        assert rows(planned(config, version=version))["host_routing"][0] == state
+
+
+def test_bbr_of_the_host_only_keeps_bbr() -> None:
+    bbr = {"enable-bandwidth-manager": "true", "enable-bbr": "true", "enable-bbr-hostns-only": "true"}
+    found = planned({**CONFIG, **bbr}, bbr="disabled")
+    assert any("enable-bbr-hostns-only" in problem for problem in found.problems)
 
 
 def test_netkit_requires_1_16() -> None:
