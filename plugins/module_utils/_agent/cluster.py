@@ -62,23 +62,31 @@ class ClusterWatch:
         self._lock = threading.Lock()  # of the state
         self._state = ClusterState(config.node)
         self._synced = threading.Event()
+        self._stopped = threading.Event()
         self._failed = False
         self._rejected: Sequence[str] = ()
         self.unenforced = 0
 
     def run(self) -> None:
-        """Follow the objects forever."""
+        """Follow the objects until ``stop`` is called."""
         self._events.start()
         for kind in self._kinds:
             threading.Thread(target=self._follow, args=(kind,), name=kind, daemon=True).start()
         while True:
             changes = self._next_changes()
+            if self._stopped.is_set():
+                return
             with self._lock:
                 for kind, some in changes:
                     self._state.apply(kind, some)
                     self._missing.discard(kind)
                 if not self._missing:
                     self._pass_on()
+
+    def stop(self) -> None:
+        """Pass nothing on any more."""
+        self._stopped.set()
+        self._queue.put(("nodes", {}))
 
     def is_synced(self) -> bool:
         """Return whether the datapath has the objects."""
@@ -102,7 +110,9 @@ class ClusterWatch:
             path += "?" + urllib.parse.urlencode({"fieldSelector": f"metadata.name={self._node}"})
         if kind == "pods":
             reduce = functools.partial(objects.pod, own_node=self._node)
-        watch: Watch[Any] = Watch(Api(self._access), path, reduce, functools.partial(self._report, kind))
+        watch: Watch[Any] = Watch(
+            Api(self._access), path, reduce, functools.partial(self._report, kind), self._stopped
+        )
         for changes in watch.follow():
             self._queue.put((kind, changes))
 

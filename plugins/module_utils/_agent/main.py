@@ -95,6 +95,8 @@ class Agent:
         _notify("STOPPING=1")
         self._server.close()
         self._server.drain(DRAIN)
+        if self._cluster:
+            self._cluster.stop()
         self._worker.stop()
 
     def stop(self, *_arguments: object) -> None:
