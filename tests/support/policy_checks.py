@@ -248,7 +248,8 @@ def _check_drops(lab: Lab, command: str) -> None:
     for version in (4, 6):
         source, target = address_of("other", version), address_of("web", version)
         assert any(
-            source in line and f"{target}" in line and " udp, " in line for line in shown.splitlines()
+            source in line and target in line and " udp, " in line and "peer Pod other, policies deny" in line
+            for line in shown.splitlines()
         ), shown
     assert lab.info()["web"]["packets"]["ingress"]["DROP_POLICY_INGRESS"] == before + 2
     text = lab.ns.run(lab.names["node1"], *run, "prometheus")

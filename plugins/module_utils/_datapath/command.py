@@ -17,16 +17,16 @@ from .._core.bundle import PACKAGE, archive, interpreter
 from .._core.files import publish_file, replace_file
 from .._core.plan import Problem
 from .._kernel.bpf import DEFAULT_PIN_PATH
-from .drops import Ring, line
-from .explain import NODE, describe_pod, explain, find_pods, parse_port
+from .drops import Drop, Ring, line
+from .explain import NODE, describe_pod, explain, find_pods, parse_port, selecting_policies
 from .info import gather
 from .merge import merge_records
 from .metrics import read_reasons
-from .model import EGRESS, INGRESS
+from .model import EGRESS, INGRESS, Declaration, Pod
 from .node import read_interfaces
 from .prometheus import prometheus
 from .status import status
-from .store import Store, shown_names
+from .store import Store, all_slots, shown_names
 
 
 def program() -> bytes:
@@ -58,11 +58,14 @@ def install(path: str, check: bool = False) -> str:
 
 
 class _Names:
-    """Names of Pods by slot, and of devices by ifindex; refreshed at most once per second."""
+    """Names of Pods, devices and policies; refreshed at most once per second, if the declarations changed."""
 
     def __init__(self, pin_path: str) -> None:
         self._store = Store(pin_path)
-        self._until = 0.0
+        self._until, self._token = 0.0, object()
+        self._declaration = Declaration()
+        self._by_address: dict[str, Pod] = {}
+        self._by_slot: dict[int, Pod] = {}
         self.pods: dict[int, str] = {}
         self.devices: dict[int, str] = {}
 
@@ -70,8 +73,33 @@ class _Names:
         if time.monotonic() < self._until:
             return
         self._until = time.monotonic() + 1
-        self.pods = shown_names(self._store.read())
         self.devices = {one.ifindex: name for name, one in read_interfaces().items()}
+        records, token = self._store.read(), self._store.cluster.token()
+        if (records, token) == self._token:
+            return
+        self._token = (records, token)
+        self._declaration = merge_records(records, self._store.cluster.read())
+        self._by_address = {str(one): pod for pod in self._declaration.pods for one in pod.addresses}
+        slots = all_slots(records)
+        self._by_slot = {
+            slots[pod.owner, pod.name]: pod
+            for pod in self._declaration.pods
+            if pod.device and (pod.owner, pod.name) in slots
+        }
+        self.pods = shown_names(records)
+
+    def peer(self, drop: Drop) -> str:
+        """Return the name of the peer, empty if it is no Pod."""
+        pod = self._by_address.get(drop.remote)
+        return f"Pod {pod.shown}" if pod else ""
+
+    def policies(self, drop: Drop, reason: str) -> list[str]:
+        """Return the names of the policies that selected the Pod, if they caused the drop."""
+        pod = self._by_slot.get(drop.slot)
+        if pod is None or not reason.startswith("DROP_POLICY"):
+            return []
+        direction = INGRESS if drop.ingress else EGRESS
+        return [one.name for one in selecting_policies(self._declaration.policies, pod, direction)]
 
 
 def _follow_drops(pin_path: str, wait: float | None) -> None:
@@ -82,7 +110,9 @@ def _follow_drops(pin_path: str, wait: float | None) -> None:
         while True:
             for drop in ring.read():
                 names.refresh()
-                sys.stdout.write(line(drop, reasons, names.pods, names.devices) + "\n")
+                policies = names.policies(drop, reasons.get(drop.reason, ""))
+                shown = line(drop, reasons, names.pods, names.devices, names.peer(drop), policies)
+                sys.stdout.write(shown + "\n")
                 sys.stdout.flush()
             if not ring.wait(wait):
                 return

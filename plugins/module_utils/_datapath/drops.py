@@ -14,7 +14,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._kernel import bpf
@@ -42,6 +42,17 @@ class Drop:
     slot: int
     reason: int
     ingress: bool
+
+    @property
+    def remote(self) -> str:
+        """Return the address of the peer."""
+        address = self.source if self.ingress else self.target
+        return address[1:].partition("]")[0] if address[0] == "[" else _without_port(address)
+
+
+def _without_port(address: str) -> str:
+    """Return an address without its port, which IPv6 addresses have only in brackets."""
+    return address if address.count(":") > 1 else address.partition(":")[0]
 
 
 def _address_port(packed: bytes, port: bytes, family: int, has_port: bool) -> str:
@@ -112,8 +123,18 @@ class Ring:
         return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
-def line(drop: Drop, reasons: Mapping[int, str], pods: Mapping[int, str], devices: Mapping[int, str]) -> str:
-    """Return a drop as one line: time, reason, Pod, direction, device, addresses, length, peer."""
+def line(
+    drop: Drop,
+    reasons: Mapping[int, str],
+    pods: Mapping[int, str],
+    devices: Mapping[int, str],
+    peer: str = "",
+    policies: Sequence[str] = (),
+) -> str:
+    """Return a drop as one line: time, reason, Pod, direction, device, addresses, length, peer, policies.
+
+    ``peer`` is the name of the Pod that sent the packet or was to receive it, if there is one.
+    """
     since_boot = time.time() - time.monotonic()
     when = since_boot + drop.time / 1e9
     clock = time.strftime("%H:%M:%S", time.localtime(when)) + f".{int(when % 1 * 1e6):06d}"
@@ -124,5 +145,6 @@ def line(drop: Drop, reasons: Mapping[int, str], pods: Mapping[int, str], device
     direction = "ingress" if drop.ingress else "egress"
     return (
         f"{clock} drop ({reason}) {pod} {direction} at {device}: {drop.source} -> {drop.target} {protocol},"
-        f" {drop.length} bytes, peer identity {drop.peer}"
+        f" {drop.length} bytes, peer {peer or f'identity {drop.peer}'}"
+        + (f", policies {', '.join(policies)}" if policies else "")
     )
