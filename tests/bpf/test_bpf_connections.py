@@ -373,7 +373,8 @@ class TestQuota:
     @staticmethod
     def repeat_places(state: State, slot: int = 1) -> None:
         """Allocate the same places again."""
-        bpf.map_update(state.maps["ct_serial"], {struct.pack("=I", slot): struct.pack("=I", CT_QUOTA)})
+        value = struct.pack("=III", CT_QUOTA, 0, 0)
+        bpf.map_update(state.maps["ct_slots"], {struct.pack("=I", slot): value})
 
     @staticmethod
     def places(state: State) -> dict[int, int]:

@@ -53,7 +53,7 @@ from tests.bpf.state import (
     text,
 )
 
-FLOW_CACHE_ENTRY = struct.Struct("=48sQII24x")  # flow, expires, generation, sequence
+FLOW_CACHE_ENTRY = struct.Struct("=48sQII32x")  # flow, expires, generation, sequence
 
 
 def tagged(packet: bytes, *tags: Packet) -> bytes:
@@ -142,6 +142,7 @@ class TestVlan:
 def entries(state: State) -> int:
     """Return the number of valid flow cache entries on all CPUs."""
     size, found = FLOW_CACHE_ENTRY.size, 0
+    assert size == state.datapath.object.layouts["flow_cache"].value_size
     for slot in range(1024):
         raw = bpf.map_lookup(state.maps["flow_cache"], struct.pack("=I", slot), size * possible_cpus())
         for flow, dummy, generation, dummy in FLOW_CACHE_ENTRY.iter_unpack(raw):

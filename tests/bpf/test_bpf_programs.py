@@ -415,7 +415,7 @@ class TestFlowCache:
         packet = frame(ip(4, "2.99") / TCP(sport=1, dport=2))
         assert self.twice(datapath, packet, packet).counted == {"REMOTE": 1}
         endpoints = datapath.object.maps["endpoints4"]
-        known = bpf.map_lookup(endpoints, bytes([10, 31, 1, 12]), 24)
+        known = bpf.map_lookup(endpoints, bytes([10, 31, 1, 12]), layout.ENDPOINT.size)
         bpf.map_update(endpoints, {bytes([10, 31, 2, 99]): known})
         try:
             datapath.new_generation()

@@ -155,6 +155,9 @@ def test_connections_are_migrated_or_programs_refused(node: Node, build: Any) ->
         with bpf.closing(bpf.obj_get(f"{node.pins}/maps/{name}")) as fd:
             return bpf.map_read(fd)
 
+    def serial_number() -> int:
+        return int.from_bytes(connections("ct_slots")[bytes(4)][:4], sys.byteorder)
+
     node.attach("pod_egress left from_pod")
     entries = {}
     for name in ("connections", "ct4", "ct6"):
@@ -163,13 +166,13 @@ def test_connections_are_migrated_or_programs_refused(node: Node, build: Any) ->
             keys = (bytes([n]) * layout.key_size for n in range(100))
             entries[name] = {key: key[:1] * layout.value_size for key in keys}
             bpf.map_update(fd, entries[name])
-    serial = int.from_bytes(connections("ct_serial")[bytes(4)], sys.byteorder)
+    serial = serial_number()
     smaller = build(("ct.h", r"CT_MAX \d+", "CT_MAX 8192"))
     changes = node.attach("pod_egress left from_pod", object=smaller)["changes"]
     assert {f"replace map {name}" for name in entries} <= {*changes}
     assert {name: connections(name) for name in entries} == entries
     # records that the former programs allocate meanwhile never match new references
-    assert int.from_bytes(connections("ct_serial")[bytes(4)], sys.byteorder) > serial + 100000
+    assert serial_number() > serial + 100000
 
     other = build(("ct.h", r"\t__u32 backend;", "\t__u32 another, backend;"))
     for check in (True, False):

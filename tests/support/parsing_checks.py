@@ -14,9 +14,10 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 
-from tests.support.connection_checks import CHECKS, open_in
+from tests.support.connection_checks import open_in
 from tests.support.policy_checks import check, check_versions
 from tests.support.policy_lab import ALLOWED_WITHIN, FORBIDDEN_FOR, TCP, UDP, Lab, address_of
+from tests.support.service_checks import CHECKS
 
 __all__ = ["CHECKS"]
 

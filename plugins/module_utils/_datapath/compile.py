@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .cluster import CLUSTER
 from .identity import WORLD, Identities, assign_identities
@@ -15,6 +15,7 @@ from .layout import (
     CIDR_STACK_NAT,
     DENY,
     ENFORCE,
+    FEATURE_EXTERNAL,
     FEATURE_MASQUERADE,
     FEATURE_NODE_PORTS,
     FEATURE_SERVICES,
@@ -69,12 +70,20 @@ def compile_image(declaration: Declaration, node: Node, slots: Mapping[tuple[str
     for network, value in identities.cidrs.items():
         image.cidrs[encode_cidr(network)] = value
     _compile_services(image, declaration.services, node)
+    external = _has_external(declaration.services)
     masquerade = declaration.masquerade if masquerades else Masquerade()
-    if image.pods:
+    if external:  # Connections from the wire to backends of other nodes have this node's address.
+        masquerade = replace(
+            masquerade,
+            ipv4=masquerade.ipv4 or node.sources.ipv4,
+            ipv6=masquerade.ipv6 or node.sources.ipv6,
+        )
+    if image.pods or external:
         image.node = encode_node(masquerade.ipv4, masquerade.ipv6, node.masquerade_ports)
     image.features = (
         FEATURE_SERVICES * bool(image.services)
         | FEATURE_NODE_PORTS * bool(image.node_addresses)
+        | FEATURE_EXTERNAL * external
         | FEATURE_MASQUERADE * masquerades
         | FEATURE_STACK_NAT * bool(declaration.stack_services)
     )
@@ -169,16 +178,30 @@ def _compile_pods(
         )
 
 
+def _has_external(services: Iterable[Service]) -> bool:
+    """Return whether hosts on the wire reach services: those of a cluster, and node ports."""
+    return any(service.owner == CLUSTER or service.address.is_unspecified for service in services)
+
+
 def _compile_services(image: Image, services: Sequence[Service], node: Node) -> None:
     for service in services:
         digest = _compile_backends(image, service.backends)
-        external = digest if service.external is None else _compile_backends(image, service.external)
+        external = _compile_backends(image, _external_backends(service, node))
         key = encode_service(service.address, service.port, service.protocol)
         image.services[key] = Frontend(number_of(service.name), digest, external, service.affinity)
     if any(service.address.is_unspecified for service in services):
         image.node_addresses = frozenset(
             (address.packed.ljust(16, b"\0"), family_of(address)) for address in node.addresses
         )
+
+
+def _external_backends(service: Service, node: Node) -> list[Backend]:
+    """Return the backends for hosts on the wire.
+
+    The node's own processes are none of them: their replies pass no program that would translate them.
+    """
+    backends = service.backends if service.external is None else service.external
+    return [backend for backend in backends if backend.address not in node.addresses]
 
 
 def _compile_backends(image: Image, backends: Iterable[Backend]) -> bytes:

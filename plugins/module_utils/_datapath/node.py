@@ -7,16 +7,19 @@ Source: rtnetlink(7).
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from .._kernel import netlink, qdisc
 from .._kernel.qdisc import Queue
 from .._kernel.routes import default_interfaces, local_addresses
 from .masquerade import masquerade_ports
-from .model import Address
+from .model import Address, Masquerade
 
 IFF_NOARP = 0x80
 # Devices without queues of their own, and ports that lead to Pods or virtual machines
@@ -41,14 +44,15 @@ class Interface:
 class Node:
     """The network devices of this network namespace by name, and its ports for masqueraded Pods.
 
-    ``uplinks`` has the qdiscs of the devices by which packets leave the node, ``addresses`` are those of the
-    node itself.
+    ``uplinks`` has the qdiscs of the devices by which packets leave the node. ``addresses`` are those of the
+    node itself, ``sources`` the ones that it uses to reach other networks.
     """
 
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
     masquerade_ports: tuple[int, int] = (1, 0)
     uplinks: Mapping[str, Sequence[Queue]] = field(default_factory=dict)
     addresses: frozenset[Address] = frozenset()
+    sources: Masquerade = field(default_factory=Masquerade)
 
     def with_planned(self, devices: Collection[str]) -> Node:
         """Return the node with those of ``devices`` that do not exist yet."""
@@ -61,7 +65,23 @@ def read_node(pin_path: str) -> Node:
     """Return the devices, free ports, uplinks and addresses of this network namespace."""
     interfaces = read_interfaces()
     uplinks = read_uplinks(pin_path, interfaces)
-    return Node(interfaces, masquerade_ports(read_port_range()), uplinks, local_addresses())
+    ports, addresses = masquerade_ports(read_port_range()), local_addresses()
+    return Node(interfaces, ports, uplinks, addresses, _sources(addresses))
+
+
+def _sources(addresses: Collection[Address]) -> Masquerade:
+    """Return the node's source addresses on its default routes, else its lowest address of each family."""
+    found: dict[int, Any] = {}
+    for version, family, any_host in ((4, socket.AF_INET, "192.0.2.1"), (6, socket.AF_INET6, "2001:db8::1")):
+        own = sorted(one for one in addresses if one.version == version)
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as unsent:
+                unsent.connect((any_host, 9))  # looks up the route, and sends nothing
+                source: Address | None = ipaddress.ip_address(unsent.getsockname()[0])
+        except OSError:
+            source = None
+        found[version] = source if source in own else next(iter(own), None)
+    return Masquerade(found[4], found[6])
 
 
 def read_interfaces() -> dict[str, Interface]:

@@ -14,7 +14,7 @@ from .._kernel.bpf import Layout
 
 # Only programs write these maps, so entries that are lost cannot be computed again. The other maps refer to
 # `connections`, so all are replaced together; a reference is copied after its record.
-CONNECTIONS = ("connections", "ct_serial", "ct4", "ct6")
+CONNECTIONS = ("connections", "ct_slots", "ct4", "ct6")
 COMPUTED = frozenset({*datapath_layout.SIZES, "layout"})
 _SERIAL_MARGIN = 1 << 20  # a multiple of CT_QUOTA of ct.h
 
@@ -54,7 +54,7 @@ def copy_connections(
     """
     for name in CONNECTIONS:
         entries = bpf.map_read(source[name])
-        if name == "ct_serial":
+        if name == "ct_slots":
             if not only_missing:
                 bpf.map_update(target[name], {key: _advanced(value) for key, value in entries.items()})
         elif not only_missing:
@@ -67,5 +67,7 @@ def copy_connections(
                         bpf.map_update_one(target[name], key, value, bpf.BPF_NOEXIST)
 
 
-def _advanced(serial: bytes) -> bytes:
-    return ((int.from_bytes(serial, sys.byteorder) + _SERIAL_MARGIN) % 2**32).to_bytes(4, sys.byteorder)
+def _advanced(slot: bytes) -> bytes:
+    """Return a struct ct_slot, whose first member is the serial number."""
+    serial = int.from_bytes(slot[:4], sys.byteorder) + _SERIAL_MARGIN
+    return (serial % 2**32).to_bytes(4, sys.byteorder) + slot[4:]

@@ -10,6 +10,7 @@
 #include "ct.h"
 #include "identity.h"
 #include "l4.h"
+#include "lb.h"
 #include "masquerade.h"
 #include "parse.h"
 
@@ -30,6 +31,7 @@ struct context {
 	struct endpoint_info dst;
 	struct ct_state ct;
 	bool masquerade;	/* if it leaves the node, it is masqueraded */
+	bool external;		/* from the wire, and translated */
 	bool cacheable;		/* the flow cache may hold the decision */
 	__u8 stack;		/* REASON_STACK_*: the caller must pass the packet to the stack */
 };
@@ -78,10 +80,40 @@ static __always_inline bool ctx_needs_ct(const struct context *ctx)
 		!ctx->src.pod);
 }
 
-/* Return whether policy or translation requires the packet's connection. */
-static __always_inline bool ctx_needs_state(const struct context *ctx)
+/* Return whether the packet may be of a translated connection, or open one to a service. */
+static __always_inline bool ctx_may_translate(const struct packet *p, const struct context *ctx)
 {
-	return ctx_needs_ct(ctx) || ctx->cfg.features & (FEATURE_SERVICES | FEATURE_MASQUERADE);
+	__be32 address[4] = { p->flow.dst4 };
+
+	if (!(ctx->cfg.features & (FEATURE_SERVICES | FEATURE_MASQUERADE)))
+		return false;
+	if (ct_slot_has(ctx->src.slot, !ctx->dst.pod) || ct_slot_has(ctx->dst.slot, !ctx->src.pod))
+		return true;
+	if (p->flow.origin != FROM_POD || ctx->dst.pod || !(ctx->cfg.features & FEATURE_SERVICES))
+		return false;
+	if (p->flow.proto == IPPROTO_ICMP || p->flow.proto == IPPROTO_ICMPV6)
+		return false;
+	/* of a fragment and behind extension headers, the port is unknown here */
+	if (packet_is_partial(p) || !proto_has_ports(p->flow.proto))
+		return true;
+	if (p->flow.family == AF_INET6)
+		__builtin_memcpy(address, p->flow.dst6, sizeof(address));
+	return lb_find(p->flow.family, p->flow.proto, address, p->flow.dport, &ctx->cfg);
+}
+
+/* Return whether policy or translation requires the packet's connection. */
+static __always_inline bool ctx_needs_state(const struct packet *p, const struct context *ctx)
+{
+	return ctx_needs_ct(ctx) || ctx_may_translate(p, ctx);
+}
+
+/* Record that the Pods of a connection have a translated one. */
+static __always_inline void ctx_set_translated(const struct packet *p, const struct context *ctx)
+{
+	if (ctx->src.slot || ctx->src.ifindex || p->flow.origin == FROM_POD)
+		ct_slot_set(ctx->src.slot, ctx->masquerade);
+	if (ctx->dst.slot || ctx->dst.ifindex)
+		ct_slot_set(ctx->dst.slot, ctx->masquerade);
 }
 
 /* Return the record of a packet, unless another connection has got it since. */

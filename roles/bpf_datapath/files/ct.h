@@ -83,6 +83,7 @@ enum ct_flag {
 	CT_HOST_CLIENT = 1 << 10,	/* the node itself */
 	CT_HOST_SERVER = 1 << 11,
 	CT_ANY_SOURCE = 1 << 12,	/* the client is a Pod, but not its address */
+	CT_EXTERNAL = 1 << 13,		/* CT_DNAT: the client is a host on the wire */
 };
 
 #define CT_FIN_BOTH (CT_FIN_CLIENT | CT_FIN_SERVER)
@@ -133,17 +134,52 @@ struct {
 	__type(value, struct connection);
 } connections SEC(".maps");
 
-/* The serial number of each Pod's next record, by slot. Its low bits are the position. */
+struct ct_slot {
+	__u32 serial;		/* of the Pod's next record; its low bits are the position */
+	/* Seconds since boot when the Pod had such a connection; 0: never */
+	__u32 translated;	/* of a service, or with another source port */
+	__u32 masqueraded;
+};
+
+/* By slot. Slot 0 has the Pods without a slot. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, POD_SLOTS);
 	__type(key, __u32);
-	__type(value, __u32);
-} ct_serial SEC(".maps");
+	__type(value, struct ct_slot);
+} ct_slots SEC(".maps");
 
 static __always_inline __u32 ct_now(void)
 {
 	return bpf_ktime_get_coarse_ns() / 1000000000;
+}
+
+/* Record that a Pod, given by its slot, has a translated or masqueraded connection. */
+static __always_inline void ct_slot_set(__u32 slot, bool masqueraded)
+{
+	struct ct_slot *pod = bpf_map_lookup_elem(&ct_slots, &slot);
+	__u32 now = ct_now() ?: 1;
+
+	if (!pod)
+		return;
+	if (masqueraded)
+		pod->masqueraded = now;
+	else
+		pod->translated = now;
+}
+
+/*
+ * Return whether a Pod may have a translated or, with `masqueraded`, masqueraded connection. If
+ * not, its packets need no look-up.
+ */
+static __always_inline bool ct_slot_has(__u32 slot, bool masqueraded)
+{
+	struct ct_slot *pod = bpf_map_lookup_elem(&ct_slots, &slot);
+	__u32 seen = pod ? pod->translated : 0;
+
+	if (pod && masqueraded && (__s32)(pod->masqueraded - seen) > 0)
+		seen = pod->masqueraded;
+	return seen && (__s32)(ct_now() - seen) <= CT_TIMEOUT_ESTABLISHED;
 }
 
 /* Return whether the source of a tuple is the higher endpoint of its key. */
@@ -358,14 +394,14 @@ __noinline __u32 ct_value(const struct connection *c)
 static __noinline struct connection *ct_alloc(__u32 slot, __u32 *place, __u32 *serial)
 {
 	static const struct connection empty;
-	__u32 *next = bpf_map_lookup_elem(&ct_serial, &slot);
+	struct ct_slot *pod = bpf_map_lookup_elem(&ct_slots, &slot);
 	__u32 number, at, value, chosen = 0, best = ~0U;
 	struct connection *c, *reused = NULL;
 
-	if (!next)
+	if (!pod)
 		return NULL;
 	for (int i = 0; i < CT_RECLAIM_TRIES; i++) {
-		number = __sync_fetch_and_add(next, 1);
+		number = __sync_fetch_and_add(&pod->serial, 1);
 		at = slot * CT_QUOTA + (number & (CT_QUOTA - 1));
 		/* below the quota the place has never been used */
 		c = number < CT_QUOTA ? NULL : bpf_map_lookup_elem(&connections, &at);

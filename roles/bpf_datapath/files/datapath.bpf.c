@@ -212,8 +212,11 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 		return ctx_pass_to_stack(p, ctx, REASON_STACK_NO_NEIGH);
 	if (!ctx_set_source(skb, ctx))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
-	pacing_limit_edt(skb);
-	paced = pod_schedule(skb, p);
+	paced = 0;
+	if (p->flow.origin == FROM_POD) {
+		pacing_limit_edt(skb);
+		paced = pod_schedule(skb, p);
+	}
 	if (paced < 0)
 		return drop_packet(skb, p, nh.slot, REASON_DROP_EDT_HORIZON, ctx->dst.identity);
 	if (!ip_decrease_ttl(skb, p))
@@ -369,7 +372,7 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 	ctx_set_dst(p, &ctx);
 	if (packet_is_partial(p))
 		entry = NULL;
-	if (ctx_needs_state(&ctx)) {
+	if (ctx_needs_state(p, &ctx)) {
 		reason = ctx_process(skb, p, &ctx);
 		if (reason == REASON_NONE &&
 		    (ctx.masquerade || ctx.ct.clash || ctx.ct.set_source))
@@ -423,6 +426,28 @@ int pod_egress(struct __sk_buff *skb)
 	return pod_egress_uncached(skb, &p, entry, cfg.word);
 }
 
+/*
+ * Return whether a packet from the wire to no Pod may be of a connection that this node translates:
+ * the reply to a translated source, or to a service.
+ */
+static __always_inline bool ctx_is_for_node(const struct packet *p, const struct context *ctx)
+{
+	__be32 address[4] = { p->flow.dst4 };
+
+	if (ctx->dst.pod)
+		return false;
+	if (ctx->cfg.features & (FEATURE_MASQUERADE | FEATURE_EXTERNAL) &&
+	    masquerade_is_candidate(p, &ctx->cfg))
+		return true;
+	if (!(ctx->cfg.features & FEATURE_EXTERNAL))
+		return false;
+	if (packet_is_partial(p) || !proto_has_ports(p->flow.proto))
+		return true;
+	if (p->flow.family == AF_INET6)
+		__builtin_memcpy(address, p->flow.dst6, sizeof(address));
+	return lb_find(p->flow.family, p->flow.proto, address, p->flow.dport, &ctx->cfg);
+}
+
 /* Process a packet from the wire that misses the flow cache. */
 __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 				     struct flow_cache_entry *entry, __u64 config_word,
@@ -439,9 +464,7 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 			return drop_packet(skb, p, ctx.dst.slot, REASON_DROP_UNSUPPORTED, 0);
 		return pass_to_stack(ctx.dst.slot, reason);
 	}
-	if (!ctx.dst.ifindex &&
-	    (ctx.dst.pod || !(ctx.cfg.features & FEATURE_MASQUERADE) ||
-	     !masquerade_is_candidate(p, &ctx.cfg)))
+	if (!ctx.dst.ifindex && !ctx_is_for_node(p, &ctx))
 		return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
 	if (ctx.cfg.features & FEATURE_STACK_NAT && ctx.dst.ifindex) {
 		stack_nat_parse(skb, p, &ctx);
@@ -450,7 +473,7 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 	}
 	if (packet_is_partial(p))
 		entry = NULL;
-	if (ctx_needs_state(&ctx)) {
+	if (!ctx.dst.ifindex || ctx_needs_state(p, &ctx)) {
 		ctx_set_src(p, &ctx);
 		/* spoofed: Pods of this node do not send from the wire */
 		spoofed = ctx.src.ifindex;
@@ -459,14 +482,18 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 			ctx.src.ifindex = spoofed;
 		}
 		reason = ctx_process(skb, p, &ctx);
+		if (reason == REASON_NONE && (ctx.masquerade || ctx.ct.clash))
+			reason = ctx_select_source(skb, p, &ctx);
 		if (reason != REASON_NONE)
 			return ctx_drop(skb, p, &ctx, reason);
 		if (!ctx.cacheable)
 			entry = NULL;
 	}
-	if (!ctx.dst.ifindex)
-		return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
-	return forward_to_pod(skb, p, &ctx, entry);
+	if (ctx.dst.ifindex)
+		return forward_to_pod(skb, p, &ctx, entry);
+	if (ctx.external)
+		return forward_to_wire(skb, p, &ctx, NULL);
+	return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
 }
 
 /* From the wire: tc ingress of an uplink. */
@@ -535,7 +562,7 @@ int pod_ingress(struct __sk_buff *skb)
 	/* netkit in L2 mode: the frame still has the destination MAC address of the sender's hop */
 	if (ctx.dst.ifindex && skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
-	if (!ctx.dst.ifindex || !ctx_needs_state(&ctx))
+	if (!ctx.dst.ifindex || !ctx_needs_state(&p, &ctx))
 		return pod_ingress_pass(skb, &p, &ctx, !redirected && reason == REASON_NONE);
 	if (reason != REASON_NONE) {
 		if (ctx.dst.enforce & ENFORCE_INGRESS)

@@ -143,6 +143,17 @@ static __always_inline struct service *lb_lookup_node_port(__u8 family, __u8 pro
 	return lb_lookup(family, proto, any, port, cfg);
 }
 
+/* Return the service of an address, or of a node port if the address were the node's. */
+static __noinline struct service *lb_find(__u8 family, __u8 proto, const __be32 *address,
+					  __be16 port, const struct config *cfg)
+{
+	struct service *service = lb_lookup(family, proto, address, port, cfg);
+
+	if (service || !(cfg->features & FEATURE_NODE_PORTS))
+		return service;
+	return lb_lookup_node_port(family, proto, port, cfg);
+}
+
 static __always_inline bool lb_is_node_address(__u32 family, const __be32 *address)
 {
 	struct node_address key = { .family = family };
@@ -219,12 +230,18 @@ static __always_inline enum reason lb_assign(const struct service *service, __u3
 	return REASON_NONE;
 }
 
+enum lb_flag {
+	LB_TO_NODE = 1 << 0,	/* the destination is an address of the node */
+	LB_EXTERNAL = 1 << 1,	/* the client is outside of the cluster */
+};
+
 /*
  * Select the backend of a new connection. Leaves `backend` unset if the destination is not a
  * service.
  */
 __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg,
-				 struct addr_port *backend, __u32 *backend_index)
+				 enum lb_flag flags, struct addr_port *backend,
+				 __u32 *backend_index)
 {
 	struct lb_client client = {};
 	struct service *service;
@@ -233,12 +250,14 @@ __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg
 	if (!t || !cfg || !backend || !backend_index)
 		return REASON_DROP_NO_BACKEND;
 	service = lb_lookup(t->family, t->proto, t->dst, t->dport, cfg);
+	if (!service && flags & LB_TO_NODE)
+		service = lb_lookup_node_port(t->family, t->proto, t->dport, cfg);
 	if (!service)
 		return REASON_NONE;
 	__builtin_memcpy(client.address, t->src, sizeof(client.address));
 	client.family = t->family;
-	reason = lb_assign(service, service->table, &client, tuple_hash(t), backend,
-			   backend_index);
+	reason = lb_assign(service, flags & LB_EXTERNAL ? service->external : service->table,
+			   &client, tuple_hash(t), backend, backend_index);
 	if (reason == REASON_NONE && address_equal(backend->address, t->src))
 		return REASON_DROP_HAIRPIN;
 	return reason;
@@ -252,11 +271,12 @@ __noinline bool lb_is_current(const struct connection *c, __u8 family, const str
 
 	if (!c || !cfg)
 		return false;
-	service = lb_lookup(family, c->proto, c->service.address, c->service.port, cfg);
+	service = lb_find(family, c->proto, c->service.address, c->service.port, cfg);
 	if (!service)
 		return false;
 	server = c->server;
-	return lb_has_backend(service->table, c->backend, &server);
+	return lb_has_backend(c->flags & CT_EXTERNAL ? service->external : service->table,
+			      c->backend, &server);
 }
 
 #endif

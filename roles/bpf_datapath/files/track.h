@@ -184,7 +184,8 @@ __noinline bool ctx_create(struct context *ctx, struct connection *c,
 		   (ctx->l4.tcp_flags & TCP_FIN ? CT_FIN_CLIENT : 0) |
 		   (ctx->src.identity == IDENTITY_HOST ? CT_HOST_CLIENT : 0) |
 		   (ctx->dst.identity == IDENTITY_HOST ? CT_HOST_SERVER : 0) |
-		   (ctx->src.flags & POD_ANY_SOURCE && !ctx->src.pod ? CT_ANY_SOURCE : 0);
+		   (ctx->src.flags & POD_ANY_SOURCE && !ctx->src.pod ? CT_ANY_SOURCE : 0) |
+		   (ctx->external ? CT_EXTERNAL : 0);
 	barrier();
 	c->serial = serial;
 	if (!service->port)
@@ -201,15 +202,25 @@ __noinline bool ctx_create(struct context *ctx, struct connection *c,
 }
 
 /* Select the server of a new connection to a service; `to` stays unset for other destinations. */
-static __always_inline enum reason ctx_select_backend(const struct packet *p, struct context *ctx,
+static __always_inline enum reason ctx_select_backend(struct __sk_buff *skb,
+						      const struct packet *p, struct context *ctx,
 						      struct addr_port *to, __u32 *backend)
 {
 	const struct tuple *t = &ctx->l4.tuple;
+	enum lb_flag flags = 0;
 
-	if (p->flow.origin != FROM_POD || !(ctx->cfg.features & FEATURE_SERVICES) ||
+	if (p->flow.origin == FROM_HOST || !(ctx->cfg.features & FEATURE_SERVICES) ||
 	    ctx->dst.pod || (t->proto != IPPROTO_TCP && t->proto != IPPROTO_UDP))
 		return REASON_NONE;
-	return lb_select(t, &ctx->cfg, to, backend);
+	if (ctx->cfg.features & FEATURE_NODE_PORTS &&
+	    lb_lookup_node_port(t->family, t->proto, t->dport, &ctx->cfg))
+		flags |= ctx_is_to_node(skb, p) ? LB_TO_NODE : 0;
+	if (p->flow.origin == FROM_WIRE) {
+		if (!(ctx->cfg.features & FEATURE_EXTERNAL))
+			return REASON_NONE;
+		flags |= LB_EXTERNAL;
+	}
+	return lb_select(t, &ctx->cfg, flags, to, backend);
 }
 
 /* Set the packet's destination to `to`; `to` becomes the one before. */
@@ -289,7 +300,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		c = NULL;
 	if (!c) {
 		ctx->ct.reply = false;
-		reason = ctx_select_backend(p, ctx, &to, &backend);
+		reason = ctx_select_backend(skb, p, ctx, &to, &backend);
 		if (reason != REASON_NONE)
 			return reason;
 		translate = to.port;
@@ -299,8 +310,13 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	}
 	if (translate && !ctx_set_destination(skb, p, ctx, &to))
 		return REASON_DROP_NAT_FAILED;
-	if (!c && p->flow.origin == FROM_WIRE && !ctx->dst.ifindex)
-		return REASON_NONE;
+	if (p->flow.origin == FROM_WIRE) {
+		if (!c && !translate && !ctx->dst.ifindex)
+			return REASON_NONE;
+		ctx->external = translate;
+		/* replies of a backend of another node must return to this one */
+		ctx->masquerade = translate && !ctx->ct.reply && !ctx->dst.ifindex;
+	}
 	ctx->cacheable = ctx->l4.unfragmented &&
 			 (p->flow.proto == IPPROTO_TCP || p->flow.proto == IPPROTO_UDP);
 	if (!c) {
@@ -322,6 +338,8 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		ctx->ct.clash |= match == CTX_CLASH;
 		ctx->ct.tracked = true;
 		if (translate || ctx->ct.clash || ctx->masquerade)
+			ctx_set_translated(p, ctx);
+		if (translate || ctx->ct.clash || ctx->masquerade)
 			ctx->cacheable = false;
 		return REASON_NONE;
 	}
@@ -338,8 +356,10 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	}
 	if (c->flags & (CT_DNAT | CT_SNAT)) {
 		ctx->cacheable = false;
-		if (c->last_seen != ct_now())
+		if (c->last_seen != ct_now()) {
 			ct_refresh(c, &ctx->ct);
+			ctx_set_translated(p, ctx);
+		}
 	}
 	ct_update(c, ctx->l4.tcp_flags, ctx->ct.reply);
 	ctx->ct.tracked = true;

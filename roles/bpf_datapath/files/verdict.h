@@ -74,6 +74,14 @@ __noinline enum reason ctx_policy(struct __sk_buff *skb, const struct packet *p,
 	return reason;
 }
 
+/* Return whether the destination of a packet is an address of the node. */
+static __noinline bool ctx_is_to_node(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_fib_lookup fib = {};
+
+	return fib_lookup(skb, p, &fib) == REASON_STACK_NOT_FORWARDED;
+}
+
 /*
  * Set the identity of a destination by its route: the node itself, or for replies the Pod that a
  * POD_ANY_SOURCE Pod forwards for. Return false if the route does not show one.

@@ -1,0 +1,140 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checks of node ports and session affinity per packet, for Pods and hosts on the wire.
+
+Adds them to ``CHECKS``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from tests.support.connection_checks import CHECKS, check_versions, open_in
+from tests.support.policy_lab import TCP, UDP, Check, Lab, address_of
+
+__all__ = ["CHECKS"]
+
+PORT = 30080
+PROTOCOLS = {"tcp": TCP, "udp": UDP}
+
+
+def node_port(backends: Sequence[str], version: int, **options: Any) -> list[dict[str, Any]]:
+    """Return a node port with these backends, of both protocols."""
+    return [
+        {
+            "name": f"port-{protocol}",
+            "address": {4: "0.0.0.0", 6: "::"}[version],
+            "port": PORT,
+            "protocol": protocol,
+            "backends": [{"address": address_of(name, version), "port": 80} for name in backends],
+            **options,
+        }
+        for protocol in PROTOCOLS
+    ]
+
+
+def answers(lab: Lab, source: str, version: int, protocol: Any, count: int = 1) -> set[str]:
+    """Return which servers answer connections to the node port; "" for none."""
+    checks = [Check(source, "node1", protocol, PORT, version, True) for _ in range(count)]
+    lab.attempt(checks)
+    return {check.answer for check in checks}
+
+
+def check_clients(function: Any) -> Any:
+    """Add a check for each IP version and protocol."""
+    for version in (4, 6):
+        for word, protocol in PROTOCOLS.items():
+            name = f"{function.__name__} v{version} {word}"
+            CHECKS[name] = functools.partial(function, version=version, protocol=protocol)
+    return function
+
+
+@check_clients
+def node_ports_of_local_and_remote_backends(lab: Lab, version: int, protocol: Any) -> None:
+    """For a Pod of the node, and for a host on the wire."""
+    for backends in (["web"], ["remote"], ["web", "remote"]):
+        lab.declare(services=node_port(backends, version))
+        for source in ("front", "world"):
+            assert answers(lab, source, version, protocol, 10 * len(backends)) == {*backends}, source
+    lab.declare(services=node_port([], version))
+    for source in ("front", "world"):
+        checks = [Check(source, "node1", protocol, PORT, version, False)]
+        lab.attempt(checks)
+        assert not checks[0].answer
+    lab.declare()
+
+
+@check_versions
+def other_ports_of_the_node_are_not_translated(lab: Lab, version: int) -> None:
+    lab.declare(services=node_port(["web"], version))
+    checks = [Check(source, "node1", TCP, 81, version, True) for source in ("front", "world")]
+    # a node port is one of the node only
+    checks += [Check(source, "db", TCP, PORT, version, False) for source in ("front", "world")]
+    checks += [Check("front", "world", TCP, PORT, version, False)]
+    lab.attempt(checks)
+    assert [check.answer for check in checks] == ["node1", "node1", "", "", ""]
+    lab.declare()
+
+
+@check_versions
+def policy_sees_the_address_of_an_external_client(lab: Lab, version: int) -> None:
+    """Of a backend on the node that the packet arrives at."""
+    for client, passes in (("world", {"web"}), ("other", {""})):
+        length = {4: 32, 6: 128}[version]
+        allowed = {"cidr": f"{address_of(client, version)}/{length}"}
+        policy = {"name": "web", "pods": {"names": ["web"]}, "ingress": [{"from": [allowed]}]}
+        lab.declare([policy], node_port(["web"], version))
+        assert answers(lab, "world", version, TCP) == passes
+    lab.declare()
+
+
+@check_versions
+def an_external_connection_survives_its_backends_removal(lab: Lab, version: int) -> None:
+    for backend in ("web", "remote"):
+        lab.declare(services=node_port([backend], version))
+        with open_in(lab, "world", TCP, version) as client:
+            client.connect((address_of("node1", version), PORT))
+            assert client.recv(64).decode() == backend
+            lab.declare(services=node_port(["db"], version))
+            client.send(b"?")
+            assert client.recv(64).decode() == backend
+            assert answers(lab, "world", version, TCP) == {"db"}
+    lab.declare()
+
+
+@check_clients
+def a_client_with_affinity_keeps_its_backend(lab: Lab, version: int, protocol: Any) -> None:
+    """Also when the table changes, unless the backend is removed."""
+    backends = ["web", "db", "other"]
+    lab.declare(services=node_port(backends, version, affinity=100))
+    for source in ("front", "world"):
+        (first,) = answers(lab, source, version, protocol, 10)
+        kept = [name for name in backends if name != first]
+        lab.declare(services=node_port([first, *kept[1:]], version, affinity=100))
+        assert answers(lab, source, version, protocol, 10) == {first}
+        lab.declare(services=node_port(kept, version, affinity=100))
+        (second,) = answers(lab, source, version, protocol, 10)
+        assert second in kept
+        lab.declare(services=node_port(backends, version, affinity=100))
+    lab.declare()
+
+
+@check_versions
+def two_clients_behind_one_port_of_a_remote_backend(lab: Lab, version: int) -> None:
+    """Their connections to the node have the same source port, and get different ones."""
+    lab.declare(services=node_port(["remote"], version))
+    with contextlib.ExitStack() as open_:
+        clients = []
+        for source in ("world", "front"):
+            client = open_.enter_context(open_in(lab, source, UDP, version, 40000))
+            client.connect((address_of("node1", version), PORT))
+            clients.append(client)
+        for _ in range(3):
+            for client in clients:
+                client.send(b"?")
+                assert client.recv(64) == b"remote"
+    lab.declare()
