@@ -57,6 +57,7 @@ class ClusterWatch:
             *(_SERVICE_KINDS if config.kube_proxy == "replace" else ()),
         ]
         self._errors: dict[str, str] = {}
+        self._errors_lock = threading.Lock()
         self._missing = set(self._kinds)  # whose objects are not known yet
         self._queue: queue.SimpleQueue[tuple[str, Changes]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the state
@@ -77,16 +78,28 @@ class ClusterWatch:
             if self._stopped.is_set():
                 return
             with self._lock:
-                for kind, some in changes:
-                    self._state.apply(kind, some)
-                    self._missing.discard(kind)
-                if not self._missing:
-                    self._pass_on()
+                try:
+                    self._apply(changes)
+                except Exception:  # Later changes must be passed on nevertheless.
+                    log.exception("cannot update policies and services, which is repeated")
+                    self._failed = True
+
+    def _apply(self, changes: Sequence[tuple[str, Changes]]) -> None:
+        for kind, some in changes:
+            self._missing.discard(kind)
+            self._state.apply(kind, some)
+        if not self._missing:
+            self._pass_on()
 
     def stop(self) -> None:
         """Pass nothing on any more."""
         self._stopped.set()
         self._queue.put(("nodes", {}))
+
+    @property
+    def problem(self) -> str:
+        """Why policies and services are not known yet, empty if they are, or become known now."""
+        return "" if self._synced.is_set() else "; ".join(self._shown_errors()[:1])
 
     def is_synced(self) -> bool:
         """Return whether the datapath has the objects."""
@@ -113,15 +126,24 @@ class ClusterWatch:
         watch: Watch[Any] = Watch(
             Api(self._access), path, reduce, functools.partial(self._report, kind), self._stopped
         )
-        for changes in watch.follow():
-            self._queue.put((kind, changes))
+        while not self._stopped.is_set():
+            try:
+                for changes in watch.follow():
+                    self._queue.put((kind, changes))
+            except Exception as error:  # The watch continues with a list.
+                log.exception("%s cannot be read", kind)
+                self._report(kind, repr(error))
+                self._stopped.wait(RETRY)
 
     def _report(self, kind: str, error: str) -> None:
-        if error and error != self._errors.get(kind):
-            log.warning("%s: %s", kind, error)
-        self._errors = {**self._errors, kind: error}
-        lines = [f"{kind} cannot be read: {one}" for kind, one in sorted(self._errors.items()) if one]
-        self._warnings.set("cluster watch", lines)
+        with self._errors_lock:
+            if error and error != self._errors.get(kind):
+                log.warning("%s: %s", kind, error)
+            self._errors = {**self._errors, kind: error}
+            self._warnings.set("cluster watch", self._shown_errors())
+
+    def _shown_errors(self) -> list[str]:
+        return [f"{kind} cannot be read: {one}" for kind, one in sorted(self._errors.items()) if one]
 
     def _next_changes(self) -> list[tuple[str, Changes]]:
         """Wait for changes; return those that arrive within a short time, none to repeat what failed."""
@@ -183,13 +205,10 @@ class ClusterWatch:
 
         ``name`` is ``namespace/name``, ``uid`` that of the runtime if it passes one.
         """
-        if not self._synced.wait(LISTS_TIMEOUT):
-            errors = sorted(filter(None, self._errors.values()))
-            raise CniError(
-                TRY_AGAIN, errors[0] if errors else "the Kubernetes API has not sent all objects yet"
-            )
         if "pods" not in self._kinds:
             return uid
+        if not self._synced.wait(LISTS_TIMEOUT):
+            raise CniError(TRY_AGAIN, self.problem or "the Kubernetes API has not sent all objects yet")
         with self._lock:
             known = self._state.uid_of(name)
         if known and uid in ("", known):

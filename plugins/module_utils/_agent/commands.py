@@ -98,8 +98,10 @@ class Commands:
 
     def problem(self) -> str:
         """Return why ADD would fail on this node, empty if it would not."""
-        return self._worker.problem() or (
-            self._nodes.problem if self._nodes and not self._config.pod_cidrs else ""
+        return (
+            self._worker.problem()
+            or (self._nodes.problem if self._nodes and not self._config.pod_cidrs else "")
+            or (self._cluster.problem if self._cluster and self._config.network_policies else "")
         )
 
     def _pod_cidrs(self) -> Sequence[str]:

@@ -31,6 +31,7 @@ REDUCE: Mapping[str, Callable[..., Any]] = {
     "endpointslices": objects.endpoint_slice,
 }
 
+MANY_PODS = 200  # changes of Pods after which all are compared, as those of a namespace with new labels
 T = TypeVar("T")
 # The names of policies and services of the datapath begin with those of their objects.
 _OBJECT = re.compile(r"(policies|services) \(([^/)]+)/([^:) ]+).*?\)+: (.*)", re.DOTALL)
@@ -102,6 +103,8 @@ class ClusterState:
                 if new_numbers & one.ports or new_pods & one.pod_ports:
                     del self._translated[key]
                     self._update.everything = True
+        if len(self._update.pods) > MANY_PODS:
+            self._update.everything = True
         if self._update.everything:
             self._translate()
         update, self._update = self._update, Update()
@@ -142,9 +145,9 @@ class ClusterState:
         pod = policies.model_pod(facts, labels) if facts and labels is not None else None
         if pod == self.pods.get(key):
             return
-        if pod is None:
-            del self.pods[key]
-        else:
+        # The last one of two Pods with the same address has it.
+        self.pods.pop(key, None)
+        if pod is not None:
             self.pods[key] = pod
         self._update.pods[key] = pod
 
