@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._cilium import cluster, settings
@@ -92,6 +93,11 @@ class CiliumObjects(Objects):
     rejected: frozenset[str] = frozenset()
     unready: frozenset[str] = frozenset()
 
+    def __init__(self, config: Path) -> None:
+        super().__init__(config)
+        # What the agents that started last have in effect.
+        self.started: dict[str, dict[str, str]] = {}
+
     def install(self) -> None:
         path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         self.api.request("POST", path, definition("v2"))
@@ -134,6 +140,7 @@ class CiliumObjects(Objects):
         }
         made = self.api.request("POST", f"{SYSTEM}/pods", {"kind": "Pod", "metadata": meta, "spec": spec})
         ready = node not in self.unready and not self.rejected & {*self.keys(node)}
+        self.started[node] = self.config_of(node) if ready else {}
         container: dict[str, Any] = {"name": "cilium-agent", "image": "i", "imageID": "i", "ready": ready}
         if ready:
             container |= {"restartCount": 0, "state": {"running": {}}}
@@ -157,9 +164,13 @@ class CiliumObjects(Objects):
         state = self.cilium().state(node)
         return dict(state.own.get(state.label, {}))
 
+    def config_of(self, node: str) -> dict[str, str]:
+        """Return the configuration that an agent which starts now gets."""
+        return self.cilium().state(node).cluster.configured(self.keys(node))
+
     def facts(self, node: str) -> dict[str, Any]:
         """Return what cilium_info returns on a node whose agent started now."""
-        config = self.cilium().state(node).cluster.configured(self.keys(node))
+        config = self.config_of(node)
         return {
             "running": True,
             "version": "1.20.2",
