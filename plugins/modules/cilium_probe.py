@@ -37,7 +37,7 @@ options:
   bytes:
     description: Number of bytes to transfer.
     type: int
-    default: 67108864
+    default: 33554432
   socket:
     description: Unix socket of the agent's API.
     type: path
@@ -107,7 +107,7 @@ def main() -> None:
             "pods": {"type": "list", "elements": "str", "required": True},
             "expected": {"type": "dict", "default": {}},
             "peers": {"type": "list", "elements": "str", "default": []},
-            "bytes": {"type": "int", "default": 67108864},
+            "bytes": {"type": "int", "default": 33554432},
             "socket": {"type": "path", "default": "/var/run/cilium/cilium.sock"},
             "timeout": {"type": "int", "default": 60},
         },

@@ -40,7 +40,7 @@ options:
     elements: str
     default: [sleep, "3600"]
   timeout:
-    description: Seconds to wait until the Pods run.
+    description: Seconds to wait until the Pods run or have terminated.
     type: int
     default: 120
 """

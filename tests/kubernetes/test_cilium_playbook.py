@@ -168,7 +168,7 @@ def test_blocked_drain_stops_the_rollout(cluster: CiliumObjects, folder: Path) -
         require(cluster, False, False)
         assert (folder / "remaining").read_text().split() == ["node1", "node2"]
         report = (folder / "report/cilium.md").read_text()
-        assert re.search(r"\| node1 \| restored; failed: .*db", report), report
+        assert re.search(r"\| node1 \| not changed; failed: .*db", report), report
         assert "| node2 | not changed |" in report
     finally:
         cluster.api.delete(cluster.api.request("GET", "/api/v1/namespaces/default/pods/db-a"), 0)

@@ -52,8 +52,10 @@ def run(api: CiliumApi, desired: Desired, check: bool, sleep: Callable[[float], 
                 if name not in existing:
                     api.api.request("POST", path, _pod(api, desired, name))
             _wait(api, desired, path, sleep)
-        for pod in existing.values() if not present else ():
-            api.delete_pod(pod)
+        if not present:
+            for pod in existing.values():
+                api.delete_pod(pod)
+            _wait_until_gone(api, desired, path, sleep)
     pods = [f"{desired.namespace}/{name}" for name in names(desired.node)] if present else []
     return Result(bool(changes), {"pods": pods}, diff=[diff(f"Pods on {desired.node}", changes)])
 
@@ -93,7 +95,7 @@ def _pod(api: CiliumApi, desired: Desired, name: str) -> Json:
             "tolerations": [{"operator": "Exists"}],
             "restartPolicy": "Never",
             "activeDeadlineSeconds": LIFETIME,
-            "terminationGracePeriodSeconds": 0,
+            "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "containers": [container],
@@ -109,6 +111,20 @@ def _agent_image(api: CiliumApi, node: str) -> str:
     raise KubernetesError(
         f"{node} has no Pod of the agent whose image probe Pods can use: set cilium_probe_image"
     )
+
+
+def _wait_until_gone(api: CiliumApi, desired: Desired, path: str, sleep: Callable[[float], None]) -> None:
+    deadline = time.monotonic() + desired.timeout
+    while True:
+        remaining = [name for name in names(desired.node) if _get(api, f"{path}/{name}")]
+        if not remaining:
+            return
+        if time.monotonic() >= deadline:
+            raise KubernetesError(
+                f"{desired.node}: {listed(remaining)} still terminate after {desired.timeout:g} s: check the"
+                " kubelet of the node"
+            )
+        sleep(POLL)
 
 
 def _wait(api: CiliumApi, desired: Desired, path: str, sleep: Callable[[float], None]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import functools
 import http.client
 import json
@@ -31,19 +32,23 @@ ANNOTATION = "podnet.datapath/cordoned-by"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 REQUEST_TIMEOUT = 30
 RETRY_PERIOD = 2.0  # seconds between two attempts to reach the API server
-# The server, or a load balancer before it, is not available at the moment.
-UNAVAILABLE = (0, 502, 503, 504)
+# A load balancer or the server itself answers that the API is not available at the moment.
+UNAVAILABLE = (502, 503, 504)
 TOKEN_FILE_PERIOD = 60  # seconds after which files with a token or certificate are read again
 
 Json = dict[str, Any]
 
 
 class KubernetesError(Problem):
-    """An error of the API or of the kubeconfig; ``status`` is the HTTP status, 0 if there is none."""
+    """An error of the API or of the kubeconfig; ``status`` is the HTTP status, 0 if there is none.
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    ``unavailable``: another attempt may succeed, because the server is not reachable at the moment.
+    """
+
+    def __init__(self, message: str, status: int = 0, unavailable: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.unavailable = unavailable or status in UNAVAILABLE
 
 
 # Access
@@ -256,7 +261,7 @@ class Api:
             try:
                 return self._request(method, path, body, kind)
             except KubernetesError as error:
-                if error.status not in UNAVAILABLE or time.monotonic() >= deadline:
+                if not error.unavailable or time.monotonic() >= deadline:
                     raise
             time.sleep(RETRY_PERIOD)
 
@@ -316,7 +321,9 @@ class Api:
             raise KubernetesError(f"{method} {path}: {text} (HTTP {error.code})", error.code) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise KubernetesError(f"the Kubernetes API at {self.access.server}: {reason}") from None
+            raise KubernetesError(
+                f"the Kubernetes API at {self.access.server}: {reason}", unavailable=_is_unavailable(reason)
+            ) from None
 
     def node(self, name: str) -> Json:
         """Return a node; raises ``KubernetesError`` that lists the nodes if it does not exist."""
@@ -402,6 +409,13 @@ class Api:
         meta = pod["metadata"]
         options = {"apiVersion": "v1", "kind": "DeleteOptions", **_delete_options(meta, grace)}
         self.request("DELETE", _path(meta), options)
+
+
+def _is_unavailable(reason: object) -> bool:
+    """Return whether an error of a connection may pass, unlike an unknown name or an invalid certificate."""
+    if isinstance(reason, (ConnectionError, TimeoutError, http.client.IncompleteRead)):
+        return True
+    return isinstance(reason, OSError) and reason.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def _path(meta: Json) -> str:
