@@ -50,7 +50,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
-	test-kubernetes test-chaos test-kube-nodes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
+	test-critest test-kubernetes test-chaos test-kube-nodes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-cni bench-kubernetes bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
@@ -127,6 +127,10 @@ test-netns: tools  ## Modules, in network namespaces of the running kernel
 test-cni: tools  ## The CNI plugin, against servers that fail in all ways, with ASan and UBSan
 	$(call say,CNI plugin)
 	pytest -q tests/cni
+
+test-critest: tools  ## critest's network specs and ctr on containerd 1.7 and 2, podman 4 with CNI; 3 min, built once in 10 min
+	$(call say,Container runtimes without Kubernetes; the first time 15 min, later 3 min)
+	pytest -q tests/runtimes
 
 test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playbook (formerly test-fleet)
 	$(call say,Rollouts over several hosts)

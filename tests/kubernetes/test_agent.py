@@ -39,7 +39,7 @@ def test_the_installation_is_complete(kubernetes: AnyCluster) -> None:
     node = kubernetes.nodes[0]
     if not isinstance(node, Node):
         pytest.skip("site.yml has installed the agent")
-    result = podnet.present(node)
+    result = podnet.present(node, kubeconfig=podnet.KUBECONFIG)
     assert not result["changed"] and not result["warnings"] and not result["status"], result
     assert result["active"] == "10-podnet.conflist"
 

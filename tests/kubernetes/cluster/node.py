@@ -64,10 +64,10 @@ class AnyNode(Host):
             "status": {"addresses": addresses},
         }
 
-    def start_containerd(self) -> None:
-        """Start containerd and import the images."""
+    def start_containerd(self, config: str = CONTAINERD) -> None:
+        """Start containerd with its configuration, by default of version 2, and import the images."""
         self.run("mkdir", "-p", "/etc/containerd", NET_D, CNI_BIN, "/etc/kubernetes", "/var/log/pods")
-        self.write("/etc/containerd/config.toml", CONTAINERD)
+        self.write("/etc/containerd/config.toml", config)
         self._start_containerd()
         load = f'for file in /{images.ARCHIVES}/*.tar; do ctr -n k8s.io images import "$file"; done'
         self.run("sh", "-ec", load)

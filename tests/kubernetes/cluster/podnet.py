@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,18 +55,24 @@ def install(cluster: Cluster) -> None:
     """Install agent, plugin and, last, the conflist on all nodes. The agent loads the programs."""
     cluster.kubectl("apply", "-f", ROLE / "rbac.yml")
     token = cluster.kubectl("create", "token", *ACCOUNT, "--duration=24h").strip()
+    for node in cluster.nodes:
+        node.write(KUBECONFIG, cluster.server.kubeconfig_of(token), 0o600)
+    copy_parts(cluster.nodes)
+    for node in cluster.nodes:
+        present(node, kubeconfig=KUBECONFIG)
+
+
+def copy_parts(nodes: Iterable[Node], bin_dir: str = CNI_BIN) -> None:
+    """Compile and copy to nodes what other tasks than the module install."""
     with tempfile.TemporaryDirectory() as folder:
         for source in (PROGRAMS, ROLE / "plugin"):
             subprocess.run(["make", "-s", "-C", str(source), f"OUT={folder}"], check=True)
-        for node in cluster.nodes:
-            node.write(KUBECONFIG, cluster.server.kubeconfig_of(token), 0o600)
-            _copy(node, Path(folder))
-            present(node)
+        for node in nodes:
+            _copy(node, Path(folder), bin_dir)
 
 
-def _copy(node: Node, folder: Path) -> None:
-    """Copy what other tasks than the module install."""
-    for name, target in (("datapath.o", OBJECT), ("podnet", f"{CNI_BIN}/podnet")):
+def _copy(node: Node, folder: Path, bin_dir: str) -> None:
+    for name, target in (("datapath.o", OBJECT), ("podnet", f"{bin_dir}/podnet")):
         shutil.copy2(folder / name, node.path(target))
     shutil.copy2(Path(__file__).with_name("systemctl.sh"), node.path("/usr/local/bin/systemctl"))
     node.path(PROGRAM).write_bytes(archive(MODULE))
@@ -79,18 +86,19 @@ def module(node: Node, **options: Any) -> dict[str, Any]:
     return result
 
 
-def present(node: Node, conflist: str = "10-podnet.conflist", **agent: Any) -> dict[str, Any]:
+def present(
+    node: Node, conflist: str = "10-podnet.conflist", bin_dir: str = CNI_BIN, **agent: Any
+) -> dict[str, Any]:
     """Install agent and conflist on a node that has everything else, as the role does."""
     settings = {
         "node": node.name,
         "driver": "veth",
         "uplinks": ["eth0"],
-        "kubeconfig": KUBECONFIG,
         "metrics_port": 9797,
         "stack_services": SERVICE_CIDRS,
         **agent,
     }
-    folders = {"bin_dir": CNI_BIN, "conf_dir": NET_D, "conflist": conflist}
+    folders = {"bin_dir": bin_dir, "conf_dir": NET_D, "conflist": conflist}
     ipam = {"type": "host-local"}
     return module(
         node, state="present", object=OBJECT, agent=settings, network="podnet", ipam=ipam, **folders
