@@ -12,6 +12,7 @@ import ipaddress
 import json
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,10 @@ class Workload:
 
 
 @pytest.fixture(scope="module")
-def workload(kubernetes: AnyCluster) -> Workload:
-    return Workload(kubernetes)
+def workload(kubernetes: AnyCluster) -> Iterator[Workload]:
+    yield Workload(kubernetes)
+    # Its probes each second are a load for emulated nodes.
+    kubernetes.kubectl("delete", "-f", WORKLOAD, "--wait=false")
 
 
 def host(address: str, port: int) -> str:
