@@ -199,7 +199,7 @@ options:
         type: int
         required: true
       protocol:
-        description: V(tcp) or V(udp), in any case.
+        description: V(tcp), V(udp) or V(sctp), in any case. With V(sctp), ports are not translated.
         type: str
         default: tcp
       affinity:

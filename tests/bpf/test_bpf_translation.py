@@ -14,7 +14,8 @@ from scapy.layers.inet6 import (
     IPv6,
 )
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet
+from scapy.layers.sctp import SCTP
+from scapy.packet import Packet, Raw
 
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import masquerade
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
@@ -32,6 +33,7 @@ from tests.bpf.state import (
     POD_ANY_SOURCE,
     POD_MASQUERADE,
     REMOTE,
+    SCTP_,
     TCP_,
     UDP_,
     State,
@@ -443,3 +445,46 @@ class TestTranslatedPackets:
         assert not bpf.map_read(state.maps["connections"])
         assert from_wire(state, "8.1", "1.12", UDP(), family).counted == {"INBOUND": 1}
         assert len(bpf.map_read(state.maps["connections"])) == 1
+
+
+class TestSctp:
+    """Only addresses are translated: the checksum of SCTP does not include them."""
+
+    @FAMILIES
+    def test_addresses_change_and_the_rest_does_not(self, state: State, family: int) -> None:
+        state.service("9.10", 80, SCTP_, [("2.20", 80)], family)
+        payload = SCTP(sport=1234, dport=80, chksum=0x12345678) / Raw(b"x" * 8)
+        result = from_pod(state, "1.11", "9.10", payload, family)
+        assert result.counted == {"REMOTE": 1}
+        sent = Ether(result.packet)
+        assert sent[1].dst == text("2.20", family)
+        assert bytes(sent[SCTP]) == bytes(payload)
+        if family == 4:
+            assert bytes(valid(result.packet)) == result.packet
+        answer = SCTP(sport=80, dport=1234, chksum=0x12345678) / Raw(b"y" * 8)
+        back = Ether(from_wire(state, "2.20", "1.11", answer, family).packet)
+        assert (back[1].src, bytes(back[SCTP])) == (text("9.10", family), bytes(answer))
+
+    @FAMILIES
+    def test_another_port_is_impossible(self, state: State, family: int) -> None:
+        state.service("9.10", 80, SCTP_, [("2.20", 8080)], family)
+        payload = SCTP(sport=1234, dport=80) / Raw(b"x" * 8)
+        assert from_pod(state, "1.11", "9.10", payload, family).counted == {"DROP_NAT_FAILED": 1}
+
+
+class TestPodsWithoutTranslation:
+    """Nothing is looked up for a Pod that has had no translated connection for 8,000 seconds."""
+
+    @FAMILIES
+    @pytest.mark.parametrize("since", [0, 1000, 9000])
+    def test_replies(self, state: State, family: int, since: int) -> None:
+        state.service("9.10", 80, UDP_, [("2.20", 8080)], family)
+        from_pod(state, "1.11", "9.10", UDP(sport=1234, dport=80), family)
+        pod1 = struct.pack("=I", 1)
+        serial, translated, _masqueraded = struct.unpack("=3I", bpf.map_read(state.maps["ct_slots"])[pod1])
+        assert translated
+        seen = (translated - since) % 2**32 if since else 0
+        bpf.map_update(state.maps["ct_slots"], {pod1: struct.pack("=3I", serial, seen, 0)})
+        reply = from_wire(state, "2.20", "1.11", UDP(sport=8080, dport=1234), family)
+        source = "9.10" if since == 1000 else "2.20"
+        assert valid(reply.packet)[1].src == text(source, family)

@@ -12,7 +12,7 @@ from .model import PROTOCOLS, Address, Backend, Service
 from .parse_pods import parse_pod_selector
 from .values import Problems, parse_address, parse_number
 
-SERVICE_PROTOCOLS = ("tcp", "udp")
+SERVICE_PROTOCOLS = ("tcp", "udp", "sctp")
 MAX_WEIGHT = 100
 MAX_AFFINITY = 86400  # seconds, as in Kubernetes
 
@@ -54,6 +54,10 @@ def _service(raw: Mapping[str, Any], owner: str, option: str, problems: Problems
         weight = 1 if one.get("weight") is None else one["weight"]
         if not 0 <= weight <= MAX_WEIGHT:
             problems.add(at, f"weight: {weight} is outside of 0 to {MAX_WEIGHT}")
+        if protocol == "sctp" and target != port:
+            problems.add(
+                at, f"port: {target} is not the port {port} of the service, as SCTP requires; omit it"
+            )
         by_pod = any(one.get(key) is not None for key in ("labels", "names"))
         if by_pod == (one.get("address") is not None):
             problems.add(at, "set either address, or labels or names of Pods")

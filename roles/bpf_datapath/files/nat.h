@@ -85,7 +85,7 @@ __noinline bool nat_rewrite(struct __sk_buff *skb, struct l4_info *l4, bool sour
 	__u64 flags, pseudo;
 	struct tuple *t;
 	__be16 *port;
-	__u32 csum;
+	__u32 csum, offset;
 
 	if (!l4 || !to)
 		return false;
@@ -93,9 +93,11 @@ __noinline bool nat_rewrite(struct __sk_buff *skb, struct l4_info *l4, bool sour
 	flags = t->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 	pseudo = t->proto == IPPROTO_ICMP ? 0 : BPF_F_PSEUDO_HDR;
 	port = source ? &t->sport : &t->dport;
-	csum = l4->offset ? l4->offset + nat_csum_offset(t->proto) : 0;
-	if (!nat_csum_offset(t->proto))
+	offset = nat_csum_offset(t->proto);
+	/* the checksum of SCTP does not include addresses; with another port it would be wrong */
+	if (!offset && (t->proto != IPPROTO_SCTP || *port != to->port))
 		return false;
+	csum = offset && l4->offset ? l4->offset + offset : 0;
 	if (!nat_set_address(skb, t, L3_OFFSET, source, to->address, csum, flags | pseudo))
 		return false;
 	if (csum && *port != to->port &&

@@ -210,7 +210,7 @@ static __always_inline enum reason ctx_select_backend(struct __sk_buff *skb,
 	enum lb_flag flags = 0;
 
 	if (p->flow.origin == FROM_HOST || !(ctx->cfg.features & FEATURE_SERVICES) ||
-	    ctx->dst.pod || (t->proto != IPPROTO_TCP && t->proto != IPPROTO_UDP))
+	    ctx->dst.pod || !proto_has_ports(t->proto))
 		return REASON_NONE;
 	if (ctx->cfg.features & FEATURE_NODE_PORTS &&
 	    lb_lookup_node_port(t->family, t->proto, t->dport, &ctx->cfg))

@@ -73,8 +73,8 @@ def rule(**words: Any) -> dict[str, Any]:
         ({"endpoints": [{**WEB, "addresses": ["::ffff:10.0.0.1"]}]}, "write it as 10.0.0.1"),
         ({"remote_pods": [{**WEB, "name": "b", "device": None}]}, "10.0.0.1 is assigned to both web and b"),
         (
-            {"services": [{"name": "s", "address": "10.96.0.1", "port": 80, "protocol": "SCTP"}]},
-            "'sctp' is not one of tcp, udp, the protocols that are translated",
+            {"services": [{"name": "s", "address": "10.96.0.1", "port": 80, "protocol": "ICMP"}]},
+            "'icmp' is not one of tcp, udp, sctp, the protocols that are translated",
         ),
         ({"services": [{"name": "s", "address": "10.96.0.1", "port": 0}]}, "port: 0 is not a port"),
         (
