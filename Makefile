@@ -50,7 +50,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
-	test-critest test-kubernetes test-chaos test-kube-nodes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
+	test-critest test-kubernetes test-chaos test-cilium test-kube-nodes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-cni bench-kubernetes bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
@@ -143,6 +143,10 @@ test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=podnet), a
 test-chaos: tools  ## 100 Pods started and killed 16 at a time, 20 times, while parts of the nodes fail (SEED=)
 	$(call say,Chaos on Kubernetes $(KUBERNETES), about 40 min)
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_SEED=$(SEED) PODNET_PODS=100 PODNET_COUNT=20 pytest -q -s tests/kubernetes/test_chaos.py
+
+test-cilium: tools  ## Helm values of 300 random clusters in Cilium's charts and the checks of its agents (SEED=), 4 min; built once in 25 min
+	$(call say,Helm values of random Cilium clusters; the first time 30 min, later 4 min)
+	PODNET_CNI=cilium PODNET_SEED=$(SEED) pytest -q tests/kubernetes/test_cilium_values.py
 
 test-kube-nodes: tools  ## Kubernetes on two QEMU nodes (KERNEL=6.1 or 6.12, DRIVERS="meta netkit"); 15 min for each driver
 	$(call say,Kubernetes $(KUBERNETES) on nodes of kernel $(KERNEL); 15 min for each driver: $(DRIVERS))

@@ -20,7 +20,8 @@ from lablib.common import LabError
 
 from ansible_collections.podnet.datapath.plugins.module_utils._cilium import plan, values
 from tests.kubernetes.cilium_checks import Agent, Kernel
-from tests.kubernetes.cluster import build, cilium
+from tests.kubernetes.cluster import build
+from tests.kubernetes.cluster.cilium_build import render
 
 pytestmark = pytest.mark.skipif(os.environ.get("PODNET_CNI") != "cilium", reason="requires CNI=cilium")
 
@@ -47,12 +48,10 @@ class RandomCluster:
     kernels: Mapping[str, Kernel]
 
 
-def config_map(
-    values: Mapping[str, Any], version: str, *arguments: str | Path, kubernetes: str = build.KUBERNETES
-) -> dict[str, str]:
+def config_map(values: Mapping[str, Any], version: str, *arguments: str | Path) -> dict[str, str]:
     """Return the agents' configuration that the chart renders."""
     show = ("--show-only", "templates/cilium-configmap.yaml")
-    text = cilium.render(values, kubernetes, *show, *arguments, version=version)
+    text = render(values, build.KUBERNETES, *show, *arguments, version=version)
     found = [one for one in yaml.safe_load_all(text) if one and one["metadata"]["name"] == "cilium-config"]
     return {key: str(value) for key, value in found[0]["data"].items()}
 
@@ -121,8 +120,7 @@ def random_cluster(rng: random.Random) -> RandomCluster:
         version, installed = rng.choice(VERSIONS), random_values(rng)
         kernels = random_kernels(rng)
         try:
-            # Kubernetes of the chart's time.
-            config = config_map(installed, version, kubernetes=build.KUBERNETES)
+            config = config_map(installed, version)
         except LabError:
             continue
         if not any(Agent(config, kernel, version).refusals() for kernel in kernels.values()):

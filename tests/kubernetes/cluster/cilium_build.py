@@ -1,14 +1,17 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Build Cilium and Helm from their Go modules, and the images that Cilium's chart runs."""
+"""Build Cilium and Helm from their Go modules, and render Cilium's charts."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lablib import common
 
@@ -17,6 +20,7 @@ from tests.kubernetes.cluster import build, cache
 VERSION = "1.20.2"
 HELM = "3.22.0"
 MODULE = "github.com/cilium/cilium"
+NAMESPACE = "kube-system"
 # Each program with its package.
 PROGRAMS = {
     "cilium-agent": "daemon",
@@ -59,6 +63,13 @@ def chart(version: str = VERSION) -> Path:
 def _download_chart(version: str, layer: Path) -> None:
     with build.toolchain() as go:
         shutil.copytree(go.module(MODULE, version) / CHART, layer / CHART)
+
+
+def render(values: Mapping[str, Any], kubernetes: str, *arguments: str | Path, version: str = VERSION) -> str:
+    """Return the manifests of a release's chart for values and a release of Kubernetes."""
+    helm = (programs() / build.BIN / "helm", "template", "cilium", chart(version), "--namespace", NAMESPACE)
+    options = ("--kube-version", kubernetes, "--values", "-")
+    return common.run([*helm, *options, *arguments], given=json.dumps(values))
 
 
 def programs() -> Path:
