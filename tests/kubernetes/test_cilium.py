@@ -12,8 +12,11 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +183,113 @@ def test_rollback(controller: Controller, workload: Workload) -> None:
         done = controller.run("cilium", cilium_state="absent")
     assert done.returncode == 0, done.stdout[-6000:]
     require(controller.cluster, LEGACY, LEGACY)
+
+
+def test_budget_blocks_the_drain(controller: Controller, workload: Workload) -> None:
+    """The first node is uncordoned unchanged, and the rollout stops."""
+    workload.allow(0)
+    try:
+        done = controller.run("cilium", fleet_kubernetes_timeout=15)
+    finally:
+        workload.allow(1)
+    assert done.returncode and "PodDisruptionBudget web" in done.stdout, done.stdout[-6000:]
+    require(controller.cluster, LEGACY, LEGACY)
+
+
+def test_agent_that_rejects_a_key_is_restored(controller: Controller, workload: Workload) -> None:
+    """The first node is migrated, the second one restored; no request fails."""
+    cluster = controller.cluster
+    broken = threading.Thread(target=reject_on, args=(cluster, "node2"))
+    with workload.requests():
+        broken.start()
+        done = controller.run("cilium")
+        broken.join()
+    assert done.returncode and "does not start" in done.stdout, done.stdout[-6000:]
+    require(cluster, BPF, LEGACY)
+    report = (controller.folder / "report/cilium.md").read_text()
+    assert re.search(r"node1.*migrated", report) and re.search(r"node2.*restored", report), report
+    # A repetition writes the keys again.
+    name = override(cluster, "node1")
+    cluster.kubectl("-n", cilium.NAMESPACE, "delete", "ciliumnodeconfig", name)
+
+
+def reject_on(cluster: Cluster, node: str) -> None:
+    """Add an invalid key to the override of a node as soon as the node has its label."""
+    wait_until(lambda: LABEL in get(cluster, "node", node)["metadata"]["labels"], 600)
+    invalid = json.dumps({"spec": {"defaults": {"routing-mode": "invalid"}}})
+    arguments = ("patch", "ciliumnodeconfig", override(cluster, node), "--type=merge", "-p", invalid)
+    cluster.kubectl("-n", cilium.NAMESPACE, *arguments)
+
+
+def override(cluster: Cluster, node: str) -> str:
+    """Return the name of a node's CiliumNodeConfig."""
+    return "zz-podnet-" + str(get(cluster, "node", node)["metadata"]["labels"][LABEL])
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.2)
+
+
+def test_killed_controller_continues(controller: Controller, workload: Workload) -> None:
+    """The controller is killed at each step of the second node; the last run completes the migration."""
+    cluster = controller.cluster
+
+    def node() -> dict[str, Any]:
+        return get(cluster, "node", "node2")
+
+    def probes() -> bool:
+        pods = get(cluster, "pods", "-n", cilium.NAMESPACE)["items"]
+        return any(pod["metadata"]["name"].startswith("podnet-probe-") for pod in pods)
+
+    before = agents(cluster)["node2"]
+    steps: dict[str, Callable[[], bool]] = {
+        "cordoned": lambda: bool(node()["spec"].get("unschedulable")),
+        "change recorded": lambda: PENDING in node()["metadata"]["annotations"],
+        "agent restarts": lambda: agents(cluster).get("node2") != before,
+        "probe Pods": probes,
+    }
+    with workload.requests():
+        for step, reached in steps.items():
+            assert killed_when(controller, reached), f"the run ended before: {step}"
+        done = controller.run("cilium")
+    assert done.returncode == 0, done.stdout[-6000:]
+    require(cluster, BPF, BPF)
+    assert not probes()
+
+
+def killed_when(controller: Controller, reached: Callable[[], bool]) -> bool:
+    """Run the playbook for the second node and kill it when a condition holds; return whether it did."""
+    run = subprocess.Popen(
+        controller.command("cilium", "--limit", "node2"),
+        cwd=controller.folder,
+        env=controller.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: run.poll() is not None or reached(), 300)
+        return run.poll() is None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+
+
+def test_overrides_become_values_of_the_cluster(controller: Controller) -> None:
+    """As with GitOps: the chart gets the values, then the overrides are removed. No agent restarts."""
+    cluster, file = controller.cluster, controller.folder / "report/cilium-values.yaml"
+    done = controller.run("cilium", cilium_state="finished")
+    assert done.returncode and "set the values of cilium-values.yaml" in done.stdout, done.stdout[-6000:]
+    require(cluster, BPF, BPF)
+    before = agents(cluster)
+    cilium.apply(cluster, "--values", file)
+    assert agents(cluster) == before
+    done = controller.run("cilium", cilium_state="finished")
+    assert done.returncode == 0, done.stdout[-6000:]
+    for node in cluster.nodes:
+        assert LABEL not in get(cluster, "node", node.name)["metadata"]["labels"]
+        assert settings(node) == BPF

@@ -18,10 +18,20 @@ from pathlib import Path
 from lablib.common import LabError
 
 
-def _hierarchies() -> list[Path]:
-    """Return the mount points: one per controller of cgroup v1, or one for cgroup v2."""
+def _hierarchies(version: str = "") -> list[Path]:
+    """Return the mount points: one per controller of cgroup v1, or one for cgroup v2, or both.
+
+    ``version`` 2 selects the one of cgroup v2.
+    """
     mounts = (line.partition(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    return [Path(left.split()[4]) for left, dummy, right in mounts if right.startswith("cgroup")]
+    return [Path(left.split()[4]) for left, dummy, right in mounts if right.startswith(f"cgroup{version}")]
+
+
+def version2(group: str) -> Path:
+    """Return the cgroup v2 of a group; raise LabError if this computer has only version 1."""
+    for hierarchy in _hierarchies("2"):
+        return hierarchy / group
+    raise LabError("no cgroup v2 is mounted; mount it: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified")
 
 
 def create(group: str) -> None:
@@ -55,9 +65,13 @@ def _enable_controllers(path: Path) -> None:
 
 
 def enter(group: str, *argv: str | Path) -> list[str]:
-    """Return the command that runs ``argv`` in the child ``init`` of a group, in one hierarchy."""
-    file = _hierarchies()[0] / group / "init/cgroup.procs"
-    return ["sh", "-c", 'echo 0 >"$0" && exec "$@"', *map(str, (file, *argv))]
+    """Return the command that runs ``argv`` in the child ``init`` of a group.
+
+    In one hierarchy, and in cgroup v2, from which containers inherit the BPF programs of sockets.
+    """
+    files = {hierarchy / group / "init/cgroup.procs" for hierarchy in (_hierarchies()[0], *_hierarchies("2"))}
+    script = 'for file in $0; do echo 0 >"$file"; done; exec "$@"'
+    return ["sh", "-ec", script, " ".join(map(str, files)), *map(str, argv)]
 
 
 def processes(group: str) -> set[int]:

@@ -9,9 +9,7 @@ The values are those of an ordinary older installation: veth, legacy host routin
 from __future__ import annotations
 
 import inspect
-import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,7 @@ from tests.kubernetes.cluster.node import POD_CIDRS, Node
 if TYPE_CHECKING:
     from tests.kubernetes.cluster.cluster import Cluster
 
-NAMESPACE = "kube-system"
+NAMESPACE = cilium_build.NAMESPACE
 IMAGE = f"{images.REGISTRY}/cilium:{cilium_build.VERSION}"
 # The agent compiles its BPF programs. Cilium's own image has the same release of clang.
 SUITE = "trixie"
@@ -85,22 +83,18 @@ def _build_image(programs: Path, target: Path) -> None:
     common.remove_tree(root)
 
 
-def render(
-    values: Mapping[str, Any], kubernetes: str, *arguments: str | Path, version: str = cilium_build.VERSION
-) -> str:
-    """Return the manifests of a release's chart for values and a release of Kubernetes."""
-    helm, chart = cilium_build.programs() / build.BIN / "helm", cilium_build.chart(version)
-    options = ("--namespace", NAMESPACE, "--kube-version", kubernetes, "--values", "-")
-    return common.run([helm, "template", "cilium", chart, *options, *arguments], given=json.dumps(values))
-
-
 def install(cluster: Cluster) -> None:
     """Apply the chart; kubelet starts the agents and the operator."""
     for node in cluster.nodes:
         _prepare(node)
+    apply(cluster)
+
+
+def apply(cluster: Cluster, *arguments: str | Path) -> None:
+    """Apply what the chart renders for the cluster's values and more arguments of Helm."""
     host, _, port = cluster.server.url.removeprefix("https://").rpartition(":")
     values = {**VALUES, "k8sServiceHost": host, "k8sServicePort": int(port)}
-    manifests = render(values, cluster.version)
+    manifests = cilium_build.render(values, cluster.version, *arguments)
     cluster.kubectl("apply", "--server-side", "-f", "-", given=manifests)
 
 

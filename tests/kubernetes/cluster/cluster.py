@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lablib import common
 
-from tests.kubernetes.cluster import build, cache, cgroups, cni, images, podnet, root
+from tests.kubernetes.cluster import build, cache, cgroups, cilium, cni, images, podnet, root
 from tests.kubernetes.cluster.control_plane import PROXY, ApiServer, kubelet_user, start_controllers
 from tests.kubernetes.cluster.host import Host
 from tests.kubernetes.cluster.machine import Machine
@@ -28,7 +28,11 @@ from tests.support.checkout import CHECKOUT
 ADDRESSES = "172.30.0.1", "fd30::1"
 PREFIXES = 24, 64
 NODES = 2
-CNIS = {"ptp": cni.install_ptp, "podnet": podnet.install}
+CNIS = {
+    "cilium": cni.Cni(cilium.install, cilium.layers, proxy=False),
+    "podnet": cni.Cni(podnet.install),
+    "ptp": cni.Cni(cni.install_ptp),
+}
 
 
 class AnyCluster(ABC):
@@ -39,6 +43,8 @@ class AnyCluster(ABC):
 
     # Where an emulated node needs more time, timeouts are multiplied by this factor.
     patience = 1
+    # Whether the nodes run kube-proxy.
+    proxy = True
 
     def __init__(self, name: str, version: str, driver: str) -> None:
         self.name, self.version, self.driver = name, version, driver
@@ -84,7 +90,8 @@ class AnyCluster(ABC):
 
     def _start_kubelet(self, node: AnyNode) -> None:
         node.start_kubelet(self.server.kubeconfig(kubelet_user(node.name)))
-        node.start_proxy(self.server.kubeconfig(PROXY))
+        if self.proxy:
+            node.start_proxy(self.server.kubeconfig(PROXY))
 
     @property
     def kubeconfig(self) -> Path:
@@ -107,7 +114,7 @@ class AnyCluster(ABC):
     def _wait_ready(self) -> None:
         """Wait until all nodes and CoreDNS are ready."""
         try:
-            self.wait_for("wait", "nodes", "--all", "--for=condition=Ready")
+            self.wait_for("wait", "nodes", "--all", "--for=condition=Ready", seconds=180)
             self.wait_for("-n", "kube-system", "rollout", "status", "deployment/coredns")
         except common.LabError as error:
             events = self.kubectl("events", "-A", "--types=Warning")
@@ -154,7 +161,9 @@ class Cluster(AnyCluster):
         """
         if network not in CNIS:
             raise common.LabError(f"CNI={network} is unknown; set one of {', '.join(sorted(CNIS))}")
-        layers = [*more, *self._layers()]
+        plugin = CNIS[network]
+        self.proxy = plugin.proxy
+        layers = [*more, *plugin.layers(), *self._layers()]
         self.down()
         with common.step(f"cluster {self.name}", 30):
             self._connect()
@@ -164,7 +173,7 @@ class Cluster(AnyCluster):
                 control.result()
                 for started in nodes:
                     started.result()
-            CNIS[network](self)
+            plugin.install(self)
             self._start_kubelets()
 
     def _connect(self) -> None:

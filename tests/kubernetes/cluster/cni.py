@@ -1,11 +1,13 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The CNIs that a cluster can run with: functions that install one on all nodes."""
+"""What all CNIs of a cluster share, and the one of the reference plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes.cluster.node import Node
@@ -14,6 +16,19 @@ if TYPE_CHECKING:
     from tests.kubernetes.cluster.cluster import Cluster
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cni:
+    """A CNI: a function that installs it on all nodes before kubelet starts.
+
+    ``layers`` returns layers for the machines' roots that only this CNI needs, and ``proxy`` is whether the
+    nodes run kube-proxy.
+    """
+
+    install: Callable[[Cluster], None]
+    layers: Callable[[], list[Path]] = list
+    proxy: bool = True
 
 
 def host_local(node: Node) -> Json:
