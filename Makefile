@@ -315,7 +315,7 @@ archive: tools  ## Build the collection's archive and check an installation of i
 	ansible-galaxy collection build --force
 	ansible-galaxy collection install --offline -p $(TREE)/installed podnet-datapath-$(VERSION).tar.gz
 	ansible-galaxy collection verify --offline podnet.datapath
-	cd $(TREE)/installed && ansible-playbook --syntax-check podnet.datapath.{site,preflight,audit,benchmark,revert}
+	cd $(TREE)/installed && ansible-playbook --syntax-check podnet.datapath.{site,preflight,audit,benchmark,cilium,revert}
 
 hooks: tools  ## Run the checks of make lint on every git commit
 	pre-commit install

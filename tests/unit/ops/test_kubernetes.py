@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,45 @@ def test_missing_kubeconfig_is_an_error(tmp_path: Path) -> None:
         kubernetes.access(None)
     with pytest.raises(KubernetesError, match="No such file"):
         kubernetes.access(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "waits"), [([503, 200], True), ([502, 504, 200], True), ([403], False), ([429], False)]
+)
+def test_request_is_repeated_while_the_api_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, answers: list[int], waits: bool
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answers.pop(0))
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_unused: object) -> None:
+            pass
+
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            api = kubernetes.Api(kubernetes.Access(f"http://127.0.0.1:{server.server_port}"), patience=60)
+            if waits:
+                assert api.request("GET", "/") == {}
+            else:
+                with pytest.raises(KubernetesError):
+                    api.request("GET", "/")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert bool(waited) == waits and not answers
+
+
+def test_unknown_name_is_not_repeated() -> None:
+    api = kubernetes.Api(kubernetes.Access("http://api.invalid:1"), patience=60)
+    began = time.monotonic()
+    with pytest.raises(KubernetesError):
+        api.request("GET", "/")
+    assert time.monotonic() - began < 30
