@@ -119,10 +119,15 @@ def faults(cluster: Cluster, chance: random.Random, first: Fault | None) -> Iter
 
 
 def pods_of(cluster: Cluster, node: Node) -> list[dict[str, Any]]:
-    """Return the Pods of a node that have a network namespace of their own."""
+    """Return the Pods of a node that have a network namespace of their own, without those that ended."""
     selector = f"--field-selector=spec.nodeName={node.name}"
     found = json.loads(cluster.kubectl("get", "pods", "-A", selector, "-o", "json"))
-    return [pod for pod in found["items"] if not pod["spec"].get("hostNetwork")]
+    ended = ("Failed", "Succeeded")
+    return [
+        pod
+        for pod in found["items"]
+        if not pod["spec"].get("hostNetwork") and pod["status"]["phase"] not in ended
+    ]
 
 
 def names_in(node: Node, folder: str) -> list[str]:
