@@ -391,8 +391,8 @@ class Executor:
                     accept_no_routers(device.host_interface)
                 requests = [(step, one) for step in steps for one in self._requests(step, index)]
                 results = rtnl.send([one for _step, one in requests])
-                if not inside:  # A larger MTU has enabled IPv6.
-                    accept_no_routers(device.host_interface)
+                if not inside and any(step.action == "set" and "mtu" in step.value for step in steps):
+                    accept_no_routers(device.host_interface)  # A larger MTU has enabled IPv6.
         except OSError as error:
             raise self._problem(steps[0], error) from error
         # The kernel deletes routes along with addresses and links.
