@@ -53,7 +53,7 @@ from tests.bpf.state import (
     text,
 )
 
-FLOW_CACHE_ENTRY = struct.Struct("=48sQII32x")  # flow, expires, generation, sequence
+FLOW_CACHE_ENTRY = struct.Struct("=48sQII56x")  # flow, expires, generation, sequence
 
 
 def tagged(packet: bytes, *tags: Packet) -> bytes:

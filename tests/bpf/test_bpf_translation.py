@@ -488,3 +488,60 @@ class TestPodsWithoutTranslation:
         reply = from_wire(state, "2.20", "1.11", UDP(sport=8080, dport=1234), family)
         source = "9.10" if since == 1000 else "2.20"
         assert valid(reply.packet)[1].src == text(source, family)
+
+
+@pytest.mark.usefixtures("one_cpu")
+class TestCachedTranslation:
+    """Following packets of a connection to a service are translated by the flow cache."""
+
+    @staticmethod
+    def forget(state: State) -> None:
+        """Remove all connections: only the flow cache has the translation."""
+        for name in ("connections", "ct4", "ct6"):
+            bpf.map_delete(state.maps[name], list(bpf.map_read(state.maps[name])))
+
+    @FAMILIES
+    @pytest.mark.parametrize("backend", ["2.20", "1.12"], ids=["remote", "local"])
+    @pytest.mark.parametrize("layer", [TCP, UDP])
+    def test_both_directions(self, state: State, family: int, backend: str, layer: type[Packet]) -> None:
+        proto = TCP_ if layer is TCP else UDP_
+        state.service("9.10", 80, proto, [(backend, 8080)], family)
+        flags = {"flags": "A"} if layer is TCP else {}
+        back = ("pod_egress", "pod2") if backend == "1.12" else ("host_ingress", "wire0")
+        request = frame("1.11", "9.10", layer(sport=1234, dport=80, **flags) / Raw(b"request"), family)
+        reply = frame(backend, "1.11", layer(sport=8080, dport=1234, **flags) / Raw(b"reply"), family)
+        opened = layer(sport=1234, dport=80, **({"flags": "S"} if flags else {}))
+        from_pod(state, "1.11", "9.10", opened, family)
+        for _ in range(2):  # the first packet of each direction fills the cache
+            sent = valid(state.datapath.run("pod_egress", request, "pod1", cached=True).packet)
+            got = valid(state.datapath.run(back[0], reply, back[1], cached=True).packet)
+            assert (sent[1].dst, sent[layer].dport) == (text(backend, family), 8080)
+            assert (got[1].src, got[layer].sport) == (text("9.10", family), 80)
+            assert (bytes(sent[Raw]), bytes(got[Raw])) == (b"request", b"reply")
+            self.forget(state)
+        other = state.datapath.run(back[0], reply, back[1])
+        assert valid(other.packet)[1].src == text(backend, family)
+
+    @FAMILIES
+    def test_a_direct_flow_of_the_same_ports_is_not_translated(self, state: State, family: int) -> None:
+        """The service and its backend have the same ports, and so has the client."""
+        state.service("9.10", 80, UDP_, [("2.20", 80)], family)
+        to_service = frame("1.11", "9.10", UDP(sport=1234, dport=80), family)
+        to_backend = frame("1.11", "2.20", UDP(sport=1234, dport=80), family)
+        for _ in range(3):
+            sent = valid(state.datapath.run("pod_egress", to_service, "pod1", cached=True).packet)
+            direct = valid(state.datapath.run("pod_egress", to_backend, "pod1", cached=True).packet)
+            assert (sent[1].dst, sent[UDP].sport) == (text("2.20", family), 1234)
+            # another source port, or the server could not tell the connections apart
+            assert direct[1].dst == text("2.20", family) and direct[UDP].sport != 1234
+
+    @FAMILIES
+    def test_a_change_of_the_service_takes_effect_at_once(self, state: State, family: int) -> None:
+        state.service("9.10", 80, UDP_, [("2.20", 8080)], family)
+        packet = frame("1.11", "9.10", UDP(sport=1234, dport=80), family)
+        for _ in range(3):
+            state.datapath.run("pod_egress", packet, "pod1", cached=True)
+        state.service("9.10", 80, UDP_, [("2.21", 8080)], family)
+        state.datapath.new_generation()
+        sent = valid(state.datapath.run("pod_egress", packet, "pod1", cached=True).packet)
+        assert sent[1].dst == text("2.21", family)

@@ -22,6 +22,7 @@ struct ct_state {
 	bool reply;		/* from the server to the client */
 	bool clash;		/* the source needs another port: the reply tuple is taken */
 	bool set_source;	/* rewrite the source when the packet is forwarded */
+	bool translated;	/* between a service and its backend, and nothing else */
 };
 
 struct context {

@@ -106,12 +106,61 @@ static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct pack
 	return pass_to_stack(slot, reason);
 }
 
+/* Translate a packet as the flow cache says. */
+static __noinline bool translate_cached(struct __sk_buff *skb, const struct packet *p,
+					const struct flow_cache_entry *entry, bool source)
+{
+	struct l4_info l4 = {};
+	struct addr_port to;
+
+	return flow_cache_translation(entry, p, &to) && l4_parse(skb, p, &l4) == REASON_NONE &&
+	       nat_rewrite(skb, &l4, source, &to);
+}
+
+/*
+ * Set which checks and translations the following packets of a tracked flow need; return its
+ * connection if they are translated.
+ */
+static __always_inline struct connection *nexthop_track(const struct context *ctx,
+							struct nexthop *nh)
+{
+	struct connection *c = NULL;
+
+	if (ctx->ct.tracked)
+		nh->flags |= NEXTHOP_TRACKED;
+	if (ctx->ct.tracked && ctx->ct.translated)
+		c = ctx_connection(ctx);
+	if (c)
+		nh->flags |= ctx->ct.reply ? NEXTHOP_SET_SRC : NEXTHOP_SET_DST;
+	return c;
+}
+
+/* Store the decision for the following packets of a flow. */
+static __noinline int nexthop_cache(struct flow_cache_entry *entry, const struct packet *p,
+				    const struct context *ctx, struct nexthop *nh)
+{
+	struct connection *c = nexthop_track(ctx, nh);
+
+	/* its record was reused meanwhile */
+	if (ctx->ct.translated && !c)
+		return 0;
+	flow_cache_update(entry, p, ctx->cfg, nh,
+			  !c ? NULL : ctx->ct.reply ? &c->service : &c->server,
+			  c ? &c->service : NULL);
+	return 0;
+}
+
 /* Forward by the flow cache. */
 static __always_inline int forward_cached(struct __sk_buff *skb, const struct packet *p,
-					  const struct nexthop *nh, __u64 *edt)
+					  const struct nexthop *nh, struct flow_cache_entry *entry)
 {
 	bool remote = nh->reason == REASON_REMOTE;
+	__u64 *edt = &entry->edt;
 	void *data;
+
+	if (nh->flags & NEXTHOP_TRANSLATE &&
+	    !translate_cached(skb, p, entry, nh->flags & NEXTHOP_SET_SRC))
+		return drop_packet(skb, p, nh->slot, REASON_DROP_NAT_FAILED, 0);
 
 	if (remote) {
 		__u64 departure = skb->tstamp;
@@ -165,7 +214,7 @@ __noinline int forward_to_pod(struct __sk_buff *skb, const struct packet *p, str
 	nh.ifindex = ctx->dst.ifindex;
 	nh.reason = p->flow.origin == FROM_POD ? REASON_LOCAL : REASON_INBOUND;
 	nh.slot = p->flow.origin == FROM_POD ? ctx->src.slot : ctx->dst.slot;
-	nh.flags = nexthop_checks(p, ctx) | (ctx->ct.tracked ? NEXTHOP_TRACKED : 0);
+	nh.flags = nexthop_checks(p, ctx);
 	if (p->flow.origin == FROM_POD && ctx->src.flags & POD_NETKIT)
 		nh.flags |= NEXTHOP_NO_PEER;
 	if (p->ttl <= 1)
@@ -179,7 +228,7 @@ __noinline int forward_to_pod(struct __sk_buff *skb, const struct packet *p, str
 	if (!ip_decrease_ttl(skb, p))
 		return ctx_pass_to_stack(p, ctx, REASON_STACK_MALFORMED);
 	if (entry)
-		flow_cache_update(entry, p, ctx->cfg, &nh);
+		nexthop_cache(entry, p, ctx, &nh);
 	metrics_count(nh.slot, nh.reason);
 	return endpoint_redirect(skb, nh.ifindex, nh.flags & NEXTHOP_NO_PEER);
 }
@@ -225,11 +274,10 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 	if (entry && fib_is_resolved(&fib) && p->wire_len) {
 		nh.ifindex = fib.ifindex;
 		nh.mtu = fib.mtu_result;
-		nh.flags = nexthop_checks(p, ctx) | (ctx->ct.tracked ? NEXTHOP_TRACKED : 0) |
-			   paced;
+		nh.flags = nexthop_checks(p, ctx) | paced;
 		__builtin_memcpy(nh.macs, fib.dmac, ETH_ALEN);
 		__builtin_memcpy(nh.macs + ETH_ALEN, fib.smac, ETH_ALEN);
-		flow_cache_update(entry, p, ctx->cfg, &nh);
+		nexthop_cache(entry, p, ctx, &nh);
 		/* A concurrent reader of the slot at worst looks at the socket. */
 		entry->edt = p->flow.proto == IPPROTO_TCP ? bpf_ktime_get_ns() + EDT_UNCHECKED : 0;
 	}
@@ -416,7 +464,7 @@ int pod_egress(struct __sk_buff *skb)
 	if (entry && flow_is_cached(skb, &p, entry, cfg, &nh)) {
 		if (nh.flags & NEXTHOP_CHECK_CSUM && !checksum_is_valid(skb, &p))
 			return drop_checksum(skb, &p);
-		return forward_cached(skb, &p, &nh, &entry->edt);
+		return forward_cached(skb, &p, &nh, entry);
 	}
 	if (!checksum_is_valid(skb, &p))
 		return drop_checksum(skb, &p);
@@ -519,7 +567,7 @@ int host_ingress(struct __sk_buff *skb)
 	if (reason == REASON_NONE) {
 		entry = flow_cache_slot(&p.flow);
 		if (entry && flow_is_cached(skb, &p, entry, cfg, &nh))
-			return forward_cached(skb, &p, &nh, &entry->edt);
+			return forward_cached(skb, &p, &nh, entry);
 	} else if (!p.flow.family) {
 		return pass_to_stack(0, reason);
 	}

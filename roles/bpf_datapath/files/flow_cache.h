@@ -16,6 +16,7 @@
 #include "config.h"
 #include "metrics.h"
 #include "parse.h"
+#include "tuple.h"
 
 #define FLOW_CACHE_JIFFIES 3	/* 3 ms with HZ=1000, 12 ms with HZ=250 */
 #define FLOW_CACHE_SLOTS 1024	/* per CPU; a power of two */
@@ -25,6 +26,9 @@
 #define NEXTHOP_PACED 4		/* to the wire: the Pod has a rate */
 #define NEXTHOP_CHECK_CSUM 8	/* from a Pod, not on meta: checksum_is_valid() */
 #define NEXTHOP_CHECK_LINK 16	/* from netkit: link_header_is_valid() */
+#define NEXTHOP_SET_DST 32	/* to a service: replace the destination by its backend */
+#define NEXTHOP_SET_SRC 64	/* from a backend: replace the source by the service */
+#define NEXTHOP_TRANSLATE (NEXTHOP_SET_DST | NEXTHOP_SET_SRC)
 
 struct nexthop {
 	union {
@@ -48,7 +52,10 @@ struct flow_cache_entry {
 	__u32 sequence;		/* odd during a write */
 	struct nexthop nh;
 	__u64 edt;		/* ns, REMOTE: later departure times are limited; 0: all */
+	struct addr_port nat;	/* NEXTHOP_TRANSLATE: the new destination or source */
+	__u32 pad;
 };
+
 
 /* Per CPU, so that a program never reads what another CPU writes. */
 struct {
@@ -116,10 +123,31 @@ static __always_inline bool flow_cache_lookup(const struct flow_cache_entry *ent
 	return *(volatile __u32 *)&entry->sequence == sequence;
 }
 
-/* Store the next hop, unless another task writes this slot. */
+/*
+ * Copy the new address of a translated flow. Return false if another task has written the slot
+ * since flow_cache_lookup().
+ */
+static __always_inline bool flow_cache_translation(const struct flow_cache_entry *entry,
+						   const struct packet *p, struct addr_port *to)
+{
+	__u32 sequence = *(volatile __u32 *)&entry->sequence & ~1;
+
+	*to = entry->nat;
+	barrier();
+	return flow_equal(&entry->flow, &p->flow) &&
+	       *(volatile __u32 *)&entry->sequence == sequence;
+}
+
+/*
+ * Store the next hop, unless another task writes this slot. With NEXTHOP_TRANSLATE, following
+ * packets get the address `to`; with NEXTHOP_SET_DST, `service` is their destination before, which
+ * that of this packet was.
+ */
 static __always_inline void flow_cache_update(struct flow_cache_entry *entry,
 					      const struct packet *p, struct config cfg,
-					      const struct nexthop *nh)
+					      const struct nexthop *nh,
+					      const struct addr_port *to,
+					      const struct addr_port *service)
 {
 	__u32 sequence = *(volatile __u32 *)&entry->sequence;
 
@@ -127,6 +155,16 @@ static __always_inline void flow_cache_update(struct flow_cache_entry *entry,
 	    __sync_val_compare_and_swap(&entry->sequence, sequence, sequence + 1) != sequence)
 		return;
 	entry->flow = p->flow;
+	if (nh->flags & NEXTHOP_TRANSLATE && to)
+		entry->nat = *to;
+	if (nh->flags & NEXTHOP_SET_DST && service) {
+		entry->flow.dport = service->port;
+		if (p->flow.family == AF_INET)
+			entry->flow.dst4 = service->address[0];
+		else
+			__builtin_memcpy(entry->flow.dst6, service->address,
+					 sizeof(entry->flow.dst6));
+	}
 	entry->expires = bpf_jiffies64() + FLOW_CACHE_JIFFIES;
 	entry->generation = cfg.generation;
 	entry->nh = *nh;

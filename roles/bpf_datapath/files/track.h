@@ -355,7 +355,10 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		return c->verdict.reason;
 	}
 	if (c->flags & (CT_DNAT | CT_SNAT)) {
-		ctx->cacheable = false;
+		/* a source port may get another owner at any time */
+		if (c->flags & CT_SNAT)
+			ctx->cacheable = false;
+		ctx->ct.translated = true;
 		if (c->last_seen != ct_now()) {
 			ct_refresh(c, &ctx->ct);
 			ctx_set_translated(p, ctx);
