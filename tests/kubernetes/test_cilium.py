@@ -22,7 +22,6 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes.client import __file__ as CLIENT
 from tests.kubernetes.cluster import cilium
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.deployment import deployment
@@ -74,7 +73,7 @@ class Workload:
         nodes = self.cluster.nodes
         clients = [(self.cluster.control, node.addresses[0], self.node_port) for node in nodes]
         clients += [(node, self.address, PORT) for node in nodes]
-        code = Path(CLIENT).read_text()
+        code = Path(__file__).with_name("client.py").read_text()
         running = [
             subprocess.Popen(
                 machine.enter("python3", "-c", code, host, str(port)),
