@@ -71,7 +71,11 @@ class Agent:
 
     def refusals(self) -> list[str]:
         """Return why it does not start."""
-        return [*self._masquerade(), *self._connector(), *self._big_tcp(), *self._bandwidth()]
+        return [*self.early_refusals(), *self._masquerade(), *self._bandwidth()]
+
+    def early_refusals(self) -> list[str]:
+        """Return why it does not start, as far as it knows without the API and the sysctls of a computer."""
+        return [*self._connector(), *self._big_tcp()]
 
     def _masquerade(self) -> list[str]:
         """initAndValidateDaemonConfig (daemon.go) and option.Config.Validate."""

@@ -8,24 +8,29 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from lablib import common
 from lablib.common import LabError
 
 from ansible_collections.podnet.datapath.plugins.module_utils._cilium import plan, values
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netlink
 from tests.kubernetes.cilium_checks import Agent, Kernel
-from tests.kubernetes.cluster import build
+from tests.kubernetes.cluster import build, cgroups, cilium_build, root
 from tests.kubernetes.cluster.cilium_build import render
+from tests.kubernetes.cluster.cluster import checkout_name
+from tests.kubernetes.cluster.machine import Machine
 
 pytestmark = pytest.mark.skipif(os.environ.get("PODNET_CNI") != "cilium", reason="requires CNI=cilium")
 
-CLUSTERS = 300
+CLUSTERS, AGENTS = 300, 4
 SEED = os.environ.get("PODNET_SEED") or "1"
 # The oldest release that the collection supports, and the newest.
 VERSIONS = ("1.15.19", "1.20.2")
@@ -147,6 +152,80 @@ def random_request(rng: random.Random) -> dict[str, str]:
     if rng.random() < 0.5:
         return dict.fromkeys(REQUESTS, "auto")
     return {name: rng.choice(("auto", "keep", *some)) for name, some in REQUESTS.items()}
+
+
+# The agent writes it when it has accepted its configuration.
+STARTED = "Starting hive"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """Yield a machine with the agent's program, which reaches no API."""
+    name = checkout_name("agent")
+    group = f"podnet-kube-{name}"
+    cgroups.remove(group)
+    made = Machine("agent", tmp_path, f"podnet-{name}", group)
+    cgroups.create(made.group)
+    subprocess.run(["ip", "netns", "delete", made.netns], stderr=subprocess.DEVNULL, check=False)
+    common.run(["ip", "netns", "add", made.netns])
+    try:
+        made.boot([cilium_build.programs(), root.layer()])
+        yield made
+    finally:
+        cgroups.remove(group)
+        common.run(["ip", "netns", "delete", made.netns])
+
+
+def rejection(machine: Machine, config: Mapping[str, str]) -> str:
+    """Return why the agent rejects a configuration; empty if it accepts it."""
+    folder = "/etc/cilium"
+    machine.run("mkdir", "-p", folder)
+    local = {"lib-dir": f"/{cilium_build.SOURCE}", "cgroup-root": str(cgroups.version2(machine.group))}
+    local["k8s-kubeconfig-path"] = "/etc/kubeconfig"
+    cluster = {"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "c"}}
+    kubeconfig = {
+        "current-context": "c",
+        "clusters": [cluster],
+        "contexts": [context],
+        "users": [{"name": "c"}],
+    }
+    machine.write(local["k8s-kubeconfig-path"], json.dumps(kubeconfig))
+    machine.run("find", folder, "-type", "f", "-delete")
+    for key, value in {**config, **local}.items():
+        machine.write(f"{folder}/{key}", value)
+    command = machine.enter("K8S_NODE_NAME=node1", "cilium-agent", f"--config-dir={folder}")
+    agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert agent.stdout
+    output = []
+    try:
+        for line in agent.stdout:
+            output.append(line)
+            if STARTED in line:
+                return ""
+            if "level=fatal" in line:
+                return line
+        raise AssertionError("".join(output[-20:]))
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def test_agent_agrees_with_the_table(machine: Machine) -> None:
+    """The agent itself, on the running kernel, accepts and rejects as the table does."""
+    rng = random.Random(SEED)
+    release = tuple(map(int, os.uname().release.split(".")[:2]))
+    kernel = Kernel((release[0], release[1]), netlink.has_link_kind("netkit"), 524280)
+    counts: Counter[bool] = Counter()
+    while min(counts[True], counts[False]) < AGENTS:
+        try:
+            config = config_map(random_values(rng), VERSIONS[-1])
+        except LabError:
+            continue
+        refusals = Agent(config, kernel, VERSIONS[-1]).early_refusals()
+        reason = rejection(machine, config)
+        assert bool(reason) == bool(refusals), (refusals, reason, config)
+        counts[not refusals] += 1
 
 
 def test_no_agent_and_no_chart_rejects_the_values(tmp_path: Path) -> None:
