@@ -27,7 +27,9 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.bpf.state import (
     BOTH,
     DENY_ALL_EGRESS,
+    DENY_INGRESS,
     EGRESS,
+    ENFORCE_INGRESS,
     FAMILIES,
     INGRESS,
     MAC,
@@ -271,6 +273,31 @@ class TestPolicy:
         nat.rule(POD2, POD1, INGRESS, (TCP_, 1, 80, 80))
         assert to_pod(nat, "1.11", "1.12", syn(), family).counted == {"HOST": 1}
         assert passes(from_pod(nat, "1.12", "1.11", tcp("SA", back=True), family))
+
+    def test_replies_of_a_backend_on_this_node_reach_a_client_with_ingress_policy(
+        self, nat: State, family: int
+    ) -> None:
+        nat.pods(ENFORCE_INGRESS | DENY_INGRESS)
+        for payload in (syn(), dns()):
+            back = type(payload)(sport=80, dport=1234)
+            denied = from_pod(nat, "1.12", "1.11", back, family)
+            assert denied.counted == {"DROP_POLICY_INGRESS": 1}
+            assert passes(from_pod(nat, "1.11", SERVICE, payload, family))
+            assert passes(from_pod(nat, "1.12", "1.11", back, family))
+            port = 80 if payload.haslayer(TCP) else 53
+            translated = to_pod(nat, SERVICE, "1.11", type(payload)(sport=port, dport=1234), family)
+            assert translated.counted == {"HOST": 1}
+            # not translated: no reply, or of another connection
+            for untranslated in (back, type(payload)(sport=9, dport=1234)):
+                assert passes(from_pod(nat, "1.12", "1.11", untranslated, family))
+                result = to_pod(nat, "1.12", "1.11", untranslated, family)
+                assert result.counted == {"DROP_POLICY_INGRESS": 1}
+
+    def test_policy_of_the_sender_applies_to_recorded_ports(self, nat: State, family: int) -> None:
+        nat.pods(0, BOTH)
+        from_pod(nat, "1.11", SERVICE, syn(), family)
+        result = from_pod(nat, "1.12", "1.11", syn(1234), family)
+        assert result.counted == {"DROP_POLICY_EGRESS": 1}
 
     def test_policy_for_the_node_applies_to_recorded_ports(self, nat: State, family: int) -> None:
         """The node is known by the route, which the stack would look up."""

@@ -410,7 +410,7 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 				   struct flow_cache_entry *entry, __u64 config_word)
 {
 	struct context ctx = { .cfg.word = config_word };
-	enum reason reason;
+	enum reason reason = REASON_NONE;
 	int verdict;
 
 	if (!p)
@@ -425,16 +425,22 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 		if (reason == REASON_NONE &&
 		    (ctx.masquerade || ctx.ct.clash || ctx.ct.set_source))
 			reason = ctx_select_source(skb, p, &ctx);
-		if (reason != REASON_NONE)
-			return ctx_drop(skb, p, &ctx, reason);
 		if (!ctx.cacheable)
 			entry = NULL;
 	}
-	if (ctx.cfg.features & FEATURE_STACK_NAT) {
+	/*
+	 * A reply that netfilter translates back has no connection before. What the receiver's
+	 * policy denies here is denied by pod_ingress() if netfilter does not translate it.
+	 */
+	if (ctx.cfg.features & FEATURE_STACK_NAT &&
+	    (reason == REASON_NONE ||
+	     (reason == REASON_DROP_POLICY_INGRESS && ctx.dst.ifindex))) {
 		stack_nat_parse(skb, p, &ctx);
 		if (stack_nat_from_pod(skb, p, &ctx))
 			return pod_pass_to_stack(skb, p, &ctx, REASON_STACK_NAT);
 	}
+	if (reason != REASON_NONE)
+		return ctx_drop(skb, p, &ctx, reason);
 	verdict = ctx.dst.ifindex ? forward_to_pod(skb, p, &ctx, entry) :
 				    forward_to_wire(skb, p, &ctx, entry);
 	return ctx.stack ? pod_pass_to_stack(skb, p, &ctx, ctx.stack) : verdict;
