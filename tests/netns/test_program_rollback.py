@@ -23,7 +23,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store im
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach, backup, pins
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert as _revert_programs
-from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import ProgramPlan
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import ProgramPlan, pin_name
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import (
     arm,
@@ -33,6 +33,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._rollback import (
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback.net_changes import net_changes
 from tests.netns.bpf_node import Node
+from tests.support.cgroup import cgroup
 
 OTHER = ("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
 OLDER = ("endpoints.h", r"__u16 slot;(?=[^}]*}[^}]*struct pod {)", "__u32 once; __u16 slot;")
@@ -64,6 +65,24 @@ def test_first_attachment_is_rolled_back(node: Node, unconfirmed: Any) -> None:
     before = node.everything()
     assert unconfirmed("host_ingress left ingress clsact") == ["progs", "site/left-ingress"]
     assert node.everything() == before and not os.path.exists(node.pins)
+
+
+def test_programs_of_sockets_are_rolled_back(node: Node, unconfirmed: Any) -> None:
+    """A former attachment to a cgroup is restored, a new one removed."""
+    with cgroup("rollback") as group:
+        wanted = {"socket_lb": "required", "cgroup_path": group}
+        before = node.everything()
+        unconfirmed("host_ingress left ingress", **wanted)
+        assert node.everything() == before and not os.path.exists(node.pins)
+        node.attach(**wanted)
+        info = node.module("datapath_info")
+        changed = unconfirmed(**wanted, rodata={"reason_max": 2})
+        assert f"site/{pin_name(group, 'connect4')}" in changed
+        assert node.module("datapath_info") == info
+        assert not node.attach(**wanted)["changed"]
+        unconfirmed()
+        assert node.module("datapath_info")["socket_lb"] == group
+        assert not node.attach(**wanted)["changed"]
 
 
 def test_run_killed_after_pinning_maps_is_rolled_back(node: Node, unconfirmed: Any) -> None:

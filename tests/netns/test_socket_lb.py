@@ -16,13 +16,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils._agent.config import Config
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import boot
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks import SOCKET_HOOKS
+from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import pin_name
+from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 from tests.netns.bpf_node import Node
 from tests.support.cgroup import cgroup
 
@@ -455,6 +460,23 @@ def test_a_cgroup_that_was_created_again(node: Node) -> None:
         assert len(programs(group)) == 8
         assert not node.attach(socket_lb="required", cgroup_path=group)["changed"]
     assert node.attach(state="absent")["changed"]
+
+
+def test_the_agent_attaches_them_after_a_boot(
+    group: str, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "FOLDER", str(tmp_path))
+    config = Config("node", node.object, pin_path=node.pins, socket_lb="auto", cgroup_path=group)
+    with node.ns.inside(node.name):
+
+        def restore() -> bool:
+            return boot.restore(node.pins, node.object, config.programs(), config.requests())
+
+        assert restore() and len(programs(group)) == 8
+        assert not restore()
+        os.unlink(f"{node.pins}/links/site/{pin_name(group, 'sendmsg4')}")
+        assert programs(group)["sock_sendmsg4"] == 0
+        assert restore() and len(programs(group)) == 8
 
 
 def programs(group: str) -> Counter[str]:

@@ -56,7 +56,6 @@ struct flow_cache_entry {
 	__u32 pad;
 };
 
-
 /* Per CPU, so that a program never reads what another CPU writes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
