@@ -202,6 +202,18 @@ def wait_clean(cluster: Cluster) -> None:
         time.sleep(2)
 
 
+def wait_ready(cluster: Cluster) -> None:
+    """Wait until all Pods of the Deployment are ready."""
+    try:
+        cluster.kubectl("rollout", "status", "deployment/chaos", "--timeout=600s")
+    except LabError as error:
+        pods = cluster.kubectl("get", "pods", "-o", "wide")
+        waiting = [line for line in pods.splitlines() if " 1/1 " not in line]
+        events = cluster.kubectl("events", "-A", "--types=Warning").splitlines()[-40:]
+        logs = (node.logs(60) for node in cluster.nodes)
+        raise AssertionError("\n".join([f"seed {SEED}: {error}", *waiting, *events, *logs])) from error
+
+
 def unreachable(cluster: Cluster) -> list[str]:
     """Return the addresses of Pods that the control plane cannot reach."""
     pods = [pod for node in cluster.nodes for pod in pods_of(cluster, node)]
@@ -223,7 +235,7 @@ def test_nothing_is_missing_or_left_over(kubernetes: Cluster) -> None:
         with faults(cluster, chance, LONG_FAULTS[number % len(LONG_FAULTS)]):
             cluster.kubectl("apply", "-f", "-", given=chaos_deployment(PODS, number))
             time.sleep(chance.uniform(5, 10))
-        cluster.kubectl("rollout", "status", "deployment/chaos", "--timeout=600s")
+        wait_ready(cluster)
         wait_clean(cluster)
         assert unreachable(cluster) == [], f"seed {SEED}"
     cluster.kubectl("delete", "deployment", "chaos", "--wait")
