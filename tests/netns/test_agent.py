@@ -45,6 +45,7 @@ from tests.support.agent import PLUGINS, Agent, Reply
 
 SEED = int(os.environ.get("PODNET_SEED") or random.randrange(1 << 32))
 ROUNDS = int(os.environ.get("PODNET_COUNT") or 5)  # kills of the agent
+CONTAINERS = int(os.environ.get("PODNET_PODS") or 8)  # while the agent is killed
 RANGES = [[{"subnet": "10.78.0.0/24"}], [{"subnet": "fd78::/64"}]]
 ROUTER = "10.78.255.1"
 
@@ -496,13 +497,13 @@ def test_pods_of_the_inventory_stay_and_share_the_datapath(cni: Cni) -> None:
 
 def test_a_killed_agent_leaves_nothing(cni: Cni) -> None:
     chance = random.Random(SEED)
-    names = [f"c{number}" for number in range(8)]
+    names = [f"c{number}" for number in range(CONTAINERS)]
     for name in names:
         cni.container(name)
     for _round in range(ROUNDS):
-        with ThreadPoolExecutor(len(names)) as pool:
+        with ThreadPoolExecutor(16) as pool:
             requests = [pool.submit(cni.try_call, chance.choice(("ADD", "DEL")), name) for name in names]
-            time.sleep(chance.uniform(0, 0.2))
+            time.sleep(chance.uniform(0, 0.025 * CONTAINERS))
             cni.agent.stop(signal.SIGKILL)
             for request in requests:
                 request.result()

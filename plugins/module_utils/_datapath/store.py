@@ -60,7 +60,8 @@ class Store:
         records = {}
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(self.folder)):
-                if name.endswith(_SUFFIX):
+                # A killed process may have left an incomplete file, whose name begins with a dot.
+                if name.endswith(_SUFFIX) and not name.startswith("."):
                     with open(os.path.join(self.folder, name), encoding="utf-8") as f:
                         raw = json.load(f)
                     records[unquote(name[: -len(_SUFFIX)])] = Record(raw["options"], raw["slots"])
