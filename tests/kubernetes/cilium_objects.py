@@ -99,11 +99,16 @@ class CiliumObjects(Objects):
         self.started: dict[str, dict[str, str]] = {}
 
     def install(self) -> None:
+        """Create what the operator and the chart create."""
+        self.define()
+        self.set_config(CONFIG)
+
+    def define(self) -> None:
+        """Create the definition of CiliumNodeConfigs, as the operator does."""
         path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         self.api.request("POST", path, definition("v2"))
         # At first, the API server answers that the storage is being initialized.
         self._wait_for(lambda: self.api.request("GET", CONFIGS))
-        self.set_config(CONFIG)
 
     def _wait_for(self, probe: Any) -> None:
         deadline = time.monotonic() + 30

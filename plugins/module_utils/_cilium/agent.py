@@ -78,7 +78,7 @@ def parse(health: Any, config: Any, endpoints: Any) -> Json:
         options = config["status"].get("daemonConfigurationMap") or {}
         cilium = health.get("cilium") or {}
         return {
-            "version": str(cilium.get("msg") or "").split(" ")[0].split("-")[0],
+            "version": str(cilium.get("msg") or "").partition(" ")[0].partition("-")[0],
             "state": str(cilium.get("state") or ""),
             "message": str(cilium.get("msg") or ""),
             "settings": _settings(health, config["status"], options),
