@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -14,9 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.cluster import CLUSTER
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import compile_image
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.image import Image, differences
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import (
+    Backend,
+    Declaration,
+    Service,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import Node
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.parse import parse
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.plan import (
     Current,
     DatapathPlan,
@@ -65,9 +72,10 @@ def empty() -> Snapshot:
     return Snapshot(arrays=arrays, sizes=SIZES, generation=8)
 
 
+backends = st.dictionaries(st.integers(1, 6), st.integers(0, 3))
 services = st.dictionaries(
-    st.sampled_from(["10.96.0.1", "10.96.0.2", "fd96::1"]),
-    st.dictionaries(st.integers(1, 6), st.integers(0, 3)),
+    st.sampled_from(["10.96.0.1", "10.96.0.2", "fd96::1", "0.0.0.0", "::"]),
+    st.tuples(backends, st.integers(0, 2), st.none() | backends),
 )
 worlds = st.tuples(st.lists(labels, min_size=4, max_size=4), policies, services, st.integers(1, 4))
 
@@ -76,21 +84,25 @@ def world_image(world: Any) -> Image:
     pod_labels, raw_policies, fronts, count = world
     declaration = declare(pod_labels, raw_policies)
     declaration.pods = declaration.pods[:count]
-    raw = [
-        {
-            "name": front,
-            "address": front,
-            "port": 80,
-            "backends": [
-                {"address": f"{'10.0.9.' if '.' in front else 'fd09::'}{n}", "weight": weight}
-                for n, weight in backends.items()
-            ],
-        }
-        for front, backends in fronts.items()
+
+    def backends_of(front: str, weights: dict[int, int]) -> tuple[Backend, ...]:
+        network = "10.0.9." if "." in front else "fd09::"
+        return tuple(Backend(ip_address(f"{network}{n}"), 80, weight) for n, weight in weights.items())
+
+    declaration.services = [
+        Service(
+            front,
+            "site",
+            ip_address(front),
+            80,
+            6,
+            backends_of(front, inside),
+            (),
+            affinity,
+            None if outside is None else backends_of(front, outside),
+        )
+        for front, (inside, affinity, outside) in fronts.items()
     ]
-    own, problems = parse({"services": raw}, "site")
-    assert not problems
-    declaration.services = own.services
     return image_of(declaration)
 
 
@@ -129,8 +141,57 @@ def test_commit_is_atomic_and_never_writes_elements_in_use(states: Any) -> None:
         assert plan_writes(snapshot, image) == (None, [])
 
 
+def test_external_clients_get_no_process_of_the_node() -> None:
+    """Their own list of backends, if there is one."""
+    node = replace(NODE, addresses=frozenset({ip_address("172.31.0.1"), ip_address("fd31::1")}))
+    lists = {
+        name: tuple(Backend(ip_address(one), 80) for one in addresses)
+        for name, addresses in {
+            "own": ["172.31.0.1"],
+            "all": ["172.31.0.1", "10.0.9.1", "10.0.9.2"],
+            "others": ["10.0.9.1", "10.0.9.2"],
+            "local": ["10.0.9.1"],
+        }.items()
+    }
+    for inside, outside, expected in (
+        ("all", None, "others"),
+        ("all", "all", "others"),
+        ("all", "local", "local"),
+        ("own", None, None),
+        ("others", None, "others"),
+    ):
+        service = Service("s", "site", ip_address("10.96.0.1"), 80, 6, lists[inside])
+        if outside:
+            service = replace(service, external=lists[outside])
+        image = compile_image(Declaration(services=[service]), node, {}).image
+        ((_key, found),) = image.services.items()
+        assert {*image.backends[found.digest]} == {
+            layout.encode_backend(one.address, one.port) for one in lists[inside]
+        }
+        wanted = lists[expected] if expected else ()
+        assert {*image.backends.get(found.external, ())} == {
+            layout.encode_backend(one.address, one.port) for one in wanted
+        }
+
+
+@pytest.mark.parametrize(
+    ("address", "owner", "features"),
+    [
+        ("10.96.0.1", "site", layout.FEATURE_SERVICES),
+        ("10.96.0.1", CLUSTER, layout.FEATURE_SERVICES | layout.FEATURE_EXTERNAL),
+        ("::", "site", layout.FEATURE_SERVICES | layout.FEATURE_EXTERNAL | layout.FEATURE_NODE_PORTS),
+    ],
+)
+def test_only_needed_features_are_enabled(address: str, owner: str, features: int) -> None:
+    node = replace(NODE, addresses=frozenset({ip_address("172.31.0.1")}))
+    service = Service("s", owner, ip_address(address), 80, 6)
+    image = compile_image(Declaration(services=[service]), node, {}).image
+    assert image.features == features
+    assert bool(image.node_addresses) == bool(features & layout.FEATURE_NODE_PORTS)
+
+
 def test_drifted_backend_is_repaired() -> None:
-    image = world_image(([{"app": "web", "tier": "a"}] * 4, [], {"10.96.0.1": {1: 1, 2: 1}}, 4))
+    image = world_image(([{"app": "web", "tier": "a"}] * 4, [], {"10.96.0.1": ({1: 1, 2: 1}, 0, None)}, 4))
     writes, _problems = plan_writes(empty(), image)
     assert writes
     snapshot = written(empty(), writes)
@@ -144,7 +205,8 @@ def test_drifted_backend_is_repaired() -> None:
 
 
 def test_all_full_maps_are_reported() -> None:
-    world = ([{"app": "web", "tier": "a"}] * 4, [], {"10.96.0.1": {1: 1}, "fd96::1": {2: 1}}, 4)
+    fronts = {"10.96.0.1": ({1: 1}, 0, None), "fd96::1": ({2: 1}, 0, None)}
+    world = ([{"app": "web", "tier": "a"}] * 4, [], fronts, 4)
     snapshot = empty()
     snapshot.sizes = {**SIZES, "endpoints4": 3, "pods": 1, "services": 1, "maglev": 1, "backends": 1}
     _writes, problems = plan_writes(snapshot, world_image(world))
