@@ -25,7 +25,7 @@ from .._core.files import replace_file
 from .._core.plan import Problem
 from .._datapath.store import Store, stored
 from .._ops.kubernetes import Access, Api, KubernetesError
-from .._ops.watch import Watch
+from .._ops.watch import OVERLOADED, Watch
 from .attachments import Attachment
 from .config import OWNER, Config
 from .events import EventWriter
@@ -99,7 +99,7 @@ class ClusterWatch:
     @property
     def problem(self) -> str:
         """Why policies and services are not known yet, empty if they are, or become known now."""
-        return "" if self._synced.is_set() else "; ".join(self._shown_errors()[:1])
+        return "" if self._synced.is_set() else "; ".join(self.errors()[:1])
 
     def is_synced(self) -> bool:
         """Return whether the datapath has the objects."""
@@ -140,9 +140,10 @@ class ClusterWatch:
             if error and error != self._errors.get(kind):
                 log.warning("%s: %s", kind, error)
             self._errors = {**self._errors, kind: error}
-            self._warnings.set("cluster watch", self._shown_errors())
+            self._warnings.set("cluster watch", self.errors())
 
-    def _shown_errors(self) -> list[str]:
+    def errors(self) -> list[str]:
+        """Return why kinds of objects cannot be read now."""
         return [f"{kind} cannot be read: {one}" for kind, one in sorted(self._errors.items()) if one]
 
     def _next_changes(self) -> list[tuple[str, Changes]]:
@@ -211,28 +212,44 @@ class ClusterWatch:
             raise CniError(TRY_AGAIN, self.problem or "the Kubernetes API has not sent all objects yet")
         with self._lock:
             known = self._state.uid_of(name)
-        if known and uid in ("", known):
+        interrupted = any(self._errors.get(kind) for kind in _POLICY_KINDS)
+        if known and uid in ("", known) and not interrupted:
             return known
-        return self._read_pod(name, uid)
-
-    def _read_pod(self, key: str, uid: str) -> str:
-        """Read a Pod that the watch does not know yet, and its namespace. Raises ``CniError``."""
-        namespace, _slash, name = (urllib.parse.quote(part, safe="") for part in key.partition("/"))
-        path = f"{KINDS['namespaces']}/{namespace}"
         try:
-            pod = self._api.request("GET", f"{path}/pods/{name}")
-            known = objects.uid_of(pod)
-            if uid not in ("", known):
-                raise CniError(TRY_AGAIN, f"the Kubernetes API has another Pod {key}, with the UID {known}")
-            reduced = objects.pod(pod, self._node)
-            if reduced is None:
-                raise CniError(TRY_AGAIN, f"the Kubernetes API has no running Pod {key} on {self._node}")
-            found: Mapping[str, Any] = self._api.request("GET", path)
+            return self._read_pod(name, uid, interrupted)
         except KubernetesError as error:
+            # An API that does not respond cannot have changed anything either.
+            if known and uid in ("", known) and error.status in OVERLOADED:
+                return known
             raise CniError(TRY_AGAIN, str(error)) from error
+
+    def _read_pod(self, key: str, uid: str, with_policies: bool) -> str:
+        """Read a Pod that the watch does not know yet, and its namespace.
+
+        ``with_policies`` if watches are interrupted, and may not know the namespace's latest policies either.
+        Raises ``CniError`` if the API has no such Pod, and ``KubernetesError``.
+        """
+        namespace, _slash, name = key.partition("/")
+        quoted = urllib.parse.quote(namespace, safe="")
+        path = f"{KINDS['namespaces']}/{quoted}"
+        pod = self._api.request("GET", f"{path}/pods/{urllib.parse.quote(name, safe='')}")
+        known = objects.uid_of(pod)
+        if uid not in ("", known):
+            raise CniError(TRY_AGAIN, f"the Kubernetes API has another Pod {key}, with the UID {known}")
+        reduced = objects.pod(pod, self._node)
+        if reduced is None:
+            raise CniError(TRY_AGAIN, f"the Kubernetes API has no running Pod {key} on {self._node}")
+        labels = objects.namespace(self._api.request("GET", path))
+        policies: list[Any] = []
+        if with_policies:
+            group, _slash, kind = KINDS["networkpolicies"].rpartition("/")
+            found = self._api.request("GET", f"{group}/namespaces/{quoted}/{kind}")
+            policies = list(map(objects.network_policy, found.get("items") or ()))
         with self._lock:
-            self._state.apply("namespaces", {key.partition("/")[0]: objects.namespace(found)})
+            self._state.apply("namespaces", {namespace: labels})
             self._state.apply("pods", {key: reduced})
+            if with_policies:
+                self._state.replace_policies(namespace, policies)
             self._pass_on()
         return known
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -94,6 +94,17 @@ class ClusterState:
     def apply(self, kind: str, changes: Changes) -> None:
         """Record changes of one kind; ``take`` returns what they change."""
         getattr(self, f"_apply_{kind}")(changes)
+
+    def replace_policies(self, namespace: str, new: Iterable[objects.PolicyFacts]) -> None:
+        """Record all NetworkPolicy objects of a namespace."""
+        former = {key: one for key, one in self._policies.items() if one.namespace == namespace}
+        current = {f"{one.namespace}/{one.name}": one for one in new}
+        changes: dict[str, objects.PolicyFacts | None] = {
+            key: one for key, one in current.items() if former.get(key) != one
+        }
+        changes.update(dict.fromkeys(former.keys() - current.keys()))
+        if changes:
+            self.apply("networkpolicies", changes)
 
     def take(self) -> Update:
         """Return what changed since the last call, and update policies and services."""

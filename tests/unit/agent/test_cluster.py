@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,6 +44,7 @@ class ApiServer:
         self._changed = threading.Condition()
         self._events: dict[str, list[Json]] = {path: [] for path in self.lists}
         self._closed = False
+        self.overloaded = False
         self.stop: list[Callable[[], None]] = []
         outer = self
 
@@ -55,6 +57,8 @@ class ApiServer:
                         return
                     outer.released[url.path].wait(10)
                     self._reply(200, {"metadata": {"resourceVersion": "1"}, "items": outer.lists[url.path]})
+                elif outer.overloaded:
+                    self._reply(503, {"message": "overloaded"})
                 elif url.path in outer.objects:
                     self._reply(200, outer.objects[url.path])
                 else:
@@ -98,7 +102,7 @@ class ApiServer:
             self._changed.notify_all()
 
     def close(self) -> None:
-        for stop in self.stop:
+        for stop in (*self.stop, *(one.set for one in self.released.values())):
             stop()
         with self._changed:
             self._closed = True
@@ -242,6 +246,43 @@ def test_an_add_reads_a_pod_that_the_watch_does_not_know(api: ApiServer, tmp_pat
     assert datapath.pods["x/new"].labels["app"] == "web" and not datapath.pods["x/new"].addresses
     api.objects.clear()
     assert watch.require_pod("x/new", "u2") == "u2", "it is known now"
+
+
+def interrupt(api: ApiServer, watch: ClusterWatch) -> None:
+    """Interrupt the watch of policies; the list that follows gets no answer."""
+    api.released[POLICIES].clear()
+    api.emit(POLICIES, "ERROR", {"code": 500, "message": "interrupted"})
+    while not watch.errors():
+        time.sleep(0.05)
+
+
+def test_an_add_reads_the_policies_while_watches_are_interrupted(api: ApiServer, tmp_path: Path) -> None:
+    """After the API was away, a new Pod may be known to its watch before a new policy is known to another."""
+    watch, datapath = synchronized(api, tmp_path)
+    api.emit(POLICIES, "ADDED", policy("former"))
+    datapath.wait_for(lambda: datapath.policies == ["x/former"])
+    interrupt(api, watch)
+    with pytest.raises(CniError, match="not found"):
+        watch.require_pod("x/a", "u")
+    api.objects[f"{NAMESPACES}/x"] = namespace("x")
+    api.objects[f"{NAMESPACES}/x/pods/a"] = pod("a")
+    group = "/apis/networking.k8s.io/v1/namespaces/x/networkpolicies"
+    api.objects[group] = {"items": [policy("latest")]}
+    assert watch.require_pod("x/a", "u") == "u"
+    assert datapath.policies == ["x/latest"]
+
+
+def test_an_add_continues_with_the_last_state_if_the_api_is_unreachable(
+    api: ApiServer, tmp_path: Path
+) -> None:
+    watch, _datapath = synchronized(api, tmp_path)
+    interrupt(api, watch)
+    api.overloaded = True
+    assert watch.require_pod("x/a", "u") == "u"
+    for uid in ("other", ""):
+        with pytest.raises(CniError) as error:
+            watch.require_pod("x/a" if uid else "x/new", uid)
+        assert error.value.code == TRY_AGAIN
 
 
 def test_changes_that_the_datapath_rejects_are_repeated(
