@@ -86,7 +86,8 @@ def _build(layer: Path) -> None:
             go.install(f"helm.sh/helm/v3/cmd/helm@v{HELM}", layer / build.BIN)
         module = go.module(MODULE, VERSION)
         _write_module(go.folder, (module / "go.mod").read_text())
-        flags = f"-s -w -X {MODULE}/pkg/version.ciliumVersion={VERSION}"
+        # Without revision and date the agent reports no version at all.
+        flags = f'-s -w -X "{MODULE}/pkg/version.ciliumVersion={VERSION} v{VERSION} 0"'
         options = ("-mod=mod", "-trimpath", "-tags", "osusergo,ipam_provider_operator", "-ldflags", flags)
         for program, package in PROGRAMS.items():
             with common.step(f"{program} {VERSION}", 300):

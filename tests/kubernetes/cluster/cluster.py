@@ -115,7 +115,7 @@ class AnyCluster(ABC):
         """Wait until all nodes and CoreDNS are ready."""
         try:
             self.wait_for("wait", "nodes", "--all", "--for=condition=Ready", seconds=180)
-            self.wait_for("-n", "kube-system", "rollout", "status", "deployment/coredns")
+            self.wait_for("-n", "kube-system", "rollout", "status", "deployment/coredns", seconds=180)
         except common.LabError as error:
             events = self.kubectl("events", "-A", "--types=Warning")
             logs = "\n".join(machine.logs() for machine in self.machines)
