@@ -82,7 +82,7 @@ static __always_inline bool ctx_needs_ct(const struct context *ctx)
 }
 
 /* Return whether the packet may be of a translated connection, or open one to a service. */
-static __always_inline bool ctx_may_translate(const struct packet *p, const struct context *ctx)
+static __noinline bool ctx_may_translate(const struct packet *p, const struct context *ctx)
 {
 	__be32 address[4] = { p->flow.dst4 };
 

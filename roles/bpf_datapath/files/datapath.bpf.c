@@ -484,7 +484,7 @@ int pod_egress(struct __sk_buff *skb)
  * Return whether a packet from the wire to no Pod may be of a connection that this node translates:
  * the reply to a translated source, or to a service.
  */
-static __always_inline bool ctx_is_for_node(const struct packet *p, const struct context *ctx)
+static __noinline bool ctx_is_for_node(const struct packet *p, const struct context *ctx)
 {
 	__be32 address[4] = { p->flow.dst4 };
 
@@ -502,13 +502,26 @@ static __always_inline bool ctx_is_for_node(const struct packet *p, const struct
 	return lb_find(p->flow.family, p->flow.proto, address, p->flow.dport, &ctx->cfg);
 }
 
+/* Set the source of a packet from the wire. A spoofed one does not get the identity of its Pod. */
+static __noinline void ctx_set_wire_src(const struct packet *p, struct context *ctx)
+{
+	__u32 spoofed;
+
+	ctx_set_src(p, ctx);
+	/* Pods of this node do not send from the wire */
+	spoofed = ctx->src.ifindex;
+	if (spoofed) {
+		__builtin_memset(&ctx->src, 0, sizeof(ctx->src)); /* IDENTITY_WORLD */
+		ctx->src.ifindex = spoofed;
+	}
+}
+
 /* Process a packet from the wire that misses the flow cache. */
 __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 				     struct flow_cache_entry *entry, __u64 config_word,
 				     enum reason reason)
 {
 	struct context ctx = { .cfg.word = config_word };
-	__u32 spoofed;
 
 	if (!p)
 		return TC_ACT_SHOT;
@@ -528,13 +541,7 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 	if (packet_is_partial(p))
 		entry = NULL;
 	if (!ctx.dst.ifindex || ctx_needs_state(p, &ctx)) {
-		ctx_set_src(p, &ctx);
-		/* spoofed: Pods of this node do not send from the wire */
-		spoofed = ctx.src.ifindex;
-		if (spoofed) {
-			__builtin_memset(&ctx.src, 0, sizeof(ctx.src)); /* IDENTITY_WORLD */
-			ctx.src.ifindex = spoofed;
-		}
+		ctx_set_wire_src(p, &ctx);
 		reason = ctx_process(skb, p, &ctx);
 		if (reason == REASON_NONE && (ctx.masquerade || ctx.ct.clash))
 			reason = ctx_select_source(skb, p, &ctx);

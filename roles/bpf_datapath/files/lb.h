@@ -147,11 +147,20 @@ static __always_inline struct service *lb_lookup_node_port(__u8 family, __u8 pro
 static __noinline struct service *lb_find(__u8 family, __u8 proto, const __be32 *address,
 					  __be16 port, const struct config *cfg)
 {
-	struct service *service = lb_lookup(family, proto, address, port, cfg);
+	struct service_key key = {
+		.port = port,
+		.proto = proto,
+		.family = family,
+		.buffer = config_buffer(*cfg),
+	};
+	struct service *service;
 
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	service = bpf_map_lookup_elem(&services, &key);
 	if (service || !(cfg->features & FEATURE_NODE_PORTS))
 		return service;
-	return lb_lookup_node_port(family, proto, port, cfg);
+	__builtin_memset(key.address, 0, sizeof(key.address));
+	return bpf_map_lookup_elem(&services, &key);
 }
 
 static __always_inline bool lb_is_node_address(__u32 family, const __be32 *address)
