@@ -17,9 +17,9 @@ from functools import partial
 
 from tests.support import node_checks
 from tests.support.namespaces import Namespaces
-from tests.support.pacing_checks import CHECKS
 from tests.support.pod_nodes import Devices
 from tests.support.policy_lab import Lab
+from tests.support.stack_nat_checks import CHECKS
 
 BPFFS = "/sys/fs/bpf"
 

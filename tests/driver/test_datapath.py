@@ -16,8 +16,8 @@ import pytest
 
 from tests.support.lab_node import LabNode, assert_passed
 from tests.support.node_checks import Outcome
-from tests.support.pacing_checks import CHECKS
 from tests.support.policy_checks import read_cases
+from tests.support.stack_nat_checks import CHECKS
 
 # netkit was added in 6.7
 KINDS = {"6.1": ("meta",)}.get(os.environ.get("PODNET_KERNEL", "6.1"), ("meta", "netkit"))
