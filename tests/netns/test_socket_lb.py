@@ -23,7 +23,7 @@ from urllib.parse import quote
 import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.config import Config
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf, mounts
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import boot
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks import SOCKET_HOOKS
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import pin_name
@@ -437,6 +437,26 @@ def test_what_cannot_be_attached_is_refused(group: str, node: Node) -> None:
         rf"socket_lb: program '' \(id \d+\) is attached to {group}, hook connect4, and excludes other",
         message,
     )
+
+
+@pytest.mark.parametrize("missing", ["kernel", "hierarchy"])
+def test_nodes_without_support(node: Node, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """The programs of devices are loaded; services are translated per packet, which the module reports."""
+    if missing == "kernel":
+        monkeypatch.setattr(bpf, "has_socket_programs", lambda: False)
+        monkeypatch.setattr(libbpf, "has_socket_programs", lambda: False)
+        reason = "the kernel has no programs of sockets: they need Linux 6.1 and CONFIG_CGROUP_BPF"
+    else:
+        monkeypatch.setattr(mounts, "cgroup2_mount", lambda: "")
+        reason = "no cgroup v2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified)"
+    assert node.refuse(socket_lb="required") == f"socket_lb: {reason}; or set socket_lb: auto"
+    for check in (True, False):
+        result = node.attach(socket_lb="auto", check=check)
+        assert result["socket_lb"] == {"cgroup": "", "reason": reason}
+        assert f"services are translated per packet: {reason}" in str(result["warnings"])
+    assert len(result["programs"]) == (3 if missing == "kernel" else 11)
+    assert not node.attach(socket_lb="auto")["changed"]
+    assert node.module("datapath_info")["socket_lb"] == ""
 
 
 def test_a_failure_restores_the_former_programs(group: str, node: Node, build: Any) -> None:
