@@ -108,6 +108,12 @@ class Lab:
         }
         return {client: [not one.wait() for one in some] for client, some in started.items()}
 
+    def http(self, client: str) -> bool:
+        """Return whether HTTP reaches the server from a client."""
+        url = f"http://{self.server[0]}:8080/hostname"
+        found = subprocess.run(self.enter(client, "curl", "-m1", url), capture_output=True, check=False)
+        return not found.returncode
+
     def expect(self, near: list[bool], far: list[bool]) -> None:
         wait(lambda: self.reached() == {"near": near, "far": far}, 15)
 
@@ -133,6 +139,12 @@ def test_policies_select_by_namespace_and_port_and_open_when_deleted(lab: Lab) -
     by_namespace = {"namespaceSelector": {"matchLabels": {"team": "far"}}}
     lab.apply(policy("far", ingress=[{"from": [by_namespace], "ports": [{"port": "http"}]}]))
     lab.expect(NONE, HTTP)
+    policy_of = ("podnet-datapath", "policy", "open/server", "--port", "tcp/8080", "--from")
+    assert node.run(*policy_of, "away/far").count(": allowed by open/far") == 2
+    assert node.run(*policy_of, "open/near").count(": denied, because no rule allows it in open/closed") == 2
+    assert not lab.http("near")
+    drops = node.run("podnet-datapath", "drops", "--wait", "0.5")
+    assert "open/server ingress" in drops and "peer Pod open/near, policies open/closed, open/far" in drops
     lab.cluster.kubectl("label", "namespace", "away", "team-")
     lab.expect(NONE, NONE)
     lab.cluster.kubectl("label", "namespace", "away", "team=far")

@@ -47,6 +47,8 @@ def _agent(values: Mapping[str, Any]) -> Iterator[str]:
         path = values.get(option)
         if path and not path.startswith("/"):
             yield f"{option}: {path!r} must be an absolute path on the node"
+    if values.get("kube_proxy") == "replace" and not values.get("kubeconfig", "unknown"):
+        yield "kube_proxy: replace requires kubeconfig, because services are read from the Kubernetes API"
     address, port = values.get("metrics_address"), values.get("metrics_port") or 0
     if address is not None and not _is_address(address):
         yield f"metrics_address: {address!r} is not an IPv4 or IPv6 address"

@@ -145,6 +145,7 @@ def test_host_ports_need_the_services_of_kube_proxy() -> None:
         ({"sysctls": {"a b": 1}}, "sysctls: 'a b'"),
         ({"metrics_port": 65536}, "metrics_port: 65536"),
         ({"metrics_address": "localhost"}, "metrics_address: 'localhost'"),
+        ({"kube_proxy": "replace", "kubeconfig": ""}, "kube_proxy: replace requires kubeconfig"),
         ({"kubeconfig": "conf"}, "kubeconfig: 'conf'"),
         ({"network": "a/b"}, "network: 'a/b'"),
         ({"conflist": "10-podnet.conf"}, "conflist: '10-podnet.conf'"),
