@@ -21,7 +21,8 @@ from tests.kubernetes.cluster.node import Node
 from tests.kubernetes.waiting import wait
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("PODNET_CNI", "podnet") != "podnet", reason="requires this collection's agent"
+    not os.environ.get("PODNET_CNI", "podnet").startswith("podnet"),
+    reason="requires this collection's agent",
 )
 RECORDS = "/var/lib/podnet-datapath/agent/attachments"
 Json = dict[str, Any]

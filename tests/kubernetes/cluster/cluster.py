@@ -31,6 +31,7 @@ NODES = 2
 CNIS = {
     "cilium": cni.Cni(cilium.install, cilium.layers, proxy=False),
     "podnet": cni.Cni(podnet.install),
+    "podnet-services": cni.Cni(podnet.install_with_services, proxy=False),
     "ptp": cni.Cni(cni.install_ptp),
 }
 

@@ -51,15 +51,23 @@ print(json.dumps({{"changed": result.changed, "warnings": result.warnings, **res
 """
 
 
-def install(cluster: Cluster) -> None:
-    """Install agent, plugin and, last, the conflist on all nodes. The agent loads the programs."""
+def install_with_services(cluster: Cluster) -> None:
+    """Install it so that it translates services, without kube-proxy."""
+    install(cluster, kube_proxy="replace", socket_lb="auto", stack_services=[])
+
+
+def install(cluster: Cluster, **agent: Any) -> None:
+    """Install agent, plugin and, last, the conflist on all nodes. The agent loads the programs.
+
+    ``agent`` are options that differ from those of ``present``.
+    """
     cluster.kubectl("apply", "-f", ROLE / "rbac.yml")
     token = cluster.kubectl("create", "token", *ACCOUNT, "--duration=24h").strip()
     for node in cluster.nodes:
         node.write(KUBECONFIG, cluster.server.kubeconfig_of(token), 0o600)
     copy_parts(cluster.nodes)
     for node in cluster.nodes:
-        present(node, kubeconfig=KUBECONFIG)
+        present(node, kubeconfig=KUBECONFIG, **agent)
 
 
 def copy_parts(nodes: Iterable[Node], bin_dir: str = CNI_BIN) -> None:
