@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.identity import ANY
 from tests.bpf.state import (
     ALLOW,
     DENY,
@@ -132,6 +135,42 @@ class TestPolicy:
         state.rule(POD1, REMOTE, EGRESS, verdict=DENY)
         assert from_pod(state, "1.11", "2.11", syn(), family).counted == {"DROP_POLICY_EGRESS": 1}
         assert from_pod(state, "1.11", "1.12", syn(), family).counted == {"LOCAL": 1}
+
+    @FAMILIES
+    def test_a_rule_for_all_peers(self, state: State, family: int) -> None:
+        """It applies to peers without a rule of their own."""
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        state.rule(POD1, ANY, EGRESS, (TCP_, ALLOW, 80, 80))
+        state.rule(POD1, POD2, EGRESS, (TCP_, ALLOW, 81, 81))
+        for dst, port, verdict in (("1.12", 80, DROP), ("1.12", 81, REDIRECT), ("2.11", 80, REDIRECT)):
+            assert from_pod(state, "1.11", dst, syn(port, 1000 + port), family).verdict == verdict, port
+        assert from_pod(state, "1.11", "2.11", syn(81), family).verdict == DROP
+
+    @FAMILIES
+    def test_the_last_of_the_most_ranges(self, state: State, family: int) -> None:
+        state.pods(ENFORCE_EGRESS | DENY_EGRESS)
+        ranges = [(TCP_, ALLOW, port, port) for port in range(1000, 1000 + 2 * layout.MAX_RANGES, 2)]
+        state.rule(POD1, REMOTE, EGRESS, *ranges)
+        last = ranges[-1][2]
+        for port, counted in ((last, "REMOTE"), (last + 1, "DROP_POLICY_EGRESS")):
+            assert from_pod(state, "1.11", "2.11", syn(port, port), family).counted == {counted: 1}
+
+    @FAMILIES
+    def test_policy_applies_to_a_new_pod_without_a_generation(self, state: State, family: int) -> None:
+        """In both directions, as soon as the flow cache has expired."""
+        state.pods(ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS)
+        state.rule(POD1, REMOTE, EGRESS, (TCP_, ALLOW, 80, 80))
+        packets = {
+            "pod_egress": frame("1.11", "2.11", TCP(sport=1234, dport=80, flags="A"), family),
+            "host_ingress": frame("2.11", "1.11", TCP(sport=80, dport=1234, flags="A"), family),
+        }
+        assert from_pod(state, "1.11", "2.11", syn(), family).counted == {"REMOTE": 1}
+        for identity, passes in ((REMOTE, True), (REMOTE + 1, False), (REMOTE, True)):
+            state.datapath.endpoint(11, 0, identity, node=2)
+            for program, packet in packets.items():
+                time.sleep(0.05)
+                verdict = state.datapath.run(program, packet, cached=True).verdict
+                assert (verdict == REDIRECT) == passes, (program, identity)
 
     @FAMILIES
     def test_only_replies_pass(self, state: State, family: int) -> None:

@@ -316,7 +316,7 @@ def test_containers_are_detached_without_programs_and_repaired_with_them(cni: Cn
 
 
 def test_programs_are_replaced_while_containers_start(cni: Cni, build: Callable[..., str]) -> None:
-    other = build(("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 8192"))
+    other = build(("endpoints.h", "ENDPOINTS_MAX 131072", "ENDPOINTS_MAX 8192"))
     chance = random.Random(SEED)
     names = [f"c{number}" for number in range(8)]
     for name in names:
@@ -387,7 +387,7 @@ def test_containers_wait_for_the_confirmation_of_replaced_programs(
     before = cni.leftovers()
     with cni.node.ns.inside(cni.node.name):
         backup.back_up(cni.node.pins)
-    cni.node.attach(object=build(("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 8192")))
+    cni.node.attach(object=build(("endpoints.h", "ENDPOINTS_MAX 131072", "ENDPOINTS_MAX 8192")))
     journal.append({"checkpoint": "1", "checkpoint_state": "armed"})
     with Local(cni) as local:
         assert local.call("ADD", "two") == protocol.TRY_AGAIN

@@ -121,7 +121,7 @@ def test_maps_of_another_layout_are_filled_before_programs_are_replaced(node: No
     cni = [{"device": "right", "addresses": ["10.31.1.12"]}]
     node.module("bpf_state", endpoints=site)
     node.module("bpf_state", endpoints=cni, owner="cni")
-    smaller = build(("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2"))
+    smaller = build(("endpoints.h", "ENDPOINTS_MAX 131072", "ENDPOINTS_MAX 2"))
     result = node.attach("pod_egress left from_pod", object=smaller)
     # maps that are computed from declarations are replaced, others stay
     assert {"replace map endpoints4", "replace map endpoints6", "replace map policy"} < set(result["changes"])

@@ -1,13 +1,22 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pods and policies of a Kubernetes API apply to the Pods of a node."""
+"""Pods and policies of a Kubernetes API apply to the Pods of a node.
+
+PODNET_SECONDS (10) is the duration of the flood, PODNET_SEED the seed of the changes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Iterator, Mapping
+import os
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,8 +33,11 @@ from ansible_collections.podnet.datapath.plugins.module_utils._pods import api
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.single import CreatedPod, SinglePods
 from tests.netns.bpf_node import Node
 from tests.netns.pod_bench import Bench, command, pings
+from tests.support.namespaces import Namespaces
 
 HOST = "10.77.1.1"
+SECONDS = float(os.environ.get("PODNET_SECONDS") or 10)
+SEED = int(os.environ.get("PODNET_SEED") or random.randrange(1 << 32))
 
 
 def selector(**labels: str) -> PodSelector:
@@ -63,9 +75,9 @@ class ClusterNode:
         everything = {"@namespace": "ns", **labels}
         return Pod(f"ns/{name}", "kubernetes", addresses, everything, "here", uid=f"uid-{name}")
 
-    def create(self, name: str) -> str:
-        """Create a Pod, and return its namespace."""
-        self.names[name] = str(len(self.names) + 10)
+    def create(self, name: str, number: int = 0) -> str:
+        """Create a Pod, by default with the next number, and return its namespace."""
+        self.names[name] = str(number or len(self.names) + 10)
         netns: str = self.node.ns(name)
         spec = self.bench.pod(name, int(self.names[name]), netns=f"/run/netns/{netns}")
         spec = replace(spec, display_name=f"ns/{name}", uid=f"uid-{name}")
@@ -73,6 +85,10 @@ class ClusterNode:
             (created,) = self.pods.create([spec], {})
         assert isinstance(created, CreatedPod), created
         return netns
+
+    def remove(self, name: str) -> None:
+        with self.node.ns.inside(self.node.name):
+            self.pods.remove([f"cni-{name}"])
 
     def update(self, changes: Mapping[str, Pod | None]) -> None:
         with self.node.ns.inside(self.node.name):
@@ -156,3 +172,85 @@ def test_other_processes_compute_the_same_maps(cluster: ClusterNode) -> None:
     assert pings(ns, client, "10.77.0.11") and not pings(ns, netns, "10.77.0.11")
     cluster.update({"client": None})
     assert not pings(ns, client, "10.77.0.11")
+
+
+def udp_in(ns: Namespaces, netns: str, address: str = "", port: int = 0) -> socket.socket:
+    with ns.inside(netns):
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((address, port))
+    return made
+
+
+class Flood:
+    """Sends datagrams from Pods to one until it is left; ``received`` counts them by the sender's address."""
+
+    def __init__(self, ns: Namespaces, senders: Sequence[str], server: str, address: str) -> None:
+        self.received: Counter[str] = Counter()
+        self._stopped = threading.Event()
+        self._server = udp_in(ns, server, address, 7777)
+        self._server.settimeout(0.2)
+        self._sockets = [udp_in(ns, one) for one in senders]
+        self._threads = [threading.Thread(target=self._receive)]
+        self._threads += [threading.Thread(target=self._send, args=(one, address)) for one in self._sockets]
+
+    def __enter__(self) -> Flood:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+        for one in (self._server, *self._sockets):
+            one.close()
+
+    def _send(self, one: socket.socket, address: str) -> None:
+        while not self._stopped.wait(0.0005):
+            with contextlib.suppress(OSError):  # an ICMP error, or no buffer
+                one.sendto(b"x", (address, 7777))
+
+    def _receive(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(TimeoutError):
+                self.received[self._server.recvfrom(16)[1][0]] += 1
+
+
+def test_no_change_opens_a_window(cluster: ClusterNode) -> None:
+    """Datagrams of a Pod that neither the policies before nor those after a change allow never arrive."""
+    chance = random.Random(SEED)
+    names = ("good", "bad", "server")
+    good, bad, server = (cluster.create(name) for name in names)
+    known = {
+        "good": cluster.declared("good", app="good"),
+        "bad": cluster.declared("bad", app="bad"),
+        "server": cluster.declared("server", app="server"),
+    }
+    allowed = isolate("server", selector(app="good"), app="server")
+    variants = [
+        [allowed],
+        [allowed, isolate("all")],
+        [allowed, isolate("more", selector(app="other"), app="server"), isolate("bad", app="bad")],
+    ]
+    cluster.set(known, *variants[0])
+    with Flood(cluster.node.ns, [good, bad], server, "10.77.0.12") as flood:
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            kind = chance.choice(["policies", "remote", "local", "restart", "other"])
+            number = chance.randrange(20, 60)
+            if kind == "policies":
+                cluster.set(known, *chance.choice(variants))
+            elif kind == "restart":
+                cluster.restart()
+            elif kind == "other":
+                known["bad"] = cluster.declared("bad", app="bad", version=str(number))
+                cluster.update({"bad": known["bad"]})
+            elif kind == "remote":
+                cluster.names[f"p{number}"] = str(number)
+                one = cluster.declared(f"p{number}", app=chance.choice(["good", "bad", "other"]))
+                cluster.update({f"p{number}": one})
+                cluster.update({f"p{number}": None})
+            else:
+                cluster.create("extra", 99)
+                cluster.remove("extra")
+    assert flood.received["10.77.0.10"] and not flood.received["10.77.0.11"], (SEED, flood.received)

@@ -37,7 +37,7 @@ from tests.support.cgroup import cgroup
 
 OTHER = ("metrics.h", r"return TC_ACT_UNSPEC", "return TC_ACT_OK")
 OLDER = ("endpoints.h", r"__u16 slot;(?=[^}]*}[^}]*struct pod {)", "__u32 once; __u16 slot;")
-SMALLER = ("endpoints.h", "ENDPOINTS_MAX 16384", "ENDPOINTS_MAX 2")
+SMALLER = ("endpoints.h", "ENDPOINTS_MAX 131072", "ENDPOINTS_MAX 2")
 
 
 @pytest.fixture

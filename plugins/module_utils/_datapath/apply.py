@@ -17,17 +17,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._core.plan import Problem, Result
-from .compile import compile_image
+from .compile import Compiler
 from .image import Image, differences
 from .layout import number_of
 from .maps import Maps, require_confirmed
 from .merge import merge_records
 from .node import read_node
 from .plan import Current, DatapathPlan, Desired, plan_declaration, plan_writes
-from .snapshot import decode_image
+from .snapshot import Snapshot, decode_image
 from .store import Store, all_slots
+from .writes import MapWrites
 
-__all__ = ["Desired", "configure", "refill"]
+__all__ = ["Desired", "configure", "refill", "require_equal", "write"]
 
 # Options that the diff omits
 _DEFAULTS: Mapping[str, Any] = {"labels": {}, "masquerade": False, "anti_spoof": True, "node": ""}
@@ -69,20 +70,34 @@ def _apply(plan: DatapathPlan, maps: Maps, store: Store) -> None:
     if not plan.writes:
         return
     try:
-        maps.apply(plan.writes)
-    except OSError as e:
+        write(maps, plan.writes)
+    except Problem:
         store.write(plan.owner, plan.before)
+        raise
+    require_equal(maps, plan.image)
+
+
+def write(maps: Maps, writes: MapWrites) -> None:
+    """Write the maps. Raises ``Problem``."""
+    try:
+        maps.apply(writes)
+    except OSError as e:
         raise Problem(
             f"cannot write the maps: {os.strerror(e.errno or 0)}; the former generation stays active"
         ) from e
+
+
+def require_equal(maps: Maps, image: Image) -> Snapshot:
+    """Return the maps as they are. Raises ``Problem`` if they have another content than ``image``."""
     snapshot = maps.read()
-    drift = differences(decode_image(snapshot, snapshot.buffer), plan.image)
+    drift = differences(decode_image(snapshot, snapshot.buffer), image)
     if drift:
         entries = ", ".join(f"{count} of {kind}" for kind, count in drift.items())
         raise Problem(
             "the kernel accepted every write, but reading back shows different map entries:"
             f" {entries}; check whether another process writes the maps"
         )
+    return snapshot
 
 
 def _result(plan: DatapathPlan, names: Mapping[int, str]) -> Result:
@@ -136,7 +151,7 @@ def refill(fds: Mapping[str, int], pin_path: str) -> None:
     store = Store(pin_path)
     records = store.read()
     declaration = merge_records(records, store.cluster.read())
-    image = compile_image(declaration, read_node(pin_path), all_slots(records)).image
+    image = Compiler(declaration, read_node(pin_path), all_slots(records)).image
     maps = Maps(fds)
     snapshot = maps.read()
     # Connections and cached decisions that outlive the former maps must not match the generation.

@@ -8,7 +8,7 @@ same name and UID.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -52,6 +52,14 @@ class ClusterChanges:
 
     def __bool__(self) -> bool:
         return bool(self.pods or self.policies or self.services)
+
+    def reversed(self, cluster: Cluster) -> ClusterChanges:
+        """Return the changes that restore ``cluster`` as it is now."""
+        return ClusterChanges(
+            {name: cluster.pods.get(name) for name in self.pods},
+            {name: cluster.policies.get(name) for name in self.policies},
+            {name: cluster.services.get(name) for name in self.services},
+        )
 
     def apply(self, cluster: Cluster) -> None:
         """Change ``cluster``. A changed Pod becomes the last one: the last Pod of an address has it."""
@@ -103,33 +111,64 @@ def add_cluster(declaration: Declaration, cluster: Cluster | None) -> None:
     A Pod has the address that another Pod still declares until the API deletes it: the last one counts.
     """
     declaration.pods = [labelled(pod, cluster) for pod in declaration.pods]
-    if any(pod.in_cluster for pod in declaration.pods):
+    if cluster or any(pod.in_cluster for pod in declaration.pods):
         declaration.policies = [*declaration.policies, UNKNOWN_PODS]
     if cluster is None:
         return
-    declaration.pods = [*_remote_pods(declaration.pods, cluster.pods), *declaration.pods]
+    holders = Holders(declaration.pods, cluster.pods.values())
+    remote = []
+    for pod in cluster.pods.values():
+        addresses = tuple(address for address in pod.addresses if holders.get(address) is pod)
+        if addresses:
+            remote.append(pod if addresses == pod.addresses else replace(pod, addresses=addresses))
+    declaration.pods = [*remote, *declaration.pods]
     declaration.policies = [
         *declaration.policies,
         *(policy for name in sorted(cluster.policies) for policy in cluster.policies[name]),
     ]
-    services, declaration.unenforced = _services(declaration.services, cluster.services)
+    services, declaration.unenforced = cluster_services(declaration.services, cluster.services)
     declaration.services = [*declaration.services, *services]
 
 
-def _remote_pods(declared: Iterable[Pod], pods: dict[str, Pod]) -> Iterator[Pod]:
-    claimed = {address for pod in declared for address in pod.addresses}
-    for pod in reversed(pods.values()):
-        addresses = pod.addresses
-        if not claimed.isdisjoint(addresses):
-            addresses = tuple(address for address in addresses if address not in claimed)
-        claimed.update(addresses)
-        if addresses:
-            yield pod if addresses is pod.addresses else replace(pod, addresses=addresses)
+class Holders:
+    """Which Pod has an address: one that an owner declares, else the last one of the API."""
+
+    def __init__(self, declared: Iterable[Pod], pods: Iterable[Pod]) -> None:
+        self.declared = {address: pod for pod in declared for address in pod.addresses}
+        self._pods: dict[Address, Pod] = {}
+        self._earlier: dict[Address, list[Pod]] = {}
+        for pod in pods:
+            self.add(pod)
+
+    def get(self, address: Address) -> Pod | None:
+        """Return the Pod that has an address."""
+        return self.declared.get(address) or self._pods.get(address)
+
+    def add(self, pod: Pod) -> None:
+        """Add a Pod of the API."""
+        for address in pod.addresses:
+            if address in self._pods:
+                self._earlier.setdefault(address, []).append(self._pods[address])
+            self._pods[address] = pod
+
+    def remove(self, pod: Pod) -> None:
+        """Remove a Pod of the API; an earlier one gets its addresses."""
+        for address in pod.addresses:
+            earlier = self._earlier.get(address, [])
+            if self._pods.get(address) is not pod:
+                earlier[:] = [one for one in earlier if one is not pod]
+            elif earlier:
+                self._pods[address] = earlier.pop()
+            else:
+                del self._pods[address]
+            if not earlier:
+                self._earlier.pop(address, None)
 
 
-def _services(
+def cluster_services(
     declared: Sequence[Service], services: Mapping[str, Sequence[Service]]
 ) -> tuple[list[Service], list[str]]:
+    """Return the services of the API that conflict with no other one, and a problem for each that does."""
     names: dict[tuple[Address, int, int], str] = {}
     for service in declared:
         names.setdefault((service.address, service.port, service.protocol), service.name)

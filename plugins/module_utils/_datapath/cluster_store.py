@@ -10,6 +10,7 @@ thousands appends a line. When the changes are larger than the objects, the file
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -27,6 +28,7 @@ class ClusterStore:
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, "cluster.log")
+        self._objects = (0, 0)  # inode of the file, size of its first line
 
     def token(self) -> tuple[int, ...]:
         """Return what changes if another process changes the file."""
@@ -54,12 +56,20 @@ class ClusterStore:
         os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         replace_file(self._path, _line(everything), 0o600)
 
+    def remove(self) -> None:
+        """Remove the file."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
     def append(self, changes: ClusterChanges, cluster: Cluster) -> None:
         """Store changes, of which ``cluster`` is the result."""
         line = _line(changes)
         with open(self._path, "r+b") as file:
             size = _complete_size(file.fileno())
-            if size > _MIN_CHANGES and size > 2 * len(file.readline()):
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._objects[0]:
+                self._objects = (inode, len(file.readline()))
+            if size > self._objects[1] + max(self._objects[1], _MIN_CHANGES):
                 self.replace(cluster)
                 return
             file.truncate(size)

@@ -1,20 +1,18 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compile a declaration to an image of the maps of this node."""
+"""Compile a declaration to an image of the maps of this node, and single Pods to changes of the image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from .cluster import CLUSTER
-from .identity import WORLD, Identities, assign_identities
-from .image import Device, Endpoint, Frontend, Image
+from .compile_services import compile_services, has_external
+from .identities import Identities
+from .image import Device, Endpoint, Image, ImageChanges
 from .layout import (
     CIDR_NO_MASQUERADE,
     CIDR_STACK_NAT,
-    DENY,
-    ENFORCE,
     FEATURE_EXTERNAL,
     FEATURE_MASQUERADE,
     FEATURE_NODE_PORTS,
@@ -25,190 +23,177 @@ from .layout import (
     POD_MASQUERADE,
     POD_META,
     POD_NETKIT,
-    digest_of,
-    encode_backend,
     encode_cidr,
-    encode_ruleset,
-    encode_service,
-    family_of,
     number_of,
 )
 from .masquerade import encode_node
-from .model import Backend, Declaration, Masquerade, Pod, Policy, Service
+from .model import Address, Declaration, Masquerade, Pod, Service
 from .node import Interface, Node
-from .policy import Resolved, Ruleset, resolve
+
+Slots = Mapping[tuple[str, str], int]  # of Pods in the map ``metrics``, by owner and name
 
 
-@dataclass
-class Compiled:
-    """An image, and problems of policies with too many port ranges: of owners, and of the cluster.
+class Compiler:
+    """The image of a declaration, and what its Pods change.
 
-    What the latter concern is denied.
+    ``problems`` has a problem for each policy of an owner with too many port ranges, ``unenforced`` for each
+    object of the cluster that cannot be enforced: what these concern is denied.
     """
 
-    image: Image
-    problems: list[str]
-    unenforced: list[str]
-
-
-def compile_image(declaration: Declaration, node: Node, slots: Mapping[tuple[str, str], int]) -> Compiled:
-    """Return the image of a declaration.
-
-    ``slots`` are the slots of Pods in the map ``metrics``, by owner and name.
-    """
-    policies = local_policies(declaration.policies, declaration.pods)
-    masquerades = any(pod.masquerade for pod in declaration.pods if pod.device in node.interfaces)
-    flags = dict.fromkeys(declaration.stack_services, CIDR_STACK_NAT)
-    for network in declaration.masquerade.excluded if masquerades else ():
-        flags[network] = flags.get(network, 0) | CIDR_NO_MASQUERADE
-    identities = assign_identities(declaration.pods, policies, flags)
-    resolved = resolve(policies, identities)
-    image = Image()
-    compiled = Compiled(image, [], [*declaration.unenforced])
-    _compile_policy(compiled, resolved, policies, identities)
-    _compile_pods(image, declaration.pods, node.interfaces, slots, _Lookup(identities, resolved, image))
-    for network, value in identities.cidrs.items():
-        image.cidrs[encode_cidr(network)] = value
-    _compile_services(image, declaration.services, node)
-    external = _has_external(declaration.services)
-    masquerade = declaration.masquerade if masquerades else Masquerade()
-    if external:  # Connections from the wire to backends of other nodes have this node's address.
-        masquerade = replace(
-            masquerade,
-            ipv4=masquerade.ipv4 or node.sources.ipv4,
-            ipv6=masquerade.ipv6 or node.sources.ipv6,
-        )
-    if image.pods or external:
-        image.node = encode_node(masquerade.ipv4, masquerade.ipv6, node.masquerade_ports)
-    image.features = (
-        FEATURE_SERVICES * bool(image.services)
-        | FEATURE_NODE_PORTS * bool(image.node_addresses)
-        | FEATURE_EXTERNAL * external
-        | FEATURE_MASQUERADE * masquerades
-        | FEATURE_STACK_NAT * bool(declaration.stack_services)
-    )
-    return compiled
-
-
-def local_policies(policies: Iterable[Policy], pods: Iterable[Pod]) -> list[Policy]:
-    """Return the policies that select a Pod of this node; other nodes enforce the others."""
-    local = [pod for pod in pods if pod.device]
-    by_label: dict[tuple[str, str], list[Pod]] = {}
-    for pod in local:
-        for item in pod.labels.items():
-            by_label.setdefault(item, []).append(pod)
-    selecting = []
-    for policy in policies:
-        candidates = local
-        if policy.subject.labels:
-            candidates = by_label.get(min(policy.subject.labels), [])
-        if any(policy.subject.matches(pod) for pod in candidates):
-            selecting.append(policy)
-    return selecting
-
-
-def _compile_policy(
-    compiled: Compiled, resolved: Resolved, policies: Iterable[Policy], identities: Identities
-) -> None:
-    encoded: dict[object, bytes] = {}
-    for key, ruleset in resolved.rulesets.items():
-        if ruleset not in encoded:
-            try:
-                encoded[ruleset] = encode_ruleset(ruleset)
-            except ValueError as error:
-                encoded[ruleset] = encode_ruleset(Ruleset(False))
-                matching = identities.selectors.get(key[0], frozenset())
-                selecting = [policy for policy in policies if policy.subject in matching]
-                names = ", ".join(policy.name for policy in selecting)
-                cluster = all(policy.owner == CLUSTER for policy in selecting)
-                (compiled.unenforced if cluster else compiled.problems).append(
-                    f"policies ({names}): {error}; merge some of them"
-                )
-        compiled.image.policy[key] = encoded[ruleset]
-
-
-class _Lookup:
-    """Looks up an identity's value of enum endpoint_enforce."""
-
-    def __init__(self, identities: Identities, resolved: Resolved, image: Image) -> None:
-        self.identities, self._resolved = identities, resolved
-        self._subjects = {subject for subject, dummy, dummy in image.policy}
-
-    def enforce(self, identity: int) -> int:
-        bits = 0
-        for direction in (0, 1):
-            default = self._resolved.defaults.get((identity, direction))
-            if default is False:
-                bits |= ENFORCE[direction] | DENY[direction]
-            elif default and identity in self._subjects:
-                bits |= ENFORCE[direction]
-        return bits
-
-
-def _compile_pods(
-    image: Image,
-    pods: Iterable[Pod],
-    interfaces: Mapping[str, Interface],
-    slots: Mapping[tuple[str, str], int],
-    lookup: _Lookup,
-) -> None:
-    for pod in pods:
-        owner, interface = number_of(pod.owner), interfaces.get(pod.device)
-        if interface is None:
+    def __init__(
+        self, declaration: Declaration, node: Node, slots: Slots, former: Image | None = None
+    ) -> None:
+        """Identities keep their numbers of the image ``former`` if they can."""
+        masquerades = any(pod.masquerade for pod in declaration.pods if pod.device in node.interfaces)
+        flags = dict.fromkeys(declaration.stack_services, CIDR_STACK_NAT)
+        for network in declaration.masquerade.excluded if masquerades else ():
+            flags[network] = flags.get(network, 0) | CIDR_NO_MASQUERADE
+        former = former or Image()
+        numbers = [one.identity for kind in (former.endpoints, former.pods) for one in kind.values()]
+        numbers += [number for number, dummy in former.cidrs.values()]
+        self._identities = Identities(declaration.policies, flags, numbers)
+        self._interfaces = {**node.interfaces}
+        self._slots = {**slots}
+        self.image = Image(policy=self._identities.entries)
+        self._changes = ImageChanges()
+        self._prefer(declaration.pods, former)
+        for pod in declaration.pods:
             for address in pod.addresses:
-                identity = lookup.identities.addresses.get(address, WORLD)
-                image.endpoints[address.packed] = Endpoint(0, owner, identity, 0, 0, 0)
-            continue
-        slot = slots.get((pod.owner, pod.name), 0)
-        flags = (
-            POD_NETKIT * (interface.kind == "netkit")
-            | POD_META * (interface.kind == "meta")
-            | POD_L2 * interface.has_arp
-            | POD_MASQUERADE * pod.masquerade
-            | POD_ANY_SOURCE * (not pod.anti_spoof)
-        )
-        for address in pod.addresses:
-            identity = lookup.identities.addresses.get(address, WORLD)
-            image.endpoints[address.packed] = Endpoint(
-                interface.ifindex, owner, identity, lookup.enforce(identity), slot, flags
+                self.set_address(address, pod)
+            self.set_device(pod)
+        for network, (key, bits) in self._identities.selection.prefixes.items():
+            self.image.cidrs[encode_cidr(network)] = (self._identities.acquire(key, subject=False), bits)
+        self.image.features |= FEATURE_MASQUERADE * masquerades
+        self.image.features |= FEATURE_STACK_NAT * bool(declaration.stack_services)
+        self._masquerade = declaration.masquerade if masquerades else Masquerade()
+        self.set_services(declaration.services, node, declaration.unenforced)
+        self._identities.numbers.seal()
+        self.take_changes()
+
+    def set_services(self, services: Sequence[Service], node: Node, conflicts: Sequence[str]) -> None:
+        """Replace all services of the image, and problems of those that conflict with others."""
+        self._conflicts = [*conflicts]
+        self.image.services, self.image.backends, self.image.node_addresses = {}, {}, frozenset()
+        compile_services(self.image, services, node)
+        external, masquerade = has_external(services), self._masquerade
+        if external:  # Connections from the wire to backends of other nodes have this node's address.
+            masquerade = replace(
+                masquerade,
+                ipv4=masquerade.ipv4 or node.sources.ipv4,
+                ipv6=masquerade.ipv6 or node.sources.ipv6,
             )
-        identity = lookup.identities.devices[pod.device]
-        image.pods[interface.ifindex] = Device(
-            owner, slot, flags, identity, lookup.enforce(identity), interface.mac, pod.rate
+        if self.image.pods or external:
+            self.image.node = encode_node(masquerade.ipv4, masquerade.ipv6, node.masquerade_ports)
+        else:
+            self.image.node = Image().node
+        self.image.features &= FEATURE_MASQUERADE | FEATURE_STACK_NAT
+        self.image.features |= FEATURE_SERVICES * bool(self.image.services)
+        self.image.features |= FEATURE_NODE_PORTS * bool(self.image.node_addresses)
+        self.image.features |= FEATURE_EXTERNAL * external
+
+    @property
+    def problems(self) -> list[str]:
+        return self._identities.problems
+
+    @property
+    def unenforced(self) -> list[str]:
+        return [*self._conflicts, *self._identities.unenforced]
+
+    def _prefer(self, pods: Iterable[Pod], former: Image) -> None:
+        """Assign the numbers that identities have in ``former``, before other ones get a number."""
+        selection, numbers = self._identities.selection, self._identities.numbers
+
+        for pod in pods:
+            key = selection.of_pod(pod)
+            for address in pod.addresses:
+                known = former.endpoints.get(address.packed)
+                if known:
+                    numbers.prefer(key | selection.of_address(address), known.identity)
+            interface = self._interfaces.get(pod.device)
+            if interface and interface.ifindex in former.pods:
+                numbers.prefer(key, former.pods[interface.ifindex].identity)
+        for network, (key, dummy) in selection.prefixes.items():
+            if encode_cidr(network) in former.cidrs:
+                numbers.prefer(key, former.cidrs[encode_cidr(network)][0])
+
+    # Single Pods
+
+    def add_interfaces(self, interfaces: Mapping[str, Interface], slots: Slots) -> None:
+        """Add devices of new Pods and their slots."""
+        self._interfaces.update(interfaces)
+        self._slots.update(slots)
+
+    def set_address(self, address: Address, pod: Pod | None) -> None:
+        """Change the Pod that has an address; None: no Pod."""
+        before = self.image.endpoints.get(address.packed)
+        after = self._endpoint(address, pod) if pod else None
+        if before:
+            self._identities.release(before.identity, subject=bool(before.ifindex))
+        if before == after:
+            return
+        if after:
+            self.image.endpoints[address.packed] = after
+        else:
+            del self.image.endpoints[address.packed]
+        self._changes.endpoints[address.packed] = after
+
+    def set_device(self, pod: Pod, remove: bool = False) -> None:
+        """Change the device of a Pod, if it is one of this node, or remove it."""
+        interface = self._interfaces.get(pod.device)
+        if interface is None:
+            return
+        before = self.image.pods.get(interface.ifindex)
+        after = None if remove else self._device(pod, interface)
+        if before:
+            self._identities.release(before.identity, subject=True)
+        if remove:
+            del self._interfaces[pod.device]
+            self.image.pods.pop(interface.ifindex, None)
+        elif after:
+            self.image.pods[interface.ifindex] = after
+        if before != after:
+            self._changes.pods[interface.ifindex] = after
+
+    def take_changes(self) -> ImageChanges:
+        """Return the changes of the image since the last call."""
+        changes, self._changes = self._changes, ImageChanges()
+        changes.policy = self._identities.take_changes()
+        return changes
+
+    def _endpoint(self, address: Address, pod: Pod) -> Endpoint:
+        selection = self._identities.selection
+        key = selection.of_pod(pod) | selection.of_address(address)
+        interface = self._interfaces.get(pod.device)
+        identity = self._identities.acquire(key, subject=interface is not None)
+        if interface is None:
+            return Endpoint(0, number_of(pod.owner), identity, 0, 0, 0)
+        return Endpoint(
+            interface.ifindex,
+            number_of(pod.owner),
+            identity,
+            self._identities.enforce(identity),
+            self._slots.get((pod.owner, pod.name), 0),
+            _flags(pod, interface),
+        )
+
+    def _device(self, pod: Pod, interface: Interface) -> Device:
+        identity = self._identities.acquire(self._identities.selection.of_pod(pod), subject=True)
+        return Device(
+            number_of(pod.owner),
+            self._slots.get((pod.owner, pod.name), 0),
+            _flags(pod, interface),
+            identity,
+            self._identities.enforce(identity),
+            interface.mac,
+            pod.rate,
         )
 
 
-def _has_external(services: Iterable[Service]) -> bool:
-    """Return whether hosts on the wire reach services: those of a cluster, and node ports."""
-    return any(service.owner == CLUSTER or service.address.is_unspecified for service in services)
-
-
-def _compile_services(image: Image, services: Sequence[Service], node: Node) -> None:
-    for service in services:
-        digest = _compile_backends(image, service.backends)
-        external = _compile_backends(image, _external_backends(service, node))
-        key = encode_service(service.address, service.port, service.protocol)
-        image.services[key] = Frontend(number_of(service.name), digest, external, service.affinity)
-    if any(service.address.is_unspecified for service in services):
-        image.node_addresses = frozenset(
-            (address.packed.ljust(16, b"\0"), family_of(address)) for address in node.addresses
-        )
-
-
-def _external_backends(service: Service, node: Node) -> list[Backend]:
-    """Return the backends for hosts on the wire.
-
-    The node's own processes are none of them: their replies pass no program that would translate them.
-    """
-    backends = service.backends if service.external is None else service.external
-    return [backend for backend in backends if backend.address not in node.addresses]
-
-
-def _compile_backends(image: Image, backends: Iterable[Backend]) -> bytes:
-    """Add the backends that get new connections; return their digest, empty if there are none."""
-    weights = {encode_backend(b.address, b.port): b.weight for b in backends if b.weight}
-    if not weights:
-        return b""
-    digest = digest_of(weights)
-    image.backends[digest] = weights
-    return digest
+def _flags(pod: Pod, interface: Interface) -> int:
+    return (
+        POD_NETKIT * (interface.kind == "netkit")
+        | POD_META * (interface.kind == "meta")
+        | POD_L2 * interface.has_arp
+        | POD_MASQUERADE * pod.masquerade
+        | POD_ANY_SOURCE * (not pod.anti_spoof)
+    )

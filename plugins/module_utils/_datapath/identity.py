@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Assign security identities: one number for all addresses that the same selectors match.
+"""Find the selectors that match a Pod or an address. All addresses with the same ones have one identity.
 
 With identities, the policy of a packet is one exact lookup by subject, peer and direction. A Pod's identity
 is in its endpoint; any other address has that of the longest matching prefix in ``cidrs4`` or ``cidrs6``.
@@ -8,59 +8,59 @@ is in its endpoint; any other address has that of the longest matching prefix in
 
 from __future__ import annotations
 
-import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from .._core.plan import Problem
 from .model import Address, CidrSelector, HostSelector, Network, Pod, PodSelector, Policy, Selector
 
 WORLD, HOST, FIRST = 0, 1, 2  # enum identity of identity.h, and the first one that is not reserved
+NO_IDENTITY = 0xFFFFFFFF  # never assigned
+ANY = 0x7FFFFFFF  # stands for all peers without an entry
+MAX = 1 << 24  # IDENTITY_MAX: assigned numbers are lower
 
-PodSelectors = frozenset[PodSelector]
-CidrSelectors = frozenset[CidrSelector]
+Key = frozenset[int]  # indexes of the selectors that match
+WORLD_KEY: Key = frozenset()
+HOST_KEY: Key = frozenset({0})
 
-
-@dataclass
-class Identities:
-    """The identities for one set of policies and Pods.
-
-    ``cidrs`` has identity and flags (enum cidr_flag) by prefix, ``members`` the identities of peers that a
-    selector matches, ``selectors`` the Pod selectors that match an identity. ``subjects`` are the identities
-    of this node's Pods, ``peers`` those that packets come from or are sent to.
-    """
-
-    addresses: dict[Address, int] = field(default_factory=dict)
-    devices: dict[str, int] = field(default_factory=dict)
-    cidrs: dict[Network, tuple[int, int]] = field(default_factory=dict)
-    members: dict[Selector, set[int]] = field(default_factory=dict)
-    selectors: dict[int, PodSelectors] = field(default_factory=dict)
-    peers: set[int] = field(default_factory=lambda: {WORLD, HOST})
-    subjects: set[int] = field(default_factory=set)
+_MAX_CACHED = 4096
 
 
 class _PodMatcher:
     """Finds the selectors that match a Pod, without trying each selector on each Pod."""
 
-    def __init__(self, selectors: Iterable[PodSelector]) -> None:
-        self._by_label: dict[tuple[str, str], list[PodSelector]] = {}
-        self._by_name: dict[str, list[PodSelector]] = {}
-        self._others: list[PodSelector] = []
-        for selector in selectors:
-            if selector.labels:
-                self._by_label.setdefault(min(selector.labels), []).append(selector)
-            elif selector.names:
+    def __init__(self, selectors: Mapping[PodSelector, int]) -> None:
+        self._by_label: dict[tuple[str, str], list[tuple[PodSelector, int]]] = {}
+        self._by_name: dict[str, list[tuple[PodSelector, int]]] = {}
+        self._others: list[tuple[PodSelector, int]] = []
+        self._cached: dict[frozenset[tuple[str, str]], Key] = {}
+        uses = Counter(item for selector in selectors for item in selector.labels)
+        for selector, index in selectors.items():
+            if selector.names:
                 for name in selector.names:
-                    self._by_name.setdefault(name, []).append(selector)
+                    self._by_name.setdefault(name, []).append((selector, index))
+            elif selector.labels:
+                rarest = min(selector.labels, key=lambda item: (uses[item], item))
+                self._by_label.setdefault(rarest, []).append((selector, index))
             else:
-                self._others.append(selector)
+                self._others.append((selector, index))
 
-    def matching(self, pod: Pod) -> PodSelectors:
-        candidates = list(self._others)
-        for item in pod.labels.items():
-            candidates += self._by_label.get(item, ())
-        for name in (pod.name, f"{pod.node}/{pod.name}"):
-            candidates += self._by_name.get(name, ())
-        return frozenset(selector for selector in candidates if selector.matches(pod))
+    def matching(self, pod: Pod) -> Key:
+        """Return the indexes of the matching selectors; Pods with the same labels share the object."""
+        labels = frozenset(pod.labels.items())
+        found = self._cached.get(labels)
+        if found is None:
+            candidates = [one for item in labels for one in self._by_label.get(item, ())]
+            candidates += self._others
+            found = frozenset(index for selector, index in candidates if selector.matches(pod))
+            if len(self._cached) >= _MAX_CACHED:
+                self._cached.clear()
+            self._cached[labels] = found
+        if not self._by_name:
+            return found
+        named = [one for name in (pod.name, f"{pod.node}/{pod.name}") for one in self._by_name.get(name, ())]
+        return found.union(index for selector, index in named if selector.matches(pod))
 
 
 @dataclass(frozen=True)
@@ -69,116 +69,141 @@ class _Enclosing:
 
     version: int
     last: int
-    selectors: CidrSelectors = frozenset()
+    key: Key = WORLD_KEY
     flags: int = 0
 
 
-def _resolve_cidrs(
-    selectors: Iterable[CidrSelector], flags: Mapping[Network, int], addresses: Iterable[Address]
-) -> tuple[dict[Network, tuple[CidrSelectors, int]], dict[Address, CidrSelectors]]:
-    """Return matching selectors and flags by prefix, and matching selectors by address.
+def _resolve_prefixes(
+    selectors: Mapping[CidrSelector, int], flags: Mapping[Network, int]
+) -> dict[Network, tuple[Key, int]]:
+    """Return matching selectors and flags by prefix.
 
     Prefixes are nested or disjoint, so one pass in their order visits each after all prefixes that contain
     it. A prefix with the values of its enclosing prefix is omitted.
     """
-    included: dict[Network, set[CidrSelector]] = {}
-    excluded: dict[Network, set[CidrSelector]] = {}
-    for selector in selectors:
-        included.setdefault(selector.network, set()).add(selector)
+    included: dict[Network, set[int]] = {}
+    excluded: dict[Network, set[int]] = {}
+    for selector, index in selectors.items():
+        included.setdefault(selector.network, set()).add(index)
         for network in selector.excluded:
-            excluded.setdefault(network, set()).add(selector)
-    items: list[tuple[int, int, int, Network | Address]] = [
-        (network.version, int(network.network_address), network.prefixlen, network)
-        for network in {*included, *excluded, *flags}
-    ]
-    items += [(address.version, int(address), address.max_prefixlen + 1, address) for address in addresses]
-    items.sort(key=lambda item: item[:3])
-    prefixes: dict[Network, tuple[CidrSelectors, int]] = {}
-    matched: dict[Address, CidrSelectors] = {}
-    stack: list[_Enclosing] = []
-    for version, first, dummy, item in items:
-        while stack and (stack[-1].version != version or stack[-1].last < first):
-            stack.pop()
-        outer = stack[-1] if stack else _Enclosing(version, 0)
-        if isinstance(item, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
-            matched[item] = outer.selectors
-            continue
-        matching = outer.selectors
-        if item in included or item in excluded:
-            matching = frozenset((matching | included.get(item, set())) - excluded.get(item, set()))
-        inner = _Enclosing(version, int(item.broadcast_address), matching, outer.flags | flags.get(item, 0))
-        stack.append(inner)
-        if (matching, inner.flags) != (outer.selectors, outer.flags):
-            prefixes[item] = (matching, inner.flags)
-    return prefixes, matched
-
-
-class _Assignment:
-    """Assigns numbers to sets of selectors, in the order of the calls."""
-
-    def __init__(self, pod_selectors: Iterable[PodSelector], cidr_selectors: Iterable[CidrSelector]) -> None:
-        self.identities = Identities()
-        self.identities.members[HostSelector()] = {HOST}
-        selectors: tuple[Selector, ...] = (*pod_selectors, *cidr_selectors)
-        for selector in selectors:
-            self.identities.members[selector] = set()
-        self._numbers: dict[tuple[PodSelectors, CidrSelectors], int] = {(frozenset(), frozenset()): WORLD}
-
-    def number(self, pod_selectors: PodSelectors, cidr_selectors: CidrSelectors) -> int:
-        number = self._numbers.get((pod_selectors, cidr_selectors))
-        if number is None:
-            number = FIRST + len(self._numbers) - 1
-            self._numbers[pod_selectors, cidr_selectors] = number
-        self.identities.selectors[number] = pod_selectors
-        return number
-
-    def peer(self, pod_selectors: PodSelectors, cidr_selectors: CidrSelectors) -> int:
-        """Return the number, as one that packets come from or are sent to."""
-        number = self.number(pod_selectors, cidr_selectors)
-        if number not in self.identities.peers:
-            self.identities.peers.add(number)
-            selectors: tuple[Selector, ...] = (*pod_selectors, *cidr_selectors)
-            for selector in selectors:
-                self.identities.members[selector].add(number)
-        return number
-
-
-def assign_identities(
-    pods: Sequence[Pod],
-    policies: Sequence[Policy],
-    flags: Mapping[Network, int] | None = None,
-) -> Identities:
-    """Return the identities that ``policies`` distinguish. The same input results in the same numbers.
-
-    ``flags`` (enum cidr_flag) are by network, and apply to the networks in it.
-
-    The programs give the identity HOST to the node itself, by the kernel's routes.
-    """
-    pod_selectors: dict[PodSelector, None] = {}
-    cidr_selectors: dict[CidrSelector, None] = {}
-    for policy in policies:
-        pod_selectors[policy.subject] = None
-        for rule in policy.rules:
-            for peer in rule.peers:
-                if isinstance(peer, PodSelector):
-                    pod_selectors[peer] = None
-                elif isinstance(peer, CidrSelector):
-                    cidr_selectors[peer] = None
-    assignment = _Assignment(pod_selectors, cidr_selectors)
-    identities = assignment.identities
-    prefixes, matched = _resolve_cidrs(
-        cidr_selectors, flags or {}, (address for pod in pods for address in pod.addresses)
+            excluded.setdefault(network, set()).add(index)
+    networks = sorted(
+        {*included, *excluded, *flags}, key=lambda one: (one.version, int(one.network_address), one.prefixlen)
     )
-    matcher = _PodMatcher(pod_selectors)
-    for pod in pods:
-        matching = matcher.matching(pod)
-        for address in pod.addresses:
-            identities.addresses[address] = assignment.peer(matching, matched[address])
-            if pod.device:
-                identities.subjects.add(identities.addresses[address])
-        if pod.device:
-            identities.devices[pod.device] = assignment.number(matching, frozenset())
-            identities.subjects.add(identities.devices[pod.device])
-    for network, (selectors, bits) in prefixes.items():
-        identities.cidrs[network] = (assignment.peer(frozenset(), selectors), bits)
-    return identities
+    prefixes: dict[Network, tuple[Key, int]] = {}
+    stack: list[_Enclosing] = []
+    for network in networks:
+        first = int(network.network_address)
+        while stack and (stack[-1].version != network.version or stack[-1].last < first):
+            stack.pop()
+        outer = stack[-1] if stack else _Enclosing(network.version, 0)
+        key = outer.key
+        if network in included or network in excluded:
+            key = frozenset((key | included.get(network, set())) - excluded.get(network, set()))
+        inner = _Enclosing(
+            network.version, int(network.broadcast_address), key, outer.flags | flags.get(network, 0)
+        )
+        stack.append(inner)
+        if (key, inner.flags) != (outer.key, outer.flags):
+            prefixes[network] = (key, inner.flags)
+    return prefixes
+
+
+class Selection:
+    """The selectors of policies by index, and the prefixes that they distinguish.
+
+    ``flags`` (enum cidr_flag) are by network, and apply to the networks in it. The index of ``HostSelector``
+    is that of ``HOST_KEY``.
+    """
+
+    def __init__(self, policies: Sequence[Policy], flags: Mapping[Network, int]) -> None:
+        self.indexes: dict[Selector, int] = {HostSelector(): 0}
+        for policy in policies:
+            for selector in _selectors_of(policy):
+                self.indexes.setdefault(selector, len(self.indexes))
+        self._pods = _PodMatcher(
+            {one: index for one, index in self.indexes.items() if isinstance(one, PodSelector)}
+        )
+        self.prefixes = _resolve_prefixes(
+            {one: index for one, index in self.indexes.items() if isinstance(one, CidrSelector)}, flags
+        )
+        # Selectors by prefix length, longest first, and by the first bits of the address
+        self._cidrs: dict[int, list[tuple[int, dict[int, Key]]]] = {4: [], 6: []}
+        lengths = {(one.version, one.max_prefixlen - one.prefixlen) for one in self.prefixes}
+        for version, shift in sorted(lengths):
+            table = {
+                int(one.network_address) >> shift: key
+                for one, (key, dummy) in self.prefixes.items()
+                if one.version == version and one.max_prefixlen - one.prefixlen == shift
+            }
+            self._cidrs[version].append((shift, table))
+
+    def of_pod(self, pod: Pod) -> Key:
+        """Return the selectors of Pods that match a Pod."""
+        return self._pods.matching(pod)
+
+    def of_address(self, address: Address) -> Key:
+        """Return the selectors of networks that match an address."""
+        tables = self._cidrs[address.version]
+        if tables:
+            number = int(address)
+            for shift, table in tables:
+                key = table.get(number >> shift)
+                if key is not None:
+                    return key
+        return WORLD_KEY
+
+
+def _selectors_of(policy: Policy) -> Iterable[Selector]:
+    yield policy.subject
+    for rule in policy.rules:
+        yield from rule.peers
+
+
+class Numbers:
+    """Assigns numbers to identities.
+
+    While the Pods of a generation change, no number is assigned again: cached verdicts and running programs
+    may still refer to it. ``former`` are the numbers of the generation before, which identities keep unless
+    many numbers have been used.
+    """
+
+    def __init__(self, former: Iterable[int] = ()) -> None:
+        self.keys: dict[int, Key] = {WORLD: WORLD_KEY, HOST: HOST_KEY}
+        self._numbers: dict[Key, int] = {WORLD_KEY: WORLD, HOST_KEY: HOST}
+        self._former = {one for one in former if FIRST <= one < MAX}
+        if max(self._former, default=FIRST) > MAX // 2:
+            self._former = set()
+        self._next = FIRST
+
+    def find(self, key: Key) -> int | None:
+        """Return the number of an identity, or None."""
+        return self._numbers.get(key)
+
+    def prefer(self, key: Key, former: int) -> None:
+        """Assign a number of the generation before, unless the identity has one or another one has this."""
+        if key not in self._numbers and former in self._former and former not in self.keys:
+            self._add(key, former)
+
+    def assign(self, key: Key) -> int:
+        """Return a new number for an identity without one."""
+        while self._next in self._former or self._next in self.keys:
+            self._next += 1
+        if self._next >= MAX:
+            raise Problem("policies: all numbers of identities were used; repeat the change")
+        number, self._next = self._next, self._next + 1
+        self._add(key, number)
+        return number
+
+    def _add(self, key: Key, number: int) -> None:
+        self.keys[number] = key
+        self._numbers[key] = number
+
+    def release(self, number: int) -> None:
+        """Forget an identity that nothing has any more."""
+        del self._numbers[self.keys.pop(number)]
+
+    def seal(self) -> None:
+        """Assign only numbers from now on that this and the former generation never had."""
+        self._next = max(*self.keys, *self._former, self._next - 1) + 1
+        self._former = set()

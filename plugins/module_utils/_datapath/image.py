@@ -42,6 +42,18 @@ class Device(NamedTuple):
     rate: int
 
 
+PolicyKey = tuple[int, int, int]  # subject, peer, direction
+
+
+@dataclass
+class ImageChanges:
+    """Entries of an image that single Pods change; None for those that they remove."""
+
+    endpoints: dict[bytes, Endpoint | None] = field(default_factory=dict)
+    pods: dict[int, Device | None] = field(default_factory=dict)
+    policy: dict[PolicyKey, bytes | None] = field(default_factory=dict)
+
+
 @dataclass
 class Image:
     """The content of one buffer of all maps.
@@ -55,7 +67,7 @@ class Image:
     endpoints: dict[bytes, Endpoint] = field(default_factory=dict)
     pods: dict[int, Device] = field(default_factory=dict)
     cidrs: dict[tuple[int, bytes], tuple[int, int]] = field(default_factory=dict)
-    policy: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
+    policy: dict[PolicyKey, bytes] = field(default_factory=dict)
     services: dict[tuple[bytes, bytes, int, int], Frontend] = field(default_factory=dict)
     backends: dict[bytes, dict[bytes, int]] = field(default_factory=dict)
     node_addresses: frozenset[tuple[bytes, int]] = frozenset()

@@ -17,13 +17,12 @@ from dataclasses import replace
 from typing import Any
 
 from .._kernel.btf import Field
-from .identity import HOST, WORLD
+from .identity import ANY, HOST, WORLD
 from .model import EGRESS, INGRESS, Address, Network, Ports
 from .policy import Ruleset
 
 LAYOUT = 3  # LAYOUT of config.h
-NO_IDENTITY = 0xFFFFFFFF  # never assigned
-MAGLEV_SIZE, MAX_RANGES = 251, 16
+MAGLEV_SIZE, MAX_RANGES = 251, 64
 FEATURE_SERVICES, FEATURE_MASQUERADE, FEATURE_STACK_NAT = 1, 2, 4
 FEATURE_NODE_PORTS, FEATURE_EXTERNAL = 8, 16
 ENFORCE, DENY = (1, 2), (4, 8)  # by direction
@@ -132,7 +131,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "DENY_INGRESS": DENY[INGRESS],
         "DENY_EGRESS": DENY[EGRESS],
     },
-    "identity": {"IDENTITY_WORLD": WORLD, "IDENTITY_HOST": HOST},
+    "identity": {"IDENTITY_WORLD": WORLD, "IDENTITY_HOST": HOST, "IDENTITY_ANY": ANY},
     "pacing_limit": {"PACING_PACKETS": PACING_PACKETS},
     "pod_flag": {
         "POD_NETKIT": POD_NETKIT,

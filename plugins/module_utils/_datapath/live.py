@@ -1,40 +1,44 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Add and remove single Pods of one owner without computing the maps from all declarations again.
+"""Add, change and remove single Pods without computing the maps from all declarations again.
 
-``apply.configure`` reads all maps and fills the inactive buffer. A Pod that no policy and no service selects
-changes only its own entries, so they are written in place, and a new generation invalidates cached decisions.
+``apply.configure`` reads all declarations and maps, and fills the inactive buffer. ``LiveEntries`` keeps what
+it has computed. A Pod then changes only its own entries, which are written in place. A change of policies or
+services computes the image from what is known, and writes the differences as one generation.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .._core.plan import Problem
 from .._kernel import bpf
-from .apply import configure
-from .cluster import Cluster, ClusterChanges, by_name, changes_between
-from .compile import compile_image
-from .image import Image
-from .layout import ENDPOINT, FEATURE_MASQUERADE, INDEX, POD
+from .apply import configure, require_equal, write
+from .cluster import Cluster, ClusterChanges, Holders, by_name, changes_between, cluster_services, labelled
+from .compile import Compiler
+from .layout import FEATURE_MASQUERADE
 from .maps import Maps, require_confirmed
-from .merge import merge_records
+from .merge import merge, parse_records
 from .model import Address, Declaration, Pod, Policy, Service
-from .node import Interface, Node, read_interfaces, read_uplinks
+from .node import Interface, read_interfaces, read_node, read_uplinks
 from .pacing import rate_problems
 from .parse import parse
-from .plan import Desired
+from .plan import Desired, plan_services, plan_sync, plan_writes
+from .snapshot import decode_image
 from .store import Record, Store, all_slots, assign_slots, stored
+from .write_live import LiveWriter
+from .write_services import SERVICES
 
 Endpoint = Mapping[str, Any]  # as bpf_state declares it: name, device, addresses, ...
 
+_MAX_IN_PLACE = 1000  # Pods; more of them are faster as one generation
+
 
 class LiveEntries:
-    """The map entries of one owner's Pods; keeps the maps open and what it has read between calls.
+    """The map entries of one owner's Pods and of a cluster; keeps the maps open and what it has computed.
 
     Other processes may change the declarations and replace the maps, so each call first compares a token.
     """
@@ -59,6 +63,8 @@ class LiveEntries:
         record = self._store.read().get(self._owner, Record())
         return list(record.options.get("endpoints") or ())
 
+    # Endpoints
+
     def add(self, endpoints: Sequence[Endpoint], interfaces: Mapping[str, Interface]) -> None:
         """Add endpoints, or replace those of the same name; ``interfaces`` has their new devices by name.
 
@@ -66,7 +72,6 @@ class LiveEntries:
         """
         names = {endpoint["name"] for endpoint in endpoints}
         with self._store.locked():
-            require_confirmed(self._pin_path)
             self._refresh()
             kept = [one for one in self._record.options.get("endpoints") or () if one["name"] not in names]
             options = {**self._shared, "endpoints": [*kept, *map(stored, endpoints)]}
@@ -86,13 +91,25 @@ class LiveEntries:
             removed = [one for one in current if one["name"] in names]
             if not removed:
                 return
-            require_confirmed(self._pin_path)
-            remaining = [one for one in current if one not in removed]
+            remaining = [one for one in current if one["name"] not in names]
             options = {**self._shared, "endpoints": remaining} if remaining else {}
             if self._is_independent(removed):
-                self._remove(removed, options)
+                self._remove(names, options)
                 return
         self._configure(options)
+
+    def complete(self) -> list[str]:
+        """Complete the entries if a process was killed while it wrote them, and apply new shared options.
+
+        Return problems of objects of the API. Raises ``Problem``.
+        """
+        endpoints = self.endpoints()
+        self._configure({**self._shared, "endpoints": endpoints} if endpoints else {})
+        with self._store.locked():
+            self._refresh()
+        return self._compiler.unenforced
+
+    # Objects of the cluster
 
     def set_cluster(
         self, pods: Mapping[str, Pod], policies: Sequence[Policy], services: Sequence[Service]
@@ -102,39 +119,24 @@ class LiveEntries:
         Return problems of objects that cannot be enforced: what they concern is denied. Raises ``Problem``;
         then the former state is enforced.
         """
-        cluster = Cluster({**pods}, by_name(policies), by_name(services))
+        desired = Cluster({**pods}, by_name(policies), by_name(services))
         with self._store.locked():
-            current = self._store.cluster.read()
-            if current is None:
-                self._store.cluster.replace(cluster)
+            self._refresh()
+            if self._cluster is None:
+                self._set_first_cluster(desired)
             else:
-                changes = changes_between(current, cluster)
-                if changes:
-                    changes.apply(current)
-                    self._store.cluster.append(changes, current)
-        return self.complete()
+                self._change_cluster(changes_between(self._cluster, desired))
+            return self._compiler.unenforced
 
     def update_pods(self, changes: Mapping[str, Pod | None]) -> None:
         """Change single Pods of the API; None stands for one that the API deleted. Raises ``Problem``."""
         with self._store.locked():
-            cluster = self._store.cluster.read()
-            if cluster is None:
+            self._refresh()
+            if self._cluster is None:
                 raise Problem("update_pods requires the complete lists of the API first")
-            differing = {name: pod for name, pod in changes.items() if cluster.pods.get(name) != pod}
-            if not differing:
-                return
-            changed = ClusterChanges(differing)
-            changed.apply(cluster)
-            self._store.cluster.append(changed, cluster)
-        self.complete()
-
-    def complete(self) -> list[str]:
-        """Complete the entries if a process was killed while it wrote them, and apply new shared options.
-
-        Return problems of objects of the API. Raises ``Problem``.
-        """
-        endpoints = self.endpoints()
-        return self._configure({**self._shared, "endpoints": endpoints} if endpoints else {})
+            current = self._cluster.pods
+            differing = {name: pod for name, pod in changes.items() if current.get(name) != pod}
+            self._change_cluster(ClusterChanges(differing))
 
     # Reading
 
@@ -155,20 +157,45 @@ class LiveEntries:
 
     def _refresh(self) -> None:
         """Read maps and declarations again if they have changed. Raises ``Problem``."""
+        require_confirmed(self._pin_path)
         try:
             token = self._read_token()
         except OSError:
             token = ()
-        if token and token == self._token:
-            return
+        if not token or token != self._token:
+            self._records = self._store.read()
+            self._cluster = self._store.cluster.read()
+            self._load()
+
+    def _load(self) -> None:
+        """Compute the image of all declarations, and write what differs. Raises ``Problem``."""
+        self._token = ()
         self._files.close()
         self._maps = Maps.pinned(self._pin_path, self._files)
-        self._records = self._store.read()
         self._record = self._records.get(self._owner, Record())
-        self._cluster = self._store.cluster.read()
-        self._declaration = merge_records(self._records, self._cluster)
-        self._pods = {address: pod for pod in self._declaration.pods for address in pod.addresses}
-        self._services = {service.address: service.name for service in self._declaration.services}
+        declared = parse_records(self._records)
+        merged, _conflicts = merge(Declaration(), declared, self._cluster)
+        snapshot = self._maps.read()
+        active = decode_image(snapshot, snapshot.buffer)
+        self._compiler = Compiler(merged, read_node(self._pin_path), all_slots(self._records), active)
+        writes, full = plan_writes(snapshot, self._compiler.image)
+        problems = [*self._compiler.problems, *full]
+        if problems:
+            raise Problem("\n".join(problems))
+        if writes:
+            write(self._maps, writes)
+            snapshot = require_equal(self._maps, self._compiler.image)
+            self._maps.fill(plan_sync(snapshot))
+        else:
+            self._maps.fill(plan_sync(snapshot))
+            # What a former process deleted must not get its number again while verdicts may refer to it.
+            self._maps.commit(self._maps.next_in_place(), self._maps.config()[1])
+        self._writer = LiveWriter(self._maps, snapshot, self._compiler.image)
+        self._declared = {(pod.owner, pod.name): pod for one in declared for pod in one.pods}
+        self._services = merge(Declaration(), declared)[0].services
+        self._selecting = any(service.selected for one in declared for service in one.services)
+        pods = self._cluster.pods.values() if self._cluster else ()
+        self._holders = Holders(self._declared.values(), pods)
         self._token = self._read_token()
 
     def _is_independent(self, endpoints: Sequence[Endpoint]) -> bool:
@@ -176,24 +203,96 @@ class LiveEntries:
 
         The first and the last Pod of the node change ``node``, the first masqueraded one the features.
         """
-        names = {endpoint["name"] for endpoint in endpoints}
-        remaining = (p for p in self._declaration.pods if p.owner != self._owner or p.name not in names)
+        names = {(self._owner, endpoint["name"]) for endpoint in endpoints}
+        remaining = (pod for name, pod in self._declared.items() if name not in names)
         masquerades = any(endpoint.get("masquerade") for endpoint in endpoints)
         former = {key: value for key, value in self._record.options.items() if key != "endpoints"}
         return (
             former == self._shared
             and any(pod.device for pod in remaining)
-            and not self._declaration.policies
-            and self._cluster is None
-            and not any(service.selected for service in self._declaration.services)
+            and not self._selecting
             and (not masquerades or bool(self._maps.config()[1] & FEATURE_MASQUERADE))
         )
 
     # Writing
 
-    def _configure(self, options: Mapping[str, Any]) -> list[str]:
+    def _configure(self, options: Mapping[str, Any]) -> None:
         self._token = ()
-        return configure(Desired(self._pin_path, self._owner, options, allow_unmatched=True)).warnings
+        configure(Desired(self._pin_path, self._owner, options, allow_unmatched=True))
+
+    def _set_first_cluster(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._store.cluster.replace(cluster)
+        try:
+            self._load()
+        except (Problem, OSError):
+            self._token = ()
+            self._store.cluster.remove()
+            raise
+
+    def _change_cluster(self, changes: ClusterChanges) -> None:
+        """Store and apply changes; if they cannot be applied, store the former objects."""
+        assert self._cluster
+        if not changes:
+            return
+        former = changes.reversed(self._cluster)
+        # Stored first, so that the next call completes one that is killed here.
+        changes.apply(self._cluster)
+        self._store.cluster.append(changes, self._cluster)
+        try:
+            if changes.policies or len(changes.pods) > _MAX_IN_PLACE:
+                self._load()
+            else:
+                self._update_pods(former.pods, changes.pods)
+                if changes.services:
+                    self._update_services()
+        except (Problem, OSError):
+            self._token = ()
+            former.apply(self._cluster)
+            self._store.cluster.append(former, self._cluster)
+            raise
+
+    def _update_pods(self, former: Mapping[str, Pod | None], changes: Mapping[str, Pod | None]) -> None:
+        """Write changed Pods of the API."""
+        addresses: dict[Address, None] = {}
+        for name, pod in changes.items():
+            before = former[name]
+            for one in (before, pod):
+                addresses.update(dict.fromkeys(one.addresses if one else ()))
+            if before:
+                self._holders.remove(before)
+            if pod:
+                self._holders.add(pod)
+        local = [pod for pod in self._declared.values() if pod.in_cluster and pod.display_name in changes]
+        for pod in local:
+            addresses.update(dict.fromkeys(pod.addresses))
+            self._compiler.set_device(labelled(pod, self._cluster))
+        if addresses or local:
+            self._write(addresses, bool(local))
+
+    def _update_services(self) -> None:
+        """Write the services of the cluster as one generation; both buffers have all else."""
+        assert self._cluster
+        self._token = ()
+        services, conflicts = cluster_services(self._services, self._cluster.services)
+        self._compiler.set_services([*self._services, *services], read_node(self._pin_path), conflicts)
+        writes, problems = plan_services(self._maps.read(SERVICES), self._compiler.image)
+        if problems:
+            raise Problem("\n".join(problems))
+        write(self._maps, writes)
+        self._token = self._read_token()
+
+    def _write(self, addresses: Iterable[Address], commit: bool, reset_slots: Sequence[int] = ()) -> None:
+        """Write the entries of addresses whose Pod has changed, and all that depends on them."""
+        self._token = ()
+        for address in addresses:
+            pod = self._holders.get(address)
+            self._compiler.set_address(address, labelled(pod, self._cluster) if pod else None)
+        try:
+            self._writer.write(self._compiler.take_changes(), commit, reset_slots)
+        except OSError as error:
+            raise Problem(f"cannot write the maps: {os.strerror(error.errno or 0)}") from error
+        self._token = self._read_token()
 
     def _add(
         self, endpoints: Sequence[Endpoint], interfaces: Mapping[str, Interface], options: dict[str, Any]
@@ -202,75 +301,54 @@ class LiveEntries:
         problems += self._address_problems(own.pods)
         if any(pod.rate for pod in own.pods):
             problems += rate_problems(own.pods, read_uplinks(self._pin_path, read_interfaces()))
-        every = [*(pod for pod in self._declaration.pods if pod.owner == self._owner), *own.pods]
+        every = [*(pod for pod in self._declared.values() if pod.owner == self._owner), *own.pods]
         slots = assign_slots(Declaration(every), self._records, self._owner)
         missing = [pod.name for pod in own.pods if pod.rate and pod.name not in slots]
         if missing:
             problems.append(f"endpoints ({', '.join(missing)}): rate: all slots for rates are used")
         if problems:
             raise Problem("\n".join(problems))
-        record = Record(options, slots)
-        declaration = Declaration(own.pods, masquerade=self._declaration.masquerade)
-        image = compile_image(declaration, Node(interfaces), all_slots({self._owner: record})).image
-        # Stored first, so that the next call of configure() completes one that is killed here.
-        self._store.write(self._owner, record)
+        former = self._record
+        self._write_record(Record(options, slots))
+        self._compiler.add_interfaces(interfaces, all_slots({self._owner: self._record}))
+        for pod in own.pods:
+            self._declared[pod.owner, pod.name] = pod
+            self._holders.declared.update(dict.fromkeys(pod.addresses, pod))
+            self._compiler.set_device(labelled(pod, self._cluster))
+        addresses = [address for pod in own.pods for address in pod.addresses]
         try:
-            self._maps.add(self._entries(image), [slots[p.name] for p in own.pods if p.name in slots])
-        except OSError as error:
-            self._store.write(self._owner, self._record)
-            raise Problem(f"cannot write the maps: {os.strerror(error.errno or 0)}") from error
-        self._written(record, [*self._declaration.pods, *own.pods])
+            self._write(addresses, True, [slots[pod.name] for pod in own.pods if pod.name in slots])
+        except Problem:
+            self._store.write(self._owner, former)
+            raise
 
-    def _remove(self, endpoints: Sequence[Endpoint], options: dict[str, Any]) -> None:
-        gone = {endpoint["name"] for endpoint in endpoints}
-        pods = [p for p in self._declaration.pods if p.owner == self._owner and p.name in gone]
-        keys: dict[str, list[bytes]] = {"pods": [], "endpoints4": [], "endpoints6": []}
-        for address in (address for pod in pods for address in pod.addresses):
-            name = f"endpoints{address.version}"
-            with contextlib.suppress(FileNotFoundError):
-                raw = bpf.map_lookup(self._maps.fds[name], address.packed, ENDPOINT.size)
-                keys["pods"].append(INDEX.pack(ENDPOINT.unpack(raw)[0]))
-                keys[name].append(address.packed)
-        slots = {name: slot for name, slot in self._record.slots.items() if name not in gone}
-        record = Record(options, slots)
-        # Stored first, so that the next call of configure() completes one that is killed here.
+    def _remove(self, names: Collection[str], options: dict[str, Any]) -> None:
+        pods = [self._declared[self._owner, name] for name in names if (self._owner, name) in self._declared]
+        slots = {name: slot for name, slot in self._record.slots.items() if name not in names}
+        self._write_record(Record(options, slots))
+        for pod in pods:
+            del self._declared[self._owner, pod.name]
+            for address in pod.addresses:
+                self._holders.declared.pop(address, None)
+            self._compiler.set_device(pod, remove=True)
+        self._write([address for pod in pods for address in pod.addresses], True)
+
+    def _write_record(self, record: Record) -> None:
+        # Stored first, so that the next call completes one that is killed here.
         self._store.write(self._owner, record)
-        self._maps.remove(keys)
-        self._written(record, [pod for pod in self._declaration.pods if pod not in pods])
-
-    def _entries(self, image: Image) -> dict[str, dict[bytes, bytes]]:
-        """Return the entries of new Pods by map, with the same values in both buffers."""
-        generation = self._maps.next_in_place()
-        updates: dict[str, dict[bytes, bytes]] = {"endpoints4": {}, "endpoints6": {}, "pods": {}}
-        for key, e in image.endpoints.items():
-            name = "endpoints4" if len(key) == 4 else "endpoints6"
-            updates[name][key] = ENDPOINT.pack(
-                e.ifindex, e.owner, e.identity, e.identity, e.enforce, e.enforce, e.slot, e.flags, generation
-            )
-        for ifindex, d in image.pods.items():
-            updates["pods"][INDEX.pack(ifindex)] = POD.pack(
-                d.owner, d.slot, d.flags, d.identity, d.identity, d.enforce, d.enforce, d.mac, d.rate
-            )
-        return updates
-
-    def _written(self, record: Record, pods: list[Pod]) -> None:
-        """Remember what this call wrote."""
-        self._record = record
-        self._records[self._owner] = record
-        self._declaration = replace(self._declaration, pods=pods)
-        self._pods = {address: pod for pod in pods for address in pod.addresses}
-        self._token = self._read_token()
+        self._record = self._records[self._owner] = record
 
     def _address_problems(self, pods: Sequence[Pod]) -> list[str]:
         problems: list[str] = []
         claimed: dict[Address, str] = {}
+        services = {service.address: service.name for service in self._services}
         for pod, address in ((one, address) for one in pods for address in one.addresses):
             user = claimed.get(address, "")
-            if address in self._pods:
-                other = self._pods[address]
+            if address in self._holders.declared:
+                other = self._holders.declared[address]
                 user = f"Pod {other.shown} of owner {other.owner}"
-            elif address in self._services:
-                user = f"service {self._services[address]}"
+            elif address in services:
+                user = f"service {services[address]}"
             if user:
                 problems.append(f"endpoints ({pod.shown}): {user} already has the address {address}")
             claimed[address] = f"Pod {pod.shown}"

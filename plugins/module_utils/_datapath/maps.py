@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from .._core.plan import Problem, TransientProblem
 from .._kernel import bpf
@@ -95,11 +95,11 @@ class Maps:
             raise Problem(f"pin_path: {'; '.join(problems)}; load the programs of this version (bpf_attach)")
         return cls(fds)
 
-    def read(self) -> Snapshot:
-        """Return the content of all maps."""
+    def read(self, names: Collection[str] = (*HASHES, *ARRAYS)) -> Snapshot:
+        """Return the content of maps; others are empty."""
         snapshot = Snapshot(
-            {name: bpf.map_read(self.fds[name]) for name in HASHES},
-            {name: bpf.array_read(self.fds[name]) for name in ARRAYS},
+            {name: bpf.map_read(self.fds[name]) if name in names else {} for name in HASHES},
+            {name: bpf.array_read(self.fds[name]) for name in ARRAYS if name in names},
             {name: bpf.map_info(self.fds[name]).layout.max_entries for name in SIZES},
         )
         snapshot.generation, snapshot.features = self.config()
@@ -110,17 +110,21 @@ class Maps:
         generation, features = CONFIG.unpack(bpf.map_lookup(self.fds["config"], bytes(4), CONFIG.size))
         return generation, features
 
-    def apply(self, writes: MapWrites) -> None:
-        """Fill the inactive buffer, then commit it. If killed before the commit, packets see no change."""
-        # A program that started in the generation before may still read the inactive buffer.
+    def fill(self, writes: MapWrites) -> None:
+        """Fill the inactive buffer."""
+        # A program that started in the generation before may still read it.
         wait_for_programs()
-        self._reset(writes.reset_slots)
         for name, keys in writes.delete.items():
             bpf.map_delete(self.fds[name], keys)
         # Arrays are written before the maps that refer to their elements.
         for name in sorted(writes.update, key=lambda name: name not in ("backends", "rulesets")):
             bpf.map_update(self.fds[name], writes.update[name])
-        self._commit(*writes.config)
+
+    def apply(self, writes: MapWrites) -> None:
+        """Fill the inactive buffer, then commit it. If killed before the commit, packets see no change."""
+        self.reset(writes.reset_slots)
+        self.fill(writes)
+        self.commit(*writes.config)
         if any(writes.delete_after.values()):
             wait_for_programs()
             for name, keys in writes.delete_after.items():
@@ -130,27 +134,13 @@ class Maps:
         """Return the next generation with the same active buffer."""
         return (self.config()[0] + 2) & 0xFFFFFFFF
 
-    def add(self, entries: Mapping[str, Mapping[bytes, bytes]], reset_slots: Sequence[int]) -> None:
-        """Write new entries whose values are equal in both buffers, and commit ``next_in_place()``."""
-        self._reset(reset_slots)
-        for name, items in entries.items():
-            bpf.map_update(self.fds[name], items)
-        self._commit(self.next_in_place(), self.config()[1])
-
-    def remove(self, keys: Mapping[str, Iterable[bytes]]) -> None:
-        """Delete entries that may not exist, and commit ``next_in_place()``."""
-        for name, one in keys.items():
-            for key in one:
-                with contextlib.suppress(FileNotFoundError):
-                    bpf.map_delete(self.fds[name], [key])
-        self._commit(self.next_in_place(), self.config()[1])
-
-    def _reset(self, slots: Sequence[int]) -> None:
+    def reset(self, slots: Sequence[int]) -> None:
+        """Set the counters of slots to zero."""
         if "metrics" in self.fds and slots:
             size = REASONS * 8 * bpf.possible_cpus()
             bpf.map_update(self.fds["metrics"], {INDEX.pack(slot): bytes(size) for slot in slots})
 
-    def _commit(self, generation: int, features: int) -> None:
+    def commit(self, generation: int, features: int) -> None:
         """Store generation and features at once: programs read both as one word."""
         with contextlib.closing(mmap.mmap(self.fds["config"], mmap.PAGESIZE)) as page:
             word = ctypes.c_uint64.from_buffer(page)

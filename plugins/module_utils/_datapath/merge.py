@@ -16,8 +16,12 @@ from .values import Problems
 
 def merge_records(records: Mapping[str, Record], cluster: Cluster | None) -> Declaration:
     """Return the stored declarations as one; they were validated before they were stored."""
-    declarations = [parse(record.options, owner)[0] for owner, record in sorted(records.items())]
-    return merge(Declaration(), declarations, cluster)[0]
+    return merge(Declaration(), parse_records(records), cluster)[0]
+
+
+def parse_records(records: Mapping[str, Record]) -> list[Declaration]:
+    """Return the stored declarations of all owners."""
+    return [parse(record.options, owner)[0] for owner, record in sorted(records.items())]
 
 
 def merge(
@@ -106,10 +110,9 @@ def _check_addresses(merged: Declaration, own: Declaration, problems: Problems) 
 
 def _check_selectors(merged: Declaration, own: Declaration, problems: Problems) -> None:
     """Add a problem for each selector of the owner's policies that matches no Pod."""
-    index = _PodIndex(merged.pods)
-    for policy in own.policies:
-        if policy.optional:
-            continue
+    policies = [policy for policy in own.policies if not policy.optional]
+    index = _PodIndex(merged.pods if policies else ())
+    for policy in policies:
         option = f"policies ({policy.name})"
         for problem in index.problems(policy.subject):
             problems.add(f"{option}: pods", problem)

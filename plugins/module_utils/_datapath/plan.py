@@ -12,9 +12,9 @@ from typing import Any
 
 from .._core.plan import Change, Plan
 from .cluster import Cluster
-from .compile import compile_image
+from .compile import Compiler
 from .image import Image, differences
-from .layout import FEATURE_STACK_NAT, INDEX
+from .layout import FEATURE_STACK_NAT, INDEX, buffer_offset
 from .merge import merge, without_backends
 from .model import Declaration
 from .node import Node
@@ -23,7 +23,7 @@ from .parse import parse
 from .parse_pods import endpoint_problems
 from .snapshot import Snapshot, decode_image
 from .store import Record, all_slots, assign_slots, stored
-from .write_pods import write_endpoints, write_pods
+from .write_pods import synchronize_pods, write_endpoints, write_pods
 from .write_policy import write_cidrs, write_policy
 from .write_services import write_services
 from .writes import MapWrites, Writer
@@ -114,11 +114,11 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
         merged, conflicts = merge(own, others, current.cluster)
     before = current.records.get(owner, Record())
     after = Record(stored(desired.options), slots)
-    compiled = compile_image(merged, current.node, all_slots({**current.records, owner: after}))
-    image = compiled.image
     snapshot = current.snapshot or Snapshot()
-    # Open connections need their translation after the last service or masqueraded Pod is removed.
-    image.features |= snapshot.features & ~FEATURE_STACK_NAT
+    active = decode_image(snapshot, snapshot.buffer)
+    slots_of_all = all_slots({**current.records, owner: after})
+    compiled = Compiler(merged, current.node, slots_of_all, active)
+    image = compiled.image
     writes, full = plan_writes(snapshot, image) if current.snapshot else (None, [])
     return DatapathPlan(
         subsystem="datapath",
@@ -132,7 +132,7 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
         owner=owner,
         before=before,
         after=after,
-        current_image=decode_image(snapshot, snapshot.buffer),
+        current_image=active,
         image=image,
         writes=writes,
     )
@@ -153,6 +153,36 @@ def _changes(before: Record, after: Record, snapshot: Snapshot | None, pin_path:
     return changes
 
 
+def plan_services(snapshot: Snapshot, image: Image) -> tuple[MapWrites, list[str]]:
+    """Return the writes for another generation with the services of ``image``, and problems.
+
+    The snapshot needs only the maps ``SERVICES``. Both buffers have the same content of all other maps.
+    """
+    image.features |= snapshot.features & ~FEATURE_STACK_NAT
+    writer = Writer(snapshot, image.features)
+    write_services(writer, image)
+    _write_node(writer, image)
+    return writer.writes, writer.problems
+
+
+def plan_sync(snapshot: Snapshot) -> MapWrites:
+    """Return the writes that give the inactive buffer the content of the active one, except services."""
+    writer = Writer(snapshot, snapshot.features)
+    for name in ("policy", "cidrs4", "cidrs6"):
+        at = buffer_offset(name)
+        entries = {
+            key[:at] + bytes([writer.inactive]) + key[at + 1 :]: value
+            for key, value in snapshot.hashes[name].items()
+            if key[at] == writer.active
+        }
+        writer.fill_buffer(name, entries, "policies")
+    synchronize_pods(writer)
+    node = snapshot.element("node", writer.active)
+    if snapshot.element("node", writer.inactive) != node:
+        writer.writes.update["node"] = {INDEX.pack(writer.inactive): node}
+    return writer.writes
+
+
 def plan_writes(
     snapshot: Snapshot, image: Image, since: int | None = None
 ) -> tuple[MapWrites | None, list[str]]:
@@ -161,14 +191,21 @@ def plan_writes(
     Return None if the active buffer has this content. ``since`` is the generation in which new endpoints got
     their addresses, by default that of the commit; 0: unknown.
     """
-    if snapshot.arrays and not differences(decode_image(snapshot, snapshot.buffer), image):
+    # Open connections need their translation after the last service or masqueraded Pod is removed.
+    image.features |= snapshot.features & ~FEATURE_STACK_NAT
+    active = decode_image(snapshot, snapshot.buffer)
+    if snapshot.arrays and not differences(active, image):
         return None, []
     writer = Writer(snapshot, image.features)
     write_policy(writer, image)
     write_services(writer, image)
     write_cidrs(writer, image)
-    write_endpoints(writer, image, snapshot.next_generation if since is None else since)
+    write_endpoints(writer, active, image, snapshot.next_generation if since is None else since)
     write_pods(writer, image)
-    if snapshot.element("node", writer.inactive) != image.node:
-        writer.writes.update["node"] = {INDEX.pack(writer.inactive): image.node}
+    _write_node(writer, image)
     return writer.writes, writer.problems
+
+
+def _write_node(writer: Writer, image: Image) -> None:
+    if writer.snapshot.element("node", writer.inactive) != image.node:
+        writer.writes.update["node"] = {INDEX.pack(writer.inactive): image.node}

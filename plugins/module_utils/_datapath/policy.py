@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Resolve policies to rulesets, one for each pair of identities and direction.
+"""Merge the policies of a Pod to a ruleset for each peer.
 
 A deny rule of any policy overrides all allow rules. Traffic that no rule matches is denied if a policy that
 covers the direction denies by default, and allowed otherwise.
@@ -8,12 +8,11 @@ covers the direction denies by default, and allowed otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from .identity import HOST, Identities
-from .model import INGRESS, PodSelector, Policy, Ports, Rule
+from .identity import HOST_KEY, WORLD_KEY, Key
+from .model import DIRECTIONS, INGRESS, Policy, Ports, Selector
 
 EVERYTHING = Ports()
 
@@ -28,17 +27,6 @@ class Ruleset(NamedTuple):
         """Return the verdict for a packet to a port, or of an ICMP type * 256 + code."""
         inside = any(r.protocol == protocol and r.first <= port <= r.last for r in self.ranges)
         return self.allow != inside
-
-
-@dataclass
-class Resolved:
-    """Rulesets by subject, peer and direction.
-
-    ``defaults`` has the verdict for all other peers, by subject and direction that a policy covers.
-    """
-
-    rulesets: dict[tuple[int, int, int], Ruleset] = field(default_factory=dict)
-    defaults: dict[tuple[int, int], bool] = field(default_factory=dict)
 
 
 def merge_ranges(ranges: Iterable[Ports]) -> list[Ports]:
@@ -78,69 +66,51 @@ def build_ruleset(allowed: Iterable[Ports], denied: Iterable[Ports], default: bo
     return Ruleset(False, tuple(subtract_ranges(allows, denies)))
 
 
-class _Rules:
-    """The rules of all policies that select a subject, in one direction."""
+class Rules:
+    """The rules of all policies that select a Pod, in one direction.
 
-    def __init__(self, rules: Sequence[Rule], identities: Identities) -> None:
-        self._all_peers: dict[bool, set[Ports]] = {True: set(), False: set()}
-        self._by_peer: dict[int, dict[bool, set[Ports]]] = {}
-        for rule in rules:
+    ``others`` is the ruleset of peers that no selector matches. ``selectors`` are the indexes of those that
+    make a difference.
+    """
+
+    def __init__(self, direction: int, policies: Sequence[Policy], indexes: Mapping[Selector, int]) -> None:
+        defaults = [one.defaults[direction] for one in policies if one.defaults[direction] is not None]
+        self.covered = bool(defaults)
+        self._default = all(defaults)
+        self._all_peers: tuple[set[Ports], set[Ports]] = (set(), set())  # denied, allowed
+        self._by_selector: dict[int, tuple[set[Ports], set[Ports]]] = {}
+        for rule in (rule for policy in policies for rule in policy.rules if rule.direction == direction):
             ports = rule.ports or (EVERYTHING,)
             if not rule.peers:
                 self._all_peers[rule.allow].update(ports)
             for peer in rule.peers:
-                for identity in identities.members[peer]:
-                    self.add(identity, rule.allow, ports)
+                self._by_selector.setdefault(indexes[peer], (set(), set()))[rule.allow].update(ports)
+        if direction == INGRESS:
+            # The kubelet's probes come from the node: it reaches its Pods unless a rule denies it.
+            for index in HOST_KEY:
+                self._by_selector.setdefault(index, (set(), set()))[True].add(EVERYTHING)
+        self.selectors = frozenset(self._by_selector)
+        self._known: dict[Key, Ruleset] = {}
+        self.others = self.ruleset(WORLD_KEY)
+        self.denies = any(denied for denied, dummy in self._by_selector.values())
 
-    def add(self, identity: int, allow: bool, ports: Iterable[Ports]) -> None:
-        self._by_peer.setdefault(identity, {True: set(), False: set()})[allow].update(ports)
-
-    def resolve(self, peers: Iterable[int], default: bool) -> tuple[bool, dict[int, Ruleset]]:
-        """Return the default verdict, and the rulesets of peers that differ from it."""
-        others = build_ruleset(self._all_peers[True], self._all_peers[False], default)
-        known: dict[tuple[frozenset[Ports], frozenset[Ports]], Ruleset] = {}
-        rulesets: dict[int, Ruleset] = {}
-        for peer, by_verdict in self._by_peer.items():
-            rules = (frozenset(by_verdict[True]), frozenset(by_verdict[False]))
-            if rules not in known:
-                known[rules] = build_ruleset(
-                    self._all_peers[True] | rules[0], self._all_peers[False] | rules[1], default
-                )
-            rulesets[peer] = known[rules]
-        if others.ranges:
-            for peer in peers:
-                rulesets.setdefault(peer, others)
-        plain = Ruleset(others.allow)
-        return plain.allow, {peer: one for peer, one in rulesets.items() if one != plain}
+    def ruleset(self, key: Key) -> Ruleset:
+        """Return the ruleset of a peer that these selectors match."""
+        matching = key & self.selectors
+        found = self._known.get(matching)
+        if found is None:
+            denied, allowed = (
+                self._all_peers[verdict].union(*(self._by_selector[one][verdict] for one in matching))
+                for verdict in (False, True)
+            )
+            found = self._known[matching] = build_ruleset(allowed, denied, self._default)
+        return found
 
 
-def resolve(policies: Sequence[Policy], identities: Identities) -> Resolved:
-    """Return the rulesets of all subjects, without those that equal the default verdict."""
-    resolved = Resolved()
-    by_subject: dict[PodSelector, list[Policy]] = {}
-    for policy in policies:
-        by_subject.setdefault(policy.subject, []).append(policy)
-    # Identities that differ only by CIDR selectors have the same policies.
-    by_selectors: dict[frozenset[PodSelector], list[int]] = {}
-    for identity in sorted(identities.subjects):
-        matching = identities.selectors.get(identity, frozenset())
-        by_selectors.setdefault(frozenset(one for one in matching if one in by_subject), []).append(identity)
-    peers = sorted(identities.peers)
-    for selectors, subjects in by_selectors.items():
-        selecting = [policy for selector in selectors for policy in by_subject[selector]]
-        selecting = [policy for policy in selecting if policy.exclusive] or selecting
-        for direction in (0, 1):
-            defaults = [p.defaults[direction] for p in selecting if p.defaults[direction] is not None]
-            if not defaults:
-                continue
-            rules = [rule for p in selecting for rule in p.rules if rule.direction == direction]
-            peer_rules = _Rules(rules, identities)
-            if direction == INGRESS:
-                # The kubelet's probes come from the node: it reaches its Pods unless a rule denies it.
-                peer_rules.add(HOST, True, (EVERYTHING,))
-            default, rulesets = peer_rules.resolve(peers, all(defaults))
-            for subject in subjects:
-                resolved.defaults[subject, direction] = default
-                for peer, one in rulesets.items():
-                    resolved.rulesets[subject, peer, direction] = one
-    return resolved
+class PolicySet:
+    """All policies that select the same Pods, and their rules by direction that they cover."""
+
+    def __init__(self, policies: Sequence[Policy], indexes: Mapping[Selector, int]) -> None:
+        self.policies = [policy for policy in policies if policy.exclusive] or policies
+        both = {direction: Rules(direction, self.policies, indexes) for direction in DIRECTIONS.values()}
+        self.rules = {direction: rules for direction, rules in both.items() if rules.covered}

@@ -12,6 +12,8 @@ from .maglev import maglev_table
 from .snapshot import Services
 from .writes import SlotAllocator, Writer
 
+SERVICES = ("services", "node_addresses", "maglev", "backends", "node")  # the maps
+
 
 def write_services(writer: Writer, image: Image) -> None:
     """Add the writes of services, their Maglev tables and backends."""

@@ -88,18 +88,22 @@ class Writer:
             )
 
     def replace_entries(
-        self, name: str, entries: dict[bytes, bytes], deny: Callable[[bytes], bytes], option: str
+        self,
+        name: str,
+        entries: dict[bytes, bytes],
+        removed_value: Callable[[bytes, bytes], bytes],
+        option: str,
     ) -> None:
         """Replace the entries of a map whose values contain both buffers.
 
-        ``deny`` returns the value of a removed entry for the new generation, until it is deleted.
+        ``removed_value`` returns that of a removed entry for the new generation, until it is deleted.
         """
         current = self.snapshot.hashes[name]
         removed = [key for key in current if key not in entries]
         self.writes.delete_after[name] = removed
         self.writes.update[name] = {
             **{key: value for key, value in entries.items() if current.get(key) != value},
-            **{key: deny(current[key]) for key in removed},
+            **{key: removed_value(key, current[key]) for key in removed},
         }
         size = self.snapshot.sizes[name]
         if len(current) + len(entries.keys() - current.keys()) > size:

@@ -117,6 +117,15 @@ static __always_inline void ctx_set_translated(const struct packet *p, const str
 		ct_slot_set(ctx->dst.slot, ctx->masquerade);
 }
 
+/*
+ * Return the sum of the identities of both addresses, which is the same in both directions. It
+ * changes with the Pod of a remote address, for which there is no new generation.
+ */
+static __always_inline __u32 ctx_peers(const struct context *ctx)
+{
+	return (ctx->src.of_address + ctx->dst.of_address) & (IDENTITY_MAX - 1);
+}
+
 /* Return the record of a packet, unless another connection has got it since. */
 static __always_inline struct connection *ctx_connection(const struct context *ctx)
 {

@@ -92,7 +92,8 @@ enum ct_flag {
 union ct_verdict {
 	struct {
 		__u32 generation;	/* for which translation and verdict are valid */
-		__u32 reason;		/* REASON_NONE, or why policy drops its packets */
+		__u32 reason : 8;	/* REASON_NONE, or why policy drops its packets */
+		__u32 peers : 24;	/* ctx_peers(), for which the verdict is valid */
 	};
 	__u64 word;
 };
@@ -421,6 +422,18 @@ static __noinline struct connection *ct_alloc(__u32 slot, __u32 *place, __u32 *s
 	if (bpf_map_update_elem(&connections, &chosen, &empty, BPF_ANY))
 		return NULL;
 	return bpf_map_lookup_elem(&connections, &chosen);
+}
+
+/* Set the verdict at once: other CPUs may do the same. */
+static __always_inline void ct_set_verdict(struct connection *c, __u32 generation,
+					   enum reason reason, __u32 peers)
+{
+	union ct_verdict verdict = {};
+
+	verdict.generation = generation;
+	verdict.reason = reason;
+	verdict.peers = peers;
+	c->verdict.word = verdict.word;
 }
 
 /* End a connection: no reference to it is valid any more. */

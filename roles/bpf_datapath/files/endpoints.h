@@ -14,7 +14,7 @@
 #include "mtu.h"
 #include "parse.h"
 
-#define ENDPOINTS_MAX 16384
+#define ENDPOINTS_MAX 131072
 #define PODS_MAX 1024
 #define TC_INDEX_REDIRECTED 0x706e	/* not from the stack */
 
@@ -59,6 +59,7 @@ struct pod {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, ENDPOINTS_MAX);
 	__type(key, __be32);
 	__type(value, struct endpoint);
@@ -66,6 +67,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, ENDPOINTS_MAX);
 	__type(key, struct in6_addr);
 	__type(value, struct endpoint);

@@ -14,12 +14,14 @@
 #include "config.h"
 #include "endpoints.h"
 
-#define CIDRS_MAX 16384
+#define CIDRS_MAX 65536
+#define IDENTITY_MAX 0x1000000	/* assigned numbers are lower */
 
 /* Reserved identities */
 enum identity {
 	IDENTITY_WORLD = 0,	/* selected by no rule */
 	IDENTITY_HOST = 1,	/* this node */
+	IDENTITY_ANY = 0x7fffffff,	/* in `policy`: all peers without an entry */
 };
 
 enum cidr_flag {
@@ -69,8 +71,8 @@ struct endpoint_info {
 	__u16 flags;		/* POD_* */
 	__u16 cidr_flags;
 	__u32 ifindex;		/* of a Pod of this node */
-	bool pod;		/* a Pod of this or another node */
-	__u8 pad[3];
+	__u32 pod : 1;		/* a Pod of this or another node */
+	__u32 of_address : 24;	/* identity of the address, low bits: `identity` may become HOST */
 };
 
 /* Fill `info` for an address. */
@@ -85,6 +87,7 @@ static __noinline void identity_lookup(__u8 family, const __be32 *address,
 	if (ep) {
 		info->pod = true;
 		info->identity = ep->identity[buffer];
+		info->of_address = info->identity;
 		info->ifindex = ep->ifindex;
 		if (ep->ifindex) {
 			info->enforce = ep->enforce[buffer];
@@ -109,6 +112,7 @@ static __noinline void identity_lookup(__u8 family, const __be32 *address,
 	}
 	if (cidr) {
 		info->identity = cidr->identity;
+		info->of_address = info->identity;
 		info->cidr_flags = cidr->flags;
 	}
 }

@@ -11,9 +11,9 @@
 #include "identity.h"
 #include "metrics.h"
 
-#define POLICY_MAX 65536
+#define POLICY_MAX 262144
 #define RULESETS_MAX 4096
-#define RULESET_RANGES 16
+#define RULESET_RANGES 64
 
 enum policy_direction {
 	POLICY_INGRESS = 0,
@@ -28,7 +28,7 @@ enum verdict {
 
 struct policy_key {
 	__u32 subject;		/* identity of the Pod that the policy applies to */
-	__u32 peer;
+	__u32 peer;		/* identity, or IDENTITY_ANY */
 	__u8 buffer;
 	__u8 direction;		/* enum policy_direction */
 	__u16 pad;
@@ -51,6 +51,7 @@ struct policy_ruleset {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, POLICY_MAX);
 	__type(key, struct policy_key);
 	__type(value, __u32);	/* index into `rulesets` */
@@ -74,8 +75,13 @@ static __always_inline bool policy_range_matches(const struct policy_range *rang
 static __always_inline bool policy_allows(struct policy_key *key, bool deny, __u8 proto, __u16 port)
 {
 	__u32 verdict = VERDICT_DEFAULT, *index = bpf_map_lookup_elem(&policy, key);
-	struct policy_ruleset *rules = index ? bpf_map_lookup_elem(&rulesets, index) : NULL;
+	struct policy_ruleset *rules;
 
+	if (!index) {
+		key->peer = IDENTITY_ANY;
+		index = bpf_map_lookup_elem(&policy, key);
+	}
+	rules = index ? bpf_map_lookup_elem(&rulesets, index) : NULL;
 	if (rules) {
 		verdict = rules->verdict;
 		for (int i = 0; i < RULESET_RANGES; i++) {

@@ -155,8 +155,8 @@ static __always_inline struct connection *ctx_alloc(struct context *ctx)
 }
 
 /*
- * Fill the record of a new connection. The packet's destination is that of the server already;
- * `service` is the one before, with port 0 if it is the same.
+ * Fill the record of a new connection, which has its verdict. The packet's destination is that of
+ * the server already; `service` is the one before, with port 0 if it is the same.
  */
 __noinline bool ctx_create(struct context *ctx, struct connection *c,
 			   const struct addr_port *service, __u32 backend)
@@ -175,8 +175,6 @@ __noinline bool ctx_create(struct context *ctx, struct connection *c,
 	c->server.port = t->dport;
 	c->last_seen = ct_now();
 	c->created = ctx->cfg.generation;
-	c->verdict.generation = ctx->cfg.generation;
-	c->verdict.reason = REASON_NONE;
 	c->backend = backend;
 	c->proto = t->proto;
 	c->flags = (t->family == AF_INET6 ? CT_IPV6 : 0) | (service->port ? CT_DNAT : 0) |
@@ -282,6 +280,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 {
 	struct addr_port to = {};
 	struct connection *c = NULL;
+	union ct_verdict verdict;
 	enum ctx_match match;
 	enum reason reason;
 	__u32 backend = 0;
@@ -333,7 +332,10 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 			return REASON_NONE;
 		}
 		c = ctx_alloc(ctx);
-		if (!c || !ctx_create(ctx, c, &to, backend))
+		if (!c)
+			return REASON_DROP_CT_CREATE_FAILED;
+		ct_set_verdict(c, ctx->cfg.generation, REASON_NONE, ctx_peers(ctx));
+		if (!ctx_create(ctx, c, &to, backend))
 			return REASON_DROP_CT_CREATE_FAILED;
 		ctx->ct.clash |= match == CTX_CLASH;
 		ctx->ct.tracked = true;
@@ -343,16 +345,16 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 			ctx->cacheable = false;
 		return REASON_NONE;
 	}
-	if (c->verdict.generation != ctx->cfg.generation) {
-		union ct_verdict verdict = { .generation = ctx->cfg.generation };
-
+	verdict.word = c->verdict.word;
+	if (verdict.generation != ctx->cfg.generation || verdict.peers != ctx_peers(ctx)) {
 		verdict.reason = ctx_verdict(skb, p, ctx, c);
-		c->verdict.word = verdict.word;
+		ct_set_verdict(c, ctx->cfg.generation, verdict.reason, ctx_peers(ctx));
 	}
-	if (c->verdict.reason != REASON_NONE) {
+	reason = verdict.reason;
+	if (reason != REASON_NONE) {
 		/* keep it, so that no packet of the server opens the connection again */
 		c->last_seen = ct_now();
-		return c->verdict.reason;
+		return reason;
 	}
 	if (c->flags & (CT_DNAT | CT_SNAT)) {
 		/* a source port may get another owner at any time */

@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._cluster import objects
 from ansible_collections.podnet.datapath.plugins.module_utils._cluster.state import REDUCE, ClusterState
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import compile_image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import Compiler
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import PROTOCOLS, Declaration
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import Interface, Node
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.watch import key_of
@@ -187,7 +187,7 @@ def programs_of(state: ClusterState) -> Programs:
     devices = {pod.name: f"h{number}" for number, pod in enumerate(state.pods.values())}
     pods = [replace(pod, device=devices[pod.name]) for pod in state.pods.values()]
     node = Node({device: Interface(10 + number) for number, device in enumerate(devices.values())})
-    compiled = compile_image(Declaration(pods, state.policies), node, {})
+    compiled = Compiler(Declaration(pods, state.policies), node, {})
     assert not compiled.problems and not compiled.unenforced
     return Programs(compiled.image, NODE)
 

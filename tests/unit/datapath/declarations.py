@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import compile_image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import Compiler
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.image import Image
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.merge import merge
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import Declaration
@@ -97,6 +97,6 @@ def declare(pod_labels: list[dict[str, str]], raw_policies: list[dict[str, Any]]
 
 
 def image_of(declaration: Declaration) -> Image:
-    compiled = compile_image(declaration, NODE, {})
+    compiled = Compiler(declaration, NODE, {})
     assert not compiled.problems
     return compiled.image

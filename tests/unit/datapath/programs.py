@@ -35,7 +35,14 @@ class Programs:
         me = self.image.endpoints[ipaddress.ip_address(pod).packed]
         if not me.enforce & layout.ENFORCE[direction]:
             return True
-        raw = self.image.policy.get((me.identity, self.identity_of(peer), direction))
+        peers = (self.identity_of(peer), identity.ANY)
+        found = [self.image.policy.get((me.identity, one, direction)) for one in peers]
+        raw = next((one for one in found if one is not None), None)
         if raw is None:
             return not me.enforce & layout.DENY[direction]
         return layout.decode_ruleset(raw).allows(protocol, port)
+
+    def is_local(self, text: str) -> bool:
+        """Return whether an address is one of this node's Pods, which policies apply to."""
+        endpoint = self.image.endpoints.get(ipaddress.ip_address(text).packed)
+        return bool(endpoint and endpoint.ifindex)

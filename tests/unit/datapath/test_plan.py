@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from dataclasses import replace
 from ipaddress import ip_address
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.cluster import CLUSTER
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import compile_image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import Compiler
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.identity import NO_IDENTITY
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.image import Image, differences
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import (
     Backend,
@@ -65,6 +67,17 @@ def without_removed(snapshot: Snapshot, writes: MapWrites) -> Snapshot:
         for key in keys:
             del snapshot.hashes[name][key]
     return snapshot
+
+
+def prefix_identity(image: Image, packed: bytes) -> int:
+    """Return the identity of an address that no Pod has."""
+    address = ipaddress.ip_address(packed)
+    matching = [
+        (length, number)
+        for (length, network), (number, dummy) in image.cidrs.items()
+        if len(network) == len(packed) and address in ipaddress.ip_network((network, length))
+    ]
+    return max(matching, default=(0, 0))[1]
 
 
 def empty() -> Snapshot:
@@ -126,16 +139,17 @@ def test_commit_is_atomic_and_never_writes_elements_in_use(states: Any) -> None:
         for key, entry in before.endpoints.items():
             assert former.endpoints[key].identity == entry.identity
             assert former.endpoints[key].enforce == entry.enforce
-        # new endpoints have no identity and deny all traffic under policy
+        # new endpoints of this node have no identity and deny all traffic under policy; others are unchanged
         for key in former.endpoints.keys() - before.endpoints.keys():
             new = former.endpoints[key]
-            assert new.identity == layout.NO_IDENTITY
+            assert new.identity == (NO_IDENTITY if new.ifindex else prefix_identity(before, key))
             for bit, deny in zip(layout.ENFORCE, layout.DENY):
                 assert bool(new.enforce & deny) == bool(image.endpoints[key].enforce & bit)
-        # after the commit, removed endpoints have no identity
+        # after the commit, removed endpoints have no identity, or that of their prefix
         current = decode_image(after, after.buffer)
         for key in current.endpoints.keys() - image.endpoints.keys():
-            assert current.endpoints[key].identity == layout.NO_IDENTITY
+            old = current.endpoints[key]
+            assert old.identity == (NO_IDENTITY if old.ifindex else prefix_identity(image, key))
         snapshot = without_removed(after, writes)
         assert not differences(decode_image(snapshot, snapshot.buffer), image)
         assert plan_writes(snapshot, image) == (None, [])
@@ -163,7 +177,7 @@ def test_external_clients_get_no_process_of_the_node() -> None:
         service = Service("s", "site", ip_address("10.96.0.1"), 80, 6, lists[inside])
         if outside:
             service = replace(service, external=lists[outside])
-        image = compile_image(Declaration(services=[service]), node, {}).image
+        image = Compiler(Declaration(services=[service]), node, {}).image
         ((_key, found),) = image.services.items()
         assert {*image.backends[found.digest]} == {
             layout.encode_backend(one.address, one.port) for one in lists[inside]
@@ -185,7 +199,7 @@ def test_external_clients_get_no_process_of_the_node() -> None:
 def test_only_needed_features_are_enabled(address: str, owner: str, features: int) -> None:
     node = replace(NODE, addresses=frozenset({ip_address("172.31.0.1")}))
     service = Service("s", owner, ip_address(address), 80, 6)
-    image = compile_image(Declaration(services=[service]), node, {}).image
+    image = Compiler(Declaration(services=[service]), node, {}).image
     assert image.features == features
     assert bool(image.node_addresses) == bool(features & layout.FEATURE_NODE_PORTS)
 

@@ -1,0 +1,50 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Compile services to an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .cluster import CLUSTER
+from .image import Frontend, Image
+from .layout import digest_of, encode_backend, encode_service, family_of, number_of
+from .model import Backend, Service
+from .node import Node
+
+
+def compile_services(image: Image, services: Sequence[Service], node: Node) -> None:
+    """Add services and their backends, and the node's addresses if a service has all of them."""
+    for service in services:
+        digest = _compile_backends(image, service.backends)
+        external = _compile_backends(image, _external_backends(service, node))
+        key = encode_service(service.address, service.port, service.protocol)
+        image.services[key] = Frontend(number_of(service.name), digest, external, service.affinity)
+    if any(service.address.is_unspecified for service in services):
+        image.node_addresses = frozenset(
+            (address.packed.ljust(16, b"\0"), family_of(address)) for address in node.addresses
+        )
+
+
+def has_external(services: Iterable[Service]) -> bool:
+    """Return whether hosts on the wire reach services: those of a cluster, and node ports."""
+    return any(service.owner == CLUSTER or service.address.is_unspecified for service in services)
+
+
+def _external_backends(service: Service, node: Node) -> list[Backend]:
+    """Return the backends for hosts on the wire.
+
+    The node's own processes are none of them: their replies pass no program that would translate them.
+    """
+    backends = service.backends if service.external is None else service.external
+    return [backend for backend in backends if backend.address not in node.addresses]
+
+
+def _compile_backends(image: Image, backends: Iterable[Backend]) -> bytes:
+    """Add the backends that get new connections; return their digest, empty if there are none."""
+    weights = {encode_backend(b.address, b.port): b.weight for b in backends if b.weight}
+    if not weights:
+        return b""
+    digest = digest_of(weights)
+    image.backends[digest] = weights
+    return digest

@@ -1,0 +1,185 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Count the identities in use, and compute the policy of each pair of subject and peer.
+
+A subject is an identity of this node's Pods. When an identity gets its first use, or loses its last one, only
+its own pairs change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from .cluster import CLUSTER
+from .identity import ANY, HOST, HOST_KEY, WORLD, Key, Numbers, Selection
+from .image import PolicyKey
+from .layout import DENY, ENFORCE, encode_ruleset
+from .model import Network, Policy
+from .policy import PolicySet, Rules, Ruleset
+
+
+class Identities:
+    """The identities of this generation, and the entries of the map ``policy``.
+
+    ``entries`` are all entries, ``changes`` those that changed since they were taken, None for removed ones.
+    ``problems`` has a problem for each policy of an owner with too many port ranges, ``unenforced`` for each
+    policy of the cluster: what these concern is denied.
+    """
+
+    def __init__(
+        self, policies: Sequence[Policy], flags: Mapping[Network, int], former: Iterable[int]
+    ) -> None:
+        """``flags`` are those of ``Selection``, ``former`` those of ``Numbers``."""
+        self.selection = Selection(policies, flags)
+        self.numbers = Numbers(former)
+        self.entries: dict[PolicyKey, bytes] = {}
+        self.changes: dict[PolicyKey, bytes | None] = {}
+        self.problems: list[str] = []
+        self.unenforced: list[str] = []
+        self._policies: dict[int, list[Policy]] = {}  # by the selector of their subject
+        for policy in policies:
+            self._policies.setdefault(self.selection.indexes[policy.subject], []).append(policy)
+        self._subject_selectors = frozenset(self._policies)
+        self._uses = Counter({WORLD: 1, HOST: 1})
+        self._subjects: Counter[int] = Counter()
+        self._members: dict[int, set[int]] = {index: {HOST} for index in HOST_KEY}  # by selector
+        self._policy_sets: dict[Key, PolicySet] = {}
+        self._selected: dict[Key, set[int]] = {}  # subjects by their policies
+        self._interested: dict[int, set[Key]] = {}  # policies of subjects, by the selector of a peer
+        self._encoded: dict[Ruleset, bytes] = {}
+
+    def acquire(self, key: Key, subject: bool) -> int:
+        """Return the number of an identity for one more use, by a Pod of this node if it is a ``subject``."""
+        number = self.numbers.find(key)
+        if number is None:
+            number = self.numbers.assign(key)
+        self._uses[number] += 1
+        if self._uses[number] == 1:
+            self._add_peer(number, key)
+        if subject:
+            self._subjects[number] += 1
+            if self._subjects[number] == 1:
+                self._add_subject(number, key)
+        return number
+
+    def release(self, number: int, subject: bool) -> None:
+        """Undo ``acquire``."""
+        key = self.numbers.keys[number]
+        if subject:
+            self._subjects[number] -= 1
+            if not self._subjects[number]:
+                self._remove_subject(number, key)
+        self._uses[number] -= 1
+        if not self._uses[number]:
+            self._remove_peer(number, key)
+            self.numbers.release(number)
+
+    def enforce(self, number: int) -> int:
+        """Return enum endpoint_enforce of a Pod of this node."""
+        bits = 0
+        for direction, rules in self._policy_set(self._selecting(self.numbers.keys[number])).rules.items():
+            if not rules.others.allow:
+                bits |= ENFORCE[direction] | DENY[direction]
+            elif rules.others.ranges or rules.denies:
+                bits |= ENFORCE[direction]
+        return bits
+
+    def take_changes(self) -> dict[PolicyKey, bytes | None]:
+        """Return the changes of entries since the last call."""
+        changes, self.changes = self.changes, {}
+        return changes
+
+    # Subjects
+
+    def _selecting(self, key: Key) -> Key:
+        """Return the selectors of subjects that select an identity."""
+        return key & self._subject_selectors
+
+    def _policy_set(self, selecting: Key) -> PolicySet:
+        if selecting not in self._policy_sets:
+            policies = [policy for index in sorted(selecting) for policy in self._policies[index]]
+            self._policy_sets[selecting] = PolicySet(policies, self.selection.indexes)
+        return self._policy_sets[selecting]
+
+    def _add_subject(self, number: int, key: Key) -> None:
+        selecting = self._selecting(key)
+        rules = self._policy_set(selecting).rules
+        if not rules:
+            return
+        self._selected.setdefault(selecting, set()).add(number)
+        for direction, one in rules.items():
+            for index in one.selectors:
+                self._interested.setdefault(index, set()).add(selecting)
+            if one.others.ranges:
+                self._set(number, ANY, direction, one.others)
+            for peer in self._peers_of(one):
+                self._add_pair(number, peer, direction, one)
+
+    def _remove_subject(self, number: int, key: Key) -> None:
+        selecting = self._selecting(key)
+        rules = self._policy_set(selecting).rules
+        if not rules:
+            return
+        for direction, one in rules.items():
+            for peer in (ANY, *self._peers_of(one)):
+                self._remove((number, peer, direction))
+        self._selected[selecting].discard(number)
+        if not self._selected[selecting]:
+            del self._selected[selecting], self._policy_sets[selecting]
+            for index in {index for one in rules.values() for index in one.selectors}:
+                self._interested[index].discard(selecting)
+
+    def _peers_of(self, rules: Rules) -> set[int]:
+        return set().union(*(self._members.get(index, ()) for index in rules.selectors))
+
+    # Peers
+
+    def _add_peer(self, number: int, key: Key) -> None:
+        for index in key:
+            self._members.setdefault(index, set()).add(number)
+        for subject, direction, rules in self._subjects_of(key):
+            self._add_pair(subject, number, direction, rules)
+
+    def _remove_peer(self, number: int, key: Key) -> None:
+        for index in key:
+            self._members[index].discard(number)
+        for subject, direction, _rules in self._subjects_of(key):
+            self._remove((subject, number, direction))
+
+    def _subjects_of(self, key: Key) -> Iterator[tuple[int, int, Rules]]:
+        """Yield subjects with rules for a peer, by direction."""
+        for selecting in set().union(*(self._interested.get(index, ()) for index in key)):
+            for direction, rules in self._policy_set(selecting).rules.items():
+                if not rules.selectors.isdisjoint(key):
+                    for subject in self._selected[selecting]:
+                        yield subject, direction, rules
+
+    # Entries
+
+    def _add_pair(self, subject: int, peer: int, direction: int, rules: Rules) -> None:
+        ruleset = rules.ruleset(self.numbers.keys[peer])
+        if ruleset != rules.others:
+            self._set(subject, peer, direction, ruleset)
+
+    def _set(self, subject: int, peer: int, direction: int, ruleset: Ruleset) -> None:
+        key = (subject, peer, direction)
+        self.entries[key] = self.changes[key] = self._encode(ruleset, subject)
+
+    def _remove(self, key: PolicyKey) -> None:
+        if self.entries.pop(key, None) is not None:
+            self.changes[key] = None
+
+    def _encode(self, ruleset: Ruleset, subject: int) -> bytes:
+        if ruleset not in self._encoded:
+            try:
+                self._encoded[ruleset] = encode_ruleset(ruleset)
+            except ValueError as error:
+                self._encoded[ruleset] = encode_ruleset(Ruleset(False))
+                policies = self._policy_set(self._selecting(self.numbers.keys[subject])).policies
+                names = ", ".join(sorted({policy.name for policy in policies}))
+                cluster = all(policy.owner == CLUSTER for policy in policies)
+                (self.unenforced if cluster else self.problems).append(
+                    f"policies ({names}): {error}; merge some of them"
+                )
+        return self._encoded[ruleset]

@@ -1,0 +1,241 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Random changes of a cluster, killed at random writes, end in the maps that are computed from scratch.
+
+After each write, every verdict is that before or that after the change. PODNET_COUNT (20) is the number of
+sequences.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import Compiler
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.identity import ANY, FIRST
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.image import Image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.live import LiveEntries
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.maps import Maps
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.merge import merge_records
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import Pod, Policy
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import read_interfaces, read_node
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.parse import parse
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.snapshot import decode_image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store, all_slots
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from tests.netns.bpf_node import Node
+from tests.unit.datapath.declarations import HOST, labels, policies
+from tests.unit.datapath.programs import Programs
+
+COUNT = int(os.environ.get("PODNET_COUNT") or 20)
+LOCAL, PODS = 3, 7  # Pods that may be on this node; the last two have the same address
+WRITING = {
+    bpf.BPF_MAP_UPDATE_ELEM,
+    bpf.BPF_MAP_DELETE_ELEM,
+    bpf.BPF_MAP_UPDATE_BATCH,
+    bpf.BPF_MAP_DELETE_BATCH,
+}
+PACKETS = ((6, 80), (6, 81), (17, 80), (1, 0x800))
+
+
+def addresses(number: int) -> list[str]:
+    number = min(number, PODS - 2)
+    return [f"10.0.{number % 2}.{number + 1}", f"fd00::{number + 1}"]
+
+
+EVERY = [*(one for number in range(PODS - 1) for one in addresses(number)), HOST, "10.0.1.200", "192.0.2.1"]
+
+
+def api_pod(number: int, found: dict[str, str]) -> Pod:
+    parsed = tuple(map(ipaddress.ip_address, addresses(number)))
+    return Pod(f"ns/p{number}", "kubernetes", parsed, found, "n", uid=f"u{number}")
+
+
+def api_policies(raw: list[dict[str, Any]]) -> list[Policy]:
+    declared, problems = parse({"policies": raw}, "kubernetes")
+    assert not problems
+    return declared.policies
+
+
+def endpoint(number: int) -> dict[str, Any]:
+    named = {"name": f"e{number}", "device": f"s{number}", "display_name": f"ns/p{number}"}
+    return {**named, "uid": f"u{number}", "addresses": addresses(number)}
+
+
+numbers = st.integers(0, PODS - 1)
+changes = st.one_of(
+    st.tuples(st.just("pod"), numbers, st.one_of(st.none(), labels)),
+    st.tuples(st.just("pods"), st.dictionaries(numbers, st.one_of(st.none(), labels), min_size=1)),
+    st.tuples(st.just("policies"), policies),
+    st.tuples(st.sampled_from(["add", "remove"]), st.integers(0, LOCAL - 1)),
+)
+operations = st.lists(st.tuples(changes, st.one_of(st.none(), st.integers(1, 12))), min_size=3, max_size=10)
+
+
+class Killed(BaseException):
+    """Stands for a signal that no handler catches."""
+
+
+class World:
+    """The node, its stored declarations, and what the API declares."""
+
+    def __init__(self, pins: str) -> None:
+        self.pins, self.store = pins, Store(pins)
+        self.entries = self.process()
+        self.pods: dict[str, Pod] = {}
+        self.policies: list[Policy] = []
+
+    def process(self) -> LiveEntries:
+        return LiveEntries(self.pins, "cni", {"node": "n", "in_cluster": True})
+
+    def operation(self, change: tuple[Any, ...]) -> Callable[[], object]:
+        """Return the call that makes a change, and change the API's objects."""
+        kind, *given_ = change
+        if kind in ("add", "remove"):
+            one = endpoint(given_[0])
+            if kind == "add":
+                return lambda: self.entries.add([one], read_interfaces())
+            return lambda: self.entries.remove([one["name"]])
+        if kind == "policies":
+            self.policies = api_policies(given_[0])
+            return lambda: self.entries.set_cluster(self.pods, self.policies, [])
+        found = given_[0] if kind == "pods" else {given_[0]: given_[1]}
+        pods = {f"ns/p{n}": None if one is None else api_pod(n, one) for n, one in found.items()}
+        self.pods = {name: one for name, one in {**self.pods, **pods}.items() if one}
+        return lambda: self.entries.update_pods(pods)
+
+    def image(self) -> Image:
+        with contextlib.ExitStack() as files:
+            snapshot = Maps.pinned(self.pins, files).read()
+        return decode_image(snapshot, snapshot.buffer)
+
+    def desired(self) -> Image:
+        """Return the image of what is stored, computed from scratch."""
+        records = self.store.read()
+        declaration = merge_records(records, self.store.cluster.read())
+        return Compiler(declaration, read_node(self.pins), all_slots(records)).image
+
+
+def without_numbers(image: Image) -> dict[str, Any]:
+    """Return the content of an image, with what has an identity instead of its number."""
+    users: dict[int, list[str]] = {}
+    for key, one in sorted(image.endpoints.items()):
+        users.setdefault(one.identity, []).append(f"address {key.hex()}")
+    for ifindex, device in sorted(image.pods.items()):
+        users.setdefault(device.identity, []).append(f"device {ifindex}")
+    for prefix, (number, _flags) in sorted(image.cidrs.items()):
+        users.setdefault(number, []).append(f"prefix {prefix}")
+    names: dict[int, object] = {number: tuple(one) for number, one in users.items() if number >= FIRST}
+    names |= {number: number for number in (*range(FIRST), ANY)}
+
+    def named(entries: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {key: one._replace(identity=names[one.identity]) for key, one in entries.items()}
+
+    return {
+        "endpoints": named(image.endpoints),
+        "pods": named(image.pods),
+        "cidrs": {key: (names[number], flags) for key, (number, flags) in image.cidrs.items()},
+        "policy": {(names[s], names[p], d): value for (s, p, d), value in image.policy.items()},
+        "node": image.node,
+    }
+
+
+def verdicts(image: Image) -> dict[tuple[str, str, int, int, int], bool]:
+    """Return the verdict of each packet from or to a Pod of this node, by direction."""
+    programs = Programs(image, [HOST])
+    return {
+        (pod, peer, direction, *packet): programs.allows(pod, peer, direction, *packet)
+        for pod in EVERY
+        if pod != HOST and programs.is_local(pod)
+        for peer in EVERY
+        if (":" in pod) == (":" in peer)
+        for direction in (0, 1)
+        for packet in PACKETS
+    }
+
+
+@pytest.fixture
+def world(node: Node, tmp_path: Path) -> Iterator[World]:
+    node.ns.ip(node.name, *(f"link add s{number} type veth peer name t{number}" for number in range(LOCAL)))
+    node.attach()
+    with node.ns.inside(node.name):
+        made = World(node.pins)
+        yield made
+        made.entries.close()
+
+
+# Shrinking would take longer than reading the sequence.
+@settings(
+    max_examples=COUNT,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+)
+@given(sequence=operations)
+def test_changes_end_in_the_maps_from_scratch(world: World, sequence: Any) -> None:
+    real_call, real_commit = bpf.bpf, Maps.commit
+    before: dict[Any, bool] = {}
+    after: dict[Any, bool] = {}
+    seen: list[dict[Any, bool]] = []
+    remaining: int | None = None
+
+    def written() -> None:
+        nonlocal remaining
+        with pytest.MonkeyPatch.context() as quiet:
+            quiet.setattr(bpf, "bpf", real_call)
+            seen.append(verdicts(world.image()))
+        if remaining is not None:
+            remaining -= 1
+            if not remaining:
+                raise Killed
+
+    def call(command: int, attr: Any) -> int:
+        result = real_call(command, attr)
+        if command in WRITING:
+            written()
+        return result
+
+    def commit(maps: Maps, generation: int, features: int) -> None:
+        real_commit(maps, generation, features)
+        written()
+
+    world.entries.close()
+    world.entries = world.process()
+    world.entries.remove([f"e{number}" for number in range(LOCAL)])
+    world.pods, world.policies = {}, []
+    world.entries.set_cluster({}, [], [])
+    for change, remaining in sequence:
+        before = verdicts(world.image())
+        seen.clear()
+        operation = world.operation(change)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bpf, "bpf", call)
+            patch.setattr(Maps, "commit", commit)
+            patch.setattr(bpf, "_batch", lambda *_arguments: False)
+            try:
+                operation()
+            except Killed:
+                world.entries.close()
+                world.entries = world.process()
+                remaining = None
+                world.entries.complete()
+        assert without_numbers(world.image()) == without_numbers(world.desired()), change
+        after = verdicts(world.image())
+        if change[0] == "pods" and len(change[1]) > 1:
+            continue  # Each of several Pods may change first.
+        for number, found in enumerate(seen):
+            for packet, verdict in found.items():
+                allowed = {one[packet] for one in (before, after) if packet in one}
+                # A Pod that is added or removed denies all traffic meanwhile; its device is down.
+                if packet not in before or packet not in after:
+                    allowed.add(False)
+                assert verdict in allowed, (change, number, packet)
