@@ -96,7 +96,9 @@ cluster:
   type: dict
   sample: {routing-mode: native, kube-proxy-replacement: "true", enable-ipv4: "true", enable-ipv6: "false"}
 endpoints:
-  description: The Pods of this node that the agent manages, with devices, addresses and states.
+  description:
+    - The Pods of this node that the agent manages, with devices, addresses and states.
+    - Agents of Cilium 1.20 report no names.
   returned: when RV(running) is true
   type: list
   elements: dict

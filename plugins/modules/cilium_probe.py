@@ -19,7 +19,9 @@ description:
 extends_documentation_fragment: [podnet.datapath.attributes.info]
 options:
   pods:
-    description: Two Pods of this node, as C(namespace/name).
+    description:
+      - Two Pods of this node, each by one of its addresses or as C(namespace/name).
+      - Agents of Cilium 1.20 report no names.
     type: list
     elements: str
     required: true
@@ -51,7 +53,7 @@ options:
 EXAMPLES = r"""
 - name: Verify the settings of the node
   podnet.datapath.cilium_probe:
-    pods: "{{ probe.pods }}"
+    pods: "{{ probe.addresses }}"
     expected: {device_mode: netkit, host_routing: bpf, big_tcp: enabled, bbr: enabled}
     peers: [172.31.0.2]
   become: true

@@ -61,6 +61,12 @@ pods:
   type: list
   elements: str
   sample: [kube-system/podnet-probe-0123456789ab-1, kube-system/podnet-probe-0123456789ab-2]
+addresses:
+  description: Addresses of the Pods in the same order; empty in check mode.
+  returned: success
+  type: list
+  elements: str
+  sample: [10.0.0.12, 10.0.0.13]
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -125,7 +125,7 @@ def settings(node: Node) -> dict[str, Any]:
     """Return the settings that a node's agent reports."""
     request = ("curl", "-sS", "--unix-socket", "/run/cilium/cilium.sock", "http://localhost/v1/healthz")
     found = json.loads(node.run(*request))
-    big = {family: found[f"{family}-big-tcp"]["enabled"] for family in ("ipv4", "ipv6")}
+    big = {family: bool(found[f"{family}-big-tcp"].get("enabled")) for family in ("ipv4", "ipv6")}
     return {"host_routing": found["routing"]["intra-host-routing-mode"], **big}
 
 

@@ -11,7 +11,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .._core.plan import Problem
@@ -20,6 +20,7 @@ from .settings import BIG, IPS
 SOCKET = "/var/run/cilium/cilium.sock"
 TIMEOUT = 10.0  # seconds for one request
 POLL = 1.0
+NAMESPACE = "k8s:io.kubernetes.pod.namespace="
 MAX_BYTES = 64 * 1024 * 1024
 
 Json = dict[str, Any]
@@ -138,8 +139,11 @@ def _endpoint(one: Json) -> Json | None:
     namespace, _separator, name = str(names.get("pod-name") or "").partition("/")
     if not name:
         namespace, name = str(names.get("k8s-namespace") or ""), str(names.get("k8s-pod-name") or "")
-    if not name:
+    # 1.20 reports no names, but the attachment of the plugin.
+    if not name and not names.get("cni-attachment-id"):
         return None
+    if not namespace:
+        namespace = _namespace((status.get("identity") or {}).get("labels") or [])
     return {
         "id": int(one["id"]),
         "namespace": namespace,
@@ -154,6 +158,12 @@ def _endpoint(one: Json) -> Json | None:
             if address
         ],
     }
+
+
+def _namespace(labels: Iterable[str]) -> str:
+    """Return the namespace of a Pod from the labels of its identity; empty if they do not contain it."""
+    found = (label[len(NAMESPACE) :] for label in labels if label.startswith(NAMESPACE))
+    return next(found, "")
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, str]) -> list[str]:

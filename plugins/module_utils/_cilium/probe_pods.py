@@ -46,18 +46,20 @@ def run(api: CiliumApi, desired: Desired, check: bool, sleep: Callable[[float], 
         for name in names(desired.node)
         if (name in existing) != present
     ]
+    addresses: list[str] = []
     if not check:
         if present:
             for name in names(desired.node):
                 if name not in existing:
                     api.api.request("POST", path, _pod(api, desired, name))
-            _wait(api, desired, path, sleep)
+            addresses = [str(pod["status"].get("podIP") or "") for pod in _wait(api, desired, path, sleep)]
         if not present:
             for pod in existing.values():
                 api.delete_pod(pod)
             _wait_until_gone(api, desired, path, sleep)
     pods = [f"{desired.namespace}/{name}" for name in names(desired.node)] if present else []
-    return Result(bool(changes), {"pods": pods}, diff=[diff(f"Pods on {desired.node}", changes)])
+    values = {"pods": pods, "addresses": addresses}
+    return Result(bool(changes), values, diff=[diff(f"Pods on {desired.node}", changes)])
 
 
 def _get(api: CiliumApi, path: str) -> Json | None:
@@ -127,12 +129,13 @@ def _wait_until_gone(api: CiliumApi, desired: Desired, path: str, sleep: Callabl
         sleep(POLL)
 
 
-def _wait(api: CiliumApi, desired: Desired, path: str, sleep: Callable[[float], None]) -> None:
+def _wait(api: CiliumApi, desired: Desired, path: str, sleep: Callable[[float], None]) -> list[Json]:
+    """Return the Pods as soon as they run."""
     deadline = time.monotonic() + desired.timeout
     while True:
         pods = [_get(api, f"{path}/{name}") or {} for name in names(desired.node)]
         if all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
-            return
+            return pods
         if time.monotonic() >= deadline:
             states = [
                 f"{name}: {(pod.get('status') or {}).get('phase', 'missing')} {objects.trouble(pod)}".strip()

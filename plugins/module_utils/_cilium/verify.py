@@ -37,9 +37,13 @@ class ProbePod:
 
 
 def find(endpoints: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[ProbePod]:
-    """Return the Pods ``namespace/name`` with their namespaces; raises ``Problem`` for one without device."""
+    """Return Pods, named by an address or as ``namespace/name``, with their network namespaces.
+
+    Raises ``Problem`` for one without device.
+    """
     found, host = [], devices.read()
     known = {f"{one['namespace']}/{one['name']}": one for one in endpoints}
+    known.update({address: one for one in endpoints for address in one["addresses"]})
     for name in names:
         one = known.get(name)
         if one is None or one["state"] != "ready" or one["device"] not in host:

@@ -194,3 +194,22 @@ def test_agent_that_starts_late_is_awaited(tmp_path: Path) -> None:
 
     found = agent.wait(f"{tmp_path}/s", {"device_mode": "netkit"}, 30, sleep=start)
     assert found["state"] == "Ok" and waited == [1]
+
+
+def test_endpoints_without_names_are_pods() -> None:
+    """Agents of 1.20 report only the attachment of the plugin; their own endpoints have none."""
+    addressing = [{"ipv4": "10.0.1.18", "ipv6": "fd00::18"}]
+    status = {
+        "external-identifiers": {"cni-attachment-id": "4770db:eth0"},
+        "identity": {"labels": ["k8s:app=web", "k8s:io.kubernetes.pod.namespace=shop"]},
+        "networking": {
+            "interface-name": "lxc1",
+            "container-interface-name": "eth0",
+            "addressing": addressing,
+        },
+        "state": "ready",
+    }
+    own = {"id": 1, "status": {**status, "external-identifiers": {}}}
+    (found,) = agent.parse({}, {"status": {}}, [own, {"id": 2, "status": status}])["endpoints"]
+    assert (found["namespace"], found["name"], found["device"]) == ("shop", "", "lxc1")
+    assert found["addresses"] == ["10.0.1.18", "fd00::18"]
