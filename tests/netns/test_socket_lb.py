@@ -24,13 +24,12 @@ import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.config import Config
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf, mounts
-from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach, boot, sockets
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import boot
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.hooks import SOCKET_HOOKS
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.plan import pin_name
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 from tests.netns.bpf_node import Node
 from tests.support.cgroup import cgroup
-from tests.support.policy_lab import TCP, UDP, Check, Lab, address_of
 
 BPF_PROG_ATTACH, BPF_PROG_DETACH = 8, 9
 V4, V6, MAPPED = "v4", "v6", "mapped"
@@ -397,41 +396,6 @@ def test_concurrent_use_of_one_socket(cluster: Cluster) -> None:
         for thread in threads:
             thread.join()
     assert found.keys() == {(BACKENDS[4][number], to) for number, to in enumerate(names)}
-
-
-@pytest.fixture
-def lab(group: str, namespaces: Any, bpffs: str, datapath_object: str) -> Iterator[Lab]:
-    """Pods on two nodes; the sockets of all their clients have the programs of node1."""
-    made = Lab(namespaces, bpffs, datapath_object)
-    try:
-        wanted = attach.Desired(
-            made.pins["node1"], sockets.select("required", group).requests, owner="sockets"
-        )
-        with libbpf.BpfObject(datapath_object) as programs, made.ns.inside(made.names["node1"]):
-            attach.install(wanted, programs)
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.mark.parametrize("version", [4, 6])
-def test_packets_of_pods_are_those_of_direct_connections(lab: Lab, version: int) -> None:
-    """They need no connection tracking; policy sees the backend."""
-    backends = [{"address": address_of(name, version), "port": 80} for name in ("web", "remote")]
-    service = {"name": "s", "address": address_of("vip", version), "port": 8000, "backends": backends}
-    services = [{**service, "name": protocol, "protocol": protocol} for protocol in ("tcp", "udp")]
-    lab.declare(services=services)
-    checks = [
-        Check("front", "vip", protocol, 8000, version, True) for protocol in (TCP, UDP) for _ in range(20)
-    ]
-    lab.attempt(checks)
-    assert {check.answer for check in checks} == {"web", "remote"}
-    with bpf.closing(bpf.obj_get(f"{lab.pins['node1']}/maps/connections")) as connections:
-        assert bpf.map_count(connections) == 0
-    allowed = {"to": [{"names": ["web"]}]}
-    lab.declare([{"name": "front", "pods": {"names": ["front"]}, "egress": [allowed]}], services)
-    lab.attempt(checks := [Check("front", "vip", TCP, 8000, version, False) for _ in range(20)])
-    assert {check.answer for check in checks} == {"web", ""}
 
 
 # ---------------------------------------------------------------- attachment

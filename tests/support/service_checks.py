@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks of node ports and session affinity per packet, for Pods and hosts on the wire.
+"""Checks of services: node ports and session affinity per packet, and translation at sockets.
 
 Adds them to ``CHECKS``.
 """
@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
+from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach, sockets
+from tests.support.cgroup import cgroup
 from tests.support.connection_checks import CHECKS, check_versions, open_in
 from tests.support.policy_lab import TCP, UDP, Check, Lab, address_of
 
@@ -137,4 +141,50 @@ def two_clients_behind_one_port_of_a_remote_backend(lab: Lab, version: int) -> N
             for client in clients:
                 client.send(b"?")
                 assert client.recv(64) == b"remote"
+    lab.declare()
+
+
+@contextlib.contextmanager
+def programs_of_sockets(lab: Lab) -> Iterator[None]:
+    """Attach node1's programs to the sockets that this process creates during the block."""
+    with cgroup("services") as group, lab.ns.inside(lab.names["node1"]):
+        wanted = attach.Desired(lab.pins["node1"], sockets.select("required", group).requests, "sockets")
+        with libbpf.BpfObject(lab.object) as programs:
+            attach.install(wanted, programs)
+            try:
+                yield
+            finally:
+                attach.install(replace(wanted, attachments=()), programs)
+
+
+@check_versions
+def packets_to_services_at_sockets_are_direct_ones(lab: Lab, version: int) -> None:
+    """They need no connection tracking; policy sees the backend; sockets see the service."""
+    backends = [{"address": address_of(name, version), "port": 80} for name in ("web", "remote")]
+    service = {"address": address_of("vip", version), "port": 8000, "backends": backends}
+    services = [{**service, "name": protocol, "protocol": protocol} for protocol in PROTOCOLS]
+    empty = {**service, "name": "empty", "port": 8001, "backends": []}
+    lab.declare(services=[*services, empty])
+    with (
+        programs_of_sockets(lab),
+        bpf.closing(bpf.obj_get(f"{lab.pins['node1']}/maps/connections")) as connections,
+    ):
+        before = bpf.map_count(connections)
+        checks = [Check("front", "vip", protocol, 8000, version, True) for protocol in (TCP, UDP) * 20]
+        lab.attempt(checks)
+        assert {check.answer for check in checks} == {"web", "remote"}
+        with open_in(lab, "front", UDP, version) as client:
+            client.sendto(b"?", (address_of("vip", version), 8000))
+            answer, sender = client.recvfrom(64)
+            assert answer.decode() in ("web", "remote")
+            assert sender[:2] == (address_of("vip", version), 8000)
+        assert bpf.map_count(connections) == before
+        refused = Check("front", "vip", TCP, 8001, version, False)
+        lab.attempt([refused])
+        assert refused.refusal == "ECONNREFUSED"
+        allowed = {"to": [{"names": ["web"]}]}
+        lab.declare([{"name": "front", "pods": {"names": ["front"]}, "egress": [allowed]}], services)
+        checks = [Check("front", "vip", TCP, 8000, version, False) for _ in range(20)]
+        lab.attempt(checks)
+        assert {check.answer for check in checks} == {"web", ""}
     lab.declare()
