@@ -51,7 +51,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
 	test-critest test-kubernetes test-chaos test-cilium test-kube-nodes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
-	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-cni bench-kubernetes bench-scale bench-tuning packages
+	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-cni bench-kubernetes bench-agent-scale bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
 ifneq ($(filter-out tests/unit%,$(T)),)
@@ -214,6 +214,10 @@ bench-cni: tools  ## ADD and DEL of the CNI plugin, beside the reference plugins
 bench-kubernetes: tools  ## 100 Pods started at once by kubelet, beside Pods that need no CNI plugin, 5 min
 	$(call say,Pods started at once on Kubernetes $(KUBERNETES))
 	$(BENCH).kubernetes.pods
+
+bench-agent-scale: tools  ## Changes of 10,000 Pods, 500 policies and 1,000 services in the maps of a node, 1 min
+	$(call say,Changes of a simulated cluster)
+	$(BENCH).agent_scale.bench
 
 bench-scale: tools  ## Controller time of a rollout over HOSTS=1000 simulated hosts, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)

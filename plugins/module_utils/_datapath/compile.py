@@ -53,6 +53,7 @@ class Compiler:
         numbers += [number for number, dummy in former.cidrs.values()]
         self._identities = Identities(declaration.policies, flags, numbers)
         self._interfaces = {**node.interfaces}
+        self._addresses = node.addresses
         self._slots = {**slots}
         self.image = Image(policy=self._identities.entries)
         self._changes = ImageChanges()
@@ -124,7 +125,13 @@ class Compiler:
         self._slots.update(slots)
 
     def set_address(self, address: Address, pod: Pod | None) -> None:
-        """Change the Pod that has an address; None: no Pod."""
+        """Change the Pod that has an address; None: no Pod.
+
+        No Pod of another node has an address of this node, whatever its kubelet reports: packets of the node
+        would lose their identity.
+        """
+        if pod and not pod.device and address in self._addresses:
+            pod = None
         before = self.image.endpoints.get(address.packed)
         after = self._endpoint(address, pod) if pod else None
         if before:
