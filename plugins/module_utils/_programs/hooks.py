@@ -28,6 +28,7 @@ SOCKET_HOOKS = {
     "getpeer4": bpf.BPF_CGROUP_INET4_GETPEERNAME,
     "getpeer6": bpf.BPF_CGROUP_INET6_GETPEERNAME,
 }
+SOCKET_PROGRAMS = {hook: f"sock_{hook}" for hook in SOCKET_HOOKS}
 LINK_TYPES = ("cgroup", "netkit", "tcx")  # types whose attachment is a link
 TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
 

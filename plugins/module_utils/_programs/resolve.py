@@ -15,6 +15,7 @@ from .hooks import (
     CLSACT_PRIORITY,
     HOOKS,
     SOCKET_HOOKS,
+    SOCKET_PROGRAMS,
     Device,
     choose_type,
     is_ingress,
@@ -46,15 +47,16 @@ def resolve(
     """
     if not re.fullmatch(r"[\w-]+", owner, re.ASCII):
         raise Problem(f"owner: {owner!r} is not a valid name: use letters, digits, '_' and '-'")
-    known = sorted(programs)
+    known, of_sockets = sorted(programs), {*SOCKET_PROGRAMS.values()}
     found: dict[str, Attachment] = {}
     problems = []
     for request in requests:
         where = f"attachments: {request.device}, hook {request.hook}"
         device = pins.devices.get(request.device)
-        if request.program not in known:
+        fitting = [name for name in known if (name in of_sockets) == (request.hook in SOCKET_HOOKS)]
+        if request.program not in fitting:
             problems.append(
-                f"{where}: the object has no program {request.program!r}: use one of {', '.join(known)}"
+                f"{where}: the object has no program {request.program!r}: use one of {', '.join(fitting)}"
             )
         if request.hook in SOCKET_HOOKS:
             cgroup = pins.number_of(request.device, request.hook)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .._core.plan import Problem
 from .._kernel import bpf, mounts
-from .hooks import SOCKET_HOOKS
+from .hooks import SOCKET_PROGRAMS
 from .resolve import Request
 
 MODES = ("auto", "required", "disabled")
@@ -40,7 +40,9 @@ def select(mode: str, cgroup_path: str = "") -> SocketLb:
     elif not mounts.cgroup_id(cgroup):
         raise Problem(f"cgroup_path: '{cgroup}' is not a cgroup of version 2; see mount -t cgroup2")
     if not reason:
-        requests = tuple(Request(f"sock_{hook}", cgroup, hook, "cgroup") for hook in SOCKET_HOOKS)
+        requests = tuple(
+            Request(program, cgroup, hook, "cgroup") for hook, program in SOCKET_PROGRAMS.items()
+        )
         return SocketLb(requests, cgroup)
     if mode == "required":
         raise Problem(f"socket_lb: {reason}; or set socket_lb: auto")
