@@ -115,7 +115,7 @@ def faults(cluster: Cluster, chance: random.Random, first: Fault | None) -> Iter
     finally:
         stop.set()
         thread.join()
-    assert not errors, errors
+    assert not errors, "\n".join(map(str, errors))
 
 
 def pods_of(cluster: Cluster, node: Node) -> list[dict[str, Any]]:

@@ -114,6 +114,6 @@ def present(
 
 
 def start_agent(node: AnyNode) -> None:
-    """Start the agent on a node and wait for it."""
+    """Start the agent on a node and wait for it; a busy computer may take a minute to load the programs."""
     node.run("systemctl", "start", SERVICE)
-    node.run("timeout", "20", "sh", "-c", f"until [ -S {SOCKET} ]; do sleep 0.05; done")
+    node.run("timeout", "120", "sh", "-c", f"until [ -S {SOCKET} ]; do sleep 0.05; done")
