@@ -136,7 +136,7 @@ test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playb
 	$(call say,Rollouts over several hosts)
 	pytest -q tests/rollout
 
-test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=podnet), and draining; 3 min, built once in 12 min
+test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=podnet), draining, Cilium's API; 10 min, built once in 12 min
 	$(call say,Kubernetes $(KUBERNETES) with the CNI $(CNI); the first time 15 min, later 3 min)
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=$(CNI) pytest -q tests/kubernetes
 
@@ -146,7 +146,7 @@ test-chaos: tools  ## 100 Pods started and killed 16 at a time, 20 times, while 
 
 test-cilium: tools  ## Helm values of 300 random clusters in Cilium's charts and the checks of its agents (SEED=), 4 min; built once in 25 min
 	$(call say,Helm values of random Cilium clusters; the first time 30 min, later 4 min)
-	PODNET_CNI=cilium PODNET_SEED=$(SEED) pytest -q tests/kubernetes/test_cilium_values.py
+	PODNET_CNI=cilium PODNET_SEED=$(SEED) pytest -q tests/kubernetes/test_cilium_values.py tests/kubernetes/test_cilium_finish.py
 
 test-kube-nodes: tools  ## Kubernetes on two QEMU nodes (KERNEL=6.1 or 6.12, DRIVERS="meta netkit"); 15 min for each driver
 	$(call say,Kubernetes $(KUBERNETES) on nodes of kernel $(KERNEL); 15 min for each driver: $(DRIVERS))

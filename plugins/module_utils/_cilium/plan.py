@@ -11,7 +11,7 @@ daemon/cmd/daemon.go and pkg/option/config.go; cilium#32942 (one BIG TCP family)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._core.plan import Change, Plan, listed
@@ -28,7 +28,10 @@ CONFLICTS = (KATA, ISTIO, GKE)
 
 @dataclass(frozen=True)
 class Node:
-    """What a node's kernel and devices support; ``gso_limit`` is the smallest limit of Cilium's devices."""
+    """What a node's kernel and devices support; ``gso_limit`` is the smallest limit of Cilium's devices.
+
+    ``tunnel_big_tcp``: its agent has BIG TCP over a tunnel, which it probes and does not report otherwise.
+    """
 
     kernel: str
     netkit: bool = False
@@ -39,6 +42,7 @@ class Node:
     gso_limit: int = 0
     bbr: bool = False
     fq: bool = True
+    tunnel_big_tcp: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def agent_checks(config: Mapping[str, str], node: Node, version: str) -> list[st
     return [
         *_masquerade_checks(config, version),
         *_device_checks(config, node, version),
-        *_big_tcp_checks(config, version),
+        *_big_tcp_checks(config, node, version),
         *_bbr_checks(config, node),
     ]
 
@@ -192,7 +196,7 @@ def _device_checks(config: Mapping[str, str], node: Node, version: str) -> list[
     return found
 
 
-def _big_tcp_checks(config: Mapping[str, str], version: str) -> list[str]:
+def _big_tcp_checks(config: Mapping[str, str], node: Node, version: str) -> list[str]:
     if not any(enabled(config, f"enable-{ip}-big-tcp") for ip in IPS):
         return []
     found = []
@@ -202,10 +206,9 @@ def _big_tcp_checks(config: Mapping[str, str], version: str) -> list[str]:
         found.append("BIG TCP cannot be used with enable-ipsec: true")
     if enabled(config, "enable-wireguard"):
         found.append("BIG TCP cannot be used with enable-wireguard: true")
-    # Whether the kernel has BIG TCP over UDP tunnels, which 1.20 probes, is not known here.
-    if value_of(config, "routing-mode") != "native":
+    if value_of(config, "routing-mode") != "native" and not node.tunnel_big_tcp:
         found.append("BIG TCP requires routing-mode: native")
-    if value_of(config, "bpf-lb-dsr-dispatch") != "opt":
+    if value_of(config, "bpf-lb-dsr-dispatch") != "opt" and not node.tunnel_big_tcp:
         found.append("BIG TCP requires bpf-lb-dsr-dispatch: opt")
     if table.release(version) < (1, 16) and value_of(config, "datapath-mode") != "veth":
         found.append("BIG TCP requires datapath-mode: veth before Cilium 1.16")
@@ -279,7 +282,7 @@ def _device_mode(
 
 
 def _big_tcp(cluster: Cluster, config: Mapping[str, str], node: Node, accepted: Iterable[str]) -> _Verdict:
-    if value_of(config, "routing-mode") != "native":
+    if value_of(config, "routing-mode") != "native" and not node.tunnel_big_tcp:
         return _Verdict(MISSING, f"routing-mode: native; {guide('routing-mode')}")
     families = [ip for ip in IPS if enabled(config, f"enable-{ip}-big-tcp")]
     if len(families) == 1 and table.release(node.kernel) >= SINGLE_FAMILY:
@@ -365,7 +368,7 @@ def plan(
     accepted: Iterable[str] = (),
 ) -> CiliumPlan:
     """Return the plan that gives a node the requested settings with the fewest overridden keys."""
-    accepted = frozenset(accepted)
+    accepted, node = frozenset(accepted), _observed(node, agent)
     problems = [*_version_problems(agent), *_cluster_problems(cluster, agent)]
     own: dict[str, str] = {}
     rows = []
@@ -399,6 +402,12 @@ def plan(
             expected=expected,
         ),
     )
+
+
+def _observed(node: Node, agent: Agent) -> Node:
+    """Return the node with what the settings of its agent prove."""
+    tunnel = agent.cluster.get("routing-mode") == "tunnel"
+    return replace(node, tunnel_big_tcp=tunnel and agent.settings.get("big_tcp", "disabled") != "disabled")
 
 
 def _ordered(requested: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -436,7 +445,7 @@ def _changed_keys(
 
 def plan_absent(node_name: str, cluster: Cluster, node: Node, agent: Agent) -> CiliumPlan:
     """Return the plan that removes our override, so that the cluster's configuration applies again."""
-    config = cluster.configured()
+    config, node = cluster.configured(), _observed(node, agent)
     settings = table.settings_of(config)
     if settings["big_tcp"] != "disabled" and node.gso_limit <= BIG:
         settings["big_tcp"] = "disabled"

@@ -128,6 +128,15 @@ def test_tunnel_and_native_nodes_are_not_mixed() -> None:
     assert any("the agent runs with tunnel" in problem for problem in unfinished.problems)
 
 
+def test_big_tcp_over_a_tunnel_stays() -> None:
+    """Agents of 1.20 have it on kernels that support it, and only report that they do."""
+    config = {**CONFIG, "routing-mode": "tunnel", "enable-bpf-masquerade": "true"}
+    config |= {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
+    found = planned(config)
+    assert not found.problems and found.expected == BEST and rows(found)["big_tcp"][0] == ENABLED
+    assert found.keys["datapath-mode"] == "netkit" and "enable-ipv4-big-tcp" not in found.keys
+
+
 @pytest.mark.parametrize("setting", settings.SETTINGS)
 def test_kube_proxy_is_not_replaced_by_the_way(setting: str) -> None:
     """Without k8sServiceHost the API is unreachable, and connections by kube-proxy's conntrack are cut."""
