@@ -74,7 +74,7 @@ class AnyCluster(ABC):
         self.control.boot(layers)
         self.server.start(tuple(node.name for node in self.nodes))
         self.server.wait()
-        start_controllers(self.server)
+        start_controllers(self.server, 50 * self.patience)
         common.write_atomic(self.kubeconfig, self.server.kubeconfig(), 0o600)
         common.write_atomic(
             self.folder / "kubectl", f'#!/bin/sh\nexec {shlex.join(self._kubectl())} "$@"\n', 0o755

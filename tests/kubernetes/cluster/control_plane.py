@@ -115,8 +115,11 @@ def kubelet_user(node: str) -> str:
     return f"system:node:{node}"
 
 
-def start_controllers(server: ApiServer) -> None:
-    """Start kube-controller-manager and kube-scheduler in the machine of a ready kube-apiserver."""
+def start_controllers(server: ApiServer, grace: int = 50) -> None:
+    """Start kube-controller-manager and kube-scheduler in the machine of a ready kube-apiserver.
+
+    ``grace`` is the time in seconds after which a node that does not report is not ready.
+    """
     machine = server.machine
     for user, file in ((CONTROLLER_MANAGER, "controller-manager"), (SCHEDULER, "scheduler")):
         machine.write(f"{FOLDER}/{file}.conf", server.kubeconfig(user), 0o600)
@@ -125,6 +128,7 @@ def start_controllers(server: ApiServer) -> None:
         *("--kubeconfig", f"{FOLDER}/controller-manager.conf", "--use-service-account-credentials"),
         *("--service-account-private-key-file", ACCOUNTS_KEY, "--root-ca-file", CERTIFICATE),
         *("--service-cluster-ip-range", ",".join(SERVICE_CIDRS)),
+        *("--node-monitor-grace-period", f"{grace}s"),
     )
     machine.start(
         *("kube-scheduler", "kube-scheduler", "--leader-elect=false"),

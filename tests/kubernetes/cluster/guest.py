@@ -8,6 +8,8 @@ Its programs and images are on a second disk, which all guests share.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 import shlex
 import shutil
@@ -16,7 +18,7 @@ from pathlib import Path
 from lablib import common
 from lablib.lifecycle import Lab
 
-from tests.kubernetes.cluster import cache, images
+from tests.kubernetes.cluster import cache, images, node
 from tests.kubernetes.cluster.build import BIN
 from tests.kubernetes.cluster.images import PATH
 from tests.kubernetes.cluster.node import AnyNode
@@ -54,7 +56,7 @@ def disk(layers: list[Path]) -> Path:
     }
     sources.update({f"usr/bin/{name}": layers[2] for name in CONTAINERD})
     sources.update({f"usr/lib/cni/{name}": layers[2] for name in CNI_PLUGINS})
-    recipe = f"{[layer.name for layer in layers]} {Path(__file__).read_text()}"
+    recipe = f"{sources} {inspect.getsource(_build)}"
     return cache.layer("guest-disk", recipe, lambda work: _build(sources, work)) / DISK
 
 
@@ -67,6 +69,12 @@ def _build(sources: dict[str, Path], target: Path) -> None:
     options = ("-q", "-t", "ext4", "-m", "0", "-L", LABEL, "-O", "^has_journal", "-d", folder)
     common.run(["mke2fs", *options, target / DISK, f"{size // 1024 * 11 // 10 + 8192}k"])
     shutil.rmtree(folder)
+
+
+def snapshot() -> str:
+    """Return the name of the snapshot of prepared nodes, which changes with the code that prepares them."""
+    sources = inspect.getsource(node) + inspect.getsource(GuestNode) + PREPARE
+    return f"prepared-{hashlib.sha256(sources.encode()).hexdigest()[:8]}"
 
 
 class GuestNode(AnyNode):

@@ -25,7 +25,6 @@ from tests.kubernetes.cluster.guest import GuestNode
 from tests.kubernetes.cluster.podnet import ACCOUNT, KUBECONFIG, ROLE
 from tests.support.checkout import CHECKOUT
 
-SNAPSHOT = "containerd"
 MEMORY = 2048  # MiB
 
 
@@ -64,19 +63,19 @@ class LabCluster(AnyCluster):
         spec = LabSpec(kernel=self.kernel, nodes=NODES, memory=MEMORY, cpus=2, disk=str(disk))
         with self._lab.locked():
             if self._is_reusable(spec):
-                self._lab.restore(SNAPSHOT)
+                self._lab.restore(guest.snapshot())
                 return
             self._lab.down()
             self._lab.up(spec)
             with common.step(f"containerd of {self.name}", 60), ThreadPoolExecutor() as pool:
                 for started in [pool.submit(node.prepare) for node in self.nodes]:
                     started.result()
-            self._lab.snapshot(SNAPSHOT)
+            self._lab.snapshot(guest.snapshot())
 
     def _is_reusable(self, spec: LabSpec) -> bool:
         """Return whether the lab has a snapshot of the current image and disk."""
         state, newest = self._lab.files.load_state(), image.newest_image(self.kernel)
-        if not state or not newest or SNAPSHOT not in self._lab.files.snapshot_names():
+        if not state or not newest or guest.snapshot() not in self._lab.files.snapshot_names():
             return False
         return (state.image, state.disk) == (str(newest.folder), spec.disk)
 
