@@ -18,6 +18,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._agent.install_pla
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.server import PATH as SOCKET
 from ansible_collections.podnet.datapath.plugins.module_utils._core.bundle import archive
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command
+from tests.kubernetes.cluster import cgroups
 from tests.kubernetes.cluster.control_plane import SERVICE_CIDRS
 from tests.kubernetes.cluster.node import CNI_BIN, NET_D, AnyNode, Node
 from tests.support.checkout import CHECKOUT, PROGRAMS
@@ -53,7 +54,7 @@ print(json.dumps({{"changed": result.changed, "warnings": result.warnings, **res
 
 def install_with_services(cluster: Cluster) -> None:
     """Install it so that it translates services, without kube-proxy."""
-    install(cluster, kube_proxy="replace", socket_lb="auto", stack_services=[])
+    install(cluster, kube_proxy="replace", stack_services=[])
 
 
 def install(cluster: Cluster, **agent: Any) -> None:
@@ -103,6 +104,9 @@ def present(
         "driver": "veth",
         "uplinks": ["eth0"],
         "metrics_port": 9797,
+        "socket_lb": "required",
+        # By default the one of this whole computer
+        "cgroup_path": str(cgroups.version2(node.group)),
         "stack_services": SERVICE_CIDRS,
         **agent,
     }
