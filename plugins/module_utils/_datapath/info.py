@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from .._kernel import bpf
 from . import layout
-from .identity import HOST, WORLD
+from .identity import ANY, HOST, WORLD
 from .image import Image
 from .maps import Maps
 from .merge import merge_records
@@ -60,7 +60,11 @@ class _IdentityNames:
     """Names of the Pods and prefixes of each identity."""
 
     def __init__(self, image: Image, pods: Mapping[bytes, Pod]) -> None:
-        self._names: dict[int, list[str]] = {WORLD: ["other addresses"], HOST: ["the node"]}
+        self._names: dict[int, dict[str, None]] = {
+            WORLD: {"other addresses": None},
+            HOST: {"the node": None},
+            ANY: {"all other peers": None},
+        }
         for key, endpoint in image.endpoints.items():
             if endpoint.identity > HOST:
                 pod = pods.get(key)
@@ -71,12 +75,10 @@ class _IdentityNames:
                 self._add(identity, f"{ipaddress.ip_address(packed)}/{length}")
 
     def _add(self, identity: int, name: str) -> None:
-        names = self._names.setdefault(identity, [])
-        if name not in names:
-            names.append(name)
+        self._names.setdefault(identity, {})[name] = None
 
     def of(self, identity: int) -> list[str]:
-        return self._names.get(identity, [f"identity {identity}"])
+        return list(self._names.get(identity, (f"identity {identity}",)))
 
 
 def _policy(image: Image, identity: int, enforce: int, names: _IdentityNames) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class LiveEntries:
         """
         names = {endpoint["name"] for endpoint in endpoints}
         with self._store.locked():
+            require_confirmed(self._pin_path)
             self._refresh()
             kept = [one for one in self._record.options.get("endpoints") or () if one["name"] not in names]
             options = {**self._shared, "endpoints": [*kept, *map(stored, endpoints)]}
@@ -86,11 +87,13 @@ class LiveEntries:
         if not self._has_maps():  # Loading the programs removes the declarations of former maps.
             return
         with self._store.locked():
-            self._refresh()
-            current = self._record.options.get("endpoints") or ()
+            record = self._store.read().get(self._owner, Record())
+            current = record.options.get("endpoints") or ()
             removed = [one for one in current if one["name"] in names]
             if not removed:
                 return
+            require_confirmed(self._pin_path)
+            self._refresh()
             remaining = [one for one in current if one["name"] not in names]
             options = {**self._shared, "endpoints": remaining} if remaining else {}
             if self._is_independent(removed):
@@ -106,6 +109,7 @@ class LiveEntries:
         endpoints = self.endpoints()
         self._configure({**self._shared, "endpoints": endpoints} if endpoints else {})
         with self._store.locked():
+            require_confirmed(self._pin_path)
             self._refresh()
         return self._compiler.unenforced
 
@@ -121,6 +125,7 @@ class LiveEntries:
         """
         desired = Cluster({**pods}, by_name(policies), by_name(services))
         with self._store.locked():
+            require_confirmed(self._pin_path)
             self._refresh()
             if self._cluster is None:
                 self._set_first_cluster(desired)
@@ -131,6 +136,7 @@ class LiveEntries:
     def update_pods(self, changes: Mapping[str, Pod | None]) -> None:
         """Change single Pods of the API; None stands for one that the API deleted. Raises ``Problem``."""
         with self._store.locked():
+            require_confirmed(self._pin_path)
             self._refresh()
             if self._cluster is None:
                 raise Problem("update_pods requires the complete lists of the API first")
@@ -157,7 +163,6 @@ class LiveEntries:
 
     def _refresh(self) -> None:
         """Read maps and declarations again if they have changed. Raises ``Problem``."""
-        require_confirmed(self._pin_path)
         try:
             token = self._read_token()
         except OSError:
