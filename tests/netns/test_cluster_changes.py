@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Random changes of a cluster, killed at random writes, end in the maps that are computed from scratch.
 
-After each write, every verdict is that before or that after the change. PODNET_COUNT (20) is the number of
+After each write, every verdict is that before or that after the change. PODNET_COUNT (10) is the number of
 sequences.
 """
 
@@ -36,7 +36,7 @@ from tests.netns.bpf_node import Node
 from tests.unit.datapath.declarations import HOST, labels, policies
 from tests.unit.datapath.programs import Programs
 
-COUNT = int(os.environ.get("PODNET_COUNT") or 20)
+COUNT = int(os.environ.get("PODNET_COUNT") or 10)
 LOCAL, PODS = 3, 7  # Pods that may be on this node; the last two have the same address
 WRITING = {
     bpf.BPF_MAP_UPDATE_ELEM,
