@@ -185,3 +185,17 @@ def test_a_pod_of_the_api_never_has_an_address_of_the_node() -> None:
     cluster = Cluster({"ns/own": pod("own"), "ns/forged": pod("forged", HOST, "10.0.0.9")})
     found = {str(ipaddress.ip_address(key)) for key in image_with(cluster, node).endpoints}
     assert found == {"10.0.0.1", "10.0.0.9"}
+
+
+def test_what_cannot_be_encoded_is_denied_and_reported() -> None:
+    ports = tuple(Ports(6, port, port) for port in range(1, 140, 2))
+    policy = Policy("ns/many", "kubernetes", PodSelector(), (Rule(INGRESS, ports=ports),), (False, None))
+    own = replace(pod("own", "10.0.0.1"), device="hp0")
+    compiler = Compiler(Declaration([own], [policy]), NODE, {})
+    assert not compiler.problems
+    assert compiler.unenforced == [
+        "policies (ns/many): 70 port ranges exceed the maximum of 64; merge some of them"
+    ]
+    programs = Programs(compiler.image, [HOST])
+    assert not programs.allows("10.0.0.1", "192.0.2.1", INGRESS, 6, 1)
+    assert programs.allows("10.0.0.1", HOST, INGRESS, 6, 2)
