@@ -161,7 +161,8 @@ options:
       kube_proxy:
         description:
           - V(replace) translates the cluster's services in the datapath, if O(agent.kubeconfig) is set.
-            V(keep) leaves them to kube-proxy.
+            V(keep) leaves them to kube-proxy, except for what Pods send to addresses in the cluster
+            if O(agent.network_policies=true), because policies are about the Pods behind a service.
         type: str
         choices: [keep, replace]
         default: keep

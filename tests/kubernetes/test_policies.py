@@ -109,9 +109,8 @@ class Lab:
         }
         return {client: [not one.wait() for one in some] for client, some in started.items()}
 
-    def http(self, client: str) -> bool:
-        """Return whether HTTP reaches the server from a client."""
-        url = f"http://{self.server[0]}:8080/hostname"
+    def fetch(self, client: str, url: str) -> bool:
+        """Return whether a client gets a response."""
         found = subprocess.run(self.enter(client, "curl", "-m1", url), capture_output=True, check=False)
         return not found.returncode
 
@@ -143,7 +142,7 @@ def test_policies_select_by_namespace_and_port_and_open_when_deleted(lab: Lab) -
     policy_of = ("podnet-datapath", "policy", "open/server", "--port", "tcp/8080", "--from")
     assert node.run(*policy_of, "away/far").count(": allowed by open/far") == 2
     assert node.run(*policy_of, "open/near").count(": denied, because no rule allows it in open/closed") == 2
-    assert not lab.http("near")
+    assert not lab.fetch("near", f"http://{lab.server[0]}:8080/hostname")
     drops = node.run("podnet-datapath", "drops", "--wait", "0.5")
     assert "open/server ingress" in drops and "peer Pod open/near, policies open/closed, open/far" in drops
     lab.cluster.kubectl("label", "namespace", "away", "team-")
@@ -166,6 +165,33 @@ def test_egress_is_restricted(lab: Lab) -> None:
     lab.expect(HTTP, ALL)
     lab.apply(policy("out", **spec))
     lab.expect(NONE, ALL)
+    lab.delete("out")
+    lab.expect(ALL, ALL)
+
+
+def test_egress_rules_see_the_pod_behind_a_service(lab: Lab) -> None:
+    labels = {"app": "server"}
+    spec = {
+        "selector": labels,
+        "ports": [{"port": 80, "targetPort": 8080}],
+        "ipFamilyPolicy": "PreferDualStack",
+    }
+    meta = {"name": "server", "namespace": "open"}
+    lab.apply({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
+    found = json.loads(lab.cluster.kubectl("-n", "open", "get", "service", "server", "-o", "json"))
+    hosts = [f"[{one}]" if ":" in one else one for one in found["spec"]["clusterIPs"]]
+
+    def reached() -> list[bool]:
+        return [lab.fetch("near", f"http://{host}/hostname") for host in hosts]
+
+    wait(lambda: reached() == [True, True])
+    client: Json = {"podSelector": {"matchLabels": {"app": "client"}}, "policyTypes": ["Egress"]}
+    lab.apply(policy("out", **client, egress=[{"to": [{"podSelector": {"matchLabels": labels}}]}]))
+    lab.expect(ALL, ALL)
+    wait(lambda: reached() == [True, True])
+    lab.apply(policy("out", **client, egress=[{"to": [{"podSelector": {"matchLabels": {"app": "none"}}}]}]))
+    lab.expect(NONE, ALL)
+    assert reached() == [False, False]
     lab.delete("out")
     lab.expect(ALL, ALL)
 

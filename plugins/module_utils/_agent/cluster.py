@@ -54,14 +54,15 @@ class ClusterWatch:
         self._kinds = [
             "nodes",
             *(_POLICY_KINDS if config.network_policies else ()),
-            *(_SERVICE_KINDS if config.kube_proxy == "replace" else ()),
+            # Beside kube-proxy too, as egress policies are about the Pods behind the addresses of services.
+            *_SERVICE_KINDS,
         ]
         self._errors: dict[str, str] = {}
         self._errors_lock = threading.Lock()
         self._missing = set(self._kinds)  # whose objects are not known yet
         self._queue: queue.SimpleQueue[tuple[str, Changes]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the state
-        self._state = ClusterState(config.node)
+        self._state = ClusterState(config.node, external_addresses=config.kube_proxy == "replace")
         self._synced = threading.Event()
         self._stopped = threading.Event()
         self._failed = False

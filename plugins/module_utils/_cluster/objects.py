@@ -70,7 +70,11 @@ class ServiceFacts(NamedTuple):
     affinity: int
     internal_local: bool
     external_local: bool
-    is_external: bool
+
+    def internal(self) -> ServiceFacts:
+        """Return the service without the addresses and ports for clients outside of the cluster."""
+        ports = tuple(port._replace(node_port=0) for port in self.ports)
+        return self._replace(external_addresses=(), ingress=(), ports=ports)
 
 
 class Endpoint(NamedTuple):
@@ -228,7 +232,6 @@ def service(item: Json) -> ServiceFacts | None:
         else 0,
         spec.get("internalTrafficPolicy") == "Local",
         is_external and spec.get("externalTrafficPolicy") == "Local",
-        is_external,
     )
 
 

@@ -50,10 +50,13 @@ class Update:
 
 
 class ClusterState:
-    """The state of a cluster for one of its nodes."""
+    """The state of a cluster for one of its nodes.
 
-    def __init__(self, own_node: str) -> None:
-        self._own_node = own_node
+    Without ``external_addresses``, services have only their addresses in the cluster.
+    """
+
+    def __init__(self, own_node: str, external_addresses: bool = True) -> None:
+        self._own_node, self._external_addresses = own_node, external_addresses
         self._node = objects.OwnNode()
         self._namespaces: dict[str, Mapping[str, str]] = {}
         self._facts: dict[str, objects.PodFacts] = {}
@@ -200,6 +203,8 @@ class ClusterState:
         for key, service in self._services.items():
             if key not in self._frontends:
                 slices = self._slices_of.get(key, {})
+                if not self._external_addresses:
+                    service = service.internal()
                 self._frontends[key] = services.translate_service(
                     service, [one for _key, one in sorted(slices.items())], self._own_node, self._node
                 )

@@ -30,6 +30,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._ops.kubernetes im
 Json = dict[str, Any]
 NODES, NAMESPACES, PODS = "/api/v1/nodes", "/api/v1/namespaces", "/api/v1/pods"
 POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
+SERVICES, SLICES = "/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices"
 EVENTS = "/api/v1/namespaces/x/events"
 
 
@@ -37,7 +38,8 @@ class ApiServer:
     """Lists and watches of objects; a list waits until its kind is released."""
 
     def __init__(self) -> None:
-        self.lists: dict[str, list[Json]] = {NODES: [], NAMESPACES: [], PODS: [], POLICIES: []}
+        kinds = (NODES, NAMESPACES, PODS, POLICIES, SERVICES, SLICES)
+        self.lists: dict[str, list[Json]] = {path: [] for path in kinds}
         self.released = {path: threading.Event() for path in self.lists}
         self.objects: dict[str, Json] = {}  # by path, for GET
         self.posted: list[Json] = []
@@ -196,7 +198,7 @@ def test_nothing_is_passed_before_all_objects_are_known(
     datapath = Datapath()
     api.lists[PODS], api.lists[NAMESPACES], api.lists[POLICIES] = [pod("a")], [namespace("x")], [policy("p")]
     watch = watch_of(api, datapath, tmp_path)
-    release(api, NODES, PODS, NAMESPACES)
+    release(api, NODES, PODS, NAMESPACES, SERVICES, SLICES)
     with pytest.raises(CniError, match="has not sent all objects yet") as error:
         watch.require_pod("x/a", "u")
     assert error.value.code == TRY_AGAIN and not datapath.calls
@@ -206,7 +208,7 @@ def test_nothing_is_passed_before_all_objects_are_known(
     assert datapath.pods["x/a"].labels == {"@namespace": "x", "@namespace:team": "x"}
     assert watch.require_pod("x/a", "u") == "u" and watch.require_pod("x/a", "") == "u"
     summary = json.loads((tmp_path / "summary").read_text())
-    assert (summary["pods"], summary["policies"]) == (1, 1) and "services" not in summary
+    assert (summary["pods"], summary["policies"], summary["services"]) == (1, 1, 0)
 
 
 def synchronized(api: ApiServer, folder: Path) -> tuple[ClusterWatch, Datapath]:

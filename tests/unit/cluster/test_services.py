@@ -97,6 +97,14 @@ def test_a_service_has_a_frontend_for_each_family_and_kind_of_address() -> None:
     assert all(one.external is None for one in state.services)
 
 
+def test_beside_kube_proxy_services_have_only_their_addresses_in_the_cluster() -> None:
+    state = ClusterState(OWN, external_addresses=False)
+    ports = [{"name": "http", "port": 80, "nodePort": 30080}]
+    item = service(type="NodePort", externalIPs=["192.0.2.7"], ports=ports)
+    state.apply("services", {"x/web": REDUCE["services"](item)})
+    assert state.take().everything and shown(state) == {"10.96.0.68 80": [], "fd96::44 80": []}
+
+
 def test_only_the_families_and_kinds_of_a_service_have_frontends() -> None:
     single = service(
         clusterIPs=["10.96.0.1"], externalIPs=["2001:db8::7"], ports=[{"port": 53, "protocol": "UDP"}]
