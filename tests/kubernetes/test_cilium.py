@@ -69,7 +69,10 @@ class Workload:
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[None]:
-        """Send requests meanwhile, from outside to each node and from each node; none may fail."""
+        """Send requests meanwhile, from outside to each node and from each node; none may fail.
+
+        A node's own processes may lose the connection that is open when its agent changes the datapath.
+        """
         nodes = self.cluster.nodes
         clients = [(self.cluster.control, node.addresses[0], self.node_port) for node in nodes]
         clients += [(node, self.address, PORT) for node in nodes]
@@ -87,7 +90,12 @@ class Workload:
             yield
             for (machine, host, dummy), client in zip(clients, running, strict=True):
                 found = json.loads(client.communicate()[0])
-                assert found["requests"] > 50 and not found["failures"], (machine.name, host, found)
+                allowed = int(machine is not self.cluster.control)
+                assert found["requests"] > 50 and len(found["failures"]) <= allowed, (
+                    machine.name,
+                    host,
+                    found,
+                )
         finally:
             for client in running:
                 client.kill()
