@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Migrations of a running Cilium with the playbook ``cilium``, to the end and interrupted.
+"""Migrations of a running Cilium with the playbook ``cilium``, successful and failed ones.
 
 The tests build on each other: each starts with the settings that the one before left.
 """
@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -40,7 +39,7 @@ PORT = 8080
 
 
 class Workload:
-    """Two replicas behind a Service, of which one may be unavailable."""
+    """Two replicas behind a Service, of which one may be unavailable, and a DaemonSet."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -53,6 +52,10 @@ class Workload:
         cluster.kubectl("apply", "-f", "-", given=deployment("web", 2, args, container, pod))
         cluster.kubectl("expose", "deployment", "web", "--type=NodePort", f"--port={PORT}")
         self.allow(1)
+        daemon = json.loads(deployment("each", 1, ["pause"]))
+        del daemon["spec"]["replicas"]
+        cluster.kubectl("apply", "-f", "-", given=json.dumps({**daemon, "kind": "DaemonSet"}))
+        cluster.kubectl("rollout", "status", "daemonset/each", "--timeout=120s")
         cluster.kubectl("rollout", "status", "deployment/web", "--timeout=120s")
         spec = json.loads(cluster.kubectl("get", "service", "web", "-o", "json"))["spec"]
         self.address, self.node_port = str(spec["clusterIP"]), int(spec["ports"][0]["nodePort"])
@@ -238,65 +241,3 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, condition
         time.sleep(0.2)
-
-
-def test_killed_controller_continues(controller: Controller, workload: Workload) -> None:
-    """The controller is killed at each step of the second node; the last run completes the migration."""
-    cluster = controller.cluster
-
-    def node() -> dict[str, Any]:
-        return get(cluster, "node", "node2")
-
-    def probes() -> bool:
-        pods = get(cluster, "pods", "-n", cilium.NAMESPACE)["items"]
-        return any(pod["metadata"]["name"].startswith("podnet-probe-") for pod in pods)
-
-    before = agents(cluster)["node2"]
-    steps: dict[str, Callable[[], bool]] = {
-        "cordoned": lambda: bool(node()["spec"].get("unschedulable")),
-        "change recorded": lambda: PENDING in node()["metadata"]["annotations"],
-        "agent restarts": lambda: agents(cluster).get("node2") != before,
-        "probe Pods": probes,
-    }
-    with workload.requests():
-        for step, reached in steps.items():
-            assert killed_when(controller, reached), f"the run ended before: {step}"
-        done = controller.run("cilium")
-    assert done.returncode == 0, done.stdout[-6000:]
-    require(cluster, BPF, BPF)
-    assert not probes()
-
-
-def killed_when(controller: Controller, reached: Callable[[], bool]) -> bool:
-    """Run the playbook for the second node and kill it when a condition holds; return whether it did."""
-    run = subprocess.Popen(
-        controller.command("cilium", "--limit", "node2"),
-        cwd=controller.folder,
-        env=controller.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_until(lambda: run.poll() is not None or reached(), 300)
-        return run.poll() is None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-
-
-def test_overrides_become_values_of_the_cluster(controller: Controller) -> None:
-    """As with GitOps: the chart gets the values, then the overrides are removed. No agent restarts."""
-    cluster, file = controller.cluster, controller.folder / "report/cilium-values.yaml"
-    done = controller.run("cilium", cilium_state="finished")
-    assert done.returncode and "set the values of cilium-values.yaml" in done.stdout, done.stdout[-6000:]
-    require(cluster, BPF, BPF)
-    before = agents(cluster)
-    cilium.apply(cluster, "--values", file)
-    assert agents(cluster) == before
-    done = controller.run("cilium", cilium_state="finished")
-    assert done.returncode == 0, done.stdout[-6000:]
-    for node in cluster.nodes:
-        assert LABEL not in get(cluster, "node", node.name)["metadata"]["labels"]
-        assert settings(node) == BPF

@@ -87,14 +87,9 @@ def install(cluster: Cluster) -> None:
     """Apply the chart; kubelet starts the agents and the operator."""
     for node in cluster.nodes:
         _prepare(node)
-    apply(cluster)
-
-
-def apply(cluster: Cluster, *arguments: str | Path) -> None:
-    """Apply what the chart renders for the cluster's values and more arguments of Helm."""
     host, _, port = cluster.server.url.removeprefix("https://").rpartition(":")
     values = {**VALUES, "k8sServiceHost": host, "k8sServicePort": int(port)}
-    manifests = cilium_build.render(values, cluster.version, *arguments)
+    manifests = cilium_build.render(values, cluster.version)
     cluster.kubectl("apply", "--server-side", "-f", "-", given=manifests)
 
 
