@@ -355,9 +355,15 @@ def trouble(pod: Json) -> str:
             (one.get("lastState") or {}).get("terminated") or (one.get("state") or {}).get("terminated") or {}
         )
         if waiting.get("reason") and (ended or waiting["reason"] != "PodInitializing"):
-            text = " ".join(str(ended.get("message") or "").split())[-600:]
+            text = _reason(str(ended.get("message") or ""))
             found.append(f"{one.get('name')}: {waiting['reason']}{f': {text}' if text else ''}")
     return "; ".join(found)
+
+
+def _reason(log: str) -> str:
+    """Return the last fatal line of an agent's log, or the log's end if it has none."""
+    fatal = [line for line in log.splitlines() if "level=fatal" in line]
+    return " ".join((fatal[-1] if fatal else log).split())[-600:]
 
 
 def restarts(pod: Json) -> int:
