@@ -27,6 +27,7 @@ NEED_PYROUTE2: dict[str, dict[str, object]] = {
     "bpf_attach": {"object": "/x"},
     "bpf_state": {"endpoints": []},
     "checkpoint": {"state": "reverted", "name": "x"},
+    "cilium_probe": {"pods": ["a", "b"]},
     "cni": {"state": "absent"},
     "dkms_driver": {"name": "x", "version": "1", "state": "absent"},
     "kernel_module": {"name": "x", "src": "/x", "sha256": hashlib.sha256(b"").hexdigest()},
