@@ -126,7 +126,7 @@ def test_maps_of_another_layout_are_filled_before_programs_are_replaced(node: No
     # maps that are computed from declarations are replaced, others stay
     assert {"replace map endpoints4", "replace map endpoints6", "replace map policy"} < set(result["changes"])
     assert not {"replace map metrics", "replace map ct", "replace map flow_cache"} & set(result["changes"])
-    assert "16384 entries" in result["diff"][0]["before"]
+    assert "131072 entries" in result["diff"][0]["before"]
     assert not node.attach("pod_egress left from_pod", object=smaller)["changed"]
     for owner, endpoints in (("site", site), ("cni", cni)):
         assert not node.module("bpf_state", endpoints=endpoints, owner=owner)["changed"]
