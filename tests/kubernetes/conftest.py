@@ -17,6 +17,10 @@ import pytest
 from tests.kubernetes.cluster.cluster import AnyCluster, Cluster, checkout_name
 from tests.kubernetes.cluster.lab_cluster import LabCluster
 
+if os.environ.get("PODNET_CNI") != "cilium":
+    # `make test-cilium` runs them on a real Cilium.
+    collect_ignore = ["test_cilium.py", "test_cilium_finish.py", "test_cilium_values.py"]
+
 
 @pytest.fixture(scope="session")
 def kubernetes() -> Iterator[AnyCluster]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import threading
@@ -26,8 +25,6 @@ from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.deployment import deployment
 from tests.kubernetes.cluster.node import Node
 from tests.kubernetes.controller import Controller
-
-pytestmark = pytest.mark.skipif(os.environ.get("PODNET_CNI") != "cilium", reason="requires CNI=cilium")
 
 LABEL, PENDING = "podnet.datapath/cilium", "podnet.datapath/cilium-pending"
 LEGACY = {"host_routing": "Legacy", "ipv4": False, "ipv6": False}

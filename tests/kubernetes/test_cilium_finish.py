@@ -20,8 +20,6 @@ from tests.kubernetes.apiserver import running
 from tests.kubernetes.cilium_objects import SYSTEM, CiliumObjects
 from tests.kubernetes.cluster import build, cilium, cilium_build
 
-pytestmark = pytest.mark.skipif(os.environ.get("PODNET_CNI") != "cilium", reason="requires CNI=cilium")
-
 NODES = ("node1", "node2")
 PLAY = [
     {

@@ -28,8 +28,6 @@ from tests.kubernetes.cluster.cilium_build import render
 from tests.kubernetes.cluster.cluster import checkout_name
 from tests.kubernetes.cluster.machine import Machine
 
-pytestmark = pytest.mark.skipif(os.environ.get("PODNET_CNI") != "cilium", reason="requires CNI=cilium")
-
 CLUSTERS, AGENTS = 300, 4
 SEED = os.environ.get("PODNET_SEED") or "1"
 # The oldest release that the collection supports, and the newest.
