@@ -35,10 +35,10 @@ def select(mode: str, cgroup_path: str = "") -> SocketLb:
     cgroup = cgroup_path or mounts.cgroup2_mount()
     if not bpf.has_socket_programs():
         reason = "the kernel has no programs of sockets: they need Linux 6.1 and CONFIG_CGROUP_BPF"
-    elif not cgroup:
-        reason = "no cgroup v2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified)"
-    elif not mounts.cgroup_id(cgroup):
+    elif cgroup_path and not mounts.cgroup_id(cgroup):
         raise Problem(f"cgroup_path: '{cgroup}' is not a cgroup of version 2; see mount -t cgroup2")
+    elif not cgroup or not mounts.cgroup_id(cgroup):  # another mount may hide it
+        reason = "no cgroup v2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified)"
     if not reason:
         requests = tuple(
             Request(program, cgroup, hook, "cgroup") for hook, program in SOCKET_PROGRAMS.items()
