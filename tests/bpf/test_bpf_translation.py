@@ -512,7 +512,7 @@ class TestCachedTranslation:
         reply = frame(backend, "1.11", layer(sport=8080, dport=1234, **flags) / Raw(b"reply"), family)
         opened = layer(sport=1234, dport=80, **({"flags": "S"} if flags else {}))
         from_pod(state, "1.11", "9.10", opened, family)
-        for _ in range(2):  # the first packet of each direction fills the cache
+        for dummy in range(2):  # the first packet of each direction fills the cache
             sent = valid(state.datapath.run("pod_egress", request, "pod1", cached=True).packet)
             got = valid(state.datapath.run(back[0], reply, back[1], cached=True).packet)
             assert (sent[1].dst, sent[layer].dport) == (text(backend, family), 8080)
@@ -528,7 +528,7 @@ class TestCachedTranslation:
         state.service("9.10", 80, UDP_, [("2.20", 80)], family)
         to_service = frame("1.11", "9.10", UDP(sport=1234, dport=80), family)
         to_backend = frame("1.11", "2.20", UDP(sport=1234, dport=80), family)
-        for _ in range(3):
+        for dummy in range(3):
             sent = valid(state.datapath.run("pod_egress", to_service, "pod1", cached=True).packet)
             direct = valid(state.datapath.run("pod_egress", to_backend, "pod1", cached=True).packet)
             assert (sent[1].dst, sent[UDP].sport) == (text("2.20", family), 1234)
@@ -539,7 +539,7 @@ class TestCachedTranslation:
     def test_a_change_of_the_service_takes_effect_at_once(self, state: State, family: int) -> None:
         state.service("9.10", 80, UDP_, [("2.20", 8080)], family)
         packet = frame("1.11", "9.10", UDP(sport=1234, dport=80), family)
-        for _ in range(3):
+        for dummy in range(3):
             state.datapath.run("pod_egress", packet, "pod1", cached=True)
         state.service("9.10", 80, UDP_, [("2.21", 8080)], family)
         state.datapath.new_generation()

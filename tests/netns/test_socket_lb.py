@@ -160,7 +160,7 @@ def backends_of(flavour: str) -> tuple[str, ...]:
 
 @FLAVOURS
 def test_tcp_connects_to_each_backend_and_sees_the_service(cluster: Cluster, flavour: str) -> None:
-    found = Counter(cluster.connect(flavour, address(flavour, SERVICE)) for _ in range(60))
+    found = Counter(cluster.connect(flavour, address(flavour, SERVICE)) for dummy in range(60))
     assert found.keys() == {*backends_of(flavour)}
     assert min(found.values()) > 5
 
@@ -169,12 +169,12 @@ def test_tcp_connects_to_each_backend_and_sees_the_service(cluster: Cluster, fla
 def test_connected_udp(cluster: Cluster, flavour: str) -> None:
     service = (address(flavour, SERVICE), PORT)
     found = set()
-    for _ in range(40):
+    for dummy in range(40):
         with cluster.open(flavour, socket.SOCK_DGRAM) as client:
             client.connect(service)
             assert client.getpeername()[:2] == service
             answers = set()
-            for _ in range(3):
+            for dummy in range(3):
                 client.send(b"?")
                 answer, sender = client.recvfrom(64)
                 assert sender[:2] == service
@@ -188,10 +188,10 @@ def test_connected_udp(cluster: Cluster, flavour: str) -> None:
 def test_unconnected_udp(cluster: Cluster, flavour: str) -> None:
     service = (address(flavour, SERVICE), PORT)
     found = set()
-    for _ in range(40):
+    for dummy in range(40):
         with cluster.open(flavour, socket.SOCK_DGRAM) as client:
             answers = set()
-            for _ in range(3):
+            for dummy in range(3):
                 client.sendto(b"?", service)
                 answer, sender = client.recvfrom(64)
                 assert sender[:2] == service
@@ -242,7 +242,7 @@ def test_other_addresses_and_ports_are_not_translated(cluster: Cluster, flavour:
 def test_a_client_with_affinity_keeps_its_backend(cluster: Cluster, flavour: str) -> None:
     service = address(flavour, SERVICE)
     cluster.services(affinity=1)
-    (first,) = {cluster.connect(flavour, service) for _ in range(20)}
+    (first,) = {cluster.connect(flavour, service) for dummy in range(20)}
     # it expires one to two seconds after the last connection
     ends = time.monotonic() + 30
     while cluster.connect(flavour, service) == first:
@@ -261,7 +261,7 @@ def test_a_client_with_affinity_keeps_its_backend(cluster: Cluster, flavour: str
             "backends": [{"address": one, "port": TARGET} for one in kept],
         }
     )
-    (second,) = {cluster.connect(flavour, service) for _ in range(20)}
+    (second,) = {cluster.connect(flavour, service) for dummy in range(20)}
     assert second in kept
 
 
@@ -342,7 +342,7 @@ def test_a_socket_with_many_services_does_not_affect_others(cluster: Cluster) ->
     )
     with cluster.open(V4, socket.SOCK_DGRAM) as quiet, cluster.open(V4, socket.SOCK_DGRAM) as hostile:
         quiet.sendto(b"?", ("10.97.0.1", PORT))
-        for _ in range(20):
+        for dummy in range(20):
             for number in range(1, 201):
                 hostile.sendto(b"?", (f"10.97.0.{number}", PORT))
                 assert hostile.recvfrom(64)[1] == (f"10.97.0.{number}", PORT)
@@ -381,7 +381,7 @@ def test_concurrent_use_of_one_socket(cluster: Cluster) -> None:
     with cluster.open(V4, socket.SOCK_DGRAM) as client:
 
         def send(to: tuple[str, int]) -> None:
-            for _ in range(300):
+            for dummy in range(300):
                 client.sendto(b"?", to)
 
         threads = [threading.Thread(target=send, args=(to,)) for to in names * 2]

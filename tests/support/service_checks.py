@@ -43,7 +43,7 @@ def node_port(backends: Sequence[str], version: int, **options: Any) -> list[dic
 
 def answers(lab: Lab, source: str, version: int, protocol: Any, count: int = 1) -> set[str]:
     """Return which servers answer connections to the node port; "" for none."""
-    checks = [Check(source, "node1", protocol, PORT, version, True) for _ in range(count)]
+    checks = [Check(source, "node1", protocol, PORT, version, True) for dummy in range(count)]
     lab.attempt(checks)
     return {check.answer for check in checks}
 
@@ -137,7 +137,7 @@ def two_clients_behind_one_port_of_a_remote_backend(lab: Lab, version: int) -> N
             client = open_.enter_context(open_in(lab, source, UDP, version, 40000))
             client.connect((address_of("node1", version), PORT))
             clients.append(client)
-        for _ in range(3):
+        for dummy in range(3):
             for client in clients:
                 client.send(b"?")
                 assert client.recv(64) == b"remote"
@@ -184,7 +184,7 @@ def packets_to_services_at_sockets_are_direct_ones(lab: Lab, version: int) -> No
         assert refused.refusal == "ECONNREFUSED"
         allowed = {"to": [{"names": ["web"]}]}
         lab.declare([{"name": "front", "pods": {"names": ["front"]}, "egress": [allowed]}], services)
-        checks = [Check("front", "vip", TCP, 8000, version, False) for _ in range(20)]
+        checks = [Check("front", "vip", TCP, 8000, version, False) for dummy in range(20)]
         lab.attempt(checks)
         assert {check.answer for check in checks} == {"web", ""}
     lab.declare()

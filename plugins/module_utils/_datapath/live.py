@@ -237,7 +237,8 @@ class LiveEntries:
 
     def _change_cluster(self, changes: ClusterChanges) -> None:
         """Store and apply changes; if they cannot be applied, store the former objects."""
-        assert self._cluster
+        if self._cluster is None:
+            raise AssertionError("the objects of the cluster are unknown")
         if not changes:
             return
         former = changes.reversed(self._cluster)
@@ -277,7 +278,8 @@ class LiveEntries:
 
     def _update_services(self) -> None:
         """Write the services of the cluster as one generation; both buffers have all else."""
-        assert self._cluster
+        if self._cluster is None:
+            raise AssertionError("the objects of the cluster are unknown")
         self._token = ()
         services, conflicts = cluster_services(self._services, self._cluster.services)
         self._compiler.set_services([*self._services, *services], read_node(self._pin_path), conflicts)

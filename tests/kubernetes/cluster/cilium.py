@@ -87,7 +87,7 @@ def install(cluster: Cluster) -> None:
     """Apply the chart; kubelet starts the agents and the operator."""
     for node in cluster.nodes:
         _prepare(node)
-    host, _, port = cluster.server.url.removeprefix("https://").rpartition(":")
+    host, dummy, port = cluster.server.url.removeprefix("https://").rpartition(":")
     values = {**VALUES, "k8sServiceHost": host, "k8sServicePort": int(port)}
     manifests = cilium_build.render(values, cluster.version)
     cluster.kubectl("apply", "--server-side", "-f", "-", given=manifests)

@@ -39,8 +39,8 @@ mount -o ro -L {LABEL} {MOUNT}
 modprobe -a overlay
 cd {MOUNT}
 find usr -type f | while read -r file; do
-	mkdir -p "/${{file%/*}}"
-	ln -sf "{MOUNT}/$file" "/$file"
+    mkdir -p "/${{file%/*}}"
+    ln -sf "{MOUNT}/$file" "/$file"
 done
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 ip address add "$0" dev {UPLINK}

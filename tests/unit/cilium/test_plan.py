@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -33,20 +34,22 @@ from ansible_collections.podnet.datapath.plugins.module_utils._cilium.plan impor
 )
 
 # The ConfigMap of a cluster without kube-proxy and with native routing, as the chart of 1.20 renders it.
-CONFIG = {
-    "routing-mode": "native",
-    "ipv4-native-routing-cidr": "10.0.0.0/8",
-    "kube-proxy-replacement": "true",
-    "enable-ipv4": "true",
-    "enable-ipv6": "false",
-    "enable-ipv4-masquerade": "true",
-    "enable-ipv6-masquerade": "true",
-    "enable-bpf-masquerade": "false",
-    "datapath-mode": "veth",
-    "enable-ipv4-big-tcp": "false",
-    "enable-ipv6-big-tcp": "false",
-    "bpf-lb-dsr-dispatch": "opt",
-}
+CONFIG: Mapping[str, str] = MappingProxyType(
+    {
+        "routing-mode": "native",
+        "ipv4-native-routing-cidr": "10.0.0.0/8",
+        "kube-proxy-replacement": "true",
+        "enable-ipv4": "true",
+        "enable-ipv6": "false",
+        "enable-ipv4-masquerade": "true",
+        "enable-ipv6-masquerade": "true",
+        "enable-bpf-masquerade": "false",
+        "datapath-mode": "veth",
+        "enable-ipv4-big-tcp": "false",
+        "enable-ipv6-big-tcp": "false",
+        "bpf-lb-dsr-dispatch": "opt",
+    }
+)
 NODE = Node("6.12.74", True, True, (), True, True, 524280, True)
 BEST = {"host_routing": "bpf", "device_mode": "netkit", "big_tcp": "enabled", "bbr": "enabled"}
 
