@@ -178,7 +178,7 @@ def test_external_clients_get_no_process_of_the_node() -> None:
         if outside:
             service = replace(service, external=lists[outside])
         image = Compiler(Declaration(services=[service]), node, {}).image
-        (found,) = image.services.values()
+        found = next(iter(image.services.values()))
         assert {*image.backends[found.digest]} == {
             layout.encode_backend(one.address, one.port) for one in lists[inside]
         }
