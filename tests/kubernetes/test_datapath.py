@@ -41,6 +41,7 @@ SERVICE = {
     "kind": "Service",
     "metadata": {"name": NAME},
     "spec": {
+        "type": "NodePort",
         "ipFamilyPolicy": "RequireDualStack",
         "selector": {"app": NAME},
         "ports": [{"port": 8080}],
@@ -132,16 +133,33 @@ def test_direct_traffic_bypasses_the_upper_stack(pods: Pods, target: int, family
         assert [count() for count in counters] == before
 
 
-@both_families
-def test_services_pass_through_the_upper_stack(pods: Pods, family: int) -> None:
-    """kube-proxy translates them there; shows that the check above detects such packets."""
-    node = pods.cluster.nodes[0]
-    address = pods.service()["clusterIPs"][family]
+def request(pods: Pods, address: str, port: int) -> None:
+    """Send requests from the first Pod to a service and check who answers."""
     host = f"[{address}]" if ":" in address else address
+    for _attempt in range(4):
+        reply = pods.run(0, "wget", "-qO-", "-T5", f"http://{host}:{port}/hostname")
+        assert reply in [pods.name(number) for number in range(PODS)]
+
+
+@both_families
+def test_services_bypass_the_upper_stack(pods: Pods, family: int) -> None:
+    address = pods.service()["clusterIPs"][family]
+    with contextlib.ExitStack() as stack:
+        counters = [stack.enter_context(counted(node)) for node in pods.cluster.nodes]
+        for target in range(1, PODS):  # the stack resolves the addresses of next hops
+            assert pods.ping(0, target, family) == COUNT
+        before = [count() for count in counters]
+        request(pods, address, 8080)
+        assert [count() for count in counters] == before
+
+
+@both_families
+def test_node_ports_pass_through_the_upper_stack(pods: Pods, family: int) -> None:
+    """kube-proxy translates them there; shows that the checks above detect such packets."""
+    node = pods.cluster.nodes[0]
+    address = node.addresses[family]
     with counted(node) as count:
-        for _attempt in range(4):
-            reply = pods.run(0, "wget", "-qO-", "-T5", f"http://{host}:8080/hostname")
-            assert reply in [pods.name(number) for number in range(PODS)]
+        request(pods, address, pods.service()["ports"][0]["nodePort"])
         assert count() > 0
 
 

@@ -197,7 +197,9 @@ class Cluster(AnyCluster):
     def _connect_node(self, node: Node) -> None:
         """Create the network namespace of a node with its uplink."""
         common.run(["ip", "netns", "add", node.netns])
-        uplink = f"link add {node.name} type veth peer name eth0 netns {node.netns}"
+        # The same after a reboot, as of a NIC: neighbor tables keep an address for several seconds.
+        mac = f"02:00:00:00:00:{node.number:02x}"
+        uplink = f"link add {node.name} type veth peer name eth0 address {mac} netns {node.netns}"
         self._ip(self.control.netns, [uplink, f"link set {node.name} master wire up"])
         default = (f"route add default via {address}" for address in ADDRESSES)
         lines = ["link set lo up", *add_addresses("eth0", node.addresses), "link set eth0 up", *default]

@@ -82,7 +82,7 @@ class Machine(Host):
         """Mount the file system in a new mount namespace."""
         self._root.mkdir(parents=True)
         cgroups.create(self.disk)
-        script = 'mount -t tmpfs -o "mode=755,size=$1" tmpfs "$2" && echo && exec sleep infinity >&-'
+        script = 'mount -t tmpfs -o "mode=755,size=$1" tmpfs "$2" && echo && exec sleep infinity >&- 2>&-'
         words = ("unshare", "--mount", "sh", "-c", script, "disk", size, self._root)
         holder = subprocess.Popen(
             cgroups.enter(self.disk, *words), stdout=subprocess.PIPE, start_new_session=True
