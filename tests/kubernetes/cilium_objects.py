@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._cilium import cluster, settings
-from ansible_collections.podnet.datapath.plugins.module_utils._cilium.plan import CLUSTER_KEYS
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.kubernetes import KubernetesError
 from tests.kubernetes.objects import DAEMON, Objects
 from tests.support.checkout import CHECKOUT
@@ -180,7 +179,7 @@ class CiliumObjects(Objects):
             "running": True,
             "version": "1.20.2",
             "settings": settings.settings_of(config),
-            "cluster": {key: settings.value_of(config, key) for key in CLUSTER_KEYS},
+            "cluster": {key: settings.value_of(config, key) for key in settings.CLUSTER_KEYS},
             "node": NODE,
         }
 

@@ -20,7 +20,7 @@ import yaml
 from lablib import common
 from lablib.common import LabError
 
-from ansible_collections.podnet.datapath.plugins.module_utils._cilium import plan, values
+from ansible_collections.podnet.datapath.plugins.module_utils._cilium import model, plan, values
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netlink
 from tests.kubernetes.cilium_checks import Agent, Kernel
 from tests.kubernetes.cluster import build, cgroups, cilium_build, root
@@ -130,10 +130,10 @@ def random_cluster(rng: random.Random) -> RandomCluster:
             return RandomCluster(version, installed, config, kernels)
 
 
-def node_of(kernel: Kernel) -> plan.Node:
+def node_of(kernel: Kernel) -> model.Node:
     """Return the kernel as cilium_info reports it."""
     helpers = {"bpf_redirect_neigh": (5, 10), "bpf_redirect_peer": (5, 10), "bpf_skb_set_tstamp": (5, 18)}
-    return plan.Node(
+    return model.Node(
         kernel=".".join(map(str, kernel.release)),
         netkit=kernel.netkit,
         netkit_scrub=kernel.scrub,
@@ -232,11 +232,11 @@ def test_no_agent_and_no_chart_rejects_the_values(tmp_path: Path) -> None:
     for number in range(CLUSTERS):
         cluster, request = random_cluster(rng), random_request(rng)
         seen = json.dumps([SEED, number, cluster.version, cluster.values, repr(cluster.kernels), request])
-        state = plan.Cluster(cluster.config)
+        state = model.Cluster(cluster.config)
         overridden = []
         for name, kernel in cluster.kernels.items():
-            agent = plan.Agent(cluster.version, Agent(cluster.config, kernel, cluster.version).settings())
-            found = plan.plan(name, state, node_of(kernel), agent, request)
+            agent = model.Agent(cluster.version, Agent(cluster.config, kernel, cluster.version).settings())
+            found = plan.plan(model.Target(name, state, node_of(kernel), agent), request)
             if found.problems:
                 assert set(request.values()) != {"auto"}, (seen, name, found.problems)
                 counts["refused"] += 1
@@ -257,6 +257,6 @@ def test_no_agent_and_no_chart_rejects_the_values(tmp_path: Path) -> None:
         for name, kernel in cluster.kernels.items():
             assert not Agent(rendered, kernel, cluster.version).refusals(), (seen, name, keys)
         assert not values.compare(rendered, cluster.config, keys), (seen, keys)
-        after = [values.Overridden(one.name, plan.Cluster(rendered), one.keys) for one in overridden]
+        after = [values.Overridden(one.name, model.Cluster(rendered), one.keys) for one in overridden]
         assert not values.differences(after), (seen, keys)
     assert counts["planned"] > CLUSTERS / 2 and counts["rendered"] > CLUSTERS / 5, counts

@@ -17,7 +17,8 @@ from .._core.plan import Change, Problem, Result, diff, listed
 from .._ops.kubernetes import Json, KubernetesError
 from . import cluster as objects
 from .cluster import CiliumApi, NodeState, Pending, hash_of
-from .plan import CiliumPlan, agent_of, node_of, plan, plan_absent
+from .model import Target, agent_of, node_of
+from .plan import CiliumPlan, plan, plan_absent
 
 POLL = 2.0  # seconds
 # An agent that refuses its configuration never starts. Kubelet repeats it after 10, 20, 40 s and so on.
@@ -85,9 +86,8 @@ def _planned(state: NodeState, desired: Desired) -> CiliumPlan:
         raise Problem(
             f"facts: the value does not consist of return values of cilium_info: {error!r}"
         ) from None
-    if desired.state == "absent":
-        return plan_absent(desired.name, state.cluster, node, agent)
-    return plan(desired.name, state.cluster, node, agent, desired.settings, desired.accepted)
+    target = Target(desired.name, state.cluster, node, agent, frozenset(desired.accepted))
+    return plan_absent(target) if desired.state == "absent" else plan(target, desired.settings)
 
 
 def _values(state: NodeState, found: CiliumPlan) -> dict[str, Any]:

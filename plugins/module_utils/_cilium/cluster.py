@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._ops.kubernetes import Api, Json, KubernetesError, selects
-from .plan import GKE, ISTIO, KATA, OWN_NAME, Cluster, Override
+from .model import GKE, ISTIO, KATA, OWN_NAME, Cluster, Override
 
 LABEL = "podnet.datapath/cilium"
 PENDING = "podnet.datapath/cilium-pending"
@@ -71,8 +71,7 @@ class NodeState:
 
     @property
     def pending(self) -> Pending | None:
-        """Return the change that is not confirmed; raises ``KubernetesError`` if the annotation is"
-        " invalid."""
+        """Return the unconfirmed change; raises ``KubernetesError`` if the annotation is invalid."""
         text = (self.node["metadata"].get("annotations") or {}).get(PENDING)
         if not text:
             return None

@@ -13,7 +13,7 @@ from typing import Any
 from .._kernel import link_kinds, netlink, netns
 from .._node import bpf_helpers
 from .._node.host import Host
-from .plan import Node
+from .model import Node
 
 _IFINFO = bytes(16)  # struct ifinfomsg: all devices
 _OFFSET = 16 + len(_IFINFO)  # struct nlmsghdr
@@ -63,7 +63,7 @@ def _device(message: bytes) -> Device:
 
 
 def support(names: Sequence[str], host: Host | None = None) -> dict[str, Any]:
-    """Return what the node supports, as the fields of ``plan.Node``; ``names`` are the devices of Cilium."""
+    """Return what the node supports, as the fields of ``model.Node``; ``names`` are the devices of Cilium."""
     host = host or Host()
     found = read()
     native = [found[name] for name in names if name in found]

@@ -53,6 +53,8 @@ KEYS: Mapping[str, Key] = {
     "enable-ipv6": Key("ipv6.enabled", "true", Scope.CLUSTER),
 }
 
+CLUSTER_KEYS = tuple(name for name, key in KEYS.items() if key.scope is Scope.CLUSTER)
+
 # Where Cilium describes the migrations that are not made node by node.
 GUIDES: Mapping[str, str] = {
     "routing-mode": f"{DOCUMENTATION}/network/concepts/routing/",
@@ -60,6 +62,15 @@ GUIDES: Mapping[str, str] = {
     "enable-ipv4": f"{DOCUMENTATION}/network/concepts/ipam/",
     "enable-ipv6": f"{DOCUMENTATION}/network/concepts/ipam/",
 }
+
+
+def guide(key: str) -> str:
+    """Return the message that refuses a change of the whole cluster."""
+    return (
+        f"{key} is the same on all nodes; changing it is a migration of its own, which Cilium describes in"
+        f" {GUIDES[key]}: do it first"
+    )
+
 
 # The agent's defaults of other keys that decide whether it starts.
 DEFAULTS: Mapping[str, str] = {

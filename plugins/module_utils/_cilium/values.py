@@ -10,14 +10,13 @@ from typing import Any
 
 from .._core.plan import Change, Plan, Problem, Result, diff, listed
 from .cluster import CiliumApi, NodeState
-from .plan import Cluster
+from .model import Cluster
 from .settings import KEYS, same, value_of
 
 
 @dataclass(frozen=True)
 class Overridden:
-    """A node with an agent: its cluster's configuration without our override, and the keys of the"
-    " override."""
+    """A node with an agent: its configuration without our override, and the keys of the override."""
 
     name: str
     cluster: Cluster

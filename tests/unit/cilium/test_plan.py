@@ -16,22 +16,26 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._cilium import settings
-from ansible_collections.podnet.datapath.plugins.module_utils._cilium.plan import (
-    AVAILABLE,
-    BIG,
-    CLUSTER_KEYS,
-    ENABLED,
-    MISSING,
-    UNSUPPORTED,
+from ansible_collections.podnet.datapath.plugins.module_utils._cilium.model import (
     Agent,
-    CiliumPlan,
     Cluster,
     Node,
     Override,
-    agent_checks,
+    Target,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._cilium.plan import (
+    ENABLED,
+    CiliumPlan,
     plan,
     plan_absent,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._cilium.prerequisites import (
+    AVAILABLE,
+    MISSING,
+    UNSUPPORTED,
+)
+from ansible_collections.podnet.datapath.plugins.module_utils._cilium.settings import BIG, CLUSTER_KEYS
+from ansible_collections.podnet.datapath.plugins.module_utils._cilium.validation import startup_errors
 
 # The ConfigMap of a cluster without kube-proxy and with native routing, as the chart of 1.20 renders it.
 CONFIG: Mapping[str, str] = MappingProxyType(
@@ -69,7 +73,7 @@ def planned(
     **requested: str,
 ) -> CiliumPlan:
     cluster = Cluster(config, conflicts=conflicts or {})
-    return plan("n", cluster, node, agent(config, version), requested, accepted)
+    return plan(Target("n", cluster, node, agent(config, version), frozenset(accepted)), requested)
 
 
 def rows(found: CiliumPlan) -> dict[str, tuple[str, str]]:
@@ -92,7 +96,7 @@ def test_automatic_plan_has_all_settings() -> None:
 
 def test_second_plan_changes_nothing() -> None:
     first = planned()
-    after = plan("n", Cluster(CONFIG), NODE, replace(agent(), settings=first.expected), {})
+    after = plan(Target("n", Cluster(CONFIG), NODE, replace(agent(), settings=first.expected)), {})
     assert not after.changes and not after.restart and after.keys == first.keys
     assert {row.state for row in after.rows} == {ENABLED}
 
@@ -115,9 +119,9 @@ def test_one_line_change_by_gitops_does_not_stop_agents() -> None:
     """A change of bpf.datapathMode put agents into CrashLoopBackOff: 47 endpoints had veths."""
     config = {**CONFIG, "enable-bpf-masquerade": "true", "datapath-mode": "netkit"}
     running = replace(agent(config), settings={**agent(config).settings, "device_mode": "veth"})
-    kept = plan("n", Cluster(config), NODE, running, dict.fromkeys(settings.SETTINGS, "keep"))
+    kept = plan(Target("n", Cluster(config), NODE, running), dict.fromkeys(settings.SETTINGS, "keep"))
     assert kept.keys == {"datapath-mode": "veth"} and not kept.restart
-    moved = plan("n", Cluster(config), NODE, running, {})
+    moved = plan(Target("n", Cluster(config), NODE, running), {})
     assert moved.new_pods and moved.expected["device_mode"] == "netkit"
 
 
@@ -127,7 +131,7 @@ def test_tunnel_and_native_nodes_are_not_mixed() -> None:
     state, reason = rows(planned(config))["big_tcp"]
     assert state == MISSING and "network/concepts/routing" in reason
     assert "routing-mode" not in planned(config).keys
-    unfinished = plan("n", Cluster(CONFIG), NODE, agent(config), {})
+    unfinished = plan(Target("n", Cluster(CONFIG), NODE, agent(config)), {})
     assert any("the agent runs with tunnel" in problem for problem in unfinished.problems)
 
 
@@ -242,7 +246,7 @@ def test_without_host_routing_nothing_else_is_enabled() -> None:
 
 def test_native_routing_without_cidr_is_not_made_worse() -> None:
     config = {key: value for key, value in CONFIG.items() if key != "ipv4-native-routing-cidr"}
-    assert any("ipv4-native-routing-cidr" in one for one in agent_checks(config, NODE, "1.20.2"))
+    assert any("ipv4-native-routing-cidr" in one for one in startup_errors(config, NODE, "1.20.2"))
     assert any("would refuse to start" in problem for problem in planned(config).problems)
 
 
@@ -290,15 +294,15 @@ def test_slower_values_are_always_possible() -> None:
 def test_override_with_a_later_name_is_reported() -> None:
     other = Override("zzz", {"datapath-mode": "veth"})
     cluster = Cluster(CONFIG, (other,))
-    found = plan("n", cluster, NODE, agent(), {})
+    found = plan(Target("n", cluster, NODE, agent()), {})
     assert "zzz" in rows(found)["device_mode"][1] and found.expected["device_mode"] == "veth"
-    earlier = plan("n", Cluster(CONFIG, (replace(other, name="a"),)), NODE, agent(), {})
+    earlier = plan(Target("n", Cluster(CONFIG, (replace(other, name="a"),)), NODE, agent()), {})
     assert earlier.expected["device_mode"] == "netkit"
 
 
 def test_excluded_keys_are_reported() -> None:
     for limits in ({"allowed": frozenset({"debug"})}, {"denied": frozenset({"datapath-mode"})}):
-        found = plan("n", Cluster(CONFIG, **limits), NODE, agent(), {})  # type: ignore[arg-type]
+        found = plan(Target("n", Cluster(CONFIG, **limits), NODE, agent()), {})  # type: ignore[arg-type]
         assert found.expected["device_mode"] == "veth" and "datapath-mode" not in found.keys
         reason = rows(found)["device_mode"][1]
         assert "ConfigOverrides" in reason or "BPF masquerade" in reason or "masquerade" in reason
@@ -363,9 +367,9 @@ def running(config: Mapping[str, str], node: Node, version: str) -> dict[str, st
     """Return a configuration with which the agent runs: without the keys that it refuses."""
     found = dict(config)
     for key in (*(key for key in OPTIONAL if key in found), "datapath-mode", "routing-mode"):
-        if agent_checks(found, node, version):
+        if startup_errors(found, node, version):
             del found[key]
-    assert not agent_checks(found, node, version)
+    assert not startup_errors(found, node, version)
     return found
 
 
@@ -380,18 +384,18 @@ def test_no_plan_stops_an_agent(
 ) -> None:
     config = running(config, node, version)
     cluster = Cluster(config, conflicts=conflicts)
-    found = plan("n", cluster, node, agent(config, version), requested)
+    found = plan(Target("n", cluster, node, agent(config, version)), requested)
     # The automatic request is possible on every node, any other may be refused.
     assert requested or not found.problems
     assume(not found.problems)
-    assert agent_checks(cluster.configured(found.keys), node, version) == []
+    assert startup_errors(cluster.configured(found.keys), node, version) == []
     assert not {*found.keys} & {*CLUSTER_KEYS}
     for name, value in requested.items():
         assert value in ("auto", "keep") or found.expected[name] == value
     # What the agent then reports is what the plan expects; the plan for that node changes nothing.
     reported = settings.settings_of(cluster.configured(found.keys))
     assert reported == found.expected
-    after = plan("n", cluster, node, Agent(version, found.expected, agent(config).cluster), requested)
+    after = plan(Target("n", cluster, node, Agent(version, found.expected, agent(config).cluster)), requested)
     assert not after.problems and not after.changes and after.keys == found.keys
-    back = plan_absent("n", cluster, node, Agent(version, found.expected, agent(config).cluster))
+    back = plan_absent(Target("n", cluster, node, Agent(version, found.expected, agent(config).cluster)))
     assert not back.keys and not back.problems
