@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.install_plan import SERVICE
-from tests.kubernetes.cluster import build, images, root
+from tests.kubernetes.cluster import build, cri_tools, images, root
 from tests.kubernetes.cluster.node import CNI_BIN, CONTAINERD, NET_D, Node
-from tests.runtimes import critest, roots
+from tests.runtimes import critest_images, roots
 from tests.runtimes.node import BIN_DIR, booted, fetch, install, leftovers
 
 FOCUS = "Networking|basic operations on PodSandbox|sysctls"
@@ -39,7 +39,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     release, config = CONFIGS[request.param]
     base = roots.layer(request.param)
     pause = images.layer(build.programs(), root.layer())
-    layers = [critest.layer(), critest.images_layer(), pause, base]
+    layers = [cri_tools.layer("critest"), critest_images.layer(), pause, base]
     with booted(f"containerd-{request.param}", layers) as made:
         made.start_containerd(config)
         assert f" {release}" in made.run("containerd", "--version")
@@ -49,7 +49,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
 
 def test_specs_of_critest_pass(node: Node) -> None:
     command = (
-        *(critest.PROGRAM, f"--runtime-endpoint={ENDPOINT}", f"--image-endpoint={ENDPOINT}"),
+        *("critest", f"--runtime-endpoint={ENDPOINT}", f"--image-endpoint={ENDPOINT}"),
         *("--ginkgo.no-color", "--ginkgo.v", f"--ginkgo.focus={FOCUS}"),
     )
     done = subprocess.run(node.enter(*command), capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,18 +57,19 @@ def install_with_services(cluster: Cluster) -> None:
     install(cluster, kube_proxy="replace", stack_services=[])
 
 
-def install(cluster: Cluster, **agent: Any) -> None:
-    """Install agent, plugin and, last, the conflist on all nodes. The agent loads the programs.
+def install(cluster: Cluster, nodes: Sequence[Node] = (), **options: Any) -> None:
+    """Install agent, plugin and, last, the conflist on nodes, by default all. The agent loads the programs.
 
-    ``agent`` are options that differ from those of ``present``.
+    ``options`` are those of ``present`` that differ.
     """
+    nodes = nodes or cluster.nodes
     cluster.kubectl("apply", "-f", ROLE / "rbac.yml")
     token = cluster.kubectl("create", "token", *ACCOUNT, "--duration=24h").strip()
-    for node in cluster.nodes:
+    for node in nodes:
         node.write(KUBECONFIG, cluster.server.kubeconfig_of(token), 0o600)
-    copy_parts(cluster.nodes)
-    for node in cluster.nodes:
-        present(node, kubeconfig=KUBECONFIG, **agent)
+    copy_parts(nodes)
+    for node in nodes:
+        present(node, kubeconfig=KUBECONFIG, **options)
 
 
 def copy_parts(nodes: Iterable[Node], bin_dir: str = CNI_BIN) -> None:
