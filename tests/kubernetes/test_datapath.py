@@ -171,13 +171,17 @@ def test_restart_of_the_agent_loses_no_packet(pods: Pods, target: int) -> None:
     process = subprocess.Popen(
         [pods.cluster.folder / "kubectl", *shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout and "PING" in process.stdout.readline()
+    assert process.stdin and process.stdout
+    assert "PING" in process.stdout.readline()
     first = process.stdout.readline()
     assert "64 bytes from" in first
     node.stop("podnet-agent")
     time.sleep(1)
     podnet.start_agent(node)
-    output, _errors = process.communicate()
+    process.stdin.close()
+    # communicate() would lose the lines that readline() has read ahead.
+    output = process.stdout.read()
+    process.wait()
     # The last packets may be on their way when ping ends.
     answered = [int(number) for number in re.findall(r"seq=(\d+)", first + output)]
     assert answered == list(range(len(answered))) and len(answered) > 5, output
