@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.netns.bpf_node import Node, compiled
+from tests.support.cgroup import cgroup
 from tests.support.checkout import PROGRAMS
 from tests.support.namespaces import Namespaces, command, enter
 
@@ -133,6 +134,13 @@ def node(namespaces: Any, run_module: RunModule, bpffs: str, datapath_object: st
     made = Node(namespaces, run_module, bpffs, datapath_object)
     yield made
     made.attach(state="absent")
+
+
+@pytest.fixture
+def group() -> Iterator[str]:
+    """Yield a cgroup with this process, for programs of sockets."""
+    with cgroup("sockets") as path:
+        yield path
 
 
 @pytest.fixture(scope="session")
