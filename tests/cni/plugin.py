@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import threading
@@ -28,6 +29,16 @@ LIMIT = 1 << 20
 CONFIGURATION = b'{"cniVersion":"1.0.0","name":"podnet","type":"podnet"}'
 RESULT = b'{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.2/24"}],"dns":{"search":["a}b","\\\\\\"{"]}}\n'
 ERROR = b'{"cniVersion":"1.0.0","code":7,"msg":"ipam: missing"}'
+COMMANDS = ["ADD", "DEL", "CHECK", "GC", "STATUS"]
+VARIABLES = {
+    "CNI_CONTAINERID": "0f3a",
+    "CNI_NETNS": "/var/run/netns/cni-1",
+    "CNI_IFNAME": "eth0",
+    "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=web-0",
+    "CNI_PATH": "/opt/cni/bin:/usr/lib/cni",
+}
+# The longest value of a variable that the plugin accepts
+VARIABLE_MAX = 16384
 
 Respond = Callable[[socket.socket], None]
 
@@ -133,14 +144,21 @@ def response(data: bytes, status: int = 0) -> bytes:
     return b"%d\n%b" % (status, data)
 
 
-def answer(data: bytes) -> Respond:
-    """Return a server that reads the request and sends ``data``."""
+def recorded(requests: list[bytes], data: bytes) -> Respond:
+    """Return a server that reads each request into ``requests`` and sends ``data``."""
 
     def respond(connection: socket.socket) -> None:
-        read_request(connection)
+        requests.append(read_request(connection))
         connection.sendall(data)
 
     return respond
+
+
+def wait_for_close(connection: socket.socket) -> None:
+    """Wait until the plugin has closed the connection, not only shut down its writing side."""
+    poll = select.poll()
+    poll.register(connection, select.POLLHUP)
+    poll.poll()
 
 
 class Agent:
@@ -190,4 +208,4 @@ class Agent:
 
 def serve(path: Path, data: bytes) -> Agent:
     """Return a server that answers every request with ``data``."""
-    return Agent(path, answer(data))
+    return Agent(path, recorded([], data))
