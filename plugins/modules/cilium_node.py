@@ -26,14 +26,12 @@ description:
 extends_documentation_fragment:
   - podnet.datapath.attributes
   - podnet.datapath.kubernetes
+  - podnet.datapath.kubernetes.cilium
+  - podnet.datapath.kubernetes.node
 attributes:
   diff_mode:
     description: Returns the settings and keys that change.
 options:
-  name:
-    description: Name of the node in Kubernetes.
-    type: str
-    required: true
   state:
     description:
       - V(present) gives the node the requested O(settings).
@@ -204,7 +202,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **arguments.API,
-            "name": {"type": "str", "required": True},
+            **arguments.NODE,
             "state": {
                 "type": "str",
                 "choices": ["present", "absent", "confirmed", "restored"],

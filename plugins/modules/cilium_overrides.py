@@ -19,6 +19,7 @@ description:
 extends_documentation_fragment:
   - podnet.datapath.attributes
   - podnet.datapath.kubernetes
+  - podnet.datapath.kubernetes.cilium
 options:
   state:
     description:

@@ -18,11 +18,9 @@ description:
 extends_documentation_fragment:
   - podnet.datapath.attributes
   - podnet.datapath.kubernetes
+  - podnet.datapath.kubernetes.cilium
+  - podnet.datapath.kubernetes.node
 options:
-  name:
-    description: Name of the node in Kubernetes.
-    type: str
-    required: true
   state:
     description: Whether the Pods run.
     type: str
@@ -79,7 +77,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **arguments.API,
-            "name": {"type": "str", "required": True},
+            **arguments.NODE,
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "pod_namespace": {"type": "str"},
             "image": {"type": "str"},

@@ -21,14 +21,12 @@ description:
   - If a drain fails, the node stays cordoned.
 extends_documentation_fragment:
   - podnet.datapath.attributes
+  - podnet.datapath.kubernetes
+  - podnet.datapath.kubernetes.node
 attributes:
   diff_mode:
     description: Returns whether the node is cordoned, and the Pods to evict.
 options:
-  name:
-    description: Name of the node in Kubernetes.
-    type: str
-    required: true
   state:
     description:
       - V(cordoned) marks the node as unschedulable.
@@ -41,19 +39,6 @@ options:
     description: Owner of the cordon, stored in the annotation.
     type: str
     default: site
-  kubeconfig:
-    description:
-      - Path of a kubeconfig file with a token, a C(tokenFile), a client certificate or an C(exec) credential
-        plugin (C(client.authentication.k8s.io/v1) or C(v1beta1)). A YAML file requires PyYAML, a JSON file
-        does not.
-      - A plugin runs in check mode as well, without a terminal and for at most 60 seconds. It runs again when
-        its credential expires or the API rejects it. C(auth-provider), which Kubernetes 1.26 removed, is an
-        error.
-      - By default the module uses the service account of the Pod in which it runs.
-    type: path
-  context:
-    description: Context in the kubeconfig file. The default is the current context.
-    type: str
   force:
     description: Whether to evict Pods without a controller, which are not recreated.
     type: bool
@@ -95,10 +80,6 @@ options:
       - V(0) means no limit.
     type: int
     default: 0
-  api_timeout:
-    description: Seconds to repeat a request while the API server is unavailable.
-    type: int
-    default: 120
 """
 
 EXAMPLES = r"""
@@ -158,19 +139,17 @@ note:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.podnet.datapath.plugins.module_utils._core.arguments import reject_negative
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
-from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain, kubernetes
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import arguments, drain
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "name": {"type": "str", "required": True},
+            **arguments.API,
+            **arguments.NODE,
             "state": {"type": "str", "required": True, "choices": ["cordoned", "drained", "uncordoned"]},
             "owner": {"type": "str", "default": "site"},
-            "kubeconfig": {"type": "path"},
-            "context": {"type": "str"},
             "force": {"type": "bool", "default": False},
             "delete_emptydir_data": {"type": "bool", "default": False},
             "grace_period": {"type": "int"},
@@ -179,11 +158,9 @@ def main() -> None:
             "pod_selector": {"type": "str", "default": ""},
             "disable_eviction": {"type": "bool", "default": False},
             "skip_wait_for_delete_timeout": {"type": "int", "default": 0},
-            "api_timeout": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
     )
-    reject_negative(module)
     p = module.params
     desired = drain.Desired(
         name=p["name"],
@@ -199,8 +176,7 @@ def main() -> None:
         skip_wait_for_delete_timeout=p["skip_wait_for_delete_timeout"],
     )
     try:
-        api = kubernetes.Api(kubernetes.access(p["kubeconfig"], p["context"]), p["api_timeout"])
-        result = drain.run(api, desired, module.check_mode)
+        result = drain.run(arguments.kubernetes_api(module), desired, module.check_mode)
     except Problem as problem:
         module.fail_json(msg=str(problem))
     result.exit(module)
