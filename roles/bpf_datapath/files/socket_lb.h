@@ -2,9 +2,8 @@
 /*
  * Service load balancing at socket level: connect() and sendmsg() to a service get the address of
  * a backend, before a packet exists. So packets of these connections need no translation, and
- * policy sees the backend. The socket's storage has the service that each backend stands for,
- * which recvmsg() and getpeername() return to the application. Entries of a socket disappear with
- * it and never displace those of others.
+ * policy sees the backend. recvmsg() and getpeername() return the service to the application,
+ * which the socket's storage has (socket_peers.h).
  *
  * Attached to the root of the cgroup v2 hierarchy, for all processes of the node. What does not
  * pass here, such as raw sockets, SCTP and packets of virtual machines, track.h translates.
@@ -14,57 +13,20 @@
 
 #include <linux/bpf.h>
 #include <linux/errno.h>
-#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "config.h"
 #include "lb.h"
 #include "metrics.h"
-#include "parse.h"
+#include "socket_address.h"
+#include "socket_peers.h"
 
-#define SOCKET_PEERS 16		/* services that an unconnected UDP socket uses at a time */
 #define SOCKET_PROTO_MPTCP 262	/* IPPROTO_MPTCP */
 
 enum socket_verdict {
 	SOCKET_REFUSE = 0,
 	SOCKET_ALLOW = 1,
 };
-
-/* An IPv4 address is in the first word, also that of an IPv6 socket. */
-struct socket_address {
-	struct addr_port at;
-	__u32 family;
-};
-
-/* A service that a socket uses, and the backend that it got. */
-struct socket_peer {
-	struct socket_address service;
-	struct socket_address backend;
-	__u32 index;		/* into `backends` */
-	__u32 generation;	/* for which the service has the backend */
-	__u64 used;		/* number of its last use, of an unconnected socket; 0: none */
-};
-
-/* Of an unconnected UDP socket */
-struct socket_peers {
-	struct bpf_spin_lock lock;
-	__u64 uses;
-	struct socket_peer peer[SOCKET_PEERS];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct socket_peer);
-} socket_peer SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct socket_peers);
-} socket_peers SEC(".maps");
 
 /* Return the protocol of a socket as services have it, 0 if it is translated per packet. */
 static __always_inline __u8 socket_proto(const struct bpf_sock_addr *sa)
@@ -78,54 +40,6 @@ static __always_inline __u8 socket_proto(const struct bpf_sock_addr *sa)
 	default:
 		return 0;
 	}
-}
-
-static __always_inline bool socket_address_equal(const struct socket_address *a,
-						 const struct socket_address *b)
-{
-	return a->at.port == b->at.port && a->family == b->family &&
-	       address_equal(a->at.address, b->at.address);
-}
-
-/* Read the address of a call, an IPv4-mapped one of an IPv6 socket as IPv4. */
-static __always_inline void socket_read4(const struct bpf_sock_addr *sa, struct socket_address *to)
-{
-	to->at.address[0] = sa->user_ip4;
-	to->at.port = sa->user_port;
-	to->family = AF_INET;
-}
-
-static __always_inline void socket_read6(const struct bpf_sock_addr *sa, struct socket_address *to)
-{
-	__be32 words[4] = { sa->user_ip6[0], sa->user_ip6[1], sa->user_ip6[2], sa->user_ip6[3] };
-
-	to->at.port = sa->user_port;
-	if (!words[0] && !words[1] && words[2] == bpf_htonl(0xffff)) {
-		to->at.address[0] = words[3];
-		to->family = AF_INET;
-		return;
-	}
-	__builtin_memcpy(to->at.address, words, sizeof(words));
-	to->family = AF_INET6;
-}
-
-static __always_inline void socket_write4(struct bpf_sock_addr *sa, const struct socket_address *to)
-{
-	sa->user_ip4 = to->at.address[0];
-	sa->user_port = to->at.port;
-}
-
-static __always_inline void socket_write6(struct bpf_sock_addr *sa, const struct socket_address *to)
-{
-	if (to->family == AF_INET) {
-		sa->user_ip6[3] = to->at.address[0];
-	} else {
-		sa->user_ip6[0] = to->at.address[0];
-		sa->user_ip6[1] = to->at.address[1];
-		sa->user_ip6[2] = to->at.address[2];
-		sa->user_ip6[3] = to->at.address[3];
-	}
-	sa->user_port = to->at.port;
 }
 
 /* Return the service of an address, NULL if there is none. */
@@ -197,59 +111,6 @@ static __always_inline enum socket_verdict socket_connect(struct bpf_sock_addr *
 	return SOCKET_ALLOW;
 }
 
-/* Find the backend that an unconnected socket uses for a service. */
-static __always_inline bool socket_peers_find(struct socket_peers *peers, struct socket_peer *peer)
-{
-	bool found = false;
-
-	bpf_spin_lock(&peers->lock);
-	for (int i = 0; i < SOCKET_PEERS; i++) {
-		struct socket_peer *one = &peers->peer[i];
-
-		if (one->used && socket_address_equal(&one->service, &peer->service)) {
-			one->used = ++peers->uses;
-			*peer = *one;
-			found = true;
-			break;
-		}
-	}
-	bpf_spin_unlock(&peers->lock);
-	return found;
-}
-
-/* Store the backend of a service, in place of the former one or of the least recently used. */
-static __always_inline void socket_peers_store(struct socket_peers *peers, struct socket_peer *peer)
-{
-	struct socket_peer *target = &peers->peer[0];
-
-	bpf_spin_lock(&peers->lock);
-	for (int i = 0; i < SOCKET_PEERS; i++) {
-		struct socket_peer *one = &peers->peer[i];
-
-		if (socket_address_equal(&one->service, &peer->service)) {
-			target = one;
-			break;
-		}
-		if (one->used < target->used)
-			target = one;
-	}
-	peer->used = ++peers->uses;
-	*target = *peer;
-	bpf_spin_unlock(&peers->lock);
-}
-
-/* Forget the services that an address is the backend of: the socket uses the address itself. */
-static __always_inline void socket_peers_forget(struct socket_peers *peers,
-						const struct socket_address *backend)
-{
-	bpf_spin_lock(&peers->lock);
-	for (int i = 0; i < SOCKET_PEERS; i++) {
-		if (socket_address_equal(&peers->peer[i].backend, backend))
-			peers->peer[i].used = 0;
-	}
-	bpf_spin_unlock(&peers->lock);
-}
-
 /* Replace the service in `to` by a backend; the socket keeps it while the service has it. */
 static __always_inline enum socket_verdict socket_sendmsg(struct bpf_sock_addr *sa,
 							  struct socket_address *to)
@@ -287,36 +148,18 @@ out:
 	return SOCKET_ALLOW;
 }
 
-/*
- * Replace a backend in `from` by the service that the socket sent to; return whether it is one. If
- * several services have the backend, it is the one that the socket used last.
- */
+/* Replace a backend in `from` by the service that the socket sent to; return whether it is one. */
 static __always_inline bool socket_recvmsg(struct bpf_sock_addr *sa, struct socket_address *from)
 {
 	struct socket_peer *peer = bpf_sk_storage_get(&socket_peer, sa->sk, NULL, 0);
-	struct socket_address service;
 	struct socket_peers *peers;
-	__u64 used = 0;
 
 	if (peer && socket_address_equal(&peer->backend, from)) {
 		*from = peer->service;
 		return true;
 	}
 	peers = bpf_sk_storage_get(&socket_peers, sa->sk, NULL, 0);
-	if (!peers)
-		return false;
-	bpf_spin_lock(&peers->lock);
-	for (int i = 0; i < SOCKET_PEERS; i++) {
-		peer = &peers->peer[i];
-		if (peer->used > used && socket_address_equal(&peer->backend, from)) {
-			service = peer->service;
-			used = peer->used;
-		}
-	}
-	bpf_spin_unlock(&peers->lock);
-	if (used)
-		*from = service;
-	return used;
+	return peers && socket_peers_service(peers, from);
 }
 
 /* Replace the backend in `peer` by the service that the socket is connected to. */
