@@ -87,17 +87,21 @@ class Bench:
             "CNI_PATH": f"{self.work}:{PLUGINS}",
             "PODNET_AGENT_SOCKET": str(self.agent.socket),
         }
+        given, output = (self.work / f"{container[0]}.{name}" for name in ("in", "out"))
+        given.write_text(json.dumps(config))
+        program = f"{folder}/{config['type']}"
+        files = [
+            (os.POSIX_SPAWN_OPEN, 0, given, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]
+        # subprocess takes more CPU time than the plugin, while it blocks the other threads.
         began = time.perf_counter()
-        done = subprocess.run(
-            [f"{folder}/{config['type']}"],
-            input=json.dumps(config).encode(),
-            capture_output=True,
-            env=variables,
-            check=False,
-        )
+        pid = os.posix_spawn(program, [program], variables, file_actions=files)
+        status = os.waitpid(pid, 0)[1]
         took = (time.perf_counter() - began) * 1000
-        if done.returncode:
-            raise SystemExit(f"{config['type']} {command}: {done.stdout.decode()}{done.stderr.decode()}")
+        if status:
+            raise SystemExit(f"{config['type']} {command}: {output.read_text()}")
         return took
 
 
