@@ -19,6 +19,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils._cilium import cluster, settings
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.kubernetes import KubernetesError
 from tests.kubernetes.objects import DAEMON, Objects
+from tests.support.background import background
 from tests.support.checkout import CHECKOUT
 
 CONFIG = {
@@ -192,20 +193,14 @@ class CiliumObjects(Objects):
     @contextlib.contextmanager
     def controllers(self) -> Iterator[None]:
         """Remove terminating Pods, and create them again as their DaemonSets do."""
-        stop = threading.Event()
 
-        def work() -> None:
+        def work(stop: threading.Event) -> None:
             while not stop.wait(0.2):
                 with contextlib.suppress(KubernetesError):
                     self._work()
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
+        with background(work):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
     def _work(self) -> None:
         nodes = {node["metadata"]["name"] for node in self.api.nodes()}

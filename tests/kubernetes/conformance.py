@@ -12,7 +12,6 @@ error if a case failed.
 from __future__ import annotations
 
 import argparse
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -24,6 +23,7 @@ from lablib import common
 
 from tests.kubernetes.cluster import build, cyclonus, e2e
 from tests.kubernetes.cluster.cluster import Cluster, checkout_name
+from tests.support.policy_lab import has_sctp
 
 # Specs of the end-to-end suite by suite
 FOCUS = {
@@ -70,15 +70,6 @@ def main() -> None:
     print("\n".join([*(line for line in lines if line.startswith("FAILED")), summary]))
     print(f"Report: {options.report}")
     sys.exit(passed < len(results))
-
-
-def has_sctp() -> bool:
-    """Return whether the kernel, which the nodes share, supports SCTP."""
-    try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
-    except OSError:
-        return False
-    return True
 
 
 def run_specs(cluster: Cluster, focus: str, log: Path) -> dict[str, bool]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubernetes
+from tests.support.background import background
 from tests.support.checkout import CHECKOUT
 
 MODULE = CHECKOUT / "plugins/modules/kube_node.py"
@@ -71,9 +72,8 @@ class Objects:
     @contextlib.contextmanager
     def kubelet(self) -> Iterator[None]:
         """Remove terminating Pods during the block, as kubelets do."""
-        stop = threading.Event()
 
-        def end() -> None:
+        def end(stop: threading.Event) -> None:
             while not stop.wait(0.3):
                 for pod in self.api.request("GET", "/api/v1/pods")["items"]:
                     meta = pod["metadata"]
@@ -85,13 +85,8 @@ class Objects:
                                 {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0},
                             )
 
-        thread = threading.Thread(target=end)
-        thread.start()
-        try:
+        with background(end):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
     def run(self, name: str, state: str, check: bool = False, **options: Any) -> dict[str, Any]:
         """Run kube_node as Ansible does; return its result."""

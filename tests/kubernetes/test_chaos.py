@@ -30,6 +30,7 @@ from tests.kubernetes.cluster import podnet
 from tests.kubernetes.cluster.cluster import Cluster
 from tests.kubernetes.cluster.deployment import deployment
 from tests.kubernetes.cluster.node import Node
+from tests.support.background import background
 
 PODS = int(os.environ.get("PODNET_PODS") or 16)
 ROUNDS = int(os.environ.get("PODNET_COUNT") or 2)
@@ -94,28 +95,17 @@ LONG_FAULTS: tuple[Fault | None, ...] = (None, reboot, stop_api)
 @contextlib.contextmanager
 def faults(cluster: Cluster, chance: random.Random, first: Fault | None) -> Iterator[None]:
     """Cause random faults on random nodes during the block, after the one given."""
-    stop = threading.Event()
-    errors: list[Exception] = []
 
-    def run() -> None:
+    def run(stop: threading.Event) -> None:
         fault = first or chance.choice(FAULTS)
-        try:
-            while True:
-                fault(cluster, chance.choice(cluster.nodes))
-                fault = chance.choice(FAULTS)
-                if stop.wait(chance.uniform(0, 2)):
-                    return
-        except LabError as error:
-            errors.append(error)
+        while True:
+            fault(cluster, chance.choice(cluster.nodes))
+            fault = chance.choice(FAULTS)
+            if stop.wait(chance.uniform(0, 2)):
+                return
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with background(run):
         yield
-    finally:
-        stop.set()
-        thread.join()
-    assert not errors, "\n".join(map(str, errors))
 
 
 def pods_of(cluster: Cluster, node: Node) -> list[dict[str, Any]]:

@@ -9,9 +9,11 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tests.netns.bpf_node import Node
+from tests.support.background import background
 
 V4, V6, MAPPED = "v4", "v6", "mapped"
 SERVICE, EMPTY = {4: "10.96.0.1", 6: "fd96::1"}, {4: "10.96.0.2", 6: "fd96::2"}
@@ -92,8 +94,7 @@ def backends_of(flavour: str) -> tuple[str, ...]:
 @contextlib.contextmanager
 def servers(node: Node) -> Iterator[None]:
     """Answer all TCP connections and datagrams at the backends with the address that they arrived at."""
-    stop = threading.Event()
-    threads = []
+    tasks = []
     with contextlib.ExitStack() as files:
         for one in (*BACKENDS[4], *BACKENDS[6]):
             family = socket.AF_INET6 if ":" in one else socket.AF_INET
@@ -103,14 +104,9 @@ def servers(node: Node) -> Iterator[None]:
                 datagrams.bind((one, TARGET))
             for target, made in ((_accept, listener), (_answer, datagrams)):
                 made.settimeout(0.2)
-                threads.append(threading.Thread(target=target, args=(made, one, stop)))
-                threads[-1].start()
-        try:
+                tasks.append(partial(target, made, one))
+        with background(*tasks):
             yield
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
 
 
 def _accept(listener: socket.socket, name: str, stop: threading.Event) -> None:

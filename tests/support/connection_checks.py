@@ -18,6 +18,7 @@ from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.support import policy_lab
+from tests.support.background import background
 from tests.support.pod_nodes import NODES
 from tests.support.policy_checks import CHECKS, check, check_versions
 from tests.support.policy_lab import ALLOWED_WITHIN, FORBIDDEN_FOR, TCP, UDP, VIP, Check, Lab, address_of
@@ -86,9 +87,8 @@ def without_pod(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def accepting(listener: socket.socket) -> Iterator[None]:
     """Accept connections, read until their clients close, and close them."""
-    stop = threading.Event()
 
-    def serve() -> None:
+    def serve(stop: threading.Event) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             while not stop.is_set():
@@ -101,13 +101,8 @@ def accepting(listener: socket.socket) -> Iterator[None]:
                         selector.unregister(one)
                         one.close()
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
+    with background(serve):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def connect_often(lab: Lab, count: int) -> int:

@@ -14,9 +14,11 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.support import driver_node as node
+from tests.support.background import background
 from tests.support.driver_node import (
     Action,
     Meta,
@@ -231,24 +233,15 @@ def transfer(server: Namespace, client: Namespace, address: str, amount: int = 1
 @contextlib.contextmanager
 def flood(sender: Namespace, *addresses: str) -> Iterator[None]:
     """Send UDP from a namespace as fast as possible during the block, ignoring errors."""
-    stop = threading.Event()
-    sockets = [sender.udp() for dummy in addresses]
 
-    def blast(udp: socket.socket, address: str) -> None:
+    def blast(udp: socket.socket, address: str, stop: threading.Event) -> None:
         while not stop.is_set():
             send(udp, address, b"x" * 700)
 
-    threads = [threading.Thread(target=blast, args=pair) for pair in zip(sockets, addresses, strict=True)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-        for udp in sockets:
-            udp.close()
+    with contextlib.ExitStack() as sockets:
+        blasts = [partial(blast, sockets.enter_context(sender.udp()), address) for address in addresses]
+        with background(*blasts):
+            yield
 
 
 @contextlib.contextmanager

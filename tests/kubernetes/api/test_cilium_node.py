@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._ops import kubern
 from tests.kubernetes.apiserver import running
 from tests.kubernetes.cilium_objects import BEST, CONFIG, CONFIGS, SLOW, CiliumObjects, run_module
 from tests.kubernetes.objects import OWNER
+from tests.support.background import background
 
 
 @pytest.fixture(scope="module")
@@ -198,18 +200,12 @@ def test_api_unreachable_for_a_while(objects: CiliumObjects, node: str, tmp_path
     options = {"facts": objects.facts(node), "kubeconfig": str(tmp_path / "config")}
     refused = objects.cilium_node(node, **options, api_timeout=0)
     assert "Connection refused" in refused["msg"], refused
-    stop = threading.Event()
-    thread = threading.Thread(target=forward, args=(port, target, stop, 5.0))
-    thread.start()
-    try:
+    with background(partial(forward, port, target, 5.0)):
         done = objects.cilium_node(node, **options, api_timeout=30)
-    finally:
-        stop.set()
-        thread.join()
     assert done.get("changed") and done["expected"] == BEST, done
 
 
-def forward(port: int, target: int, stop: threading.Event, delay: float) -> None:
+def forward(port: int, target: int, delay: float, stop: threading.Event) -> None:
     """Forward connections to the API server, after a delay in which they are refused."""
     stop.wait(delay)
     with socket.create_server(("127.0.0.1", port)) as server:
