@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +25,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.live imp
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import Pod
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import read_interfaces
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from bench import programs
 from bench.agent_scale.objects import Size, pod, policies, services
-from tests.support.checkout import PROGRAMS
 from tests.support.namespaces import Namespaces
 
 NODE = "node0"
@@ -66,16 +65,12 @@ def memory(field: str = "VmRSS") -> float:
 def node(work: str) -> Iterator[tuple[Namespaces, str, str]]:
     """Return namespaces, the name of the node's one and the path of its pins, with programs loaded."""
     with contextlib.ExitStack() as stack:
-        subprocess.run(["make", "-s", "-C", str(PROGRAMS), f"OUT={work}"], check=True)
-        bpffs = Path(work) / "bpf"
-        bpffs.mkdir()
-        subprocess.run(["mount", "-t", "bpf", "bpf", str(bpffs)], check=True)
-        stack.callback(subprocess.run, ["umount", str(bpffs)], check=True)
+        datapath, bpffs = programs.build(Path(work), stack)
         namespaces = Namespaces()
         stack.callback(namespaces.delete)
         name = namespaces("scale")
         with namespaces.inside(name):
-            attach.present(attach.Desired(f"{bpffs}/pins"), f"{work}/datapath.o", {})
+            attach.present(attach.Desired(f"{bpffs}/pins"), datapath, {})
             stack.callback(attach.absent, f"{bpffs}/pins")
             yield namespaces, name, f"{bpffs}/pins"
 

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
+from bench import programs
 from tests.support.agent import PLUGINS, Agent
-from tests.support.checkout import CHECKOUT, PROGRAMS
+from tests.support.checkout import CHECKOUT
 from tests.support.namespaces import Namespaces, enter
 
 HERE = Path(__file__).parent
@@ -42,21 +43,17 @@ class Bench:
 
     def __init__(self, work: Path, stack: contextlib.ExitStack) -> None:
         self.work = work
-        for source in (PROGRAMS, PLUGIN):
-            subprocess.run(["make", "-s", "-C", str(source), f"OUT={work}"], check=True)
+        datapath, bpffs = programs.build(work, stack)
+        subprocess.run(["make", "-s", "-C", PLUGIN, f"OUT={work}"], check=True)
         subprocess.run(["gcc", "-O2", "-static", "-o", work / "fixed", HERE / "fixed.c"], check=True)
-        pins = work / "bpf"
-        pins.mkdir()
-        subprocess.run(["mount", "-t", "bpf", "bpf", pins], check=True)
-        stack.callback(subprocess.run, ["umount", pins], check=True)
         self.ns = Namespaces()
         stack.callback(self.ns.delete)
         self.node = self.ns("node")
         self.ns.sysctl(self.node, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
-        pin_path = f"{pins}/{self.node}"
+        pin_path = f"{bpffs}/{self.node}"
         with self.ns.inside(self.node):
-            attach.present(attach.Desired(pin_path), f"{work}/datapath.o", {})
-        settings = {"node": "n", "driver": "veth", "object": f"{work}/datapath.o", "pin_path": pin_path}
+            attach.present(attach.Desired(pin_path), datapath, {})
+        settings = {"node": "n", "driver": "veth", "object": datapath, "pin_path": pin_path}
         self.agent = Agent(self.node, work, settings)
         self.agent.start()
         stack.callback(self.agent.stop)

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.checkout import PROGRAMS
+from bench import programs
 from tests.support.connection_checks import accepting, connect_often, open_in
 from tests.support.namespaces import Namespaces
 from tests.support.pod_nodes import Nodes
@@ -70,14 +70,10 @@ def main() -> None:
         raise SystemExit("nft is missing: install nftables (Debian: apt install nftables)")
     rows = []
     with tempfile.TemporaryDirectory(prefix="podnet-masquerade-") as work, contextlib.ExitStack() as stack:
-        subprocess.run(["make", "-s", "-C", str(PROGRAMS), f"OUT={work}"], check=True)
-        bpffs = Path(work) / "bpf"
-        bpffs.mkdir()
-        subprocess.run(["mount", "-t", "bpf", "bpf", str(bpffs)], check=True)
-        stack.callback(subprocess.run, ["umount", str(bpffs)], check=True)
+        datapath, bpffs = programs.build(Path(work), stack)
         namespaces = Namespaces()
         stack.callback(namespaces.delete)
-        lab = Lab(namespaces, str(bpffs), f"{work}/datapath.o")
+        lab = Lab(namespaces, bpffs, datapath)
         try:
             lab.ns.sysctl(lab.names["node1"], ipv4__ip_local_port_range="1024 60999")
             lab.declare(masqueraded=["front"])
