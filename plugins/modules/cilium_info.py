@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cilium_info
 short_description: Gather the settings that a Cilium agent has in effect, and what its node supports
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Run it as root on a node. It reads the REST API of the node's agent, its devices and its kernel.

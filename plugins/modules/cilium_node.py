@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cilium_node
 short_description: Change settings of Cilium on one node of a cluster
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Uses the Kubernetes API directly and requires no Kubernetes client. Run it on the controller.

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cilium_overrides
 short_description: Replace the overrides of single nodes by values of Cilium's chart
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Run it on the controller after M(podnet.datapath.cilium_node) gave all nodes the same settings.

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cilium_probe
 short_description: Verify by effect that settings of Cilium apply to two Pods of a node
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Run it as root on the node. It enters the network namespaces of the Pods and needs nothing in their

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cilium_probe_pods
 short_description: Create or remove two Pods on a node, to verify its settings
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Uses the Kubernetes API directly. Run it on the controller, and M(podnet.datapath.cilium_probe) on the

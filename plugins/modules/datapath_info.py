@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: datapath_info
 short_description: Gather information about the BPF datapath
-version_added: 0.2.0
+version_added: 0.1.0
 author: podnet.datapath contributors (@podnet)
 description:
   - Returns the programs, the Pods with their counters and the effective policy of each address, the services
