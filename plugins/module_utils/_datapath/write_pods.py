@@ -90,9 +90,12 @@ def write_endpoints(writer: Writer, active: Image, image: Image, generation: int
         for key, e in image.endpoints.items():
             if len(key) != size:
                 continue
-            raw = current.get(key)
+            raw = known = current.get(key)
+            # The verdicts of another Pod that has or had the address must not apply to a Pod of this node.
+            if raw and e.ifindex and ENDPOINT.unpack(raw)[0] != e.ifindex:
+                known = None
             unknown = NO_IDENTITY if e.ifindex or raw else before.identity(key)
-            both = buffers.updated(raw, e.identity, e.enforce, unknown)
+            both = buffers.updated(known, e.identity, e.enforce, unknown)
             entries[key] = ENDPOINT.pack(
                 e.ifindex, e.owner, *both, e.slot, e.flags, since(raw, e, generation)
             )
