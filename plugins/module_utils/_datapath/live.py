@@ -226,11 +226,13 @@ class LiveEntries:
         configure(Desired(self._pin_path, self._owner, options, allow_unmatched=True))
 
     def _set_first_cluster(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._store.cluster.replace(cluster)
+        # What is in memory counts only if all of this succeeds; else the next call reads everything again.
+        self._token = ()
         try:
+            self._store.cluster.replace(cluster)
+            self._cluster = cluster
             self._load()
-        except (Problem, OSError):
+        except BaseException:
             self._token = ()
             self._store.cluster.remove()
             raise
@@ -242,17 +244,19 @@ class LiveEntries:
         if not changes:
             return
         former = changes.reversed(self._cluster)
-        # Stored first, so that the next call completes one that is killed here.
-        changes.apply(self._cluster)
-        self._store.cluster.append(changes, self._cluster)
+        self._token = ()
         try:
+            # Stored first, so that the next call completes one that is killed here.
+            changes.apply(self._cluster)
+            self._store.cluster.append(changes, self._cluster)
             if changes.policies or len(changes.pods) > _MAX_IN_PLACE:
                 self._load()
             else:
                 self._update_pods(former.pods, changes.pods)
                 if changes.services:
                     self._update_services()
-        except (Problem, OSError):
+            self._token = self._read_token()
+        except BaseException:
             self._token = ()
             former.apply(self._cluster)
             self._store.cluster.append(former, self._cluster)
