@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import queue
+import socket
 import threading
 import time
 import urllib.parse
@@ -20,9 +21,11 @@ from dataclasses import replace
 from typing import Any
 
 from .._cluster import objects
+from .._cluster.objects import parse_address
 from .._cluster.state import KINDS, REDUCE, Changes, ClusterState, Update
 from .._core.files import replace_file
 from .._core.plan import Problem
+from .._datapath.model import Address
 from .._datapath.store import Store, stored
 from .._ops.kubernetes import Access, Api, KubernetesError
 from .._ops.watch import OVERLOADED, Watch
@@ -90,6 +93,8 @@ class ClusterWatch:
             self._missing.discard(kind)
             self._state.apply(kind, some)
         if not self._missing:
+            if not self._synced.is_set():
+                self._state.api = _places_of(self._access.server)
             self._pass_on()
 
     def stop(self) -> None:
@@ -265,6 +270,18 @@ def store_uids(pin_path: str, attachments: Iterable[Attachment]) -> None:
         if record and any(uids.get(one["name"]) and not one.get("uid") for one in endpoints):
             new = [{**one, "uid": one.get("uid") or uids.get(one["name"], "")} for one in endpoints]
             store.write(OWNER, replace(record, options=stored({**record.options, "endpoints": new})))
+
+
+def _places_of(server: str) -> set[tuple[Address, int]]:
+    """Return the addresses and the port of a URL."""
+    url = urllib.parse.urlsplit(server)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        found = socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return set()
+    addresses = (parse_address(place[0]) for *_others, place in found)
+    return {(one, port) for one in addresses if one}
 
 
 def _shown(counts: Mapping[str, int]) -> str:

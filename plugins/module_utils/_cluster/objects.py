@@ -57,7 +57,7 @@ class ServicePort(NamedTuple):
 
 
 class ServiceFacts(NamedTuple):
-    """A Service with addresses. ``ingress`` are the addresses of its load balancer."""
+    """A Service with addresses. ``ingress`` are those of its load balancer, ``created`` sorts by its age."""
 
     namespace: str
     name: str
@@ -70,6 +70,7 @@ class ServiceFacts(NamedTuple):
     affinity: int
     internal_local: bool
     external_local: bool
+    created: str = ""
 
     def internal(self) -> ServiceFacts:
         """Return the service without the addresses and ports for clients outside of the cluster."""
@@ -125,6 +126,11 @@ def parse_address(text: object) -> Address | None:
         return ipaddress.ip_address(raw)
     except ValueError:
         return None
+
+
+def is_special(address: Address) -> bool:
+    """Return whether an address has a meaning of its own on each host, so that no service has it."""
+    return address.is_unspecified or address.is_loopback or address.is_link_local or address.is_multicast
 
 
 def _addresses(texts: Iterable[object]) -> tuple[Address, ...]:
@@ -232,6 +238,7 @@ def service(item: Json) -> ServiceFacts | None:
         else 0,
         spec.get("internalTrafficPolicy") == "Local",
         is_external and spec.get("externalTrafficPolicy") == "Local",
+        str(meta.get("creationTimestamp") or ""),
     )
 
 
@@ -246,7 +253,8 @@ def endpoint_slice(item: Json) -> SliceFacts | None:
     for one in item.get("endpoints") or ():
         # kube-proxy uses only the first address.
         address = parse_address((one.get("addresses") or [None])[0])
-        if address is None or address.version != version:
+        # The API rejects special addresses: an endpoint must not lead clients to themselves or to their node.
+        if address is None or address.version != version or is_special(address):
             continue
         conditions, hints = one.get("conditions") or {}, one.get("hints") or {}
         endpoints.append(

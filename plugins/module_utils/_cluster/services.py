@@ -8,11 +8,11 @@ Source: Kubernetes, pkg/proxy/topology.go (CategorizeEndpoints) and pkg/proxy/en
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from .._datapath.model import PROTOCOLS, Address, Backend, Service
-from .objects import Endpoint, OwnNode, ServiceFacts, ServicePort, SliceFacts
+from .objects import Endpoint, OwnNode, ServiceFacts, ServicePort, SliceFacts, is_special
 from .policies import OWNER, Unenforced
 
 _ANY_ADDRESS: dict[int, Address] = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
@@ -31,19 +31,29 @@ def translate_service(
 ) -> tuple[list[Service], list[Unenforced]]:
     """Return the frontends of a service for the node ``name``, and what cannot be enforced."""
     problems = []
-    ingress = service.ingress
+    special = sorted(str(one) for one in (*service.external_addresses, *service.ingress) if is_special(one))
+    if special:
+        message = f"{', '.join(special)} cannot be an address of a service, so it is not translated"
+        problems.append(_problem(service, message))
+    external = tuple(one for one in service.external_addresses if not is_special(one))
+    ingress = tuple(one for one in service.ingress if not is_special(one))
     if ingress and not _allows_all(service.source_ranges):
         message = (
             f"loadBalancerSourceRanges is not supported, so {', '.join(map(str, ingress))} is not translated"
         )
-        problems.append(Unenforced("Service", service.namespace, service.name, service.uid, message))
+        problems.append(_problem(service, message))
         ingress = ()
+    others = dict.fromkeys((*external, *ingress))
     found: list[Service] = []
     for port in service.ports:
         if port.protocol in _PROTOCOLS:
             for own in service.cluster_addresses:
-                found += _frontends(service, port, own, ingress, slices, name, node)
+                found += _frontends(service, port, own, [*others], slices, name, node)
     return found, problems
+
+
+def _problem(service: ServiceFacts, message: str) -> Unenforced:
+    return Unenforced("Service", service.namespace, service.name, service.uid, message)
 
 
 def _allows_all(ranges: Iterable[str]) -> bool:
@@ -55,26 +65,25 @@ def _frontends(
     service: ServiceFacts,
     port: ServicePort,
     own: Address,
-    ingress: Sequence[Address],
+    others: Sequence[Address],
     slices: Sequence[SliceFacts],
     name: str,
     node: OwnNode,
 ) -> Iterator[Service]:
-    """Yield the frontends of a port in the family of ``own``, an address of the service in the cluster."""
+    """Yield the frontends of a port in the family of ``own``, an address of the service in the cluster.
+
+    ``others`` are its addresses for clients outside of the cluster.
+    """
     chosen = choose_endpoints(port, slices, own.version, name, node.zone)
     shown = f"{service.namespace}/{service.name}:{port.name or port.port}"
     protocol = PROTOCOLS[port.protocol]
     internal = chosen.local if service.internal_local else chosen.cluster
     yield Service(shown, OWNER, own, port.port, protocol, internal, affinity=service.affinity)
     external = chosen.local if service.external_local else None
-    others = [
-        (address, port.port)
-        for address in dict.fromkeys((*service.external_addresses, *ingress))
-        if address.version == own.version
-    ]
+    places = [(address, port.port) for address in others if address.version == own.version]
     if port.node_port:
-        others.append((_ANY_ADDRESS[own.version], port.node_port))
-    for address, number in others:
+        places.append((_ANY_ADDRESS[own.version], port.node_port))
+    for address, number in places:
         # Clients in the cluster get the endpoints that an external load balancer could choose: all.
         yield Service(shown, OWNER, address, number, protocol, chosen.cluster, (), service.affinity, external)
 
@@ -129,21 +138,43 @@ def _hinted(
     return ready
 
 
-def without_duplicates(
-    services: Iterable[tuple[ServiceFacts, Iterable[Service]]],
+def without_conflicts(
+    services: Iterable[tuple[ServiceFacts, Sequence[Service]]], api: Collection[tuple[Address, int]]
 ) -> tuple[list[Service], list[Unenforced]]:
-    """Return the services without those whose address and port another one has, and a problem for each.
+    """Return the frontends that no other service has, and a problem for each of the others.
 
-    Two services may list the same address of ``externalIPs``. Addresses in the cluster have precedence, as an
-    externalIP must not take over another service.
+    Whoever may create a service may list any address in ``externalIPs``. It must take over neither the
+    address of a service in the cluster, nor one of ``api``, by which the agent follows the API, nor what
+    another service already has: a load balancer's addresses precede others, then older services do.
     """
-    given = [(facts, one) for facts, some in services for one in some]
-    given.sort(key=lambda pair: pair[1].address not in pair[0].cluster_addresses)
+    given = [(facts, one, _rank_of(facts, one)) for facts, some in services for one in some]
+    given.sort(key=lambda entry: (entry[2], entry[0].created))
+    in_cluster: dict[Address, ServiceFacts] = {}
+    for facts, _one, _rank in given:
+        for address in facts.cluster_addresses:
+            in_cluster.setdefault(address, facts)
     found: dict[tuple[Address, int, int], Service] = {}
     problems = []
-    for facts, one in given:
-        first = found.setdefault((one.address, one.port, one.protocol), one)
-        if first is not one:
+    for facts, one, rank in given:
+        owner = in_cluster.get(one.address, facts)
+        if rank > _IN_CLUSTER and owner is not facts:
+            message = f"{one.address} is the address of service {owner.namespace}/{owner.name} in the cluster"
+        elif rank > _IN_CLUSTER and one.protocol == PROTOCOLS["tcp"] and (one.address, one.port) in api:
+            message = f"{one.address} port {one.port} is that of the Kubernetes API"
+        else:
+            first = found.setdefault((one.address, one.port, one.protocol), one)
+            if first is one:
+                continue
             message = f"service {first.name} already has {one.address} port {one.port}"
-            problems.append(Unenforced("Service", facts.namespace, facts.name, facts.uid, message))
+        problems.append(_problem(facts, message))
     return list(found.values()), problems
+
+
+_IN_CLUSTER, _LOAD_BALANCER, _LISTED = range(3)
+
+
+def _rank_of(facts: ServiceFacts, one: Service) -> int:
+    """Return the rank of a frontend: the API assigns only cluster addresses and node ports."""
+    if one.address in facts.cluster_addresses or one.address.is_unspecified:
+        return _IN_CLUSTER
+    return _LOAD_BALANCER if one.address in facts.ingress else _LISTED

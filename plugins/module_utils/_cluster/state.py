@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .._datapath.model import Pod, Policy, Service
+from .._datapath.model import Address, Pod, Policy, Service
 from . import objects, policies, services
 from .policies import Unenforced
 
@@ -31,6 +31,7 @@ REDUCE: Mapping[str, Callable[..., Any]] = {
     "endpointslices": objects.endpoint_slice,
 }
 
+API_SERVICE = "default/kubernetes"  # whose endpoints are the API servers
 MANY_PODS = 200  # changes of Pods after which all are compared, as those of a namespace with new labels
 T = TypeVar("T")
 # The names of policies and services of the datapath begin with those of their objects.
@@ -69,6 +70,7 @@ class ClusterState:
         self._translated: dict[str, policies.Translation] = {}
         self._frontends: dict[str, tuple[list[Service], list[Unenforced]]] = {}
         self._update = Update()
+        self.api: set[tuple[Address, int]] = set()  # by which the agent reaches the API
         self.pods: dict[str, Pod] = {}
         self.policies: list[Policy] = []
         self.services: list[Service] = []
@@ -210,10 +212,18 @@ class ClusterState:
                 )
         ordered = [(service, self._frontends[key]) for key, service in sorted(self._services.items())]
         problems += [problem for _service, (_frontends, some) in ordered for problem in some]
-        self.services, duplicates = services.without_duplicates(
-            (service, frontends) for service, (frontends, _problems) in ordered
+        self.services, conflicts = services.without_conflicts(
+            ((service, frontends) for service, (frontends, _problems) in ordered), self._api_places()
         )
-        self.unenforced = problems + duplicates
+        self.unenforced = problems + conflicts
+
+    def _api_places(self) -> set[tuple[Address, int]]:
+        """Return the addresses and ports by which nodes reach the API."""
+        slices = self._slices_of.get(API_SERVICE, {}).values()
+        published = {
+            (one.address, port) for some in slices for one in some.endpoints for port in some.ports.values()
+        }
+        return published | self.api
 
 
 def _index(target: dict[str, dict[str, T]], outer: str, key: str, one: T | None) -> None:

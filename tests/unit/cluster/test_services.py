@@ -150,7 +150,7 @@ def test_an_address_of_two_services_is_that_of_the_cluster_and_is_reported() -> 
     assert len({(one.address, one.port) for one in state.services}) == len(state.services) == 7
     assert next(one for one in state.services if str(one.address) == "10.96.0.97").name == "x/a:http"
     assert [(one.name, one.message) for one in state.unenforced] == [
-        ("b", "service x/a:http already has 10.96.0.97 port 80"),
+        ("b", "10.96.0.97 is the address of service x/a in the cluster"),
         ("c", "service x/b:http already has 192.0.2.1 port 80"),
     ]
 
