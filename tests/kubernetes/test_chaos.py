@@ -222,8 +222,9 @@ def test_nothing_is_missing_or_left_over(kubernetes: Cluster) -> None:
     wait_clean(cluster)
     for number in range(ROUNDS):
         print(f"round {number} of seed {SEED}", flush=True)
+        # Before the API may stop to answer
+        cluster.kubectl("apply", "-f", "-", given=chaos_deployment(PODS, number))
         with faults(cluster, chance, LONG_FAULTS[number % len(LONG_FAULTS)]):
-            cluster.kubectl("apply", "-f", "-", given=chaos_deployment(PODS, number))
             time.sleep(chance.uniform(5, 10))
         wait_ready(cluster)
         wait_clean(cluster)
