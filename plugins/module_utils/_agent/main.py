@@ -85,7 +85,11 @@ class Agent:
                     self.config.metrics_address, self.config.metrics_port, self._commands.problem, self._text
                 )
             except OSError as error:
-                log.warning("metrics_port: %s: %s", self.config.metrics_port, error)
+                log.warning(
+                    "metrics_port: %s: %s: metrics are not served; set another cni_metrics_port",
+                    self.config.metrics_port,
+                    error,
+                )
         _notify("READY=1")
         log.info("ready with %d attached Pods", len(self._attachments))
         while True:

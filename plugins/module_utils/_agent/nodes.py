@@ -73,7 +73,10 @@ def plan(nodes: Mapping[str, NodeFacts], own: str, lookup: Lookup) -> NodeRoutes
             network = ipaddress.ip_network(cidr)
             address = node.addresses.get(network.version)
             if not address:
-                problems.append(f"node {name}: it has no InternalIP of the family of its range {cidr}")
+                problems.append(
+                    f"node {name}: it has no InternalIP of the family of its range {cidr}; set --node-ip of"
+                    " its kubelet"
+                )
                 continue
             hop = lookup(address)
             if hop is None or hop.gateway:
@@ -84,7 +87,10 @@ def plan(nodes: Mapping[str, NodeFacts], own: str, lookup: Lookup) -> NodeRoutes
                 )
                 continue
             if cidr in routes:
-                problems.append(f"node {name}: its range {cidr} is already that of node {users[cidr]}")
+                problems.append(
+                    f"node {name}: its range {cidr} is already that of node {users[cidr]}; correct"
+                    " spec.podCIDRs of one of them"
+                )
                 continue
             users[cidr], routes[cidr] = name, Route(str(network), address, hop.interface)
     ranges = nodes[own].cidrs if own in nodes else []

@@ -20,6 +20,7 @@ from typing import Any
 
 from .._pods.parse import interface_problem
 
+COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
 VERSIONS = ("0.4.0", "1.0.0", "1.1.0")
 MAX_REQUEST = 1 << 20  # bytes
 _MAX_MESSAGE = 1000  # characters, as messages contain values of the request
@@ -103,8 +104,11 @@ def parse_request(raw: bytes) -> Request:
     """Return a request. Raises ``CniError``."""
     variables, body = split_request(raw)
     command = variables.get("CNI_COMMAND", "")
-    if command not in ("ADD", "DEL", "CHECK", "GC", "STATUS"):
-        raise CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND: {command!r} is not supported")
+    if command not in COMMANDS:
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_COMMAND: {command!r} is not supported; use one of {', '.join(COMMANDS)}",
+        )
     try:
         config = json.loads(body.decode())
     except (ValueError, RecursionError) as error:

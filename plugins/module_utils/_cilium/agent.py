@@ -52,7 +52,9 @@ def get(path: str, resource: str, timeout: float = TIMEOUT) -> Any:
         body = answer.read(MAX_BYTES)
         if answer.status != http.client.OK:
             text = body[:200].decode(errors="replace").strip()
-            raise AgentError(f"the Cilium agent at {path}: GET /v1/{resource}: HTTP {answer.status} {text}")
+            raise AgentError(
+                f"the Cilium agent at {path}: GET /v1/{resource}: HTTP {answer.status} {text}: check its log"
+            )
         return json.loads(body)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise AgentError(
@@ -88,7 +90,9 @@ def parse(health: Any, config: Any, endpoints: Any) -> Json:
             "endpoints": [found for one in endpoints for found in [_endpoint(one)] if found],
         }
     except (AttributeError, KeyError, TypeError, IndexError) as error:
-        raise AgentError(f"the Cilium agent's answer is not of the known API: {error!r}") from None
+        raise AgentError(
+            f"the Cilium agent's answer is not of the API of 1.15 to 1.20: {error!r}: check its release"
+        ) from None
 
 
 def _settings(health: Json, status: Json, options: Json) -> dict[str, str]:
@@ -204,6 +208,7 @@ def wait(
             if not expected:
                 raise AgentError(reason)
             raise AgentError(
-                f"the Cilium agent does not have the expected settings after {timeout:g} s: {reason}"
+                f"the Cilium agent does not have the expected settings after {timeout:g} s: {reason}: check"
+                " its log, or set a longer cilium_timeout"
             )
         sleep(POLL)

@@ -84,7 +84,8 @@ def _planned(state: NodeState, desired: Desired) -> CiliumPlan:
         node, agent = node_of(facts), agent_of(facts)
     except (KeyError, TypeError) as error:
         raise Problem(
-            f"facts: the value does not consist of return values of cilium_info: {error!r}"
+            f"facts: the value does not consist of return values of cilium_info ({error!r}): pass what the"
+            " module returned on this node"
         ) from None
     target = Target(desired.name, state.cluster, node, agent, frozenset(desired.accepted))
     return plan_absent(target) if desired.state == "absent" else plan(target, desired.settings)
@@ -204,7 +205,10 @@ def _restart(
         if not reason:
             return sorted(deleted.values())
         if time.monotonic() >= deadline:
-            raise KubernetesError(f"{node}: {reason} after {timeout:g} s")
+            raise KubernetesError(
+                f"{node}: {reason} after {timeout:g} s: check the events (kubectl describe), or set a longer"
+                " cilium_timeout"
+            )
         sleep(POLL)
 
 
@@ -226,7 +230,10 @@ def _progress(
     if not objects.is_ready(agent):
         name = agent["metadata"]["name"]
         if trouble and objects.restarts(agent) >= MAX_RESTARTS and TEMPORARY not in trouble:
-            raise KubernetesError(f"{node}: the agent {name} does not start: {trouble}")
+            raise KubernetesError(
+                f"{node}: the agent {name} does not start: {trouble}: correct the key that it rejects, or set"
+                " the setting to keep"
+            )
         return f"the agent {name} is not ready{f': {trouble}' if trouble else ''}"
     if remaining:
         return f"{listed(sorted(remaining))} still terminate"

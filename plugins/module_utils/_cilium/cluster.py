@@ -173,8 +173,8 @@ class CiliumApi:
             if any(one.get("name") == "ciliumnodeconfigs" for one in resources):
                 return version
         raise KubernetesError(
-            "the cluster has no CiliumNodeConfigs (cilium.io/v2), which settings for single nodes require:"
-            " Cilium has them since 1.13"
+            "the cluster has no CiliumNodeConfigs (cilium.io/v2 or v2alpha1), which settings of single nodes"
+            " require: upgrade Cilium to 1.15 or later"
         )
 
     def _limits(self) -> tuple[frozenset[str], frozenset[str]]:

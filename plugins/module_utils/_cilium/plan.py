@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .._core.plan import Change, Plan
-from .model import Agent, Target
+from .model import Target
 from .prerequisites import AVAILABLE, SINGLE_FAMILY, evaluate
 from .settings import (
     AUTO,
@@ -78,7 +78,7 @@ def desired_values(requested: Mapping[str, str]) -> dict[str, str]:
 def plan(target: Target, requested: Mapping[str, str]) -> CiliumPlan:
     """Return the plan that gives a node the requested settings with the fewest overridden keys."""
     target = _with_observed(target)
-    agent, problems = target.agent, [*_version_problems(target.agent), *_cluster_problems(target)]
+    agent, problems = target.agent, [*_version_problems(target), *_cluster_problems(target)]
     own: dict[str, str] = {}
     rows = []
     expected = dict(agent.settings)
@@ -87,7 +87,9 @@ def plan(target: Target, requested: Mapping[str, str]) -> CiliumPlan:
         value = setting.best if wanted == KEEP else _automatic(name, target) if wanted == AUTO else wanted
         verdict = evaluate(name, value, target, own)
         if wanted not in (AUTO, KEEP) and verdict.state != AVAILABLE and current != wanted:
-            problems.append(f"{target.name}: {name}: {wanted}: {verdict.state}: {verdict.reason}")
+            problems.append(
+                f"{target.name}: {name}: {wanted}: {verdict.state}: {verdict.reason}; or request auto"
+            )
         decided = value if wanted != KEEP and verdict.state == AVAILABLE else current
         if decided in setting.values:
             own.update(_changed_keys(name, decided, target, own))
@@ -190,14 +192,14 @@ def _complete(
     )
 
 
-def _version_problems(agent: Agent) -> list[str]:
-    found = release(agent.version)
-    if OLDEST <= found <= NEWEST:
+def _version_problems(target: Target) -> list[str]:
+    version = target.agent.version
+    if OLDEST <= release(version) <= NEWEST:
         return []
     oldest, newest = (".".join(map(str, one)) for one in (OLDEST, NEWEST))
     return [
-        f"Cilium {agent.version or 'of unknown version'} is not supported: the checks of its agents are known"
-        f" for {oldest} to {newest}"
+        f"{target.name}: Cilium {version or 'of unknown version'} is not supported: this release of the"
+        f" collection knows the checks of the agents of {oldest} to {newest}; upgrade the older one"
     ]
 
 
@@ -209,7 +211,7 @@ def _cluster_problems(target: Target) -> list[str]:
         reported = target.agent.cluster.get(key)
         if reported and not same(config, key, reported):
             found.append(
-                f"the ConfigMap has {key}: {value_of(config, key)}, but the agent runs with {reported}, so"
-                f" its restart would change it on this node only; {guide(key)}"
+                f"{target.name}: the ConfigMap has {key}: {value_of(config, key)}, but the agent runs with"
+                f" {reported}, so its restart would change it on this node only; {guide(key)}"
             )
     return found

@@ -100,7 +100,11 @@ def _big_tcp(target: Target, config: Mapping[str, str]) -> Verdict:
     if lacking:
         return Verdict(UNSUPPORTED, f"the kernel lacks {listed(lacking)}")
     if node.gso_limit <= BIG:
-        return Verdict(UNSUPPORTED, f"a device of Cilium is limited to GSO packets of {node.gso_limit} bytes")
+        return Verdict(
+            UNSUPPORTED,
+            f"BIG TCP requires GSO packets of more than {BIG} bytes, but a device of Cilium is limited to"
+            f" {node.gso_limit}",
+        )
     return Verdict()
 
 

@@ -142,6 +142,8 @@ def _wait(api: CiliumApi, desired: Desired, path: str, sleep: Callable[[float], 
                 for name, pod in zip(names(desired.node), pods)
             ]
             raise KubernetesError(
-                f"{desired.node}: the probe Pods do not run after {desired.timeout:g} s: {listed(states)}"
+                f"{desired.node}: the probe Pods do not run after {desired.timeout:g} s: {listed(states)}:"
+                " set cilium_probe_image and cilium_probe_namespace to what the node can run, or set"
+                " cilium_verify: false"
             )
         sleep(POLL)

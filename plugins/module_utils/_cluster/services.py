@@ -39,7 +39,8 @@ def translate_service(
     ingress = tuple(one for one in service.ingress if not is_special(one))
     if ingress and not _allows_all(service.source_ranges):
         message = (
-            f"loadBalancerSourceRanges is not supported, so {', '.join(map(str, ingress))} is not translated"
+            f"loadBalancerSourceRanges is not supported, so {', '.join(map(str, ingress))} is not translated;"
+            " remove it if all clients may connect"
         )
         problems.append(_problem(service, message))
         ingress = ()

@@ -132,7 +132,8 @@ def test_tunnel_and_native_nodes_are_not_mixed() -> None:
     assert state == MISSING and "network/concepts/routing" in reason
     assert "routing-mode" not in planned(config).keys
     unfinished = plan(Target("n", Cluster(CONFIG), NODE, agent(config)), {})
-    assert any("the agent runs with tunnel" in problem for problem in unfinished.problems)
+    (problem,) = (one for one in unfinished.problems if "the agent runs with tunnel" in one)
+    assert problem.startswith("n: the ConfigMap has routing-mode: native")
 
 
 def test_big_tcp_over_a_tunnel_stays() -> None:
@@ -255,7 +256,8 @@ def test_native_routing_without_cidr_is_not_made_worse() -> None:
     [("1.14.9", False), ("1.15.0", True), ("1.20.9", True), ("1.21.0", False), ("", False)],
 )
 def test_only_known_releases_are_changed(version: str, valid: bool) -> None:
-    assert valid != any("is not supported" in problem for problem in planned(version=version).problems)
+    problems = [problem for problem in planned(version=version).problems if "is not supported" in problem]
+    assert len(problems) == (not valid) and all(problem.startswith("n: Cilium ") for problem in problems)
 
 
 def test_host_firewall_requires_1_20() -> None:

@@ -161,7 +161,8 @@ def test_a_load_balancer_with_source_ranges_is_not_translated() -> None:
     state = state_of([service(**spec)], status=ingress)
     assert "192.0.2.8 80" not in shown(state)
     assert [one.message for one in state.unenforced] == [
-        "loadBalancerSourceRanges is not supported, so 192.0.2.8 is not translated"
+        "loadBalancerSourceRanges is not supported, so 192.0.2.8 is not translated;"
+        " remove it if all clients may connect"
     ]
     spec["loadBalancerSourceRanges"] = ["0.0.0.0/0"]
     assert "192.0.2.8 80" in shown(state_of([service(**spec)], status=ingress))
