@@ -24,6 +24,7 @@ from typing import Any
 
 from lablib import image, recipe
 
+from bench.icount.guest import results
 from tests.support import guest_tree, one_boot
 from tests.support.checkout import CHECKOUT, DRIVER, PROGRAMS
 from tests.support.lab_node import LabNode
@@ -32,7 +33,6 @@ from tests.support.module_build import copy_source
 # The last one has the Pods of meta, made by the agent instead of the modules.
 RUNGS = ("host", "veth", "veth_bpf", "netkit", "meta", "meta_agent")
 TESTS = ("rr", "stream")
-MARK = "ICOUNT "
 TIMEOUT = 3600.0  # seconds
 
 
@@ -68,7 +68,7 @@ def boot(base: image.Image, disk: Path, module: str, more: list[str]) -> list[di
         *("-icount", "shift=0,sleep=off", "-rtc", "base=2024-01-01,clock=vm"),
     ]
     text = one_boot.boot(base, disk, command, [*counting, *more], TIMEOUT)
-    found = [json.loads(line.partition(MARK)[2]) for line in text.splitlines() if MARK in line]
+    found = results(text)
     if not found or found[-1]["kind"] != "end":
         raise SystemExit("the guest ended early; its console:\n" + text[-3000:])
     return found

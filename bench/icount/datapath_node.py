@@ -20,10 +20,8 @@ import socket
 import statistics
 import struct
 import subprocess
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,18 +30,13 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath import a
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
+from bench.icount.guest import print_result, run_as_init
 from tests.support.namespaces import Namespaces, command
 from tests.support.pod_nodes import NODES, Devices, Nodes, Pod
 
 OBJECT = str(Path("datapath.o").resolve())
 PINS = "/sys/fs/bpf/podnet"
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
-MARK = "ICOUNT "
-
-
-def print_result(kind: str, **values: Any) -> None:
-    print(MARK + json.dumps({"kind": kind, **values}), flush=True)
-
 
 # Instructions per packet
 
@@ -402,9 +395,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BaseException as error:
-        print_result("failed", rung="", error=str(error), trace=traceback.format_exc())
-    sys.stdout.flush()
-    ctypes.CDLL(None).reboot(0x4321FEDC)  # RB_POWER_OFF
+    run_as_init(main)

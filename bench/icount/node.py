@@ -9,12 +9,10 @@ The guest's clock counts instructions: one is a nanosecond.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import traceback
@@ -27,13 +25,13 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel import net
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import apply as _meta_device
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
+from bench.icount.guest import print_result, run_as_init
 from tests.support.agent import Agent
 
 OBJECT = str(Path("datapath.o").resolve())
 # An IPAM plugin that derives the address from the end of the container ID.
 IPAM = Path("fixed").resolve()
 NETWORK = {"cniVersion": "1.0.0", "name": "icount", "type": "podnet", "ipam": {"type": IPAM.name}}
-MARK = "ICOUNT "
 
 NEAR, FAR = "near", "far"  # the namespaces of the nodes; NEAR is the guest's initial namespace
 WIRE_MTU = 8264
@@ -53,10 +51,6 @@ def run(*argv: str) -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr or done.stdout}")
     return done.stdout
-
-
-def print_result(kind: str, **values: Any) -> None:
-    print(MARK + json.dumps({"kind": kind, **values}), flush=True)
 
 
 class Node:
@@ -238,9 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BaseException as error:
-        print_result("failed", rung="", error=str(error), trace=traceback.format_exc())
-    sys.stdout.flush()
-    ctypes.CDLL(None).reboot(0x4321FEDC)  # RB_POWER_OFF
+    run_as_init(main)

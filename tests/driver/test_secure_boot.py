@@ -8,16 +8,15 @@ Debian's ovmf package has such a firmware, and the private key.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from lablib import common, debian, image
+from lablib import image
 
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import signing
+from tests.driver.packages import unpacked
 from tests.driver.secure_boot_checks import CHECKS, MARK
 from tests.support import guest_tree, node_checks, one_boot
 from tests.support.lab_node import assert_passed, run
@@ -34,13 +33,7 @@ PASSPHRASE = "snakeoil"  # of the key in Debian's package
 @pytest.fixture(scope="module")
 def firmware() -> Path:
     """Return a root with Debian's packages of the firmware and mokutil."""
-    recipe = json.dumps([FIRMWARE_SUITE, FIRMWARE_PACKAGES])
-    folder = common.cache_dir() / f"firmware/{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    with common.lock("firmware"):
-        if not folder.exists():
-            with common.step("firmware with Secure Boot", 20), common.built_dir(folder) as work:
-                debian.make_root(work, FIRMWARE_SUITE, FIRMWARE_PACKAGES, variant="extract")
-    return folder
+    return unpacked("firmware with Secure Boot", FIRMWARE_SUITE, FIRMWARE_PACKAGES)
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from lablib import common, debian, image
+from lablib import image
 
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import apply
+from tests.driver.packages import unpacked
 from tests.support import one_boot
 from tests.support.lab_node import run
 
@@ -37,13 +36,7 @@ options panic=-1 init=/bin/sh -- -c "echo; echo cmdline: $(cat /proc/cmdline); p
 @pytest.fixture(scope="module")
 def packages() -> Path:
     """Return a root with Debian's packages of the firmware, the boot loader and FAT tools."""
-    recipe = json.dumps([SUITE, PACKAGES])
-    folder = common.cache_dir() / f"firmware/{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    with common.lock("firmware"):
-        if not folder.exists():
-            with common.step("firmware with systemd-boot", 20), common.built_dir(folder) as work:
-                debian.make_root(work, SUITE, PACKAGES, variant="extract")
-    return folder
+    return unpacked("firmware with systemd-boot", SUITE, PACKAGES)
 
 
 class Guest:

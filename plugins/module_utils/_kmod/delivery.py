@@ -30,8 +30,8 @@ from .loading import (
     ModuleError,
     Step,
     autoload_file,
-    autoload_text,
     kmod_plan,
+    plan_autoload,
     plan_loading,
     tail,
 )  # fmt: skip
@@ -157,9 +157,7 @@ def plan(current: Current, desired: Desired, srcversion: str) -> KmodPlan:
         state = "differs" if current.digest else "is missing"
         steps.append(Step("install", f"{delivered_file(desired.name, desired.kernel)} {state}"))
     steps += [Step("retire", f"version {version} of DKMS is superseded") for version in current.versions]
-    if current.autoload != autoload_text(desired.name):
-        state = "differs" if current.autoload else "is missing"
-        steps.append(Step("autoload", f"{autoload_file(desired.name)} {state}"))
+    steps += plan_autoload(desired.name, current.autoload)
     loading = kmod_plan(())
     if desired.kernel == current.running:
         other = differs(srcversion, current.loaded)

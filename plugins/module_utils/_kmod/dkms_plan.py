@@ -12,7 +12,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .loading import KmodPlan, Loaded, Step, autoload_file, autoload_text, kmod_plan, plan_loading
+from .loading import (
+    KmodPlan,
+    Loaded,
+    Step,
+    autoload_file,
+    autoload_text,
+    kmod_plan,
+    plan_autoload,
+    plan_loading,
+)
 
 SOURCES = "/usr/src"
 SIGNING = "/etc/dkms/framework.conf.d/podnet.conf"
@@ -162,9 +171,7 @@ def plan(current: Current, desired: Desired) -> KmodPlan:
         state = entry.state if entry.intact else "different from what was built"
         steps.append(Step("install", f"the module for kernel {desired.kernel} is {state}"))
     steps += [Step("retire", f"{path} was built on another node") for path in current.delivered]
-    if current.autoload != autoload_text(desired.name):
-        state = "differs" if current.autoload else "is missing"
-        steps.append(Step("autoload", f"{autoload_file(desired.name)} {state}"))
+    steps += plan_autoload(desired.name, current.autoload)
     loading = kmod_plan(())
     if desired.kernel == current.running:
         other = bool(paths) or differs(current.srcversion, current.loaded)

@@ -114,6 +114,13 @@ def autoload_text(name: str) -> str:
     return f"# Written by podnet.datapath.\n{name}"
 
 
+def plan_autoload(name: str, current: str) -> list[Step]:
+    """Return the step that writes that file, if its content ``current`` differs."""
+    if current == autoload_text(name):
+        return []
+    return [Step("autoload", f"{autoload_file(name)} {'differs' if current else 'is missing'}")]
+
+
 def explain_refusal(name: str, output: str, security: facts.Security) -> str:
     """Return why modprobe(8) could not load a module, with the remedy if one is known."""
     refusal = readiness.signature_refusal(security)
