@@ -15,8 +15,9 @@ from typing import Any
 
 from .._core.plan import Change, Problem, Result, diff, listed
 from .._ops.kubernetes import Json, KubernetesError
-from . import cluster as objects
-from .cluster import CiliumApi, NodeState, Pending, hash_of
+from .._ops.pods import controller, full_name, has_completed, is_mirror, is_ready
+from . import containers
+from .cluster import FACTS, CiliumApi, NodeState, Pending, hash_of
 from .model import Target, agent_of, node_of
 from .plan import CiliumPlan, plan, plan_absent
 
@@ -129,7 +130,7 @@ def _apply(
         former.label if former else state.label,
         # The same label: the run that was interrupted may have restarted the agent already.
         former.agent if former and label == state.label else agent,
-        former.facts if former else {name: desired.facts[name] for name in objects.FACTS},
+        former.facts if former else {name: desired.facts[name] for name in FACTS},
     )
     api.set_override(state, label, pending)
     return _restart(
@@ -167,15 +168,28 @@ def _restore(
 
 
 def _require_drained(api: CiliumApi, node: str) -> None:
-    """Raise ``KubernetesError`` if Pods remain whose devices nobody recreates."""
-    _daemon, others = objects.recreated(objects.on_pod_network(api.api.pods(node)))
-    if others:
-        names = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in others]
+    """Raise ``KubernetesError`` if Pods remain that no DaemonSet recreates with new devices."""
+    names = [full_name(pod) for pod in _on_pod_network(api, node) if not _is_recreated(pod)]
+    if names:
         raise KubernetesError(
             f"{node} is not drained: {listed(sorted(names))} would keep their devices, and with them the"
             " agent refuses to start: evict or stop them (fleet_kubernetes_pod_selector must not exclude"
             " them)"
         )
+
+
+def _on_pod_network(api: CiliumApi, node: str) -> list[Json]:
+    """Return the Pods of a node with an own network namespace that have not completed."""
+    return [
+        pod
+        for pod in api.api.pods(node)
+        if not (pod.get("spec") or {}).get("hostNetwork") and not has_completed(pod)
+    ]
+
+
+def _is_recreated(pod: Json) -> bool:
+    """Return whether a DaemonSet recreates a Pod on the same node after its deletion."""
+    return controller(pod) == "DaemonSet" and not is_mirror(pod)
 
 
 def _agent_uid(api: CiliumApi, node: str) -> str:
@@ -226,10 +240,10 @@ def _progress(
         return "the DaemonSet of the agents has not created a new Pod"
     agent = successors[0]
     remaining = _recreate(api, node, agent["metadata"]["creationTimestamp"], deleted) if recreate else []
-    trouble = objects.trouble(agent)
-    if not objects.is_ready(agent):
+    trouble = containers.waiting_reason(agent)
+    if not is_ready(agent):
         name = agent["metadata"]["name"]
-        if trouble and objects.restarts(agent) >= MAX_RESTARTS and TEMPORARY not in trouble:
+        if trouble and containers.restarts(agent) >= MAX_RESTARTS and TEMPORARY not in trouble:
             raise KubernetesError(
                 f"{node}: the agent {name} does not start: {trouble}: correct the key that it rejects, or set"
                 " the setting to keep"
@@ -239,21 +253,20 @@ def _progress(
         return f"{listed(sorted(remaining))} still terminate"
     current = api.api.node(node)
     taints = [str(taint.get("key")) for taint in current["spec"].get("taints") or []]
-    if not objects.is_ready(current) or NOT_READY_TAINT in taints:
+    if not is_ready(current) or NOT_READY_TAINT in taints:
         return "the agent is ready, but the node is not"
     return ""
 
 
 def _recreate(api: CiliumApi, node: str, since: str, deleted: dict[str, str]) -> list[str]:
     """Delete the Pods of DaemonSets that are not newer than ``since``; return the ones that still exist."""
-    daemon, _others = objects.recreated(objects.on_pod_network(api.api.pods(node)))
     remaining = []
-    for pod in daemon:
+    for pod in filter(_is_recreated, _on_pod_network(api, node)):
         meta = pod["metadata"]
         # Timestamps have seconds. A Pod of the same second is deleted once.
         if meta["creationTimestamp"] > since:
             continue
-        remaining.append(f"{meta['namespace']}/{meta['name']}")
+        remaining.append(full_name(pod))
         if meta["uid"] not in deleted:
             deleted[meta["uid"]] = remaining[-1]
             if not meta.get("deletionTimestamp"):

@@ -13,11 +13,12 @@ from __future__ import annotations
 import hashlib
 import json
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .._ops.kubernetes import Api, Json, KubernetesError, selects
+from .._ops.pods import full_name, is_ready
 from .model import GKE, ISTIO, KATA, OWN_NAME, Cluster, Override
 
 LABEL = "podnet.datapath/cilium"
@@ -28,7 +29,6 @@ CONFIG_MAP = "cilium-config"
 AGENTS = "k8s-app=cilium"
 # What a plan needs of the return values of cilium_info.
 FACTS = ("version", "settings", "cluster", "node")
-MIRROR = "kubernetes.io/config.mirror"
 
 
 @dataclass(frozen=True)
@@ -266,14 +266,11 @@ class CiliumApi:
 
     def delete_pod(self, pod: Json) -> None:
         """Delete a Pod, unless another one has its name already."""
-        meta = pod["metadata"]
         try:
             self.api.delete(pod, None)
         except KubernetesError as error:
             if error.status not in (404, 409):
-                raise KubernetesError(
-                    f"{meta['namespace']}/{meta['name']} is not deleted: {error}", error.status
-                ) from None
+                raise KubernetesError(f"{full_name(pod)} is not deleted: {error}", error.status) from None
 
     def _configs_path(self, version: str) -> str:
         return f"/apis/cilium.io/{version}/namespaces/{self.namespace}/ciliumnodeconfigs"
@@ -312,63 +309,3 @@ def _ignore_missing(api: Api, path: str) -> None:
 
 def _quoted(text: str) -> str:
     return urllib.parse.quote(text, safe="")
-
-
-def is_ready(node_or_pod: Json) -> bool:
-    """Return whether the condition Ready of a node or Pod is true."""
-    conditions = (node_or_pod.get("status") or {}).get("conditions") or []
-    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
-
-
-def on_pod_network(pods: Iterable[Json]) -> list[Json]:
-    """Return the Pods with an own network namespace that have not completed."""
-    return [
-        pod
-        for pod in pods
-        if not (pod.get("spec") or {}).get("hostNetwork")
-        and (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
-    ]
-
-
-def recreated(pods: Sequence[Json]) -> tuple[list[Json], list[Json]]:
-    """Return the Pods that their DaemonSet recreates on the same node, and the other ones."""
-    daemon = [
-        pod
-        for pod in pods
-        if any(
-            owner.get("kind") == "DaemonSet" and owner.get("controller")
-            for owner in pod["metadata"].get("ownerReferences") or []
-        )
-        and MIRROR not in (pod["metadata"].get("annotations") or {})
-    ]
-    return daemon, [pod for pod in pods if pod not in daemon]
-
-
-def trouble(pod: Json) -> str:
-    """Return why a Pod's containers do not run, as its status says; empty if they do."""
-    status: dict[str, Any] = pod.get("status") or {}
-    found = []
-    for one in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        waiting = (one.get("state") or {}).get("waiting") or {}
-        ended = (
-            (one.get("lastState") or {}).get("terminated") or (one.get("state") or {}).get("terminated") or {}
-        )
-        if waiting.get("reason") and (ended or waiting["reason"] != "PodInitializing"):
-            text = _reason(str(ended.get("message") or ""))
-            found.append(f"{one.get('name')}: {waiting['reason']}{f': {text}' if text else ''}")
-    return "; ".join(found)
-
-
-def _reason(log: str) -> str:
-    """Return the last fatal line of an agent's log, or the log's end if it has none."""
-    fatal = [line for line in log.splitlines() if "level=fatal" in line]
-    return " ".join((fatal[-1] if fatal else log).split())[-600:]
-
-
-def restarts(pod: Json) -> int:
-    """Return how often the containers of a Pod were restarted."""
-    status = pod.get("status") or {}
-    return sum(
-        int(one.get("restartCount") or 0)
-        for one in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .._core.plan import Change, Result, diff, listed
 from .._ops.kubernetes import Json, KubernetesError
-from . import cluster as objects
+from . import containers
 from .cluster import MANAGED, CiliumApi
 
 POLL = 1.0  # seconds
@@ -47,16 +47,15 @@ def run(api: CiliumApi, desired: Desired, check: bool, sleep: Callable[[float], 
         if (name in existing) != present
     ]
     addresses: list[str] = []
-    if not check:
-        if present:
-            for name in names(desired.node):
-                if name not in existing:
-                    api.api.request("POST", path, _pod(api, desired, name))
-            addresses = [str(pod["status"].get("podIP") or "") for pod in _wait(api, desired, path, sleep)]
-        if not present:
-            for pod in existing.values():
-                api.delete_pod(pod)
-            _wait_until_gone(api, desired, path, sleep)
+    if present and not check:
+        for name in names(desired.node):
+            if name not in existing:
+                api.api.request("POST", path, _pod(api, desired, name))
+        addresses = [str(pod["status"].get("podIP") or "") for pod in _wait(api, desired, path, sleep)]
+    elif not check:
+        for pod in existing.values():
+            api.delete_pod(pod)
+        _wait_until_gone(api, desired, path, sleep)
     pods = [f"{desired.namespace}/{name}" for name in names(desired.node)] if present else []
     values = {"pods": pods, "addresses": addresses}
     return Result(bool(changes), values, diff=[diff(f"Pods on {desired.node}", changes)])
@@ -137,13 +136,15 @@ def _wait(api: CiliumApi, desired: Desired, path: str, sleep: Callable[[float], 
         if all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
             return pods
         if time.monotonic() >= deadline:
-            states = [
-                f"{name}: {(pod.get('status') or {}).get('phase', 'missing')} {objects.trouble(pod)}".strip()
-                for name, pod in zip(names(desired.node), pods)
-            ]
+            states = [f"{name}: {_state(pod)}" for name, pod in zip(names(desired.node), pods)]
             raise KubernetesError(
                 f"{desired.node}: the probe Pods do not run after {desired.timeout:g} s: {listed(states)}:"
                 " set cilium_probe_image and cilium_probe_namespace to what the node can run, or set"
                 " cilium_verify: false"
             )
         sleep(POLL)
+
+
+def _state(pod: Json) -> str:
+    phase = (pod.get("status") or {}).get("phase", "missing")
+    return f"{phase} {containers.waiting_reason(pod)}".strip()

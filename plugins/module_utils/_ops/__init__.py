@@ -6,4 +6,4 @@ Callers: _agent, _cilium, modules
 May import: _boot, _core, _measure, _nic, _programs, _rollback, _sysctl
 """
 
-__all__ = ["arguments", "confirm", "drain", "kubernetes", "revert_node", "watch"]
+__all__ = ["arguments", "confirm", "drain", "kubernetes", "pods", "revert_node", "watch"]

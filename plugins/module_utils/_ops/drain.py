@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from .._core.plan import Change, Plan, Result
 from .kubernetes import ANNOTATION, Api, Json, KubernetesError
+from .pods import controller, full_name, has_completed, is_mirror
 
-MIRROR = "kubernetes.io/config.mirror"
 POLL = 2.0  # seconds
 
 
@@ -56,21 +56,9 @@ class DrainPlan(Plan):
     note: str = ""
 
 
-def label(pod: Json) -> str:
-    """Return a Pod's namespace and name."""
-    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-
-
 def cordoned_by(node: Json) -> str:
     """Return the owner for whom this collection cordoned the node; empty if it did not."""
     return str((node["metadata"].get("annotations") or {}).get(ANNOTATION) or "")
-
-
-def _controller(pod: Json) -> str:
-    for owner in pod["metadata"].get("ownerReferences") or []:
-        if owner.get("controller"):
-            return str(owner.get("kind"))
-    return ""
 
 
 def evictable(pods: Iterable[Json], force: bool, delete_emptydir_data: bool) -> tuple[list[Json], list[str]]:
@@ -81,15 +69,14 @@ def evictable(pods: Iterable[Json], force: bool, delete_emptydir_data: bool) -> 
     """
     found, refused = [], []
     for pod in pods:
-        meta, owner = pod["metadata"], _controller(pod)
-        completed = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-        if owner == "DaemonSet" or MIRROR in (meta.get("annotations") or {}):
+        owner, completed = controller(pod), has_completed(pod)
+        if owner == "DaemonSet" or is_mirror(pod):
             continue
         if not completed and not owner and not force:
-            refused.append(f"{label(pod)} has no controller that recreates it")
+            refused.append(f"{full_name(pod)} has no controller that recreates it")
         volumes = (pod.get("spec") or {}).get("volumes") or []
         if not completed and not delete_emptydir_data and any("emptyDir" in volume for volume in volumes):
-            refused.append(f"{label(pod)} has an emptyDir, whose data would be lost")
+            refused.append(f"{full_name(pod)} has an emptyDir, whose data would be lost")
         found.append(pod)
     return found, refused
 
@@ -148,7 +135,7 @@ def plan(current: Current, desired: Desired) -> DrainPlan:
     if problem:
         problems.append(problem)
     changes = [] if cordoned else [Change("cordoned", False, True, desired.name)]
-    changes += [Change(f"pod {label(pod)}", "running", None, desired.name) for pod in pods]
+    changes += [Change(f"pod {full_name(pod)}", "running", None, desired.name) for pod in pods]
     note = "the node was cordoned before and stays cordoned" if cordoned and not owner else ""
     return DrainPlan(
         subsystem="kubernetes",
@@ -238,14 +225,14 @@ def _timed_out(
         error = refusals.get(pod["metadata"]["uid"])
         if not error:
             terminating = True
-            reasons.append(f"{label(pod)} still terminates")
+            reasons.append(f"{full_name(pod)} still terminates")
             continue
         refused = True
         budgets: list[str] = []
         with contextlib.suppress(KubernetesError):  # The account may not be allowed to list them.
             budgets = api.budgets(pod, version)
         named = f" (PodDisruptionBudget {', '.join(budgets)})" if budgets else ""
-        reasons.append(f"{label(pod)}{named}: {error}")
+        reasons.append(f"{full_name(pod)}{named}: {error}")
     remedies = []
     if refused:
         remedies.append(
@@ -272,7 +259,7 @@ def run(api: Api, desired: Desired, check: bool, sleep: Callable[[float], None] 
     if not check:
         apply(api, current, desired, found, sleep)
     before = bool(current.node["spec"].get("unschedulable"))
-    evicted = sorted(label(pod) for pod in found.evictions)
+    evicted = sorted(full_name(pod) for pod in found.evictions)
     return Result(
         bool(found),
         {"cordoned": found.cordoned, "was_cordoned": before, "evicted": evicted, "note": found.note},

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain, kubernetes
+from ansible_collections.podnet.datapath.plugins.module_utils._ops import drain, kubernetes, pods
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.kubernetes import KubernetesError
 
 
@@ -33,7 +33,7 @@ EMPTYDIR = {"volumes": [{"name": "v", "emptyDir": {}}]}
     [
         (pod("web"), True, ""),
         (pod("agent", "DaemonSet"), False, ""),
-        (pod("static", "Node", metadata={"annotations": {drain.MIRROR: "x"}}), False, ""),
+        (pod("static", "Node", metadata={"annotations": {pods.MIRROR: "x"}}), False, ""),
         (pod("single", ""), True, "no controller"),
         (pod("scratch", **EMPTYDIR), True, "emptyDir"),
         (pod("job", "", phase="Succeeded", **EMPTYDIR), True, ""),
