@@ -94,7 +94,7 @@ class ClusterWatch:
             self._state.apply(kind, some)
         if not self._missing:
             if not self._synced.is_set():
-                self._state.api = _places_of(self._access.server)
+                self._state.api = _resolve(self._access.server)
             self._pass_on()
 
     def stop(self) -> None:
@@ -272,15 +272,15 @@ def store_uids(pin_path: str, attachments: Iterable[Attachment]) -> None:
             store.write(OWNER, replace(record, options=stored({**record.options, "endpoints": new})))
 
 
-def _places_of(server: str) -> set[tuple[Address, int]]:
-    """Return the addresses and the port of a URL."""
+def _resolve(server: str) -> set[tuple[Address, int]]:
+    """Return the addresses of a URL's host, each with the port; none if the name does not resolve."""
     url = urllib.parse.urlsplit(server)
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
         found = socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
     except OSError:
         return set()
-    addresses = (parse_address(place[0]) for *_others, place in found)
+    addresses = (parse_address(one[4][0]) for one in found)
     return {(one, port) for one in addresses if one}
 
 

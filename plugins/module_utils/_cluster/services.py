@@ -81,10 +81,10 @@ def _frontends(
     internal = chosen.local if service.internal_local else chosen.cluster
     yield Service(shown, OWNER, own, port.port, protocol, internal, affinity=service.affinity)
     external = chosen.local if service.external_local else None
-    places = [(address, port.port) for address in others if address.version == own.version]
+    frontends = [(address, port.port) for address in others if address.version == own.version]
     if port.node_port:
-        places.append((_ANY_ADDRESS[own.version], port.node_port))
-    for address, number in places:
+        frontends.append((_ANY_ADDRESS[own.version], port.node_port))
+    for address, number in frontends:
         # Clients in the cluster get the endpoints that an external load balancer could choose: all.
         yield Service(shown, OWNER, address, number, protocol, chosen.cluster, (), service.affinity, external)
 

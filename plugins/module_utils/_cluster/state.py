@@ -213,11 +213,11 @@ class ClusterState:
         ordered = [(service, self._frontends[key]) for key, service in sorted(self._services.items())]
         problems += [problem for _service, (_frontends, some) in ordered for problem in some]
         self.services, conflicts = services.without_conflicts(
-            ((service, frontends) for service, (frontends, _problems) in ordered), self._api_places()
+            ((service, frontends) for service, (frontends, _problems) in ordered), self._api_servers()
         )
         self.unenforced = problems + conflicts
 
-    def _api_places(self) -> set[tuple[Address, int]]:
+    def _api_servers(self) -> set[tuple[Address, int]]:
         """Return the addresses and ports by which nodes reach the API."""
         slices = self._slices_of.get(API_SERVICE, {}).values()
         published = {

@@ -173,7 +173,7 @@ def run(objects: CiliumObjects, node: str, state: str, api: kubernetes.Api | Non
 @pytest.mark.parametrize("sent", [False, True])
 @pytest.mark.parametrize("second", ["present", "absent", "restored"])
 def test_killed_controller(objects: CiliumObjects, node: str, second: str, sent: bool) -> None:
-    """Whatever change it was killed at: the next run completes them, or takes them back."""
+    """The next run completes or restores the change, whatever request the controller was killed at."""
     access = kubernetes.access(str(objects.config))
     # The changes: CiliumNodeConfig, node, agent, Pod of the DaemonSet.
     for number in range(1, 5):

@@ -88,7 +88,7 @@ def test_no_service_takes_over_the_api() -> None:
     hostile = service("evil", clusterIPs=["10.96.0.1"], externalIPs=["192.0.2.1", "192.0.2.2", "192.0.2.3"])
     hostile["spec"]["ports"] = [{"name": "a", "port": 6443}, {"name": "b", "port": 443}]
     state.apply("services", {"x/evil": REDUCE["services"](hostile)})
-    state.api = cluster._places_of("https://192.0.2.3")
+    state.api = cluster._resolve("https://192.0.2.3")
     assert state.take().everything
     assert owners(state, "192.0.2.1") == owners(state, "192.0.2.2") == {443: "x/evil:b"}
     assert owners(state, "192.0.2.3") == {6443: "x/evil:a"}
@@ -100,9 +100,9 @@ def test_no_service_takes_over_the_api() -> None:
 
 
 def test_the_agent_knows_the_addresses_of_its_api() -> None:
-    def places(server: str) -> list[tuple[str, int]]:
-        return sorted((str(address), port) for address, port in cluster._places_of(server))
+    def resolved(server: str) -> list[tuple[str, int]]:
+        return sorted((str(address), port) for address, port in cluster._resolve(server))
 
-    assert places("https://[2001:db8::1]:6443") == [("2001:db8::1", 6443)]
-    assert ("127.0.0.1", 8080) in places("http://localhost:8080")
-    assert places("https://does-not-exist.invalid") == []
+    assert resolved("https://[2001:db8::1]:6443") == [("2001:db8::1", 6443)]
+    assert ("127.0.0.1", 8080) in resolved("http://localhost:8080")
+    assert resolved("https://does-not-exist.invalid") == []
