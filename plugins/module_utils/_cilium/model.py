@@ -65,7 +65,7 @@ class Cluster:
     conflicts: Mapping[str, str] = field(default_factory=dict)
 
     def configured(self, own: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the configuration that an agent which starts now gets, with the keys ``own`` in our override."""
+        """Return the configuration of an agent that starts now, with the keys ``own`` in our override."""
         found = dict(self.config)
         # As the agent: the last name in lexicographic order wins.
         for override in sorted([*self.overrides, Override(OWN_NAME, own or {})], key=lambda one: one.name):
