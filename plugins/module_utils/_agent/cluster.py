@@ -172,12 +172,13 @@ class ClusterWatch:
             update = Update(everything=True)
         if not update:
             return
+        former = self._rejected
         try:
             if update.everything:
                 state = self._state
                 self._rejected = self._worker.set_cluster(state.pods, state.policies, state.services)
             else:
-                self._worker.update_pods(update.pods)
+                self._rejected = self._worker.update_pods(update.pods)
         except (Problem, OSError) as error:
             if not self._failed:
                 log.error("cannot update policies and services, which is repeated: %s", error)
@@ -188,11 +189,11 @@ class ClusterWatch:
             log.info("synchronized with the cluster: %s", _shown(self._counts()))
         self._failed = False
         self._synced.set()
-        self._summarize(update)
+        self._summarize(update.everything or self._rejected != former)
 
-    def _summarize(self, update: Update) -> None:
-        """Report what cannot be enforced, and write the summary."""
-        if update.everything:
+    def _summarize(self, changed: bool) -> None:
+        """Report what cannot be enforced if it may have ``changed``, and write the summary."""
+        if changed:
             found = [*self._state.unenforced, *map(self._state.unenforced_of, self._rejected)]
             self._events.set(one for one in found if one.uid)
             lines = [f"{one.kind} {one.namespace}/{one.name}: {one.message}" for one in found]

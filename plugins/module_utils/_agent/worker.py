@@ -105,9 +105,10 @@ class Worker:
         found: list[str] = self._call(lambda: self._pods.set_cluster(pods, policies, services))
         return found
 
-    def update_pods(self, changes: Mapping[str, Pod | None]) -> None:
-        """Change single Pods of the API; None stands for a deleted one. Raises ``Problem``."""
-        self._call(lambda: self._pods.update_pods(changes))
+    def update_pods(self, changes: Mapping[str, Pod | None]) -> list[str]:
+        """Change single Pods of the API; return what cannot be enforced. Raises ``Problem``."""
+        found: list[str] = self._call(lambda: self._pods.update_pods(changes))
+        return found
 
     def problem(self) -> str:
         """Return why Pods cannot be created on this node, empty if they can."""

@@ -8,9 +8,10 @@ Source: Kubernetes, pkg/proxy/topology.go (CategorizeEndpoints) and pkg/proxy/en
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from .._datapath.limits import BACKENDS, SERVICES, TABLES, left_out, share
 from .._datapath.model import PROTOCOLS, Address, Backend, Service
 from .objects import Endpoint, OwnNode, ServiceFacts, ServicePort, SliceFacts, is_special
 from .policies import OWNER, Unenforced
@@ -26,6 +27,58 @@ class _Chosen(NamedTuple):
     local: tuple[Backend, ...]
 
 
+class Size(NamedTuple):
+    """The most that a service takes of the maps: frontends, Maglev tables and backends."""
+
+    frontends: int = 0
+    tables: int = 0
+    backends: int = 0
+
+
+SUPPORTED = Size(share(SERVICES), share(TABLES), share(BACKENDS))
+
+
+def size_of(service: ServiceFacts, slices: Sequence[SliceFacts], node: OwnNode) -> Size:
+    """Return the size of a service, without translating it: it may have more than fits into memory."""
+    ports = {(port.name, port.protocol) for port in service.ports}
+    count, node_ports = len(service.ports), sum(bool(port.node_port) for port in service.ports)
+    others = {*service.external_addresses, *service.ingress}
+    has_local = service.internal_local or service.external_local
+    size = Size()
+    for version in (one.version for one in service.cluster_addresses):
+        of_family = [one for one in slices if one.version == version]
+        on_host = any(each.address in node.addresses for one in of_family for each in one.endpoints)
+        frontends = count * (1 + sum(one.version == version for one in others)) + node_ports
+        backends = sum(len(ports & one.ports.keys()) * len(one.endpoints) for one in of_family)
+        size = Size(
+            size.frontends + frontends,
+            size.tables + count * (1 + has_local + on_host) * bool(of_family),
+            size.backends + backends,
+        )
+    return size
+
+
+def choose_services(sizes: Mapping[str, Size], limits: Size) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return the services that get no frontends, and those that get no backends, each with the reason."""
+    chosen: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    remaining = dict(sizes)
+    for kind, shown, without in (
+        ("frontends", "addresses and ports", chosen[0]),
+        ("tables", "ports with endpoints", chosen[1]),
+        ("backends", "endpoints", chosen[1]),
+    ):
+        costs = {name: getattr(size, kind) for name, size in remaining.items()}
+        limit = getattr(limits, kind)
+        for name in left_out(costs, sum(costs.values()) - limit):
+            effect = "its connections are refused" if without is chosen[1] else "it is not translated"
+            without[name] = (
+                f"it has {costs[name]} {shown}, and the services of the cluster have more than the supported"
+                f" {limit}: {effect}"
+            )
+            del remaining[name]
+    return chosen
+
+
 def translate_service(
     service: ServiceFacts, slices: Sequence[SliceFacts], name: str, node: OwnNode
 ) -> tuple[list[Service], list[Unenforced]]:
@@ -34,7 +87,7 @@ def translate_service(
     special = sorted(str(one) for one in (*service.external_addresses, *service.ingress) if is_special(one))
     if special:
         message = f"{', '.join(special)} cannot be an address of a service, so it is not translated"
-        problems.append(_problem(service, message))
+        problems.append(problem_of(service, message))
     external = tuple(one for one in service.external_addresses if not is_special(one))
     ingress = tuple(one for one in service.ingress if not is_special(one))
     if ingress and not _allows_all(service.source_ranges):
@@ -42,7 +95,7 @@ def translate_service(
             f"loadBalancerSourceRanges is not supported, so {', '.join(map(str, ingress))} is not translated;"
             " remove it if all clients may connect"
         )
-        problems.append(_problem(service, message))
+        problems.append(problem_of(service, message))
         ingress = ()
     others = dict.fromkeys((*external, *ingress))
     found: list[Service] = []
@@ -53,7 +106,8 @@ def translate_service(
     return found, problems
 
 
-def _problem(service: ServiceFacts, message: str) -> Unenforced:
+def problem_of(service: ServiceFacts, message: str) -> Unenforced:
+    """Return a problem of a service."""
     return Unenforced("Service", service.namespace, service.name, service.uid, message)
 
 
@@ -167,7 +221,7 @@ def without_conflicts(
             if first is one:
                 continue
             message = f"service {first.name} already has {one.address} port {one.port}"
-        problems.append(_problem(facts, message))
+        problems.append(problem_of(facts, message))
     return list(found.values()), problems
 
 

@@ -68,7 +68,9 @@ class ClusterState:
         self._in_namespace: dict[str, dict[str, str]] = {}
         self._named = policies.NamedPorts()
         self._translated: dict[str, policies.Translation] = {}
+        self._sizes: dict[str, services.Size] = {}
         self._frontends: dict[str, tuple[list[Service], list[Unenforced]]] = {}
+        self._refused: dict[str, str] = {}  # why services have no backends
         self._update = Update()
         self.api: set[tuple[Address, int]] = set()  # by which the agent reaches the API
         self.pods: dict[str, Pod] = {}
@@ -133,6 +135,7 @@ class ClusterState:
         if self._own_node in changes and node != self._node:
             self._node = node
             self._translated.clear()
+            self._sizes.clear()
             self._frontends.clear()
             self._update.everything = True
 
@@ -176,7 +179,7 @@ class ClusterState:
     def _apply_services(self, changes: Changes) -> None:
         _merge(self._services, changes)
         for key in changes:
-            self._frontends.pop(key, None)
+            self._forget_service(key)
         self._update.everything = True
 
     def _apply_endpointslices(self, changes: Changes) -> None:
@@ -184,12 +187,16 @@ class ClusterState:
             former = self._slices.pop(key, None)
             if former:
                 _index(self._slices_of, former.service, key, None)
-                self._frontends.pop(former.service, None)
+                self._forget_service(former.service)
             if new is not None:
                 self._slices[key] = new
                 _index(self._slices_of, new.service, key, new)
-                self._frontends.pop(new.service, None)
+                self._forget_service(new.service)
         self._update.everything = True
+
+    def _forget_service(self, key: str) -> None:
+        self._sizes.pop(key, None)
+        self._frontends.pop(key, None)
 
     # Translation
 
@@ -202,20 +209,41 @@ class ClusterState:
         translated = [one for _key, one in sorted(self._translated.items())]
         self.policies = [policy for one in translated for policy in one.policies]
         problems = [problem for one in translated for problem in one.unenforced]
-        for key, service in self._services.items():
-            if key not in self._frontends:
-                slices = self._slices_of.get(key, {})
-                if not self._external_addresses:
-                    service = service.internal()
-                self._frontends[key] = services.translate_service(
-                    service, [one for _key, one in sorted(slices.items())], self._own_node, self._node
-                )
-        ordered = [(service, self._frontends[key]) for key, service in sorted(self._services.items())]
+        problems += self._translate_services()
+        ordered = [
+            (service, self._frontends[key])
+            for key, service in sorted(self._services.items())
+            if key in self._frontends
+        ]
         problems += [problem for _service, (_frontends, some) in ordered for problem in some]
         self.services, conflicts = services.without_conflicts(
             ((service, frontends) for service, (frontends, _problems) in ordered), self._api_servers()
         )
         self.unenforced = problems + conflicts
+
+    def _translate_services(self) -> list[Unenforced]:
+        """Translate the services that fit into the maps; return a problem for each of the others."""
+        for key, service in self._services.items():
+            if key not in self._sizes:
+                self._sizes[key] = services.size_of(self._shown(service), self._slices_in(key), self._node)
+        left_out, refused = services.choose_services(self._sizes, services.SUPPORTED)
+        for key in (*left_out, *(refused.keys() ^ self._refused.keys())):
+            self._frontends.pop(key, None)
+        self._refused = {**refused}
+        for key, service in self._services.items():
+            if key not in self._frontends and key not in left_out:
+                slices = () if key in refused else self._slices_in(key)
+                self._frontends[key] = services.translate_service(
+                    self._shown(service), slices, self._own_node, self._node
+                )
+        reasons = sorted({**left_out, **refused}.items())
+        return [services.problem_of(self._services[key], message) for key, message in reasons]
+
+    def _shown(self, service: objects.ServiceFacts) -> objects.ServiceFacts:
+        return service if self._external_addresses else service.internal()
+
+    def _slices_in(self, key: str) -> list[objects.SliceFacts]:
+        return [one for _key, one in sorted(self._slices_of.get(key, {}).items())]
 
     def _api_servers(self) -> set[tuple[Address, int]]:
         """Return the addresses and ports by which nodes reach the API."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from .cluster import CLUSTER
 from .compile_services import compile_services, has_external
-from .identities import Identities
+from .identities import Identities, object_of
 from .image import Device, Endpoint, Image, ImageChanges
 from .layout import (
     CIDR_NO_MASQUERADE,
@@ -27,7 +28,7 @@ from .layout import (
     number_of,
 )
 from .masquerade import encode_node
-from .model import Address, Declaration, Masquerade, Pod, Service
+from .model import Address, Declaration, Masquerade, Network, Pod, Service
 from .node import Interface, Node
 
 Slots = Mapping[tuple[str, str], int]  # of Pods in the map ``metrics``, by owner and name
@@ -37,7 +38,8 @@ class Compiler:
     """The image of a declaration, and what its Pods change.
 
     ``problems`` has a problem for each policy of an owner with too many port ranges, ``unenforced`` for each
-    object of the cluster that cannot be enforced: what these concern is denied.
+    object of the cluster that cannot be enforced: what these concern is denied. Changes of single Pods raise
+    ``Full`` if they do not fit into the maps.
     """
 
     def __init__(
@@ -51,12 +53,36 @@ class Compiler:
         former = former or Image()
         numbers = [one.identity for kind in (former.endpoints, former.pods) for one in kind.values()]
         numbers += [number for number, dummy in former.cidrs.values()]
-        self._identities = Identities(declaration.policies, flags, numbers)
         self._interfaces = {**node.interfaces}
         self._addresses = node.addresses
         self._slots = {**slots}
-        self.image = Image(policy=self._identities.entries)
         self._changes = ImageChanges()
+        self._left_out: set[str] = set()
+        while True:
+            excess = self._compile_policies(declaration, flags, numbers, former)
+            if not excess:
+                break
+            self._left_out.update(excess)
+        self.image.features |= FEATURE_MASQUERADE * masquerades
+        self.image.features |= FEATURE_STACK_NAT * bool(declaration.stack_services)
+        self._masquerade = declaration.masquerade if masquerades else Masquerade()
+        self.set_services(declaration.services, node, declaration.unenforced)
+        self._identities.seal()
+        self.take_changes()
+
+    def _compile_policies(
+        self, declaration: Declaration, flags: Mapping[Network, int], numbers: Sequence[int], former: Image
+    ) -> list[str]:
+        """Compute Pods and policies; return policies of the cluster whose rules have to be left out."""
+        policies = [
+            replace(one, rules=()) if one.owner == CLUSTER and object_of(one) in self._left_out else one
+            for one in declaration.policies
+        ]
+        self._identities = Identities(policies, flags, numbers)
+        excess = self._identities.excess_prefixes()
+        if excess:
+            return excess
+        self.image = Image(policy=self._identities.entries)
         self._prefer(declaration.pods, former)
         for pod in declaration.pods:
             for address in pod.addresses:
@@ -64,12 +90,11 @@ class Compiler:
             self.set_device(pod)
         for network, (key, bits) in self._identities.selection.prefixes.items():
             self.image.cidrs[encode_cidr(network)] = (self._identities.acquire(key, subject=False), bits)
-        self.image.features |= FEATURE_MASQUERADE * masquerades
-        self.image.features |= FEATURE_STACK_NAT * bool(declaration.stack_services)
-        self._masquerade = declaration.masquerade if masquerades else Masquerade()
-        self.set_services(declaration.services, node, declaration.unenforced)
-        self._identities.numbers.seal()
-        self.take_changes()
+        excess = self._identities.excess_pairs()
+        if not excess:
+            self._identities.build()
+            excess = self._identities.excess_rulesets()
+        return excess
 
     def set_services(self, services: Sequence[Service], node: Node, conflicts: Sequence[str]) -> None:
         """Replace all services of the image, and problems of those that conflict with others."""
@@ -98,7 +123,14 @@ class Compiler:
 
     @property
     def unenforced(self) -> list[str]:
-        return [*self._conflicts, *self._identities.unenforced]
+        return [
+            *self._conflicts,
+            *(
+                f"policies ({name}): the maps have no room for its rules; what they allow is denied"
+                for name in sorted(self._left_out)
+            ),
+            *self._identities.unenforced,
+        ]
 
     def _prefer(self, pods: Iterable[Pod], former: Image) -> None:
         """Assign the numbers that identities have in ``former``, before other ones get a number."""

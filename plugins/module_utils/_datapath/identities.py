@@ -15,8 +15,18 @@ from .cluster import CLUSTER
 from .identity import ANY, HOST, HOST_KEY, WORLD, Key, Numbers, Selection
 from .image import PolicyKey
 from .layout import DENY, ENFORCE, encode_ruleset
-from .model import Network, Policy
+from .limits import CIDRS, POLICY, RULESETS, Full, generation, left_out, share
+from .model import CidrSelector, Network, Policy, Selector
 from .policy import PolicySet, Rules, Ruleset
+
+
+def object_of(policy: Policy) -> str:
+    """Return the name of the object of the cluster that a policy is a part of."""
+    return policy.name.partition(" ")[0]
+
+
+def _peers_of(policy: Policy) -> Iterator[Selector]:
+    return (peer for rule in policy.rules for peer in rule.peers)
 
 
 class Identities:
@@ -24,7 +34,8 @@ class Identities:
 
     ``entries`` are all entries, ``changes`` those that changed since they were taken, None for removed ones.
     ``problems`` has a problem for each policy of an owner with too many port ranges, ``unenforced`` for each
-    policy of the cluster: what these concern is denied.
+    policy of the cluster: what these concern is denied. Entries are computed by ``build``, and from then on
+    for each change. Raises ``Full`` if a change exceeds a map.
     """
 
     def __init__(
@@ -48,6 +59,80 @@ class Identities:
         self._selected: dict[Key, set[int]] = {}  # subjects by their policies
         self._interested: dict[int, set[Key]] = {}  # policies of subjects, by the selector of a peer
         self._encoded: dict[Ruleset, bytes] = {}
+        self._built = self._sealed = False
+
+    # All identities
+
+    def excess_prefixes(self) -> list[str]:
+        """Return policies of the cluster with too many address blocks."""
+        found: list[str] = []
+        for version in (4, 6):
+            excess = sum(one.version == version for one in self.selection.prefixes) - share(CIDRS)
+            if excess <= 0:
+                continue
+            costs: Counter[str] = Counter()
+            for policy in self._of_cluster():
+                costs[object_of(policy)] += sum(
+                    1 + len(peer.excluded)
+                    for peer in _peers_of(policy)
+                    if isinstance(peer, CidrSelector) and peer.network.version == version
+                )
+            found += left_out(costs, excess)
+        return found
+
+    def excess_pairs(self) -> list[str]:
+        """Return policies of the cluster with too many pairs; call it before ``build``."""
+        count = sum(
+            len(subjects)
+            * sum(len(self._peers_of(one)) for one in self._policy_set(selecting).rules.values())
+            for selecting, subjects in self._selected.items()
+        )
+        excess = count - share(POLICY)
+        if excess <= 0:
+            return []
+        costs: Counter[str] = Counter()
+        for policy in self._of_cluster():
+            members = (self._members.get(self.selection.indexes[one], ()) for one in _peers_of(policy))
+            costs[object_of(policy)] += len(self._subjects_of_policy(policy)) * len(set().union(*members))
+        return left_out(costs, excess)
+
+    def excess_rulesets(self) -> list[str]:
+        """Return policies of the cluster with too many lists of ports; call it after ``build``."""
+        excess = len(self._encoded) - share(RULESETS)
+        if excess <= 0:
+            return []
+        by_subject: dict[int, set[bytes]] = {}
+        for (subject, _peer, _direction), ruleset in self.entries.items():
+            by_subject.setdefault(subject, set()).add(ruleset)
+        costs: Counter[str] = Counter()
+        for policy in self._of_cluster():
+            if policy.rules:
+                found = (by_subject.get(one, ()) for one in self._subjects_of_policy(policy))
+                costs[object_of(policy)] += len(set().union(*found))
+        return left_out(costs, excess)
+
+    def _of_cluster(self) -> Iterator[Policy]:
+        return (one for some in self._policies.values() for one in some if one.owner == CLUSTER)
+
+    def _subjects_of_policy(self, policy: Policy) -> set[int]:
+        index = self.selection.indexes[policy.subject]
+        return set().union(*(some for selecting, some in self._selected.items() if index in selecting))
+
+    def build(self) -> None:
+        """Compute the entries of all identities."""
+        self._built = True
+        for selecting, subjects in self._selected.items():
+            for direction, rules in self._policy_set(selecting).rules.items():
+                peers = self._peers_of(rules)
+                for subject in subjects:
+                    self._add_entries(subject, peers, direction, rules)
+
+    def seal(self) -> None:
+        """End ``build``: identities get only new numbers from now on, and too many entries raise ``Full``."""
+        self.numbers.seal()
+        self._sealed = True
+
+    # Single identities
 
     def acquire(self, key: Key, subject: bool) -> int:
         """Return the number of an identity for one more use, by a Pod of this node if it is a ``subject``."""
@@ -111,10 +196,14 @@ class Identities:
         for direction, one in rules.items():
             for index in one.selectors:
                 self._interested.setdefault(index, set()).add(selecting)
-            if one.others.ranges:
-                self._set(number, ANY, direction, one.others)
-            for peer in self._peers_of(one):
-                self._add_pair(number, peer, direction, one)
+            if self._built:
+                self._add_entries(number, self._peers_of(one), direction, one)
+
+    def _add_entries(self, subject: int, peers: Iterable[int], direction: int, rules: Rules) -> None:
+        if rules.others.ranges:
+            self._set(subject, ANY, direction, rules.others)
+        for peer in peers:
+            self._add_pair(subject, peer, direction, rules)
 
     def _remove_subject(self, number: int, key: Key) -> None:
         selecting = self._selecting(key)
@@ -138,8 +227,9 @@ class Identities:
     def _add_peer(self, number: int, key: Key) -> None:
         for index in key:
             self._members.setdefault(index, set()).add(number)
-        for subject, direction, rules in self._subjects_of(key):
-            self._add_pair(subject, number, direction, rules)
+        if self._built:
+            for subject, direction, rules in self._subjects_of(key):
+                self._add_pair(subject, number, direction, rules)
 
     def _remove_peer(self, number: int, key: Key) -> None:
         for index in key:
@@ -165,6 +255,9 @@ class Identities:
     def _set(self, subject: int, peer: int, direction: int, ruleset: Ruleset) -> None:
         key = (subject, peer, direction)
         self.entries[key] = self.changes[key] = self._encode(ruleset, subject)
+        full = len(self.entries) > generation(POLICY) or len(self._encoded) > generation(RULESETS)
+        if full and self._sealed:
+            raise Full("policies: the maps of policies are full")
 
     def _remove(self, key: PolicyKey) -> None:
         if self.entries.pop(key, None) is not None:
@@ -178,7 +271,8 @@ class Identities:
                 self._encoded[ruleset] = encode_ruleset(Ruleset(False))
                 policies = self._policy_set(self._selecting(self.numbers.keys[subject])).policies
                 names = ", ".join(sorted({policy.name for policy in policies}))
-                cluster = all(policy.owner == CLUSTER for policy in policies)
+                # A policy of the cluster must not make the calls of an owner fail.
+                cluster = any(policy.owner == CLUSTER for policy in policies)
                 (self.unenforced if cluster else self.problems).append(
                     f"policies ({names}): {error}; merge some of them"
                 )

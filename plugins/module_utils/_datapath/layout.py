@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from .._kernel.btf import Field
+from . import limits
 from .identity import ANY, HOST, WORLD
 from .model import EGRESS, INGRESS, Address, Network, Ports
 from .policy import Ruleset
@@ -115,7 +116,20 @@ MAPS = {**WRITTEN, "layout": (INDEX, INDEX), "metrics": (INDEX, _COUNTERS)}
 # Structs of ring buffers, which have no keys and values
 STRUCTS = {"drop_event": DROP_EVENT}
 # max_entries of maps that user space relies on
-ENTRIES = {"layout": LAYOUT, "config": 1, "metrics": POD_SLOTS, "pacing": POD_SLOTS, "node": 2}
+ENTRIES = {
+    "layout": LAYOUT,
+    "config": 1,
+    "metrics": POD_SLOTS,
+    "pacing": POD_SLOTS,
+    "node": 2,
+    "services": limits.SERVICES,
+    "maglev": limits.TABLES,
+    "backends": limits.BACKENDS,
+    "cidrs4": limits.CIDRS,
+    "cidrs6": limits.CIDRS,
+    "policy": limits.POLICY,
+    "rulesets": limits.RULESETS,
+}
 ENUMS: dict[str, dict[str, int]] = {
     "cidr_flag": {"CIDR_NO_MASQUERADE": CIDR_NO_MASQUERADE, "CIDR_STACK_NAT": CIDR_STACK_NAT},
     "config_feature": {

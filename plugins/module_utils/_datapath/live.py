@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .._core.plan import Problem
@@ -20,6 +20,7 @@ from .apply import configure, require_equal, write
 from .cluster import Cluster, ClusterChanges, Holders, by_name, changes_between, cluster_services, labelled
 from .compile import Compiler
 from .layout import FEATURE_MASQUERADE
+from .limits import Full
 from .maps import Maps, require_confirmed
 from .merge import merge, parse_records
 from .model import Address, Declaration, Pod, Policy, Service
@@ -133,8 +134,11 @@ class LiveEntries:
                 self._change_cluster(changes_between(self._cluster, desired))
             return self._compiler.unenforced
 
-    def update_pods(self, changes: Mapping[str, Pod | None]) -> None:
-        """Change single Pods of the API; None stands for one that the API deleted. Raises ``Problem``."""
+    def update_pods(self, changes: Mapping[str, Pod | None]) -> list[str]:
+        """Change single Pods of the API; None stands for one that the API deleted.
+
+        Return what ``set_cluster`` does. Raises ``Problem``.
+        """
         with self._store.locked():
             require_confirmed(self._pin_path)
             self._refresh()
@@ -143,6 +147,7 @@ class LiveEntries:
             current = self._cluster.pods
             differing = {name: pod for name, pod in changes.items() if current.get(name) != pod}
             self._change_cluster(ClusterChanges(differing))
+            return self._compiler.unenforced
 
     # Reading
 
@@ -221,6 +226,14 @@ class LiveEntries:
 
     # Writing
 
+    @contextlib.contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Compute and write everything if a change of single entries does not fit into the maps."""
+        try:
+            yield
+        except Full:
+            self._load()
+
     def _configure(self, options: Mapping[str, Any]) -> None:
         self._token = ()
         configure(Desired(self._pin_path, self._owner, options, allow_unmatched=True))
@@ -252,9 +265,10 @@ class LiveEntries:
             if changes.policies or len(changes.pods) > _MAX_IN_PLACE:
                 self._load()
             else:
-                self._update_pods(former.pods, changes.pods)
-                if changes.services:
-                    self._update_services()
+                with self._in_place():
+                    self._update_pods(former.pods, changes.pods)
+                    if changes.services:
+                        self._update_services()
             self._token = self._read_token()
         except BaseException:
             self._token = ()
@@ -322,13 +336,14 @@ class LiveEntries:
         former = self._record
         self._write_record(Record(options, slots))
         self._compiler.add_interfaces(interfaces, all_slots({self._owner: self._record}))
-        for pod in own.pods:
-            self._declared[pod.owner, pod.name] = pod
-            self._holders.declared.update(dict.fromkeys(pod.addresses, pod))
-            self._compiler.set_device(labelled(pod, self._cluster))
         addresses = [address for pod in own.pods for address in pod.addresses]
         try:
-            self._write(addresses, True, [slots[pod.name] for pod in own.pods if pod.name in slots])
+            with self._in_place():
+                for pod in own.pods:
+                    self._declared[pod.owner, pod.name] = pod
+                    self._holders.declared.update(dict.fromkeys(pod.addresses, pod))
+                    self._compiler.set_device(labelled(pod, self._cluster))
+                self._write(addresses, True, [slots[pod.name] for pod in own.pods if pod.name in slots])
         except Problem:
             self._store.write(self._owner, former)
             raise
@@ -337,12 +352,13 @@ class LiveEntries:
         pods = [self._declared[self._owner, name] for name in names if (self._owner, name) in self._declared]
         slots = {name: slot for name, slot in self._record.slots.items() if name not in names}
         self._write_record(Record(options, slots))
-        for pod in pods:
-            del self._declared[self._owner, pod.name]
-            for address in pod.addresses:
-                self._holders.declared.pop(address, None)
-            self._compiler.set_device(pod, remove=True)
-        self._write([address for pod in pods for address in pod.addresses], True)
+        with self._in_place():
+            for pod in pods:
+                del self._declared[self._owner, pod.name]
+                for address in pod.addresses:
+                    self._holders.declared.pop(address, None)
+                self._compiler.set_device(pod, remove=True)
+            self._write([address for pod in pods for address in pod.addresses], True)
 
     def _write_record(self, record: Record) -> None:
         # Stored first, so that the next call completes one that is killed here.

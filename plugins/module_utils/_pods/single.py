@@ -133,10 +133,10 @@ class SinglePods:
         with locked(), pins.locked(self._node.pin_path):
             return self._entries.set_cluster(pods, policies, services)
 
-    def update_pods(self, changes: Mapping[str, Pod | None]) -> None:
-        """Change single Pods of the API; None stands for a deleted one. Raises ``Problem``."""
+    def update_pods(self, changes: Mapping[str, Pod | None]) -> list[str]:
+        """Change single Pods of the API; see ``LiveEntries.update_pods``. Raises ``Problem``."""
         with locked(), pins.locked(self._node.pin_path):
-            self._entries.update_pods(changes)
+            return self._entries.update_pods(changes)
 
     def next_hop(self, address: str) -> NextHop | None:
         """Return the next hop of the node's route to an address."""

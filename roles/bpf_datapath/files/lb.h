@@ -18,7 +18,7 @@
 #include "tuple.h"
 
 #define SERVICES_MAX 8192
-#define TABLES_MAX 4096
+#define TABLES_MAX 8192
 #define BACKENDS_MAX 65536
 #define MAGLEV_SIZE 251		/* prime, as Maglev's permutations require */
 #define AFFINITIES_MAX 65536

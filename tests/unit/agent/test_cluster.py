@@ -137,7 +137,7 @@ class Datapath:
             self.changed.notify_all()
         return self.problems
 
-    def update_pods(self, changes: Mapping[str, Pod | None]) -> None:
+    def update_pods(self, changes: Mapping[str, Pod | None]) -> list[str]:
         with self.changed:
             self.calls.append(",".join(changes))
             for name, pod in changes.items():
@@ -146,6 +146,7 @@ class Datapath:
                 else:
                     self.pods[name] = pod
             self.changed.notify_all()
+        return self.problems
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         with self.changed:
@@ -304,10 +305,10 @@ def test_what_cannot_be_enforced_is_an_event_and_a_warning(api: ApiServer, tmp_p
     api.emit(POLICIES, "ADDED", policy("p"))
     api.emit(POLICIES, "ADDED", policy("q"))
     deadline = threading.Event()
-    while not api.posted and not deadline.wait(0.05):
-        pass
+    warnings = ""
+    while not (api.posted and "NetworkPolicy" in warnings) and not deadline.wait(0.05):
+        warnings = (tmp_path / "warnings").read_text()
     (event,) = api.posted
     assert event["involvedObject"]["uid"] == "uid-p" and event["reason"] == "NotEnforced"
     assert event["message"] == "20 port ranges exceed the maximum"
-    warnings = (tmp_path / "warnings").read_text()
     assert "NetworkPolicy x/p: 20 port ranges" in warnings and "no object" in warnings

@@ -106,3 +106,61 @@ def test_the_agent_knows_the_addresses_of_its_api() -> None:
     assert resolved("https://[2001:db8::1]:6443") == [("2001:db8::1", 6443)]
     assert ("127.0.0.1", 8080) in resolved("http://localhost:8080")
     assert resolved("https://does-not-exist.invalid") == []
+
+
+def many(namespace: str, name: str, count: int, **spec: Any) -> Json:
+    """Return a service with this number of ports."""
+    ports = [{"name": f"p{number}", "port": 1 + number} for number in range(count)]
+    item = service(name, ports=ports, clusterIPs=[f"10.96.{sum(map(ord, name)) % 250}.1"], **spec)
+    item["metadata"]["namespace"] = namespace
+    return item
+
+
+def many_endpoints(namespace: str, name: str, ports: int, count: int) -> Json:
+    found = [endpoint(f"10.{number >> 8}.{number & 255}.1") for number in range(count)]
+    item = endpoint_slice(found, name=f"{name}-1")
+    item["metadata"] |= {"namespace": namespace, "labels": {"kubernetes.io/service-name": name}}
+    item["ports"] = [{"name": f"p{number}", "port": 1 + number} for number in range(ports)]
+    return item
+
+
+@pytest.mark.parametrize(
+    ("ports", "endpoints", "frontends", "message"),
+    [
+        (4000, 1, 0, "more than the supported 3072: it is not translated"),
+        (2000, 1000, 2000, "more than the supported 24576: its connections are refused"),
+    ],
+)
+def test_a_service_that_does_not_fit_does_not_affect_others(
+    ports: int, endpoints: int, frontends: int, message: str
+) -> None:
+    dns = many("kube-system", "dns", 3)
+    state = state_of(
+        [dns, many("tenant", "evil", ports), many("tenant", "small", 2)],
+        many_endpoints("kube-system", "dns", 3, 2),
+        many_endpoints("tenant", "evil", ports, endpoints),
+        many_endpoints("tenant", "small", 2, 1),
+    )
+    by_service: dict[str, list[int]] = {}
+    for one in state.services:
+        by_service.setdefault(one.name.partition(":")[0], []).append(len(one.backends))
+    expected = {"kube-system/dns": [2] * 3, "tenant/small": [1] * 2}
+    assert by_service == {**expected, **({"tenant/evil": [0] * frontends} if frontends else {})}
+    ((name, shown_message),) = ((one.name, one.message) for one in state.unenforced)
+    assert name == "evil" and message in shown_message
+    state.apply("services", {"tenant/evil": None})
+    assert state.take().everything and not state.unenforced and len(state.services) == 5
+
+
+def test_small_services_of_one_namespace_do_not_displace_those_of_others() -> None:
+    state = ClusterState("node")
+    given = [many("kube-system", "dns", 40), *(many("tenant", f"s{number}", 4) for number in range(1000))]
+    for number, item in enumerate(given):
+        item["spec"]["clusterIPs"] = [f"10.97.{number >> 8}.{number & 255}"]
+        state.apply(
+            "services",
+            {f"{item['metadata']['namespace']}/{item['metadata']['name']}": REDUCE["services"](item)},
+        )
+    state.take()
+    names = [one.name.partition(":")[0] for one in state.services]
+    assert names.count("kube-system/dns") == 40 and 3000 < len(names) <= 3072
