@@ -13,20 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._core.plan import Change, Problem, Result, diff, listed
-from .._ops.kubernetes import Json, KubernetesError
-from .._ops.pods import controller, full_name, has_completed, is_mirror, is_ready
-from . import containers
+from .._core.plan import Change, Problem, Result, diff
 from .cluster import FACTS, CiliumApi, NodeState, Pending, hash_of
 from .model import Target, agent_of, node_of
 from .plan import CiliumPlan, plan, plan_absent
-
-POLL = 2.0  # seconds
-# An agent that refuses its configuration never starts. Kubelet repeats it after 10, 20, 40 s and so on.
-MAX_RESTARTS = 4
-# The agent refuses to start while these Pods exist; they terminate at this time.
-TEMPORARY = "existing endpoint"
-NOT_READY_TAINT = "node.cilium.io/agent-not-ready"
+from .restart import Restart, agent_uid, require_drained
 
 
 @dataclass(frozen=True)
@@ -120,12 +111,12 @@ def _apply(
 ) -> list[str]:
     """Change the override, restart the agent if need be; return the recreated Pods."""
     if restart and (found.new_pods or state.pending):
-        _require_drained(api, desired.name)
+        require_drained(api, desired.name)
     api.ensure_config(state, found.keys)
     if not restart:
         api.set_override(state, label, None)
         return []
-    former, agent = state.pending, _agent_uid(api, desired.name)
+    former, agent = state.pending, agent_uid(api, desired.name)
     pending = Pending(
         former.label if former else state.label,
         # The same label: the run that was interrupted may have restarted the agent already.
@@ -133,9 +124,8 @@ def _apply(
         former.facts if former else {name: desired.facts[name] for name in FACTS},
     )
     api.set_override(state, label, pending)
-    return _restart(
-        api, desired.name, pending.agent, found.new_pods or former is not None, desired.timeout, sleep
-    )
+    recreate = found.new_pods or former is not None
+    return Restart(api, desired.name, pending.agent, recreate).run(desired.timeout, sleep)
 
 
 def _confirm(api: CiliumApi, state: NodeState, check: bool) -> Result:
@@ -153,7 +143,7 @@ def _restore(
     pending = state.pending
     if pending is None:
         return Result(False, {"pending": False, "expected": {}, "recreated": [], "restart": False})
-    agent = _agent_uid(api, desired.name)
+    agent = agent_uid(api, desired.name)
     # The agent did not start since, so that it still has the former settings.
     restart = agent != pending.agent or state.label == pending.label
     recreated: list[str] = []
@@ -162,113 +152,6 @@ def _restore(
             pending = Pending(pending.label, agent, pending.facts)
         api.set_override(state, pending.label, pending if restart else None)
         if restart:
-            recreated = _restart(api, desired.name, pending.agent, True, desired.timeout, sleep)
+            recreated = Restart(api, desired.name, pending.agent, True).run(desired.timeout, sleep)
     values = {"pending": restart, "expected": pending.settings, "restart": restart}
     return Result(True, {**values, "recreated": recreated})
-
-
-def _require_drained(api: CiliumApi, node: str) -> None:
-    """Raise ``KubernetesError`` if Pods remain that no DaemonSet recreates with new devices."""
-    names = [full_name(pod) for pod in _on_pod_network(api, node) if not _is_recreated(pod)]
-    if names:
-        raise KubernetesError(
-            f"{node} is not drained: {listed(sorted(names))} would keep their devices, and with them the"
-            " agent refuses to start: evict or stop them (fleet_kubernetes_pod_selector must not exclude"
-            " them)"
-        )
-
-
-def _on_pod_network(api: CiliumApi, node: str) -> list[Json]:
-    """Return the Pods of a node with an own network namespace that have not completed."""
-    return [
-        pod
-        for pod in api.api.pods(node)
-        if not (pod.get("spec") or {}).get("hostNetwork") and not has_completed(pod)
-    ]
-
-
-def _is_recreated(pod: Json) -> bool:
-    """Return whether a DaemonSet recreates a Pod on the same node after its deletion."""
-    return controller(pod) == "DaemonSet" and not is_mirror(pod)
-
-
-def _agent_uid(api: CiliumApi, node: str) -> str:
-    """Return the UID of the agent's Pod on a node; empty if there is none."""
-    pods = [pod for pod in api.agent_pods(node) if not pod["metadata"].get("deletionTimestamp")]
-    return str(pods[0]["metadata"]["uid"]) if pods else ""
-
-
-def _restart(
-    api: CiliumApi,
-    node: str,
-    former: str,
-    recreate: bool,
-    timeout: float,
-    sleep: Callable[[float], None],
-) -> list[str]:
-    """Delete the agent's Pod ``former`` and wait until its successor and the node are ready.
-
-    With ``recreate``, deletes the Pods of DaemonSets that are older than the successor, because their devices
-    are those of the former settings. The agent cannot start before they have terminated. Returns their names.
-    """
-    deadline = time.monotonic() + timeout
-    deleted: dict[str, str] = {}
-    while True:
-        agents = api.agent_pods(node)
-        reason = _progress(api, node, agents, former, recreate, deleted)
-        if not reason:
-            return sorted(deleted.values())
-        if time.monotonic() >= deadline:
-            raise KubernetesError(
-                f"{node}: {reason} after {timeout:g} s: check the events (kubectl describe), or set a longer"
-                " cilium_timeout"
-            )
-        sleep(POLL)
-
-
-def _progress(
-    api: CiliumApi, node: str, agents: Sequence[Json], former: str, recreate: bool, deleted: dict[str, str]
-) -> str:
-    """Do the next step of a restart; return what it waits for, empty if it is complete."""
-    for pod in agents:
-        if pod["metadata"]["uid"] == former:
-            if not pod["metadata"].get("deletionTimestamp"):
-                api.delete_pod(pod)
-            return f"the agent's Pod {pod['metadata']['name']} still terminates"
-    successors = [pod for pod in agents if not pod["metadata"].get("deletionTimestamp")]
-    if not successors:
-        return "the DaemonSet of the agents has not created a new Pod"
-    agent = successors[0]
-    remaining = _recreate(api, node, agent["metadata"]["creationTimestamp"], deleted) if recreate else []
-    trouble = containers.waiting_reason(agent)
-    if not is_ready(agent):
-        name = agent["metadata"]["name"]
-        if trouble and containers.restarts(agent) >= MAX_RESTARTS and TEMPORARY not in trouble:
-            raise KubernetesError(
-                f"{node}: the agent {name} does not start: {trouble}: correct the key that it rejects, or set"
-                " the setting to keep"
-            )
-        return f"the agent {name} is not ready{f': {trouble}' if trouble else ''}"
-    if remaining:
-        return f"{listed(sorted(remaining))} still terminate"
-    current = api.api.node(node)
-    taints = [str(taint.get("key")) for taint in current["spec"].get("taints") or []]
-    if not is_ready(current) or NOT_READY_TAINT in taints:
-        return "the agent is ready, but the node is not"
-    return ""
-
-
-def _recreate(api: CiliumApi, node: str, since: str, deleted: dict[str, str]) -> list[str]:
-    """Delete the Pods of DaemonSets that are not newer than ``since``; return the ones that still exist."""
-    remaining = []
-    for pod in filter(_is_recreated, _on_pod_network(api, node)):
-        meta = pod["metadata"]
-        # Timestamps have seconds. A Pod of the same second is deleted once.
-        if meta["creationTimestamp"] > since:
-            continue
-        remaining.append(full_name(pod))
-        if meta["uid"] not in deleted:
-            deleted[meta["uid"]] = remaining[-1]
-            if not meta.get("deletionTimestamp"):
-                api.delete_pod(pod)
-    return remaining
