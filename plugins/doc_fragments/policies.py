@@ -192,6 +192,7 @@ options:
         description:
           - Virtual IP address. No interface may have it.
           - V(0.0.0.0) or V(::) stands for all addresses of the node, so that C(port) is a node port.
+            Processes of the node reach it on loopback addresses as well, by sockets.
         type: str
         required: true
       port:

@@ -184,6 +184,74 @@ def test_node_ports(cluster: Cluster, flavour: str) -> None:
     assert cluster.connect(flavour, later, 30080) == BACKENDS[version][1]
 
 
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+ANY = {4: "0.0.0.0", 6: "::"}
+
+
+def ports_of_the_node(cluster: Cluster, addresses: dict[int, str]) -> None:
+    """Declare the port 30080 of these addresses, for both protocols."""
+    cluster.declare(
+        *(
+            {
+                "name": f"port{version}{protocol}",
+                "address": one,
+                "port": 30080,
+                "protocol": protocol,
+                "backends": [{"address": BACKENDS[version][0], "port": TARGET}],
+            }
+            for version, one in addresses.items()
+            for protocol in ("tcp", "udp")
+        )
+    )
+
+
+@FLAVOURS
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_ports_of_the_node_on_loopback(cluster: Cluster, flavour: str, kind: int) -> None:
+    """For processes in the namespace of the node."""
+    ports_of_the_node(cluster, ANY)
+    backend = backends_of(flavour)[0]
+    for by_version in (LOOPBACK, {4: "127.8.9.10", 6: "::1"}):
+        assert cluster.connect(flavour, address(flavour, by_version), 30080, kind) == backend
+    to = (address(flavour, LOOPBACK), 30080)
+    with cluster.open(flavour, socket.SOCK_DGRAM) as client:
+        client.sendto(b"?", to)
+        answer, sender = client.recvfrom(64)
+        assert (answer.decode(), sender[:2]) == (backend, to)
+
+
+@FLAVOURS
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_loopback_of_other_namespaces_is_their_own(cluster: Cluster, flavour: str, kind: int) -> None:
+    """A port of the node neither reaches a Pod by the loopback address of another Pod, nor hides its own."""
+    pod = cluster.node.ns("pod")
+    cluster.node.ns.ip(pod, "link set lo up")
+    ports_of_the_node(cluster, ANY)
+    family = socket.AF_INET if flavour == V4 else socket.AF_INET6
+    own = address(flavour, LOOPBACK)
+
+    def open_in_pod() -> socket.socket:
+        with cluster.node.ns.inside(pod):
+            made = socket.socket(family, kind)
+        made.settimeout(3)
+        return made
+
+    for to in (own, address(flavour, ANY)):
+        with open_in_pod() as client, pytest.raises(ConnectionRefusedError):
+            client.connect((to, 30080))
+            client.send(b"?")
+            client.recv(64)
+    with open_in_pod() as server, open_in_pod() as client:
+        server.bind((own, 30080))
+        if kind == socket.SOCK_STREAM:
+            server.listen()
+        client.connect((own, 30080))
+        client.send(b"own")
+        accepted = server.accept()[0] if kind == socket.SOCK_STREAM else server
+        with accepted:
+            assert accepted.recv(64) == b"own"
+
+
 def test_a_socket_with_many_services_does_not_affect_others(cluster: Cluster) -> None:
     """A process fills what its socket remembers; others, and its own last services, are not affected."""
     cluster.declare(

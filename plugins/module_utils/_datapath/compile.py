@@ -114,7 +114,7 @@ class Compiler:
             self.image.node = Image().node
         self.image.features &= FEATURE_MASQUERADE | FEATURE_STACK_NAT
         self.image.features |= FEATURE_SERVICES * bool(self.image.services)
-        self.image.features |= FEATURE_NODE_PORTS * bool(self.image.node_addresses)
+        self.image.features |= FEATURE_NODE_PORTS * any(one.address.is_unspecified for one in services)
         self.image.features |= FEATURE_EXTERNAL * external
 
     @property

@@ -8,26 +8,28 @@ from collections.abc import Iterable, Sequence
 
 from .cluster import CLUSTER
 from .image import Frontend, Image
-from .layout import digest_of, encode_backend, encode_service, family_of, number_of
+from .layout import digest_of, encode_backend, encode_netns, encode_service, family_of, number_of
 from .model import Backend, Service
 from .node import Node
 
 
 def compile_services(image: Image, services: Sequence[Service], node: Node) -> None:
-    """Add services and their backends, and the node's addresses if a service has all of them."""
+    """Add services and their backends, and what sockets need for ports of the node."""
     for service in services:
         digest = _compile_backends(image, service.backends)
         external = _compile_backends(image, _external_backends(service, node))
         key = encode_service(service.address, service.port, service.protocol)
         image.services[key] = Frontend(number_of(service.name), digest, external, service.affinity)
-    if any(service.address.is_unspecified for service in services):
+    if any(service.address.is_unspecified or service.address.is_loopback for service in services):
         image.node_addresses = frozenset(
             (address.packed.ljust(16, b"\0"), family_of(address)) for address in node.addresses
         )
+        if node.netns_cookie:
+            image.node_addresses |= {(encode_netns(node.netns_cookie), 0)}
 
 
 def has_external(services: Iterable[Service]) -> bool:
-    """Return whether hosts on the wire reach services: those of a cluster, and node ports."""
+    """Return whether hosts on the wire reach services: those of a cluster, and ports of the node."""
     return any(service.owner == CLUSTER or service.address.is_unspecified for service in services)
 
 

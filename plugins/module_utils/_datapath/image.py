@@ -61,7 +61,7 @@ class Image:
     ``endpoints`` are by packed address, ``pods`` by ifindex, ``cidrs`` (identity, flags) by prefix length and
     packed address, ``policy`` (struct ruleset) by subject, peer and direction. ``services`` refer to
     ``backends``, which have the weight of each struct addr_port by digest. ``node_addresses`` are needed for
-    services of all addresses of the node.
+    ports of the node.
     """
 
     endpoints: dict[bytes, Endpoint] = field(default_factory=dict)

@@ -212,6 +212,11 @@ def encode_backend(address: Address, port: int) -> bytes:
     return _BACKEND.pack(address.packed, port.to_bytes(2, "big"))
 
 
+def encode_netns(cookie: int) -> bytes:
+    """Return the address of struct node_address that stands for a network namespace."""
+    return cookie.to_bytes(8, sys.byteorder).ljust(16, b"\0")
+
+
 def decode_backend(raw: bytes, version: int) -> tuple[bytes, int]:
     """Return packed address and port of a struct addr_port."""
     address, port = _BACKEND.unpack(raw)

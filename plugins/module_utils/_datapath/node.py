@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from .._kernel import netlink, qdisc
+from .._kernel import netlink, netns, qdisc
 from .._kernel.qdisc import Queue
 from .._kernel.routes import default_interfaces, local_addresses
 from .masquerade import masquerade_ports
@@ -45,7 +45,8 @@ class Node:
     """The network devices of this network namespace by name, and its ports for masqueraded Pods.
 
     ``uplinks`` has the qdiscs of the devices by which packets leave the node. ``addresses`` are those of the
-    node itself, ``sources`` the ones that it uses to reach other networks.
+    node itself, ``sources`` the ones that it uses to reach other networks. ``netns_cookie`` is that of the
+    network namespace.
     """
 
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Node:
     uplinks: Mapping[str, Sequence[Queue]] = field(default_factory=dict)
     addresses: frozenset[Address] = frozenset()
     sources: Masquerade = field(default_factory=Masquerade)
+    netns_cookie: int = 0
 
     def with_planned(self, devices: Collection[str]) -> Node:
         """Return the node with those of ``devices`` that do not exist yet."""
@@ -66,7 +68,7 @@ def read_node(pin_path: str) -> Node:
     interfaces = read_interfaces()
     uplinks = read_uplinks(pin_path, interfaces)
     ports, addresses = masquerade_ports(read_port_range()), local_addresses()
-    return Node(interfaces, ports, uplinks, addresses, _sources(addresses))
+    return Node(interfaces, ports, uplinks, addresses, _sources(addresses), netns.own_cookie())
 
 
 def _sources(addresses: Collection[Address]) -> Masquerade:

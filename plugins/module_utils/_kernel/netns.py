@@ -5,7 +5,7 @@
 A block enters only the network namespace, and only for the calling thread. The mount namespace does not
 change, so /sys/fs/bpf remains accessible, which it is not under ``ip netns exec``.
 
-Source: namespaces(7), setns(2), mount(2), ip-netns(8).
+Source: namespaces(7), socket(7), setns(2), mount(2), ip-netns(8).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import socket
+import sys
 from collections.abc import Iterator
 
 FOLDER = "/run/netns"
@@ -21,6 +23,7 @@ _CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
 _MNT_DETACH = 2
 _NSFS_IOCTL_TYPE = 0xB703  # NS_GET_NSTYPE of linux/nsfs.h
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 _OWN = "/proc/thread-self/ns/net"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +55,19 @@ def is_namespace(path: str) -> bool:
         return bool(_libc.ioctl(descriptor, _NSFS_IOCTL_TYPE) == _CLONE_NEWNET)
     finally:
         os.close(descriptor)
+
+
+def own_cookie() -> int:
+    """Return the number by which BPF programs know the network namespace of the calling thread.
+
+    Return 0 before Linux 5.14.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unused:
+        try:
+            raw = unused.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return 0
+    return int.from_bytes(raw, sys.byteorder)
 
 
 def is_own(path: str) -> bool:

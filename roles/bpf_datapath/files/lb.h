@@ -73,7 +73,10 @@ struct node_address {
 	__u32 family;
 };
 
-/* The addresses of the node, for sockets, which cannot look up routes. The value is unused. */
+/*
+ * The addresses of the node, for sockets, which cannot look up routes. With AF_UNSPEC, the address
+ * is the cookie of the node's network namespace. The value is unused.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, NODE_ADDRESSES_MAX);
@@ -168,6 +171,15 @@ static __always_inline bool lb_is_node_address(__u32 family, const __be32 *addre
 	struct node_address key = { .family = family };
 
 	__builtin_memcpy(key.address, address, sizeof(key.address));
+	return bpf_map_lookup_elem(&node_addresses, &key);
+}
+
+/* Return whether a network namespace is that of the node. */
+static __always_inline bool lb_is_node_netns(__u64 cookie)
+{
+	struct node_address key = { .family = AF_UNSPEC };
+
+	__builtin_memcpy(key.address, &cookie, sizeof(cookie));
 	return bpf_map_lookup_elem(&node_addresses, &key);
 }
 

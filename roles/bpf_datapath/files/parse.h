@@ -17,6 +17,7 @@
 #include "metrics.h"
 
 /* BPF programs cannot include sys/socket.h, linux/icmp.h and linux/if_vlan.h */
+#define AF_UNSPEC 0
 #define AF_INET 2
 #define AF_INET6 10
 #define VLAN_VID_MASK 0x0fff

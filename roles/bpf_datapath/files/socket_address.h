@@ -25,6 +25,16 @@ static __always_inline bool socket_address_equal(const struct socket_address *a,
 	       address_equal(a->at.address, b->at.address);
 }
 
+/* Return whether an address leads to the network namespace of the socket itself. */
+static __always_inline bool socket_is_loopback(const struct socket_address *to)
+{
+	const __be32 *address = to->at.address;
+
+	if (to->family == AF_INET)
+		return (address[0] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !(address[0] | address[1] | address[2]) && address[3] == bpf_htonl(1);
+}
+
 static __always_inline void socket_read4(const struct bpf_sock_addr *sa, struct socket_address *to)
 {
 	to->at.address[0] = sa->user_ip4;

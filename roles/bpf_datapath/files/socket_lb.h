@@ -43,18 +43,28 @@ static __always_inline __u8 socket_proto(const struct bpf_sock_addr *sa)
 }
 
 /* Return the service of an address, NULL if there is none. */
-static __always_inline struct service *socket_service(__u8 proto, const struct socket_address *to,
+static __always_inline struct service *socket_service(struct bpf_sock_addr *sa, __u8 proto,
+						      const struct socket_address *to,
 						      const struct config *cfg)
 {
+	const __be32 *address = to->at.address;
+	const bool loopback = socket_is_loopback(to);
 	struct service *service;
 
 	if (!(cfg->features & FEATURE_SERVICES))
 		return NULL;
-	service = lb_lookup(to->family, proto, to->at.address, to->at.port, cfg);
+	/* the kernel replaces it by the loopback address; as a key, it has all addresses */
+	if (!(address[0] | address[1] | address[2] | address[3]))
+		return NULL;
+	if (loopback && !lb_is_node_netns(bpf_get_netns_cookie(sa)))
+		return NULL;
+	service = lb_lookup(to->family, proto, address, to->at.port, cfg);
 	if (service || !(cfg->features & FEATURE_NODE_PORTS))
 		return service;
 	service = lb_lookup_node_port(to->family, proto, to->at.port, cfg);
-	return service && lb_is_node_address(to->family, to->at.address) ? service : NULL;
+	if (service && !loopback && !lb_is_node_address(to->family, address))
+		return NULL;
+	return service;
 }
 
 /* Select the backend of a service for a socket. */
@@ -95,7 +105,7 @@ static __always_inline enum socket_verdict socket_connect(struct bpf_sock_addr *
 
 	if (!proto)
 		return SOCKET_ALLOW;
-	service = socket_service(proto, to, &cfg);
+	service = socket_service(sa, proto, to, &cfg);
 	if (!service) {
 		/* of a former connect(); the address may be that of the former backend */
 		bpf_sk_storage_delete(&socket_peer, sa->sk);
@@ -121,7 +131,7 @@ static __always_inline enum socket_verdict socket_sendmsg(struct bpf_sock_addr *
 	struct service *service;
 	enum reason reason;
 
-	service = socket_service(IPPROTO_UDP, to, &cfg);
+	service = socket_service(sa, IPPROTO_UDP, to, &cfg);
 	if (!service) {
 		peers = bpf_sk_storage_get(&socket_peers, sa->sk, NULL, 0);
 		if (peers)
