@@ -132,7 +132,7 @@ test-critest: tools  ## critest's network specs and ctr on containerd 1.7 and 2,
 	$(call say,Container runtimes without Kubernetes; the first time 15 min, later 3 min)
 	pytest -q tests/runtimes
 
-test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playbook (formerly test-fleet)
+test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playbook
 	$(call say,Rollouts over several hosts)
 	pytest -q tests/rollout
 
@@ -192,7 +192,7 @@ test-nodes: tools  ## site.yml on two QEMU nodes: check mode, converge, idempote
 	$(call say,Molecule: site.yml on two nodes, about 12 min)
 	molecule test
 
-test-operations: tools  ## The commands of docs/operations.md on two nodes of kernel 6.1, and AWX's jobs, 46 min (formerly test-week)
+test-operations: tools  ## The commands of docs/operations.md on two nodes of kernel 6.1, and AWX's jobs, 46 min
 	$(call say,The commands of docs/operations.md on two nodes)
 	pytest -q -x tests/operations
 	python3 roles/lab_node/files/lab.py down --name operations >/dev/null

@@ -78,7 +78,11 @@ options:
     type: dict
     default: {}
   accept_conflicts:
-    description: Conflicts that do not concern this cluster's Pods, see RV(rows).
+    description:
+      - Software of the cluster that conflicts with a setting, but does not concern the node's Pods. RV(rows)
+        names what was found.
+      - V(istio) and V(gke_workload_identity) depend on netfilter, which BPF host routing bypasses. V(kata),
+        Kata Containers, cannot use netkit devices.
     type: list
     elements: str
     choices: [istio, kata, gke_workload_identity]

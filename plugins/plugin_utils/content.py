@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.filter import ladder_plan
 from ansible_collections.podnet.datapath.plugins.module_utils._agent import options as agent
 from ansible_collections.podnet.datapath.plugins.module_utils._boot import arguments
+from ansible_collections.podnet.datapath.plugins.module_utils._cilium import model
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem, listed, suggestion
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import parse as declarations
 from ansible_collections.podnet.datapath.plugins.module_utils._measure import netperf
@@ -38,6 +39,7 @@ _NAMES = {
     "benchmark_rungs": tuple(ladder_plan.RUNGS),
     "benchmark_families": tuple(ladder_plan.VERSIONS),
     "benchmark_tests": tuple(netperf.UNITS),
+    "cilium_accept_conflicts": model.CONFLICTS,
 }
 # Any driver: whether a node has it, and its programs, do not affect the options.
 _DRIVERS = dict.fromkeys(("auto", "meta", "netkit", "veth"), "veth")

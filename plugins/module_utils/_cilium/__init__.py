@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Cilium on a node: what its agent reports, which settings the node supports, and their change node by node.
 
-Callers: modules
+Callers: modules, plugin_utils
 May import: _core, _kernel, _measure, _node, _ops
 """
 
-__all__ = ["agent", "apply", "arguments", "devices", "probe_pods", "values", "verify"]
+__all__ = ["agent", "apply", "arguments", "devices", "model", "probe_pods", "values", "verify"]

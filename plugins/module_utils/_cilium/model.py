@@ -10,7 +10,7 @@ from typing import Any
 
 OWN_NAME = "zz-podnet"  # prefix of our CiliumNodeConfigs
 # Conflicts that the agent does not check, so that operators may accept them.
-KATA, ISTIO, GKE = "kata", "istio", "gke_workload_identity"
+CONFLICTS = ISTIO, KATA, GKE = "istio", "kata", "gke_workload_identity"
 
 
 @dataclass(frozen=True)

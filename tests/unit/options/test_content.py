@@ -36,6 +36,10 @@ POD = {"name": "p", "addresses": ["10.0.0.1/32"]}
         ),
         ({"benchmark_families": ["ipv5"]}, "benchmark_families: 'ipv5' is not one of ipv4, ipv6"),
         ({"benchmark_tests": ["x"]}, "benchmark_tests: 'x' is not one of tcp_rr, tcp_stream; set one"),
+        (
+            {"cilium_accept_conflicts": ["istoi"]},
+            "cilium_accept_conflicts: 'istoi' is not one of istio, kata, gke_workload_identity; did you mean",
+        ),
         ({"pods_gso_max_size": 0}, "pods_gso_max_size: 0 is outside 1 to"),
         ({"pods_host_routes": [{"to": "x", "dev": "e"}]}, "pods_host_routes[0]: to: 'x' is not a network"),
         (
