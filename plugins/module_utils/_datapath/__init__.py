@@ -12,6 +12,7 @@ __all__ = [
     "command",
     "info",
     "layout",
+    "limits",
     "live",
     "maps",
     "model",
