@@ -55,7 +55,7 @@ def preload() -> None:
 
 def problems(values: Mapping[str, Any]) -> list[str]:
     """Return an error for each invalid value among the options of a host, converted to their types."""
-    checks = (_names, _sysctls, _boot_arguments, _nics, _paths, _pods, _cni)
+    checks = (_names, _sysctls, _boot_arguments, _nics, _paths, _pods, _cni, _cilium)
     return [problem for check in checks for problem in check(values)]
 
 
@@ -137,3 +137,8 @@ def _cni(values: Mapping[str, Any]) -> Iterator[str]:
     """Check the options of the CNI plugin and its agent as the module cni does."""
     given = {name[len("cni_") :]: value for name, value in values.items() if name.startswith("cni_")}
     yield from (f"cni_{problem}" for problem in agent.problems(given))
+
+
+def _cilium(values: Mapping[str, Any]) -> Iterator[str]:
+    if values.get("cilium_apply") and not values.get("cilium_chart"):
+        yield "cilium_apply: true requires cilium_chart; set it to the chart of the installed release"

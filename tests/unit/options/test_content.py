@@ -40,6 +40,7 @@ POD = {"name": "p", "addresses": ["10.0.0.1/32"]}
             {"cilium_accept_conflicts": ["istoi"]},
             "cilium_accept_conflicts: 'istoi' is not one of istio, kata, gke_workload_identity; did you mean",
         ),
+        ({"cilium_apply": True, "cilium_chart": ""}, "cilium_apply: true requires cilium_chart"),
         ({"pods_gso_max_size": 0}, "pods_gso_max_size: 0 is outside 1 to"),
         ({"pods_host_routes": [{"to": "x", "dev": "e"}]}, "pods_host_routes[0]: to: 'x' is not a network"),
         (
