@@ -133,7 +133,8 @@ options:
       stack_services:
         description:
           - Networks of services that kube-proxy translates, as O(podnet.datapath.pods#module:stack_services).
-          - If it is set, the network configuration also has the plugin C(portmap), for host ports.
+          - If it is set and O(agent.kube_proxy=keep), the network configuration also has the plugin
+            C(portmap), for host ports.
         type: list
         elements: str
         default: []
@@ -160,7 +161,8 @@ options:
         default: true
       kube_proxy:
         description:
-          - V(replace) translates the cluster's services in the datapath, if O(agent.kubeconfig) is set.
+          - V(replace) translates the cluster's services in the datapath, if O(agent.kubeconfig) is set, and
+            serves the host ports of Pods, which the network configuration then leaves to C(podnet).
             V(keep) leaves them to kube-proxy, except for what Pods send to addresses in the cluster
             if O(agent.network_policies=true), because policies are about the Pods behind a service.
         type: str

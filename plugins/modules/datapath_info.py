@@ -58,8 +58,8 @@ generation:
   type: int
 pods:
   description:
-    - The Pods of this node with labels, rate in bit/s, packet counters by direction and reason, and effective
-      policy by address.
+    - The Pods of this node with labels, rate in bit/s, host ports, packet counters by direction and reason,
+      and effective policy by address.
   returned: success
   type: list
   elements: dict
@@ -70,6 +70,7 @@ pods:
       slot: 1
       labels: {app: web}
       rate: 0
+      host_ports: [{address: "", port: 80, protocol: tcp, target: 8080}]
       packets: {egress: {LOCAL: 10}, ingress: {INBOUND: 12, DROP_POLICY_INGRESS: 1}}
       policy:
         10.31.1.11:

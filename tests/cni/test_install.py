@@ -258,6 +258,7 @@ def test_portmap_follows_if_kube_proxy_translates_services(cni: Installation) ->
     assert [plugin["type"] for plugin in conflist["plugins"]] == ["podnet", "portmap"]
     assert cni.node.run("readlink", "/opt/cni/bin/portmap") == "/usr/lib/cni/portmap\n"
     assert not cni.install(agent={"stack_services": ["10.96.0.0/16"]})["changed"]
+    assert conflist["plugins"][0]["capabilities"] == {"bandwidth": True}
     assert "remove /opt/cni/bin/portmap" in cni.install()["changes"]
     assert "/opt/cni/bin/portmap" not in cni.files()
 

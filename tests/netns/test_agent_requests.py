@@ -90,6 +90,10 @@ def call(
     return run(plugin, cni.agent.socket, command, data, env)
 
 
+def host_port(**mapping: Any) -> dict[str, Any]:
+    return {"runtimeConfig": {"portMappings": [without({"hostPort": 80, "containerPort": 80, **mapping})]}}
+
+
 def bandwidth(rate: Any) -> dict[str, Any]:
     return {"runtimeConfig": {"bandwidth": {"egressRate": rate, "egressBurst": 1}}}
 
@@ -149,6 +153,19 @@ CONFIGURATIONS: dict[str, tuple[int, str, Any]] = {
     "excessive rate": (100, "rate: ", bandwidth(1e300)),
     "object as portMappings": (7, "portMappings", {"runtimeConfig": {"portMappings": {}}}),
     "number in portMappings": (7, "portMappings", {"runtimeConfig": {"portMappings": [80]}}),
+    "no hostPort": (7, "portMappings[0]: hostPort: None is not a port", host_port(hostPort=ABSENT)),
+    "hostPort 0": (7, "hostPort: 0 is not a port", host_port(hostPort=0)),
+    "hostPort 70000": (7, "hostPort: 70000 is not a port", host_port(hostPort=70000)),
+    "text as hostPort": (7, "hostPort: '80' is not a port", host_port(hostPort="80")),
+    "containerPort -1": (7, "containerPort: -1 is not a port", host_port(containerPort=-1)),
+    "boolean containerPort": (7, "containerPort: True is not a port", host_port(containerPort=True)),
+    "unknown protocol": (7, "protocol: 'icmp' is not one of tcp, udp, sctp", host_port(protocol="icmp")),
+    "number as protocol": (7, "protocol: 6 is not one of", host_port(protocol=6)),
+    "SCTP to another port": (7, "as SCTP requires", host_port(protocol="sctp", containerPort=81)),
+    "name as hostIP": (7, "hostIP: 'localhost' is not an IPv4 or IPv6", host_port(hostIP="localhost")),
+    "network as hostIP": (7, "hostIP: '10.0.0.0/8' is not an IPv4", host_port(hostIP="10.0.0.0/8")),
+    "number as hostIP": (7, "hostIP: 1 is not an IPv4", host_port(hostIP=1)),
+    "long hostIP": (7, "hostIP", host_port(hostIP="1" * 500_000)),
 }
 
 

@@ -68,7 +68,8 @@ def api_policies(raw: list[dict[str, Any]]) -> list[Policy]:
 
 def endpoint(number: int) -> dict[str, Any]:
     named = {"name": f"e{number}", "device": f"s{number}", "display_name": f"ns/p{number}"}
-    return {**named, "uid": f"u{number}", "addresses": addresses(number)}
+    ports = [{"port": 30000 + number, "target": 80, "protocol": "tcp"}] if number else []
+    return {**named, "uid": f"u{number}", "addresses": addresses(number), "host_ports": ports}
 
 
 numbers = st.integers(0, PODS - 1)
@@ -153,6 +154,8 @@ def without_numbers(image: Image) -> dict[str, Any]:
         "pods": named(image.pods),
         "cidrs": {key: (names[number], flags) for key, (number, flags) in image.cidrs.items()},
         "policy": {(names[s], names[p], d): value for (s, p, d), value in image.policy.items()},
+        "services": image.services,
+        "node_addresses": image.node_addresses,
         "node": image.node,
     }
 

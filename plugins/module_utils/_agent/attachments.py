@@ -38,7 +38,8 @@ class Attachment:
 
     ``namespace`` identifies the network namespace, whose path ``netns`` may be of another one later.
     ``config`` is the network configuration, which the IPAM plugin needs to release the addresses. ``uid`` is
-    that of the Pod, and was not recorded by former versions. ``result`` is empty until the Pod is complete.
+    that of the Pod, and was not recorded by former versions. The datapath serves ``host_ports``. ``result``
+    is empty until the Pod is complete.
     """
 
     container: str
@@ -52,6 +53,7 @@ class Attachment:
     rate: str = ""
     uid: str = ""
     addresses: Sequence[str] = ()
+    host_ports: Sequence[Mapping[str, Any]] = ()
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property

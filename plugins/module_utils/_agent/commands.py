@@ -9,6 +9,7 @@ changes devices and maps, and combines the requests that wait.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -132,6 +133,8 @@ class Commands:
             if request.is_abandoned():
                 raise CniError(TRY_AGAIN, "the plugin that sent the request was killed")
             attachment = Attachment.of(request, config, netns.identity(request.netns))
+            if self._config.kube_proxy == "replace":
+                attachment = replace(attachment, host_ports=request.host_ports)
             existing = self._attachments.get(attachment.name)
             if existing and existing.result:
                 raise CniError(
@@ -157,6 +160,14 @@ class Commands:
                 request.shown,
                 extra={"pod": request.pod, "container": request.container},
             )
+        versions = {ipaddress.ip_interface(one).version for one in attachment.addresses}
+        for one in attachment.host_ports:
+            if one.get("address") and ipaddress.ip_address(one["address"]).version not in versions:
+                log.warning(
+                    "%s: hostPort %s of %s has no effect, as the Pod has no address of that family",
+                    *(request.shown, one["port"], one["address"]),
+                    extra={"pod": request.pod, "container": request.container},
+                )
         created = self._worker.create(self.spec_of(attachment))
         result = _result(request, created, attachment.addresses, dns)
         self._attachments.write(replace(attachment, result=result))
@@ -258,6 +269,7 @@ class Commands:
             masquerade=bool(self._config.masquerade),
             display_name=attachment.pod,
             uid=attachment.pod_uid,
+            host_ports=list(attachment.host_ports) or None,
         )
 
     # GC and STATUS

@@ -27,7 +27,7 @@ class Config:
     ``pod_cidrs`` are the address ranges of this node's Pods, by default those of its Node object.
     With a ``kubeconfig``, ``routes`` to other nodes come from their Node objects, unless it is ``none``,
     ``network_policies`` is whether NetworkPolicy objects are enforced. With these, services are translated
-    for Pods; for all clients and addresses if ``kube_proxy`` is ``replace``.
+    for Pods; for all clients and addresses, with the host ports of Pods, if ``kube_proxy`` is ``replace``.
     ``masquerade`` is that of the module ``pods``; all Pods are masqueraded if it has an address. The health
     and metrics endpoint is disabled if ``metrics_port`` is 0. ``object`` is loaded after a boot, and attached
     to the ``uplinks`` at the hook ``hook_type``, and to the sockets of ``cgroup_path`` as ``socket_lb``

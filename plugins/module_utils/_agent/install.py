@@ -69,7 +69,7 @@ def desired(object_path: str, **options: Any) -> Desired:
         program=files.text_of(program()) or "",
         unit=install_plan.unit(bundle.interpreter()),
         object=files.read_file(object_path),
-        links=_links(options["bin_dir"]) if options["agent"].get("stack_services") else {},
+        links=_links(options["bin_dir"]) if install_plan.chained(options["agent"]) else {},
         **options,
     )
 
@@ -210,7 +210,7 @@ def _require_parts(wanted: Desired) -> None:
         found.append("object: there is no such file: run the role podnet.datapath.bpf_datapath first")
     if not os.access(wanted.plugin, os.X_OK):
         found.append(f"bin_dir: there is no program {wanted.plugin}: copy the plugin there first")
-    for kind in (str(wanted.ipam["type"]), *wanted.chained()):
+    for kind in (str(wanted.ipam["type"]), *install_plan.chained(wanted.agent)):
         try:
             ipam.find_plugin(kind, wanted.bin_dir)
         except CniError:

@@ -24,11 +24,19 @@ SERVICE = "podnet-agent.service"
 UNIT = f"/etc/systemd/system/{SERVICE}"
 MARKER = "# Written by podnet.datapath: changes made here are lost."
 PLUGIN = "podnet"
-# Not the Pods' annotations: nothing reads them, and runtimes send up to 1.5 MiB (256 KiB before escaping).
-CAPABILITIES = ("portMappings", "bandwidth")
 SUFFIXES = (".conf", ".conflist", ".json")  # of network configurations
 PORTMAP = "portmap"
+HOST_PORTS = {"portMappings": True}  # the capability
 HOST_LOCAL, HOST_LOCAL_DATA = "host-local", "/var/lib/cni/networks"
+
+
+def _serves_host_ports(agent: Mapping[str, Any]) -> bool:
+    return agent.get("kube_proxy") == "replace"
+
+
+def chained(agent: Mapping[str, Any]) -> list[str]:
+    """Return the plugins after podnet: portmap beside kube-proxy, as its translation passes the stack."""
+    return [PORTMAP] if agent.get("stack_services") and not _serves_host_ports(agent) else []
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,12 @@ class Desired:
 
     def network_config(self) -> dict[str, Any]:
         """Return the network configuration, which runtimes that support CNI 1.1 use with that version."""
+        # Not the Pods' annotations: nothing reads them, and runtimes send up to 1.5 MiB (256 KiB before
+        # escaping).
+        capabilities = {"bandwidth": True, **(HOST_PORTS if _serves_host_ports(self.agent) else {})}
         plugins = [
-            {"type": PLUGIN, "capabilities": dict.fromkeys(CAPABILITIES, True), "ipam": dict(self.ipam)},
-            *({"type": name, "capabilities": {"portMappings": True}} for name in self.chained()),
+            {"type": PLUGIN, "capabilities": capabilities, "ipam": dict(self.ipam)},
+            *({"type": name, "capabilities": HOST_PORTS} for name in chained(self.agent)),
         ]
         return {
             "cniVersion": "1.0.0",
@@ -97,10 +108,6 @@ class Desired:
             "name": self.network,
             "plugins": plugins,
         }
-
-    def chained(self) -> list[str]:
-        """Return the plugins after podnet: portmap, whose translation the programs allow for."""
-        return [PORTMAP] if self.agent.get("stack_services") else []
 
     def files(self) -> dict[str, str]:
         """Return the files by path, in the order in which they are written."""

@@ -11,6 +11,7 @@ Source: Container Network Interface Specification 1.1.0, sections 2, 4 and 5.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import re
@@ -48,8 +49,9 @@ class Request:
     """A validated request.
 
     ``pod`` is ``namespace/name`` if the runtime belongs to Kubernetes, else empty; ``uid`` is empty if the
-    runtime does not pass it. ``egress_rate`` is in bit/s, 0 for none. ``valid`` are the attachments
-    (container ID, interface) that GC keeps. ``is_abandoned`` returns whether the plugin was killed.
+    runtime does not pass it. ADD has rates in bit/s, 0 for none, and ``host_ports`` as the datapath declares
+    them. ``valid`` are the attachments (container ID, interface) that GC keeps. ``is_abandoned`` returns
+    whether the plugin was killed.
     """
 
     command: str
@@ -64,7 +66,7 @@ class Request:
     uid: str = ""
     egress_rate: int = 0
     ingress_rate: int = 0
-    port_mappings: Sequence[Mapping[str, Any]] = ()
+    host_ports: Sequence[Mapping[str, Any]] = ()
     previous: Mapping[str, Any] | None = None
     valid: frozenset[tuple[str, str]] = field(default_factory=frozenset)
     is_abandoned: Callable[[], bool] = field(default=lambda: False, compare=False)
@@ -129,7 +131,8 @@ def parse_request(raw: bytes) -> Request:
     container, interface, netns = _target(command, variables)
     arguments = _arguments(variables.get("CNI_ARGS", ""))
     namespace, name = arguments.get("K8S_POD_NAMESPACE", ""), arguments.get("K8S_POD_NAME", "")
-    runtime = _object(config, "runtimeConfig")
+    # Only for ADD, as DEL must succeed after an ADD that has rejected them.
+    runtime = _object(config, "runtimeConfig") if command == "ADD" else {}
     bandwidth = _object(runtime, "bandwidth", "runtimeConfig.")
     return Request(
         command=command,
@@ -144,7 +147,7 @@ def parse_request(raw: bytes) -> Request:
         uid=arguments.get("K8S_POD_UID", ""),
         egress_rate=_rate(bandwidth, "egressRate"),
         ingress_rate=_rate(bandwidth, "ingressRate"),
-        port_mappings=_mappings(runtime),
+        host_ports=_host_ports(runtime),
         previous=config.get("prevResult"),
         valid=_valid(config) if command == "GC" else frozenset(),
     )
@@ -212,13 +215,46 @@ def _rate(bandwidth: Mapping[str, Any], key: str) -> int:
     return int(value)
 
 
-def _mappings(runtime: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+def _host_ports(runtime: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Return the port mappings as host ports of an endpoint."""
     value = runtime.get("portMappings")
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise CniError(INVALID_CONFIG, "runtimeConfig.portMappings: must be a list of objects")
-    return tuple(value)
+    found = []
+    for index, one in enumerate(value):
+        try:
+            found.append(_host_port(one))
+        except ValueError as error:
+            raise CniError(INVALID_CONFIG, f"runtimeConfig.portMappings[{index}]: {error}") from None
+    return tuple(found)
+
+
+def _host_port(raw: Mapping[str, Any]) -> dict[str, Any]:
+    for key in ("hostPort", "containerPort"):
+        value = raw.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
+            raise ValueError(f"{key}: {value!r} is not a port from 1 to 65535")
+    protocol = raw.get("protocol", "tcp")
+    if not isinstance(protocol, str) or protocol.lower() not in ("tcp", "udp", "sctp"):
+        raise ValueError(f"protocol: {protocol!r} is not one of tcp, udp, sctp")
+    port, target = raw["hostPort"], raw["containerPort"]
+    if protocol.lower() == "sctp" and port != target:
+        raise ValueError(
+            f"hostPort: {port} is not the containerPort {target}, as SCTP requires: its ports cannot be"
+            " translated"
+        )
+    found = {"port": port, "target": target, "protocol": protocol.lower()}
+    host_ip = raw.get("hostIP")
+    if host_ip is None or host_ip == "":
+        return found
+    try:
+        if not isinstance(host_ip, str) or "%" in host_ip:
+            raise ValueError
+        return {**found, "address": str(ipaddress.ip_address(host_ip))}
+    except ValueError:
+        raise ValueError(f"hostIP: {host_ip!r} is not an IPv4 or IPv6 address") from None
 
 
 def _valid(config: Mapping[str, Any]) -> frozenset[tuple[str, str]]:

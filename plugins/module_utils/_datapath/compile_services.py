@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .cluster import CLUSTER
+from .host_ports import is_served
 from .image import Frontend, Image
 from .layout import digest_of, encode_backend, encode_netns, encode_service, family_of, number_of
 from .model import Backend, Service
@@ -16,6 +17,8 @@ from .node import Node
 def compile_services(image: Image, services: Sequence[Service], node: Node) -> None:
     """Add services and their backends, and what sockets need for ports of the node."""
     for service in services:
+        if not is_served(service, node.addresses):
+            continue
         digest = _compile_backends(image, service.backends)
         external = _compile_backends(image, _external_backends(service, node))
         key = encode_service(service.address, service.port, service.protocol)
@@ -30,7 +33,10 @@ def compile_services(image: Image, services: Sequence[Service], node: Node) -> N
 
 def has_external(services: Iterable[Service]) -> bool:
     """Return whether hosts on the wire reach services: those of a cluster, and ports of the node."""
-    return any(service.owner == CLUSTER or service.address.is_unspecified for service in services)
+    return any(
+        service.owner == CLUSTER or service.address.is_unspecified or service.host_port
+        for service in services
+    )
 
 
 def _external_backends(service: Service, node: Node) -> list[Backend]:

@@ -120,6 +120,15 @@ def _pods(
                 "slot": slot,
                 "labels": dict(pod.labels),
                 "rate": pod.rate * 8,
+                "host_ports": [
+                    {
+                        "address": str(one.address or ""),
+                        "port": one.port,
+                        "protocol": PROTOCOL_NAMES[one.protocol],
+                        "target": one.target,
+                    }
+                    for one in pod.host_ports
+                ],
                 "packets": _by_direction(counters.get(slot, {}) if slot else {}),
                 "policy": {
                     address: _policy(image, e.identity, e.enforce, names)

@@ -16,9 +16,11 @@ from typing import Any
 
 from .._core.plan import Problem
 from .._kernel import bpf
+from .._kernel.routes import local_addresses
 from .apply import configure, require_equal, write
 from .cluster import Cluster, ClusterChanges, Holders, by_name, changes_between, cluster_services, labelled
 from .compile import Compiler
+from .host_ports import host_port_problems, host_port_services
 from .layout import FEATURE_MASQUERADE
 from .limits import Full
 from .maps import Maps, require_confirmed
@@ -75,6 +77,7 @@ class LiveEntries:
         with self._store.locked():
             require_confirmed(self._pin_path)
             self._refresh()
+            self._require_host_ports(endpoints, names)
             kept = [one for one in self._record.options.get("endpoints") or () if one["name"] not in names]
             options = {**self._shared, "endpoints": [*kept, *map(stored, endpoints)]}
             new = len(kept) == len(self._record.options.get("endpoints") or ())
@@ -224,6 +227,20 @@ class LiveEntries:
             and (not masquerades or bool(self._maps.config()[1] & FEATURE_MASQUERADE))
         )
 
+    def _require_host_ports(self, endpoints: Sequence[Endpoint], names: Collection[str]) -> None:
+        """Raise ``Problem`` if host ports of endpoints that replace those of ``names`` are not available."""
+        if not any(endpoint.get("host_ports") for endpoint in endpoints):
+            return
+        replaced = {(self._owner, name) for name in names}
+        services = [service for service in self._services if not service.host_port]
+        services += host_port_services(pod for key, pod in self._declared.items() if key not in replaced)
+        of_cluster = self._cluster.services if self._cluster else {}
+        services += (service for some in of_cluster.values() for service in some)
+        own, _problems = parse({"endpoints": endpoints}, self._owner)
+        problems = host_port_problems(own.pods, services, local_addresses())
+        if problems:
+            raise Problem("\n".join(problems))
+
     # Writing
 
     @contextlib.contextmanager
@@ -295,17 +312,22 @@ class LiveEntries:
             self._write(addresses, bool(local))
 
     def _update_services(self) -> None:
-        """Write the services of the cluster as one generation; both buffers have all else."""
-        if self._cluster is None:
-            raise AssertionError("the objects of the cluster are unknown")
+        """Write all services as one generation; both buffers have all else."""
         self._token = ()
-        services, conflicts = cluster_services(self._services, self._cluster.services)
+        of_cluster = self._cluster.services if self._cluster else {}
+        services, conflicts = cluster_services(self._services, of_cluster)
         self._compiler.set_services([*self._services, *services], read_node(self._pin_path), conflicts)
         writes, problems = plan_services(self._maps.read(SERVICES), self._compiler.image)
         if problems:
             raise Problem("\n".join(problems))
         write(self._maps, writes)
         self._token = self._read_token()
+
+    def _update_host_ports(self) -> None:
+        """Write the services after the host ports of declared Pods have changed."""
+        services = [service for service in self._services if not service.host_port]
+        self._services = [*services, *host_port_services(self._declared.values())]
+        self._update_services()
 
     def _write(self, addresses: Iterable[Address], commit: bool, reset_slots: Sequence[int] = ()) -> None:
         """Write the entries of addresses whose Pod has changed, and all that depends on them."""
@@ -344,8 +366,13 @@ class LiveEntries:
                     self._holders.declared.update(dict.fromkeys(pod.addresses, pod))
                     self._compiler.set_device(labelled(pod, self._cluster))
                 self._write(addresses, True, [slots[pod.name] for pod in own.pods if pod.name in slots])
+                if any(pod.host_ports for pod in own.pods):
+                    self._update_host_ports()
         except Problem:
+            self._token = ()
             self._store.write(self._owner, former)
+            with contextlib.suppress(Problem, OSError):  # else the next call removes what was written
+                self._refresh()
             raise
 
     def _remove(self, names: Collection[str], options: dict[str, Any]) -> None:
@@ -358,6 +385,8 @@ class LiveEntries:
                 for address in pod.addresses:
                     self._holders.declared.pop(address, None)
                 self._compiler.set_device(pod, remove=True)
+            if any(pod.host_ports for pod in pods):
+                self._update_host_ports()
             self._write([address for pod in pods for address in pod.addresses], True)
 
     def _write_record(self, record: Record) -> None:

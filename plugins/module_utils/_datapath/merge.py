@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from .cluster import Cluster, add_cluster
+from .host_ports import host_port_services
 from .model import Address, Backend, Declaration, Masquerade, Pod, PodSelector, Service
 from .parse import parse
 from .store import Record
@@ -38,7 +39,10 @@ def merge(
     merged = Declaration(
         pods,
         [policy for declaration in declarations for policy in declaration.policies],
-        [_with_backends(service, pods) for declaration in declarations for service in declaration.services],
+        [
+            *(_with_backends(service, pods) for one in declarations for service in one.services),
+            *host_port_services(pods),
+        ],
         _masquerade(own, others, problems),
         frozenset(network for declaration in declarations for network in declaration.stack_services),
     )

@@ -18,6 +18,19 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 
 
 @dataclass(frozen=True)
+class HostPort:
+    """A port of the node that leads to the port ``target`` of a Pod.
+
+    ``address`` is one of the node, or the unspecified address of a family; None: all addresses of the node.
+    """
+
+    port: int
+    target: int
+    protocol: int
+    address: Address | None = None
+
+
+@dataclass(frozen=True)
 class Pod:
     """A Pod. ``device`` is the host end of its device, empty for a Pod of another node.
 
@@ -38,6 +51,7 @@ class Pod:
     display_name: str = ""
     uid: str = ""
     in_cluster: bool = False
+    host_ports: tuple[HostPort, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -151,7 +165,8 @@ class Service:
 
     The unspecified address of a family stands for all addresses of this node (a node port). ``affinity``
     are the seconds that a client keeps its backend, 0 for none. ``external`` are the backends for clients
-    outside of the cluster (externalTrafficPolicy); None: ``backends``.
+    outside of the cluster (externalTrafficPolicy); None: ``backends``. A ``host_port`` of a Pod applies to
+    addresses of this node only.
     """
 
     name: str
@@ -163,6 +178,7 @@ class Service:
     selected: tuple[tuple[PodSelector, int, int], ...] = ()
     affinity: int = 0
     external: tuple[Backend, ...] | None = None
+    host_port: bool = False
 
 
 @dataclass(frozen=True)

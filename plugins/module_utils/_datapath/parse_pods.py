@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .host_ports import parse_host_ports
 from .layout import POD_SLOTS
 from .model import Expression, Pod, PodSelector
 from .node import Node
@@ -59,6 +60,7 @@ def _pod(
         display_name=raw.get("display_name") or "",
         uid=raw.get("uid") or "",
         in_cluster=in_cluster,
+        host_ports=parse_host_ports(raw.get("host_ports") or ()),
     )
 
 

@@ -101,6 +101,7 @@ def summary(
         "devices": _counted(Counter(kinds.get(pod["device"], "missing") for pod in pods)),
         "policies": f"{sum(any(pod['policy'].values()) for pod in pods)} Pods are selected",
         "services": str(len(info["services"])),
+        "host ports": str(sum(len(pod["host_ports"]) for pod in pods)),
         "connections": f"{connections['entries']} of {connections['max']}",
         "drops": largest or "none",
     }

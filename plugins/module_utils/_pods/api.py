@@ -41,7 +41,8 @@ class PodSpec:
     """One Pod, as the module ``pods`` documents it; ``None`` stands for the value of the node.
 
     ``display_name`` is its name in reports, if ``name`` is not readable. ``uid`` is that of its Kubernetes
-    object.
+    object. ``host_ports`` are ports of the node that lead to it: port, target, protocol, and the node's
+    address if it is a single one.
     """
 
     name: str
@@ -57,6 +58,7 @@ class PodSpec:
     anti_spoof: bool = True
     display_name: str = ""
     uid: str | None = None
+    host_ports: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class NodeSpec:
 
 
 _DEVICE_OPTIONS = ("name", "netns", "interface", "host_interface", "addresses", "driver", "mtu")
-_ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof", "display_name", "uid")
+_ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof", "display_name", "uid", "host_ports")
 _DECLARED = ("remote_pods", "policies", "services", "masquerade", "stack_services")
 
 

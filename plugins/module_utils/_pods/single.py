@@ -197,8 +197,11 @@ class SinglePods:
         except KernelRefusal as refusal:
             return [f"interface {device.host_interface}: {refusal.strerror}"]
         found = [str(step) for step in steps_between(State({pod.name: current}), State({pod.name: device}))]
-        if all(one["name"] != pod.name for one in self._entries.endpoints()):
+        entries = {one["name"]: one for one in self._entries.endpoints()}
+        if pod.name not in entries:
             found.append("the maps have no entries of the Pod")
+        elif list(entries[pod.name].get("host_ports") or ()) != list(pod.host_ports or ()):
+            found.append("the maps have other host ports of the Pod")
         return found
 
     # Stages

@@ -124,13 +124,20 @@ def test_the_module_has_all_options_of_the_agent() -> None:
     assert {*cni._AGENT} == {field.name for field in dataclasses.fields(config.Config)} - {"object"}
 
 
-def test_host_ports_need_the_services_of_kube_proxy() -> None:
-    def kinds(desired: Desired) -> list[str]:
-        return [plugin["type"] for plugin in desired.network_config()["plugins"]]
+def test_one_plugin_gets_host_ports() -> None:
+    """The datapath without kube-proxy, portmap beside it."""
 
-    assert kinds(DESIRED) == ["podnet"]
-    beside = dataclasses.replace(DESIRED, agent={**DESIRED.agent, "stack_services": ["10.96.0.0/16"]})
-    assert kinds(beside) == ["podnet", "portmap"]
+    def serving(**agent: Any) -> list[str]:
+        desired = dataclasses.replace(DESIRED, agent={**DESIRED.agent, **agent})
+        plugins = desired.network_config()["plugins"]
+        assert plugins[0]["type"] == "podnet" and plugins[0]["capabilities"]["bandwidth"]
+        return [one["type"] for one in plugins if one["capabilities"].get("portMappings")]
+
+    services = ["10.96.0.0/16"]
+    assert serving() == []
+    assert serving(stack_services=services) == ["portmap"]
+    assert serving(kube_proxy="replace") == ["podnet"]
+    assert serving(kube_proxy="replace", stack_services=services) == ["podnet"]
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,30 @@ def encode(config: Any, **variables: str | None) -> bytes:
 
 
 def test_a_request_is_parsed() -> None:
-    runtime = {"bandwidth": {"egressRate": 10_000_000}, "portMappings": [{"hostPort": 80}]}
+    mappings = [
+        {"hostPort": 80, "containerPort": 8080, "protocol": "tcp", "hostIP": ""},
+        {"hostPort": 53, "containerPort": 53, "protocol": "UDP", "hostIP": "FD00:0::1"},
+        {"hostPort": 9, "containerPort": 9, "protocol": "sctp", "hostIP": "0.0.0.0"},
+        {"hostPort": 65535, "containerPort": 1},
+    ]
+    runtime = {"bandwidth": {"egressRate": 10_000_000}, "portMappings": mappings}
     request = protocol.parse_request(encode({**CONFIG, "runtimeConfig": runtime}, ARGS=POD))
     assert (request.command, request.container, request.interface) == ("ADD", "c1", "eth0")
     assert (request.pod, request.shown, request.network) == ("shop/web-0", "shop/web-0", "net")
     assert (request.egress_rate, request.ingress_rate) == (10_000_000, 0)
-    assert request.port_mappings == ({"hostPort": 80},)
+    assert request.host_ports == (
+        {"port": 80, "target": 8080, "protocol": "tcp"},
+        {"port": 53, "target": 53, "protocol": "udp", "address": "fd00::1"},
+        {"port": 9, "target": 9, "protocol": "sctp", "address": "0.0.0.0"},
+        {"port": 65535, "target": 1, "protocol": "tcp"},
+    )
+
+
+@pytest.mark.parametrize("command", ["DEL", "CHECK"])
+def test_a_container_whose_values_were_rejected_can_be_deleted(command: str) -> None:
+    for value in RUNTIME.values():
+        raw = encode({**CONFIG, "runtimeConfig": value}, COMMAND=command)
+        assert protocol.parse_request(raw).command == command
 
 
 def test_variables_may_contain_any_bytes_but_nul() -> None:
@@ -104,6 +122,19 @@ RUNTIME: dict[str, Any] = {
     "bandwidth list": {"bandwidth": []},
     "ports object": {"portMappings": {}},
     "ports of numbers": {"portMappings": [80]},
+    **{
+        f"{key} {value!r}": {"portMappings": [{"hostPort": 80, "containerPort": 80, key: value}]}
+        for key, values in {
+            "hostPort": (0, -1, 65536, 70000, "80", 80.0, True, None, []),
+            "containerPort": (0, -1, 65536, "80", 80.5, False, None, {}),
+            "protocol": ("", "icmp", "tcp4", 6, None, ["tcp"]),
+            "hostIP": ("localhost", "10.0.0.256", "10.0.0.0/24", "fe80::1%eth0", " ", 0, 1, False, ["::1"]),
+        }.items()
+        for value in values
+    },
+    "no hostPort": {"portMappings": [{"containerPort": 80}]},
+    "no containerPort": {"portMappings": [{"hostPort": 80}]},
+    "SCTP to another port": {"portMappings": [{"hostPort": 80, "containerPort": 8080, "protocol": "sctp"}]},
 }
 GC: dict[str, Any] = {
     "no list": None,
