@@ -24,7 +24,6 @@ from .model import GKE, ISTIO, KATA, OWN_NAME, Cluster, Override
 LABEL = "podnet.datapath/cilium"
 PENDING = "podnet.datapath/cilium-pending"
 MANAGED = {"app.kubernetes.io/managed-by": "podnet.datapath"}
-MERGE = "application/merge-patch+json"
 CONFIG_MAP = "cilium-config"
 AGENTS = "k8s-app=cilium"
 # What a plan needs of the return values of cilium_info.
@@ -148,29 +147,20 @@ class CiliumApi:
         return list(self.api.request("GET", path).get("items") or [])
 
     def _config_map(self) -> dict[str, str]:
-        path = f"/api/v1/namespaces/{self.namespace}/configmaps/{CONFIG_MAP}"
-        try:
-            found = self.api.request("GET", path).get("data") or {}
-        except KubernetesError as error:
-            if error.status != 404:
-                raise
+        found = self.api.find(f"/api/v1/namespaces/{self.namespace}/configmaps/{CONFIG_MAP}")
+        if found is None:
             raise KubernetesError(
                 f"namespace {self.namespace} has no ConfigMap {CONFIG_MAP}: set cilium_namespace to the one"
                 " in which the agents run",
                 404,
-            ) from None
-        return {str(key): str(value) for key, value in found.items()}
+            )
+        return {str(key): str(value) for key, value in (found.get("data") or {}).items()}
 
     def config_version(self) -> str:
         """Return the version of the CiliumNodeConfig API: v2 since 1.16, else v2alpha1."""
         for version in ("v2", "v2alpha1"):
-            try:
-                resources = self.api.request("GET", f"/apis/cilium.io/{version}").get("resources") or []
-            except KubernetesError as error:
-                if error.status != 404:
-                    raise
-                continue
-            if any(one.get("name") == "ciliumnodeconfigs" for one in resources):
+            found = self.api.find(f"/apis/cilium.io/{version}") or {}
+            if any(one.get("name") == "ciliumnodeconfigs" for one in found.get("resources") or []):
                 return version
         raise KubernetesError(
             "the cluster has no CiliumNodeConfigs (cilium.io/v2 or v2alpha1), which settings of single nodes"
@@ -233,12 +223,11 @@ class CiliumApi:
         except KubernetesError as error:
             if error.status != 409:  # exists: another run created it, or it was changed since
                 raise
-            self.api.request("PATCH", f"{path}/{object_name(label)}", {"spec": body["spec"]}, MERGE)
+            self.api.patch(f"{path}/{object_name(label)}", {"spec": body["spec"]})
 
     def set_override(self, state: NodeState, label: str, pending: Pending | None) -> Json:
         """Set or remove a node's label and its record of the former one, in one request."""
-        return self.api.request(
-            "PATCH",
+        return self.api.patch(
             f"/api/v1/nodes/{urllib.parse.quote(state.name)}",
             {
                 "metadata": {
@@ -246,7 +235,6 @@ class CiliumApi:
                     "annotations": {PENDING: pending.text() if pending else None},
                 }
             },
-            MERGE,
         )
 
     def remove_unused(self) -> list[str]:

@@ -39,7 +39,7 @@ def names(node: str) -> list[str]:
 def run(api: CiliumApi, desired: Desired, check: bool, sleep: Callable[[float], None] = time.sleep) -> Result:
     """Create the Pods and wait until they run, or remove them; raises ``KubernetesError``."""
     path = f"/api/v1/namespaces/{desired.namespace}/pods"
-    existing = {name: pod for name in names(desired.node) for pod in [_get(api, f"{path}/{name}")] if pod}
+    existing = {name: pod for name in names(desired.node) for pod in [api.api.find(f"{path}/{name}")] if pod}
     present = desired.state == "present"
     changes = [
         Change(f"pod {desired.namespace}/{name}", name in existing, present, desired.node)
@@ -59,15 +59,6 @@ def run(api: CiliumApi, desired: Desired, check: bool, sleep: Callable[[float], 
     pods = [f"{desired.namespace}/{name}" for name in names(desired.node)] if present else []
     values = {"pods": pods, "addresses": addresses}
     return Result(bool(changes), values, diff=[diff(f"Pods on {desired.node}", changes)])
-
-
-def _get(api: CiliumApi, path: str) -> Json | None:
-    try:
-        return api.api.request("GET", path)
-    except KubernetesError as error:
-        if error.status != 404:
-            raise
-        return None
 
 
 def _pod(api: CiliumApi, desired: Desired, name: str) -> Json:
@@ -117,7 +108,7 @@ def _agent_image(api: CiliumApi, node: str) -> str:
 def _wait_until_gone(api: CiliumApi, desired: Desired, path: str, sleep: Callable[[float], None]) -> None:
     deadline = time.monotonic() + desired.timeout
     while True:
-        remaining = [name for name in names(desired.node) if _get(api, f"{path}/{name}")]
+        remaining = [name for name in names(desired.node) if api.api.find(f"{path}/{name}")]
         if not remaining:
             return
         if time.monotonic() >= deadline:
@@ -132,7 +123,7 @@ def _wait(api: CiliumApi, desired: Desired, path: str, sleep: Callable[[float], 
     """Return the Pods as soon as they run."""
     deadline = time.monotonic() + desired.timeout
     while True:
-        pods = [_get(api, f"{path}/{name}") or {} for name in names(desired.node)]
+        pods = [api.api.find(f"{path}/{name}") or {} for name in names(desired.node)]
         if all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
             return pods
         if time.monotonic() >= deadline:

@@ -265,6 +265,19 @@ class Api:
                     raise
             time.sleep(RETRY_PERIOD)
 
+    def find(self, path: str) -> Json | None:
+        """Return an object, None if it does not exist; raises ``KubernetesError``."""
+        try:
+            return self.request("GET", path)
+        except KubernetesError as error:
+            if error.status != 404:
+                raise
+            return None
+
+    def patch(self, path: str, body: Json) -> Json:
+        """Change fields of an object by a merge patch, in which None removes a field."""
+        return self.request("PATCH", path, body, "application/merge-patch+json")
+
     def _request(self, method: str, path: str, body: Json | None, kind: str) -> Json:
         self._renew_expired()
         try:
@@ -327,17 +340,15 @@ class Api:
 
     def node(self, name: str) -> Json:
         """Return a node; raises ``KubernetesError`` that lists the nodes if it does not exist."""
-        try:
-            return self.request("GET", f"/api/v1/nodes/{urllib.parse.quote(name)}")
-        except KubernetesError as error:
-            if error.status != 404:
-                raise
+        found = self.find(f"/api/v1/nodes/{urllib.parse.quote(name)}")
+        if found is None:
             known = ", ".join(sorted(node["metadata"]["name"] for node in self.nodes())[:10])
             raise KubernetesError(
                 f"node: the cluster has no node {name!r} (its nodes: {known or 'none'}): set "
                 "fleet_kubernetes_node to its name in Kubernetes",
                 404,
-            ) from None
+            )
+        return found
 
     def nodes(self) -> list[Json]:
         """Return all nodes."""
@@ -371,14 +382,12 @@ class Api:
 
     def patch_node(self, name: str, unschedulable: bool | None, owner: str | None, version: str) -> Json:
         """Cordon or uncordon a node and annotate its owner. Fails if the node changed since it was read."""
-        return self.request(
-            "PATCH",
+        return self.patch(
             f"/api/v1/nodes/{urllib.parse.quote(name)}",
             {
                 "metadata": {"annotations": {ANNOTATION: owner}, "resourceVersion": version},
                 "spec": {"unschedulable": unschedulable},
             },
-            "application/merge-patch+json",
         )
 
     def eviction_version(self) -> str:

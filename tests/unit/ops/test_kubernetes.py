@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -154,38 +156,69 @@ def test_missing_kubeconfig_is_an_error(tmp_path: Path) -> None:
         kubernetes.access(str(tmp_path / "none"))
 
 
+Seen = list[tuple[str, str | None, bytes]]  # method, content type and body of each request
+
+
+@contextlib.contextmanager
+def answering(*answers: int) -> Iterator[tuple[str, Seen]]:
+    """Answer requests with statuses and an empty object; yield the URL and the requests."""
+    remaining, seen = list(answers), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            seen.append((self.command, self.headers["Content-Type"], body))
+            self.send_response(remaining.pop(0))
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_PATCH = do_GET
+
+        def log_message(self, *_unused: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", seen
+        finally:
+            server.shutdown()
+            thread.join()
+    assert not remaining
+
+
 @pytest.mark.parametrize(
     ("answers", "waits"), [([503, 200], True), ([502, 504, 200], True), ([403], False), ([429], False)]
 )
 def test_request_is_repeated_while_the_api_is_unavailable(
     monkeypatch: pytest.MonkeyPatch, answers: list[int], waits: bool
 ) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(answers.pop(0))
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def log_message(self, *_unused: object) -> None:
-            pass
-
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            api = kubernetes.Api(kubernetes.Access(f"http://127.0.0.1:{server.server_port}"), patience=60)
-            if waits:
-                assert api.request("GET", "/") == {}
-            else:
-                with pytest.raises(KubernetesError):
-                    api.request("GET", "/")
-        finally:
-            server.shutdown()
-            thread.join()
-    assert bool(waited) == waits and not answers
+    with answering(*answers) as (url, _seen):
+        api = kubernetes.Api(kubernetes.Access(url), patience=60)
+        if waits:
+            assert api.request("GET", "/") == {}
+        else:
+            with pytest.raises(KubernetesError):
+                api.request("GET", "/")
+    assert bool(waited) == waits
+
+
+def test_only_a_missing_object_is_none() -> None:
+    with answering(200, 404, 403) as (url, _seen):
+        api = kubernetes.Api(kubernetes.Access(url))
+        assert api.find("/") == {} and api.find("/") is None
+        with pytest.raises(KubernetesError):
+            api.find("/")
+
+
+def test_a_change_is_a_merge_patch() -> None:
+    with answering(200) as (url, seen):
+        kubernetes.Api(kubernetes.Access(url)).patch("/", {"metadata": {"labels": {"a": None}}})
+    assert seen == [("PATCH", "application/merge-patch+json", b'{"metadata": {"labels": {"a": null}}}')]
 
 
 def test_unknown_name_is_not_repeated() -> None:
