@@ -99,13 +99,15 @@ class HostPorts(Cni):
             connection.recv(64)
             connection.send(reply(client))
 
-    def ask(self, netns: str, to: str, port: int, word: str) -> str:
+    def ask(self, netns: str, to: str, port: int, word: str, source: str = "") -> str:
         """Return which Pod answers a client in a namespace, and the client's address; "" for none."""
         family = socket.AF_INET6 if ":" in to else socket.AF_INET
         with self._cgroup_of(netns), self.node.ns.inside(netns):
             client = socket.socket(family, KINDS[word])
         with client:
             client.settimeout(3)
+            if source:
+                client.bind((source, 0))
             with contextlib.suppress(OSError):
                 client.connect((to, port))
                 assert client.getpeername()[:2] == (to, port)
@@ -213,6 +215,8 @@ def test_addresses_and_protocols_of_several_pods(cni: HostPorts, version: int, w
         assert cni.ask(netns, NODE[version], 80, other).startswith("udp ")
         assert not cni.ask(netns, OTHER[version], 80, word)
     assert cni.ask(cni.node.name, LOOPBACK[version], 80, word).startswith("loopback ")
+    # the conformance suite binds its client to the node's address
+    assert cni.ask(cni.node.name, LOOPBACK[version], 80, word, NODE[version]) == f"loopback {NODE[version]}"
     for name in ("single", "udp"):
         assert not cni.ask(cni.containers[name], LOOPBACK[version], 80, word)
     # neither does a port of one family have one of the other
