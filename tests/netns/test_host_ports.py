@@ -20,7 +20,7 @@ import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._agent import protocol
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import name_of
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import info, status
 from tests.netns.bpf_node import Node
 from tests.netns.test_agent import Cni, fails
 from tests.support.agent import Reply
@@ -337,3 +337,4 @@ def test_info(cni: HostPorts) -> None:
         {"address": "127.0.0.1", "port": 81, "protocol": "udp", "target": TARGET},
     ]
     assert {one["name"] for one in found["services"]} == {"shop/web:hostPort"}
+    assert "host ports:  2" in status.summary(found, {}, [], "")

@@ -25,14 +25,16 @@ from .._cluster.objects import parse_address
 from .._cluster.state import KINDS, REDUCE, Changes, ClusterState, Update
 from .._core.files import replace_file
 from .._core.plan import Problem
+from .._datapath.host_ports import parse_host_ports, taken_places
 from .._datapath.model import Address
 from .._datapath.store import Store, stored
+from .._kernel.routes import local_addresses
 from .._ops.kubernetes import Access, Api, KubernetesError
 from .._ops.watch import OVERLOADED, Watch
 from .attachments import Attachment
 from .config import OWNER, Config
 from .events import EventWriter
-from .protocol import TRY_AGAIN, CniError
+from .protocol import FAILED, TRY_AGAIN, CniError
 from .warning_file import Warnings
 from .worker import Worker
 
@@ -229,6 +231,17 @@ class ClusterWatch:
             if known and uid in ("", known) and error.status in OVERLOADED:
                 return known
             raise CniError(TRY_AGAIN, str(error)) from error
+
+    def require_host_ports(self, host_ports: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ``CniError`` if a host port is that of an API server, which the agent and others need."""
+        if not host_ports:
+            return
+        with self._lock:
+            servers = self._state.api_servers()
+        for address, port in sorted(taken_places(parse_host_ports(host_ports), servers, local_addresses())):
+            raise CniError(
+                FAILED, f"hostPort {port}/tcp: {address} port {port} is that of the Kubernetes API"
+            )
 
     def _read_pod(self, key: str, uid: str, with_policies: bool) -> str:
         """Read a Pod that the watch does not know yet, and its namespace.

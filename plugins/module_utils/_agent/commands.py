@@ -12,7 +12,7 @@ import contextlib
 import ipaddress
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -109,6 +109,10 @@ class Commands:
         """Return the ranges of this node's Pods: those of the inventory, else those of its Node object."""
         return self._config.pod_cidrs or (self._nodes.pod_cidrs if self._nodes else ())
 
+    def _host_ports(self, request: Request) -> Sequence[Mapping[str, Any]]:
+        """Return the host ports that the datapath serves."""
+        return request.host_ports if self._config.kube_proxy == "replace" else ()
+
     # ADD
 
     def _add(self, request: Request) -> dict[str, Any]:
@@ -128,13 +132,13 @@ class Commands:
         ipam.find_plugin(config["ipam"]["type"], request.variables.get("CNI_PATH", ""))
         if self._cluster and request.pod:
             request = replace(request, uid=self._cluster.require_pod(request.pod, request.uid))
+            self._cluster.require_host_ports(self._host_ports(request))
         with self.exclusive(name_of(request.container, request.interface)):
             # The DEL that follows may already have been executed.
             if request.is_abandoned():
                 raise CniError(TRY_AGAIN, "the plugin that sent the request was killed")
             attachment = Attachment.of(request, config, netns.identity(request.netns))
-            if self._config.kube_proxy == "replace":
-                attachment = replace(attachment, host_ports=request.host_ports)
+            attachment = replace(attachment, host_ports=self._host_ports(request))
             existing = self._attachments.get(attachment.name)
             if existing and existing.result:
                 raise CniError(

@@ -217,7 +217,7 @@ class ClusterState:
         ]
         problems += [problem for _service, (_frontends, some) in ordered for problem in some]
         self.services, conflicts = services.without_conflicts(
-            ((service, frontends) for service, (frontends, _problems) in ordered), self._api_servers()
+            ((service, frontends) for service, (frontends, _problems) in ordered), self.api_servers()
         )
         self.unenforced = problems + conflicts
 
@@ -245,7 +245,7 @@ class ClusterState:
     def _slices_in(self, key: str) -> list[objects.SliceFacts]:
         return [one for _key, one in sorted(self._slices_of.get(key, {}).items())]
 
-    def _api_servers(self) -> set[tuple[Address, int]]:
+    def api_servers(self) -> set[tuple[Address, int]]:
         """Return the addresses and ports by which nodes reach the API."""
         slices = self._slices_of.get(API_SERVICE, {}).values()
         published = {

@@ -10,6 +10,7 @@ __all__ = [
     "apply",
     "arguments",
     "command",
+    "host_ports",
     "info",
     "layout",
     "limits",

@@ -61,6 +61,19 @@ def is_served(service: Service, addresses: Collection[Address]) -> bool:
     return not service.host_port or address.is_unspecified or address.is_loopback or address in addresses
 
 
+def taken_places(
+    host_ports: Iterable[HostPort], places: Iterable[tuple[Address, int]], addresses: Collection[Address]
+) -> set[tuple[Address, int]]:
+    """Return the TCP servers whose connections host ports would take on a node with these addresses."""
+    found = set()
+    for address, port in places:
+        for one in host_ports:
+            same = one.address is None or one.address in (address, _ANY[address.version])
+            if same and (one.protocol, one.port) == (PROTOCOLS["tcp"], port):
+                found.add((address, port))
+    return {place for place in found if place[0].is_loopback or place[0] in addresses}
+
+
 def host_port_problems(
     pods: Sequence[Pod], services: Iterable[Service], addresses: Collection[Address]
 ) -> list[str]:

@@ -251,6 +251,15 @@ def test_an_add_reads_a_pod_that_the_watch_does_not_know(api: ApiServer, tmp_pat
     assert watch.require_pod("x/new", "u2") == "u2", "it is known now"
 
 
+def test_a_host_port_of_the_api(api: ApiServer, tmp_path: Path) -> None:
+    watch, _datapath = synchronized(api, tmp_path)
+    port = api.http.server_port
+    own = {"port": port, "target": 80, "protocol": "tcp"}
+    with pytest.raises(CniError, match=f"hostPort {port}/tcp: 127.0.0.1 port {port} is that of the Kube"):
+        watch.require_host_ports([own])
+    watch.require_host_ports([{**own, "protocol": "udp"}, {**own, "port": port ^ 1}])
+
+
 def interrupt(api: ApiServer, watch: ClusterWatch) -> None:
     """Interrupt the watch of policies; the list that follows gets no answer."""
     api.released[POLICIES].clear()

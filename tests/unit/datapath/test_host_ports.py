@@ -106,6 +106,27 @@ def test_conflicts(new: list[dict[str, Any]], existing: list[Any], problem: str)
     assert all(line.startswith("hostPort 1/") for line in found)
 
 
+@pytest.mark.parametrize(
+    ("given_", "taken"),
+    [
+        (port(6443), True),
+        (port(6443, address="0.0.0.0"), True),
+        (port(6443, address="192.0.2.1"), True),
+        (port(6443, address="::"), False),
+        (port(6443, address="127.0.0.1"), False),
+        (port(6443, protocol="udp"), False),
+        (port(443), False),
+        (port(7443), False),  # of the API on another node
+        (port(8443, address="127.0.0.1"), True),
+    ],
+)
+def test_servers_of_the_node_that_a_host_port_would_take(given_: dict[str, Any], taken: bool) -> None:
+    places = [("192.0.2.1", 6443), ("192.0.2.2", 7443), ("127.0.0.1", 8443)]
+    servers = [(ipaddress.ip_address(address), number) for address, number in places]
+    found = host_ports.taken_places(host_ports.parse_host_ports([given_]), servers, NODE)
+    assert [number for _address, number in found] == ([given_["port"]] if taken else [])
+
+
 def test_host_ports_leave_the_services_of_the_cluster_their_share() -> None:
     half = host_ports.MAX_DECLARED // 2
     full = pod("a", *(port(number) for number in range(1, half + 1)))
