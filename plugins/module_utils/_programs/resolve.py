@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .._core.plan import Problem
@@ -47,49 +47,27 @@ def resolve(
     """
     if not re.fullmatch(r"[\w-]+", owner, re.ASCII):
         raise Problem(f"owner: {owner!r} is not a valid name: use letters, digits, '_' and '-'")
-    known, of_sockets = sorted(programs), {*SOCKET_PROGRAMS.values()}
+    known = sorted(programs)
     found: dict[str, Attachment] = {}
-    problems = []
+    problems: list[str] = []
     for request in requests:
         where = f"attachments: {request.device}, hook {request.hook}"
-        device = pins.devices.get(request.device)
-        fitting = [name for name in known if (name in of_sockets) == (request.hook in SOCKET_HOOKS)]
-        if request.program not in fitting:
-            problems.append(
-                f"{where}: the object has no program {request.program!r}: use one of {', '.join(fitting)}"
-            )
+        problems.extend(_program_problems(where, request, known))
         if request.hook in SOCKET_HOOKS:
             cgroup = pins.number_of(request.device, request.hook)
             attachment = Attachment(owner, request.device, request.hook, "cgroup", cgroup, request.program)
             problems.extend(_exclusive(attachment))
             found[attachment.key] = attachment
             continue
-        if device is None:
-            problems.append(
-                f"attachments: device {request.device!r} does not exist in this network namespace"
-            )
-            continue
-        if not device.has_ethernet_header:
-            problems.append(
-                f"{where}: {request.device} ({device.kind or 'no kind'}) has no Ethernet header, which the"
-                " programs require: remove this attachment; packets that the device receives reach Pods"
-                " through the host's stack"
-            )
-            continue
         try:
-            has_tcx = bpf.has_hook(device.ifindex, link_attach_type("tcx", request.hook))
-            kind = choose_type(device, request.hook, request.type, has_tcx)
+            attachment = _device_attachment(pins, where, request, owner)
         except Problem as problem:
             problems.append(str(problem))
             continue
-        attachment = Attachment(owner, request.device, request.hook, kind, device.ifindex, request.program)
-        attached = pins.attachments.get(attachment.key)
-        if request.type == "auto" and attached and attached.ifindex == device.ifindex:
-            attachment = replace(attachment, type=attached.type)
         same = [a for a in found.values() if _hook(a) == _hook(attachment)]
         if same:
             problems.append(f"{where}: {same[0].program} is requested there as well (hook {same[0].hook})")
-        problems.extend(_conflicts(pins, device, attachment))
+        problems.extend(_conflicts(pins, pins.devices[request.device], attachment))
         found[attachment.key] = attachment
     # Existing attachments stay, so that others on the node can still be removed.
     new = found.keys() - pins.attachments.keys()
@@ -99,6 +77,34 @@ def resolve(
     if problems:
         raise Problem("\n".join(problems))
     return found
+
+
+def _program_problems(where: str, request: Request, known: Sequence[str]) -> Iterator[str]:
+    """Yield a problem if the object has no such program for the kind of hook."""
+    of_sockets = {*SOCKET_PROGRAMS.values()}
+    fitting = [name for name in known if (name in of_sockets) == (request.hook in SOCKET_HOOKS)]
+    if request.program not in fitting:
+        yield f"{where}: the object has no program {request.program!r}: use one of {', '.join(fitting)}"
+
+
+def _device_attachment(pins: Pins, where: str, request: Request, owner: str) -> Attachment:
+    """Return the attachment to a device; raises ``Problem`` if the device or hook does not support it."""
+    device = pins.devices.get(request.device)
+    if device is None:
+        raise Problem(f"attachments: device {request.device!r} does not exist in this network namespace")
+    if not device.has_ethernet_header:
+        raise Problem(
+            f"{where}: {request.device} ({device.kind or 'no kind'}) has no Ethernet header, which the"
+            " programs require: remove this attachment; packets that the device receives reach Pods through"
+            " the host's stack"
+        )
+    has_tcx = bpf.has_hook(device.ifindex, link_attach_type("tcx", request.hook))
+    kind = choose_type(device, request.hook, request.type, has_tcx)
+    attachment = Attachment(owner, request.device, request.hook, kind, device.ifindex, request.program)
+    attached = pins.attachments.get(attachment.key)
+    if request.type == "auto" and attached and attached.ifindex == device.ifindex:
+        return replace(attachment, type=attached.type)
+    return attachment
 
 
 def ipsec_problem() -> str:
