@@ -133,7 +133,7 @@ def parse_request(raw: bytes) -> Request:
     namespace, name = arguments.get("K8S_POD_NAMESPACE", ""), arguments.get("K8S_POD_NAME", "")
     # Only for ADD, as DEL must succeed after an ADD that has rejected them.
     runtime = _object(config, "runtimeConfig") if command == "ADD" else {}
-    bandwidth = _object(runtime, "bandwidth", "runtimeConfig.")
+    bandwidth = _without_case(_object(runtime, "bandwidth", "runtimeConfig."))
     return Request(
         command=command,
         version=version,
@@ -158,6 +158,11 @@ def _object(config: Mapping[str, Any], key: str, prefix: str = "") -> dict[str, 
     if value is not None and not isinstance(value, dict):
         raise CniError(INVALID_CONFIG, f"{prefix}{key}: must be an object, not {type(value).__name__}")
     return dict(value or {})
+
+
+def _without_case(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object with keys in lower case: containerd writes HostPort, which plugins in Go accept."""
+    return {key.lower(): value for key, value in raw.items()}
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
@@ -206,7 +211,7 @@ def _arguments(text: str) -> dict[str, str]:
 
 
 def _rate(bandwidth: Mapping[str, Any], key: str) -> int:
-    value = bandwidth.get(key) or 0
+    value = bandwidth.get(key.lower()) or 0
     valid = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not valid or not 0 <= value < math.inf or value != int(value):
         raise CniError(
@@ -225,7 +230,7 @@ def _host_ports(runtime: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     found = []
     for index, one in enumerate(value):
         try:
-            found.append(_host_port(one))
+            found.append(_host_port(_without_case(one)))
         except ValueError as error:
             raise CniError(INVALID_CONFIG, f"runtimeConfig.portMappings[{index}]: {error}") from None
     return tuple(found)
@@ -233,20 +238,20 @@ def _host_ports(runtime: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
 def _host_port(raw: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("hostPort", "containerPort"):
-        value = raw.get(key)
+        value = raw.get(key.lower())
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
             raise ValueError(f"{key}: {value!r} is not a port from 1 to 65535")
     protocol = raw.get("protocol", "tcp")
     if not isinstance(protocol, str) or protocol.lower() not in ("tcp", "udp", "sctp"):
         raise ValueError(f"protocol: {protocol!r} is not one of tcp, udp, sctp")
-    port, target = raw["hostPort"], raw["containerPort"]
+    port, target = raw["hostport"], raw["containerport"]
     if protocol.lower() == "sctp" and port != target:
         raise ValueError(
             f"hostPort: {port} is not the containerPort {target}, as SCTP requires: its ports cannot be"
             " translated"
         )
     found = {"port": port, "target": target, "protocol": protocol.lower()}
-    host_ip = raw.get("hostIP")
+    host_ip = raw.get("hostip")
     if host_ip is None or host_ip == "":
         return found
     try:

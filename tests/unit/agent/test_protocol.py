@@ -53,6 +53,17 @@ def test_a_request_is_parsed() -> None:
     )
 
 
+def test_names_of_containerd() -> None:
+    """Its library has no names for JSON, and encodes those of Go."""
+    runtime = {
+        "bandwidth": {"IngressRate": 1, "IngressBurst": 2, "EgressRate": 10_000_000, "EgressBurst": 3},
+        "portMappings": [{"HostPort": 80, "ContainerPort": 8080, "Protocol": "udp", "HostIP": "127.0.0.1"}],
+    }
+    request = protocol.parse_request(encode({**CONFIG, "runtimeConfig": runtime}))
+    assert (request.egress_rate, request.ingress_rate) == (10_000_000, 1)
+    assert request.host_ports == ({"port": 80, "target": 8080, "protocol": "udp", "address": "127.0.0.1"},)
+
+
 @pytest.mark.parametrize("command", ["DEL", "CHECK"])
 def test_a_container_whose_values_were_rejected_can_be_deleted(command: str) -> None:
     for value in RUNTIME.values():
