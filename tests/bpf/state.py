@@ -142,7 +142,7 @@ class State:
         self.table(list(range(1, len(backends) + 1)) or [0])
         for buffer in (0, 1):
             front = layout.encode_service(ipaddress.ip_address(text(where, family)), port, proto)
-            self.put("services", layout.SERVICE_KEY.pack(*front, buffer), layout.SERVICE.pack(1, 1, 1, 0))
+            self.put("services", layout.SERVICE_KEY.pack(*front, buffer), layout.SERVICE.pack(1, 1, 1, 0, 0))
 
     def table(self, backends: list[int]) -> None:
         """Write the service's Maglev table; ``backends``: indexes."""

@@ -378,7 +378,7 @@ class TestServices:
         else:
             key = next(key for name, key in state.written if name == "services")
             for buffer in (0, 1):
-                value = layout.SERVICE.pack(2**20, 2**20, 1, 0)
+                value = layout.SERVICE.pack(2**20, 2**20, 1, 0, 0)
                 state.put("services", key[:-4] + layout.INDEX.pack(buffer), value)
         assert from_pod(state, "1.11", "9.10", payload, family).counted == {"DROP_NO_BACKEND": 1}
 

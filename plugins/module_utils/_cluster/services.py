@@ -140,7 +140,10 @@ def _frontends(
         frontends.append((_ANY_ADDRESS[own.version], port.node_port))
     for address, number in frontends:
         # Clients in the cluster get the endpoints that an external load balancer could choose: all.
-        yield Service(shown, OWNER, address, number, protocol, chosen.cluster, (), service.affinity, external)
+        yield Service(
+            *(shown, OWNER, address, number, protocol, chosen.cluster, (), service.affinity, external),
+            listed=not address.is_unspecified,
+        )
 
 
 def choose_endpoints(

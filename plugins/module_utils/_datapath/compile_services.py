@@ -9,7 +9,15 @@ from collections.abc import Iterable, Sequence
 from .cluster import CLUSTER
 from .host_ports import is_served
 from .image import Frontend, Image
-from .layout import digest_of, encode_backend, encode_netns, encode_service, family_of, number_of
+from .layout import (
+    SERVICE_LISTED,
+    digest_of,
+    encode_backend,
+    encode_netns,
+    encode_service,
+    family_of,
+    number_of,
+)
 from .model import Backend, Service
 from .node import Node
 
@@ -22,7 +30,8 @@ def compile_services(image: Image, services: Sequence[Service], node: Node) -> N
         digest = _compile_backends(image, service.backends)
         external = _compile_backends(image, _external_backends(service, node))
         key = encode_service(service.address, service.port, service.protocol)
-        image.services[key] = Frontend(number_of(service.name), digest, external, service.affinity)
+        flags = SERVICE_LISTED * service.listed
+        image.services[key] = Frontend(number_of(service.name), digest, external, service.affinity, flags)
     if any(service.address.is_unspecified or service.address.is_loopback for service in services):
         image.node_addresses = frozenset(
             (address.packed.ljust(16, b"\0"), family_of(address)) for address in node.addresses

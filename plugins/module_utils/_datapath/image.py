@@ -28,6 +28,7 @@ class Frontend(NamedTuple):
     digest: bytes
     external: bytes
     affinity: int
+    flags: int
 
 
 class Device(NamedTuple):

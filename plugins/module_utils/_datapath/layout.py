@@ -29,6 +29,7 @@ FEATURE_NODE_PORTS, FEATURE_EXTERNAL = 8, 16
 ENFORCE, DENY = (1, 2), (4, 8)  # by direction
 POD_NETKIT, POD_L2, POD_MASQUERADE, POD_ANY_SOURCE, POD_META = 1, 2, 4, 8, 16
 CIDR_NO_MASQUERADE, CIDR_STACK_NAT = 1, 2
+SERVICE_LISTED = 1
 POD_SLOTS, REASONS = 1024, 64
 PACING_PACKETS = 500
 _VERDICTS = {True: 1, False: 2}
@@ -84,7 +85,7 @@ POLICY_KEY = Record(subject="I", peer="I", buffer="B", direction="B", pad="2x")
 _RANGE = Record(proto="B", verdict="B", first="H", last="H")
 _RULESET = Record(verdict="B", ranges="B", pad="2x", range=(_RANGE, MAX_RANGES))
 SERVICE_KEY = Record(address="16s", port="2s", proto="B", family="B", buffer="I")
-SERVICE = Record(table="I", external="I", id="I", affinity="I")
+SERVICE = Record(table="I", external="I", id="I", affinity="I", flags="I")
 TABLE = Record(backend=f"{MAGLEV_SIZE}I", digest="8s")
 _BACKEND = Record(address="16s", port="2s", pad="2x")
 NODE_ADDRESS = Record(address="16s", family="I")
@@ -155,6 +156,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "POD_META": POD_META,
     },
     "policy_direction": {"POLICY_INGRESS": INGRESS, "POLICY_EGRESS": EGRESS},
+    "service_flag": {"SERVICE_LISTED": SERVICE_LISTED},
     "verdict": {"VERDICT_ALLOW": _VERDICTS[True], "VERDICT_DENY": _VERDICTS[False]},
 }
 # Reasons of packets that a Pod receives. Their values are read from the running programs.

@@ -166,7 +166,8 @@ class Service:
     The unspecified address of a family stands for all addresses of this node (a node port). ``affinity``
     are the seconds that a client keeps its backend, 0 for none. ``external`` are the backends for clients
     outside of the cluster (externalTrafficPolicy); None: ``backends``. A ``host_port`` of a Pod applies to
-    addresses of this node only.
+    addresses of this node only. An address that the service has ``listed`` itself (externalIPs) is that of a
+    Pod first.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Service:
     affinity: int = 0
     external: tuple[Backend, ...] | None = None
     host_port: bool = False
+    listed: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,12 @@ class Snapshot:
 class Services:
     """Services of both buffers, and their Maglev tables by index: digest and indexes of backends.
 
-    ``entries`` have table, table for external clients, number and affinity; the table is NO_TABLE without
-    backends.
+    ``entries`` have table, table for external clients, number, affinity and flags; the table is NO_TABLE
+    without backends.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.entries: tuple[dict[Any, tuple[int, int, int, int]], ...] = ({}, {})
+        self.entries: tuple[dict[Any, tuple[int, int, int, int, int]], ...] = ({}, {})
         self.tables: dict[int, tuple[bytes, frozenset[int]]] = {}
         for key, value in snapshot.hashes["services"].items():
             address, port, protocol, family, buffer = SERVICE_KEY.unpack(key)
@@ -83,7 +83,7 @@ class Services:
 def services_of(snapshot: Snapshot) -> dict[Any, tuple[int, tuple[int, ...]]]:
     """Return the active services: their number, and the backend indexes of their Maglev table."""
     found = {}
-    for key, (table, _external, number, _affinity) in Services(snapshot).entries[snapshot.buffer].items():
+    for key, (table, _external, number, *_others) in Services(snapshot).entries[snapshot.buffer].items():
         *indexes, dummy = TABLE.unpack(snapshot.element("maglev", table)) if table != NO_TABLE else (b"",)
         found[key] = (number, tuple(indexes))
     return found
@@ -110,10 +110,8 @@ def decode_image(snapshot: Snapshot, buffer: int) -> Image:
         if of == buffer:
             image.policy[subject, peer, direction] = snapshot.element("rulesets", INDEX.unpack(value)[0])
     services = Services(snapshot)
-    for service, (table, external, number, affinity) in services.entries[buffer].items():
-        image.services[service] = Frontend(
-            number, services.digest(table), services.digest(external), affinity
-        )
+    for service, (table, external, number, *others) in services.entries[buffer].items():
+        image.services[service] = Frontend(number, services.digest(table), services.digest(external), *others)
     for table in services.used_tables(buffer):
         digest, indexes = services.tables[table]
         backends = (snapshot.element("backends", index) for index in indexes)

@@ -36,7 +36,7 @@ def write_services(writer: Writer, image: Image) -> None:
         table, external = (
             tables.index_of(digest) if digest else NO_TABLE for digest in (service.digest, service.external)
         )
-        entries[key] = SERVICE.pack(table, external, service.number, service.affinity)
+        entries[key] = SERVICE.pack(table, external, service.number, service.affinity, service.flags)
     for index, digest in tables.new.items():
         tables.new[index] = _encode_table(image.backends[digest], digest, backends)
     writer.write_new("backends", backends, "services")

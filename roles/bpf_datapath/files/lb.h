@@ -33,11 +33,16 @@ struct service_key {
 	__u32 buffer;
 };
 
+enum service_flag {
+	SERVICE_LISTED = 1 << 0,	/* the service chose its address: a Pod has precedence */
+};
+
 struct service {
 	__u32 table;		/* index into `maglev` */
 	__u32 external;		/* the same, for clients outside of the cluster */
 	__u32 id;		/* crc32 of its name */
 	__u32 affinity;		/* seconds that a client keeps its backend; 0: no affinity */
+	__u32 flags;		/* enum service_flag */
 };
 
 /* Immutable while `services` refers to it. */

@@ -22,6 +22,7 @@ const volatile struct {
 	enum pacing_limit pacing_limit;
 	enum pod_flag pod_flag;
 	enum policy_direction policy_direction;
+	enum service_flag service_flag;
 	enum verdict verdict;
 	struct drop_event drop_event;
 } shared_types;

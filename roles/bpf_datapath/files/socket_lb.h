@@ -16,6 +16,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "config.h"
+#include "endpoints.h"
 #include "lb.h"
 #include "metrics.h"
 #include "socket_address.h"
@@ -59,6 +60,9 @@ static __always_inline struct service *socket_service(struct bpf_sock_addr *sa, 
 	if (loopback && !lb_is_node_netns(bpf_get_netns_cookie(sa)))
 		return NULL;
 	service = lb_lookup(to->family, proto, address, to->at.port, cfg);
+	/* as for packets, which are never translated if they are to a Pod */
+	if (service && service->flags & SERVICE_LISTED && endpoint_lookup(to->family, address))
+		return NULL;
 	if (service || !(cfg->features & FEATURE_NODE_PORTS))
 		return service;
 	service = lb_lookup_node_port(to->family, proto, to->at.port, cfg);

@@ -1,0 +1,65 @@
+# Copyright (c) 2026 podnet.datapath contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Services at socket level whose addresses are those of Pods as well."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.live import LiveEntries
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import Backend, Pod, Service
+from tests.netns.bpf_node import Node
+from tests.netns.socket_cluster import BACKENDS, MAPPED, PORT, TARGET, V4, V6, Cluster, address, servers
+
+OWN = {4: "192.0.2.7", 6: "2001:db8::7"}  # which the service lists itself
+ASSIGNED = {4: "10.96.0.9", 6: "fd96::9"}  # by the API
+
+
+@pytest.fixture
+def cluster(group: str, node: Node) -> Iterator[Cluster]:
+    made = Cluster(node, group)
+    with servers(node):
+        yield made
+
+
+@pytest.mark.parametrize("flavour", [V4, V6, MAPPED])
+def test_a_service_does_not_take_over_the_address_of_a_pod(cluster: Cluster, flavour: str) -> None:
+    """Nor does a Pod that reports the address of a service in the cluster take over the service."""
+    version = 6 if flavour == V6 else 4
+    backend = Backend(ipaddress.ip_address(BACKENDS[version][0]), TARGET)
+    services = [
+        Service(f"ns/{one}", "kubernetes", ipaddress.ip_address(one), PORT, number, (backend,), listed=listed)
+        for one, listed in ((OWN[version], True), (ASSIGNED[version], False))
+        for number in (6, 17)
+    ]
+    pods = {
+        f"ns/{one}": Pod(f"ns/{one}", "kubernetes", (ipaddress.ip_address(one),), {}, "other", uid=one)
+        for one in (OWN[version], ASSIGNED[version])
+    }
+    own, assigned = address(flavour, OWN), address(flavour, ASSIGNED)
+
+    def reached(to: str) -> set[str]:
+        """Return what answers a connection and a datagram."""
+        found = set()
+        with contextlib.suppress(OSError):
+            found.add(cluster.connect(flavour, to))
+        with cluster.open(flavour, socket.SOCK_DGRAM) as client, contextlib.suppress(OSError):
+            client.settimeout(1)
+            client.sendto(b"?", (to, PORT))
+            found.add(client.recv(64).decode())
+        return found
+
+    with cluster.node.ns.inside(cluster.node.name):
+        entries = LiveEntries(cluster.node.pins, "cni", {"in_cluster": True})
+    with contextlib.closing(entries):
+        for known in ({}, pods, {}):
+            with cluster.node.ns.inside(cluster.node.name):
+                entries.set_cluster(known, [], services)
+            assert reached(own) == ({str(backend.address)} if not known else set())
+            assert reached(assigned) == {str(backend.address)}
