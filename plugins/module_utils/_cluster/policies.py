@@ -39,6 +39,7 @@ NAMESPACE = "@namespace"
 _PEERS = {INGRESS: "from", EGRESS: "to"}
 NamedPort = tuple[str, str]  # protocol and name
 _OPERATORS = frozenset(["In", "NotIn", "Exists", "DoesNotExist"])
+_MAX_PORT = 65535
 _IN_A_NAMESPACE = Expression(NAMESPACE, "Exists")
 
 
@@ -139,7 +140,11 @@ def translate_policy(
 ) -> Translation:
     """Return the translation for Pods with their named ports, on a node with these addresses."""
     translator = _Translator(policy, named, pods, tuple(own_addresses))
-    policies = tuple(translator.translate())
+    try:
+        policies = tuple(translator.translate())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # It must not keep the policies of others from being translated.
+        policies = tuple(translator.deny(f"it is invalid ({error!r})"))
     return Translation(
         policies,
         tuple(translator.unenforced),
@@ -168,8 +173,7 @@ class _Translator:
         try:
             subject = _in_namespace(policy.namespace, spec.get("podSelector"))
         except _Invalid as error:
-            self._report(f"podSelector: {error}; all Pods of the namespace are denied all traffic")
-            subject, spec = _in_namespace(policy.namespace, {}), {"policyTypes": ["Ingress", "Egress"]}
+            return self.deny(f"podSelector: {error}")
         types = spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else ())]
         ingress, egress = (False if one in types else None for one in ("Ingress", "Egress"))
         rules: list[Rule] = []
@@ -193,6 +197,13 @@ class _Translator:
             shown = f"{name} ({port[0]} {port[1]} = {number})"
             found.append(Policy(shown, OWNER, labelled, tuple(some), (False, None), optional=True))
         return found
+
+    def deny(self, reason: str) -> list[Policy]:
+        """Deny all Pods of the namespace all traffic, because it is unknown which to deny."""
+        policy = self._policy
+        self._report(f"{reason}; all Pods of the namespace are denied all traffic")
+        name, subject = f"{policy.namespace}/{policy.name}", _in_namespace(policy.namespace, {})
+        return [Policy(name, OWNER, subject, (), (False, False), optional=True)]
 
     def _rules(self, direction: int, given: Sequence[Json] | None) -> Iterator[_Allowed]:
         """Yield the rules of a direction; leave out those whose peers cannot be selected."""
@@ -262,7 +273,11 @@ class _Translator:
             elif port is None:
                 numbers.append(Ports(PROTOCOLS[protocol]))
             else:
-                numbers.append(Ports(PROTOCOLS[protocol], port, raw.get("endPort") or port))
+                last = raw.get("endPort") or port
+                if 0 < port <= last <= _MAX_PORT:
+                    numbers.append(Ports(PROTOCOLS[protocol], port, last))
+                else:
+                    self._report(f"{at}[{index}]: {port} to {last} are no ports; they are not allowed")
         return tuple(dict.fromkeys(numbers)), list(dict.fromkeys(names))
 
     def _egress_rules(self, port: NamedPort, peers: Sequence[Selector]) -> Iterator[Rule]:

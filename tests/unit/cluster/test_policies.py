@@ -274,6 +274,19 @@ def policy_facts(spec: Json) -> Json:
             {"podSelector": {}, "ingress": [{"ports": [{"protocol": "DCCP", "port": 80}]}]},
             "ingress[0].ports[0]: protocol 'dccp' is unknown; it is not allowed",
         ),
+        (
+            {"podSelector": {}, "ingress": [{"ports": [{"port": 90, "endPort": 80}]}]},
+            "ingress[0].ports[0]: 90 to 80 are no ports; they are not allowed",
+        ),
+        (
+            {"podSelector": {}, "ingress": [{"ports": [{"port": 80, "endPort": 1 << 16}]}]},
+            "ingress[0].ports[0]: 80 to 65536 are no ports; they are not allowed",
+        ),
+        (
+            {"podSelector": {}, "ingress": ["all"]},
+            "it is invalid (AttributeError(\"'str' object has no attribute 'get'\"));"
+            " all Pods of the namespace are denied all traffic",
+        ),
     ],
 )
 def test_what_cannot_be_enforced_denies_and_is_reported(spec: Json, message: str) -> None:
