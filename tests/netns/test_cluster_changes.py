@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Random changes of a cluster, killed at random writes, end in the maps that are computed from scratch.
 
-After each write, every verdict is that before or that after the change. PODNET_COUNT (10) is the number of
-sequences.
+After each write, every verdict is that before or that after the change, and so are all services together.
+PODNET_COUNT (10) is the number of sequences.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.image im
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.live import LiveEntries
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.maps import Maps
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.merge import merge_records
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import Pod, Policy
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import (
+    Backend,
+    Pod,
+    Policy,
+    Service,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import read_interfaces, read_node
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.parse import parse
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.snapshot import decode_image
@@ -73,10 +78,13 @@ def endpoint(number: int) -> dict[str, Any]:
 
 
 numbers = st.integers(0, PODS - 1)
+# Backends by the last byte of the service's address
+services = st.dictionaries(st.integers(1, 3), st.sets(st.integers(1, 4)))
 changes = st.one_of(
     st.tuples(st.just("pod"), numbers, st.one_of(st.none(), labels)),
     st.tuples(st.just("pods"), st.dictionaries(numbers, st.one_of(st.none(), labels), min_size=1)),
     st.tuples(st.just("policies"), policies),
+    st.tuples(st.just("services"), services),
     st.tuples(st.sampled_from(["add", "remove"]), st.integers(0, LOCAL - 1)),
 )
 operations = st.lists(st.tuples(changes, st.one_of(st.none(), st.integers(1, 12))), min_size=3, max_size=10)
@@ -88,6 +96,17 @@ KNOWN_FIRST = [
     (("policies", [{"name": "none", "pods": {"labels": {"app": "db"}}, "egress": []}]), None),
     (("add", 0), None),
 ]
+
+
+def api_services(raw: dict[int, set[int]]) -> list[Service]:
+    def parsed(text: str) -> Any:
+        return ipaddress.ip_address(text)
+
+    return [
+        Service(f"ns/s{number}:80", "kubernetes", parsed(f"10.96.0.{number}"), 80, 6, tuple(backends))
+        for number, found in raw.items()
+        for backends in [[Backend(parsed(f"10.0.0.{one}"), 8080) for one in sorted(found)]]
+    ]
 
 
 class Killed(BaseException):
@@ -102,6 +121,7 @@ class World:
         self.entries = self.process()
         self.pods: dict[str, Pod] = {}
         self.policies: list[Policy] = []
+        self.services: list[Service] = []
 
     def process(self) -> LiveEntries:
         return LiveEntries(self.pins, "cni", {"node": "n", "in_cluster": True})
@@ -114,9 +134,12 @@ class World:
             if kind == "add":
                 return lambda: self.entries.add([one], read_interfaces())
             return lambda: self.entries.remove([one["name"]])
-        if kind == "policies":
-            self.policies = api_policies(given_[0])
-            return lambda: self.entries.set_cluster(self.pods, self.policies, [])
+        if kind in ("policies", "services"):
+            if kind == "policies":
+                self.policies = api_policies(given_[0])
+            else:
+                self.services = api_services(given_[0])
+            return lambda: self.entries.set_cluster(self.pods, self.policies, self.services)
         found = given_[0] if kind == "pods" else {given_[0]: given_[1]}
         pods = {f"ns/p{n}": None if one is None else api_pod(n, one) for n, one in found.items()}
         self.pods = {name: one for name, one in {**self.pods, **pods}.items() if one}
@@ -157,7 +180,14 @@ def without_numbers(image: Image) -> dict[str, Any]:
         "services": image.services,
         "node_addresses": image.node_addresses,
         "node": image.node,
+        **services_of(image),
     }
+
+
+def services_of(image: Image) -> dict[str, Any]:
+    """Return the services and their backends."""
+    used = {digest for one in image.services.values() for digest in (one.digest, one.external) if digest}
+    return {"services": image.services, "backends": {one: {*image.backends[one]} for one in used}}
 
 
 def verdicts(image: Image) -> dict[tuple[str, str, int, int, int], bool]:
@@ -198,13 +228,16 @@ def test_changes_end_in_the_maps_from_scratch(world: World, sequence: Any) -> No
     before: dict[Any, bool] = {}
     after: dict[Any, bool] = {}
     seen: list[dict[Any, bool]] = []
+    seen_services: list[dict[str, Any]] = []
     remaining: int | None = None
 
     def written() -> None:
         nonlocal remaining
         with pytest.MonkeyPatch.context() as quiet:
             quiet.setattr(bpf, "bpf", real_call)
-            seen.append(verdicts(world.image()))
+            image = world.image()
+            seen.append(verdicts(image))
+            seen_services.append(services_of(image))
         if remaining is not None:
             remaining -= 1
             if not remaining:
@@ -223,11 +256,12 @@ def test_changes_end_in_the_maps_from_scratch(world: World, sequence: Any) -> No
     world.entries.close()
     world.entries = world.process()
     world.entries.remove([f"e{number}" for number in range(LOCAL)])
-    world.pods, world.policies = {}, []
+    world.pods, world.policies, world.services = {}, [], []
     world.entries.set_cluster({}, [], [])
     for change, remaining in sequence:
-        before = verdicts(world.image())
+        before, former_services = verdicts(world.image()), services_of(world.image())
         seen.clear()
+        seen_services.clear()
         operation = world.operation(change)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bpf, "bpf", call)
@@ -242,6 +276,7 @@ def test_changes_end_in_the_maps_from_scratch(world: World, sequence: Any) -> No
                 world.entries.complete()
         assert without_numbers(world.image()) == without_numbers(world.desired()), change
         after = verdicts(world.image())
+        assert all(one in (former_services, services_of(world.image())) for one in seen_services), change
         if change[0] == "pods" and len(change[1]) > 1:
             continue  # Each of several Pods may change first.
         for number, found in enumerate(seen):
