@@ -128,4 +128,7 @@ class LabCluster(AnyCluster):
         state = self._lab.files.load_state()
         if state:
             process.stop(state.nodes)
+        # It may exist for a while after the namespace of its peer, or not at all.
+        wire = self._lab.files.namespace
+        subprocess.run(["ip", "-n", wire, "link", "delete", "control"], capture_output=True, check=False)
         self._remove([self.control])
