@@ -97,6 +97,13 @@ KNOWN_FIRST = [
     (("add", 0), None),
 ]
 
+# The last change is killed after the commit of services that the one before did not commit.
+KILLED_AFTER_COMMIT = [
+    (("services", {1: {1, 2, 3, 4}}), None),
+    (("services", {1: set(), 2: {1, 3}, 3: set()}), 3),
+    (("policies", [{"name": "none", "pods": {"labels": {"app": "db"}}, "egress": []}]), 6),
+]
+
 
 def api_services(raw: dict[int, set[int]]) -> list[Service]:
     def parsed(text: str) -> Any:
@@ -223,6 +230,7 @@ def world(node: Node, tmp_path: Path) -> Iterator[World]:
 )
 @given(sequence=operations)
 @example(sequence=KNOWN_FIRST)
+@example(sequence=KILLED_AFTER_COMMIT)
 def test_changes_end_in_the_maps_from_scratch(world: World, sequence: Any) -> None:
     real_call, real_commit = bpf.bpf, Maps.commit
     before: dict[Any, bool] = {}

@@ -262,7 +262,7 @@ class LiveEntries:
             self._store.cluster.replace(cluster)
             self._cluster = cluster
             self._load()
-        except BaseException:
+        except Exception:
             self._token = ()
             self._store.cluster.remove()
             raise
@@ -287,7 +287,7 @@ class LiveEntries:
                     if changes.services:
                         self._update_services()
             self._token = self._read_token()
-        except BaseException:
+        except Exception:
             self._token = ()
             former.apply(self._cluster)
             self._store.cluster.append(former, self._cluster)
