@@ -16,7 +16,7 @@ Encoded or decoded by hand, in ``netlink``:
 - ``has_link_kind`` and ``known_attributes`` send attributes that are too short, also from nodes that do not
   have pyroute2 yet
 - ``links`` decodes the attributes of all links: pyroute2 takes 100 us a link, this 15 us
-- routes and addresses of Pods (``_pods/execute.py``), in 1/20 of the time
+- all that changes Pods (``_pods/execute.py``), in 1/20 of the time
 - ``netns_id`` and ``Rtnl.index_of`` read one number of a reply
 - headers and acknowledgements, which the request loop reads before it knows the class of a message
 

@@ -81,6 +81,14 @@ def text(raw: bytes) -> str:
     return raw.split(b"\0", 1)[0].decode(errors="replace")
 
 
+def link_message(*attributes: bytes, index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    """Return a message for one link: struct ifinfomsg and its attributes.
+
+    ``change`` are those of the IFF_* that become as in ``flags``.
+    """
+    return _IFINFO.pack(0, 0, index, flags, change) + b"".join(attributes)
+
+
 def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield type, flags, sequence number and bytes, header included, of each message in ``data``."""
     start = 0
@@ -257,13 +265,14 @@ def has_link_kind(kind: str) -> bool:
     name = attribute(IFLA_IFNAME, f"probe{os.getpid()}".encode() + b"\0")
     with Socket(NETLINK_ROUTE) as rtnl:
         try:
-            rtnl.request(_probe(name, kind, attribute(1, bytes(4))), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+            probe = link_message(name, link_info(kind, attribute(1, bytes(4))))
+            rtnl.request(probe, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
         except KernelRefusal as refused:
             if refused.errno in (errno.EPERM, errno.EACCES):
                 raise PermissionError(refused.errno, refused.strerror) from None
             return refused.errno != errno.EOPNOTSUPP
         # Unexpected success: no pair kind ignores the attribute. Delete the link.
-        rtnl.request(bytes(_IFINFO.size) + name, RTM_DELLINK)
+        rtnl.request(link_message(name), RTM_DELLINK)
     return True
 
 
@@ -274,9 +283,9 @@ def known_attributes(kind: str, names: Sequence[str]) -> list[str]:
     first: a supported attribute is too short (ERANGE), an unsupported one is ignored (EEXIST).
     """
     numbers = {name: number for name, number, dummy in link_kinds.ATTRIBUTES[kind]}
-    loopback = attribute(IFLA_IFNAME, b"lo\0")
+    loopback, new = attribute(IFLA_IFNAME, b"lo\0"), NLM_F_CREATE | NLM_F_EXCL
     requests = [
-        (_probe(loopback, kind, attribute(numbers[name], b"\xff")), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+        (link_message(loopback, link_info(kind, attribute(numbers[name], b"\xff"))), RTM_NEWLINK, new)
         for name in names
     ]
     with Socket(NETLINK_ROUTE) as rtnl:
@@ -286,10 +295,10 @@ def known_attributes(kind: str, names: Sequence[str]) -> list[str]:
     ]
 
 
-def _probe(name: bytes, kind: str, data: bytes) -> bytes:
-    """Return a message for a link of ``kind`` with IFLA_INFO_DATA."""
+def link_info(kind: str, data: bytes) -> bytes:
+    """Return IFLA_LINKINFO of a link of ``kind`` with IFLA_INFO_DATA."""
     info = attribute(IFLA_INFO_KIND, kind.encode() + b"\0") + attribute(IFLA_INFO_DATA, data)
-    return bytes(_IFINFO.size) + name + attribute(IFLA_LINKINFO, info)
+    return attribute(IFLA_LINKINFO, info)
 
 
 @dataclass(frozen=True)
@@ -325,7 +334,8 @@ class Link:
         return bool(self.settings.get("primary", True))
 
 
-def _link(message: bytes) -> Link:
+def decode_link(message: bytes) -> Link:
+    """Return a link from a message of the kernel, header included."""
     _family, hardware, index, flags, _change = _IFINFO.unpack_from(message, _HEADER.size)
     found = attributes(message[_HEADER.size + _IFINFO.size :])
     info = attributes(found.get(IFLA_LINKINFO, b""))
@@ -357,7 +367,7 @@ def links(kind: str = "") -> list[Link]:
     if kind:
         message["attrs"].append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]}))
     with Socket(NETLINK_ROUTE) as rtnl:
-        found = [_link(one) for one in rtnl.dump_bytes(message, RTM_GETLINK)]
+        found = [decode_link(one) for one in rtnl.dump_bytes(message, RTM_GETLINK)]
     # The kernel does not filter by a kind that it does not support.
     return [link for link in found if not kind or link.kind == kind]
 

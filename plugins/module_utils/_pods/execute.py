@@ -20,8 +20,19 @@ from typing import Any
 from .._core.plan import Problem
 from .._kernel import bpf, link_kinds, netns
 from .._kernel.link_kinds import ALIAS
-from .._kernel.messages import message_types
-from .._kernel.netlink import KernelRefusal, attribute
+from .._kernel.netlink import (
+    IFLA_ADDRESS,
+    IFLA_IFALIAS,
+    IFLA_IFNAME,
+    IFLA_MTU,
+    RTM_GETLINK,
+    SKIP_STATS,
+    KernelRefusal,
+    attribute,
+    decode_link,
+    link_info,
+    link_message,
+)
 from .._kernel.rtnl import (
     CREATE,
     EXCL,
@@ -41,7 +52,6 @@ from .._kernel.rtnl import (
     TABLE_MAIN,
     UP,
     Rtnl,
-    nested,
 )
 from .model import NO_PROGRAM, SIZES, Device, Route, creation_group
 from .plan import Step
@@ -54,7 +64,14 @@ _NODAD = 0x02  # IFA_F_NODAD
 _ROUTE, _ADDRESS, _NUMBER = struct.Struct("=8BI"), struct.Struct("=4BI"), struct.Struct("=I")
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTAX_ADVMSS = 1, 4, 5, 8, 8
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_NO_ADDRESS_GENERATION = 1  # IN6_ADDR_GEN_MODE_NONE
+# linux/if_link.h: attributes of links
+_SIZES = {"mtu": IFLA_MTU, **dict(zip(SIZES, (41, 58, 63, 64)))}  # IFLA_GSO_MAX_SIZE and so on
+_IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 26, 27, 28, 29
+_IFLA_INET6_ADDR_GEN_MODE, _NO_ADDRESS_GENERATION = 8, 1  # IN6_ADDR_GEN_MODE_NONE
+_PEER_INFO = 1  # VETH_INFO_PEER, and PEER_INFO of the other kinds
+# linux/neighbour.h: struct ndmsg, and its attributes
+_NEIGHBOUR = struct.Struct("=B3xiHBB")
+_NDA_DST, _NDA_LLADDR = 1, 2
 
 # Options by parts of the messages with which the kernel and the drivers reject a new device.
 _REFUSALS = (
@@ -99,19 +116,18 @@ def _program_descriptor(program: int) -> int:
 
 
 @contextlib.contextmanager
-def _driver_attributes(kind: str, settings: Mapping[str, object]) -> Iterator[list[tuple[str, Any]]]:
+def _driver_attributes(settings: Mapping[str, object]) -> Iterator[bytes]:
     """Yield the attributes for driver settings; programs are open during the block."""
-    prefix = f"IFLA_{kind.upper()}_"
-    attributes: list[tuple[str, Any]] = []
+    numbers, attributes = link_kinds.META, b""
     opened: list[int] = []
     try:
-        for key, attribute in (("policy", "POLICY"), ("peer_policy", "PEER_POLICY")):
+        for key, name in (("policy", "POLICY"), ("peer_policy", "PEER_POLICY")):
             if key in settings:
-                attributes.append((prefix + attribute, link_kinds.POLICIES[str(settings[key])]))
-        for key, attribute in (("to_pod", "PROG_FD"), ("from_pod", "PEER_PROG_FD")):
+                attributes += _number(numbers[name], link_kinds.POLICIES[str(settings[key])])
+        for key, name in (("to_pod", "PROG_FD"), ("from_pod", "PEER_PROG_FD")):
             if key in settings:
                 opened.append(_program_descriptor(int(str(settings[key]))))
-                attributes.append((prefix + attribute, opened[-1]))
+                attributes += attribute(numbers[name], struct.pack("=i", opened[-1]))
         yield attributes
     finally:
         for descriptor in opened:
@@ -119,9 +135,23 @@ def _driver_attributes(kind: str, settings: Mapping[str, object]) -> Iterator[li
                 os.close(descriptor)
 
 
-def _end_attributes(settings: Mapping[str, object]) -> list[tuple[str, Any]]:
-    names = {"mtu": "IFLA_MTU", "mac": "IFLA_ADDRESS", **{size: f"IFLA_{size.upper()}" for size in SIZES}}
-    return [(names[key], settings[key]) for key in names if key in settings]
+def _number(kind: int, value: int) -> bytes:
+    return attribute(kind, _NUMBER.pack(value))
+
+
+def _name(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _end_attributes(settings: Mapping[str, Any]) -> bytes:
+    found = [_number(kind, settings[key]) for key, kind in _SIZES.items() if key in settings]
+    if "mac" in settings:
+        found.append(attribute(IFLA_ADDRESS, _mac(settings["mac"])))
+    return b"".join(found)
 
 
 # A Pod is neither a router of the node nor may it redirect the node's packets.
@@ -195,10 +225,9 @@ class Executor:
         """Return the link of an existing device. Raises ``KernelRefusal``."""
         name = device.host_interface
         if name not in self._links:
-            link = self._host.link(name)
-            self._links[name] = PairLink(
-                link["index"], link.get_attr("IFLA_LINK") or 0, link.get_attr("IFLA_MTU") or 0
-            )
+            request = link_message(_name(IFLA_IFNAME, name), _number(_IFLA_EXT_MASK, SKIP_STATS))
+            link = decode_link(self._host.get(request, RTM_GETLINK))
+            self._links[name] = PairLink(link.index, link.link, link.mtu)
         return self._links[name]
 
     @staticmethod
@@ -214,10 +243,9 @@ class Executor:
 
     def _delete_device(self, step: Step) -> None:
         self._links.pop(step.of.host_interface, None)
-        message = message_types().link()
         try:
-            message["index"] = self._host.index_of(step.of.host_interface)
-            self._host.request(message, RTM_DELLINK)
+            index = self._host.index_of(step.of.host_interface)
+            self._host.request(link_message(index=index), RTM_DELLINK)
         except KernelRefusal as refusal:
             if refusal.errno != errno.ENODEV:  # it was deleted with its namespace
                 raise
@@ -242,65 +270,46 @@ class Executor:
 
     def _create_device(self, step: Step) -> None:
         device = step.of
-        messages = message_types()
         namespace = os.open(device.netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with _driver_attributes(device.driver, device.driver_settings) as attributes:
-                peer = nested(
-                    ("IFLA_IFNAME", device.interface),
-                    ("IFLA_NET_NS_FD", namespace),
-                    *_end_attributes({k: v for k, v in device.pod.settings.items() if k in ("mtu", "mac")}),
+            with _driver_attributes(device.driver_settings) as attributes:
+                peer = link_message(
+                    _name(IFLA_IFNAME, device.interface),
+                    _number(_IFLA_NET_NS_FD, namespace),
+                    _end_attributes({k: v for k, v in device.pod.settings.items() if k in ("mtu", "mac")}),
                 )
-                if device.driver == "veth":
-                    data = nested(("VETH_INFO_PEER", peer))
-                else:
-                    prefix = f"IFLA_{device.driver.upper()}_"
-                    data = nested(
-                        (prefix + "PEER_INFO", peer),
-                        (prefix + "MODE", link_kinds.MODES[device.mode]),
-                        *attributes,
-                    )
-                message = messages.link()
-                message["attrs"] = [
-                    ("IFLA_IFNAME", device.host_interface),
-                    ("IFLA_GROUP", creation_group(self._owner)),
-                    *_end_attributes({k: v for k, v in device.host.settings.items() if k in ("mtu", "mac")}),
-                    ("IFLA_LINKINFO", nested(("IFLA_INFO_KIND", device.driver), ("IFLA_INFO_DATA", data))),
-                ]
+                data = attribute(_PEER_INFO, peer)
+                if device.driver != "veth":
+                    data += _number(link_kinds.META["MODE"], link_kinds.MODES[device.mode]) + attributes
+                message = link_message(
+                    _name(IFLA_IFNAME, device.host_interface),
+                    _number(_IFLA_GROUP, creation_group(self._owner)),
+                    _end_attributes({k: v for k, v in device.host.settings.items() if k in ("mtu", "mac")}),
+                    link_info(device.driver, data),
+                )
                 self._host.request(message, RTM_NEWLINK, CREATE | EXCL)
         finally:
             os.close(namespace)
         # The alias marks the device as managed. The host end needs no link-local address.
         self._links.pop(device.host_interface, None)
-        message = messages.link()
-        message["index"] = self.link_of(device).index
-        message["attrs"] = [
-            ("IFLA_IFALIAS", f"{ALIAS}{self._owner}/{device.name}"),
-            ("IFLA_GROUP", 0),
-            (
-                "IFLA_AF_SPEC",
-                nested(("AF_INET6", nested(("IFLA_INET6_ADDR_GEN_MODE", _NO_ADDRESS_GENERATION)))),
-            ),
-        ]
+        index = self.link_of(device).index
+        generation = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_NO_ADDRESS_GENERATION]))
+        message = link_message(
+            _name(IFLA_IFALIAS, f"{ALIAS}{self._owner}/{device.name}"),
+            _number(_IFLA_GROUP, 0),
+            attribute(_IFLA_AF_SPEC, attribute(socket.AF_INET6, generation)),
+            index=index,
+        )
         try:
             self._host.request(message, RTM_SETLINK)
         except OSError:
-            removal = messages.link()
-            removal["index"] = message["index"]
-            self._host.request(removal, RTM_DELLINK)
+            self._host.request(link_message(index=index), RTM_DELLINK)
             raise
 
     def _set_driver(self, step: Step) -> None:
         device = step.of
-        with _driver_attributes(device.driver, step.value) as attributes:
-            message = message_types().link()
-            message["index"] = self.link_of(device).index
-            message["attrs"] = [
-                (
-                    "IFLA_LINKINFO",
-                    nested(("IFLA_INFO_KIND", device.driver), ("IFLA_INFO_DATA", nested(*attributes))),
-                )
-            ]
+        with _driver_attributes(step.value) as attributes:
+            message = link_message(link_info(device.driver, attributes), index=self.link_of(device).index)
             self._host.request(message, RTM_NEWLINK)
 
     # Routes of the host
@@ -343,32 +352,30 @@ class Executor:
         return message, kind, CREATE | REPLACE if kind == RTM_NEWADDR else 0
 
     @staticmethod
-    def _neighbour(pair: tuple[str, str], index: int, kind: int) -> tuple[Any, int, int]:
-        message = message_types().neighbour()
-        message["family"], message["ifindex"], message["state"] = _family(pair[0]), index, PERMANENT
-        message["attrs"] = [("NDA_DST", pair[0])]
+    def _neighbour(pair: tuple[str, str], index: int, kind: int) -> tuple[bytes, int, int]:
+        family = _family(pair[0])
+        message = _NEIGHBOUR.pack(family, index, PERMANENT, 0, 0)
+        message += attribute(_NDA_DST, socket.inet_pton(family, pair[0]))
         if kind == RTM_NEWNEIGH:
-            message["attrs"].append(("NDA_LLADDR", pair[1]))
+            message += attribute(_NDA_LLADDR, _mac(pair[1]))
         return message, kind, CREATE | REPLACE if kind == RTM_NEWNEIGH else 0
 
     @staticmethod
-    def _set(settings: Mapping[str, object], index: int) -> list[tuple[Any, int, int]]:
+    def _set(settings: Mapping[str, object], index: int) -> list[tuple[bytes, int, int]]:
         requests = []
         attributes = _end_attributes(settings)
         if attributes or "up" in settings:
-            message = message_types().link()
-            message["index"], message["attrs"] = index, attributes
-            if "up" in settings:
-                message["flags"], message["change"] = UP if settings["up"] else 0, UP
-            requests.append((message, RTM_SETLINK, 0))
+            change = UP if "up" in settings else 0
+            flags = UP if settings.get("up") else 0
+            requests.append(
+                (link_message(attributes, index=index, flags=flags, change=change), RTM_SETLINK, 0)
+            )
         if "loopback" in settings:
-            message = message_types().link()
-            message["index"], message["change"] = 1, UP
-            message["flags"] = UP if settings["loopback"] else 0
-            requests.append((message, RTM_SETLINK, 0))
+            flags = UP if settings["loopback"] else 0
+            requests.append((link_message(index=1, flags=flags, change=UP), RTM_SETLINK, 0))
         return requests
 
-    def _requests(self, step: Step, index: int) -> list[tuple[Any, int, int]]:
+    def _requests(self, step: Step, index: int) -> list[tuple[bytes, int, int]]:
         value = step.value
         if step.action == "set":
             return self._set(value, index)

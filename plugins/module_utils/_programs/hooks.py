@@ -8,13 +8,14 @@ Sources: linux/pkt_cls.h, linux/rtnetlink.h, tc-bpf(8).
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .._core.plan import Problem
 from .._kernel import bpf, libbpf, link_kinds, netlink
-from .._kernel.messages import message_types, traffic_control_type
-from .._kernel.rtnl import RTM_NEWLINK, UP, Rtnl, nested
+from .._kernel.messages import traffic_control_type
+from .._kernel.rtnl import RTM_NEWLINK, UP, Rtnl
 
 HOOKS = ("from_pod", "to_pod", "ingress", "egress")
 # Hooks of a cgroup's sockets
@@ -127,10 +128,8 @@ def set_meta_program(device: Device, hook: str, program: int) -> None:
 
     Raises ``OSError`` with the kernel's message.
     """
-    data = nested((f"IFLA_META_{META_PROGRAM[hook]}", program))
-    message = message_types().link()
-    message["index"] = device.ifindex
-    message["attrs"] = [("IFLA_LINKINFO", nested(("IFLA_INFO_KIND", "meta"), ("IFLA_INFO_DATA", data)))]
+    data = netlink.attribute(link_kinds.META[META_PROGRAM[hook]], struct.pack("=i", program))
+    message = netlink.link_message(netlink.link_info("meta", data), index=device.ifindex)
     try:
         with Rtnl() as rtnl:
             rtnl.request(message, RTM_NEWLINK)
@@ -140,10 +139,8 @@ def set_meta_program(device: Device, hook: str, program: int) -> None:
 
 def set_down(device: Device) -> None:
     """Set a device down; raises ``OSError``."""
-    message = message_types().link()
-    message["index"], message["change"] = device.ifindex, UP
     with Rtnl() as rtnl:
-        rtnl.request(message, RTM_NEWLINK)
+        rtnl.request(netlink.link_message(index=device.ifindex, change=UP), RTM_NEWLINK)
 
 
 def is_ingress(hook: str) -> bool:
