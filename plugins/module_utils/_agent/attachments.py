@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .._core.files import replace_file
+from .._core.files import Metadata, replace_file
 from .._kernel import netns
 from .protocol import Request, uid_in
 
@@ -146,7 +146,7 @@ class Attachments:
         """Add or replace a record. Raises ``OSError``."""
         # Without fsync(), which takes longer than everything else: after a power failure, no Pod is left.
         data = json.dumps(vars(attachment)).encode()
-        replace_file(self._path(attachment.name), data, 0o600, sync=False)
+        replace_file(self._path(attachment.name), data, like=Metadata(0o600), sync=False)
         self._found[attachment.name] = attachment
         self.unreadable.discard(attachment.name)
 

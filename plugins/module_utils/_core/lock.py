@@ -23,8 +23,12 @@ TIMEOUT = 60.0  # seconds to wait for another run on this node
 
 def private_folder(path: str) -> None:
     """Create a directory that only its owner can enter; correct the mode of an existing one."""
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    if stat.S_IMODE(os.stat(path).st_mode) != 0o700:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        mode = os.stat(path).st_mode
+    if stat.S_IMODE(mode) != 0o700:
         os.chmod(path, 0o700)
 
 

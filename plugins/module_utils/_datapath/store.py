@@ -105,7 +105,8 @@ def assign_slots(own: Declaration, records: Mapping[str, Record], owner: str) ->
     current = records[owner].slots if owner in records else {}
     slots = {name: current[name] for name in names if name in current}
     used = {slot for name, record in records.items() if name != owner for slot in record.slots.values()}
-    free = sorted({*range(1, POD_SLOTS)} - used - {*slots.values()})
+    used.update(slots.values())
+    free = (slot for slot in range(1, POD_SLOTS) if slot not in used)
     slots.update(zip((name for name in names if name not in current), free))
     return slots
 

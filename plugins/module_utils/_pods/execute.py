@@ -155,10 +155,12 @@ def _end_attributes(settings: Mapping[str, Any]) -> bytes:
 
 
 # A Pod is neither a router of the node nor may it redirect the node's packets.
-_HOST_SYSCTLS = {
-    "ipv6": {"accept_ra": "0", "accept_redirects": "0", "autoconf": "0"},
-    "ipv4": {"accept_redirects": "0"},
-}
+_DISABLED = (
+    ("ipv6", "accept_ra"),
+    ("ipv6", "accept_redirects"),
+    ("ipv6", "autoconf"),
+    ("ipv4", "accept_redirects"),
+)
 
 
 def accept_no_routers(interface: str) -> None:
@@ -166,13 +168,14 @@ def accept_no_routers(interface: str) -> None:
 
     The node's defaults for new interfaces may accept them. Raises ``OSError``.
     """
-    for family, values in _HOST_SYSCTLS.items():
-        for key, value in values.items():
-            path = f"/proc/sys/net/{family}/conf/{interface}/{key}"
-            with contextlib.suppress(FileNotFoundError), open(path, "r+", encoding="ascii") as file:
-                if file.read().strip() != value:
-                    file.seek(0)
-                    file.write(value)
+    for family, key in _DISABLED:
+        # open() would take five times as many system calls, of which each ADD has many.
+        with contextlib.suppress(FileNotFoundError):
+            file = os.open(f"/proc/sys/net/{family}/conf/{interface}/{key}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(file, b"0")
+            finally:
+                os.close(file)
 
 
 def _family(text: str) -> int:

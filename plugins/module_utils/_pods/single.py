@@ -313,11 +313,10 @@ class SinglePods:
 
 
 def _opened(device: Device) -> Device:
-    """Return the device as it is before it is up: with addresses, without routes and neighbours."""
+    """Return the device as it is before it is up, without addresses and routes."""
 
     def end(one: End) -> End:
-        settings = {key: value for key, value in one.settings.items() if key not in ("up", "loopback")}
-        return End(settings, one.addresses)
+        return End({key: value for key, value in one.settings.items() if key not in ("up", "loopback")})
 
     return replace(device, host=end(device.host), pod=end(device.pod))
 
