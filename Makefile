@@ -30,6 +30,7 @@ SEED ?=
 COUNT ?= 1000000
 SWAPS ?= 10000
 FAULTS ?= 1
+DURATION ?= 600
 UPGRADE ?=
 # kube, test-kubernetes: release of Kubernetes, CNI, and name of the cluster.
 KUBERNETES ?= 1.36.3
@@ -50,8 +51,8 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
-	test-critest test-kubernetes test-kube-cluster test-kube-api test-chaos test-cilium test-kube-nodes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
-	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-masquerade bench-cni bench-kubernetes bench-agent-scale bench-scale bench-tuning packages
+	test-critest test-kubernetes test-kube-cluster test-kube-api test-agent-faults test-chaos test-cilium test-kube-nodes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
+	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-services bench-masquerade bench-cni bench-kubernetes bench-agent-scale bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
 ifneq ($(filter-out tests/unit%,$(T)),)
@@ -60,7 +61,7 @@ endif
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
-	@sudo --preserve-env=CNI,COUNT,DRIVERS,FAULTS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SUITE,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+	@sudo --preserve-env=CNI,COUNT,DRIVERS,DURATION,FAULTS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SUITE,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -146,6 +147,10 @@ test-kube-cluster: tools  ## Of these, the tests with two nodes
 test-kube-api: tools  ## Of these, the tests with an API server and without nodes
 	pytest -q tests/kubernetes/api
 
+test-agent-faults: tools  ## The agent and its API server fail; the agent is killed at each step of a change, 5 min
+	$(call say,Faults of the agent and of the API server)
+	PODNET_STEPS=all PODNET_SEED=$(SEED) pytest -q tests/kubernetes/api/test_agent_faults.py
+
 test-chaos: tools  ## 100 Pods started and killed 16 at a time, 20 times, while parts of the nodes fail (SEED=)
 	$(call say,Chaos on Kubernetes $(KUBERNETES), about 40 min)
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_SEED=$(SEED) PODNET_PODS=100 PODNET_COUNT=20 pytest -q -s tests/kubernetes/test_chaos.py
@@ -210,6 +215,10 @@ bench-datapath: tools  ## Instructions of the BPF programs by feature and scale,
 	$(call say,Costs and rates of the programs on kernel $(KERNEL))
 	$(BENCH).icount.datapath --kernel $(KERNEL)
 
+bench-services: tools  ## Instructions per transaction by services and under policies (KERNEL=6.12), 10 min
+	$(call say,Cost of services and policies on kernel $(KERNEL))
+	$(BENCH).icount.services --kernel $(KERNEL)
+
 bench-masquerade: tools  ## Connections of a masqueraded Pod to one destination, beside netfilter, 1 min
 	$(call say,Masquerading by the programs and by netfilter)
 	$(BENCH).masquerade.bench
@@ -222,9 +231,9 @@ bench-kubernetes: tools  ## 100 Pods started at once by kubelet, beside Pods tha
 	$(call say,Pods started at once on Kubernetes $(KUBERNETES))
 	$(BENCH).kubernetes.pods
 
-bench-agent-scale: tools  ## Changes of 10,000 Pods, 500 policies and 1,000 services in the maps of a node, 1 min
-	$(call say,Changes of a simulated cluster)
-	$(BENCH).agent_scale.bench
+bench-agent-scale: tools  ## The agent and an API server with 10,000 Pods, 500 policies, 1,000 services; 100 changes a second for DURATION=600 s; 20 min
+	$(call say,A simulated cluster with a real API server; the first time 12 min more)
+	$(BENCH).agent_scale.bench --seconds $(DURATION)
 
 bench-scale: tools  ## Controller time of a rollout over HOSTS=1000 simulated hosts, an hour
 	$(call say,site.yml in check mode over $(HOSTS) simulated hosts)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects of a simulated cluster, as the agent passes them to the datapath."""
+"""Objects of a simulated cluster, as they are sent to its API server."""
 
 from __future__ import annotations
 
@@ -10,21 +10,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import (
-    EGRESS,
-    INGRESS,
-    Backend,
-    CidrSelector,
-    Pod,
-    PodSelector,
-    Policy,
-    Ports,
-    Rule,
-    Service,
-)
+from tests.kubernetes.manifests import Json, endpoint_slice, namespace, pod_of, policy, service
 
-TCP, UDP = 6, 17
 APPS = 10  # Deployments of a namespace
+ENDPOINTS = 10  # of each service and family
 
 
 @dataclass(frozen=True)
@@ -38,63 +27,74 @@ class Size:
 
     @property
     def namespaces(self) -> int:
-        return self.policies // 5
+        return max(1, self.policies // 5)
 
 
-def pod(number: int, size: Size, **labels: str) -> Pod:
-    """Return a Pod. Its number defines node, namespace and Deployment."""
-    node, namespace = number % size.nodes, number // size.nodes % size.namespaces
+def namespaces(size: Size) -> Iterator[Json]:
+    for number in range(size.namespaces):
+        yield namespace(f"n{number}", team=f"t{number % 10}")
+
+
+def node_of(number: int, size: Size) -> str:
+    """Return the node of a Pod."""
+    return f"node{number % size.nodes}"
+
+
+def addresses(number: int, size: Size) -> list[str]:
+    """Return the addresses of a Pod."""
+    per_node = size.pods // size.nodes * 2 + 10
+    packed = number % size.nodes * per_node + number // size.nodes
+    return [
+        str(ipaddress.IPv4Address((10 << 24) + packed)),
+        str(ipaddress.IPv6Address((0xFD << 120) + packed)),
+    ]
+
+
+def pod(number: int, size: Size) -> Json:
+    """Return a Pod without addresses. Its number defines node, namespace and Deployment."""
+    at = number // size.nodes % size.namespaces
     app = number // size.nodes // size.namespaces % APPS
-    packed = 0x0A000000 + node * (size.pods // size.nodes * 2 + 10) + number // size.nodes
-    addresses = (ipaddress.IPv4Address(packed), ipaddress.IPv6Address((0xFD << 120) + packed))
-    every = {
-        "@namespace": f"n{namespace}",
-        "@namespace:kubernetes.io/metadata.name": f"n{namespace}",
-        "@namespace:team": f"t{namespace % 10}",
-        "@port:tcp:http": "8080",
+    labels = {
         "app.kubernetes.io/name": f"a{app}",
         "app.kubernetes.io/part-of": f"p{app % 3}",
-        "pod-template-hash": f"{namespace:04x}{app:04x}",
-        **labels,
+        "pod-template-hash": f"{at:04x}{app:04x}",
     }
-    name = f"n{namespace}/a{app}-{number:05x}"
-    return Pod(name, "kubernetes", addresses, every, f"node{node}", uid=f"00000000-0000-{number:012x}")
+    return pod_of(f"n{at}", f"a{app}-{number:05x}", node_of(number, size), labels)
 
 
-def policies(size: Size) -> Iterator[Policy]:
+def policies(size: Size) -> Iterator[Json]:
     """Yield five policies for each namespace: default deny, peers in it, other namespaces, networks, DNS."""
-
-    def select(namespace: int, **labels: str) -> PodSelector:
-        return PodSelector(frozenset({("@namespace", f"n{namespace}"), *labels.items()}))
-
-    def app(number: int) -> dict[str, str]:
-        return {"app.kubernetes.io/name": f"a{number}"}
-
-    http = (Ports(TCP, 8080, 8080), Ports(TCP, 9000, 9010))
-    inside = ipaddress.ip_network("10.0.0.0/8")
+    http: list[Json] = [{"port": "http"}, {"port": 9000, "endPort": 9010}]
+    everyone: Json = {"podSelector": {}}
     for n in range(size.namespaces):
-        every = select(n)
-        team = PodSelector(
-            frozenset({("@namespace:team", f"t{n % 10}"), ("app.kubernetes.io/part-of", "p1")})
-        )
-        internet = CidrSelector(ipaddress.ip_network("0.0.0.0/0"), frozenset({inside}))
-        office = CidrSelector(ipaddress.ip_network(f"192.168.{n % 256}.0/24"))
-        for name, subject, rules, defaults in (
-            ("deny", every, (), (False, False)),
-            ("peers", every, (Rule(INGRESS, peers=(every,), ports=http), Rule(EGRESS, peers=(every,))), None),
-            ("team", select(n, **app(1)), (Rule(INGRESS, peers=(team,), ports=http),), (False, None)),
-            ("networks", select(n, **app(2)), (Rule(EGRESS, peers=(internet, office)),), (None, False)),
-            ("dns", every, (Rule(EGRESS, ports=(Ports(UDP, 53, 53),)),), (None, False)),
+        team = {
+            "namespaceSelector": {"matchLabels": {"team": f"t{n % 10}"}},
+            "podSelector": {"matchLabels": {"app.kubernetes.io/part-of": "p1"}},
+        }
+        internet = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}
+        office = {"ipBlock": {"cidr": f"192.168.{n % 256}.0/24"}}
+        dns = [{"protocol": "UDP", "port": 53}]
+        for name, app, rules in (
+            ("deny", "", {"policyTypes": ["Ingress", "Egress"]}),
+            ("peers", "", {"ingress": [{"from": [everyone], "ports": http}], "egress": [{"to": [everyone]}]}),
+            ("team", "a1", {"ingress": [{"from": [team], "ports": http}]}),
+            ("networks", "a2", {"policyTypes": ["Egress"], "egress": [{"to": [internet, office]}]}),
+            ("dns", "", {"policyTypes": ["Egress"], "egress": [{"ports": dns}]}),
         ):
-            yield Policy(f"n{n}/{name}", "kubernetes", subject, tuple(rules), defaults or (False, False))
+            yield policy(f"n{n}", name, {"app.kubernetes.io/name": app} if app else {}, **rules)
 
 
-def services(size: Size) -> Iterator[Service]:
-    """Yield services of 10 Pods each."""
+def services(size: Size) -> Iterator[tuple[Json, list[Json]]]:
+    """Yield services with their EndpointSlices."""
     for number in range(size.services):
-        chance = random.Random(number)
-        backends = tuple(
-            Backend(pod(chance.randrange(size.pods), size).addresses[0], 8080) for _index in range(10)
-        )
-        address = ipaddress.IPv4Address(f"172.30.{number >> 8}.{number & 255}")
-        yield Service(f"n{number}/s:http", "kubernetes", address, 80, TCP, backends)
+        at, name = f"n{number % size.namespaces}", f"s{number}"
+        yield service(at, name), [slice_of(number, family, 0, size) for family in (4, 6)]
+
+
+def slice_of(number: int, family: int, version: int, size: Size) -> Json:
+    """Return an EndpointSlice of a service; versions differ in one endpoint."""
+    chance = random.Random(number)
+    chosen = [chance.randrange(size.pods) for _index in range(ENDPOINTS)]
+    chosen[0] = (chosen[0] + version) % size.pods
+    found = list(dict.fromkeys(addresses(one, size)[family == 6] for one in chosen))
+    return endpoint_slice(f"n{number % size.namespaces}", f"s{number}", family, found)

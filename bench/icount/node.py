@@ -36,7 +36,13 @@ NETWORK = {"cniVersion": "1.0.0", "name": "icount", "type": "podnet", "ipam": {"
 NEAR, FAR = "near", "far"  # the namespaces of the nodes; NEAR is the guest's initial namespace
 WIRE_MTU = 8264
 # Work per sample: transactions, or bytes.
-WORK = {"rr": ("TCP_RR", 2000), "stream": ("TCP_STREAM", 64 << 20)}
+WORK = {
+    "rr": ("TCP_RR", 2000),
+    "crr": ("TCP_CRR", 500),
+    "udp_rr": ("UDP_RR", 2000),
+    "stream": ("TCP_STREAM", 64 << 20),
+}
+CONTROL, DATA = 12865, 5001  # ports of netperf's connections
 # Sampling ends when the last samples agree; the first ones warm up caches and TCP windows.
 AGREEING, AGREEMENT, MOST = 3, 0.002, 12
 
@@ -181,7 +187,8 @@ def measure(client: str, server: str, address: str, test: str) -> list[float]:
         while len(samples) < MOST:
             with inside(client):
                 netperf = ("netperf", "-4", "-P", "0", "-H", address, "-t", name, "-l", str(-amount))
-                samples.append(float(run(*netperf, "--", "-o", "THROUGHPUT").splitlines()[-1]))
+                options = ("--", "-o", "THROUGHPUT", "-P", f",{DATA}")
+                samples.append(float(run(*netperf, *options).splitlines()[-1]))
             last = samples[-AGREEING:]
             if len(last) == AGREEING and max(last) - min(last) <= AGREEMENT * min(last):
                 break

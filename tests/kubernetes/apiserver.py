@@ -23,11 +23,20 @@ ADDRESS = "127.0.0.1"
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Path]:
     """Run both; yield the path of a kubeconfig, beside which are a client's certificate and key."""
+    with started(folder) as server:
+        config = folder / "kubeconfig"
+        config.write_text(server.kubeconfig())
+        yield config
+
+
+@contextlib.contextmanager
+def started(folder: Path, netns: str = "", name: str = "api") -> Iterator[ApiServer]:
+    """Run both, in a named network namespace if one is given; ``name`` differs for those that run at once."""
     common.require_root_and_commands()
     layers = [build.programs(), root.layer()]
-    group = f"podnet-kube-{cluster.checkout_name('api')}"
+    group = f"podnet-kube-{cluster.checkout_name(name)}"
     cgroups.remove(group)
-    machine = Machine("api", folder, "", group)
+    machine = Machine("api", folder, netns, group)
     cgroups.create(machine.group)
     try:
         machine.boot(layers)
@@ -43,9 +52,7 @@ def running(folder: Path) -> Iterator[Path]:
         without = ("--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none")
         server.start((), "--client-ca-file", authority, *without)
         server.wait()
-        config = folder / "kubeconfig"
-        config.write_text(server.kubeconfig())
-        yield config
+        yield server
     finally:
         cgroups.remove(group)
 

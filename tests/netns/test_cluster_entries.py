@@ -12,11 +12,8 @@ import contextlib
 import ipaddress
 import os
 import random
-import socket
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
@@ -33,7 +30,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._pods import api
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.single import CreatedPod, SinglePods
 from tests.netns.bpf_node import Node
 from tests.netns.pod_bench import Bench, command, pings
-from tests.support.namespaces import Namespaces
+from tests.support.flood import PORT, Flood, udp_in
 
 HOST = "10.77.1.1"
 SECONDS = float(os.environ.get("PODNET_SECONDS") or 10)
@@ -174,48 +171,6 @@ def test_other_processes_compute_the_same_maps(cluster: ClusterNode) -> None:
     assert not pings(ns, client, "10.77.0.11")
 
 
-def udp_in(ns: Namespaces, netns: str, address: str = "", port: int = 0) -> socket.socket:
-    with ns.inside(netns):
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.bind((address, port))
-    return made
-
-
-class Flood:
-    """Sends datagrams from Pods to one until it is left; ``received`` counts them by the sender's address."""
-
-    def __init__(self, ns: Namespaces, senders: Sequence[str], server: str, address: str) -> None:
-        self.received: Counter[str] = Counter()
-        self._stopped = threading.Event()
-        self._server = udp_in(ns, server, address, 7777)
-        self._server.settimeout(0.2)
-        self._sockets = [udp_in(ns, one) for one in senders]
-        self._threads = [threading.Thread(target=self._receive)]
-        self._threads += [threading.Thread(target=self._send, args=(one, address)) for one in self._sockets]
-
-    def __enter__(self) -> Flood:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-        for one in (self._server, *self._sockets):
-            one.close()
-
-    def _send(self, one: socket.socket, address: str) -> None:
-        while not self._stopped.wait(0.0005):
-            with contextlib.suppress(OSError):  # an ICMP error, or no buffer
-                one.sendto(b"x", (address, 7777))
-
-    def _receive(self) -> None:
-        while not self._stopped.is_set():
-            with contextlib.suppress(TimeoutError):
-                self.received[self._server.recvfrom(16)[1][0]] += 1
-
-
 def test_no_change_opens_a_window(cluster: ClusterNode) -> None:
     """Datagrams of a Pod that neither the policies before nor those after a change allow never arrive."""
     chance = random.Random(SEED)
@@ -233,7 +188,9 @@ def test_no_change_opens_a_window(cluster: ClusterNode) -> None:
         [allowed, isolate("more", selector(app="other"), app="server"), isolate("bad", app="bad")],
     ]
     cluster.set(known, *variants[0])
-    with Flood(cluster.node.ns, [good, bad], server, "10.77.0.12") as flood:
+    ns = cluster.node.ns
+    receiver = udp_in(ns, server, "10.77.0.12", PORT)
+    with Flood([udp_in(ns, one) for one in (good, bad)], receiver) as flood:
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             kind = chance.choice(["policies", "remote", "local", "restart", "other"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -32,10 +33,20 @@ class Reply:
 
 
 class Agent:
-    """An agent process with its socket, records and configuration below ``folder``."""
+    """An agent process with its socket, records and configuration below ``folder``.
 
-    def __init__(self, netns: str, folder: Path, config: Mapping[str, Any]) -> None:
+    ``environment`` has additional variables of the process.
+    """
+
+    def __init__(
+        self,
+        netns: str,
+        folder: Path,
+        config: Mapping[str, Any],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._netns, self._folder = netns, folder
+        self._environment = {**os.environ, **(environment or {})}
         self.socket = folder / "agent.sock"
         (folder / "agent.json").write_text(json.dumps(config))
         self.process: subprocess.Popen[bytes] | None = None
@@ -48,7 +59,7 @@ class Agent:
             *("--state", str(self._folder / "attachments")),
         ]
         with (self._folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(words, stdout=log, stderr=log)
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, env=self._environment)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
