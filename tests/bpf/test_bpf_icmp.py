@@ -6,24 +6,28 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, IPOption_NOP, UDPerror
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
+    ICMPv6EchoReply,
     ICMPv6EchoRequest,
     ICMPv6PacketTooBig,
     IPerror6,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
     PadN,
+    RouterAlert,
 )
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout
 from tests.bpf.state import (
     ALLOW,
     BOTH,
@@ -32,6 +36,7 @@ from tests.bpf.state import (
     INGRESS,
     MAC,
     POD1,
+    POD_ANY_SOURCE,
     POD_MASQUERADE,
     REMOTE,
     SENDER,
@@ -92,7 +97,7 @@ class TestErrors:
         state.rule(POD1, REMOTE, EGRESS, (UDP_, ALLOW, 53, 53))
         from_pod(state, "1.11", "2.11", UDP(sport=1234, dport=53), family)
         about = (text("2.11", family), text("1.11", family), UDPerror(sport=53, dport=1234))
-        for src, device, counted in (("1.11", "pod1", "REMOTE"), ("1.12", "pod2", "DROP_POLICY_EGRESS")):
+        for src, device, counted in (("1.11", "pod1", "REMOTE"), ("1.12", "pod2", "DROP_ICMP_ERROR")):
             error = frame(src, "2.11", self.error(family, *about), family)
             assert state.datapath.run("pod_egress", error, device, cached=True).counted == {counted: 1}
 
@@ -372,3 +377,81 @@ class TestQueries:
         result = state.datapath.run("host_ingress", packet, cached=True)
         assert result.counted == {"INBOUND": 1}
         assert Ether(result.packet)[1].payload.dport == 0
+
+
+NODE = {4: "172.31.0.1", 6: "fd31::1"}
+
+
+def _errors(family: int, target: str, kind: str = "") -> Packet:
+    """Return an ICMP error, or a redirect, about a packet to ``target``."""
+    if family == 4:
+        head = {"": ICMP(type=3, code=4, nexthopmtu=700), "redirect": ICMP(type=5)}
+        return head[kind] / IPerror(src=NODE[4], dst=target) / ICMP(type=0)
+    head6 = ICMPv6PacketTooBig(mtu=1280, **({"type": 100} if kind == "unknown" else {}))
+    return head6 / IPerror6(src=NODE[6], dst=target) / ICMPv6EchoReply()
+
+
+class TestForeignErrors:
+    """ICMP errors of Pods about packets that were not to them: the node would learn an MTU for all Pods."""
+
+    OTHERS: ClassVar = {4: ["10.31.2.11", "10.31.1.12"], 6: ["fd31:2::11", "fd31:1::12"]}
+    PASSES: ClassVar = {"2.11": "REMOTE", "1.12": "LOCAL", "node": "STACK_NOT_FORWARDED"}
+
+    @FAMILIES
+    @pytest.mark.parametrize(("dst", "passes"), PASSES.items())
+    @pytest.mark.parametrize("enforce", [0, BOTH], ids=["no policy", "policy"])
+    def test_about_packets_to_others(
+        self, state: State, family: int, dst: str, passes: str, enforce: int
+    ) -> None:
+        state.pods(enforce)
+        state.rule(POD1, layout.ANY, EGRESS, verdict=ALLOW)
+        to = NODE[family] if dst == "node" else text(dst, family)
+
+        def run(target: str, cached: bool) -> Any:
+            header = (IP if family == 4 else IPv6)(src=text("1.11", family), dst=to)
+            packet = bytes(Ether(dst=MAC, src=SENDER) / header / _errors(family, target))
+            return state.datapath.run("pod_egress", packet, cached=cached).counted
+
+        assert run(text("1.11", family), False) == {passes: 1}
+        for other in self.OTHERS[family]:
+            assert run(other, True) == {"DROP_ICMP_ERROR": 1}, "the cache has the decision of another error"
+
+    @FAMILIES
+    def test_all_headers(self, state: State, family: int) -> None:
+        error, own = _errors(family, self.OTHERS[family][0]), _errors(family, text("1.11", family))
+        if family == 4:
+            foreign = [
+                frame("1.11", "2.11", error, 4, options=[IPOption_NOP()] * 4),
+                frame("1.11", "2.11", error, 4, flags="MF"),
+                frame("1.11", "2.11", own, 4, flags="MF"),
+                frame("1.11", "2.11", _errors(4, "10.31.2.11", "redirect"), 4),
+            ]
+        else:
+            many = options(*[options() for dummy in range(5)])
+            foreign = [
+                frame("1.11", "2.11", chain, 6)
+                for chain in (
+                    options(error),
+                    IPv6ExtHdrHopByHop(options=[RouterAlert()]) / error,
+                    IPv6ExtHdrRouting(segleft=0) / error,
+                    IPv6ExtHdrFragment() / error,
+                    IPv6ExtHdrFragment(m=1) / error,
+                    IPv6ExtHdrFragment(m=1) / own,
+                    _errors(6, "fd31:2::11", "unknown"),
+                )
+            ]
+            for last in (options(error), IPv6ExtHdrRouting(segleft=0) / error, IPv6ExtHdrFragment() / error):
+                result = state.datapath.run("pod_egress", frame("1.11", "2.11", many / last, 6))
+                assert result.counted == {"DROP_UNSUPPORTED": 1}, "it may be behind too many headers"
+        for packet in foreign:
+            assert state.datapath.run("pod_egress", packet).counted == {"DROP_ICMP_ERROR": 1}, Ether(packet)
+
+    @FAMILIES
+    def test_a_router(self, state: State, family: int) -> None:
+        state.pods(flags=POD_ANY_SOURCE)
+        state.device(POD_ANY_SOURCE)
+        error = _errors(family, self.OTHERS[family][0])
+        assert from_pod(state, "1.11", "2.11", error, family).counted == {"REMOTE": 1}
+        if family == 4:
+            packet = frame("1.11", "2.11", error, 4, options=[IPOption_NOP()] * 4)
+            assert state.datapath.run("pod_egress", packet).counted == {"STACK_IP_OPTIONS": 1}

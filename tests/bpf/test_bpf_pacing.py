@@ -31,6 +31,7 @@ from tests.bpf.state import (
     from_wire,
     syn,
     text,
+    valid,
 )
 
 SECOND = 10**9
@@ -259,9 +260,6 @@ CONSUMED = {
     "MTU": lambda family: frame(
         *("1.11", "8.11", UDP() / Raw(bytes(1400)), family), **({"flags": "DF"} if family == 4 else {})
     ),
-    "MTU of a route": lambda family: frame(
-        *("1.11", "10.11", UDP() / Raw(bytes(1400)), family), **({"flags": "DF"} if family == 4 else {})
-    ),
     "MTU of a Pod": lambda family: frame("1.11", "1.13", UDP() / Raw(bytes(1400)), family),
 }
 
@@ -272,13 +270,18 @@ def ipv4(dst: str) -> bytes:
 
 FORWARDED_OTHER = {
     "fragmented": frame("1.11", "8.11", UDP() / Raw(bytes(1400)), 4),
-    "fragmented by a route": frame("1.11", "10.11", UDP() / Raw(bytes(1400)), 4),
     "0/8": ipv4("0.1.2.3"),
     "240/4": ipv4("240.0.0.1"),
     "MPLS": bytes(Ether(dst=MAC, src=SENDER, type=0x8847) / Raw(bytes(60))),
 }
+# Packets that exceed the MTU of a route, which may be one that the node learned, and not that of the device
+PATH_MTU = {
+    "IPv4": frame("1.11", "10.11", UDP() / Raw(bytes(1400)), 4),
+    "IPv4, DF": frame("1.11", "10.11", UDP() / Raw(bytes(1400)), 4, flags="DF"),
+    "IPv6": frame("1.11", "10.11", UDP() / Raw(bytes(1400)), 6),
+}
 LINK_SCOPE = {
-    **{dst: ipv4(dst) for dst in ("0.0.0.0", "127.0.0.1", "224.0.0.251", "255.255.255.255")},
+    **{dst: ipv4(dst) for dst in ("0.0.0.0", "224.0.0.251", "255.255.255.255")},
     "IPv6 link-local": bytes(
         Ether(dst=MAC, src=SENDER) / IPv6(src="fe80::11", dst=text("2.99", 6)) / UDP() / Raw(bytes(100))
     ),
@@ -329,6 +332,12 @@ class TestPacedPodsAndTheStack:
     @pytest.mark.parametrize("name", FORWARDED_OTHER)
     def test_forwarded_otherwise(self, state: State, name: str) -> None:
         packet = FORWARDED_OTHER[name]
+        assert self.charged(state, packet)
+        assert self.dropped(state, packet)
+
+    @pytest.mark.parametrize("packet", PATH_MTU.values(), ids=PATH_MTU)
+    def test_mtu_of_the_path(self, state: State, packet: bytes) -> None:
+        """The stack forwards a packet that exceeds an MTU which it only learned."""
         assert self.charged(state, packet)
         assert self.dropped(state, packet)
 
@@ -405,6 +414,19 @@ class TestMasqueradedPodsAndTheStack:
         packet = frame("1.11", "8.11", TCP(flags="S") / Raw(bytes(3000)), family, **flags)
         result = self.run(state, packet, gso_size=size)
         assert (result.verdict, result.counted) == (PASS, {"STACK_MTU": 1})
+
+    @pytest.mark.parametrize("packet", PATH_MTU.values(), ids=PATH_MTU)
+    def test_mtu_of_the_path(self, state: State, packet: bytes) -> None:
+        """The stack would forward it with the Pod's address."""
+        result = self.run(state, packet)
+        assert result.counted == {"REMOTE": 1}
+        assert valid(result.packet)[1].src in ("172.31.0.1", "fd31::1")
+
+    @pytest.mark.parametrize("packet", PATH_MTU.values(), ids=PATH_MTU)
+    def test_mtu_of_the_path_of_other_pods(self, state: State, packet: bytes) -> None:
+        state.pods()
+        result = state.datapath.run("pod_egress", packet)
+        assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_MTU": 1}, packet)
 
     @pytest.mark.parametrize("name", FORWARDED_OTHER)
     def test_other_pods(self, state: State, name: str) -> None:

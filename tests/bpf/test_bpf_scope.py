@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, UDP, IPOption_NOP
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
     ICMPv6MLReport2,
@@ -63,8 +63,9 @@ def default_route(state: State) -> Iterator[State]:
     run("del")
 
 
+LOOPBACK = ["127.0.0.1", "127.255.255.254"]
 NOT_UNICAST = [
-    *("224.0.0.251", "239.255.255.250", "255.255.255.255", "240.0.0.1", "0.0.0.0", "0.1.2.3", "127.0.0.1"),
+    *("224.0.0.251", "239.255.255.250", "255.255.255.255", "240.0.0.1", "0.0.0.0", "0.1.2.3"),
     *("ff02::fb", "ff05::1", "ff0e::1", "fe80::1", "febf::1", "::", "::1", "::ffff:10.0.0.1"),
 ]
 
@@ -88,13 +89,20 @@ class TestScope:
         result = default_route.datapath.run(program, packet)
         assert (result.verdict, result.counted, result.packet) == (PASS, {"STACK_LINK_SCOPE": 1}, packet)
 
-    @pytest.mark.parametrize("dst", NOT_UNICAST)
+    @pytest.mark.parametrize("dst", LOOPBACK)
+    def test_loopback_of_the_node(self, default_route: State, dst: str) -> None:
+        """With route_localnet the stack would deliver it (CVE-2020-8558)."""
+        for fields in ({}, {"options": [IPOption_NOP()] * 4}, {"flags": "MF"}):
+            result = default_route.datapath.run("pod_egress", to(dst, UDP(), **fields))
+            assert (result.verdict, result.counted) == (DROP, {"DROP_UNSUPPORTED": 1})
+
+    @pytest.mark.parametrize("dst", [*NOT_UNICAST, *LOOPBACK])
     def test_not_unicast_under_policy(self, default_route: State, dst: str) -> None:
         default_route.pods(ENFORCE_EGRESS)
         result = default_route.datapath.run("pod_egress", to(dst, UDP(sport=5353, dport=5353)))
         assert (result.verdict, result.counted) == (DROP, {"DROP_UNSUPPORTED": 1})
 
-    @pytest.mark.parametrize("dst", NOT_UNICAST)
+    @pytest.mark.parametrize("dst", [*NOT_UNICAST, *LOOPBACK])
     def test_source_is_checked(self, default_route: State, dst: str) -> None:
         family = 6 if ":" in dst else 4
         header = (IP if family == 4 else IPv6)(src=text("1.12", family), dst=dst)
@@ -118,13 +126,12 @@ BEYOND = ["fd31:1::12", "fd31:2::11", "fd31::1", "2001:db8::1", "ff05::1", "ff0e
 
 
 DISCOVERY = {
-    "RS": ICMPv6ND_RS(),
     "NS": ICMPv6ND_NS(tgt="fd31:1::12"),
     "NA": ICMPv6ND_NA(tgt="fd31:1::12"),
 }
 
 
-ROUTER = {"RA": ICMPv6ND_RA(), "redirect": ICMPv6ND_Redirect()}
+ROUTER = {"RA": ICMPv6ND_RA(), "redirect": ICMPv6ND_Redirect(), "RS": ICMPv6ND_RS()}
 
 
 def discovery(message: Packet, dst: str, src: str = "fd31:1::11", hlim: int = 255) -> bytes:
@@ -132,7 +139,7 @@ def discovery(message: Packet, dst: str, src: str = "fd31:1::11", hlim: int = 25
 
 
 class TestDiscovery:
-    """Neighbour discovery of Pods under a policy that denies all, and router messages of Pods."""
+    """Neighbour discovery of Pods under a policy that denies all, and their messages of and to routers."""
 
     @pytest.fixture
     def denied(self, default_route: State) -> State:
@@ -188,7 +195,7 @@ class TestDiscovery:
     def test_a_pod_is_no_router(
         self, state: State, policy: bool, message: Packet, src: str, dst: str, headers: str
     ) -> None:
-        """The stack accepts them behind extension headers, too."""
+        """The stack accepts them behind extension headers, too. It stores the sender of a solicitation."""
         if policy:
             state.device(enforce=ENFORCE_EGRESS)
             state.pods(ENFORCE_EGRESS)

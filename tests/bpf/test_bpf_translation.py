@@ -372,6 +372,16 @@ class TestTranslatedPackets:
             assert (again.verdict, again.counted, again.packet) == (PASS, {"HOST": 1}, result.packet)
 
     @FAMILIES
+    def test_a_connection_that_policy_has_forbidden_since(self, state: State, family: int) -> None:
+        """What has the tuple of a translated connection need not be a packet of it, nor have its verdict."""
+        self.pods(state, family)
+        from_pod(state, "1.11", "9.10", UDP(sport=1, dport=80), family)
+        direct = frame("1.11", "1.12", UDP(sport=1, dport=53), family)
+        assert state.datapath.run("pod_ingress", direct, "pod2").counted == {"HOST": 1}
+        state.rule(POD2, POD1, INGRESS)
+        assert state.datapath.run("pod_ingress", direct, "pod2").counted == {"DROP_POLICY_INGRESS": 1}
+
+    @FAMILIES
     def test_a_service_before_a_direct_connection(self, state: State, family: int) -> None:
         """Each packet to the service has the tuple of the direct connection as the backend sees it."""
         self.pods(state, family)

@@ -232,6 +232,98 @@ def a_pod_is_no_router_of_the_node(lab: Lab) -> None:
         lab.ns.sysctl(node, ipv6__conf__front__accept_ra=0)
 
 
+def too_big(version: int, src: str, node: str, target: str) -> bytes:
+    """Return an ICMP error to the node: its echo reply to a target is too big. The kernel believes it."""
+    if version == 6:
+        inner = icmp6(node, target, bytes([129, 0]) + bytes(22))
+        return icmp6(src, node, struct.pack("!BBHI", 2, 0, 0, 1280) + inner)
+    inner = packet(node, target, 1, bytes(24))
+    error = struct.pack("!BBHI", 3, 4, 0, 700) + inner
+    return packet(src, node, 1, error[:2] + checksum(error).to_bytes(2, "big") + error[4:])
+
+
+@check_versions
+def a_learned_mtu_bypasses_no_masquerading(lab: Lab, version: int) -> None:
+    """The stack would forward a packet that exceeds an MTU which the node learned. No Pod teaches it one."""
+    lab.declare(masqueraded=["front"])
+    node, target = lab.names["node1"], address_of("world", version)
+    own, other = (address_of(name, version) for name in ("node1", "node2"))
+
+    def learned() -> bool:
+        time.sleep(FORBIDDEN_FOR)
+        return "mtu" in lab.ns.run(node, "ip", "route", "get", target)
+
+    node2 = Wire(lab, "node2", "wire0", ("node1", "wire0"))
+    try:
+        with wires(lab, "other") as (pod,):
+            error = too_big(version, address_of("other", version), own, target)
+            pod.send(error)
+            if version == 4:
+                # the same as fragments
+                pod.send(packet(address_of("other", 4), own, 1, error[20:28], fragment=0x2000))
+                pod.send(packet(address_of("other", 4), own, 1, error[28:], fragment=1))
+            else:
+                options = bytes([58, 0, 1, 4]) + bytes(4)
+                pod.send(packet(address_of("other", 6), own, 60, options + error[40:]))
+            assert not learned()
+        node2.send(too_big(version, other, own, target))
+        assert learned()
+        with open_in(lab, "world", UDP, version) as server, open_in(lab, "front", UDP, version) as client:
+            server.settimeout(ALLOWED_WITHIN)
+            if version == 4:
+                client.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+            client.sendto(bytes(1400), (target, server.getsockname()[1]))
+            assert server.recvfrom(2000)[1][0] == own
+    finally:
+        node2.socket.close()
+        lab.ns.run(node, "ip", f"-{version}", "route", "flush", "cache")
+
+
+@check
+def a_pod_reaches_no_loopback_address_of_the_node(lab: Lab) -> None:
+    """CVE-2020-8558: with route_localnet, which kube-proxy may set, the node would accept the packet."""
+    lab.declare()
+    node = lab.names["node1"]
+    lab.ns.sysctl(node, ipv4__conf__all__route_localnet=1)
+    try:
+        with lab.ns.inside(node):
+            server = socket.socket(socket.AF_INET, UDP)
+        with server, wires(lab, "other") as (other,):
+            server.bind(("127.0.0.1", 0))
+            server.settimeout(FORBIDDEN_FOR)
+            data = udp(9, server.getsockname()[1], b"?")
+            other.send(packet(address_of("other", 4), "127.0.0.1", 17, data))
+            with contextlib.suppress(TimeoutError):
+                raise AssertionError(server.recvfrom(64))
+    finally:
+        lab.ns.sysctl(node, ipv4__conf__all__route_localnet=0)
+
+
+@check
+def a_pod_adds_no_neighbours_to_those_of_the_node(lab: Lab) -> None:
+    """All devices share the kernel's table: full, no Pod of the node reaches a new next hop over IPv6."""
+    lab.declare()
+    node = lab.names["node1"]
+
+    def known() -> set[str]:
+        shown = lab.ns.run(node, "ip", "-j", "-6", "neigh", "show", "dev", "other")
+        return {entry["dst"] for entry in json.loads(shown or "[]")}
+
+    before = known()
+    with wires(lab, "other") as (other,):
+        for number in range(1, 50):
+            address = f"fe80::{number:x}"
+            link = bytes([1, 1, 2, 0, 0, 0, 0, number])
+            target = socket.inet_pton(socket.AF_INET6, address_of("node1", 6))
+            nonce = bytes([14, 1]) + bytes(6)
+            for message in (bytes([133]) + bytes(7) + link, bytes([135]) + bytes(7) + target + link + nonce):
+                for dst in ("ff02::1", "ff02::2", address_of("node1", 6)):
+                    other.send(icmp6(address, dst, message))
+            other.send(icmp6(address, address_of("node1", 6), bytes([128]) + bytes(7)))
+        time.sleep(FORBIDDEN_FOR)
+    assert known() <= before
+
+
 @check
 def multicast_and_broadcast_are_not_routed(lab: Lab) -> None:
     """antrea#4293: the node receives them, its default route does not apply."""

@@ -240,6 +240,7 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 	struct nexthop nh = {};
 	struct bpf_fib_lookup fib = {};
 	enum reason reason;
+	bool to_stack;
 	int paced;
 
 	if (!p || !ctx)
@@ -248,16 +249,23 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 	nh.slot = ctx->src.slot;
 	if (p->ttl <= 1)
 		return ctx_pass_to_stack(p, ctx, REASON_STACK_TTL);
-	reason = fib_lookup(skb, p, &fib);
+	/*
+	 * The stack does not translate sources, and kube-proxy drops packets of connections that
+	 * netfilter has not seen. So the stack must not forward these packets.
+	 */
+	to_stack = !ctx->masquerade && !ctx->ct.set_source &&
+		   !(ctx->cfg.features & FEATURE_STACK_NAT);
+	reason = fib_lookup(skb, p, &fib, true);
+	/* As a router, the node does not trust the ICMP errors that it learns MTUs from. */
+	if (reason == REASON_STACK_MTU && !to_stack)
+		reason = fib_lookup(skb, p, &fib, false);
 	if (reason != REASON_NONE)
 		return ctx_pass_to_stack(p, ctx, reason);
 	/*
-	 * The stack resolves the neighbour, and reports one that does not answer. It does not
-	 * translate sources: bpf_redirect_neigh() resolves the neighbour of these packets, and
-	 * where kube-proxy drops packets of connections that netfilter has not seen.
+	 * The stack resolves the neighbour, and reports one that does not answer;
+	 * bpf_redirect_neigh() only resolves it.
 	 */
-	if (!fib_is_resolved(&fib) && !ctx->masquerade && !ctx->ct.set_source &&
-	    !(ctx->cfg.features & FEATURE_STACK_NAT))
+	if (!fib_is_resolved(&fib) && to_stack)
 		return ctx_pass_to_stack(p, ctx, REASON_STACK_NO_NEIGH);
 	if (!ctx_set_source(skb, ctx))
 		return drop_packet(skb, p, nh.slot, REASON_DROP_NAT_FAILED, ctx->dst.identity);
@@ -320,12 +328,14 @@ static __always_inline int ctx_drop(struct __sk_buff *skb, const struct packet *
 enum ndp_verdict {
 	NDP_NONE,		/* no neighbour discovery */
 	NDP_EXEMPT,		/* exempt from policy: it stays on the link */
-	NDP_DENIED,		/* a router's message, or it may be one */
+	NDP_DENIED,		/* of or to routers, or it may be */
 };
 
 /*
  * Classify a Pod's packet of link scope. A Pod is no router: it must not send router
- * advertisements and redirects, even behind extension headers, which the stack would accept.
+ * advertisements and redirects, even behind extension headers, which the stack would accept. It
+ * gets no advertisements either, but the stack would remember each address that solicits them, and
+ * the neighbour table is that of all devices.
  */
 static __noinline enum ndp_verdict ndp_classify(struct __sk_buff *skb, const struct packet *p)
 {
@@ -341,8 +351,8 @@ static __noinline enum ndp_verdict ndp_classify(struct __sk_buff *skb, const str
 		return NDP_DENIED;
 	if (ip.proto != IPPROTO_ICMPV6 || ip.later)
 		return NDP_NONE;
-	if (!l4_load(skb, ip.offset, &type, sizeof(type), ip.end) || type == NDP_ROUTER_ADVERT ||
-	    type == NDP_LAST)
+	if (!l4_load(skb, ip.offset, &type, sizeof(type), ip.end) || type == NDP_ROUTER_SOLICIT ||
+	    type == NDP_ROUTER_ADVERT || type == NDP_LAST)
 		return NDP_DENIED;
 	if (type < NDP_FIRST || type > NDP_LAST || p->flow.proto != IPPROTO_ICMPV6 ||
 	    p->ttl != NDP_HOP_LIMIT)
@@ -363,6 +373,7 @@ __noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet
 	struct pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
 	__u32 slot = pod ? pod->slot : 0;
 	enum ndp_verdict ndp = NDP_NONE;
+	enum reason denied = REASON_NONE;
 	bool link_scope, exempt;
 
 	if (!p)
@@ -402,6 +413,13 @@ __noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet
 	exempt = skb->protocol == bpf_htons(ETH_P_ARP) || ndp == NDP_EXEMPT;
 	if (ctx.src.enforce & ENFORCE_EGRESS && !exempt)
 		return drop_packet(skb, p, slot, REASON_DROP_UNSUPPORTED, 0);
+	/* The node would deliver it with net.ipv4.conf.*.route_localnet, as kube-proxy sets it. */
+	if (p->flow.family == AF_INET && ipv4_is_loopback(p->flow.dst4))
+		denied = REASON_DROP_UNSUPPORTED;
+	else if (p->flow.family && !(pod && pod->flags & POD_ANY_SOURCE))
+		denied = icmp_error_check(skb, p);
+	if (denied != REASON_NONE)
+		return drop_packet(skb, p, slot, denied, 0);
 	return pod_pass_to_stack(skb, p, &ctx, reason);
 }
 
@@ -418,8 +436,13 @@ __noinline int pod_egress_uncached(struct __sk_buff *skb, struct packet *p,
 	if (!ctx_check_source(skb, p, &ctx))
 		return drop_packet(skb, p, ctx.src.slot, REASON_DROP_INVALID_SOURCE_IP, 0);
 	ctx_set_dst(p, &ctx);
-	if (packet_is_partial(p))
+	if (icmp_error_is_candidate(p)) {
 		entry = NULL;
+		if (!(ctx.src.flags & POD_ANY_SOURCE))
+			reason = icmp_error_check(skb, p);
+		if (reason != REASON_NONE)
+			return drop_packet(skb, p, ctx.src.slot, reason, 0);
+	}
 	if (ctx_needs_state(p, &ctx)) {
 		reason = ctx_process(skb, p, &ctx);
 		if (reason == REASON_NONE &&

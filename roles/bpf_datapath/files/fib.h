@@ -52,13 +52,14 @@ static __always_inline void fib_init(const struct packet *p, struct bpf_fib_look
 /*
  * Look up the route of a packet that leaves the node, as the host would forward it, but without
  * netfilter and qdiscs. On REASON_NONE `fib` has the next hop and the MTU, and, if
- * fib_is_resolved(), the MAC addresses.
+ * fib_is_resolved(), the MAC addresses. With `path_mtu` the MTU is that of the path, of which the
+ * node may have learned by ICMP, else that of the device.
  */
 static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct packet *p,
-					 struct bpf_fib_lookup *fib)
+					 struct bpf_fib_lookup *fib, bool path_mtu)
 {
 	/* The segment size that a raw socket requests may exceed 16 bits with its headers. */
-	bool check_mtu = p->wire_len && p->wire_len <= 0xffff;
+	bool check_mtu = path_mtu && p->wire_len && p->wire_len <= 0xffff;
 	long result;
 
 	fib_init(p, fib);
@@ -68,9 +69,12 @@ static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct pac
 		return fib_reason(result);
 	/* Without tot_len the lookup does not check the MTU. */
 	if (!check_mtu) {
+		enum reason reason;
 		__u32 mtu;
 
-		return mtu_check(skb, p, fib->ifindex, &mtu);
+		reason = mtu_check(skb, p, fib->ifindex, &mtu);
+		fib->mtu_result = parse_limit_len(mtu);
+		return reason;
 	}
 	return REASON_NONE;
 }
@@ -108,13 +112,9 @@ static __noinline bool fib_stack_forwards(struct __sk_buff *skb, const struct pa
 	    ipv6_is_link_scope(p->flow.src6) || ipv6_is_link_scope(p->flow.dst6))
 		return false;
 	fib_init(p, &fib);
+	/* by the device: what exceeds only an MTU that the node learned, the stack forwards */
 	too_big = reason == REASON_STACK_MTU && fib_dont_fragment(skb, p);
-	/* with tot_len the lookup checks the route's MTU too, else only the device's */
-	if (too_big && p->wire_len <= 0xffff)
-		fib.tot_len = p->wire_len;
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (too_big && result == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return false;
 	switch (result) {
 	case BPF_FIB_LKUP_RET_NOT_FWDED:
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:

@@ -16,6 +16,89 @@
 #include "metrics.h"
 #include "nat.h"
 
+/* Return whether a packet is an ICMP error, or may be one behind what parse_packet() parsed. */
+static __always_inline bool icmp_error_is_candidate(const struct packet *p)
+{
+	__u8 type = bpf_ntohs(p->flow.dport) >> 8;
+
+	if (packet_is_partial(p))
+		return true;
+	if (p->flow.family == AF_INET6)
+		return p->flow.proto == IPPROTO_ICMPV6 && type < ICMPV6_INFORMATIONAL;
+	return p->flow.proto == IPPROTO_ICMP &&
+	       (type == ICMP_REDIRECT || l4_is_icmp_error(AF_INET, IPPROTO_ICMP, type));
+}
+
+/*
+ * Return whether a host may find an ICMP error behind extension headers that cannot be parsed:
+ * there are too many. It does not if they are truncated, or without a security association.
+ */
+static __always_inline bool icmp_error_is_hidden(struct __sk_buff *skb, const struct ip_info *ip)
+{
+	struct ipv6_rt_hdr header;
+
+	if (!l4_load(skb, ip->offset, &header, sizeof(header), ip->end))
+		return false;
+	return ip->proto == IPPROTO_ROUTING ? !header.segments_left :
+					      ip->proto != IPPROTO_AH && ip->proto != IPPROTO_MH;
+}
+
+/*
+ * Check a Pod's packet: drop an ICMP error about a packet that was not to the Pod. Only routers
+ * send these. The receiver would learn an MTU, or end a connection: the node, for all Pods.
+ */
+__noinline enum reason icmp_error_check(struct __sk_buff *skb, const struct packet *p)
+{
+	struct ip_info ip = {};
+	bool foreign;
+	__be32 dst[4];
+	__u8 type;
+
+	if (!p)
+		return REASON_DROP_UNSUPPORTED;
+	/* that of a packet with options is unknown */
+	ip.end = p->ip_len ? packet_end(p) : skb->len;
+	if (p->flow.family == AF_INET) {
+		struct iphdr header;
+
+		/* also of a packet with options */
+		if (bpf_skb_load_bytes(skb, L3_OFFSET, &header, sizeof(header)))
+			return REASON_NONE;
+		ip.proto = header.protocol;
+		ip.offset = L3_OFFSET + header.ihl * 4;
+		ip.fragmented = header.frag_off & bpf_htons(IPV4_FRAGMENT);
+		ip.later = header.frag_off & bpf_htons(IPV4_OFFSET);
+	} else {
+		if (bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct ipv6hdr, nexthdr),
+				       &ip.proto, sizeof(ip.proto)))
+			return REASON_NONE;
+		ip.offset = L3_OFFSET + sizeof(struct ipv6hdr);
+		if (!ipv6_skip_exthdrs(skb, &ip))
+			return icmp_error_is_hidden(skb, &ip) ? REASON_DROP_UNSUPPORTED :
+								REASON_NONE;
+	}
+	if (ip.later || !proto_is_icmp(p->flow.family, ip.proto))
+		return REASON_NONE;
+	if (!l4_load(skb, ip.offset, &type, sizeof(type), ip.end))
+		return REASON_NONE;
+	if (p->flow.family == AF_INET ?
+	    type != ICMP_REDIRECT && !l4_is_icmp_error(AF_INET, ip.proto, type) :
+	    type >= ICMPV6_INFORMATIONAL)
+		return REASON_NONE;
+	/* it has at most the minimum MTU */
+	if (ip.fragmented)
+		return REASON_DROP_ICMP_ERROR;
+	if (p->flow.family == AF_INET)
+		foreign = l4_load(skb, ip.offset + ICMP_HEADER + offsetof(struct iphdr, daddr), dst,
+				  sizeof(*dst), ip.end) &&
+			  dst[0] != p->flow.src4;
+	else
+		foreign = l4_load(skb, ip.offset + ICMP_HEADER + offsetof(struct ipv6hdr, daddr),
+				  dst, sizeof(dst), ip.end) &&
+			  !address_equal(dst, p->flow.src6);
+	return foreign ? REASON_DROP_ICMP_ERROR : REASON_NONE;
+}
+
 struct icmp_error_nat {
 	struct addr_port src;	/* of the inner packet, before translation */
 	struct addr_port dst;

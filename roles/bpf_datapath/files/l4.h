@@ -22,6 +22,7 @@
 #define ICMP_ECHOREPLY 0
 #define ICMP_DEST_UNREACH 3
 #define ICMP_SOURCE_QUENCH 4
+#define ICMP_REDIRECT 5
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
@@ -29,6 +30,7 @@
 #define ICMP_TIMESTAMPREPLY 14
 
 #define ICMP_HEADER 8		/* length of the header before the inner packet of an error */
+#define ICMPV6_INFORMATIONAL 128	/* types below it are errors */
 #define TCP_FLAGS 13		/* offset of the flags byte */
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02

@@ -48,9 +48,10 @@ enum reason {
 	REASON_EVENT_LOST,		/* no packet: a drop for which `drops` had no room */
 	REASON_DROP_CHECKSUM,		/* requests a checksum outside of the transport header */
 	REASON_DROP_VLAN,		/* a VLAN tag: Pods send and receive untagged frames */
-	REASON_DROP_NDP,		/* a router advertisement or redirect from a Pod */
+	REASON_DROP_NDP,		/* a message of or to routers from a Pod */
 	REASON_STACK_NO_NEIGH,		/* the next hop's MAC address is unknown */
 	REASON_STACK_NAT,		/* netfilter translates its connection */
+	REASON_DROP_ICMP_ERROR,		/* a Pod's ICMP error about a packet that was not to it */
 	REASON_MAX,
 };
 

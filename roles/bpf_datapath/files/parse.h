@@ -35,6 +35,7 @@
  * 255 is valid: packets that a router forwarded must not bypass policy.
  */
 #define NDP_FIRST 133
+#define NDP_ROUTER_SOLICIT 133
 #define NDP_ROUTER_ADVERT 134
 #define NDP_LAST 137
 #define NDP_HOP_LIMIT 255
@@ -217,6 +218,11 @@ static __always_inline bool ipv4_is_link_scope(__be32 address)
 	__u8 first = bpf_ntohl(address) >> 24;
 
 	return (__u8)(first - 1) >= 223 || first == 127;
+}
+
+static __always_inline bool ipv4_is_loopback(__be32 address)
+{
+	return bpf_ntohl(address) >> 24 == 127;
 }
 
 /* Return whether the stack forwards an address of link scope like unicast: 0/8 and 240/4. */

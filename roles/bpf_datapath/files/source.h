@@ -31,7 +31,7 @@ static __noinline bool ctx_leaves(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_fib_lookup fib = {};
 
-	return fib_lookup(skb, p, &fib) == REASON_NONE;
+	return fib_lookup(skb, p, &fib, false) == REASON_NONE;
 }
 
 /*

@@ -293,8 +293,14 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		return REASON_DROP_INVALID_SOURCE_IP;
 	if (match == CTX_KNOWN || match == CTX_DONE)
 		c = ctx_connection(ctx);
-	if (match == CTX_DONE)
-		return c ? c->verdict.reason : REASON_DROP_CT_CREATE_FAILED;
+	if (match == CTX_DONE) {
+		if (!c)
+			return REASON_DROP_CT_CREATE_FAILED;
+		if (ctx->ct.reply || c->verdict.generation == ctx->cfg.generation)
+			return c->verdict.reason;
+		/* it need not be a packet of the connection: none has been processed since */
+		return ctx_verdict(skb, p, ctx, c);
+	}
 	if (c && !ctx_is_of_connection(ctx, c))
 		c = NULL;
 	if (!c) {

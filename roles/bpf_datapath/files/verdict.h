@@ -79,7 +79,7 @@ static __noinline bool ctx_is_to_node(struct __sk_buff *skb, const struct packet
 {
 	struct bpf_fib_lookup fib = {};
 
-	return fib_lookup(skb, p, &fib) == REASON_STACK_NOT_FORWARDED;
+	return fib_lookup(skb, p, &fib, false) == REASON_STACK_NOT_FORWARDED;
 }
 
 /*
@@ -99,7 +99,7 @@ __noinline bool ctx_set_dst_by_route(struct __sk_buff *skb, const struct packet 
 	if (p->flow.origin != FROM_POD || ctx->dst.pod || ctx->dst.identity == IDENTITY_HOST ||
 	    (ctx->ct.reply && !(c && c->flags & CT_ANY_SOURCE)))
 		return false;
-	route = fib_lookup(skb, p, &fib);
+	route = fib_lookup(skb, p, &fib, false);
 	if (!ctx->ct.reply) {
 		if (route != REASON_STACK_NOT_FORWARDED)
 			return false;
@@ -150,7 +150,7 @@ static __noinline enum reason ctx_verdict_host(struct __sk_buff *skb, const stru
 		return REASON_NONE;
 	if (stack == REASON_STACK_TTL ||
 	    (stack == REASON_STACK_NAT && !(ctx->dst.cidr_flags & CIDR_STACK_NAT)))
-		stack = fib_lookup(skb, p, &fib);
+		stack = fib_lookup(skb, p, &fib, false);
 	/* without forwarding the stack only delivers to the node */
 	if (stack != REASON_STACK_NOT_FORWARDED && stack != REASON_STACK_FWD_DISABLED)
 		return REASON_NONE;
