@@ -140,11 +140,11 @@ class AnyCluster(ABC):
 class Cluster(AnyCluster):
     """A cluster whose nodes are machines; clusters with different names run at the same time."""
 
-    def __init__(self, name: str, version: str = build.KUBERNETES) -> None:
+    def __init__(self, name: str, version: str = build.KUBERNETES, nodes: int = NODES) -> None:
         super().__init__(name, version, "veth")
         self._nodes = [
             Node(number, self.folder, f"podnet-{name}-node{number}", self.group)
-            for number in range(1, NODES + 1)
+            for number in range(1, nodes + 1)
         ]
 
     @property

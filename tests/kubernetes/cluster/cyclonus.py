@@ -12,7 +12,7 @@ from pathlib import Path
 from lablib import common
 
 from tests.kubernetes.cluster import build, cache, e2e
-from tests.kubernetes.cluster.node import Node
+from tests.kubernetes.cluster.node import AnyNode
 
 PROGRAM = "cyclonus"
 PACKAGE, VERSION = "github.com/mattfenwick/cyclonus/cmd/cyclonus", "0.5.6"
@@ -32,7 +32,7 @@ def _build(target: Path) -> None:
         go.install(f"{PACKAGE}@v{VERSION}", target / build.BIN)
 
 
-def tag_image(nodes: Sequence[Node]) -> None:
+def tag_image(nodes: Sequence[AnyNode]) -> None:
     """Give the image of the end-to-end suite the name that cyclonus uses."""
     for node in nodes:
         node.run("ctr", "-n", "k8s.io", "images", "tag", "--force", e2e.IMAGE, IMAGE)

@@ -13,6 +13,7 @@ import inspect
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from lablib import common
@@ -48,16 +49,24 @@ ip address add "$1" dev {UPLINK} nodad
 """
 
 
-def disk(layers: list[Path]) -> Path:
-    """Return the disk with the programs and images in a cluster's layers: images, programs, root."""
+def disk(layers: Sequence[Path], more: Sequence[Path] = ()) -> Path:
+    """Return the disk with the programs and images in a cluster's layers: images, programs, root.
+
+    ``more`` are layers with further images.
+    """
+    archives = {
+        str(path.relative_to(one)): one for one in more for path in sorted(one.glob(f"{images.ARCHIVES}/*"))
+    }
     sources = {
+        **archives,
         f"{images.ARCHIVES}/cluster.tar": layers[0],
         **{f"{BIN}/{name}": layers[1] for name in KUBERNETES},
     }
     sources.update({f"usr/bin/{name}": layers[2] for name in CONTAINERD})
     sources.update({f"usr/lib/cni/{name}": layers[2] for name in CNI_PLUGINS})
     recipe = f"{sources} {inspect.getsource(_build)}"
-    return cache.layer("guest-disk", recipe, lambda work: _build(sources, work)) / DISK
+    name = "-".join(["guest-disk", *(Path(archive).stem for archive in archives)])
+    return cache.layer(name, recipe, lambda work: _build(sources, work)) / DISK
 
 
 def _build(sources: dict[str, Path], target: Path) -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from lablib import common, image, process
 from lablib.lifecycle import Lab
@@ -33,9 +35,13 @@ class LabCluster(AnyCluster):
 
     patience = 10
 
-    def __init__(self, kernel: str, driver: str, version: str = build.KUBERNETES) -> None:
-        super().__init__(f"nodes-{kernel.replace('.', '-')}", version, driver)
-        self.kernel = kernel
+    def __init__(
+        self, kernel: str, driver: str, version: str = build.KUBERNETES, name: str = "nodes", **options: Any
+    ) -> None:
+        """``options`` are those of ``site.yml`` in addition to the ones that a cluster requires."""
+        super().__init__(f"{name}-{kernel.replace('.', '-')}", version, driver)
+        self.kernel, self._options = kernel, options
+        self.proxy = options.get("cni_kube_proxy") != "replace"
         self._lab = Lab(self.name)
         self._nodes = [GuestNode(number, self._lab, self.folder) for number in range(1, NODES + 1)]
 
@@ -43,10 +49,14 @@ class LabCluster(AnyCluster):
     def nodes(self) -> list[GuestNode]:
         return self._nodes
 
-    def up(self) -> None:
-        """Start a new cluster, after removing an existing one."""
+    def up(self, more: Sequence[Path] = ()) -> None:
+        """Start a new cluster, after removing an existing one.
+
+        ``more`` are layers for the machine of the control plane; nodes get their images.
+        """
         layers = self._layers()
-        disk = guest.disk(layers)
+        disk = guest.disk(layers, more)
+        layers = [*more, *layers]
         self.down()
         self.folder.mkdir(parents=True)
         self._boot(disk)
@@ -107,6 +117,7 @@ class LabCluster(AnyCluster):
             "fleet_batches": ["100%"],
             "preflight_driver": self.driver,
             "preflight_install_packages": False,
+            **self._options,
         }
         # Tuning reboots the nodes; other tests cover it.
         words = ("--skip-tags", "node_tuning", "-e", json.dumps(options))
