@@ -34,6 +34,7 @@ from .._ops.watch import OVERLOADED, Watch
 from .attachments import Attachment
 from .config import OWNER, Config
 from .events import EventWriter
+from .health_ports import HealthPorts
 from .protocol import FAILED, TRY_AGAIN, CniError
 from .warning_file import Warnings
 from .worker import Worker
@@ -72,6 +73,7 @@ class ClusterWatch:
         self._stopped = threading.Event()
         self._failed = False
         self._rejected: Sequence[str] = ()
+        self._health_ports = HealthPorts(lambda: not self._failed)
         self.unenforced = 0
 
     def run(self) -> None:
@@ -82,6 +84,7 @@ class ClusterWatch:
         while True:
             changes = self._next_changes()
             if self._stopped.is_set():
+                self._health_ports.stop()
                 return
             with self._lock:
                 try:
@@ -196,7 +199,11 @@ class ClusterWatch:
     def _summarize(self, changed: bool) -> None:
         """Report what cannot be enforced if it may have ``changed``, and write the summary."""
         if changed:
-            found = [*self._state.unenforced, *map(self._state.unenforced_of, self._rejected)]
+            found = [
+                *self._state.unenforced,
+                *map(self._state.unenforced_of, self._rejected),
+                *self._health_ports.set(self._state.health_checks),
+            ]
             self._events.set(one for one in found if one.uid)
             lines = [f"{one.kind} {one.namespace}/{one.name}: {one.message}" for one in found]
             self.unenforced = len({(one.kind, one.namespace, one.name) for one in found})

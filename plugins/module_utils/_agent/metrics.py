@@ -1,17 +1,17 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Counters of the agent, and the HTTP endpoint for health checks and Prometheus.
+"""Counters of the agent, and the HTTP server for its health and Prometheus.
 
 Source: Prometheus, "Exposition formats".
 """
 
 from __future__ import annotations
 
-import http.server
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from .http_server import HttpServer, Response
 from .protocol import CniError
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)  # seconds
@@ -69,28 +69,12 @@ def serve(address: str, port: int, health: Callable[[], str], metrics: Callable[
     Raises ``OSError``.
     """
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = 10  # seconds for a client to send its request
+    def respond(path: str) -> Response:
+        if path == "/healthz":
+            problem = health()
+            return Response(503 if problem else 200, (problem or "ok") + "\n")
+        if path == "/metrics":
+            return Response(200, metrics())
+        return Response(404, "use /healthz or /metrics\n")
 
-        def do_GET(self) -> None:
-            if self.path == "/healthz":
-                problem = health()
-                self._reply(503 if problem else 200, (problem or "ok") + "\n")
-            elif self.path == "/metrics":
-                self._reply(200, metrics())
-            else:
-                self._reply(404, "use /healthz or /metrics\n")
-
-        def _reply(self, status: int, text: str) -> None:
-            body = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_arguments: object) -> None:
-            """Log nothing: scrapes are frequent."""
-
-    server = http.server.ThreadingHTTPServer((address, port), Handler)
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    HttpServer(address, port, respond).start()

@@ -6,4 +6,4 @@ Callers: _agent
 May import: _datapath
 """
 
-__all__ = ["objects", "policies", "state"]
+__all__ = ["objects", "policies", "services", "state"]

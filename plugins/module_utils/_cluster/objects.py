@@ -57,7 +57,10 @@ class ServicePort(NamedTuple):
 
 
 class ServiceFacts(NamedTuple):
-    """A Service with addresses. ``ingress`` are those of its load balancer, ``created`` sorts by its age."""
+    """A Service with addresses. ``ingress`` are those of its load balancer, ``created`` sorts by its age.
+
+    ``health_port`` is the port by which load balancers find nodes with endpoints, 0 if there is none.
+    """
 
     namespace: str
     name: str
@@ -71,11 +74,12 @@ class ServiceFacts(NamedTuple):
     internal_local: bool
     external_local: bool
     created: str = ""
+    health_port: int = 0
 
     def internal(self) -> ServiceFacts:
         """Return the service without the addresses and ports for clients outside of the cluster."""
         ports = tuple(port._replace(node_port=0) for port in self.ports)
-        return self._replace(external_addresses=(), ingress=(), ports=ports)
+        return self._replace(external_addresses=(), ingress=(), ports=ports, health_port=0)
 
 
 class Endpoint(NamedTuple):
@@ -212,6 +216,7 @@ def service(item: Json) -> ServiceFacts | None:
     kind, external = spec.get("type") or "ClusterIP", _addresses(spec.get("externalIPs") or ())
     found = ((item.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
     is_external = kind in ("NodePort", "LoadBalancer") or bool(external)
+    external_local = is_external and spec.get("externalTrafficPolicy") == "Local"
     client = (spec.get("sessionAffinityConfig") or {}).get("clientIP") or {}
     return ServiceFacts(
         meta["namespace"],
@@ -237,8 +242,9 @@ def service(item: Json) -> ServiceFacts | None:
         if spec.get("sessionAffinity") == "ClientIP"
         else 0,
         spec.get("internalTrafficPolicy") == "Local",
-        is_external and spec.get("externalTrafficPolicy") == "Local",
+        external_local,
         str(meta.get("creationTimestamp") or ""),
+        int(spec.get("healthCheckNodePort") or 0) if kind == "LoadBalancer" and external_local else 0,
     )
 
 

@@ -27,6 +27,15 @@ class _Chosen(NamedTuple):
     local: tuple[Backend, ...]
 
 
+class HealthCheck(NamedTuple):
+    """What load balancers learn from a health port: how many endpoints a service has on this node."""
+
+    namespace: str
+    name: str
+    uid: str
+    endpoints: int
+
+
 class Size(NamedTuple):
     """The most that a service takes of the maps: frontends, Maglev tables and backends."""
 
@@ -104,6 +113,26 @@ def translate_service(
             for own in service.cluster_addresses:
                 found += _frontends(service, port, own, [*others], slices, name, node)
     return found, problems
+
+
+def health_checks(
+    service: ServiceFacts, slices: Sequence[SliceFacts], name: str
+) -> dict[tuple[int, int], HealthCheck]:
+    """Return the health checks of a service on the node ``name``, by IP version and port.
+
+    Source: Kubernetes, pkg/proxy/endpointschangetracker.go (LocalReadyEndpoints).
+    """
+    found: dict[tuple[int, int], HealthCheck] = {}
+    for version in (own.version for own in service.cluster_addresses if service.health_port):
+        ready = {
+            one.address
+            for some in slices
+            for one in some.endpoints
+            if some.version == version and one.ready and one.node == name
+        }
+        check = HealthCheck(service.namespace, service.name, service.uid, len(ready))
+        found[version, service.health_port] = check
+    return found
 
 
 def problem_of(service: ServiceFacts, message: str) -> Unenforced:

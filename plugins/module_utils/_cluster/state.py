@@ -76,6 +76,7 @@ class ClusterState:
         self.pods: dict[str, Pod] = {}
         self.policies: list[Policy] = []
         self.services: list[Service] = []
+        self.health_checks: dict[tuple[int, int], services.HealthCheck] = {}
         self.unenforced: list[Unenforced] = []
 
     def counts(self) -> dict[str, int]:
@@ -220,6 +221,14 @@ class ClusterState:
             ((service, frontends) for service, (frontends, _problems) in ordered), self.api_servers()
         )
         self.unenforced = problems + conflicts
+        self.health_checks = {
+            place: check
+            for key, service in sorted(self._services.items())
+            if service.health_port
+            for place, check in services.health_checks(
+                self._shown(service), self._slices_in(key), self._own_node
+            ).items()
+        }
 
     def _translate_services(self) -> list[Unenforced]:
         """Translate the services that fit into the maps; return a problem for each of the others."""

@@ -241,3 +241,30 @@ def test_endpoints_are_those_that_kube_proxy_chooses(given: list[Json]) -> None:
     external = [str(one.address) for one in node_port.external or ()]
     assert (backends(cluster), external) == kube_proxy(given)
     assert node_port.backends == cluster.backends
+
+
+def test_health_port() -> None:
+    dual = [
+        endpoint_slice(
+            [endpoint("10.0.0.1", OWN), endpoint("10.0.0.2"), endpoint("10.0.0.3", OWN, ready=False)]
+        ),
+        endpoint_slice(
+            [endpoint("fd00::1", OWN, ready=False, serving=True, terminating=True)], "IPv6", "web-2"
+        ),
+        # another port of the same endpoint
+        endpoint_slice(
+            [endpoint("10.0.0.1", OWN)],
+            name="web-3",
+            ports=[{"name": "tls", "port": 8443, "protocol": "TCP"}],
+        ),
+    ]
+    local = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 30000}
+    state = state_of([service(type="LoadBalancer", **local)], *dual)
+    counts = {place: (one.namespace, one.name, one.endpoints) for place, one in state.health_checks.items()}
+    assert counts == {(4, 30000): ("x", "web", 1), (6, 30000): ("x", "web", 0)}
+    # only services whose load balancer selects nodes have one
+    for spec in (
+        {**local, "type": "NodePort"},
+        {**local, "type": "LoadBalancer", "externalTrafficPolicy": "Cluster"},
+    ):
+        assert not state_of([service(**spec)], *dual).health_checks
