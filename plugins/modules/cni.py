@@ -91,7 +91,9 @@ options:
         type: path
         default: /sys/fs/bpf/podnet
       uplinks:
-        description: NICs to which the agent attaches C(host_ingress) after a boot.
+        description: >-
+          NICs to which the agent attaches C(host_ingress) after a boot, and C(host_egress) if
+          O(agent.kube_proxy=replace).
         type: list
         elements: str
         default: []

@@ -94,7 +94,7 @@ class State:
     def device(self, flags: int = 0, enforce: int = 0, rate: int = 0) -> None:
         """Write the entry of pod1's device."""
         mac = bytes.fromhex(MAC.replace(":", ""))
-        value = layout.POD.pack(1, 1, flags, POD1, POD1, enforce, enforce, mac, rate)
+        value = layout.POD.pack(1, 1, flags, POD1, POD1, enforce, enforce, mac, 0, rate)
         self.put("pods", layout.INDEX.pack(self.pod1), value)
         self.queue()
 

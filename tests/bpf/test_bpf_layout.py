@@ -52,8 +52,8 @@ DIFFERENCES = {
     ),
     "padding in use": (
         "endpoints.h",
-        r"__u8 pad\[6\]",
-        "__u8 priority[6]",
+        r"__u16 pad;",
+        "__u16 priority;",
         "map pods: field `pad` of the value is missing in the object",
     ),
     "element size": (

@@ -358,7 +358,7 @@ class TestPacedPodsAndTheStack:
         with state.datapath.inside():
             closed = state.datapath.ifindex("closed")
         mac = bytes.fromhex(MAC.replace(":", ""))
-        value = layout.POD.pack(1, 1, 0, 0, 0, 0, 0, mac, self.RATE)
+        value = layout.POD.pack(1, 1, 0, 0, 0, 0, 0, mac, 0, self.RATE)
         state.put("pods", layout.INDEX.pack(closed), value)
         soon = time.monotonic_ns() + SECOND // 2
         state.queue(soon)

@@ -99,10 +99,15 @@ class HostPorts(Cni):
             connection.recv(64)
             connection.send(reply(client))
 
-    def ask(self, netns: str, to: str, port: int, word: str, source: str = "") -> str:
-        """Return which Pod answers a client in a namespace, and the client's address; "" for none."""
+    def ask(
+        self, netns: str, to: str, port: int, word: str, source: str = "", by_packets: bool = False
+    ) -> str:
+        """Return which Pod answers a client in a namespace, and the client's address; "" for none.
+
+        ``by_packets`` creates the client's socket so that its packets are translated.
+        """
         family = socket.AF_INET6 if ":" in to else socket.AF_INET
-        with self._cgroup_of(netns), self.node.ns.inside(netns):
+        with self._cgroup_of(netns, by_packets), self.node.ns.inside(netns):
             client = socket.socket(family, KINDS[word])
         with client:
             client.settimeout(3)
@@ -116,9 +121,9 @@ class HostPorts(Cni):
         return ""
 
     @contextlib.contextmanager
-    def _cgroup_of(self, netns: str) -> Iterator[None]:
+    def _cgroup_of(self, netns: str, by_packets: bool) -> Iterator[None]:
         """Create sockets of other hosts outside of the cgroup."""
-        leaves = self._group and netns == self.world
+        leaves = self._group and (by_packets or netns == self.world)
         if leaves:
             (Path(self._group).parent / "cgroup.procs").write_text(str(os.getpid()))
         yield
@@ -221,6 +226,38 @@ def test_addresses_and_protocols_of_several_pods(cni: HostPorts, version: int, w
         assert not cni.ask(cni.containers[name], LOOPBACK[version], 80, word)
     # neither does a port of one family have one of the other
     assert not cni.ask(cni.world, NODE[10 - version], 80, other)
+
+
+@BOTH
+def test_a_pod_is_one_client_of_a_service_with_affinity(cni: HostPorts, version: int, word: str) -> None:
+    """For its sockets as for its packets, such as a SYN that it repeats after the service was added."""
+    for name in ("a", "b", "c", "other"):
+        cni.start(name)
+    backends = [
+        {"address": address, "port": TARGET}
+        for name in "abc"
+        for address in cni.result(name)
+        if (":" in address) == (version == 6)
+    ]
+    services = [
+        {
+            "name": f"service{number}",
+            "address": {4: f"10.96.0.{number}", 6: f"fd96::{number}"}[version],
+            "port": 80,
+            "protocol": word,
+            "backends": backends,
+            "affinity": 1000,
+        }
+        for number in range(1, 9)
+    ]
+    cni.node.module("bpf_state", endpoints=[], services=services)
+    for number, service in enumerate(services):
+        order = (True, False) if number % 2 else (False, True)
+        found = {
+            cni.ask(cni.containers["other"], service["address"], 80, word, by_packets=by_packets)
+            for by_packets in order * 2
+        }
+        assert len(found) == 1 and "" not in found
 
 
 def test_conflicts_fail_and_leave_nothing(cni: HostPorts) -> None:

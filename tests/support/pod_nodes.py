@@ -110,6 +110,7 @@ class Nodes:
     def attachments(self, node: str) -> Iterator[Sequence[str]]:
         """Yield program, device and hook of a node's attachments."""
         yield "host_ingress", "wire0", "ingress"
+        yield "host_egress", "wire0", "egress"
         for pod in self.pods_of(node):
             for hook, program in PROGRAMS.items():
                 yield program, pod, hook

@@ -60,7 +60,7 @@ def check_clients(function: Any) -> Any:
 @check_clients
 def node_ports_of_local_and_remote_backends(lab: Lab, version: int, protocol: Any) -> None:
     """For a Pod of the node, and for a host on the wire."""
-    for backends in (["web"], ["remote"], ["web", "remote"]):
+    for backends in (["web"], ["remote"], ["node1"], ["web", "remote", "node1"]):
         lab.declare(services=node_port(backends, version))
         for source in ("front", "world"):
             assert answers(lab, source, version, protocol, 10 * len(backends)) == {*backends}, source
@@ -69,6 +69,43 @@ def node_ports_of_local_and_remote_backends(lab: Lab, version: int, protocol: An
         checks = [Check(source, "node1", protocol, PORT, version, False)]
         lab.attempt(checks)
         assert not checks[0].answer
+    lab.declare()
+
+
+@check_versions
+def a_client_of_two_services_with_one_process_of_the_node(lab: Lab, version: int) -> None:
+    """Both connections have the same port of the client, which one of them gets replaced."""
+    services = node_port(["node1"], version)
+    second = [{**one, "name": f"second-{one['name']}", "port": PORT + 1} for one in services]
+    lab.declare(services=[*services, *second])
+    with contextlib.ExitStack() as open_:
+        clients = []
+        for port in (PORT, PORT + 1):
+            client = open_.enter_context(open_in(lab, "world", UDP, version, 40001))
+            client.connect((address_of("node1", version), port))
+            clients.append(client)
+        for client in clients * 3:
+            client.send(b"?")
+            assert client.recv(64) == b"node1"
+    lab.declare()
+
+
+@check_versions
+def a_port_of_the_node_that_no_process_listens_on_refuses(lab: Lab, version: int) -> None:
+    """The client gets the ICMP error of the node's stack about its own packet."""
+    services = node_port(["node1"], version)
+    for one in services:
+        one["backends"] = [{"address": address_of("node1", version), "port": 9}]
+    lab.declare(services=services)
+    with open_in(lab, "world", UDP, version) as client:
+        client.connect((address_of("node1", version), PORT))
+        client.send(b"?")
+        refused = False
+        try:
+            client.recv(64)
+        except ConnectionRefusedError:
+            refused = True
+        assert refused
     lab.declare()
 
 

@@ -17,7 +17,7 @@ from .._programs.resolve import Request
 
 PATH = "/etc/podnet/agent.json"
 OWNER = "cni"
-UPLINK_PROGRAM = "host_ingress"
+UPLINK_PROGRAMS = {"ingress": "host_ingress", "egress": "host_egress"}  # by hook
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,21 @@ class Config:
         return bool(self.kubeconfig) and (self.network_policies or self.kube_proxy == "replace")
 
     def programs(self) -> set[str]:
-        """Return the programs that Pods require."""
-        return {UPLINK_PROGRAM, *PROGRAMS.values()}
+        """Return the programs that Pods and uplinks require."""
+        return {*self._uplink_programs().values(), *PROGRAMS.values()}
+
+    def _uplink_programs(self) -> dict[str, str]:
+        """Return the programs of uplinks by hook: at egress, only the translation of services needs one."""
+        hooks = UPLINK_PROGRAMS if self.kube_proxy == "replace" else ("ingress",)
+        return {hook: UPLINK_PROGRAMS[hook] for hook in hooks}
 
     def requests(self) -> list[Request]:
         """Return the attachments to the uplinks and to sockets. Raises ``Problem``."""
-        uplinks = [Request(UPLINK_PROGRAM, device, "ingress", self.hook_type) for device in self.uplinks]
+        uplinks = [
+            Request(program, device, hook, self.hook_type)
+            for device in self.uplinks
+            for hook, program in self._uplink_programs().items()
+        ]
         return [*uplinks, *sockets.select(self.socket_lb, self.cgroup_path).requests]
 
 

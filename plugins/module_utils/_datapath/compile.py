@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from .cluster import CLUSTER
-from .compile_services import compile_services, has_external
+from .compile_services import compile_services, has_external, has_host_backends
 from .identities import Identities, object_of
 from .image import Device, Endpoint, Image, ImageChanges
 from .layout import (
     CIDR_NO_MASQUERADE,
     CIDR_STACK_NAT,
     FEATURE_EXTERNAL,
+    FEATURE_HOST_BACKENDS,
     FEATURE_MASQUERADE,
     FEATURE_NODE_PORTS,
     FEATURE_SERVICES,
@@ -116,6 +117,7 @@ class Compiler:
         self.image.features |= FEATURE_SERVICES * bool(self.image.services)
         self.image.features |= FEATURE_NODE_PORTS * any(one.address.is_unspecified for one in services)
         self.image.features |= FEATURE_EXTERNAL * external
+        self.image.features |= FEATURE_HOST_BACKENDS * has_host_backends(services, node)
 
     @property
     def problems(self) -> list[str]:
@@ -224,6 +226,7 @@ class Compiler:
             identity,
             self._identities.enforce(identity),
             interface.mac,
+            pod.netns_cookie & 0xFFFFFFFF,
             pod.rate,
         )
 

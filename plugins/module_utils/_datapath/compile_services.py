@@ -48,12 +48,24 @@ def has_external(services: Iterable[Service]) -> bool:
     )
 
 
+def has_host_backends(services: Iterable[Service], node: Node) -> bool:
+    """Return whether hosts on the wire reach processes of this node by services."""
+    return any(
+        backend.address in node.addresses
+        for service in services
+        for backend in _external_backends(service, node)
+    )
+
+
 def _external_backends(service: Service, node: Node) -> list[Backend]:
     """Return the backends for hosts on the wire.
 
-    The node's own processes are none of them: their replies pass no program that would translate them.
+    Processes of this node are such only by addresses for clients outside of the cluster, because translating
+    their replies has a cost for all packets to the wire.
     """
     backends = service.backends if service.external is None else service.external
+    if node.has_egress and (service.address.is_unspecified or service.listed):
+        return [*backends]
     return [backend for backend in backends if backend.address not in node.addresses]
 
 

@@ -40,6 +40,7 @@ class Device(NamedTuple):
     identity: int
     enforce: int
     mac: bytes
+    netns: int
     rate: int
 
 

@@ -25,7 +25,7 @@ from .policy import Ruleset
 LAYOUT = 3  # LAYOUT of config.h
 MAGLEV_SIZE, MAX_RANGES = 251, 64
 FEATURE_SERVICES, FEATURE_MASQUERADE, FEATURE_STACK_NAT = 1, 2, 4
-FEATURE_NODE_PORTS, FEATURE_EXTERNAL = 8, 16
+FEATURE_NODE_PORTS, FEATURE_EXTERNAL, FEATURE_HOST_BACKENDS = 8, 16, 32
 ENFORCE, DENY = (1, 2), (4, 8)  # by direction
 POD_NETKIT, POD_L2, POD_MASQUERADE, POD_ANY_SOURCE, POD_META = 1, 2, 4, 8, 16
 CIDR_NO_MASQUERADE, CIDR_STACK_NAT = 1, 2
@@ -76,7 +76,7 @@ INDEX = _scalar("I")
 CONFIG = Record(generation="I", features="I")
 ENDPOINT = Record(ifindex="I", owner="I", identity="2I", enforce="2H", slot="H", flags="H", since="I")
 POD = Record(
-    owner="I", slot="H", flags="H", identity="2I", enforce="2H", mac="6s", pad="6x", rate="Q"
+    owner="I", slot="H", flags="H", identity="2I", enforce="2H", mac="6s", pad="2x", netns="I", rate="Q"
 )  # fmt: skip
 CIDR4_KEY = Record(prefixlen="I", buffer="I", address="4s")
 CIDR6_KEY = Record(prefixlen="I", buffer="I", address="16s")
@@ -139,6 +139,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "FEATURE_STACK_NAT": FEATURE_STACK_NAT,
         "FEATURE_NODE_PORTS": FEATURE_NODE_PORTS,
         "FEATURE_EXTERNAL": FEATURE_EXTERNAL,
+        "FEATURE_HOST_BACKENDS": FEATURE_HOST_BACKENDS,
     },
     "endpoint_enforce": {
         "ENFORCE_INGRESS": ENFORCE[INGRESS],

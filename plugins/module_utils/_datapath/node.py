@@ -46,7 +46,8 @@ class Node:
 
     ``uplinks`` has the qdiscs of the devices by which packets leave the node. ``addresses`` are those of the
     node itself, ``sources`` the ones that it uses to reach other networks. ``netns_cookie`` is that of the
-    network namespace.
+    network namespace. ``has_egress`` is whether each device with a program at ingress has one at egress,
+    which translates replies of the node's own processes.
     """
 
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Node:
     addresses: frozenset[Address] = frozenset()
     sources: Masquerade = field(default_factory=Masquerade)
     netns_cookie: int = 0
+    has_egress: bool = False
 
     def with_planned(self, devices: Collection[str]) -> Node:
         """Return the node with those of ``devices`` that do not exist yet."""
@@ -68,7 +70,11 @@ def read_node(pin_path: str) -> Node:
     interfaces = read_interfaces()
     uplinks = read_uplinks(pin_path, interfaces)
     ports, addresses = masquerade_ports(read_port_range()), local_addresses()
-    return Node(interfaces, ports, uplinks, addresses, _sources(addresses), netns.own_cookie())
+    ingress, egress = (_attached_devices(pin_path, hook) for hook in ("ingress", "egress"))
+    return Node(
+        *(interfaces, ports, uplinks, addresses, _sources(addresses), netns.own_cookie()),
+        has_egress=bool(egress) and ingress <= egress,
+    )
 
 
 def _sources(addresses: Collection[Address]) -> Masquerade:
@@ -110,14 +116,13 @@ def read_port_range() -> tuple[int, int]:
 
 def read_uplinks(pin_path: str, interfaces: Mapping[str, Interface]) -> dict[str, list[Queue]]:
     """Return the qdiscs of devices with a default route or a program at ingress, Pods' devices included."""
-    names = (default_interfaces() | _attached_devices(pin_path)) & interfaces.keys()
+    names = (default_interfaces() | _attached_devices(pin_path, "ingress")) & interfaces.keys()
     return {name: _queues(name, interfaces) for name in sorted(names)}
 
 
-def _attached_devices(pin_path: str) -> set[str]:
-    """Return the devices with a pinned attachment (links/<owner>/<device>-<hook>) at ingress."""
-    pins = Path(pin_path).glob("links/*/*-ingress")
-    return {unquote(pin.name[: -len("-ingress")]) for pin in pins}
+def _attached_devices(pin_path: str, hook: str) -> set[str]:
+    """Return the devices with a pinned attachment (links/<owner>/<device>-<hook>) at a hook."""
+    return {unquote(pin.name[: -len(hook) - 1]) for pin in Path(pin_path).glob(f"links/*/*-{hook}")}
 
 
 def _queues(name: str, interfaces: Mapping[str, Interface]) -> list[Queue]:

@@ -61,6 +61,7 @@ def _pod(
         uid=raw.get("uid") or "",
         in_cluster=in_cluster,
         host_ports=parse_host_ports(raw.get("host_ports") or ()),
+        netns_cookie=raw.get("netns_cookie") or 0,
     )
 
 

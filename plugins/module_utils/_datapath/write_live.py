@@ -102,7 +102,8 @@ class LiveWriter:
                 removed["pods"].append(INDEX.pack(ifindex))
                 continue
             updates["pods"][INDEX.pack(ifindex)] = POD.pack(
-                *(d.owner, d.slot, d.flags, d.identity, d.identity, d.enforce, d.enforce, d.mac, d.rate)
+                *(d.owner, d.slot, d.flags, d.identity, d.identity, d.enforce, d.enforce),
+                *(d.mac, d.netns, d.rate),
             )
         for name, entries in updates.items():
             self._update(name, entries)

@@ -110,7 +110,7 @@ def write_pods(writer: Writer, image: Image) -> None:
     for ifindex, d in image.pods.items():
         key = INDEX.pack(ifindex)
         both = buffers.updated(current.get(key), d.identity, d.enforce, NO_IDENTITY)
-        entries[key] = POD.pack(d.owner, d.slot, d.flags, *both, d.mac, d.rate)
+        entries[key] = POD.pack(d.owner, d.slot, d.flags, *both, d.mac, d.netns, d.rate)
     writer.replace_entries("pods", entries, lambda _key, raw: buffers.removed(raw), "endpoints")
     used = {POD.unpack(value)[1] for value in current.values()}
     writer.writes.reset_slots = sorted({d.slot for d in image.pods.values()} - used - {0})

@@ -37,10 +37,11 @@ from .run_files import locked, read_host_routes
 
 @dataclass(frozen=True)
 class CreatedPod:
-    """A new Pod: its device as read from the kernel, and the index of the host end."""
+    """A new Pod: its device as read from the kernel, the index of the host end, and its namespace's cookie."""
 
     device: Device
     host_ifindex: int
+    netns_cookie: int
 
 
 class SinglePods:
@@ -239,7 +240,9 @@ class SinglePods:
         except Problem:
             self._delete_device(device.host_interface)
             raise
-        return CreatedPod(device, executor.link_of(device).index)
+        with netns.entered(device.netns):
+            cookie = netns.own_cookie()
+        return CreatedPod(device, executor.link_of(device).index, cookie)
 
     def _add_entries(self, made: Sequence[tuple[PodSpec, CreatedPod]]) -> dict[str, Problem]:
         """Add the map entries of all Pods at once, or if that fails one by one; return problems by name."""
@@ -255,9 +258,12 @@ class SinglePods:
             for _pod, created in made
         }
         endpoints = {
-            pod.name: declared_endpoint(
-                pod, created.device.host_interface, sorted(created.device.pod.addresses)
-            )
+            pod.name: {
+                **declared_endpoint(
+                    pod, created.device.host_interface, sorted(created.device.pod.addresses)
+                ),
+                "netns_cookie": created.netns_cookie,
+            }
             for pod, created in made
         }
         try:

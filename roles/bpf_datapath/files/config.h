@@ -24,6 +24,7 @@ enum config_feature {
 	FEATURE_STACK_NAT = 1 << 2,	/* netfilter translates services in the stack */
 	FEATURE_NODE_PORTS = 1 << 3,	/* there are services of all addresses of the node */
 	FEATURE_EXTERNAL = 1 << 4,	/* hosts on the wire reach services */
+	FEATURE_HOST_BACKENDS = 1 << 5,	/* also at processes of the node */
 };
 
 struct config {

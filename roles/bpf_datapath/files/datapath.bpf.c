@@ -575,8 +575,10 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 	}
 	if (ctx.dst.ifindex)
 		return forward_to_pod(skb, p, &ctx, entry);
-	if (ctx.external)
+	if (ctx.external && ctx.dst.identity != IDENTITY_HOST)
 		return forward_to_wire(skb, p, &ctx, NULL);
+	if (!ctx_set_source(skb, &ctx))
+		return drop_packet(skb, p, 0, REASON_DROP_NAT_FAILED, 0);
 	return pass_to_stack(0, REASON_STACK_NO_ENDPOINT);
 }
 
@@ -609,6 +611,49 @@ int host_ingress(struct __sk_buff *skb)
 	}
 	reason = parse_scope(&p, reason);
 	return host_ingress_uncached(skb, &p, entry, cfg.word, reason);
+}
+
+/*
+ * Translate a packet of this node to the wire if it is the reply of one of its processes to a host
+ * that connected to a service, or an ICMP error about such a connection. Return false if it cannot
+ * be translated.
+ */
+__noinline bool host_reply(struct __sk_buff *skb, struct packet *p, __u64 config_word)
+{
+	struct context ctx = { .cfg.word = config_word };
+	struct addr_port client;
+	struct connection *c;
+	bool translated;
+
+	if (!p || l4_parse(skb, p, &ctx.l4) != REASON_NONE)
+		return true;
+	if (ctx.l4.icmp_error)
+		return icmp_error_translate(skb, p, &ctx.l4, &ctx.cfg, false) !=
+		       REASON_DROP_NAT_FAILED;
+	c = ct_lookup(&ctx.l4.tuple, CT_REPLY, &ctx.ct.place, &ctx.ct.reply);
+	if (!c || !ctx.ct.reply || !(c->flags & CT_EXTERNAL) || !(c->flags & CT_HOST_SERVER))
+		return true;
+	ctx.ct.serial = c->serial;
+	if (c->last_seen != ct_now())
+		ct_refresh(c, &ctx.ct);
+	ct_update(c, ctx.l4.tcp_flags, true);
+	/* two services with this backend: the second connection has another source port */
+	client = c->client;
+	translated = !(c->flags & CT_SNAT) || nat_rewrite(skb, &ctx.l4, false, &client);
+	return translated && nat_rewrite(skb, &ctx.l4, true, &c->service);
+}
+
+/* To the wire: tc egress of an uplink. Only for services that have processes of the node. */
+SEC("tc")
+int host_egress(struct __sk_buff *skb)
+{
+	struct packet p = { .flow.origin = FROM_HOST };
+	struct config cfg = config_read();
+
+	if (cfg.features & FEATURE_HOST_BACKENDS && parse_packet(skb, &p) == REASON_NONE &&
+	    !host_reply(skb, &p, cfg.word))
+		return drop_packet(skb, &p, 0, REASON_DROP_NAT_FAILED, 0);
+	return TC_ACT_UNSPEC;
 }
 
 /* Pass a packet to a Pod. `record`: its client, if there is one outside of the node's Pods */

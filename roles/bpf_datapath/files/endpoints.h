@@ -53,7 +53,8 @@ struct pod {
 	__u32 identity[CONFIG_BUFFERS];	/* for sources that are no endpoint (POD_ANY_SOURCE) */
 	__u16 enforce[CONFIG_BUFFERS];
 	__u8 mac[ETH_ALEN];	/* of the host end, for ARP and NDP replies */
-	__u8 pad[6];
+	__u16 pad;
+	__u32 netns;		/* low bits of its cookie; 0: unknown */
 	__u64 rate;		/* bytes per second to the wire; 0: unlimited */
 };
 

@@ -91,7 +91,7 @@ struct {
 
 enum lb_client_kind {
 	LB_CLIENT_ADDRESS,
-	LB_CLIENT_NETNS,	/* a socket: the cookie of its network namespace */
+	LB_CLIENT_NETNS,	/* a socket or Pod: the low bits of the cookie of its network namespace */
 };
 
 /* A client of a service, for session affinity. */
@@ -261,28 +261,40 @@ enum lb_flag {
 	LB_EXTERNAL = 1 << 1,	/* the client is outside of the cluster */
 };
 
+/* What the tuple does not tell about a new connection. */
+struct lb_origin {
+	__u32 flags;		/* enum lb_flag */
+	__u32 netns;		/* of the Pod that sends, as in struct pod */
+};
+
 /*
  * Select the backend of a new connection. Leaves `backend` unset if the destination is not a
  * service.
  */
 __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg,
-				 enum lb_flag flags, struct addr_port *backend,
+				 const struct lb_origin *from, struct addr_port *backend,
 				 __u32 *backend_index)
 {
 	struct lb_client client = {};
 	struct service *service;
 	enum reason reason;
 
-	if (!t || !cfg || !backend || !backend_index)
+	if (!t || !cfg || !from || !backend || !backend_index)
 		return REASON_DROP_NO_BACKEND;
 	service = lb_lookup(t->family, t->proto, t->dst, t->dport, cfg);
-	if (!service && flags & LB_TO_NODE)
+	if (!service && from->flags & LB_TO_NODE)
 		service = lb_lookup_node_port(t->family, t->proto, t->dport, cfg);
 	if (!service)
 		return REASON_NONE;
-	__builtin_memcpy(client.address, t->src, sizeof(client.address));
+	/* a Pod's packets and its sockets are one client */
+	if (from->netns) {
+		client.kind = LB_CLIENT_NETNS;
+		client.address[0] = from->netns;
+	} else {
+		__builtin_memcpy(client.address, t->src, sizeof(client.address));
+	}
 	client.family = t->family;
-	reason = lb_assign(service, flags & LB_EXTERNAL ? service->external : service->table,
+	reason = lb_assign(service, from->flags & LB_EXTERNAL ? service->external : service->table,
 			   &client, tuple_hash(t), backend, backend_index);
 	if (reason == REASON_NONE && address_equal(backend->address, t->src))
 		return REASON_DROP_HAIRPIN;

@@ -76,9 +76,8 @@ static __always_inline enum reason socket_select(struct bpf_sock_addr *sa,
 						 const struct service *service,
 						 const struct config *cfg, struct socket_peer *peer)
 {
-	const __u64 cookie = bpf_get_netns_cookie(sa);
 	struct lb_client client = {
-		.address = { cookie, cookie >> 32 },
+		.address = { (__u32)bpf_get_netns_cookie(sa) },
 		.kind = LB_CLIENT_NETNS,
 		.family = peer->service.family,
 	};

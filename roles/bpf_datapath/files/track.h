@@ -205,20 +205,25 @@ static __always_inline enum reason ctx_select_backend(struct __sk_buff *skb,
 						      struct addr_port *to, __u32 *backend)
 {
 	const struct tuple *t = &ctx->l4.tuple;
-	enum lb_flag flags = 0;
+	__u32 ifindex = p->flow.ifindex;
+	struct lb_origin from = {};
+	struct pod *pod;
 
 	if (p->flow.origin == FROM_HOST || !(ctx->cfg.features & FEATURE_SERVICES) ||
 	    ctx->dst.pod || !proto_has_ports(t->proto))
 		return REASON_NONE;
 	if (ctx->cfg.features & FEATURE_NODE_PORTS &&
 	    lb_lookup_node_port(t->family, t->proto, t->dport, &ctx->cfg))
-		flags |= ctx_is_to_node(skb, p) ? LB_TO_NODE : 0;
+		from.flags |= ctx_is_to_node(skb, p) ? LB_TO_NODE : 0;
 	if (p->flow.origin == FROM_WIRE) {
 		if (!(ctx->cfg.features & FEATURE_EXTERNAL))
 			return REASON_NONE;
-		flags |= LB_EXTERNAL;
+		from.flags |= LB_EXTERNAL;
+	} else if (ctx->src.pod) {
+		pod = bpf_map_lookup_elem(&pods, &ifindex);
+		from.netns = pod ? pod->netns : 0;
 	}
-	return lb_select(t, &ctx->cfg, flags, to, backend);
+	return lb_select(t, &ctx->cfg, &from, to, backend);
 }
 
 /* Set the packet's destination to `to`; `to` becomes the one before. */
@@ -240,6 +245,24 @@ static __noinline bool ctx_set_destination(struct __sk_buff *skb, struct packet 
 	to->port = port;
 	ctx_update_dst(p, ctx);
 	return true;
+}
+
+/*
+ * Set what follows for a packet from the wire if its backend is no Pod of this node: host_egress()
+ * translates the replies of the node's own processes, and those of another node's backend must
+ * return to this node.
+ */
+static __noinline int ctx_set_external_server(struct __sk_buff *skb, const struct packet *p,
+					      struct context *ctx, const struct connection *c)
+{
+	bool own = false;
+
+	if (ctx->cfg.features & FEATURE_HOST_BACKENDS)
+		own = c ? c->flags & CT_HOST_SERVER : ctx_is_to_node(skb, p);
+	if (own)
+		ctx->dst.identity = IDENTITY_HOST;
+	ctx->masquerade = !own;
+	return 0;
 }
 
 /* Return whether a packet without a connection opens one that is worth a record. */
@@ -319,8 +342,8 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		if (!c && !translate && !ctx->dst.ifindex)
 			return REASON_NONE;
 		ctx->external = translate;
-		/* replies of a backend of another node must return to this one */
-		ctx->masquerade = translate && !ctx->ct.reply && !ctx->dst.ifindex;
+		if (translate && !ctx->ct.reply && !ctx->dst.ifindex)
+			ctx_set_external_server(skb, p, ctx, c);
 	}
 	ctx->cacheable = ctx->l4.unfragmented &&
 			 (p->flow.proto == IPPROTO_TCP || p->flow.proto == IPPROTO_UDP);
