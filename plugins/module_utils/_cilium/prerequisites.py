@@ -3,7 +3,7 @@
 """What each setting requires of the kernel, of the cluster's configuration and of other software.
 
 Agents do not check these: without them a setting has no effect, changes the whole cluster or breaks Pods.
-Sources: cilium#32942 (one BIG TCP family), cilium#36022 (Istio).
+Sources: cilium#32942 (one BIG TCP family), cilium#36022 (Istio), cilium#43938 (DSR in tunnels).
 """
 
 from __future__ import annotations
@@ -85,6 +85,10 @@ def _big_tcp(target: Target, config: Mapping[str, str]) -> Verdict:
     node = target.node
     if value_of(config, "routing-mode") != "native" and not node.tunnel_big_tcp:
         return Verdict(MISSING, f"routing-mode: native; {guide('routing-mode')}")
+    if value_of(config, "bpf-lb-dsr-dispatch") != "opt" and not node.tunnel_big_tcp:
+        return Verdict(MISSING, "bpf-lb-dsr-dispatch: opt, as other values send packets in tunnels")
+    if enabled(config, "enable-wireguard"):
+        return Verdict(UNSUPPORTED, "enable-wireguard: true conflicts with BIG TCP")
     families = [ip for ip in IPS if enabled(config, f"enable-{ip}-big-tcp")]
     if len(families) == 1 and release(node.kernel) >= SINGLE_FAMILY:
         return Verdict(

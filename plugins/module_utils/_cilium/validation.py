@@ -79,12 +79,13 @@ def _big_tcp_errors(config: Mapping[str, str], node: Node, version: str) -> list
         found.append("BIG TCP requires BPF host routing")
     if enabled(config, "enable-ipsec"):
         found.append("BIG TCP cannot be used with enable-ipsec: true")
-    if enabled(config, "enable-wireguard"):
-        found.append("BIG TCP cannot be used with enable-wireguard: true")
+    if enabled(config, "enable-wireguard") and release(version) < (1, 20):
+        found.append("BIG TCP cannot be used with enable-wireguard: true before Cilium 1.20")
     if value_of(config, "routing-mode") != "native" and not node.tunnel_big_tcp:
         found.append("BIG TCP requires routing-mode: native")
-    if value_of(config, "bpf-lb-dsr-dispatch") != "opt" and not node.tunnel_big_tcp:
-        found.append("BIG TCP requires bpf-lb-dsr-dispatch: opt")
+    other_dispatch = value_of(config, "bpf-lb-dsr-dispatch") != "opt"
+    if other_dispatch and not node.tunnel_big_tcp and release(version) >= (1, 19):
+        found.append("BIG TCP requires bpf-lb-dsr-dispatch: opt since Cilium 1.19")
     if release(version) < (1, 16) and value_of(config, "datapath-mode") != "veth":
         found.append("BIG TCP requires datapath-mode: veth before Cilium 1.16")
     return found

@@ -176,6 +176,17 @@ def test_configuration_that_conflicts_is_named(change: dict[str, str], setting: 
 
 
 @pytest.mark.parametrize(
+    ("version", "change"),
+    [("1.18.6", {"bpf-lb-dsr-dispatch": "ipip"}), ("1.20.2", {"enable-wireguard": "true"})],
+)
+def test_settings_of_a_running_agent_stay(version: str, change: dict[str, str]) -> None:
+    """These releases start with BIG TCP beside a key with which it is not requested."""
+    families = {f"enable-{ip}-big-tcp": "true" for ip in ("ipv4", "ipv6")}
+    found = planned({**CONFIG, **change, **families, "enable-bpf-masquerade": "true"}, version=version)
+    assert not found.problems and found.expected == BEST, found
+
+
+@pytest.mark.parametrize(
     ("change", "setting", "reason"),
     [
         ({"netkit": False}, "device_mode", "CONFIG_NETKIT"),
