@@ -98,7 +98,9 @@ def decode_image(snapshot: Snapshot, buffer: int) -> Image:
             image.endpoints[key] = Endpoint(e[0], e[1], e[2 + buffer], e[4 + buffer], e[6], e[7])
     for key, value in snapshot.hashes["pods"].items():
         p = POD.unpack(value)
-        image.pods[INDEX.unpack(key)[0]] = Device(*p[:3], p[3 + buffer], p[5 + buffer], *p[7:])
+        image.pods[INDEX.unpack(key)[0]] = Device(
+            p[0], p[1], p[2], p[3 + buffer], p[5 + buffer], p[7], p[8], p[9]
+        )
     for name, record in (("cidrs4", CIDR4_KEY), ("cidrs6", CIDR6_KEY)):
         for key, value in snapshot.hashes[name].items():
             length, of, address = record.unpack(key)

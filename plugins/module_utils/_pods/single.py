@@ -259,9 +259,7 @@ class SinglePods:
         }
         endpoints = {
             pod.name: {
-                **declared_endpoint(
-                    pod, created.device.host_interface, sorted(created.device.pod.addresses)
-                ),
+                **declared_endpoint(pod, created.device.host_interface, sorted(created.device.pod.addresses)),
                 "netns_cookie": created.netns_cookie,
             }
             for pod, created in made
