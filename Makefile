@@ -51,7 +51,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
-	test-critest test-kubernetes test-kube-cluster test-kube-api test-agent-faults test-chaos test-cilium test-kube-nodes test-conformance test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
+	test-critest test-kubernetes test-kube-cluster test-kube-api test-agent-faults test-chaos test-cilium test-kube-nodes test-conformance test-conformance-nodes test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
 	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-services bench-masquerade bench-cni bench-kubernetes bench-agent-scale bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
@@ -61,7 +61,7 @@ endif
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
-	@sudo --preserve-env=CNI,COUNT,DRIVERS,DURATION,FAULTS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SUITE,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+	@sudo --preserve-env=CNI,COUNT,DRIVERS,DURATION,FAULTS,FOCUS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SUITE,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -171,6 +171,14 @@ test-kube-nodes: tools  ## Kubernetes on two QEMU nodes (KERNEL=6.1 or 6.12, DRI
 test-conformance: tools  ## Third-party suites (SUITE=conformance, policies, services or cyclonus; KUBERNETES=1.36.3, CNI=podnet), 10 to 90 min; built once in 20 min
 	$(call say,Suite $(SUITE) with the CNI $(CNI) on Kubernetes $(KUBERNETES); the first time 20 min more)
 	$(RUN) tests.kubernetes.conformance --suite $(SUITE) --version $(KUBERNETES) --cni $(CNI) reports/$(SUITE)-$(KUBERNETES)-$(CNI).txt
+
+test-conformance-nodes: tools  ## The same on two QEMU nodes without kube-proxy (KERNEL=6.1 or 6.12, DRIVERS="meta netkit", FOCUS= an expression of specs)
+	$(call say,Suite $(SUITE) on nodes of kernel $(KERNEL): $(DRIVERS))
+	for driver in $(DRIVERS); do \
+		$(RUN) tests.kubernetes.conformance --suite $(SUITE) --version $(KUBERNETES) --cni podnet-services --kernel $(KERNEL) \
+			--driver $$driver --focus '$(FOCUS)' reports/$(SUITE)-$(KUBERNETES)-$$driver-$(KERNEL).txt || exit; \
+	done
+	python3 roles/lab_node/files/lab.py down --name suites-$(subst .,-,$(KERNEL)) >/dev/null
 
 test-swaps: tools  ## Replace BPF programs under traffic, SWAPS=10000 times
 	$(call say,$(SWAPS) replacements under traffic)

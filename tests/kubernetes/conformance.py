@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -53,14 +54,14 @@ def main() -> None:
     cluster: AnyCluster
     start: Callable[[], None]
     if options.kernel:
-        kube_proxy = "replace" if options.cni == "podnet-services" else "keep"
-        given = {"cni_kube_proxy": kube_proxy, "cni_socket_lb": "required"}
+        replaces = options.cni == "podnet-services"
+        given = {"cni_kube_proxy": "replace", "cni_stack_services": []} if replaces else {}
         cluster = guests = LabCluster(options.kernel, options.driver, options.version, "suites", **given)
-        start = lambda: guests.up(layers)  # noqa: E731
+        start = partial(guests.up, layers)
     else:
         more = [cyclonus.layer()] if options.suite == suites.CYCLONUS else []
         cluster = machines = Cluster(checkout_name("conformance"), options.version, NODES)
-        start = lambda: machines.up(options.cni, [*more, *layers])  # noqa: E731
+        start = partial(machines.up, options.cni, [*more, *layers])
     try:
         start()
         if options.suite == suites.CYCLONUS:

@@ -40,7 +40,7 @@ EXCLUDED: Mapping[str, Mapping[str, str]] = {
         "should check kube-proxy urls": "reads the health of kube-proxy",
     },
     WITHOUT_SCTP: {
-        "[Feature:SCTPConnectivity]": "require SCTP in the nodes' kernel, and run in guests",
+        "[Feature:SCTPConnectivity]": "require SCTP in the nodes' kernel, as guests have it",
     },
     TWO_NODES: {
         "Topology Hints ": _THREE_NODES,
