@@ -72,6 +72,14 @@ def node_ports_of_local_and_remote_backends(lab: Lab, version: int, protocol: An
     lab.declare()
 
 
+@check_clients
+def a_host_on_the_wire_reaches_itself(lab: Lab, version: int, protocol: Any) -> None:
+    """As a process of another node does that is a backend of a service."""
+    lab.declare(services=node_port(["world"], version))
+    assert answers(lab, "world", version, protocol) == {"world"}
+    lab.declare()
+
+
 @check_versions
 def a_client_of_two_services_with_one_process_of_the_node(lab: Lab, version: int) -> None:
     """Both connections have the same port of the client, which one of them gets replaced."""

@@ -296,7 +296,9 @@ __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg
 	client.family = t->family;
 	reason = lb_assign(service, from->flags & LB_EXTERNAL ? service->external : service->table,
 			   &client, tuple_hash(t), backend, backend_index);
-	if (reason == REASON_NONE && address_equal(backend->address, t->src))
+	/* a host on the wire reaches itself: it gets the packets with the address of this node */
+	if (reason == REASON_NONE && !(from->flags & LB_EXTERNAL) &&
+	    address_equal(backend->address, t->src))
 		return REASON_DROP_HAIRPIN;
 	return reason;
 }
