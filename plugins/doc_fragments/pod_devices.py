@@ -37,7 +37,7 @@ options:
     description:
       - V(l3) devices have no MAC addresses and use neither ARP nor neighbour discovery.
       - V(l2) devices have stable MAC addresses. The Pod uses the gateways 169.254.1.1 and fe80::1, for which
-        it has permanent neighbour entries.
+        it has permanent neighbour entries. It resolves no other neighbours.
       - With O(driver=veth) the mode is always V(l2).
     type: str
     choices: [l2, l3]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import struct
 import subprocess
@@ -251,6 +252,35 @@ def test_a_pod_is_no_router_of_the_node(bench: Bench, namespaces: Any, run_modul
     assert not default_route()
     namespaces.sysctl(node, ipv6__conf__pod0__accept_ra=2)
     assert default_route(), "the advertisement is invalid"
+
+
+# Neighbours
+
+
+def test_a_pod_fills_no_neighbour_table(bench: Bench, namespaces: Any, run_module: Any) -> None:
+    """All namespaces share the limit of the kernel's tables, where failed entries make way for others."""
+    node, netns = namespaces("node"), namespaces("pod")
+    addresses = ["10.77.0.9/32", "fd77::9/128"]
+    pod = {"name": netns, "netns": netns, "host_interface": "pod0", "addresses": addresses}
+    run_module("meta_device", {"owner": f"{bench.owner}-x", "driver": "veth", "pods": [pod]}, netns=node)
+    with namespaces.inside(netns):
+        index = socket.if_nametoindex("eth0")
+        four = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    with four, six:
+        # neither needs a privilege, nor does this option
+        four.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        for number in range(1, 9):
+            with contextlib.suppress(OSError):
+                four.sendto(b"?", socket.MSG_DONTROUTE, (f"198.51.100.{number}", 9))
+            with contextlib.suppress(OSError):
+                six.sendto(b"?", (f"fe80::{number}:9", 9, 0, index))
+    for family in ("-4", "-6"):
+        words = "neigh", "show", "nud", "all", "dev", "eth0"
+        shown = json.loads(namespaces.run(netns, "ip", "-j", family, *words))
+        states = {tuple(entry["state"]) for entry in shown}
+        assert ("PERMANENT",) in states and ("FAILED",) in states
+        assert states <= {("PERMANENT",), ("FAILED",), ("NOARP",)}
 
 
 # Services

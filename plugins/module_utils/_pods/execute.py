@@ -47,6 +47,7 @@ from .._kernel.rtnl import (
     RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTM_SETLINK,
+    RTM_SETNEIGHTBL,
     SCOPE_LINK,
     SCOPE_UNIVERSE,
     TABLE_MAIN,
@@ -72,6 +73,8 @@ _PEER_INFO = 1  # VETH_INFO_PEER, and PEER_INFO of the other kinds
 # linux/neighbour.h: struct ndmsg, and its attributes
 _NEIGHBOUR = struct.Struct("=B3xiHBB")
 _NDA_DST, _NDA_LLADDR = 1, 2
+_NEIGHBOUR_TABLES: Mapping[int, str] = {socket.AF_INET: "arp_cache", socket.AF_INET6: "ndisc_cache"}
+_NDTA_NAME, _NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_MCAST_PROBES = 1, 6, 1, 11
 
 # Options by parts of the messages with which the kernel and the drivers reject a new device.
 _REFUSALS = (
@@ -364,6 +367,20 @@ class Executor:
         return message, kind, CREATE | REPLACE if kind == RTM_NEWNEIGH else 0
 
     @staticmethod
+    def _resolve_no_others(address: str, index: int) -> tuple[bytes, int, int]:
+        """Let the kernel resolve no neighbours on an interface, in the family of ``address``.
+
+        All namespaces share the limit of the kernel's tables, and a process needs no privileges to send to
+        any address of a link. Unresolved entries would count for seconds, failed ones are replaced.
+        """
+        parameters = attribute(_NDTPA_IFINDEX, _NUMBER.pack(index)) + attribute(
+            _NDTPA_MCAST_PROBES, _NUMBER.pack(0)
+        )
+        message = bytes([_family(address), 0, 0, 0])  # struct ndtmsg
+        message += _name(_NDTA_NAME, _NEIGHBOUR_TABLES[_family(address)])
+        return message + attribute(_NDTA_PARMS, parameters), RTM_SETNEIGHTBL, 0
+
+    @staticmethod
     def _set(settings: Mapping[str, object], index: int) -> list[tuple[bytes, int, int]]:
         requests = []
         attributes = _end_attributes(settings)
@@ -387,7 +404,8 @@ class Executor:
         if what == "address":
             return [self._address(value, index, RTM_NEWADDR if add else RTM_DELADDR)]
         if what == "neighbour":
-            return [self._neighbour(value, index, RTM_NEWNEIGH if add else RTM_DELNEIGH)]
+            found = [self._neighbour(value, index, RTM_NEWNEIGH if add else RTM_DELNEIGH)]
+            return [*found, self._resolve_no_others(value[0], index)] if add and step.end == "pod" else found
         return [self._route(value, index, RTM_NEWROUTE if add else RTM_DELROUTE, onlink=True)]
 
     def _change_end(self, steps: Sequence[Step]) -> None:
