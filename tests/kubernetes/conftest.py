@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kubernetes.cluster.cilium_lab import CiliumLabCluster
 from tests.kubernetes.cluster.cluster import AnyCluster, Cluster, checkout_name
 from tests.kubernetes.cluster.lab_cluster import LabCluster
 
@@ -26,8 +27,10 @@ if os.environ.get("PODNET_CNI") != "cilium":
 def kubernetes() -> Iterator[AnyCluster]:
     """Yield a cluster of two nodes."""
     kernel = os.environ.get("PODNET_NODES")
+    network = os.environ.get("PODNET_CNI", "podnet")
     if kernel:
-        guests = LabCluster(kernel, os.environ.get("PODNET_DRIVER", "meta"))
+        driver = os.environ.get("PODNET_DRIVER", "meta")
+        guests = CiliumLabCluster(kernel) if network == "cilium" else LabCluster(kernel, driver)
         try:
             guests.up()
             yield guests
@@ -36,7 +39,7 @@ def kubernetes() -> Iterator[AnyCluster]:
         return
     cluster = Cluster(checkout_name("test"))
     try:
-        cluster.up(os.environ.get("PODNET_CNI", "podnet"))
+        cluster.up(network)
         yield cluster
     finally:
         cluster.down()

@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from lablib import common, debian
 
-from tests.kubernetes.cluster import build, cache, cgroups, cilium_build, images
-from tests.kubernetes.cluster.node import POD_CIDRS, Node
+from tests.kubernetes.cluster import build, cache, cilium_build, guest, images
+from tests.kubernetes.cluster.node import POD_CIDRS
 
 if TYPE_CHECKING:
-    from tests.kubernetes.cluster.cluster import Cluster
+    from tests.kubernetes.cluster.cluster import AnyCluster
 
 NAMESPACE = cilium_build.NAMESPACE
 IMAGE = f"{images.REGISTRY}/cilium:{cilium_build.VERSION}"
-# The agent compiles its BPF programs. Cilium's own image has the same release of clang.
 SUITE = "trixie"
-PACKAGES = ("ca-certificates", "clang-19", "ipset", "iproute2", "iptables", "kmod", "mount")
-# Folders of clang that only programs for this computer need.
-UNUSED = ("usr/include", "usr/lib/gcc", "var/lib/apt/lists", "var/cache")
+PACKAGES = ("ca-certificates", "ipset", "iproute2", "iptables", "kmod", "mount")
+# The agent compiles its BPF programs. Cilium's own image has the same release of clang.
+CLANG = "clang-19"
+# Emulated nodes compile elsewhere, see compiler.py.
+CURL = "curl"
+# Among others, folders of clang that only programs for this computer need.
+UNUSED = ("usr/include", "usr/lib/gcc", "usr/share", "var/lib/apt/lists", "var/cache")
+ARCHIVE = f"{images.ARCHIVES}/cilium.tar"
 # The cgroup v2 of a node. The chart would mount the one of this whole computer there.
 CGROUP = "/run/cilium/cgroupv2"
 VALUES: dict[str, Any] = {
@@ -56,44 +60,87 @@ VALUES: dict[str, Any] = {
 
 def layers() -> list[Path]:
     """Return the layers of the nodes' roots: an archive of the image for agent and operator."""
-    programs = cilium_build.programs()
+    recipe = f"{CLANG} {_recipe()} {inspect.getsource(_build_image)}"
+    return [cache.layer("cilium-image", recipe, _build_image)]
+
+
+def guest_layer(compiler: str) -> Path:
+    """Return a layer with an archive of the image and its folder ``usr``, whose clang is a script.
+
+    In the image, ``usr`` is a link to the guests' disk: emulated nodes take an hour to import all files.
+    """
     recipe = (
-        f"{programs.name} {PACKAGES} {UNUSED} {inspect.getsource(images)} {inspect.getsource(_build_image)}"
+        f"{CURL} {compiler} {guest.MOUNT} {guest.SHARED} {_recipe()} {inspect.getsource(_build_guest_image)}"
     )
-    return [cache.layer("cilium-image", recipe, lambda work: _build_image(programs, work))]
+    return cache.layer("cilium-guest-image", recipe, lambda work: _build_guest_image(compiler, work))
 
 
-def _build_image(programs: Path, target: Path) -> None:
-    root, source = target / "root", programs / cilium_build.SOURCE
-    (target / images.ARCHIVES).mkdir(parents=True)
+def _recipe() -> str:
+    name = cilium_build.programs().name
+    return f"{name} {PACKAGES} {UNUSED} {inspect.getsource(images)} {inspect.getsource(_make_root)}"
+
+
+def _build_image(target: Path) -> None:
     with common.step("image of Cilium", 90):
-        debian.make_root(root, SUITE, PACKAGES, variant="minbase")
-        for folder in UNUSED:
-            common.remove_tree(root / folder)
-        shutil.copytree(source / "bpf", root / "var/lib/cilium/bpf")
-        files = {f"usr/bin/{name}": programs / build.BIN / name for name in cilium_build.PROGRAMS}
-        files["opt/cni/bin/cilium-cni"] = files.pop("usr/bin/cilium-cni")
-        for script in cilium_build.SCRIPTS:
-            # Files of Go modules are not executable.
-            copied = Path(shutil.copy(source / script, root))
-            copied.chmod(0o755)
-        links = {"usr/bin/cilium": "cilium-dbg", "usr/bin/clang": "clang-19"}
-        image = images.Image(IMAGE, "/usr/bin/cilium-dbg", files, links, (), root)
-        images.write_archive(target / images.ARCHIVES / "cilium.tar", [image])
-    common.remove_tree(root)
+        root = target / "root"
+        _make_root(root, CLANG)
+        (root / "usr/bin/clang").symlink_to(CLANG)
+        _write_archive(target, root)
+        common.remove_tree(root)
 
 
-def install(cluster: Cluster) -> None:
-    """Apply the chart; kubelet starts the agents and the operator."""
+def _build_guest_image(compiler: str, target: Path) -> None:
+    with common.step("image of Cilium for guests", 90):
+        root = target / "root"
+        _make_root(root, CURL)
+        common.write_atomic(root / "usr/bin/clang", compiler, 0o755)
+        # Mount point of a Pod's volume
+        (root / "usr/lib/modules").mkdir()
+        shared = target / guest.SHARED
+        shared.mkdir()
+        (root / "usr").rename(shared / "usr")
+        (root / "usr").symlink_to(f"{guest.MOUNT}/{guest.SHARED}/usr")
+        _write_archive(target, root)
+        common.remove_tree(root)
+
+
+def _make_root(root: Path, package: str) -> None:
+    """Create the root of the image with a further package."""
+    programs = cilium_build.programs()
+    source = programs / cilium_build.SOURCE
+    debian.make_root(root, SUITE, (*PACKAGES, package), variant="minbase")
+    for folder in UNUSED:
+        shutil.rmtree(root / folder, ignore_errors=True)
+    shutil.copytree(source / "bpf", root / "var/lib/cilium/bpf")
+    for name in cilium_build.PROGRAMS:
+        shutil.copy(programs / build.BIN / name, root / "usr/bin")
+    for script in cilium_build.SCRIPTS:
+        # Files of Go modules are not executable.
+        copied = Path(shutil.copy(source / script, root))
+        copied.chmod(0o755)
+    (root / "usr/bin/cilium").symlink_to("cilium-dbg")
+    (root / "opt/cni/bin").mkdir(parents=True)
+    (root / "opt/cni/bin/cilium-cni").symlink_to("/usr/bin/cilium-cni")
+
+
+def _write_archive(layer: Path, root: Path) -> None:
+    archive = layer / ARCHIVE
+    archive.parent.mkdir(parents=True)
+    images.write_archive(archive, [images.Image(IMAGE, "/usr/bin/cilium-dbg", {}, {}, (), root)])
+
+
+def install(cluster: AnyCluster, **values: Any) -> None:
+    """Install the chart with further values; kubelet starts the agents and the operator."""
     for node in cluster.nodes:
-        _prepare(node)
+        # Where the agent attaches the programs of services
+        node.run("mkdir", "-p", CGROUP)
+        node.run("mount", "--bind", node.cgroup2, CGROUP)
+    apply(cluster, **values)
+
+
+def apply(cluster: AnyCluster, *arguments: str | Path, **values: Any) -> None:
+    """Apply the chart with further values and arguments of ``helm template``."""
     host, dummy, port = cluster.server.url.removeprefix("https://").rpartition(":")
-    values = {**VALUES, "k8sServiceHost": host, "k8sServicePort": int(port)}
-    manifests = cilium_build.render(values, cluster.version)
+    values = {**VALUES, "k8sServiceHost": host, "k8sServicePort": int(port), **values}
+    manifests = cilium_build.render(values, cluster.version, *arguments)
     cluster.kubectl("apply", "--server-side", "-f", "-", given=manifests)
-
-
-def _prepare(node: Node) -> None:
-    """Mount the node's cgroup v2 where the agent attaches the programs of services."""
-    node.run("mkdir", "-p", CGROUP)
-    node.run("mount", "--bind", cgroups.version2(node.group), CGROUP)

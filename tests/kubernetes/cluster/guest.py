@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
 import shlex
 import shutil
@@ -28,10 +29,20 @@ UPLINK = "wire0"
 DISK = "disk.ext4"
 LABEL = "kubernetes"
 MOUNT = "/opt/kubernetes"
+# A folder of the disk, which all containers have at the same path as the node
+SHARED = "shared"
 # Programs of Debian's newest suite that run with the C library of older ones; runc does not.
 CONTAINERD = ("containerd", "containerd-shim-runc-v2", "ctr", "busybox")
 CNI_PLUGINS = ("host-local", "loopback", "portmap")
 KUBERNETES = ("kubelet", "kube-proxy")
+
+# What all containers have, if there is such a folder
+SPEC = "/etc/containerd-spec.json"
+WITH_SPEC = f"""\
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+base_runtime_spec = "{SPEC}"
+"""
 
 # Links every file of the disk at its path below the root.
 PREPARE = f"""
@@ -52,7 +63,7 @@ ip address add "$1" dev {UPLINK} nodad
 def disk(layers: Sequence[Path], more: Sequence[Path] = ()) -> Path:
     """Return the disk with the programs and images in a cluster's layers: images, programs, root.
 
-    ``more`` are layers with further images.
+    ``more`` are layers with further images, and with folders ``SHARED``.
     """
     archives = {
         str(path.relative_to(one)): one for one in more for path in sorted(one.glob(f"{images.ARCHIVES}/*"))
@@ -64,6 +75,7 @@ def disk(layers: Sequence[Path], more: Sequence[Path] = ()) -> Path:
     }
     sources.update({f"usr/bin/{name}": layers[2] for name in CONTAINERD})
     sources.update({f"usr/lib/cni/{name}": layers[2] for name in CNI_PLUGINS})
+    sources.update((SHARED, one) for one in more if (one / SHARED).exists())
     recipe = f"{sources} {inspect.getsource(_build)}"
     name = "-".join(["guest-disk", *(Path(archive).stem for archive in archives)])
     return cache.layer(name, recipe, lambda work: _build(sources, work)) / DISK
@@ -73,8 +85,8 @@ def _build(sources: dict[str, Path], target: Path) -> None:
     folder = target / "content"
     for name, layer in sources.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.link(layer / name, folder / name)
-    size = sum((layer / name).stat().st_size for name, layer in sources.items())
+        common.run(["cp", "-al", layer / name, folder / name])
+    size = int(common.run(["du", "-s", "--block-size=1", folder]).split()[0])
     options = ("-q", "-t", "ext4", "-m", "0", "-L", LABEL, "-O", "^has_journal", "-d", folder)
     common.run(["mke2fs", *options, target / DISK, f"{size // 1024 * 11 // 10 + 8192}k"])
     shutil.rmtree(folder)
@@ -98,12 +110,22 @@ class GuestNode(AnyNode):
     def cgroup(self) -> str:
         return "/"
 
+    @property
+    def cgroup2(self) -> str:
+        return "/sys/fs/cgroup"
+
     def enter(self, *argv: str | Path) -> list[str]:
+        inside = ("env", "-i", f"PATH={PATH}", "HOME=/root", *map(str, argv))
+        return [*self._ssh(), shlex.join(inside)]
+
+    def shell(self) -> list[str]:
+        return ["nsenter", f"--net=/proc/{os.getpid()}/ns/net", *self._ssh()]
+
+    def _ssh(self) -> list[str]:
         ssh = self._lab.ssh_argv(self.name)
         shared = ("-o", "ControlMaster=auto", "-o", "ControlPersist=60")
         path = ("-o", f"ControlPath={self._sockets}/%n")
-        inside = ("env", "-i", f"PATH={PATH}", "HOME=/root", *map(str, argv))
-        return [*ssh[:-1], *shared, *path, ssh[-1], shlex.join(inside)]
+        return [*ssh[:-1], *shared, *path, ssh[-1]]
 
     def start(self, name: str, *argv: str | Path) -> None:
         log = f"append:/var/log/{name}.log"
@@ -129,4 +151,12 @@ class GuestNode(AnyNode):
     def prepare(self) -> None:
         """Mount the disk, set the addresses, and start containerd with the images."""
         self.run("sh", "-ec", PREPARE, f"{self.addresses[0]}/24", f"{self.addresses[1]}/64")
-        self.start_containerd()
+        shared = f"{MOUNT}/{SHARED}"
+        if not self.run("find", MOUNT, "-maxdepth", "1", "-name", SHARED):
+            self.start_containerd()
+            return
+        spec = json.loads(self.run("ctr", "oci", "spec"))
+        mount = {"type": "bind", "source": shared, "destination": shared, "options": ["rbind", "ro"]}
+        spec["mounts"].append(mount)
+        self.write(SPEC, json.dumps(spec))
+        self.start_containerd(node.CONTAINERD + WITH_SPEC)

@@ -21,6 +21,10 @@ class Host(ABC):
     def enter(self, *argv: str | Path) -> list[str]:
         """Return the command that runs ``argv`` on the host; ``argv`` may begin with ``NAME=value``."""
 
+    @abstractmethod
+    def shell(self) -> list[str]:
+        """Return the command that runs its next argument in a shell of the host, in any namespace."""
+
     def run(self, *argv: str | Path, given: str = "") -> str:
         """Run a command on the host and return its output; raise ``LabError`` if it fails."""
         return common.run(self.enter(*argv), given=given)

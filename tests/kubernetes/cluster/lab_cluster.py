@@ -63,8 +63,7 @@ class LabCluster(AnyCluster):
         with common.step(f"control plane of {self.name}", 30):
             self._connect()
             self._start_control(layers)
-        with common.step(f"site.yml on {self.name}", 300):
-            self._install()
+        self._install()
         with common.step(f"Pods of {self.name}", 200):
             self._start_kubelets()
 
@@ -101,7 +100,7 @@ class LabCluster(AnyCluster):
         self._ip(self.control.netns, [*lines, *routes])
 
     def _install(self) -> None:
-        """Run site.yml on the nodes, as docs/kubernetes.md describes it."""
+        """Install the CNI: run site.yml on the nodes, as docs/kubernetes.md describes it."""
         self.kubectl("apply", "-f", ROLE / "rbac.yml")
         token = self.kubectl("create", "token", *ACCOUNT, "--duration=24h").strip()
         for node in self.nodes:
@@ -129,7 +128,7 @@ class LabCluster(AnyCluster):
             str(CHECKOUT / "site.yml"),
         )
         log = self.folder / "site.log"
-        with log.open("w") as output:
+        with common.step(f"site.yml on {self.name}", 300), log.open("w") as output:
             done = subprocess.run(command, cwd=CHECKOUT, stdout=output, stderr=output, check=False)
         if done.returncode:
             raise common.LabError(f"site.yml failed, see {log}:\n{common.tail(log, 40)}")

@@ -102,6 +102,9 @@ class Machine(Host):
         inside = ("--", "env", "-i", f"PATH={PATH}", "HOME=/root", *argv)
         return cgroups.enter(self.group, "nsenter", f"--target={self.pid}", *namespaces, *inside)
 
+    def shell(self) -> list[str]:
+        return [*self.enter(), "sh", "-c"]
+
     def start(self, name: str, *argv: str | Path) -> None:
         background = ("--start", "--background", "--make-pidfile", "--output", f"/var/log/{name}.log")
         self._daemon(name, *background, "--startas", "/usr/bin/env", "--", *argv)

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from tests.kubernetes.cluster import images
+from tests.kubernetes.cluster import cgroups, images
 from tests.kubernetes.cluster.host import Host
 from tests.kubernetes.cluster.machine import Machine
 
@@ -52,6 +52,11 @@ class AnyNode(Host):
     @abstractmethod
     def cgroup(self) -> str:
         """The group below which kubelet creates those of Pods."""
+
+    @property
+    @abstractmethod
+    def cgroup2(self) -> str:
+        """The folder of the cgroup v2 that contains all processes of the node."""
 
     def manifest(self) -> dict[str, Any]:
         """Return the Node object; kubelet adopts it, so the ranges do not depend on the order of nodes."""
@@ -141,3 +146,7 @@ class Node(Machine, AnyNode):
     @property
     def cgroup(self) -> str:
         return f"/{self.group}"
+
+    @property
+    def cgroup2(self) -> str:
+        return str(cgroups.version2(self.group))
