@@ -155,10 +155,16 @@ test-chaos: tools  ## 100 Pods started and killed 16 at a time, 20 times, while 
 	$(call say,Chaos on Kubernetes $(KUBERNETES), about 40 min)
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_SEED=$(SEED) PODNET_PODS=100 PODNET_COUNT=20 pytest -q -s tests/kubernetes/test_chaos.py
 
-test-cilium: tools  ## Migrations of a real Cilium, failed ones too, and Helm values of random clusters (SEED=), 30 min; built once in 25 min
-	$(call say,Cilium on Kubernetes $(KUBERNETES); the first time 55 min, later 30 min)
-	PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=cilium PODNET_SEED=$(SEED) pytest -q -x tests/kubernetes/test_cluster.py \
-		tests/kubernetes/test_cilium.py tests/kubernetes/test_cilium_values.py tests/kubernetes/test_cilium_finish.py
+# Nodes in guests have netkit. Failed migrations are tested on machines, where an agent starts 20 times faster.
+CILIUM_GUESTS := $(filter-out file,$(origin KERNEL))
+
+test-cilium: tools  ## Migrations of a real Cilium, failed ones too, and Helm values of random clusters (SEED=), 45 min; KERNEL=6.12: to netkit on two QEMU nodes, not passed yet; built once in 25 min
+	$(call say,Cilium on Kubernetes $(KUBERNETES); the first time 25 min more)
+	PODNET_NODES=$(if $(CILIUM_GUESTS),$(KERNEL)) PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=cilium PODNET_SEED=$(SEED) pytest -q -x \
+		$(if $(CILIUM_GUESTS),-k 'test_migration or second_run or test_rollback',tests/kubernetes/test_cluster.py) \
+		tests/kubernetes/test_cilium.py \
+		$(if $(CILIUM_GUESTS),,tests/kubernetes/test_cilium_values.py tests/kubernetes/test_cilium_finish.py)
+	$(if $(CILIUM_GUESTS),python3 roles/lab_node/files/lab.py down --name cilium-$(subst .,-,$(KERNEL)) >/dev/null)
 
 test-kube-nodes: tools  ## Kubernetes on two QEMU nodes (KERNEL=6.1 or 6.12, DRIVERS="meta netkit"); 15 min for each driver
 	$(call say,Kubernetes $(KUBERNETES) on nodes of kernel $(KERNEL); 15 min for each driver: $(DRIVERS))

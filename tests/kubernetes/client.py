@@ -1,9 +1,10 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Send requests to HOST PORT, ten a second, each by a connection of its own, until standard input ends.
+"""Send requests to HOST PORT, each by a connection of its own, until standard input ends.
 
-A machine runs this file. It prints the number of requests and the failures, each with its time.
+The next one follows a tenth of a second, times PATIENCE, after a reply. A machine runs this file. It prints
+the number of requests and the failures, each with its time.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ TIMEOUT = 3.0
 
 
 def main() -> None:
-    host, port = sys.argv[1], int(sys.argv[2])
+    host, port, patience = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     requests, failures = 0, []
-    while not select.select([sys.stdin], [], [], INTERVAL)[0]:
+    while not select.select([sys.stdin], [], [], patience * INTERVAL)[0]:
         requests += 1
-        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+        connection = http.client.HTTPConnection(host, port, timeout=patience * TIMEOUT)
         try:
             connection.request("GET", "/hostname")
             status = connection.getresponse().status
