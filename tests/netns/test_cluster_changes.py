@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import Compiler
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.identity import ANY, FIRST
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.image import Image
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.live import LiveEntries
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.maps import Maps
@@ -38,7 +37,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.snapshot
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store, all_slots
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.netns.bpf_node import Node
-from tests.unit.datapath.declarations import HOST, labels, policies
+from tests.unit.datapath.declarations import HOST, labels, policies, services_of, without_numbers
 from tests.unit.datapath.programs import Programs
 
 COUNT = int(os.environ.get("PODNET_COUNT") or 10)
@@ -162,39 +161,6 @@ class World:
         records = self.store.read()
         declaration = merge_records(records, self.store.cluster.read())
         return Compiler(declaration, read_node(self.pins), all_slots(records)).image
-
-
-def without_numbers(image: Image) -> dict[str, Any]:
-    """Return the content of an image, with what has an identity instead of its number."""
-    users: dict[int, list[str]] = {}
-    for key, one in sorted(image.endpoints.items()):
-        users.setdefault(one.identity, []).append(f"address {key.hex()}")
-    for ifindex, device in sorted(image.pods.items()):
-        users.setdefault(device.identity, []).append(f"device {ifindex}")
-    for prefix, (number, _flags) in sorted(image.cidrs.items()):
-        users.setdefault(number, []).append(f"prefix {prefix}")
-    names: dict[int, object] = {number: tuple(one) for number, one in users.items() if number >= FIRST}
-    names |= {number: number for number in (*range(FIRST), ANY)}
-
-    def named(entries: Mapping[Any, Any]) -> dict[Any, Any]:
-        return {key: one._replace(identity=names[one.identity]) for key, one in entries.items()}
-
-    return {
-        "endpoints": named(image.endpoints),
-        "pods": named(image.pods),
-        "cidrs": {key: (names[number], flags) for key, (number, flags) in image.cidrs.items()},
-        "policy": {(names[s], names[p], d): value for (s, p, d), value in image.policy.items()},
-        "services": image.services,
-        "node_addresses": image.node_addresses,
-        "node": image.node,
-        **services_of(image),
-    }
-
-
-def services_of(image: Image) -> dict[str, Any]:
-    """Return the services and their backends."""
-    used = {digest for one in image.services.values() for digest in (one.digest, one.external) if digest}
-    return {"services": image.services, "backends": {one: {*image.backends[one]} for one in used}}
 
 
 def verdicts(image: Image) -> dict[tuple[str, str, int, int, int], bool]:

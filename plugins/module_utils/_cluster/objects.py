@@ -142,9 +142,19 @@ def _addresses(texts: Iterable[object]) -> tuple[Address, ...]:
     return tuple(dict.fromkeys(one for one in found if one is not None))
 
 
-def _labels(meta: Json) -> dict[str, str]:
+_SHARED_LABELS: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
+
+
+def share_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the same object for equal labels, because most Pods have those of others."""
+    if len(_SHARED_LABELS) > _MAX_SHARED:
+        _SHARED_LABELS.clear()
+    return _SHARED_LABELS.setdefault(tuple(labels.items()), labels)
+
+
+def _labels(meta: Json) -> Mapping[str, str]:
     labels = meta.get("labels") or {}
-    return {_shared(key): _shared(value) for key, value in labels.items()}
+    return share_labels({_shared(key): _shared(value) for key, value in labels.items()})
 
 
 def uid_of(pod: Json) -> str:

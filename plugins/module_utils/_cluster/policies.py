@@ -32,7 +32,7 @@ from .._datapath.model import (
     Rule,
     Selector,
 )
-from .objects import Json, PodFacts, PolicyFacts, parse_address
+from .objects import Json, PodFacts, PolicyFacts, parse_address, share_labels
 
 OWNER = "kubernetes"
 NAMESPACE = "@namespace"
@@ -82,7 +82,7 @@ def model_pod(facts: PodFacts, namespace: Mapping[str, str]) -> Pod:
         name=f"{facts.namespace}/{facts.name}",
         owner=OWNER,
         addresses=facts.addresses,
-        labels=labels,
+        labels=share_labels(labels),
         node=facts.node,
         uid=facts.uid,
     )

@@ -13,10 +13,11 @@ import ipaddress
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._core.plan import Problem, Result
+from .cluster import Cluster
 from .compile import Compiler
 from .image import Image, differences
 from .layout import number_of
@@ -34,11 +35,14 @@ __all__ = ["Desired", "configure", "refill", "require_equal", "write"]
 _DEFAULTS: Mapping[str, Any] = {"labels": {}, "masquerade": False, "anti_spoof": True, "node": ""}
 
 
-def configure(desired: Desired, check: bool = False) -> Result:
+def configure(
+    desired: Desired, check: bool = False, read_cluster: Callable[[], Cluster | None] | None = None
+) -> Result:
     """Replace one owner's declaration and change the maps to the declarations of all owners.
 
     With ``check``, change nothing. Return updated, deleted and differences, as bpf_state documents them, and
-    the diff. Raises ``Problem``, with a line for each problem, before anything is written.
+    the diff. Raises ``Problem``, with a line for each problem, before anything is written. A caller that has
+    the stored objects of the cluster in memory returns them by ``read_cluster``.
     """
     store = Store(desired.pin_path)
     with contextlib.ExitStack() as files:
@@ -53,8 +57,10 @@ def configure(desired: Desired, check: bool = False) -> Result:
         if check:
             node = node.with_planned(desired.planned_devices)
         snapshot = maps.read() if maps else None
-        current = Current(node, store.read(), snapshot, problems, store.cluster.read())
+        cluster = (read_cluster or store.cluster.read)()
+        current = Current(node, store.read(), snapshot, problems, cluster)
         plan = plan_declaration(current, desired)
+        del current, snapshot  # Large clusters should be in memory once.
         plan.require_valid()
         if maps and plan and not check:
             require_confirmed(desired.pin_path)

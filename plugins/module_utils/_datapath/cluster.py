@@ -8,7 +8,7 @@ same name and UID.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -143,6 +143,11 @@ class Holders:
     def get(self, address: Address) -> Pod | None:
         """Return the Pod that has an address."""
         return self.declared.get(address) or self._pods.get(address)
+
+    def items(self) -> Iterator[tuple[Address, Pod]]:
+        """Yield all addresses, each with the Pod that has it."""
+        yield from self.declared.items()
+        yield from ((address, pod) for address, pod in self._pods.items() if address not in self.declared)
 
     def add(self, pod: Pod) -> None:
         """Add a Pod of the API."""

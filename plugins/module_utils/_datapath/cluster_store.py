@@ -89,19 +89,18 @@ def _complete_size(fd: int) -> int:
     return 0
 
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _line(changes: ClusterChanges) -> bytes:
-    return (json.dumps(_encode_changes(changes), separators=(",", ":")) + "\n").encode()
-
-
-def _encode_changes(changes: ClusterChanges) -> Json:
-    raw: dict[str, Json] = {}
-    if changes.pods:
-        raw["pods"] = {name: encode(pod) for name, pod in changes.pods.items()}
-    for kind, _type in _KINDS:
+    """Return the line of changes. It encodes one object after the other: all at once need much memory."""
+    kinds = []
+    for kind in ("pods", *(kind for kind, _type in _KINDS)):
         objects = getattr(changes, kind)
         if objects:
-            raw[kind] = {name: encode(ones) for name, ones in objects.items()}
-    return raw
+            items = (f"{_to_json(name)}:{_to_json(encode(one))}" for name, one in objects.items())
+            kinds.append(f'"{kind}":{{{",".join(items)}}}')
+    return f"{{{','.join(kinds)}}}\n".encode()
 
 
 def _decode_changes(raw: Json) -> ClusterChanges:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from .cluster import CLUSTER
-from .compile_services import compile_services, has_external, has_host_backends
+from .compile_services import ServiceCompiler, has_external
 from .identities import Identities, object_of
 from .image import Device, Endpoint, Image, ImageChanges
 from .layout import (
@@ -29,9 +29,10 @@ from .layout import (
     number_of,
 )
 from .masquerade import encode_node
-from .model import Address, Declaration, Masquerade, Network, Pod, Service
+from .model import Address, Declaration, Masquerade, Network, Pod, Policy, Service
 from .node import Interface, Node
 
+_MAX_AFFECTED = 2000  # addresses that policies change; with more, computing the whole image is as fast
 Slots = Mapping[tuple[str, str], int]  # of Pods in the map ``metrics``, by owner and name
 
 
@@ -59,6 +60,7 @@ class Compiler:
         self._slots = {**slots}
         self._changes = ImageChanges()
         self._left_out: set[str] = set()
+        self._services = ServiceCompiler()
         while True:
             excess = self._compile_policies(declaration, flags, numbers, former)
             if not excess:
@@ -101,7 +103,7 @@ class Compiler:
         """Replace all services of the image, and problems of those that conflict with others."""
         self._conflicts = [*conflicts]
         self.image.services, self.image.backends, self.image.node_addresses = {}, {}, frozenset()
-        compile_services(self.image, services, node)
+        self._services.add(self.image, services, node)
         external, masquerade = has_external(services), self._masquerade
         if external:  # Connections from the wire to backends of other nodes have this node's address.
             masquerade = replace(
@@ -117,7 +119,7 @@ class Compiler:
         self.image.features |= FEATURE_SERVICES * bool(self.image.services)
         self.image.features |= FEATURE_NODE_PORTS * any(one.address.is_unspecified for one in services)
         self.image.features |= FEATURE_EXTERNAL * external
-        self.image.features |= FEATURE_HOST_BACKENDS * has_host_backends(services, node)
+        self.image.features |= FEATURE_HOST_BACKENDS * self._services.has_host_backends
 
     @property
     def problems(self) -> list[str]:
@@ -150,6 +152,42 @@ class Compiler:
         for network, (key, dummy) in selection.prefixes.items():
             if encode_cidr(network) in former.cidrs:
                 numbers.prefer(key, former.cidrs[encode_cidr(network)][0])
+
+    # Policies
+
+    def change_policies(
+        self, removed: Sequence[Policy], added: Sequence[Policy], pods: Iterable[tuple[Address, Pod]]
+    ) -> bool:
+        """Change policies of the cluster; return False if the image has to be computed again.
+
+        ``pods`` are the Pods that have addresses. Raises ``Full``: then, too, it has to be computed again.
+        """
+        change = self._identities.plan_change(removed, added)
+        if change is None or self._left_out:
+            return False
+        affected, local = [], {}
+        for address, pod in pods:
+            before = self.image.endpoints.get(address.packed)
+            if before is None:
+                continue
+            if before.ifindex:  # The default verdicts may change.
+                local[pod.device] = pod
+            elif not change.affects(self._identities.numbers.keys[before.identity], pod):
+                continue
+            affected.append((address, pod))
+        if len(affected) > _MAX_AFFECTED:
+            return False
+        entries = {**self.image.policy}
+        self._identities.begin_change(change)
+        for address, pod in affected:
+            self.set_address(address, pod)
+        for pod in local.values():
+            self.set_device(pod)
+        self._identities.end_change()
+        changes = self._identities.changes
+        for key in [key for key, value in changes.items() if entries.get(key) == value]:
+            del changes[key]
+        return True
 
     # Single Pods
 

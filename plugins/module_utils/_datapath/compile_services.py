@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from .cluster import CLUSTER
 from .host_ports import is_served
@@ -18,26 +19,69 @@ from .layout import (
     family_of,
     number_of,
 )
-from .model import Backend, Service
+from .model import Address, Backend, Service
 from .node import Node
 
 
-def compile_services(image: Image, services: Sequence[Service], node: Node) -> None:
-    """Add services and their backends, and what sockets need for ports of the node."""
-    for service in services:
-        if not is_served(service, node.addresses):
-            continue
-        digest = _compile_backends(image, service.backends)
-        external = _compile_backends(image, _external_backends(service, node))
-        key = encode_service(service.address, service.port, service.protocol)
-        flags = SERVICE_LISTED * service.listed
-        image.services[key] = Frontend(number_of(service.name), digest, external, service.affinity, flags)
-    if any(service.address.is_unspecified or service.address.is_loopback for service in services):
-        image.node_addresses = frozenset(
-            (address.packed.ljust(16, b"\0"), family_of(address)) for address in node.addresses
-        )
-        if node.netns_cookie:
-            image.node_addresses |= {(encode_netns(node.netns_cookie), 0)}
+class _Compiled(NamedTuple):
+    """A service in an image: its key, entry and backends."""
+
+    service: Service  # which keeps its id
+    key: tuple[bytes, bytes, int, int]
+    frontend: Frontend
+    backends: tuple[Mapping[bytes, int], Mapping[bytes, int]]
+    has_host_backends: bool  # processes of this node, for hosts on the wire
+
+
+class ServiceCompiler:
+    """Adds services to images; those of the last call, which are the same objects, are not compiled again."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Compiled] = {}
+        self._node: tuple[Collection[Address], bool] = ((), False)
+
+    @property
+    def has_host_backends(self) -> bool:
+        """Return whether hosts on the wire reach processes of this node by services."""
+        return any(one.has_host_backends for one in self._known.values())
+
+    def add(self, image: Image, services: Sequence[Service], node: Node) -> None:
+        """Add services and their backends, and what sockets need for ports of the node."""
+        if self._node != (node.addresses, node.has_egress):
+            self._known, self._node = {}, (node.addresses, node.has_egress)
+        found: dict[int, _Compiled] = {}
+        for service in services:
+            if not is_served(service, node.addresses):
+                continue
+            one = self._known.get(id(service)) or _compile(service, node)
+            found[id(service)] = one
+            for digest, weights in zip((one.frontend.digest, one.frontend.external), one.backends):
+                if digest:
+                    image.backends[digest] = weights
+            image.services[one.key] = one.frontend
+        self._known = found
+        if any(service.address.is_unspecified or service.address.is_loopback for service in services):
+            image.node_addresses = frozenset(
+                (address.packed.ljust(16, b"\0"), family_of(address)) for address in node.addresses
+            )
+            if node.netns_cookie:
+                image.node_addresses |= {(encode_netns(node.netns_cookie), 0)}
+
+
+def _compile(service: Service, node: Node) -> _Compiled:
+    weights = external = _weights(service.backends)
+    found = _external_backends(service, node)
+    if found != service.backends:
+        external = _weights(found)
+    digest, external_digest = (digest_of(one) if one else b"" for one in (weights, external))
+    flags = SERVICE_LISTED * service.listed
+    return _Compiled(
+        service,
+        encode_service(service.address, service.port, service.protocol),
+        Frontend(number_of(service.name), digest, external_digest, service.affinity, flags),
+        (weights, external),
+        any(backend.address in node.addresses for backend in found),
+    )
 
 
 def has_external(services: Iterable[Service]) -> bool:
@@ -48,16 +92,7 @@ def has_external(services: Iterable[Service]) -> bool:
     )
 
 
-def has_host_backends(services: Iterable[Service], node: Node) -> bool:
-    """Return whether hosts on the wire reach processes of this node by services."""
-    return any(
-        backend.address in node.addresses
-        for service in services
-        for backend in _external_backends(service, node)
-    )
-
-
-def _external_backends(service: Service, node: Node) -> list[Backend]:
+def _external_backends(service: Service, node: Node) -> tuple[Backend, ...]:
     """Return the backends for hosts on the wire.
 
     Processes of this node are such only by addresses for clients outside of the cluster, because translating
@@ -65,15 +100,10 @@ def _external_backends(service: Service, node: Node) -> list[Backend]:
     """
     backends = service.backends if service.external is None else service.external
     if node.has_egress and (service.address.is_unspecified or service.listed):
-        return [*backends]
-    return [backend for backend in backends if backend.address not in node.addresses]
+        return tuple(backends)
+    return tuple(backend for backend in backends if backend.address not in node.addresses)
 
 
-def _compile_backends(image: Image, backends: Iterable[Backend]) -> bytes:
-    """Add the backends that get new connections; return their digest, empty if there are none."""
-    weights = {encode_backend(b.address, b.port): b.weight for b in backends if b.weight}
-    if not weights:
-        return b""
-    digest = digest_of(weights)
-    image.backends[digest] = weights
-    return digest
+def _weights(backends: Iterable[Backend]) -> dict[bytes, int]:
+    """Return the backends that get new connections with their weights."""
+    return {encode_backend(b.address, b.port): b.weight for b in backends if b.weight}

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from .cluster import CLUSTER
-from .identity import ANY, HOST, HOST_KEY, WORLD, Key, Numbers, Selection
+from .identity import ANY, HOST, HOST_KEY, WORLD, Key, Numbers, Selection, selectors_of
 from .image import PolicyKey
 from .layout import DENY, ENFORCE, encode_ruleset
 from .limits import CIDRS, POLICY, RULESETS, Full, generation, left_out, share
-from .model import CidrSelector, Network, Policy, Selector
+from .model import CidrSelector, Network, Pod, PodSelector, Policy, Selector
 from .policy import PolicySet, Rules, Ruleset
 
 
@@ -27,6 +28,20 @@ def object_of(policy: Policy) -> str:
 
 def _peers_of(policy: Policy) -> Iterator[Selector]:
     return (peer for rule in policy.rules for peer in rule.peers)
+
+
+@dataclass(frozen=True)
+class PolicyChange:
+    """Changed policies, and the selectors that no policy has any more, with their indexes, or are new."""
+
+    removed: Sequence[Policy]
+    added: Sequence[Policy]
+    obsolete: Mapping[PodSelector, int]
+    new: Sequence[PodSelector]
+
+    def affects(self, key: Key, pod: Pod) -> bool:
+        """Return whether a Pod with selectors gets another identity."""
+        return not key.isdisjoint(self.obsolete.values()) or any(one.matches(pod) for one in self.new)
 
 
 class Identities:
@@ -52,13 +67,16 @@ class Identities:
         for policy in policies:
             self._policies.setdefault(self.selection.indexes[policy.subject], []).append(policy)
         self._subject_selectors = frozenset(self._policies)
+        self._selectors = Counter(one for policy in policies for one in {*selectors_of(policy)})
         self._uses = Counter({WORLD: 1, HOST: 1})
         self._subjects: Counter[int] = Counter()
         self._members: dict[int, set[int]] = {index: {HOST} for index in HOST_KEY}  # by selector
         self._policy_sets: dict[Key, PolicySet] = {}
         self._selected: dict[Key, set[int]] = {}  # subjects by their policies
+        self._selecting_of: dict[int, Key] = {}  # policies by subject
         self._interested: dict[int, set[Key]] = {}  # policies of subjects, by the selector of a peer
         self._encoded: dict[Ruleset, bytes] = {}
+        self._obsolete: Mapping[PodSelector, int] = {}
         self._built = self._sealed = False
 
     # All identities
@@ -132,6 +150,76 @@ class Identities:
         self.numbers.seal()
         self._sealed = True
 
+    # Policies
+
+    def plan_change(self, removed: Sequence[Policy], added: Sequence[Policy]) -> PolicyChange | None:
+        """Return what changed policies change; None if that is not known without computing everything.
+
+        The prefixes of networks stay, and nothing may be left out now.
+        """
+        if self.problems or self.unenforced:
+            return None
+        uses = self._selectors.copy()
+        uses.subtract(one for policy in removed for one in {*selectors_of(policy)})
+        uses.update(one for policy in added for one in {*selectors_of(policy)})
+        obsolete = [one for one in uses if uses[one] <= 0]
+        new = [one for one in uses if one not in self.selection.indexes]
+        found = [one for one in (*obsolete, *new) if isinstance(one, PodSelector) and not one.names]
+        if len(found) != len(obsolete) + len(new):
+            return None
+        return PolicyChange(
+            removed,
+            added,
+            {one: self.selection.indexes[one] for one in found if one not in new},
+            [one for one in found if one in new],
+        )
+
+    def begin_change(self, change: PolicyChange) -> None:
+        """Change policies, and remove the pairs of their subjects.
+
+        Then all Pods that ``change`` affects acquire and release their identities. ``end_change`` is the end.
+        """
+        self._remove_subjects_of({policy.subject for policy in (*change.removed, *change.added)})
+        self._obsolete = change.obsolete
+        self._selectors.subtract(one for policy in change.removed for one in {*selectors_of(policy)})
+        self._selectors.update(one for policy in change.added for one in {*selectors_of(policy)})
+        self._selectors = +self._selectors
+        before = {**self.selection.indexes}
+        self.selection.change(change.obsolete, change.new)
+        for policy in change.removed:
+            index = before[policy.subject]
+            self._policies[index].remove(policy)
+            if not self._policies[index]:
+                del self._policies[index]
+        for policy in change.added:
+            self._policies.setdefault(self.selection.indexes[policy.subject], []).append(policy)
+        self._subject_selectors = frozenset(self._policies)
+
+    def end_change(self) -> None:
+        """Add the pairs of the subjects of changed policies. Raises ``Full`` if the maps have no room."""
+        for index in self._obsolete.values():
+            self._members.pop(index, None)
+            self._interested.pop(index, None)
+        for number, count in self._subjects.items():
+            if count and number not in self._selecting_of:
+                self._add_subject(number, self.numbers.keys[number])
+        if (
+            self.problems
+            or self.unenforced
+            or len(self.entries) > share(POLICY)
+            or len(self._encoded) > share(RULESETS)
+        ):
+            raise Full("policies: the maps have no room for all policies")
+
+    def _remove_subjects_of(self, selectors: Iterable[Selector]) -> None:
+        """Remove the pairs of all subjects that one of these selectors matches."""
+        indexes = {self.selection.indexes[one] for one in selectors if one in self.selection.indexes}
+        for number, count in [*self._subjects.items()]:
+            if count and not indexes.isdisjoint(self.numbers.keys[number]):
+                self._remove_subject(number)
+        for selecting in [one for one in self._policy_sets if not indexes.isdisjoint(one)]:
+            del self._policy_sets[selecting]
+
     # Single identities
 
     def acquire(self, key: Key, subject: bool) -> int:
@@ -154,7 +242,7 @@ class Identities:
         if subject:
             self._subjects[number] -= 1
             if not self._subjects[number]:
-                self._remove_subject(number, key)
+                self._remove_subject(number)
         self._uses[number] -= 1
         if not self._uses[number]:
             self._remove_peer(number, key)
@@ -193,6 +281,7 @@ class Identities:
         if not rules:
             return
         self._selected.setdefault(selecting, set()).add(number)
+        self._selecting_of[number] = selecting
         for direction, one in rules.items():
             for index in one.selectors:
                 self._interested.setdefault(index, set()).add(selecting)
@@ -205,11 +294,11 @@ class Identities:
         for peer in peers:
             self._add_pair(subject, peer, direction, rules)
 
-    def _remove_subject(self, number: int, key: Key) -> None:
-        selecting = self._selecting(key)
-        rules = self._policy_set(selecting).rules
-        if not rules:
+    def _remove_subject(self, number: int) -> None:
+        selecting = self._selecting_of.pop(number, None)
+        if selecting is None:
             return
+        rules = self._policy_set(selecting).rules
         for direction, one in rules.items():
             for peer in (ANY, *self._peers_of(one)):
                 self._remove((number, peer, direction))

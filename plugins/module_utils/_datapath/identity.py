@@ -35,16 +35,31 @@ class _PodMatcher:
         self._by_name: dict[str, list[tuple[PodSelector, int]]] = {}
         self._others: list[tuple[PodSelector, int]] = []
         self._cached: dict[frozenset[tuple[str, str]], Key] = {}
-        uses = Counter(item for selector in selectors for item in selector.labels)
+        self._uses = Counter(item for selector in selectors for item in selector.labels)
         for selector, index in selectors.items():
-            if selector.names:
-                for name in selector.names:
-                    self._by_name.setdefault(name, []).append((selector, index))
-            elif selector.labels:
-                rarest = min(selector.labels, key=lambda item: (uses[item], item))
-                self._by_label.setdefault(rarest, []).append((selector, index))
-            else:
-                self._others.append((selector, index))
+            self._add(selector, index)
+
+    def _add(self, selector: PodSelector, index: int) -> None:
+        if selector.names:
+            for name in selector.names:
+                self._by_name.setdefault(name, []).append((selector, index))
+        elif selector.labels:
+            rarest = min(selector.labels, key=lambda item: (self._uses[item], item))
+            self._by_label.setdefault(rarest, []).append((selector, index))
+        else:
+            self._others.append((selector, index))
+
+    def change(self, removed: Mapping[PodSelector, int], added: Mapping[PodSelector, int]) -> None:
+        """Remove and add selectors without names."""
+        self._cached.clear()
+        for one in removed.items():
+            for item in one[0].labels:
+                if one in self._by_label.get(item, ()):
+                    self._by_label[item].remove(one)
+            if one in self._others:
+                self._others.remove(one)
+        for selector, index in added.items():
+            self._add(selector, index)
 
     def matching(self, pod: Pod) -> Key:
         """Return the indexes of the matching selectors; Pods with the same labels share the object."""
@@ -119,8 +134,9 @@ class Selection:
     def __init__(self, policies: Sequence[Policy], flags: Mapping[Network, int]) -> None:
         self.indexes: dict[Selector, int] = {HostSelector(): 0}
         for policy in policies:
-            for selector in _selectors_of(policy):
+            for selector in selectors_of(policy):
                 self.indexes.setdefault(selector, len(self.indexes))
+        self._next = len(self.indexes)
         self._pods = _PodMatcher(
             {one: index for one, index in self.indexes.items() if isinstance(one, PodSelector)}
         )
@@ -138,6 +154,16 @@ class Selection:
             }
             self._cidrs[version].append((shift, table))
 
+    def change(self, removed: Iterable[PodSelector], added: Iterable[PodSelector]) -> None:
+        """Remove and add selectors of Pods, without names."""
+        before = {one: self.indexes.pop(one) for one in removed}
+        first = self._next
+        after = {one: first + number for number, one in enumerate(added)}
+        self._next += len(after)
+        for one, index in after.items():
+            self.indexes[one] = index
+        self._pods.change(before, after)
+
     def of_pod(self, pod: Pod) -> Key:
         """Return the selectors of Pods that match a Pod."""
         return self._pods.matching(pod)
@@ -154,7 +180,8 @@ class Selection:
         return WORLD_KEY
 
 
-def _selectors_of(policy: Policy) -> Iterable[Selector]:
+def selectors_of(policy: Policy) -> Iterable[Selector]:
+    """Yield the selectors of a policy: of its subjects, and of the peers of its rules."""
     yield policy.subject
     for rule in policy.rules:
         yield from rule.peers

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -55,6 +56,9 @@ class ImageChanges:
     pods: dict[int, Device | None] = field(default_factory=dict)
     policy: dict[PolicyKey, bytes | None] = field(default_factory=dict)
 
+    def __bool__(self) -> bool:
+        return bool(self.endpoints or self.pods or self.policy)
+
 
 @dataclass
 class Image:
@@ -71,7 +75,7 @@ class Image:
     cidrs: dict[tuple[int, bytes], tuple[int, int]] = field(default_factory=dict)
     policy: dict[PolicyKey, bytes] = field(default_factory=dict)
     services: dict[tuple[bytes, bytes, int, int], Frontend] = field(default_factory=dict)
-    backends: dict[bytes, dict[bytes, int]] = field(default_factory=dict)
+    backends: dict[bytes, Mapping[bytes, int]] = field(default_factory=dict)
     node_addresses: frozenset[tuple[bytes, int]] = frozenset()
     node: bytes = bytes(NODE.size)
     features: int = 0

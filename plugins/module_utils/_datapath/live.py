@@ -33,8 +33,9 @@ from .plan import Desired, plan_services, plan_sync, plan_writes
 from .snapshot import decode_image
 from .store import Record, Store, all_slots, assign_slots, stored
 from .write_live import LiveWriter
-from .write_services import SERVICES
+from .write_services import NODE_MAPS, LiveServices
 
+Policies = Mapping[str, "tuple[Policy, ...] | None"]  # by name
 Endpoint = Mapping[str, Any]  # as bpf_state declares it: name, device, addresses, ...
 
 _MAX_IN_PLACE = 1000  # Pods; more of them are faster as one generation
@@ -53,6 +54,8 @@ class LiveEntries:
         self._store = Store(pin_path)
         self._files = contextlib.ExitStack()
         self._token: tuple[object, ...] = ()
+        self._cluster: Cluster | None = None
+        self._stored: tuple[int, ...] = ()  # token of the stored objects of which _cluster is a copy
 
     def close(self) -> None:
         """Close the maps."""
@@ -135,6 +138,7 @@ class LiveEntries:
                 self._set_first_cluster(desired)
             else:
                 self._change_cluster(changes_between(self._cluster, desired))
+                self._share(desired.pods)
             return self._compiler.unenforced
 
     def update_pods(self, changes: Mapping[str, Pod | None]) -> list[str]:
@@ -177,8 +181,15 @@ class LiveEntries:
             token = ()
         if not token or token != self._token:
             self._records = self._store.read()
-            self._cluster = self._store.cluster.read()
+            self._cluster = self._read_cluster()
             self._load()
+
+    def _read_cluster(self) -> Cluster | None:
+        """Return the stored objects of the cluster, of which most are in memory already."""
+        found = self._store.cluster.token()
+        if self._cluster is None or self._stored != found:
+            self._cluster, self._stored = self._store.cluster.read(), found
+        return self._cluster
 
     def _load(self) -> None:
         """Compute the image of all declarations, and write what differs. Raises ``Problem``."""
@@ -191,12 +202,13 @@ class LiveEntries:
         snapshot = self._maps.read()
         active = decode_image(snapshot, snapshot.buffer)
         self._compiler = Compiler(merged, read_node(self._pin_path), all_slots(self._records), active)
-        writes, full = plan_writes(snapshot, self._compiler.image)
+        writes, full = plan_writes(snapshot, self._compiler.image, active=active)
         problems = [*self._compiler.problems, *full]
         if problems:
             raise Problem("\n".join(problems))
         if writes:
             write(self._maps, writes)
+            del snapshot, active, writes  # Large clusters should be in memory once.
             snapshot = require_equal(self._maps, self._compiler.image)
             self._maps.fill(plan_sync(snapshot))
         else:
@@ -204,6 +216,7 @@ class LiveEntries:
             # What a former process deleted must not get its number again while verdicts may refer to it.
             self._maps.commit(self._maps.next_in_place(), self._maps.config()[1])
         self._writer = LiveWriter(self._maps, snapshot, self._compiler.image)
+        self._live_services = LiveServices(snapshot)
         self._declared = {(pod.owner, pod.name): pod for one in declared for pod in one.pods}
         self._services = merge(Declaration(), declared)[0].services
         self._selecting = any(service.selected for one in declared for service in one.services)
@@ -253,19 +266,31 @@ class LiveEntries:
 
     def _configure(self, options: Mapping[str, Any]) -> None:
         self._token = ()
-        configure(Desired(self._pin_path, self._owner, options, allow_unmatched=True))
+        # The next call computes these again. Large clusters should be in memory once.
+        for name in ("_compiler", "_writer", "_holders", "_live_services"):
+            self.__dict__.pop(name, None)
+        desired = Desired(self._pin_path, self._owner, options, allow_unmatched=True)
+        configure(desired, read_cluster=self._read_cluster)
 
     def _set_first_cluster(self, cluster: Cluster) -> None:
         # What is in memory counts only if all of this succeeds; else the next call reads everything again.
         self._token = ()
         try:
             self._store.cluster.replace(cluster)
-            self._cluster = cluster
+            self._cluster, self._stored = cluster, self._store.cluster.token()
             self._load()
         except Exception:
-            self._token = ()
+            self._token = self._stored = ()
+            self._cluster = None
             self._store.cluster.remove()
             raise
+
+    def _share(self, pods: Mapping[str, Pod]) -> None:
+        """Replace Pods that were read from the store by those of the caller: they are in memory once."""
+        if self._cluster and any(self._cluster.pods[name] is not pod for name, pod in pods.items()):
+            for name, pod in pods.items():
+                self._cluster.pods[name] = pod
+            self._holders = Holders(self._declared.values(), self._cluster.pods.values())
 
     def _change_cluster(self, changes: ClusterChanges) -> None:
         """Store and apply changes; if they cannot be applied, store the former objects."""
@@ -274,21 +299,24 @@ class LiveEntries:
         if not changes:
             return
         former = changes.reversed(self._cluster)
-        self._token = ()
+        self._token = self._stored = ()
         try:
             # Stored first, so that the next call completes one that is killed here.
             changes.apply(self._cluster)
             self._store.cluster.append(changes, self._cluster)
-            if changes.policies or len(changes.pods) > _MAX_IN_PLACE:
+            self._stored = self._store.cluster.token()
+            if len(changes.pods) > _MAX_IN_PLACE:
                 self._load()
             else:
                 with self._in_place():
                     self._update_pods(former.pods, changes.pods)
-                    if changes.services:
+                    if changes.policies and not self._update_policies(former.policies, changes.policies):
+                        self._load()
+                    elif changes.services:
                         self._update_services()
             self._token = self._read_token()
         except Exception:
-            self._token = ()
+            self._token = self._stored = ()
             former.apply(self._cluster)
             self._store.cluster.append(former, self._cluster)
             raise
@@ -311,13 +339,32 @@ class LiveEntries:
         if addresses or local:
             self._write(addresses, bool(local))
 
+    def _update_policies(self, former: Policies, changes: Policies) -> bool:
+        """Write changed policies as one generation; return False if all entries have to be computed again."""
+        self._token = ()
+        before, after = ([one for some in kind.values() for one in some or ()] for kind in (former, changes))
+        removed, added = ([one for one in a if one not in b] for a, b in ((before, after), (after, before)))
+        pods = ((address, labelled(pod, self._cluster)) for address, pod in self._holders.items())
+        if not self._compiler.change_policies(removed, added, pods):
+            return False
+        found = self._compiler.take_changes()
+        if found:
+            try:
+                self._writer.write_generation(found)
+                self._live_services.synchronized()
+            except OSError as error:
+                raise Problem(f"cannot write the maps: {os.strerror(error.errno or 0)}") from error
+        self._token = self._read_token()
+        return True
+
     def _update_services(self) -> None:
         """Write all services as one generation; both buffers have all else."""
         self._token = ()
         of_cluster = self._cluster.services if self._cluster else {}
         services, conflicts = cluster_services(self._services, of_cluster)
         self._compiler.set_services([*self._services, *services], read_node(self._pin_path), conflicts)
-        writes, problems = plan_services(self._maps.read(SERVICES), self._compiler.image)
+        snapshot = self._maps.read(NODE_MAPS)
+        writes, problems = plan_services(snapshot, self._compiler.image, self._live_services)
         if problems:
             raise Problem("\n".join(problems))
         write(self._maps, writes)

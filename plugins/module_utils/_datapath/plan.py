@@ -25,7 +25,7 @@ from .snapshot import Snapshot, decode_image
 from .store import Record, all_slots, assign_slots, stored
 from .write_pods import synchronize_pods, write_endpoints, write_pods
 from .write_policy import write_cidrs, write_policy
-from .write_services import write_services
+from .write_services import LiveServices, write_services
 from .writes import MapWrites, Writer
 
 
@@ -119,7 +119,7 @@ def plan_declaration(current: Current, desired: Desired) -> DatapathPlan:
     slots_of_all = all_slots({**current.records, owner: after})
     compiled = Compiler(merged, current.node, slots_of_all, active)
     image = compiled.image
-    writes, full = plan_writes(snapshot, image) if current.snapshot else (None, [])
+    writes, full = plan_writes(snapshot, image, active=active) if current.snapshot else (None, [])
     return DatapathPlan(
         subsystem="datapath",
         changes=_changes(before, after, snapshot if writes else None, desired.pin_path),
@@ -153,14 +153,14 @@ def _changes(before: Record, after: Record, snapshot: Snapshot | None, pin_path:
     return changes
 
 
-def plan_services(snapshot: Snapshot, image: Image) -> tuple[MapWrites, list[str]]:
+def plan_services(snapshot: Snapshot, image: Image, services: LiveServices) -> tuple[MapWrites, list[str]]:
     """Return the writes for another generation with the services of ``image``, and problems.
 
-    The snapshot needs only the maps ``SERVICES``. Both buffers have the same content of all other maps.
+    The snapshot needs only the maps ``NODE_MAPS``. Both buffers have the same content of all other maps.
     """
     image.features |= snapshot.features & ~FEATURE_STACK_NAT
     writer = Writer(snapshot, image.features)
-    write_services(writer, image)
+    services.add_writes(writer, image)
     _write_node(writer, image)
     return writer.writes, writer.problems
 
@@ -184,16 +184,17 @@ def plan_sync(snapshot: Snapshot) -> MapWrites:
 
 
 def plan_writes(
-    snapshot: Snapshot, image: Image, since: int | None = None
+    snapshot: Snapshot, image: Image, since: int | None = None, active: Image | None = None
 ) -> tuple[MapWrites | None, list[str]]:
     """Return the writes that change the maps to ``image``, and a problem for each map that is too small.
 
     Return None if the active buffer has this content. ``since`` is the generation in which new endpoints got
-    their addresses, by default that of the commit; 0: unknown.
+    their addresses, by default that of the commit; 0: unknown. ``active`` is the content of the active buffer
+    if the caller has decoded it.
     """
     # Open connections need their translation after the last service or masqueraded Pod is removed.
     image.features |= snapshot.features & ~FEATURE_STACK_NAT
-    active = decode_image(snapshot, snapshot.buffer)
+    active = active or decode_image(snapshot, snapshot.buffer)
     if snapshot.arrays and not differences(active, image):
         return None, []
     writer = Writer(snapshot, image.features)

@@ -68,8 +68,9 @@ class Services:
             entry = SERVICE.unpack(value)
             self.entries[buffer & 1][address, port, protocol, family] = entry
             for table in {*entry[:2]} - {NO_TABLE} - self.tables.keys():
-                *backends, digest = TABLE.unpack(snapshot.element("maglev", table))
-                self.tables[table] = digest, frozenset(backends)
+                raw = snapshot.element("maglev", table)
+                at = TABLE.fields["digest"].offset
+                self.tables[table] = raw[at : at + 8], frozenset(memoryview(raw)[:at].cast("I"))
 
     def used_tables(self, buffer: int) -> set[int]:
         """Return the indexes of the tables that services of a buffer refer to."""

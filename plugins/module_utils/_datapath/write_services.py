@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from .image import Image
 from .layout import INDEX, MAGLEV_SIZE, NO_TABLE, NODE_ADDRESS, SERVICE, SERVICE_KEY, TABLE
 from .maglev import maglev_table
-from .snapshot import Services
+from .snapshot import Services, Snapshot
 from .writes import SlotAllocator, Writer
 
-SERVICES = ("services", "node_addresses", "maglev", "backends", "node")  # the maps
+NODE_MAPS = ("node_addresses", "node")
 
 
 def write_services(writer: Writer, image: Image) -> None:
@@ -43,6 +44,64 @@ def write_services(writer: Writer, image: Image) -> None:
     writer.write_new("maglev", tables, "services")
     writer.fill_buffer("services", entries, "services")
     _write_node_addresses(writer, image)
+
+
+class LiveServices:
+    """What both buffers have of services, so that a change writes only what differs."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        """``snapshot`` has all maps of services."""
+        current = Services(snapshot)
+        self._active, self._inactive = current.entries[snapshot.buffer], current.entries[1 - snapshot.buffer]
+        used = current.used_tables(snapshot.buffer)
+        self._tables = {current.tables[index][0]: index for index in used}
+        indexes = {index for table in used for index in current.tables[table][1]}
+        self._backends = {snapshot.element("backends", index): index for index in indexes}
+        self._used = indexes
+
+    def synchronized(self) -> None:
+        """Note that both buffers have the same services."""
+        self._inactive = self._active
+
+    def add_writes(self, writer: Writer, image: Image) -> None:
+        """Add the writes of services; the snapshot of ``writer`` needs only ``node_addresses``.
+
+        They have to be made before the next call.
+        """
+        sizes = writer.snapshot.sizes
+        used_tables = {table for entry in self._active.values() for table in entry[:2]}
+        tables = SlotAllocator(sizes["maglev"], used_tables, self._tables)
+        backends = SlotAllocator(sizes["backends"], self._used, self._backends)
+        entries: dict[Any, tuple[int, int, int, int, int]] = {}
+        for key, service in image.services.items():
+            table = tables.index_of(service.digest) if service.digest else NO_TABLE
+            external = tables.index_of(service.external) if service.external else NO_TABLE
+            entries[key] = (table, external, service.number, service.affinity, service.flags)
+        for index, digest in tables.new.items():
+            tables.new[index] = _encode_table(image.backends[digest], digest, backends)
+        former = self._inactive
+        differing = [key for key in {*former, *entries} if former.get(key) != entries.get(key)]
+        writer.write_new("backends", backends, "services")
+        writer.write_new("maglev", tables, "services")
+        writer.write_entries(
+            "services",
+            {
+                SERVICE_KEY.pack(*key, writer.inactive): SERVICE.pack(*entries[key])
+                if key in entries
+                else None
+                for key in differing
+            },
+            len(self._active) + len(entries),
+            "services",
+        )
+        _write_node_addresses(writer, image)
+        digests = {
+            one for service in image.services.values() for one in (service.digest, service.external) if one
+        }
+        self._active, self._inactive = entries, self._active
+        self._tables = {digest: tables.index_of(digest) for digest in digests}
+        self._backends = {raw: backends.index_of(raw) for digest in digests for raw in image.backends[digest]}
+        self._used = {*self._backends.values()}
 
 
 def _write_node_addresses(writer: Writer, image: Image) -> None:

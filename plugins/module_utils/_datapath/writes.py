@@ -87,6 +87,21 @@ class Writer:
                 f" {active} are in use; declare fewer {option}"
             )
 
+    def write_entries(
+        self, name: str, entries: Mapping[bytes, bytes | None], total: int, option: str
+    ) -> None:
+        """Write single entries of a map in the inactive buffer, None to delete one.
+
+        ``total`` is how many entries the map has afterwards.
+        """
+        self.writes.delete[name] = [key for key, value in entries.items() if value is None]
+        self.writes.update[name] = {key: value for key, value in entries.items() if value is not None}
+        size = self.snapshot.sizes[name]
+        if total > size:
+            self.problems.append(
+                f"{option}: {total} entries exceed the map {name} of {size} entries; declare fewer {option}"
+            )
+
     def replace_entries(
         self,
         name: str,
