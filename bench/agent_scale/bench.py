@@ -35,7 +35,7 @@ from tests.support.background import background
 from tests.support.flood import PORT, udp_in
 
 WRITERS = 4  # threads that change objects
-SETTLE = 0.15  # seconds after which the agent has finished a change
+IDLE = 0.1  # seconds; an agent that uses no CPU time meanwhile has finished a change
 REMOTE_CLIENT = "10.0.250.1"
 # Maps with what the API and the agent's Pods declare; the size of all others depends on nothing.
 OBJECTS = {
@@ -58,6 +58,13 @@ class Agent:
         """Return the CPU time of all threads in milliseconds."""
         # CPUCLOCK_SCHED of a process, see clock_getcpuclockid(3).
         return time.clock_gettime_ns((~self._pid << 3) | 2) / 1e6
+
+    def wait(self) -> None:
+        """Wait until the agent is idle."""
+        busy, cpu = True, self.cpu()
+        while busy:
+            time.sleep(IDLE)
+            busy, cpu = self.cpu() - cpu > 1, self.cpu()
 
     def memory(self) -> str:
         """Return the memory of the process and of the maps, as the kernel reports both, in MiB."""
@@ -181,18 +188,15 @@ class Probe:
 def single_changes(probe: Probe, agent: Agent, count: int) -> dict[str, Times]:
     """Make changes one after the other."""
     found: dict[str, Times] = {}
-    for number in range(count):
-        # Policies and services cost more, so fewer are enough.
-        changes = probe.changes()
+    for _round in range(count):
         cpu = agent.cpu()
-        for kind, wall in changes:
-            time.sleep(SETTLE)
+        for kind, wall in probe.changes():
+            agent.wait()
             times = found.setdefault(kind, Times())
             times.wall.append(wall)
             now = agent.cpu()
             times.cpu.append(now - cpu)
             cpu = now
-        del number
     return found
 
 

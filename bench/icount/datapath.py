@@ -7,7 +7,9 @@ As in bench.py, a nanosecond of the guest is one instruction, so results are the
 are those of the programs, by BPF_PROG_TEST_RUN; rates are those of streams between Pods on meta. Fails if a
 cost grows with scale, a rate is missed or a packet is lost. Writes reports/icount/datapath-<kernel>.json.
 
-usage: python3 -m bench.icount.datapath [--kernel 6.12] [--scales 2,1000] [--rates 20,100,500]
+At 390 Mbit/s the sender of datagrams takes all of the guest's processor, so rates have to be lower.
+
+usage: python3 -m bench.icount.datapath [--kernel 6.12] [--scales 2,1000] [--rates 20,100]
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ def main() -> None:
     )
     parser.add_argument("--kernel", default="6.12", choices=recipe.KERNELS)
     parser.add_argument("--scales", default="2,1000", type=numbers)
-    parser.add_argument("--rates", default="20,100,500", type=numbers)
+    parser.add_argument("--rates", default="20,100", type=numbers)
     options = parser.parse_args()
 
     base, _built = image.ensure_image(options.kernel)

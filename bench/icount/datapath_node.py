@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ipaddress
+import itertools
 import json
 import os
 import random
@@ -159,6 +160,10 @@ def trimmed_mean(samples: list[float]) -> float:
     return statistics.mean(sorted(samples)[: len(samples) * 19 // 20])
 
 
+# Each flow has a port of its own: a connection to a service would get another one if its own were used.
+sports = itertools.count(1024)
+
+
 def costs(programs: Programs, mac: bytes, pods: int, feature: str) -> None:
     entries = programs.declare(pods, feature)
     index = [socket.if_nametoindex(f"p{n}") for n in range(pods)]
@@ -168,13 +173,13 @@ def costs(programs: Programs, mac: bytes, pods: int, feature: str) -> None:
             continue
         first: list[float] = []
         following: list[float] = []
-        for number in range(PAIRS):
+        for _pair in range(PAIRS):
             source = chosen.randrange(pods)
             other = (source + (APPS if pods > APPS else 1)) % pods  # with the same label
             target = OUTSIDE if path == "wire" else pod_address(other)
             if feature == "service":
                 target = str(ipaddress.ip_address(VIP) + other)
-            packet = datagram(mac, pod_address(source), target, 1024 + number)
+            packet = datagram(mac, pod_address(source), target, next(sports))
             programs.end_decisions()
             first.append(programs.cost(index[source], packet))
             following += [programs.cost(index[source], packet) for dummy in range(FOLLOWING)]

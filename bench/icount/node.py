@@ -35,12 +35,13 @@ NETWORK = {"cniVersion": "1.0.0", "name": "icount", "type": "podnet", "ipam": {"
 
 NEAR, FAR = "near", "far"  # the namespaces of the nodes; NEAR is the guest's initial namespace
 WIRE_MTU = 8264
-# Work per sample: transactions, or bytes.
-WORK = {
-    "rr": ("TCP_RR", 2000),
-    "crr": ("TCP_CRR", 500),
-    "udp_rr": ("UDP_RR", 2000),
-    "stream": ("TCP_STREAM", 64 << 20),
+# Work per sample: transactions, or bytes; and options of netperf.
+WORK: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    "rr": ("TCP_RR", 2000, ()),
+    "crr": ("TCP_CRR", 500, ()),
+    "udp_rr": ("UDP_RR", 2000, ("-n", "-N")),  # connected sockets
+    "udp_rr_unconnected": ("UDP_RR", 2000, ()),
+    "stream": ("TCP_STREAM", 64 << 20, ()),
 }
 CONTROL, DATA = 12865, 5001  # ports of netperf's connections
 # Sampling ends when the last samples agree; the first ones warm up caches and TCP windows.
@@ -176,7 +177,7 @@ def inside(netns: str) -> AbstractContextManager[None]:
 
 def measure(client: str, server: str, address: str, test: str) -> list[float]:
     """Return samples of transactions or Mbit per second of the guest's clock until the last ones agree."""
-    name, amount = WORK[test]
+    name, amount, more = WORK[test]
     with inside(server):
         serving = subprocess.Popen(
             ["netserver", "-D", "-4"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -187,7 +188,7 @@ def measure(client: str, server: str, address: str, test: str) -> list[float]:
         while len(samples) < MOST:
             with inside(client):
                 netperf = ("netperf", "-4", "-P", "0", "-H", address, "-t", name, "-l", str(-amount))
-                options = ("--", "-o", "THROUGHPUT", "-P", f",{DATA}")
+                options = ("--", "-o", "THROUGHPUT", "-P", f",{DATA}", *more)
                 samples.append(float(run(*netperf, *options).splitlines()[-1]))
             last = samples[-AGREEING:]
             if len(last) == AGREEING and max(last) - min(last) <= AGREEMENT * min(last):

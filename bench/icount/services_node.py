@@ -93,9 +93,9 @@ def declare(nodes: tuple[Node, Node], case: dict[str, Any]) -> None:
             apply.configure(apply.Desired(node.pins, "site", options, allow_unmatched=True))
 
 
-def attach_sockets(node: Node) -> None:
-    """Attach the programs of sockets for the processes of all nodes, which share the guest's cgroups."""
-    requests = sockets.select("required", CGROUPS).requests
+def attach_sockets(node: Node, attached: bool) -> None:
+    """Attach the programs of sockets for all processes, as both nodes share the cgroups, or detach them."""
+    requests = sockets.select("required" if attached else "disabled", CGROUPS).requests
     with node.inside():
         attach.present(attach.Desired(node.pins, requests, "sockets"), OBJECT, {})
 
@@ -115,9 +115,9 @@ def main() -> None:
         node.make(plan["driver"], True)
     attached = False
     for case in plan["cases"]:
-        if case.get("sockets") and not attached:
-            attach_sockets(near)
-            attached = True
+        if case.get("sockets", False) != attached:
+            attached = not attached
+            attach_sockets(near, attached)
         declare((near, far), case)
         for path in plan["paths"]:
             direct = far.address(1) if path == "cross" else near.address(2)
