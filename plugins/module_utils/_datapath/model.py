@@ -36,8 +36,8 @@ class Pod:
 
     ``display_name`` is the name for people if ``name`` is not readable, such as ``namespace/name``. ``uid``
     is that of its Kubernetes object, so that a Pod is not mistaken for its predecessor of the same name.
-    A Pod of this node that is ``in_cluster`` has the labels that the API declares. ``netns_cookie`` is that of
-    its network namespace, 0 if it is unknown.
+    A Pod of this node that is ``in_cluster`` has the labels that the API declares. ``netns_cookie`` is that
+    of its network namespace, 0 if it is unknown.
     """
 
     name: str

@@ -37,7 +37,7 @@ from .run_files import locked, read_host_routes
 
 @dataclass(frozen=True)
 class CreatedPod:
-    """A new Pod: its device as read from the kernel, the index of the host end, and its namespace's cookie."""
+    """A new Pod: its device as read from the kernel, the host end's index, and its namespace's cookie."""
 
     device: Device
     host_ifindex: int
