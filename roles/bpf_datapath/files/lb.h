@@ -91,7 +91,7 @@ struct {
 
 enum lb_client_kind {
 	LB_CLIENT_ADDRESS,
-	LB_CLIENT_NETNS,	/* a socket or Pod: the low bits of the cookie of its network namespace */
+	LB_CLIENT_NETNS,	/* a Pod or socket: low bits of its namespace's cookie */
 };
 
 /* A client of a service, for session affinity. */
