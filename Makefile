@@ -174,7 +174,7 @@ test-kube-nodes: tools  ## Kubernetes on two QEMU nodes (KERNEL=6.1 or 6.12, DRI
 	done
 	python3 roles/lab_node/files/lab.py down --name nodes-$(subst .,-,$(KERNEL)) >/dev/null
 
-test-conformance: tools  ## Third-party suites (SUITE=conformance, policies, services or cyclonus; KUBERNETES=1.36.3, CNI=podnet), 10 to 90 min; built once in 20 min
+test-conformance: tools  ## Third-party suites (SUITE=conformance, policies, services or cyclonus; KUBERNETES=1.36.3, CNI=podnet), 10 to 140 min; built once in 20 min
 	$(call say,Suite $(SUITE) with the CNI $(CNI) on Kubernetes $(KUBERNETES); the first time 20 min more)
 	$(RUN) tests.kubernetes.conformance --suite $(SUITE) --version $(KUBERNETES) --cni $(CNI) reports/$(SUITE)-$(KUBERNETES)-$(CNI).txt
 
