@@ -46,7 +46,9 @@ class Workload:
         container = {"lifecycle": stop, "readinessProbe": probe}
         args = ("netexec", f"--http-port={PORT}")
         pod = {"terminationGracePeriodSeconds": 10}
-        cluster.kubectl("apply", "-f", "-", given=deployment("web", 2, args, container, pod))
+        seconds = 600 * cluster.patience
+        web = deployment("web", 2, args, container, pod, progressDeadlineSeconds=seconds)
+        cluster.kubectl("apply", "-f", "-", given=web)
         cluster.kubectl("expose", "deployment", "web", "--type=NodePort", f"--port={PORT}")
         self.allow(1)
         daemon = json.loads(deployment("each", 1, ["pause"]))
