@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 /*
- * Faults of one process (LD_PRELOAD), controlled by the file PODNET_FAULTS: its wall clock is ahead, and
- * it is killed before one of the next steps. A step is a write of a BPF map or a change of a file.
+ * Faults of one process (LD_PRELOAD), controlled by the file PODNET_FAULTS: its wall clock is
+ * ahead, and it is killed before one of the next steps. A step is a write of a BPF map or a change
+ * of a file.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 static struct faults {
-	int64_t seconds;	/* that the wall clock is ahead */
-	int64_t steps;		/* after which the process is killed; 0: never */
+	long long seconds;	/* that the wall clock is ahead */
+	long long steps;	/* after which the process is killed; 0: never */
 } *faults;
 
 __attribute__((constructor)) static void faults_map(void)
@@ -40,11 +40,11 @@ static void faults_step(void)
 		kill(getpid(), SIGKILL);
 }
 
-#define REAL(name) ((__typeof__(&(name)))dlsym(RTLD_NEXT, #name))
+#define REAL(name) ((__typeof__(name) *)dlsym(RTLD_NEXT, #name))
 
 long syscall(long number, ...)
 {
-	long (*real)(long, ...) = REAL(syscall);
+	__typeof__(syscall) *real = REAL(syscall);
 	__builtin_va_list list;
 	long a[6];
 

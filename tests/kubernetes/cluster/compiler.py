@@ -19,25 +19,12 @@ SUITE = "trixie"
 PACKAGES = ("clang-19", "mount", "python3", "tini")
 PORT = 8019
 SERVER = Path(__file__).with_name("clang_server.py")
-CLIENT = """\
-#!/bin/sh
-set -eu
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-printf '%s\\n' "$@" >"$work/arguments"
-tar -cf "$work/request" -C / $(sed -n 's|^-I/||p' "$work/arguments") -C "$work" arguments
-if curl -sS --fail-with-body --data-binary "@$work/request" -o "$work/reply" http://{address}:{port}/; then
-    cat "$work/reply"
-else
-    cat "$work/reply" >&2
-    exit 1
-fi
-"""
+CLIENT = Path(__file__).with_name("clang_client.sh")
 
 
 def client(address: str) -> str:
     """Return the script that compiles in a machine with an address."""
-    return CLIENT.format(address=address, port=PORT)
+    return CLIENT.read_text().replace("SERVER", f"{address}:{PORT}")
 
 
 def layer() -> Path:
