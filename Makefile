@@ -43,6 +43,7 @@ DRIVERS ?= meta$(if $(filter-out 6.1,$(KERNEL)), netkit)
 T ?= tests/unit
 K ?=
 export T K
+FAST := lint test-unit test-bpf test-cni test-rollout sanity
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 # Programs of tests/ and bench/ import lablib.
 RUN := PYTHONPATH=$(TREE):$(CURDIR)/roles/lab_node/files python3 -m
@@ -93,12 +94,14 @@ kube: tools  ## Start Kubernetes on this computer (KUBERNETES=1.36.3, CNI=podnet
 kube-down: tools  ## Remove the cluster (KUBE=kube)
 	$(RUN) tests.kubernetes.cluster down --name $(KUBE)
 
-test: test-fast test-kubernetes test-driver test-nodes  ## Fast tests, a Kubernetes, driver on one kernel, two nodes
+# Long ones first. Emulated nodes wait for their controller, and the others for the kernel, most of the time.
+test: tools  ## Fast tests, a Kubernetes, driver on one kernel, two nodes
+	@$(MAKE) --no-print-directory -j3 -Otarget test-netns test-nodes test-kube-cluster test-driver $(FAST) test-kube-api
 	$(call say,Every test passed; removing the node of the driver's tests)
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
 test-fast: tools  ## All tests that need no node
-	@$(MAKE) --no-print-directory -j2 -Otarget lint test-unit test-bpf test-netns test-cni test-rollout sanity
+	@$(MAKE) --no-print-directory -j2 -Otarget test-netns $(FAST)
 
 test-bpf: tools  ## BPF programs, by BPF_PROG_TEST_RUN on the running kernel
 	$(call say,Programs on the running kernel)
