@@ -188,6 +188,7 @@ class Probe:
 def single_changes(probe: Probe, agent: Agent, count: int) -> dict[str, Times]:
     """Make changes one after the other."""
     found: dict[str, Times] = {}
+    agent.wait()
     for _round in range(count):
         cpu = agent.cpu()
         for kind, wall in probe.changes():
