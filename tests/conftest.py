@@ -10,6 +10,7 @@ PYTHONPATH where ansible_collections/podnet/datapath is a link to this checkout.
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ def pytest_configure() -> None:
     if (found := _collection()) != CHECKOUT:
         name = "ansible_collections.podnet.datapath"
         raise pytest.UsageError(f"{name} is imported from {found}, not from {CHECKOUT}: {HELP}")
+    # Builds of the tests cannot use the jobs of the make that runs them, and would print a warning.
+    os.environ.pop("MAKEFLAGS", None)
 
 
 @pytest.fixture(scope="session", autouse=True)
