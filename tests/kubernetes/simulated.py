@@ -153,6 +153,10 @@ class Simulation:
             },
         }
 
+    def close(self) -> None:
+        """Stop the agent."""
+        self.agent.stop()
+
     def set_agent(self, config: Path, environment: Mapping[str, str] | None = None) -> None:
         """Define the agent's access to the API, and additional variables of its process."""
         settings = {
@@ -260,7 +264,7 @@ def simulation(folder: Path, object_: str, pins: str) -> Iterator[Simulation]:
         server = stack.enter_context(started(folder, node, "simulated"))
         made = Simulation(folder, namespaces, server, pins, object_)
         made.add_node()
-        stack.callback(lambda: made.agent.stop())
+        stack.callback(made.close)
         yield made
 
 

@@ -30,7 +30,7 @@ def external_backends(address: str, listed: bool, has_egress: bool) -> tuple[set
     one = Service("web", "site", ipaddress.ip_address(address), 80, PROTOCOLS["tcp"], backends, listed=listed)
     node = Node(addresses=frozenset([OWN]), has_egress=has_egress)
     image = Compiler(Declaration(services=[one]), node, {}).image
-    (frontend,) = image.services.values()
+    (frontend,) = list(image.services.values())
     found = {str(ipaddress.ip_address(raw[:4])) for raw in image.backends[frontend.external]}
     return found, bool(image.features & FEATURE)
 
