@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments import name_of
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns
 from ansible_collections.podnet.datapath.plugins.module_utils._pods import api
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.parse import host_interface_of
 from ansible_collections.podnet.datapath.plugins.module_utils._pods.single import SinglePods
@@ -118,10 +119,14 @@ def the_agent_is_not_on_the_path(host: Host) -> None:
 @CHECKS
 def the_device_is_that_of_the_module_pods(host: Host) -> None:
     """The module finds no device, attachment or map entry to change."""
+    path = f"/run/netns/{host.containers['c-0.1']}"
+    with netns.entered(path):
+        cookie = netns.own_cookie()
     pod = api.PodSpec(
         name_of("c-0.1", "eth0"),
         [f"{ADDRESSES['c-0.1'][0]}/32", f"{ADDRESSES['c-0.1'][1]}/128"],
-        netns=f"/run/netns/{host.containers['c-0.1']}",
+        netns=path,
+        netns_cookie=cookie,
     )
     node = api.NodeSpec(
         name="n", owner="cni", driver=host.driver, object=host.object, pin_path=PINS, mtu=9000

@@ -42,7 +42,8 @@ class PodSpec:
 
     ``display_name`` is its name in reports, if ``name`` is not readable. ``uid`` is that of its Kubernetes
     object. ``host_ports`` are ports of the node that lead to it: port, target, protocol, and the node's
-    address if it is a single one.
+    address if it is a single one. With the ``netns_cookie`` of its namespace, session affinity does not
+    distinguish its packets from its sockets.
     """
 
     name: str
@@ -59,6 +60,7 @@ class PodSpec:
     display_name: str = ""
     uid: str | None = None
     host_ports: Sequence[Mapping[str, Any]] | None = None
+    netns_cookie: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,10 @@ class NodeSpec:
 
 
 _DEVICE_OPTIONS = ("name", "netns", "interface", "host_interface", "addresses", "driver", "mtu")
-_ENTRY_OPTIONS = ("labels", "rate", "masquerade", "anti_spoof", "display_name", "uid", "host_ports")
+_ENTRY_OPTIONS = (
+    *("labels", "rate", "masquerade", "anti_spoof"),
+    *("display_name", "uid", "host_ports", "netns_cookie"),
+)
 _DECLARED = ("remote_pods", "policies", "services", "masquerade", "stack_services")
 
 

@@ -258,10 +258,11 @@ class SinglePods:
             for _pod, created in made
         }
         endpoints = {
-            pod.name: {
-                **declared_endpoint(pod, created.device.host_interface, sorted(created.device.pod.addresses)),
-                "netns_cookie": created.netns_cookie,
-            }
+            pod.name: declared_endpoint(
+                replace(pod, netns_cookie=created.netns_cookie),
+                created.device.host_interface,
+                sorted(created.device.pod.addresses),
+            )
             for pod, created in made
         }
         try:
