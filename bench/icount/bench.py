@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def write_disk(root: Path, release: str, work: Path, plan: dict[str, Any]) -> Pa
     return one_boot.make_disk(folder, work / "disk.tar")
 
 
-def boot(base: image.Image, disk: Path, module: str, more: list[str]) -> list[dict[str, Any]]:
+def boot(base: image.Image, disk: Path, module: str, more: Sequence[str]) -> list[dict[str, Any]]:
     """Run a module of the guest to its end and return its results."""
     command = f"mount -t bpf bpf /sys/fs/bpf && exec python3 -m {module}"
     counting = [
@@ -72,6 +73,24 @@ def boot(base: image.Image, disk: Path, module: str, more: list[str]) -> list[di
     if not found or found[-1]["kind"] != "end":
         raise SystemExit("the guest ended early; its console:\n" + text[-3000:])
     return found
+
+
+def measure(
+    kernel: str, module: str, plan: dict[str, Any], file: str, more: Sequence[str] = ()
+) -> tuple[str, list[dict[str, Any]]]:
+    """Run a module in a new guest; return the kernel's release and the results.
+
+    Writes the results to reports/icount/<file>.json. ``more`` are arguments of QEMU.
+    """
+    base, _built = image.ensure_image(kernel)
+    release = sorted(path.name for path in (base.root / "lib/modules").iterdir())[-1]
+    with tempfile.TemporaryDirectory(prefix="podnet-icount-") as folder:
+        disk = write_disk(base.root, release, Path(folder), plan)
+        found = boot(base, disk, module, more)
+    reports = CHECKOUT / "reports/icount"
+    reports.mkdir(parents=True, exist_ok=True)
+    (reports / f"{file}.json").write_text(json.dumps(found, indent=1) + "\n")
+    return release, found
 
 
 def table(found: list[dict[str, Any]], rungs: list[str], tests: list[str]) -> str:
@@ -118,18 +137,11 @@ def main() -> None:
         rungs.remove("netkit")  # added in 6.7
     tests = options.tests.split(",")
 
-    base, _built = image.ensure_image(options.kernel)
-    releases = sorted(path.name for path in (base.root / "lib/modules").iterdir())
-    with tempfile.TemporaryDirectory(prefix="podnet-icount-") as folder:
-        work = Path(folder)
-        disk = write_disk(base.root, releases[-1], work, {"rungs": rungs, "tests": tests})
-        found = boot(base, disk, "bench.icount.node", options.qemu)
+    plan = {"rungs": rungs, "tests": tests}
+    release, found = measure(options.kernel, "bench.icount.node", plan, options.kernel, options.qemu)
     for failure in (f for f in found if f["kind"] == "failed"):
         print(f"{failure['rung']}: {failure['error']}\n{failure['trace']}", file=sys.stderr)
-    reports = CHECKOUT / "reports/icount"
-    reports.mkdir(parents=True, exist_ok=True)
-    (reports / f"{options.kernel}.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(f"Kernel {releases[-1]}: transactions and Mbit per 10^9 instructions (share of host or veth)\n")
+    print(f"Kernel {release}: transactions and Mbit per 10^9 instructions (share of host or veth)\n")
     print(table(found, rungs, tests))
     print(f"\n{agent_ratio(found)}")
     if any(f["kind"] == "failed" for f in found):

@@ -15,15 +15,11 @@ usage: python3 -m bench.icount.datapath [--kernel 6.12] [--scales 2,1000] [--rat
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from lablib import image, recipe
+from lablib import recipe
 
-from bench.icount.bench import boot, write_disk
-from tests.support.checkout import CHECKOUT
+from bench.icount.bench import measure
 
 FLAT = 0.02  # allowed growth, relative to the cost of the smallest scale
 KEPT = 0.05  # allowed deviation from the requested rate
@@ -112,15 +108,9 @@ def main() -> None:
     parser.add_argument("--rates", default="20,100", type=numbers)
     options = parser.parse_args()
 
-    base, _built = image.ensure_image(options.kernel)
-    release = sorted(path.name for path in (base.root / "lib/modules").iterdir())[-1]
     plan = {"scales": options.scales, "rates": options.rates}
-    with tempfile.TemporaryDirectory(prefix="podnet-icount-") as folder:
-        disk = write_disk(base.root, release, Path(folder), plan)
-        found = boot(base, disk, "bench.icount.datapath_node", [])
-    reports = CHECKOUT / "reports/icount"
-    reports.mkdir(parents=True, exist_ok=True)
-    (reports / f"datapath-{options.kernel}.json").write_text(json.dumps(found, indent=1) + "\n")
+    file = f"datapath-{options.kernel}"
+    release, found = measure(options.kernel, "bench.icount.datapath_node", plan, file)
     print(f"Kernel {release}: instructions of the programs\n")
     failures = [f"{one['error']}\n{one['trace']}" for one in of_kind(found, "failed")]
     for part in (costs, rates, latencies):

@@ -12,15 +12,11 @@ usage: python3 -m bench.icount.services [--kernel 6.12] [--driver meta] [--paths
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from lablib import image, recipe
+from lablib import recipe
 
-from bench.icount.bench import boot, write_disk
-from tests.support.checkout import CHECKOUT
+from bench.icount.bench import measure
 
 TITLES = {
     "rr": "TCP_RR",
@@ -81,15 +77,9 @@ def main() -> None:
     parser.add_argument("--paths", default="cross,local")
     options = parser.parse_args()
     paths = options.paths.split(",")
-    base, _built = image.ensure_image(options.kernel)
-    release = sorted(path.name for path in (base.root / "lib/modules").iterdir())[-1]
     plan = {"driver": options.driver, "cases": CASES, "paths": paths, "tests": TESTS}
-    with tempfile.TemporaryDirectory(prefix="podnet-icount-") as folder:
-        disk = write_disk(base.root, release, Path(folder), plan)
-        found = boot(base, disk, "bench.icount.services_node", [])
-    reports = CHECKOUT / "reports/icount"
-    reports.mkdir(parents=True, exist_ok=True)
-    (reports / f"services-{options.kernel}.json").write_text(json.dumps(found, indent=1) + "\n")
+    file = f"services-{options.kernel}"
+    release, found = measure(options.kernel, "bench.icount.services_node", plan, file)
     failed = [f"{one['error']}\n{one['trace']}" for one in found if one["kind"] == "failed"]
     if failed:
         raise SystemExit("\n".join(failed))
