@@ -214,9 +214,13 @@ class TestPolicy:
         forwarded = frame("7.1", "1.11", syn(81), family)
         found = state.datapath.run("pod_ingress", forwarded, "pod1", ingress_ifindex=1)
         assert found.counted == {"DROP_POLICY_INGRESS": 1}
-        # spoofed: the addresses of local Pods do not come from the wire
+        # spoofed: the addresses of local Pods do not come from the wire, nor from other devices by the stack
         state.rule(POD1, POD2, INGRESS, verdict=ALLOW)
-        assert from_wire(state, "1.12", "1.11", syn(81), family).counted == {"DROP_POLICY_INGRESS": 1}
+        spoofed = frame("1.12", "1.11", syn(81), family)
+        for program, fields in (("host_ingress", {}), ("pod_ingress", {"ingress_ifindex": 1})):
+            device = "wire0" if program == "host_ingress" else "pod1"
+            found = state.datapath.run(program, spoofed, device, **fields)
+            assert found.counted == {"DROP_POLICY_INGRESS": 1}
 
     @FAMILIES
     def test_errors_about_an_allowed_flow(self, state: State, family: int) -> None:

@@ -114,6 +114,22 @@ class TestScope:
         packet = bytes(Ether(dst=MAC, src=SENDER) / IPv6(src=src, dst="fd31:1::12") / UDP())
         assert state.datapath.run("pod_egress", packet).counted == {"DROP_INVALID_SOURCE_IP": 1}
 
+    @pytest.mark.parametrize("src", ["fe80::1", "0:0:1::1", "::"])
+    def test_sources_of_link_scope_under_ingress_policy(self, state: State, src: str) -> None:
+        """Only the destination decides whether a packet from the stack is under policy."""
+        state.pods(ENFORCE_INGRESS | DENY_INGRESS)
+        for payload, reason in ((UDP(), "POLICY_INGRESS"), (ICMPv6EchoRequest(), "UNSUPPORTED")):
+            packet = bytes(Ether(dst=MAC, src=SENDER) / IPv6(src=src, dst="fd31:1::11", hlim=255) / payload)
+            found = state.datapath.run("pod_ingress", packet, "pod1", ingress_ifindex=1)
+            assert (found.verdict, found.counted) == (DROP, {f"DROP_{reason}": 1})
+
+    def test_discovery_of_the_node_under_ingress_policy(self, state: State) -> None:
+        state.pods(ENFORCE_INGRESS | DENY_INGRESS)
+        for hlim, reason in ((255, "HOST"), (254, "DROP_UNSUPPORTED")):
+            header = IPv6(src="fe80::1", dst="fd31:1::11", hlim=hlim)
+            packet = bytes(Ether(dst=MAC, src=SENDER) / header / ICMPv6ND_NS(tgt="fd31:1::11"))
+            assert state.datapath.run("pod_ingress", packet, "pod1").counted == {reason: 1}
+
     @pytest.mark.parametrize("dst", UNICAST)
     def test_unicast(self, default_route: State, dst: str) -> None:
         assert default_route.datapath.run("pod_egress", to(dst, UDP())).counted == {"REMOTE": 1}

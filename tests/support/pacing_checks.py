@@ -12,7 +12,7 @@ import struct
 import time
 
 from tests.support.connection_checks import is_silent, open_in
-from tests.support.parsing_checks import CHECKS
+from tests.support.isolation_checks import CHECKS
 from tests.support.policy_checks import check, check_versions
 from tests.support.policy_lab import UDP, Lab, address_of
 

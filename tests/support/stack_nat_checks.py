@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.support.connection_checks import open_in
 from tests.support.pacing_checks import CHECKS, NEEDS_FQ
+from tests.support.parsing_checks import ONLY_WEB
 from tests.support.pod_nodes import NODES
 from tests.support.policy_lab import ALLOWED_WITHIN, TCP, UDP, Check, Lab, address_of
 
@@ -111,6 +112,17 @@ def services_of_the_stack_have_local_and_remote_backends(lab: Lab, version: int,
             for dummy in range(3):
                 assert answers(lab, source, "vip", protocol, 8080, version) == backend
             assert_bypasses(lab, source, backend, protocol, version)
+
+
+@check_nft
+def backends_of_the_stack_see_the_identity_of_the_pod(lab: Lab, version: int, protocol: Any) -> None:
+    """As an ingress policy with a selector requires."""
+    lab.declare([ONLY_WEB], stack_services=SERVICES)
+    with translated(lab, translation("vip", 8080, "db", 80, version, protocol)):
+        assert answers(lab, "web", "vip", protocol, 8080, version) == "db"
+        check = Check("front", "vip", protocol, 8080, version, passes=False)
+        lab.attempt([check])
+        assert not check.answer
 
 
 @check_nft

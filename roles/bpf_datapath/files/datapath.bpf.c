@@ -88,6 +88,7 @@ static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct pack
 
 	if (denied != REASON_NONE)
 		return drop_packet(skb, p, slot, denied, ctx->dst.identity);
+	skb->tc_index = TC_INDEX_FROM_POD;
 	pacing_limit_edt(skb);
 	/* netfilter may translate these to any destination */
 	if (ctx->cfg.features & FEATURE_STACK_NAT) {
@@ -525,17 +526,13 @@ static __noinline bool ctx_is_for_node(const struct packet *p, const struct cont
 	return lb_find(p->flow.family, p->flow.proto, address, p->flow.dport, &ctx->cfg);
 }
 
-/* Set the source of a packet from the wire. A spoofed one does not get the identity of its Pod. */
-static __noinline void ctx_set_wire_src(const struct packet *p, struct context *ctx)
+/* Set the source of a packet that no Pod of this node sent: it gets no identity of one. */
+static __noinline void ctx_set_foreign_src(const struct packet *p, struct context *ctx)
 {
-	__u32 spoofed;
-
 	ctx_set_src(p, ctx);
-	/* Pods of this node do not send from the wire */
-	spoofed = ctx->src.ifindex;
-	if (spoofed) {
+	if (ctx->src.ifindex) {
 		__builtin_memset(&ctx->src, 0, sizeof(ctx->src)); /* IDENTITY_WORLD */
-		ctx->src.ifindex = spoofed;
+		ctx->src.spoofed = true;
 	}
 }
 
@@ -564,7 +561,7 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 	if (packet_is_partial(p))
 		entry = NULL;
 	if (!ctx.dst.ifindex || ctx_needs_state(p, &ctx)) {
-		ctx_set_wire_src(p, &ctx);
+		ctx_set_foreign_src(p, &ctx);
 		reason = ctx_process(skb, p, &ctx);
 		if (reason == REASON_NONE && (ctx.masquerade || ctx.ct.clash))
 			reason = ctx_select_source(skb, p, &ctx);
@@ -668,6 +665,20 @@ static __always_inline int pod_ingress_pass(struct __sk_buff *skb, const struct 
 }
 
 /*
+ * Return whether a packet that parse_packet() did not parse is neighbour discovery. The node itself
+ * sends it: forwarded packets have a lower hop limit.
+ */
+static __always_inline bool ndp_is_of_node(struct __sk_buff *skb, const struct packet *p)
+{
+	const __u32 l4 = L3_OFFSET + sizeof(struct ipv6hdr);
+	__u8 type;
+
+	return p->flow.family == AF_INET6 && p->flow.proto == IPPROTO_ICMPV6 &&
+	       p->ttl == NDP_HOP_LIMIT && l4_load(skb, l4, &type, sizeof(type), packet_end(p)) &&
+	       type >= NDP_FIRST && type <= NDP_LAST;
+}
+
+/*
  * From the host to a Pod: primary end of meta or netkit, tc egress of a veth's host end. On netkit
  * also packets that pod_egress redirected, whose skb->ifindex is that of the sending Pod; the
  * destination address therefore selects the Pod.
@@ -677,15 +688,16 @@ int pod_ingress(struct __sk_buff *skb)
 {
 	struct packet p = { .flow.origin = FROM_HOST };
 	struct config cfg = config_read();
-	enum reason reason = parse_scope(&p, parse_packet(skb, &p));
+	enum reason reason = parse_packet(skb, &p);
 	struct context ctx = { .cfg = cfg };
 	bool redirected = skb->tc_index == TC_INDEX_REDIRECTED;
+	bool from_pod = redirected || skb->tc_index == TC_INDEX_FROM_POD;
 
-	if (redirected)
+	if (from_pod)
 		skb->tc_index = 0;
 	if (reason == REASON_STACK_VLAN)
 		return drop_packet(skb, &p, 0, REASON_DROP_VLAN, 0);
-	if (!p.flow.family || reason == REASON_STACK_LINK_SCOPE)
+	if (!p.flow.family)
 		return pass_to_stack(0, REASON_HOST);
 	ctx_set_dst(&p, &ctx);
 	/* netkit in L2 mode: the frame still has the destination MAC address of the sender's hop */
@@ -694,11 +706,14 @@ int pod_ingress(struct __sk_buff *skb)
 	if (!ctx.dst.ifindex || !ctx_needs_state(&p, &ctx))
 		return pod_ingress_pass(skb, &p, &ctx, !redirected && reason == REASON_NONE);
 	if (reason != REASON_NONE) {
-		if (ctx.dst.enforce & ENFORCE_INGRESS)
+		if (ctx.dst.enforce & ENFORCE_INGRESS && !ndp_is_of_node(skb, &p))
 			return drop_packet(skb, &p, ctx.dst.slot, REASON_DROP_UNSUPPORTED, 0);
 		return pass_to_stack(ctx.dst.slot, REASON_HOST);
 	}
-	ctx_set_src(&p, &ctx);
+	if (from_pod || skb_is_of_node(skb))
+		ctx_set_src(&p, &ctx);
+	else
+		ctx_set_foreign_src(&p, &ctx);
 	reason = ctx_process(skb, &p, &ctx);
 	if (reason == REASON_NONE && !ctx_set_source(skb, &ctx))
 		reason = REASON_DROP_NAT_FAILED;

@@ -72,6 +72,7 @@ struct endpoint_info {
 	__u16 cidr_flags;
 	__u32 ifindex;		/* of a Pod of this node */
 	__u32 pod : 1;		/* a Pod of this or another node */
+	__u32 spoofed : 1;	/* the address of a Pod of this node, but not from its device */
 	__u32 of_address : 24;	/* identity of the address, low bits: `identity` may become HOST */
 };
 

@@ -351,7 +351,7 @@ __noinline bool stack_nat_from_wire(struct __sk_buff *skb, const struct packet *
 		return false;
 	if (!stack_client_has(ctx->dst.ifindex, ports.dport, ports.proto))
 		return false;
-	/* spoofed: from the stack it would have the Pod's identity */
+	/* spoofed: netfilter would translate it as a reply of that Pod */
 	ctx_set_src(p, ctx);
 	return !ctx->src.ifindex;
 }

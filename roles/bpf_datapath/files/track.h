@@ -292,12 +292,6 @@ static __always_inline enum reason ctx_icmp_error(struct __sk_buff *skb, struct 
 	return reason;
 }
 
-/* Return whether a packet from the wire has the address of a Pod of this node. */
-static __always_inline bool ctx_is_spoofed(const struct packet *p, const struct context *ctx)
-{
-	return p->flow.origin == FROM_WIRE && ctx->src.ifindex;
-}
-
 /* Apply connection tracking, services and policy to a packet whose transport header is parsed. */
 __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct context *ctx)
 {
@@ -312,7 +306,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 	if (!p || !ctx)
 		return REASON_DROP_UNSUPPORTED;
 	match = ctx_find(p, ctx);
-	if (match == CTX_FORGED || (match != CTX_NEW && ctx_is_spoofed(p, ctx)))
+	if (match == CTX_FORGED || (match != CTX_NEW && ctx->src.spoofed))
 		return REASON_DROP_INVALID_SOURCE_IP;
 	if (match == CTX_KNOWN || match == CTX_DONE)
 		c = ctx_connection(ctx);
@@ -354,7 +348,7 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		if (reason != REASON_NONE)
 			return reason;
 		/* its record would admit the Pod itself */
-		if (ctx_is_spoofed(p, ctx))
+		if (ctx->src.spoofed)
 			return REASON_DROP_INVALID_SOURCE_IP;
 		if (!ctx_opens(&ctx->l4)) {
 			ctx->cacheable = false;
