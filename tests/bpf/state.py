@@ -133,8 +133,15 @@ class State:
             self.put(f"cidrs{network.version}", key, layout.CIDR.pack(identity, flags))
 
     def service(
-        self, where: str, port: int, proto: int, backends: list[tuple[str, int]], family: int
+        self,
+        where: str,
+        port: int,
+        proto: int,
+        backends: list[tuple[str, int]],
+        family: int,
+        sources: list[str] | None = None,
     ) -> None:
+        """Add a service; ``sources`` are the networks of its clients."""
         self.datapath.features |= layout.FEATURE_SERVICES
         for index, (address, at) in enumerate(backends, 1):
             value = layout.MAPS["backends"][1].pack(packed(address, family), at.to_bytes(2, "big"))
@@ -142,7 +149,13 @@ class State:
         self.table(list(range(1, len(backends) + 1)) or [0])
         for buffer in (0, 1):
             front = layout.encode_service(ipaddress.ip_address(text(where, family)), port, proto)
-            self.put("services", layout.SERVICE_KEY.pack(*front, buffer), layout.SERVICE.pack(1, 1, 1, 0, 0))
+            flags = 0 if sources is None else layout.SERVICE_SOURCES
+            value = layout.SERVICE.pack(1, 1, 1, 0, flags)
+            self.put("services", layout.SERVICE_KEY.pack(*front, buffer), value)
+            for source in sources or ():
+                length, client = layout.encode_source(ipaddress.ip_network(source))
+                key = layout.SOURCE_KEY.pack(layout.SOURCE_PREFIX + length, *front, buffer, client)
+                self.put("sources", key, layout.INDEX.pack(0))
 
     def table(self, backends: list[int]) -> None:
         """Write the service's Maglev table; ``backends``: indexes."""

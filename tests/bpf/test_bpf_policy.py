@@ -434,6 +434,21 @@ class TestServices:
         assert backend(port, "S") == text("2.13", family)
 
     @FAMILIES
+    def test_only_some_clients_may_use_it(self, state: State, family: int) -> None:
+        """What is refused is only new connections; another port of the service is another service."""
+        own, other = (f"{text(where, family)}/{32 if family == 4 else 128}" for where in ("1.11", "1.12"))
+        everyone = "0.0.0.0/0" if family == 4 else "::/0"
+        refused = {"DROP_SOURCE_RANGE": 1}
+        for port, sources in enumerate(([], [other], [other, own], [everyone]), 80):
+            state.service("9.10", port, TCP_, [("2.11", 8080)], family, sources)
+            for flags in ("S", "A"):
+                sent = from_pod(state, "1.11", "9.10", TCP(sport=port, dport=port, flags=flags), family)
+                assert sent.counted == (refused if port < 82 else {"REMOTE": 1})
+        state.datapath.features |= layout.FEATURE_EXTERNAL
+        assert from_wire(state, "8.9", "9.10", syn(dport=82), family).counted == refused
+        assert from_wire(state, "8.9", "9.10", syn(dport=83), family).counted != refused
+
+    @FAMILIES
     def test_no_backend_and_hairpin(self, state: State, family: int) -> None:
         state.service("9.10", 80, TCP_, [], family)
         assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}

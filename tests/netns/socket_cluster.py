@@ -67,8 +67,8 @@ class Cluster:
             )
         )
 
-    def open(self, flavour: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
-        with self.node.ns.inside(self.node.name):
+    def open(self, flavour: str, kind: int = socket.SOCK_STREAM, namespace: str = "") -> socket.socket:
+        with self.node.ns.inside(namespace or self.node.name):
             made = socket.socket(socket.AF_INET if flavour == V4 else socket.AF_INET6, kind)
         made.settimeout(3)
         return made

@@ -109,7 +109,11 @@ def api_services(raw: dict[int, set[int]]) -> list[Service]:
         return ipaddress.ip_address(text)
 
     return [
-        Service(f"ns/s{number}:80", "kubernetes", parsed(f"10.96.0.{number}"), 80, 6, tuple(backends))
+        Service(
+            *(f"ns/s{number}:80", "kubernetes", parsed(f"10.96.0.{number}"), 80, 6, tuple(backends)),
+            # Some have clients that change with their backends.
+            sources=tuple(ipaddress.ip_network(f"10.{one}.0.0/16") for one in found) if number > 1 else None,
+        )
         for number, found in raw.items()
         for backends in [[Backend(parsed(f"10.0.0.{one}"), 8080) for one in sorted(found)]]
     ]

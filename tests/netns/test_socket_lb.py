@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -227,14 +228,8 @@ def test_loopback_of_other_namespaces_is_their_own(cluster: Cluster, flavour: st
     pod = cluster.node.ns("pod")
     cluster.node.ns.ip(pod, "link set lo up")
     ports_of_the_node(cluster, ANY)
-    family = socket.AF_INET if flavour == V4 else socket.AF_INET6
     own = address(flavour, LOOPBACK)
-
-    def open_in_pod() -> socket.socket:
-        with cluster.node.ns.inside(pod):
-            made = socket.socket(family, kind)
-        made.settimeout(3)
-        return made
+    open_in_pod = partial(cluster.open, flavour, kind, pod)
 
     for to in (own, address(flavour, ANY)):
         with open_in_pod() as client, pytest.raises(ConnectionRefusedError):

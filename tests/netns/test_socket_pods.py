@@ -1,11 +1,12 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Services at socket level whose addresses are those of Pods as well."""
+"""Services at socket level that depend on Pods, or on the client."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -63,3 +64,37 @@ def test_a_service_does_not_take_over_the_address_of_a_pod(cluster: Cluster, fla
                 entries.set_cluster(known, [], services)
             assert reached(own) == ({str(backend.address)} if not known else set())
             assert reached(assigned) == {str(backend.address)}
+
+
+@pytest.mark.parametrize("flavour", [V4, V6, MAPPED])
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_sources_include_the_node_or_not(cluster: Cluster, flavour: str, kind: int) -> None:
+    """In other namespaces, only packets have the address of the client, so sockets are not translated."""
+    version = 6 if flavour == V6 else 4
+    own, number = BACKENDS[version][0], 6 if kind == socket.SOCK_STREAM else 17
+    backend, to = Backend(ipaddress.ip_address(own), TARGET), (address(flavour, OWN), PORT)
+    elsewhere = ipaddress.ip_network({4: "198.51.100.0/24", 6: "2001:db8:1::/48"}[version])
+    with cluster.node.ns.inside(cluster.node.name):
+        entries = LiveEntries(cluster.node.pins, "cni", {"in_cluster": True})
+    pod = cluster.node.ns("pod")
+    cases = (((), False), ((elsewhere,), False), ((elsewhere, ipaddress.ip_network(own)), True))
+    with contextlib.closing(entries):
+        for sources, is_allowed in cases:
+            one = Service(
+                *("ns/s", "kubernetes", ipaddress.ip_address(OWN[version]), PORT, number, (backend,)),
+                listed=True,
+                sources=sources,
+            )
+            with cluster.node.ns.inside(cluster.node.name):
+                entries.set_cluster({}, [], [one])
+            with cluster.open(flavour, kind) as client:
+                if is_allowed:
+                    client.connect(to)
+                    client.send(b"?")
+                    assert client.recv(64).decode() == own
+                else:
+                    with pytest.raises(ConnectionRefusedError):
+                        client.connect(to)
+            with cluster.open(flavour, kind, pod) as client, pytest.raises(OSError) as error:
+                client.connect(to)
+            assert error.value.errno == errno.ENETUNREACH

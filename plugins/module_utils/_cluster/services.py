@@ -11,8 +11,8 @@ import ipaddress
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from .._datapath.limits import BACKENDS, SERVICES, TABLES, left_out, share
-from .._datapath.model import PROTOCOLS, Address, Backend, Service
+from .._datapath.limits import BACKENDS, SERVICES, SOURCES, TABLES, left_out, share
+from .._datapath.model import PROTOCOLS, Address, Backend, Network, Service
 from .objects import Endpoint, OwnNode, ServiceFacts, ServicePort, SliceFacts, is_special
 from .policies import OWNER, Unenforced
 
@@ -37,14 +37,15 @@ class HealthCheck(NamedTuple):
 
 
 class Size(NamedTuple):
-    """The most that a service takes of the maps: frontends, Maglev tables and backends."""
+    """The most that a service takes of the maps: frontends, networks of clients, Maglev tables, backends."""
 
     frontends: int = 0
+    sources: int = 0
     tables: int = 0
     backends: int = 0
 
 
-SUPPORTED = Size(share(SERVICES), share(TABLES), share(BACKENDS))
+SUPPORTED = Size(share(SERVICES), share(SOURCES), share(TABLES), share(BACKENDS))
 
 
 def size_of(service: ServiceFacts, slices: Sequence[SliceFacts], node: OwnNode) -> Size:
@@ -59,8 +60,10 @@ def size_of(service: ServiceFacts, slices: Sequence[SliceFacts], node: OwnNode) 
         on_host = any(each.address in node.addresses for one in of_family for each in one.endpoints)
         frontends = count * (1 + sum(one.version == version for one in others)) + node_ports
         backends = sum(len(ports & one.ports.keys()) * len(one.endpoints) for one in of_family)
+        restricted = count * sum(one.version == version for one in service.ingress)
         size = Size(
             size.frontends + frontends,
+            size.sources + restricted * len(service.source_ranges),
             size.tables + count * (1 + has_local + on_host) * bool(of_family),
             size.backends + backends,
         )
@@ -73,6 +76,7 @@ def choose_services(sizes: Mapping[str, Size], limits: Size) -> tuple[Mapping[st
     remaining = dict(sizes)
     for kind, shown, without in (
         ("frontends", "addresses and ports", chosen[0]),
+        ("sources", "source ranges of its addresses and ports", chosen[0]),
         ("tables", "ports with endpoints", chosen[1]),
         ("backends", "endpoints", chosen[1]),
     ):
@@ -99,19 +103,20 @@ def translate_service(
         problems.append(problem_of(service, message))
     external = tuple(one for one in service.external_addresses if not is_special(one))
     ingress = tuple(one for one in service.ingress if not is_special(one))
-    if ingress and not _allows_all(service.source_ranges):
-        message = (
-            f"loadBalancerSourceRanges is not supported, so {', '.join(map(str, ingress))} is not translated;"
-            " remove it if all clients may connect"
-        )
-        problems.append(problem_of(service, message))
+    sources: tuple[Network, ...] | None = None
+    try:
+        sources = _sources(service.source_ranges)
+    except ValueError as error:
+        shown = ", ".join(map(str, ingress))
+        message = f"loadBalancerSourceRanges: {error}, so {shown} is not translated; correct the range"
+        problems += [problem_of(service, message)] if ingress else []
         ingress = ()
-    others = dict.fromkeys((*external, *ingress))
+    others = {**dict.fromkeys(external), **dict.fromkeys(ingress, sources)}
     found: list[Service] = []
     for port in service.ports:
         if port.protocol in _PROTOCOLS:
             for own in service.cluster_addresses:
-                found += _frontends(service, port, own, [*others], slices, name, node)
+                found += _frontends(service, port, own, others, slices, name, node)
     return found, problems
 
 
@@ -140,23 +145,29 @@ def problem_of(service: ServiceFacts, message: str) -> Unenforced:
     return Unenforced("Service", service.namespace, service.name, service.uid, message)
 
 
-def _allows_all(ranges: Iterable[str]) -> bool:
-    given = {one.strip() for one in ranges}
-    return not given or {"0.0.0.0/0", "::/0"} <= given or given == {"0.0.0.0/0"}
+def _sources(ranges: Iterable[str]) -> tuple[Network, ...] | None:
+    """Return the networks of the clients of a load balancer, None for all. Raises ``ValueError``.
+
+    Only 0.0.0.0/0, which kube-proxy takes as no restriction, stands for both families.
+    """
+    given = {ipaddress.ip_network(one.strip(), strict=False) for one in ranges}
+    if given in (set(), {ipaddress.ip_network("0.0.0.0/0")}):
+        return None
+    return tuple(sorted(given, key=lambda one: (one.version, one)))
 
 
 def _frontends(
     service: ServiceFacts,
     port: ServicePort,
     own: Address,
-    others: Sequence[Address],
+    others: Mapping[Address, tuple[Network, ...] | None],
     slices: Sequence[SliceFacts],
     name: str,
     node: OwnNode,
 ) -> Iterator[Service]:
     """Yield the frontends of a port in the family of ``own``, an address of the service in the cluster.
 
-    ``others`` are its addresses for clients outside of the cluster.
+    ``others`` are its addresses for clients outside of the cluster, each with the networks of its clients.
     """
     chosen = choose_endpoints(port, slices, own.version, name, node.zone)
     shown = f"{service.namespace}/{service.name}:{port.name or port.port}"
@@ -164,14 +175,15 @@ def _frontends(
     internal = chosen.local if service.internal_local else chosen.cluster
     yield Service(shown, OWNER, own, port.port, protocol, internal, affinity=service.affinity)
     external = chosen.local if service.external_local else None
-    frontends = [(address, port.port) for address in others if address.version == own.version]
+    frontends = [(*one, port.port) for one in others.items() if one[0].version == own.version]
     if port.node_port:
-        frontends.append((_ANY_ADDRESS[own.version], port.node_port))
-    for address, number in frontends:
+        frontends.append((_ANY_ADDRESS[own.version], None, port.node_port))
+    for address, sources, number in frontends:
         # Clients in the cluster get the endpoints that an external load balancer could choose: all.
         yield Service(
             *(shown, OWNER, address, number, protocol, chosen.cluster, (), service.affinity, external),
             listed=not address.is_unspecified,
+            sources=sources and tuple(one for one in sources if one.version == own.version),
         )
 
 

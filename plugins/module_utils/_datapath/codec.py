@@ -85,6 +85,10 @@ def _tuple(decoder: Callable[[Json], Any]) -> Callable[[Json], Any]:
     return lambda raw: tuple(decoder(one) for one in raw)
 
 
+def _optional(decoder: Callable[[Json], Any]) -> Callable[[Json], Any]:
+    return lambda raw: None if raw is None else decoder(raw)
+
+
 def _set(decoder: Callable[[Json], Any]) -> Callable[[Json], Any]:
     return lambda raw: frozenset(decoder(one) for one in raw)
 
@@ -110,6 +114,7 @@ _DECODERS: Mapping[type, Mapping[str, Callable[[Json], Any]]] = {
         "address": ipaddress.ip_address,
         "backends": _tuple(_object(Backend)),
         "selected": _tuple(_selected),
-        "external": lambda raw: None if raw is None else tuple(decode(Backend, one) for one in raw),
+        "external": _optional(_tuple(_object(Backend))),
+        "sources": _optional(_tuple(ipaddress.ip_network)),
     },
 }

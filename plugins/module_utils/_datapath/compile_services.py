@@ -12,10 +12,13 @@ from .host_ports import is_served
 from .image import Frontend, Image
 from .layout import (
     SERVICE_LISTED,
+    SERVICE_NODE,
+    SERVICE_SOURCES,
     digest_of,
     encode_backend,
     encode_netns,
     encode_service,
+    encode_source,
     family_of,
     number_of,
 )
@@ -60,12 +63,18 @@ class ServiceCompiler:
                     image.backends[digest] = weights
             image.services[one.key] = one.frontend
         self._known = found
-        if any(service.address.is_unspecified or service.address.is_loopback for service in services):
+        if any(map(_is_of_the_node, services)):
             image.node_addresses = frozenset(
                 (address.packed.ljust(16, b"\0"), family_of(address)) for address in node.addresses
             )
             if node.netns_cookie:
                 image.node_addresses |= {(encode_netns(node.netns_cookie), 0)}
+
+
+def _is_of_the_node(service: Service) -> bool:
+    """Return whether sockets need to know if an address or a client is that of the node."""
+    address = service.address
+    return address.is_unspecified or address.is_loopback or service.sources is not None
 
 
 def _compile(service: Service, node: Node) -> _Compiled:
@@ -75,10 +84,17 @@ def _compile(service: Service, node: Node) -> _Compiled:
         external = _weights(found)
     digest, external_digest = (digest_of(one) if one else b"" for one in (weights, external))
     flags = SERVICE_LISTED * service.listed
+    sources = service.sources or ()
+    if service.sources is not None:
+        flags |= SERVICE_SOURCES
+        flags |= SERVICE_NODE * any(address in network for address in node.addresses for network in sources)
     return _Compiled(
         service,
         encode_service(service.address, service.port, service.protocol),
-        Frontend(number_of(service.name), digest, external_digest, service.affinity, flags),
+        Frontend(
+            *(number_of(service.name), digest, external_digest, service.affinity, flags),
+            frozenset(map(encode_source, sources)),
+        ),
         (weights, external),
         any(backend.address in node.addresses for backend in found),
     )

@@ -23,13 +23,17 @@ class Endpoint(NamedTuple):
 
 
 class Frontend(NamedTuple):
-    """A service, as in struct service: digests of its backends, empty if there are none."""
+    """A service, as in struct service: digests of its backends, empty if there are none.
+
+    ``sources`` are the networks of its clients, by prefix length and packed address, padded to 16 bytes.
+    """
 
     number: int
     digest: bytes
     external: bytes
     affinity: int
     flags: int
+    sources: frozenset[tuple[int, bytes]] = frozenset()
 
 
 class Device(NamedTuple):

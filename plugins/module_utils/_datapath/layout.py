@@ -22,14 +22,14 @@ from .identity import ANY, HOST, WORLD
 from .model import EGRESS, INGRESS, Address, Network, Ports
 from .policy import Ruleset
 
-LAYOUT = 3  # LAYOUT of config.h
+LAYOUT = 4  # LAYOUT of config.h
 MAGLEV_SIZE, MAX_RANGES = 251, 64
 FEATURE_SERVICES, FEATURE_MASQUERADE, FEATURE_STACK_NAT = 1, 2, 4
 FEATURE_NODE_PORTS, FEATURE_EXTERNAL, FEATURE_HOST_BACKENDS = 8, 16, 32
 ENFORCE, DENY = (1, 2), (4, 8)  # by direction
 POD_NETKIT, POD_L2, POD_MASQUERADE, POD_ANY_SOURCE, POD_META = 1, 2, 4, 8, 16
 CIDR_NO_MASQUERADE, CIDR_STACK_NAT = 1, 2
-SERVICE_LISTED = 1
+SERVICE_LISTED, SERVICE_SOURCES, SERVICE_NODE = 1, 2, 4
 POD_SLOTS, REASONS = 1024, 64
 PACING_PACKETS = 500
 _VERDICTS = {True: 1, False: 2}
@@ -85,6 +85,7 @@ POLICY_KEY = Record(subject="I", peer="I", buffer="B", direction="B", pad="2x")
 _RANGE = Record(proto="B", verdict="B", first="H", last="H")
 _RULESET = Record(verdict="B", ranges="B", pad="2x", range=(_RANGE, MAX_RANGES))
 SERVICE_KEY = Record(address="16s", port="2s", proto="B", family="B", buffer="I")
+SOURCE_KEY = Record(prefixlen="I", service=(SERVICE_KEY, 1), client="16s")
 SERVICE = Record(table="I", external="I", id="I", affinity="I", flags="I")
 TABLE = Record(backend=f"{MAGLEV_SIZE}I", digest="8s")
 _BACKEND = Record(address="16s", port="2s", pad="2x")
@@ -107,6 +108,7 @@ WRITTEN: dict[str, tuple[Record, Record]] = {
     "policy": (POLICY_KEY, INDEX),
     "rulesets": (INDEX, _RULESET),
     "services": (SERVICE_KEY, SERVICE),
+    "sources": (SOURCE_KEY, INDEX),
     "maglev": (INDEX, TABLE),
     "backends": (INDEX, _BACKEND),
     "node": (INDEX, NODE),
@@ -124,6 +126,7 @@ ENTRIES = {
     "pacing": POD_SLOTS,
     "node": 2,
     "services": limits.SERVICES,
+    "sources": limits.SOURCES,
     "maglev": limits.TABLES,
     "backends": limits.BACKENDS,
     "cidrs4": limits.CIDRS,
@@ -157,24 +160,41 @@ ENUMS: dict[str, dict[str, int]] = {
         "POD_META": POD_META,
     },
     "policy_direction": {"POLICY_INGRESS": INGRESS, "POLICY_EGRESS": EGRESS},
-    "service_flag": {"SERVICE_LISTED": SERVICE_LISTED},
+    "service_flag": {
+        "SERVICE_LISTED": SERVICE_LISTED,
+        "SERVICE_SOURCES": SERVICE_SOURCES,
+        "SERVICE_NODE": SERVICE_NODE,
+    },
     "verdict": {"VERDICT_ALLOW": _VERDICTS[True], "VERDICT_DENY": _VERDICTS[False]},
 }
 # Reasons of packets that a Pod receives. Their values are read from the running programs.
 INBOUND_REASONS = ("REASON_INBOUND", "REASON_HOST", "REASON_DROP_POLICY_INGRESS")
 
+# Bits of struct source_key before the address of the client
+SOURCE_PREFIX = 8 * SERVICE_KEY.size
 # Table of a service without backends: an index beyond `maglev`, so that the programs drop new connections
 NO_TABLE = 0xFFFFFFFF
 
 # Key and value sizes of the maps that user space writes
 SIZES = {name: (key.size, value.size) for name, (key, value) in WRITTEN.items()}
 ARRAYS = ("rulesets", "maglev", "backends", "node")
-HASHES = ("endpoints4", "endpoints6", "pods", "cidrs4", "cidrs6", "policy", "services", "node_addresses")
+HASHES = (
+    "endpoints4",
+    "endpoints6",
+    "pods",
+    "cidrs4",
+    "cidrs6",
+    "policy",
+    "services",
+    "sources",
+    "node_addresses",
+)
 
 
 def buffer_offset(name: str) -> int:
     """Return the offset of the byte in a map's keys that has the number of their buffer."""
-    field_ = WRITTEN[name][0].fields["buffer"]
+    fields = WRITTEN[name][0].fields
+    field_ = fields.get("buffer") or fields["service.buffer"]
     return field_.offset + (field_.size - 1 if sys.byteorder == "big" else 0)
 
 
@@ -203,6 +223,11 @@ def decode_ruleset(raw: bytes) -> Ruleset:
 def encode_service(address: Address, port: int, protocol: int) -> tuple[bytes, bytes, int, int]:
     """Return the key of a service in an image: address, port, protocol, address family."""
     return (address.packed.ljust(16, b"\0"), port.to_bytes(2, "big"), protocol, family_of(address))
+
+
+def encode_source(network: Network) -> tuple[int, bytes]:
+    """Return a network of clients as an image has it: prefix length, address."""
+    return network.prefixlen, network.network_address.packed.ljust(16, b"\0")
 
 
 def family_of(address: Address) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from .._core.plan import Problem
 
 # max_entries of the maps
-SERVICES, TABLES, BACKENDS = 8192, 8192, 65536
+SERVICES, SOURCES, TABLES, BACKENDS = 8192, 65536, 8192, 65536
 CIDRS, POLICY, RULESETS = 65536, 262144, 4096
 
 Costs = Mapping[str, int]  # by the name of an object: namespace/name

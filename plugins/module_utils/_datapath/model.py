@@ -169,7 +169,7 @@ class Service:
     are the seconds that a client keeps its backend, 0 for none. ``external`` are the backends for clients
     outside of the cluster (externalTrafficPolicy); None: ``backends``. A ``host_port`` of a Pod applies to
     addresses of this node only. An address that the service has ``listed`` itself (externalIPs) is that of a
-    Pod first.
+    Pod first. Only clients in the networks ``sources`` may use the service; None: all.
     """
 
     name: str
@@ -183,6 +183,7 @@ class Service:
     external: tuple[Backend, ...] | None = None
     host_port: bool = False
     listed: bool = False
+    sources: tuple[Network, ...] | None = None
 
 
 @dataclass(frozen=True)

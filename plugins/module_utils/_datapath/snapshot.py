@@ -23,6 +23,8 @@ from .layout import (
     SERVICE,
     SERVICE_KEY,
     SIZES,
+    SOURCE_KEY,
+    SOURCE_PREFIX,
     TABLE,
 )
 
@@ -53,19 +55,28 @@ class Snapshot:
         return self.arrays.get(name, b"")[index * size : (index + 1) * size].ljust(size, b"\0")
 
 
+ServiceEntry = tuple[int, int, int, int, int, frozenset[tuple[int, bytes]]]
+
+
 class Services:
     """Services of both buffers, and their Maglev tables by index: digest and indexes of backends.
 
-    ``entries`` have table, table for external clients, number, affinity and flags; the table is NO_TABLE
-    without backends.
+    ``entries`` have table, table for external clients, number, affinity, flags and the networks of clients;
+    the table is NO_TABLE without backends.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.entries: tuple[dict[Any, tuple[int, int, int, int, int]], ...] = ({}, {})
+        sources: dict[bytes, set[tuple[int, bytes]]] = {}
+        for key in snapshot.hashes["sources"]:
+            length, *service, client = SOURCE_KEY.unpack(key)
+            sources.setdefault(SERVICE_KEY.pack(*service), set()).add((length - SOURCE_PREFIX, client))
+        self.entries: tuple[dict[Any, ServiceEntry], ...] = ({}, {})
         self.tables: dict[int, tuple[bytes, frozenset[int]]] = {}
         for key, value in snapshot.hashes["services"].items():
             address, port, protocol, family, buffer = SERVICE_KEY.unpack(key)
-            entry = SERVICE.unpack(value)
+            table, external, number, affinity, flags = SERVICE.unpack(value)
+            clients = frozenset(sources.get(key, ()))
+            entry = (table, external, number, affinity, flags, clients)
             self.entries[buffer & 1][address, port, protocol, family] = entry
             for table in {*entry[:2]} - {NO_TABLE} - self.tables.keys():
                 raw = snapshot.element("maglev", table)

@@ -1,16 +1,26 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Plan the writes of services: the maps ``services``, ``maglev`` and ``backends``."""
+"""Plan the writes of services: the maps ``services``, ``sources``, ``maglev`` and ``backends``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .image import Image
-from .layout import INDEX, MAGLEV_SIZE, NO_TABLE, NODE_ADDRESS, SERVICE, SERVICE_KEY, TABLE
+from .layout import (
+    INDEX,
+    MAGLEV_SIZE,
+    NO_TABLE,
+    NODE_ADDRESS,
+    SERVICE,
+    SERVICE_KEY,
+    SOURCE_KEY,
+    SOURCE_PREFIX,
+    TABLE,
+)
 from .maglev import maglev_table
-from .snapshot import Services, Snapshot
+from .snapshot import ServiceEntry, Services, Snapshot
 from .writes import SlotAllocator, Writer
 
 NODE_MAPS = ("node_addresses", "node")
@@ -31,18 +41,20 @@ def write_services(writer: Writer, image: Image) -> None:
     known = {snapshot.element("backends", index): index for index in sorted(used)}
     backends = SlotAllocator(snapshot.sizes["backends"], used, known)
     tables = SlotAllocator(snapshot.sizes["maglev"], used_tables, known_tables)
-    entries = {}
-    for (address, port, protocol, family), service in image.services.items():
-        key = SERVICE_KEY.pack(address, port, protocol, family, writer.inactive)
+    entries, sources = {}, {}
+    for service_key, service in image.services.items():
+        key = SERVICE_KEY.pack(*service_key, writer.inactive)
         table, external = (
             tables.index_of(digest) if digest else NO_TABLE for digest in (service.digest, service.external)
         )
         entries[key] = SERVICE.pack(table, external, service.number, service.affinity, service.flags)
+        sources.update(_encode_sources(key, service.sources))
     for index, digest in tables.new.items():
         tables.new[index] = _encode_table(image.backends[digest], digest, backends)
     writer.write_new("backends", backends, "services")
     writer.write_new("maglev", tables, "services")
     writer.fill_buffer("services", entries, "services")
+    writer.fill_buffer("sources", sources, "services")
     _write_node_addresses(writer, image)
 
 
@@ -72,28 +84,32 @@ class LiveServices:
         used_tables = {table for entry in self._active.values() for table in entry[:2]}
         tables = SlotAllocator(sizes["maglev"], used_tables, self._tables)
         backends = SlotAllocator(sizes["backends"], self._used, self._backends)
-        entries: dict[Any, tuple[int, int, int, int, int]] = {}
+        entries: dict[Any, ServiceEntry] = {}
         for key, service in image.services.items():
             table = tables.index_of(service.digest) if service.digest else NO_TABLE
             external = tables.index_of(service.external) if service.external else NO_TABLE
-            entries[key] = (table, external, service.number, service.affinity, service.flags)
+            entries[key] = (
+                *(table, external, service.number, service.affinity, service.flags),
+                service.sources,
+            )
         for index, digest in tables.new.items():
             tables.new[index] = _encode_table(image.backends[digest], digest, backends)
         former = self._inactive
         differing = [key for key in {*former, *entries} if former.get(key) != entries.get(key)]
         writer.write_new("backends", backends, "services")
         writer.write_new("maglev", tables, "services")
-        writer.write_entries(
-            "services",
-            {
-                SERVICE_KEY.pack(*key, writer.inactive): SERVICE.pack(*entries[key])
-                if key in entries
-                else None
-                for key in differing
-            },
-            len(self._active) + len(entries),
-            "services",
-        )
+        written: dict[bytes, bytes | None] = {}
+        sources: dict[bytes, bytes | None] = {}
+        for service_key in differing:
+            key = SERVICE_KEY.pack(*service_key, writer.inactive)
+            before, after = former.get(service_key), entries.get(service_key)
+            written[key] = SERVICE.pack(*after[:-1]) if after else None
+            sources.update(dict.fromkeys(_encode_sources(key, before[-1] if before else ())))
+            sources.update(_encode_sources(key, after[-1] if after else ()))
+        total = len(self._active) + len(entries)
+        writer.write_entries("services", written, total, "services")
+        total = sum(len(entry[-1]) for some in (self._active, entries) for entry in some.values())
+        writer.write_entries("sources", sources, total, "services")
         _write_node_addresses(writer, image)
         digests = {
             one for service in image.services.values() for one in (service.digest, service.external) if one
@@ -116,6 +132,15 @@ def _write_node_addresses(writer: Writer, image: Image) -> None:
         )
     writer.writes.update["node_addresses"] = dict.fromkeys(wanted - current, INDEX.pack(0))
     writer.writes.delete_after["node_addresses"] = sorted(current - wanted)
+
+
+def _encode_sources(service: bytes, sources: Iterable[tuple[int, bytes]]) -> dict[bytes, bytes]:
+    """Return the entries of the clients of a service, a struct service_key."""
+    fields = SERVICE_KEY.unpack(service)
+    return {
+        SOURCE_KEY.pack(SOURCE_PREFIX + length, *fields, address): INDEX.pack(0)
+        for length, address in sources
+    }
 
 
 def _encode_table(weights: Mapping[bytes, int], digest: bytes, backends: SlotAllocator) -> bytes:

@@ -8,7 +8,7 @@
 #include <bpf/bpf_helpers.h>
 
 /* Increment when the meaning of a map entry changes; programs and writers compare it. */
-#define LAYOUT 3
+#define LAYOUT 4
 
 /*
  * Identities, policy and services are double-buffered, so that they change atomically for packets.

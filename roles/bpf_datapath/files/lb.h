@@ -23,6 +23,7 @@
 #define MAGLEV_SIZE 251		/* prime, as Maglev's permutations require */
 #define AFFINITIES_MAX 65536
 #define NODE_ADDRESSES_MAX 1024
+#define SOURCES_MAX 65536
 
 /* A key with the unspecified address stands for all addresses of the node: a node port. */
 struct service_key {
@@ -35,6 +36,8 @@ struct service_key {
 
 enum service_flag {
 	SERVICE_LISTED = 1 << 0,	/* the service chose its address: a Pod has precedence */
+	SERVICE_SOURCES = 1 << 1,	/* only for clients in `sources` */
+	SERVICE_NODE = 1 << 2,		/* the node is one of these clients */
 };
 
 struct service {
@@ -72,6 +75,24 @@ struct {
 	__type(key, __u32);
 	__type(value, struct addr_port);
 } backends SEC(".maps");
+
+/* The service is part of the prefix: prefixlen is that of the clients plus SOURCE_PREFIX. */
+struct source_key {
+	__u32 prefixlen;
+	struct service_key service;
+	__be32 client[4];
+};
+
+#define SOURCE_PREFIX (8 * sizeof(struct service_key))
+
+/* The clients of services with SERVICE_SOURCES. The value is unused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, SOURCES_MAX);
+	__type(key, struct source_key);
+	__type(value, __u32);
+} sources SEC(".maps");
 
 struct node_address {
 	__be32 address[4];
@@ -256,9 +277,26 @@ static __always_inline enum reason lb_assign(const struct service *service, __u3
 	return REASON_NONE;
 }
 
+/* Return whether the sender of a packet may use the service that it is to. */
+static __noinline bool lb_allows_source(const struct tuple *t, const struct config *cfg)
+{
+	struct source_key key = {
+		.prefixlen = 8 * (sizeof(key) - sizeof(key.prefixlen)),
+		.service.port = t->dport,
+		.service.proto = t->proto,
+		.service.family = t->family,
+		.service.buffer = config_buffer(*cfg),
+	};
+
+	__builtin_memcpy(key.service.address, t->dst, sizeof(key.service.address));
+	__builtin_memcpy(key.client, t->src, sizeof(key.client));
+	return bpf_map_lookup_elem(&sources, &key);
+}
+
 enum lb_flag {
 	LB_TO_NODE = 1 << 0,	/* the destination is an address of the node */
 	LB_EXTERNAL = 1 << 1,	/* the client is outside of the cluster */
+	LB_SOURCES = 1 << 2,	/* result: the service is only for clients in `sources` */
 };
 
 /* What the tuple does not tell about a new connection. */
@@ -268,11 +306,11 @@ struct lb_origin {
 };
 
 /*
- * Select the backend of a new connection. Leaves `backend` unset if the destination is not a
- * service.
+ * Select the backend of a new connection, and set LB_SOURCES. Leaves `backend` unset if the
+ * destination is not a service.
  */
 __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg,
-				 const struct lb_origin *from, struct addr_port *backend,
+				 struct lb_origin *from, struct addr_port *backend,
 				 __u32 *backend_index)
 {
 	struct lb_client client = {};
@@ -286,6 +324,9 @@ __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg
 		service = lb_lookup_node_port(t->family, t->proto, t->dport, cfg);
 	if (!service)
 		return REASON_NONE;
+	/* the caller looks them up: the stack of this function has no room for the key */
+	if (service->flags & SERVICE_SOURCES)
+		from->flags |= LB_SOURCES;
 	/* a Pod's packets and its sockets are one client */
 	if (from->netns) {
 		client.kind = LB_CLIENT_NETNS;

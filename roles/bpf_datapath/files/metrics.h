@@ -52,6 +52,7 @@ enum reason {
 	REASON_STACK_NO_NEIGH,		/* the next hop's MAC address is unknown */
 	REASON_STACK_NAT,		/* netfilter translates its connection */
 	REASON_DROP_ICMP_ERROR,		/* a Pod's ICMP error about a packet that was not to it */
+	REASON_DROP_SOURCE_RANGE,	/* the service is not for clients with this address */
 	REASON_MAX,
 };
 

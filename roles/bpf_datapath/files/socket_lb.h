@@ -60,6 +60,10 @@ static __always_inline struct service *socket_service(struct bpf_sock_addr *sa, 
 	if (loopback && !lb_is_node_netns(bpf_get_netns_cookie(sa)))
 		return NULL;
 	service = lb_lookup(to->family, proto, address, to->at.port, cfg);
+	/* the address of the client is known when there are packets */
+	if (service && service->flags & SERVICE_SOURCES &&
+	    !lb_is_node_netns(bpf_get_netns_cookie(sa)))
+		return NULL;
 	/* as for packets, which are never translated if they are to a Pod */
 	if (service && service->flags & SERVICE_LISTED && endpoint_lookup(to->family, address))
 		return NULL;
@@ -82,6 +86,8 @@ static __always_inline enum reason socket_select(struct bpf_sock_addr *sa,
 		.family = peer->service.family,
 	};
 
+	if ((service->flags & (SERVICE_SOURCES | SERVICE_NODE)) == SERVICE_SOURCES)
+		return REASON_DROP_SOURCE_RANGE;
 	peer->backend.family = peer->service.family;
 	peer->generation = cfg->generation;
 	return lb_assign(service, service->table, &client, bpf_get_prandom_u32(), &peer->backend.at,

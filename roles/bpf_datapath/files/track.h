@@ -207,6 +207,7 @@ static __always_inline enum reason ctx_select_backend(struct __sk_buff *skb,
 	const struct tuple *t = &ctx->l4.tuple;
 	__u32 ifindex = p->flow.ifindex;
 	struct lb_origin from = {};
+	enum reason reason;
 	struct pod *pod;
 
 	if (p->flow.origin == FROM_HOST || !(ctx->cfg.features & FEATURE_SERVICES) ||
@@ -223,7 +224,10 @@ static __always_inline enum reason ctx_select_backend(struct __sk_buff *skb,
 		pod = bpf_map_lookup_elem(&pods, &ifindex);
 		from.netns = pod ? pod->netns : 0;
 	}
-	return lb_select(t, &ctx->cfg, &from, to, backend);
+	reason = lb_select(t, &ctx->cfg, &from, to, backend);
+	if (from.flags & LB_SOURCES && !lb_allows_source(t, &ctx->cfg))
+		return REASON_DROP_SOURCE_RANGE;
+	return reason;
 }
 
 /* Set the packet's destination to `to`; `to` becomes the one before. */

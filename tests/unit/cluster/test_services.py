@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,17 +156,42 @@ def test_an_address_of_two_services_is_that_of_the_cluster_and_is_reported() -> 
     ]
 
 
-def test_a_load_balancer_with_source_ranges_is_not_translated() -> None:
-    spec: Json = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["198.51.100.0/24"]}
+@pytest.mark.parametrize(
+    ("ranges", "expected"),
+    [
+        ([], {"192.0.2.8": None, "2001:db8::8": None}),
+        (["0.0.0.0/0"], {"192.0.2.8": None, "2001:db8::8": None}),
+        (
+            [" 198.51.100.0/24", "198.51.100.7/25 ", "203.0.113.1"],
+            {"192.0.2.8": ["198.51.100.0/24", "198.51.100.0/25", "203.0.113.1/32"], "2001:db8::8": []},
+        ),
+        (["0.0.0.0/0", "fd00::/8"], {"192.0.2.8": ["0.0.0.0/0"], "2001:db8::8": ["fd00::/8"]}),
+    ],
+)
+def test_source_ranges_restrict_the_clients_of_a_load_balancer(ranges: list[str], expected: Json) -> None:
+    """And of no other address; a family without ranges has no clients."""
+    spec: Json = {
+        "type": "LoadBalancer",
+        "loadBalancerSourceRanges": ranges,
+        "externalIPs": ["192.0.2.7"],
+        "ports": [{"port": 80, "nodePort": 30080}],
+    }
+    ingress: Json = {"loadBalancer": {"ingress": [{"ip": one} for one in expected]}}
+    state = state_of([service(**spec)], status=ingress)
+    found = {str(one.address): one.sources for one in state.services}
+    for address, sources in found.items():
+        wanted = expected.get(address)
+        assert (None if sources is None else [str(one) for one in sources]) == wanted, address
+    assert {*expected, "192.0.2.7", "0.0.0.0", "::"} < found.keys() and not state.unenforced
+
+
+def test_a_load_balancer_with_an_invalid_source_range_is_not_translated() -> None:
+    spec: Json = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8", "10.0.0.0/33"]}
     ingress: Json = {"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}]}}
     state = state_of([service(**spec)], status=ingress)
-    assert "192.0.2.8 80" not in shown(state)
-    assert [one.message for one in state.unenforced] == [
-        "loadBalancerSourceRanges is not supported, so 192.0.2.8 is not translated;"
-        " remove it if all clients may connect"
-    ]
-    spec["loadBalancerSourceRanges"] = ["0.0.0.0/0"]
-    assert "192.0.2.8 80" in shown(state_of([service(**spec)], status=ingress))
+    assert shown(state).keys() == {"10.96.0.68 80", "fd96::44 80"}
+    (problem,) = state.unenforced
+    assert "10.0.0.0/33" in problem.message and "192.0.2.8 is not translated" in problem.message
 
 
 def test_endpoints_follow_their_slices() -> None:

@@ -81,6 +81,8 @@ SERVICE = Service(
         SERVICE,
         replace(SERVICE, external=()),
         replace(SERVICE, external=None),
+        replace(SERVICE, sources=()),
+        replace(SERVICE, sources=(ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))),
         pod("a", "10.0.0.1", x="y"),
     ],
 )
