@@ -33,7 +33,10 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model im
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import read_interfaces, read_node
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.parse import parse
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.snapshot import decode_image
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.snapshot import (
+    Services,
+    decode_image,
+)
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store, all_slots
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.netns.bpf_node import Node
@@ -160,6 +163,14 @@ class World:
             snapshot = Maps.pinned(self.pins, files).read()
         return decode_image(snapshot, snapshot.buffer)
 
+    def stray_sources(self) -> list[Any]:
+        """Return the networks of clients that no service has: the next service would have them."""
+        with contextlib.ExitStack() as files:
+            snapshot = Maps.pinned(self.pins, files).read()
+        found = Services(snapshot)
+        services = found.entries[snapshot.buffer]
+        return [one for one in found.sources[snapshot.buffer] if one[0] not in services]
+
     def desired(self) -> Image:
         """Return the image of what is stored, computed from scratch."""
         records = self.store.read()
@@ -253,6 +264,7 @@ def test_changes_end_in_the_maps_from_scratch(world: World, sequence: Any) -> No
                 remaining = None
                 world.entries.complete()
         assert without_numbers(world.image()) == without_numbers(world.desired()), change
+        assert not world.stray_sources(), change
         after = verdicts(world.image())
         assert all(one in (former_services, services_of(world.image())) for one in seen_services), change
         if change[0] == "pods" and len(change[1]) > 1:

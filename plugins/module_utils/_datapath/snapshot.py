@@ -55,28 +55,24 @@ class Snapshot:
         return self.arrays.get(name, b"")[index * size : (index + 1) * size].ljust(size, b"\0")
 
 
-ServiceEntry = tuple[int, int, int, int, int, frozenset[tuple[int, bytes]]]
-
-
 class Services:
     """Services of both buffers, and their Maglev tables by index: digest and indexes of backends.
 
-    ``entries`` have table, table for external clients, number, affinity, flags and the networks of clients;
-    the table is NO_TABLE without backends.
+    ``entries`` have table, table for external clients, number, affinity and flags; the table is NO_TABLE
+    without backends. ``sources`` are services and networks of clients, as in an image. A process that was
+    killed may have left networks without the service.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        sources: dict[bytes, set[tuple[int, bytes]]] = {}
+        self.sources: tuple[set[tuple[Any, tuple[int, bytes]]], ...] = (set(), set())
         for key in snapshot.hashes["sources"]:
-            length, *service, client = SOURCE_KEY.unpack(key)
-            sources.setdefault(SERVICE_KEY.pack(*service), set()).add((length - SOURCE_PREFIX, client))
-        self.entries: tuple[dict[Any, ServiceEntry], ...] = ({}, {})
+            length, *service, buffer, client = SOURCE_KEY.unpack(key)
+            self.sources[buffer & 1].add((tuple(service), (length - SOURCE_PREFIX, client)))
+        self.entries: tuple[dict[Any, tuple[int, int, int, int, int]], ...] = ({}, {})
         self.tables: dict[int, tuple[bytes, frozenset[int]]] = {}
         for key, value in snapshot.hashes["services"].items():
             address, port, protocol, family, buffer = SERVICE_KEY.unpack(key)
-            table, external, number, affinity, flags = SERVICE.unpack(value)
-            clients = frozenset(sources.get(key, ()))
-            entry = (table, external, number, affinity, flags, clients)
+            entry = SERVICE.unpack(value)
             self.entries[buffer & 1][address, port, protocol, family] = entry
             for table in {*entry[:2]} - {NO_TABLE} - self.tables.keys():
                 raw = snapshot.element("maglev", table)
@@ -124,8 +120,13 @@ def decode_image(snapshot: Snapshot, buffer: int) -> Image:
         if of == buffer:
             image.policy[subject, peer, direction] = snapshot.element("rulesets", INDEX.unpack(value)[0])
     services = Services(snapshot)
-    for service, (table, external, number, *others) in services.entries[buffer].items():
-        image.services[service] = Frontend(number, services.digest(table), services.digest(external), *others)
+    sources: dict[Any, set[tuple[int, bytes]]] = {}
+    for service, source in services.sources[buffer]:
+        sources.setdefault(service, set()).add(source)
+    for service, (table, external, number, affinity, flags) in services.entries[buffer].items():
+        digests = services.digest(table), services.digest(external)
+        clients = frozenset(sources.get(service, ()))
+        image.services[service] = Frontend(number, *digests, affinity, flags, clients)
     for table in services.used_tables(buffer):
         digest, indexes = services.tables[table]
         backends = (snapshot.element("backends", index) for index in indexes)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .image import Image
@@ -20,7 +20,7 @@ from .layout import (
     TABLE,
 )
 from .maglev import maglev_table
-from .snapshot import ServiceEntry, Services, Snapshot
+from .snapshot import Services, Snapshot
 from .writes import SlotAllocator, Writer
 
 NODE_MAPS = ("node_addresses", "node")
@@ -41,20 +41,20 @@ def write_services(writer: Writer, image: Image) -> None:
     known = {snapshot.element("backends", index): index for index in sorted(used)}
     backends = SlotAllocator(snapshot.sizes["backends"], used, known)
     tables = SlotAllocator(snapshot.sizes["maglev"], used_tables, known_tables)
-    entries, sources = {}, {}
-    for service_key, service in image.services.items():
-        key = SERVICE_KEY.pack(*service_key, writer.inactive)
+    entries = {}
+    for (address, port, protocol, family), service in image.services.items():
+        key = SERVICE_KEY.pack(address, port, protocol, family, writer.inactive)
         table, external = (
             tables.index_of(digest) if digest else NO_TABLE for digest in (service.digest, service.external)
         )
         entries[key] = SERVICE.pack(table, external, service.number, service.affinity, service.flags)
-        sources.update(_encode_sources(key, service.sources))
     for index, digest in tables.new.items():
         tables.new[index] = _encode_table(image.backends[digest], digest, backends)
     writer.write_new("backends", backends, "services")
     writer.write_new("maglev", tables, "services")
     writer.fill_buffer("services", entries, "services")
-    writer.fill_buffer("sources", sources, "services")
+    sources = (_encode_source(one, writer.inactive) for one in _sources_of(image))
+    writer.fill_buffer("sources", dict.fromkeys(sources, INDEX.pack(0)), "services")
     _write_node_addresses(writer, image)
 
 
@@ -65,6 +65,8 @@ class LiveServices:
         """``snapshot`` has all maps of services."""
         current = Services(snapshot)
         self._active, self._inactive = current.entries[snapshot.buffer], current.entries[1 - snapshot.buffer]
+        self._active_sources = current.sources[snapshot.buffer]
+        self._inactive_sources = current.sources[1 - snapshot.buffer]
         used = current.used_tables(snapshot.buffer)
         self._tables = {current.tables[index][0]: index for index in used}
         indexes = {index for table in used for index in current.tables[table][1]}
@@ -73,7 +75,7 @@ class LiveServices:
 
     def synchronized(self) -> None:
         """Note that both buffers have the same services."""
-        self._inactive = self._active
+        self._inactive, self._inactive_sources = self._active, self._active_sources
 
     def add_writes(self, writer: Writer, image: Image) -> None:
         """Add the writes of services; the snapshot of ``writer`` needs only ``node_addresses``.
@@ -84,37 +86,44 @@ class LiveServices:
         used_tables = {table for entry in self._active.values() for table in entry[:2]}
         tables = SlotAllocator(sizes["maglev"], used_tables, self._tables)
         backends = SlotAllocator(sizes["backends"], self._used, self._backends)
-        entries: dict[Any, ServiceEntry] = {}
+        entries: dict[Any, tuple[int, int, int, int, int]] = {}
         for key, service in image.services.items():
             table = tables.index_of(service.digest) if service.digest else NO_TABLE
             external = tables.index_of(service.external) if service.external else NO_TABLE
-            entries[key] = (
-                *(table, external, service.number, service.affinity, service.flags),
-                service.sources,
-            )
+            entries[key] = (table, external, service.number, service.affinity, service.flags)
         for index, digest in tables.new.items():
             tables.new[index] = _encode_table(image.backends[digest], digest, backends)
         former = self._inactive
         differing = [key for key in {*former, *entries} if former.get(key) != entries.get(key)]
         writer.write_new("backends", backends, "services")
         writer.write_new("maglev", tables, "services")
-        written: dict[bytes, bytes | None] = {}
-        sources: dict[bytes, bytes | None] = {}
-        for service_key in differing:
-            key = SERVICE_KEY.pack(*service_key, writer.inactive)
-            before, after = former.get(service_key), entries.get(service_key)
-            written[key] = SERVICE.pack(*after[:-1]) if after else None
-            sources.update(dict.fromkeys(_encode_sources(key, before[-1] if before else ())))
-            sources.update(_encode_sources(key, after[-1] if after else ()))
-        total = len(self._active) + len(entries)
-        writer.write_entries("services", written, total, "services")
-        total = sum(len(entry[-1]) for some in (self._active, entries) for entry in some.values())
-        writer.write_entries("sources", sources, total, "services")
+        writer.write_entries(
+            "services",
+            {
+                SERVICE_KEY.pack(*key, writer.inactive): SERVICE.pack(*entries[key])
+                if key in entries
+                else None
+                for key in differing
+            },
+            len(self._active) + len(entries),
+            "services",
+        )
+        sources = _sources_of(image)
+        writer.write_entries(
+            "sources",
+            {
+                _encode_source(one, writer.inactive): INDEX.pack(0) if one in sources else None
+                for one in sources ^ self._inactive_sources
+            },
+            len(self._active_sources) + len(sources),
+            "services",
+        )
         _write_node_addresses(writer, image)
         digests = {
             one for service in image.services.values() for one in (service.digest, service.external) if one
         }
         self._active, self._inactive = entries, self._active
+        self._active_sources, self._inactive_sources = sources, self._active_sources
         self._tables = {digest: tables.index_of(digest) for digest in digests}
         self._backends = {raw: backends.index_of(raw) for digest in digests for raw in image.backends[digest]}
         self._used = {*self._backends.values()}
@@ -134,13 +143,15 @@ def _write_node_addresses(writer: Writer, image: Image) -> None:
     writer.writes.delete_after["node_addresses"] = sorted(current - wanted)
 
 
-def _encode_sources(service: bytes, sources: Iterable[tuple[int, bytes]]) -> dict[bytes, bytes]:
-    """Return the entries of the clients of a service, a struct service_key."""
-    fields = SERVICE_KEY.unpack(service)
-    return {
-        SOURCE_KEY.pack(SOURCE_PREFIX + length, *fields, address): INDEX.pack(0)
-        for length, address in sources
-    }
+def _sources_of(image: Image) -> set[tuple[Any, tuple[int, bytes]]]:
+    """Return the services of an image and the networks of their clients."""
+    return {(key, source) for key, service in image.services.items() for source in service.sources}
+
+
+def _encode_source(source: tuple[Any, tuple[int, bytes]], buffer: int) -> bytes:
+    """Return struct source_key."""
+    service, (length, address) = source
+    return SOURCE_KEY.pack(SOURCE_PREFIX + length, *service, buffer, address)
 
 
 def _encode_table(weights: Mapping[bytes, int], digest: bytes, backends: SlotAllocator) -> bytes:
