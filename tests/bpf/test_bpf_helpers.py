@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._node import bpf_helpers
 from tests.bpf import coverage
 
@@ -33,6 +33,8 @@ def test_has_helper() -> None:
     assert bpf_helpers.missing() == []
     assert bpf.has_socket_programs()
     assert not bpf.has_helper(bpf.SOCKET_HELPERS["bpf_set_retval"])
+    assert libbpf.has_socket_iterator()
+    assert not bpf.has_iterator(1)
 
 
 def test_pointer_checks() -> None:

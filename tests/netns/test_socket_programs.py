@@ -113,7 +113,7 @@ def test_nodes_without_support(node: Node, monkeypatch: pytest.MonkeyPatch, miss
         result = node.attach(socket_lb="auto", check=check)
         assert result["socket_lb"] == {"cgroup": "", "reason": reason}
         assert f"services are translated per packet: {reason}" in str(result["warnings"])
-    assert len(result["programs"]) == (4 if missing == "kernel" else 12)
+    assert len(result["programs"]) == (4 if missing == "kernel" else 13)
     assert not node.attach(socket_lb="auto")["changed"]
     assert node.module("datapath_info")["socket_lb"] == ""
 

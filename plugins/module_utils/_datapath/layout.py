@@ -96,6 +96,7 @@ _TUPLE = Record(src="16s", dst="16s", sport="2s", dport="2s", proto="B", family=
 DROP_EVENT = Record(
     time="Q", tuple=(_TUPLE, 1), ifindex="I", len="I", peer="I", slot="H", reason="B", direction="B"
 )
+STALE_SOCKET = Record(request="56s", netns="I")
 
 # Keys and values of the maps that user space writes. Programs write the other maps.
 WRITTEN: dict[str, tuple[Record, Record]] = {
@@ -116,8 +117,8 @@ WRITTEN: dict[str, tuple[Record, Record]] = {
 }
 # Keys and values of the maps that user space reads or writes
 MAPS = {**WRITTEN, "layout": (INDEX, INDEX), "metrics": (INDEX, _COUNTERS)}
-# Structs of ring buffers, which have no keys and values
-STRUCTS = {"drop_event": DROP_EVENT}
+# Structs of a ring buffer and an iterator, which have no keys and values
+STRUCTS = {"drop_event": DROP_EVENT, "stale_socket": STALE_SOCKET}
 # max_entries of maps that user space relies on
 ENTRIES = {
     "layout": LAYOUT,

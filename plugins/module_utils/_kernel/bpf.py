@@ -33,7 +33,7 @@ BPF_PROG_LOAD, BPF_OBJ_PIN, BPF_OBJ_GET = 5, 6, 7
 BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD = 13, 14, 15
 BPF_PROG_QUERY, BPF_BTF_GET_FD_BY_ID = 16, 19
 BPF_MAP_LOOKUP_BATCH, BPF_MAP_UPDATE_BATCH, BPF_MAP_DELETE_BATCH = 24, 26, 27
-BPF_LINK_CREATE, BPF_LINK_UPDATE, BPF_LINK_DETACH = 28, 29, 34
+BPF_LINK_CREATE, BPF_LINK_UPDATE, BPF_ITER_CREATE, BPF_LINK_DETACH = 28, 29, 33, 34
 
 # enum bpf_attach_type, enum bpf_link_type
 BPF_TCX_INGRESS, BPF_TCX_EGRESS, BPF_NETKIT_PRIMARY, BPF_NETKIT_PEER = 46, 47, 54, 55
@@ -42,12 +42,13 @@ BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET6_CONNECT = 10, 11
 BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_SENDMSG = 14, 15
 BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP6_RECVMSG = 19, 20
 BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET6_GETPEERNAME = 29, 30
+BPF_TRACE_ITER = 28
 
 # enum bpf_map_type
 BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_TRIE = 1, 2, 9, 11
 BPF_MAP_TYPE_ARRAY_OF_MAPS = 12
 
-BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_CGROUP_SOCK_ADDR = 3, 18
+BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_PROG_TYPE_TRACING = 3, 18, 26
 BPF_F_ALLOW_MULTI = 2  # flag of an attachment to a cgroup
 BPF_CALL, BPF_EXIT, BPF_MOV = 0x85, 0x95, 0xB7  # opcodes; of a constant to a register
 # The newest helpers that programs of devices call (enum bpf_func_id): Linux 5.10 to 5.18, or backported.
@@ -63,6 +64,7 @@ SOCKET_HELPERS = {"bpf_set_retval": 187}
 
 BPF_NOEXIST = 1  # update flag: fail if the key exists
 _BATCH = 4096  # entries
+_ITERATOR_BUFFER = 1 << 15  # bytes; the kernel returns at most that much (kernel/bpf/bpf_iter.c)
 ENOTSUPP = 524  # include/linux/errno.h; map operations that a map type does not support return it
 
 # Defaults of the modules
@@ -277,6 +279,29 @@ def link_detach(link: int) -> None:
     bpf(BPF_LINK_DETACH, struct.pack("=I", link))
 
 
+def iterate(program: int, target: int) -> bytes:
+    """Run an iterator's program for all elements of the map ``target``; return what it writes."""
+    info = ctypes.create_string_buffer(struct.pack("=I", target), 4)  # union bpf_iter_link_info
+    attr = struct.pack("=IIIIQI", program, 0, BPF_TRACE_ITER, 0, _address(info), len(info))
+    with (
+        closing(bpf(BPF_LINK_CREATE, attr)) as link,
+        closing(bpf(BPF_ITER_CREATE, struct.pack("=II", link, 0))) as fd,
+    ):
+        return b"".join(_parts(fd))
+
+
+def _parts(fd: int) -> Iterator[bytes]:
+    """Yield what can be read from an iterator, until its end."""
+    while True:
+        try:
+            part = os.read(fd, _ITERATOR_BUFFER)
+        except BlockingIOError:  # after a million elements without output
+            continue
+        if not part:
+            return
+        yield part
+
+
 def has_hook(ifindex: int, attach_type: int) -> bool:
     """Return whether the kernel supports this hook on this device (tcx: Linux 6.6, netkit: 6.7)."""
     try:
@@ -323,16 +348,29 @@ def has_socket_programs() -> bool:
     return _load_error(code, BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT) == 0
 
 
+def has_iterator(target: int) -> bool:
+    """Return whether the kernel supports programs of an iterator, given by its BTF type id.
+
+    This requires CONFIG_BPF_EVENTS.
+    """
+    code = _instruction(BPF_MOV) + _instruction(BPF_EXIT)
+    try:
+        return _load_error(code, BPF_PROG_TYPE_TRACING, BPF_TRACE_ITER, target) == 0
+    except OSError:  # a security module rejects it
+        return False
+
+
 def _instruction(opcode: int, register: int = 0, constant: int = 0) -> bytes:
     """Return struct bpf_insn, of which ``register`` is the destination."""
     return struct.pack("=BBhi", opcode, register, 0, constant)
 
 
-def _load_error(code: bytes, program_type: int, attach_type: int = 0) -> int:
+def _load_error(code: bytes, program_type: int, attach_type: int = 0, target: int = 0) -> int:
     """Load a program and unload it; return 0, or EINVAL or EACCES if the verifier rejects it."""
     buffer, licence = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
     attr = struct.pack(
-        "=IIQQ44xI", program_type, len(code) // 8, _address(buffer), _address(licence), attach_type
+        "=IIQQ44xI36xI",
+        *(program_type, len(code) // 8, _address(buffer), _address(licence), attach_type, target),
     )
     try:
         os.close(bpf(BPF_PROG_LOAD, attr))

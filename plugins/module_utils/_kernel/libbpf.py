@@ -17,10 +17,13 @@ from collections.abc import Iterator, Mapping
 
 from .bpf import (
     BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+    BPF_PROG_TYPE_TRACING,
+    BPF_TRACE_ITER,
     OBJECT_NAME,
     RODATA_MAP,
     BpfError,
     Layout,
+    has_iterator,
     has_socket_programs,
 )
 from .btf import Btf
@@ -130,6 +133,15 @@ def _libbpf() -> _Libbpf:
     return _loaded_library[0]
 
 
+def has_socket_iterator() -> bool:
+    """Return whether the kernel supports programs that iterate over the storage of sockets.
+
+    This requires its BTF and CONFIG_BPF_EVENTS.
+    """
+    target = _libbpf().cdll.libbpf_find_vmlinux_btf_id(b"bpf_sk_storage_map", BPF_TRACE_ITER)
+    return target > 0 and has_iterator(target)
+
+
 class BpfObject:
     """A BPF object file. The constructor opens it and ``load`` loads it.
 
@@ -221,14 +233,15 @@ class BpfObject:
         return found
 
     def _exclude_unsupported(self) -> None:
-        """Exclude the programs of sockets if the kernel does not support them."""
-        names = [
-            name
-            for name, program in self._programs.items()
-            if self._lib.bpf_program__type(program) == BPF_PROG_TYPE_CGROUP_SOCK_ADDR
-        ]
-        if names and not has_socket_programs():
-            for name in names:
+        """Exclude the programs of sockets, or only their iterator, if the kernel does not support them."""
+        types = {name: self._lib.bpf_program__type(program) for name, program in self._programs.items()}
+        excluded: tuple[int, ...] = ()
+        if BPF_PROG_TYPE_CGROUP_SOCK_ADDR in types.values() and not has_socket_programs():
+            excluded = (BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_PROG_TYPE_TRACING)
+        elif BPF_PROG_TYPE_TRACING in types.values() and not has_socket_iterator():
+            excluded = (BPF_PROG_TYPE_TRACING,)
+        for name, kind in types.items():
+            if kind in excluded:
                 self._lib.bpf_program__set_autoload(self._programs.pop(name), False)
 
     def _set_rodata(self, values: Mapping[str, int]) -> None:

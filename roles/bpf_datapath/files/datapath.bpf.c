@@ -22,6 +22,7 @@
 #include "parse.h"
 #include "shared_types.h"
 #include "socket_lb.h"
+#include "socket_stale.h"
 #include "source.h"
 #include "stack_nat.h"
 #include "track.h"

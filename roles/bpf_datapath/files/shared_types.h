@@ -12,6 +12,7 @@
 #include "identity.h"
 #include "pacing.h"
 #include "policy.h"
+#include "socket_stale.h"
 
 /* Unused by programs. */
 const volatile struct {
@@ -25,6 +26,7 @@ const volatile struct {
 	enum service_flag service_flag;
 	enum verdict verdict;
 	struct drop_event drop_event;
+	struct stale_socket stale_socket;
 } shared_types;
 
 #endif
