@@ -259,6 +259,7 @@ def test_foreign_filter_is_kept(node: Node, datapath_object: str) -> None:
         (["host_ingress nosuch ingress"], {}, ["nosuch", "does not exist"]),
         (["nosuch left ingress"], {}, ["no program 'nosuch'", "of host_egress, host_ingress, pod_egress"]),
         (["sock_connect4 left ingress"], {}, ["no program 'sock_connect4': use one of host_egress"]),
+        (["sock_stale left ingress"], {}, ["no program 'sock_stale': use one of host_egress"]),
         (["host_ingress left ingress meta"], {}, ["type meta", "veth", "auto"]),
         (["pod_egress left from_pod netkit"], {}, ["type netkit", "veth", "auto"]),
         (

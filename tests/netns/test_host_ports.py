@@ -260,6 +260,29 @@ def test_a_pod_is_one_client_of_a_service_with_affinity(cni: HostPorts, version:
         assert len(found) == 1 and "" not in found
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_connected_datagram_sockets_end_with_the_pod(cni: HostPorts, version: int) -> None:
+    """Of the node and of Pods."""
+    cni.start("web", mapping(80, "udp"))
+    cni.add("other")
+    clients = []
+    with contextlib.ExitStack() as files:
+        for netns in (cni.node.name, cni.containers["other"]):
+            with cni.node.ns.inside(netns):
+                family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+                client = files.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+            client.settimeout(3)
+            client.connect((NODE[version], 80))
+            client.send(b"?")
+            assert client.recv(64).startswith(b"web ")
+            clients.append(client)
+        cni.delete("web")
+        for client in clients:
+            with pytest.raises(ConnectionAbortedError):
+                client.recv(64)
+        assert "ended 2 UDP sockets that were connected to removed backends" in cni.agent.log()
+
+
 def test_conflicts_fail_and_leave_nothing(cni: HostPorts) -> None:
     cni.start("web", mapping(80), mapping(53, "udp", OTHER[4]))
     node_port = {"name": "port", "address": "0.0.0.0", "port": 30080, "backends": []}

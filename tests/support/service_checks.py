@@ -9,7 +9,9 @@ Adds them to ``CHECKS``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -232,4 +234,27 @@ def packets_to_services_at_sockets_are_direct_ones(lab: Lab, version: int) -> No
         checks = [Check("front", "vip", TCP, 8000, version, False) for dummy in range(20)]
         lab.attempt(checks)
         assert {check.answer for check in checks} == {"web", ""}
+    lab.declare()
+
+
+@check_versions
+def a_connected_datagram_socket_ends_with_its_backend(lab: Lab, version: int) -> None:
+    """And gets the remaining one by connect()."""
+    service = {"name": "dns", "address": address_of("vip", version), "port": 8000, "protocol": "udp"}
+
+    def declare(*names: str) -> None:
+        backends = [{"address": address_of(name, version), "port": 80} for name in names]
+        lab.declare(services=[{**service, "backends": backends}])
+
+    declare("web")
+    with programs_of_sockets(lab), open_in(lab, "front", UDP, version) as client:
+        client.connect((address_of("vip", version), 8000))
+        declare("web", "remote")
+        client.send(b"?")
+        assert client.recv(64) == b"web"
+        declare("remote")
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNABORTED
+        client.connect((address_of("vip", version), 8000))
+        client.send(b"?")
+        assert client.recv(64) == b"remote"
     lab.declare()

@@ -30,6 +30,7 @@ from .commands import Commands
 from .journald import Handler
 from .nodes import NodeWatch
 from .protocol import CniError, Request
+from .stale_sockets import StaleSockets
 from .warning_file import Warnings
 from .worker import Worker
 
@@ -52,7 +53,9 @@ class Agent:
         self._attachments = Attachments(folder)
         self._attachments.remove_unfinished()
         store_uids(config.pin_path, self._attachments)
-        self._worker = Worker(SinglePods(config.node_spec(), run_command), _settable(config.sysctls))
+        self._stale_sockets = StaleSockets(config.pin_path)
+        pods = SinglePods(config.node_spec(), run_command, self._stale_sockets.request)
+        self._worker = Worker(pods, _settable(config.sysctls))
         self._nodes: NodeWatch | None = None
         self._cluster: ClusterWatch | None = None
         if config.kubeconfig:
@@ -73,6 +76,7 @@ class Agent:
     def run(self) -> None:
         """Serve requests until ``stop`` is called."""
         self._worker.start()
+        threading.Thread(target=self._stale_sockets.run, name="sockets", daemon=True).start()
         if self._nodes:
             threading.Thread(target=self._nodes.run, name="nodes", daemon=True).start()
         if self._cluster:

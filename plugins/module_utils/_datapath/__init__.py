@@ -19,6 +19,7 @@ __all__ = [
     "model",
     "node",
     "parse",
+    "stale_sockets",
     "store",
     "verify",
 ]

@@ -26,6 +26,7 @@ from .merge import merge_records
 from .node import read_node
 from .plan import Current, DatapathPlan, Desired, plan_declaration, plan_writes
 from .snapshot import Snapshot, decode_image
+from .stale_sockets import EndSockets, end_stale_sockets
 from .store import Store, all_slots
 from .writes import MapWrites
 
@@ -36,13 +37,17 @@ _DEFAULTS: Mapping[str, Any] = {"labels": {}, "masquerade": False, "anti_spoof":
 
 
 def configure(
-    desired: Desired, check: bool = False, read_cluster: Callable[[], Cluster | None] | None = None
+    desired: Desired,
+    check: bool = False,
+    read_cluster: Callable[[], Cluster | None] | None = None,
+    end_sockets: EndSockets = end_stale_sockets,
 ) -> Result:
     """Replace one owner's declaration and change the maps to the declarations of all owners.
 
     With ``check``, change nothing. Return updated, deleted and differences, as bpf_state documents them, and
     the diff. Raises ``Problem``, with a line for each problem, before anything is written. A caller that has
-    the stored objects of the cluster in memory returns them by ``read_cluster``.
+    the stored objects of the cluster in memory returns them by ``read_cluster``. ``end_sockets`` is called
+    with the pin path after UDP services have lost backends.
     """
     store = Store(desired.pin_path)
     with contextlib.ExitStack() as files:
@@ -66,7 +71,11 @@ def configure(
             require_confirmed(desired.pin_path)
             _apply(plan, maps, store)
     names = {interface.ifindex: name for name, interface in node.interfaces.items()}
-    return _result(plan, names)
+    result = _result(plan, names)
+    if plan.writes and plan.writes.loses_udp_backends and not check:
+        problem = end_sockets(desired.pin_path).problem
+        result.warnings += [problem] if problem else []
+    return result
 
 
 def _apply(plan: DatapathPlan, maps: Maps, store: Store) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from socket import IPPROTO_UDP
 from typing import NamedTuple
 
 from .layout import NODE
@@ -83,6 +84,18 @@ class Image:
     node_addresses: frozenset[tuple[bytes, int]] = frozenset()
     node: bytes = bytes(NODE.size)
     features: int = 0
+
+
+def loses_udp_backends(current: Image, desired: Image) -> bool:
+    """Return whether a UDP service, or a backend of one, is missing in the desired image."""
+    for key, before in current.services.items():
+        after = desired.services.get(key)
+        if key[2] != IPPROTO_UDP or not before.digest or (after and after.digest == before.digest):
+            continue
+        remaining = desired.backends[after.digest] if after and after.digest else {}
+        if not current.backends[before.digest].keys() <= remaining.keys():
+            return True
+    return False
 
 
 def differences(current: Image, desired: Image) -> dict[str, int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._core.plan import Problem
@@ -31,9 +32,11 @@ from .pacing import rate_problems
 from .parse import parse
 from .plan import Desired, plan_services, plan_sync, plan_writes
 from .snapshot import decode_image
+from .stale_sockets import EndSockets, end_stale_sockets
 from .store import Record, Store, all_slots, assign_slots, stored
 from .write_live import LiveWriter
 from .write_services import NODE_MAPS, LiveServices
+from .writes import MapWrites
 
 Policies = Mapping[str, "tuple[Policy, ...] | None"]  # by name
 Endpoint = Mapping[str, Any]  # as bpf_state declares it: name, device, addresses, ...
@@ -47,9 +50,18 @@ class LiveEntries:
     Other processes may change the declarations and replace the maps, so each call first compares a token.
     """
 
-    def __init__(self, pin_path: str, owner: str, shared: Mapping[str, Any] | None = None) -> None:
-        """``shared`` are the owner's other options of ``bpf_state``, such as node and masquerade."""
-        self._pin_path, self._owner = pin_path, owner
+    def __init__(
+        self,
+        pin_path: str,
+        owner: str,
+        shared: Mapping[str, Any] | None = None,
+        end_sockets: EndSockets = end_stale_sockets,
+    ) -> None:
+        """``shared`` are the owner's other options of ``bpf_state``, such as node and masquerade.
+
+        ``end_sockets`` is called with the pin path after UDP services have lost backends.
+        """
+        self._pin_path, self._owner, self._end_sockets = pin_path, owner, end_sockets
         self._shared = stored(shared or {})
         self._store = Store(pin_path)
         self._files = contextlib.ExitStack()
@@ -207,7 +219,7 @@ class LiveEntries:
         if problems:
             raise Problem("\n".join(problems))
         if writes:
-            write(self._maps, writes)
+            self._write_maps(writes)
             del snapshot, active, writes  # Large clusters should be in memory once.
             snapshot = require_equal(self._maps, self._compiler.image)
             self._maps.fill(plan_sync(snapshot))
@@ -270,7 +282,12 @@ class LiveEntries:
         for name in ("_compiler", "_writer", "_holders", "_live_services"):
             self.__dict__.pop(name, None)
         desired = Desired(self._pin_path, self._owner, options, allow_unmatched=True)
-        configure(desired, read_cluster=self._read_cluster)
+        configure(desired, read_cluster=self._read_cluster, end_sockets=self._end_sockets)
+
+    def _write_maps(self, writes: MapWrites) -> None:
+        write(self._maps, writes)
+        if writes.loses_udp_backends:
+            self._end_sockets(self._pin_path)
 
     def _set_first_cluster(self, cluster: Cluster) -> None:
         # What is in memory counts only if all of this succeeds; else the next call reads everything again.
@@ -361,13 +378,14 @@ class LiveEntries:
         """Write all services as one generation; both buffers have all else."""
         self._token = ()
         of_cluster = self._cluster.services if self._cluster else {}
+        former = replace(self._compiler.image)
         services, conflicts = cluster_services(self._services, of_cluster)
         self._compiler.set_services([*self._services, *services], read_node(self._pin_path), conflicts)
         snapshot = self._maps.read(NODE_MAPS)
-        writes, problems = plan_services(snapshot, self._compiler.image, self._live_services)
+        writes, problems = plan_services(snapshot, former, self._compiler.image, self._live_services)
         if problems:
             raise Problem("\n".join(problems))
-        write(self._maps, writes)
+        self._write_maps(writes)
         self._token = self._read_token()
 
     def _update_host_ports(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from .._core.plan import Change, Plan
 from .cluster import Cluster
 from .compile import Compiler
-from .image import Image, differences
+from .image import Image, differences, loses_udp_backends
 from .layout import FEATURE_STACK_NAT, INDEX, buffer_offset
 from .merge import merge, without_backends
 from .model import Declaration
@@ -153,15 +153,19 @@ def _changes(before: Record, after: Record, snapshot: Snapshot | None, pin_path:
     return changes
 
 
-def plan_services(snapshot: Snapshot, image: Image, services: LiveServices) -> tuple[MapWrites, list[str]]:
+def plan_services(
+    snapshot: Snapshot, former: Image, image: Image, services: LiveServices
+) -> tuple[MapWrites, list[str]]:
     """Return the writes for another generation with the services of ``image``, and problems.
 
     The snapshot needs only the maps ``NODE_MAPS``. Both buffers have the same content of all other maps.
+    ``former`` has the services of the current generation.
     """
     image.features |= snapshot.features & ~FEATURE_STACK_NAT
     writer = Writer(snapshot, image.features)
     services.add_writes(writer, image)
     _write_node(writer, image)
+    writer.writes.loses_udp_backends = loses_udp_backends(former, image)
     return writer.writes, writer.problems
 
 
@@ -204,6 +208,7 @@ def plan_writes(
     write_endpoints(writer, active, image, snapshot.next_generation if since is None else since)
     write_pods(writer, image)
     _write_node(writer, image)
+    writer.writes.loses_udp_backends = loses_udp_backends(active, image)
     return writer.writes, writer.problems
 
 

@@ -21,7 +21,8 @@ class MapWrites:
     """Keys to delete and entries to write, by map, in this order; then ``config`` and ``delete_after``.
 
     ``config`` are the new generation and features, ``delete_after`` the entries that only the former
-    generation used, ``reset_slots`` the slots of ``metrics`` to set to zero.
+    generation used, ``reset_slots`` the slots of ``metrics`` to set to zero. ``loses_udp_backends``: sockets
+    may be connected to removed backends.
     """
 
     delete: dict[str, list[bytes]] = field(default_factory=dict)
@@ -29,6 +30,7 @@ class MapWrites:
     config: tuple[int, int] = (0, 0)
     delete_after: dict[str, list[bytes]] = field(default_factory=dict)
     reset_slots: list[int] = field(default_factory=list)
+    loses_udp_backends: bool = False
 
 
 class SlotAllocator:

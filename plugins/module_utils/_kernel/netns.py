@@ -88,6 +88,11 @@ def identity(path: str) -> str:
 
 def others() -> list[str]:
     """Return a path of each network namespace of a process or a mount, without the current one."""
+    return [path for path in by_inode().values() if path]
+
+
+def by_inode() -> dict[int, str]:
+    """Return a path of each network namespace of a process or a mount, empty for the current one."""
     paths = [f"/proc/{name}/ns/net" for name in os.listdir("/proc") if name.isdigit()]
     with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
         for fields in (line.split() for line in mounts):
@@ -97,7 +102,7 @@ def others() -> list[str]:
     for path in paths:
         with contextlib.suppress(OSError):  # the process may have ended
             found.setdefault(os.stat(path).st_ino, path)
-    return [path for path in found.values() if path]
+    return found
 
 
 @contextlib.contextmanager

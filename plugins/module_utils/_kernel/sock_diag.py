@@ -1,6 +1,6 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""List the TCP connections of a network namespace and the window scale that each announces.
+"""List the TCP connections of a network namespace and the window scale that each announces; end sockets.
 
 Source: sock_diag(7), linux/inet_diag.h, struct tcp_info of linux/tcp.h.
 """
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .messages import connection_types
-from .netlink import NETLINK_SOCK_DIAG, Socket, decode
+from .netlink import NETLINK_SOCK_DIAG, KernelRefusal, Socket, decode
 
-_SOCK_DIAG_BY_FAMILY = 20
+_SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _INFO = 2  # INET_DIAG_INFO
 _ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT = 1, 4, 5, 8  # states that receive
 _STATES = sum(1 << state for state in (_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT))
@@ -67,6 +67,16 @@ def connections() -> list[Connection]:
             replies = sock.dump_bytes(request, _SOCK_DIAG_BY_FAMILY)
             found += [connection(decode(types.reply, reply)) for reply in replies]
     return sorted(filter(None, found), key=lambda one: (one.local, one.remote))
+
+
+def destroy(requests: Sequence[bytes], path: str | None = None) -> list[KernelRefusal | None]:
+    """End sockets of the network namespace at ``path``, or of the current one; return the error of each.
+
+    Each request is a struct inet_diag_req_v2 with all addresses and the cookie of a socket. Its process gets
+    ECONNABORTED. Raises ``OSError`` if the namespace does not exist.
+    """
+    with Socket(NETLINK_SOCK_DIAG, path) as sock:
+        return sock.send([(request, _SOCK_DESTROY, 0) for request in requests])
 
 
 def by_scale(

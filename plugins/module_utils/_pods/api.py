@@ -282,7 +282,8 @@ class _Call:
                 closed=self._node.programs_enabled,
             )
         if isinstance(stage, stages.SetEntries):
-            self._set_entries(stage.declaration, strict=stage.final and self._strict)
+            strict = stage.final and self._strict
+            self._warnings += self._set_entries(stage.declaration, strict).warnings
         else:
             result = self._set_programs(stage.devices)
             self._changes += result.values["changes"]
@@ -350,8 +351,7 @@ class _Call:
         }
         warnings = [
             *plan.warnings,
-            *self._warnings,
-            *entries.warnings,
+            *dict.fromkeys([*self._warnings, *entries.warnings]),
             *size_warnings(desired, after.state, after.node),
         ]
         diff = [*diffs(plan.changes), *self._diff, *entries.diff]

@@ -20,6 +20,7 @@ from .._datapath.live import LiveEntries
 from .._datapath.maps import Maps, require_confirmed
 from .._datapath.model import Pod, Policy, Service
 from .._datapath.node import Interface
+from .._datapath.stale_sockets import EndSockets, end_stale_sockets
 from .._kernel import netns
 from .._kernel.messages import message_types
 from .._kernel.netlink import KernelRefusal
@@ -47,7 +48,13 @@ class CreatedPod:
 class SinglePods:
     """Creates and removes Pods of one owner; keeps maps open between calls."""
 
-    def __init__(self, node: NodeSpec, command: RunCommand) -> None:
+    def __init__(
+        self,
+        node: NodeSpec,
+        command: RunCommand,
+        end_sockets: EndSockets = end_stale_sockets,
+    ) -> None:
+        """``end_sockets`` is that of ``LiveEntries``."""
         self._node = node
         self._command = command
         shared = {
@@ -56,7 +63,7 @@ class SinglePods:
             "stack_services": list(node.stack_services or ()),
             "in_cluster": node.in_cluster,
         }
-        self._entries = LiveEntries(node.pin_path, node.owner, shared)
+        self._entries = LiveEntries(node.pin_path, node.owner, shared, end_sockets)
         self._drivers: dict[str, str] = {}
         self.driver_reason = ""
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .._core.plan import Problem
+from .._datapath import stale_sockets
 from .._kernel import bpf, libbpf, link_kinds, netlink
 from .._kernel.messages import traffic_control_type
 from .._kernel.rtnl import RTM_NEWLINK, UP, Rtnl
@@ -30,6 +31,7 @@ SOCKET_HOOKS = {
     "getpeer6": bpf.BPF_CGROUP_INET6_GETPEERNAME,
 }
 SOCKET_PROGRAMS = {hook: f"sock_{hook}" for hook in SOCKET_HOOKS}
+UNATTACHED = frozenset({stale_sockets.PROGRAM})  # programs that have no hook
 LINK_TYPES = ("cgroup", "netkit", "tcx")  # types whose attachment is a link
 TYPES = ("auto", "meta", "netkit", "tcx", "clsact")
 

@@ -16,6 +16,7 @@ from .hooks import (
     HOOKS,
     SOCKET_HOOKS,
     SOCKET_PROGRAMS,
+    UNATTACHED,
     Device,
     choose_type,
     is_ingress,
@@ -82,7 +83,8 @@ def resolve(
 def _program_problems(where: str, request: Request, known: Sequence[str]) -> Iterator[str]:
     """Yield a problem if the object has no such program for the kind of hook."""
     of_sockets = {*SOCKET_PROGRAMS.values()}
-    fitting = [name for name in known if (name in of_sockets) == (request.hook in SOCKET_HOOKS)]
+    attachable = [name for name in known if name not in UNATTACHED]
+    fitting = [name for name in attachable if (name in of_sockets) == (request.hook in SOCKET_HOOKS)]
     if request.program not in fitting:
         yield f"{where}: the object has no program {request.program!r}: use one of {', '.join(fitting)}"
 

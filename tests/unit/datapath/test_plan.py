@@ -218,6 +218,46 @@ def test_drifted_backend_is_repaired() -> None:
     assert plan_writes(snapshot, image) == (None, [])
 
 
+WEB, DNS = ("10.96.0.1", 17), ("10.96.0.2", 17)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "loses"),
+    [
+        ({WEB: {1: 1}}, {WEB: {1: 1}}, False),
+        ({}, {WEB: {1: 1}}, False),
+        ({WEB: {1: 1, 2: 1}}, {WEB: {1: 9, 2: 1, 3: 1}}, False),
+        ({WEB: {1: 1, 2: 1}}, {WEB: {1: 1}}, True),
+        ({WEB: {1: 1, 2: 1}}, {WEB: {1: 1, 2: 0}}, True),
+        ({WEB: {1: 1}}, {WEB: {}}, True),
+        ({WEB: {1: 1}}, {}, True),
+        ({WEB: {}}, {}, False),
+        ({WEB: {1: 1}, DNS: {1: 1, 2: 1}}, {WEB: {1: 1, 2: 1}, DNS: {1: 1}}, True),
+        ({("10.96.0.1", 6): {1: 1, 2: 1}, WEB: {1: 1}}, {("10.96.0.1", 6): {1: 1}, WEB: {1: 1}}, False),
+    ],
+)
+def test_services_that_lose_udp_backends(before: Any, after: Any, loses: bool) -> None:
+    def image(fronts: Any) -> Image:
+        services = [
+            Service(
+                f"s{front}",
+                "site",
+                ip_address(front[0]),
+                53,
+                front[1],
+                tuple(Backend(ip_address(f"10.0.9.{n}"), 53, weight) for n, weight in weights.items()),
+            )
+            for front, weights in fronts.items()
+        ]
+        return image_of(Declaration(services=services))
+
+    writes, problems = plan_writes(empty(), image(before))
+    snapshot = written(empty(), writes) if writes else empty()
+    assert not problems and not (writes and writes.loses_udp_backends)
+    writes, _problems = plan_writes(snapshot, image(after))
+    assert bool(writes and writes.loses_udp_backends) == loses
+
+
 def test_all_full_maps_are_reported() -> None:
     fronts = {"10.96.0.1": ({1: 1}, 0, None), "fd96::1": ({2: 1}, 0, None)}
     world = ([{"app": "web", "tier": "a"}] * 4, [], fronts, 4)
