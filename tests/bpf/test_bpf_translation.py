@@ -17,7 +17,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath import masquerade
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath import layout, masquerade
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.bpf.state import (
     ALLOW,
@@ -140,6 +140,21 @@ class TestMasqueradePort:
         state.masquerade(61000, 60999)
         state.pods(flags=POD_MASQUERADE)
         assert from_pod(state, "1.11", "8.1", UDP(), family).counted == {"DROP_NAT_NO_MAPPING": 1}
+
+    @FAMILIES
+    @pytest.mark.parametrize("node_port", [True, False], ids=["node port", "external IP"])
+    def test_ports_of_services_are_not_free(self, state: State, family: int, node_port: bool) -> None:
+        """Else a Pod gets what a host that it connected to sends to the service (CVE-2021-3773)."""
+        state.masquerade(61000, 61000)
+        state.pods(flags=POD_MASQUERADE)
+        state.datapath.features |= layout.FEATURE_SERVICES | layout.FEATURE_NODE_PORTS
+        where = ipaddress.ip_address({4: "0.0.0.0", 6: "::"}[family] if node_port else self.OUTSIDE[family])
+        for buffer in (0, 1):
+            key = layout.SERVICE_KEY.pack(*layout.encode_service(where, 61000, UDP_), buffer)
+            state.put("services", key, layout.SERVICE.pack(1, 1, 1, 0, 0))
+        denied = from_pod(state, "1.11", "8.1", UDP(sport=1234, dport=53), family)
+        assert denied.counted == {"DROP_NAT_NO_MAPPING": 1}
+        assert from_pod(state, "1.11", "8.1", syn(), family).counted == {"REMOTE": 1}
 
     @FAMILIES
     @pytest.mark.parametrize("count", [512, 16384], ids=["one port", "32 ports"])

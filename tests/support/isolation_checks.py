@@ -6,11 +6,18 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
+import socket
+import struct
 from collections.abc import Iterator
+from typing import Any
 
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.masquerade import masquerade_ports
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import read_port_range
+from tests.support.connection_checks import open_in
 from tests.support.parsing_checks import CHECKS, ONLY_WEB, Wire, packet, udp
 from tests.support.policy_checks import check_versions
-from tests.support.policy_lab import ALLOWED_WITHIN, Lab, address_of
+from tests.support.policy_lab import ALLOWED_WITHIN, TCP, UDP, Lab, address_of, open_socket
 
 __all__ = ["CHECKS"]
 
@@ -48,3 +55,64 @@ def a_host_behind_a_tunnel_gets_no_identity_of_a_local_pod(lab: Lab, version: in
         for number, source in enumerate((address_of("web", version), *RESERVED[version])):
             host.send(packet(source, db, 17, udp(7001, 53, f"denied {number}".encode())))
         assert not at_db.receives(b"denied")
+
+
+def port_of_client(lab: Lab, version: int, proto: int, dport: int, wanted: int) -> int:
+    """Return the source port with which the Pod front first gets the masquerade port ``wanted`` to world.
+
+    As masquerade.h: the first port is selected by a hash of the tuple.
+    """
+    with lab.ns.inside(lab.names["node1"]):
+        first, last = masquerade_ports(read_port_range())
+    ports = last - first + 1
+    shared = ports - ports // 512 * 128
+    ends = [
+        ipaddress.ip_address(address_of(name, version)).packed.ljust(16, b"\0") for name in ("front", "world")
+    ]
+    words = [struct.unpack("=4I", end) for end in ends]
+    for sport in range(1024, 65536):
+        value = socket.htons(sport) << 32 | socket.htons(dport) << 16 | proto
+        for word in (word for pair in zip(*words) for word in pair):
+            value = (value ^ word) * 0x9E3779B97F4A7C15 & (1 << 64) - 1
+        if first + (value >> 32) % shared == wanted:
+            return sport
+    raise AssertionError("no source port leads to this masquerade port")
+
+
+def bound(lab: Lab, name: str, kind: Any, version: int, port: int) -> socket.socket:
+    """Return a socket bound to a port that does not listen."""
+    with lab.ns.inside(lab.names[name]):
+        made = open_socket(version, kind)
+    made.settimeout(ALLOWED_WITHIN)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((address_of(name, version), port))
+    return made
+
+
+@check_versions
+def a_masqueraded_pod_gets_no_port_of_the_node(lab: Lab, version: int) -> None:
+    """A Pod connects to a host, which then connects to the node (CVE-2021-3773)."""
+    wanted, dport = 10250, 40001  # the port of the kubelet
+    lab.declare(masqueraded=["front"])
+    for kind, proto, listens in ((UDP, 17, True), (TCP, 6, True), (TCP, 6, False)):
+        dport += 1
+        sport = port_of_client(lab, version, proto, dport, wanted)
+        with contextlib.ExitStack() as open_:
+            if listens:
+                server = open_.enter_context(open_in(lab, "node1", kind, version, wanted))
+            client = open_.enter_context(bound(lab, "world", kind, version, dport))
+            pod = open_.enter_context(bound(lab, "front", kind, version, sport))
+            with contextlib.suppress(ConnectionRefusedError):
+                pod.connect((address_of("world", version), dport))
+            if kind == UDP:
+                pod.send(b"from the Pod")
+                data, sender = client.recvfrom(64)
+                assert data == b"from the Pod" and sender[1] != wanted
+            if not listens:
+                server = open_.enter_context(open_in(lab, "node1", kind, version, wanted))
+            client.connect((address_of("node1", version), wanted))
+            client.send(b"for the node")
+            at_node = open_.enter_context(server.accept()[0]) if kind == TCP else server
+            at_node.settimeout(ALLOWED_WITHIN)
+            assert at_node.recv(64) == b"for the node"
+    lab.declare()

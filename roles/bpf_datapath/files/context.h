@@ -11,7 +11,6 @@
 #include "identity.h"
 #include "l4.h"
 #include "lb.h"
-#include "masquerade.h"
 #include "parse.h"
 
 /* The connection of one packet. */

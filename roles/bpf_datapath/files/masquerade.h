@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "config.h"
+#include "context.h"
 #include "ct.h"
 #include "l4.h"
 #include "lb.h"
@@ -98,32 +99,83 @@ __noinline int snat_release_port(const struct tuple *t)
 }
 
 /*
+ * Return whether a packet from the wire with this tuple, or with `reverse` a reply to it, would
+ * reach a socket of the node.
+ */
+static __noinline bool node_has_socket(struct __sk_buff *skb, const struct tuple *t, bool reverse)
+{
+	const __be32 *src = reverse ? t->dst : t->src, *dst = reverse ? t->src : t->dst;
+	__be16 sport = reverse ? t->dport : t->sport, dport = reverse ? t->sport : t->dport;
+	struct bpf_sock_tuple at = {};
+	struct bpf_sock *sk;
+	__u32 size;
+
+	if (t->family == AF_INET) {
+		at.ipv4.saddr = src[0];
+		at.ipv4.daddr = dst[0];
+		at.ipv4.sport = sport;
+		at.ipv4.dport = dport;
+		size = sizeof(at.ipv4);
+	} else {
+		__builtin_memcpy(at.ipv6.saddr, src, sizeof(at.ipv6.saddr));
+		__builtin_memcpy(at.ipv6.daddr, dst, sizeof(at.ipv6.daddr));
+		at.ipv6.sport = sport;
+		at.ipv6.dport = dport;
+		size = sizeof(at.ipv6);
+	}
+	if (t->proto == IPPROTO_TCP)
+		sk = bpf_sk_lookup_tcp(skb, &at, size, BPF_F_CURRENT_NETNS, 0);
+	else if (t->proto == IPPROTO_UDP)
+		sk = bpf_sk_lookup_udp(skb, &at, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		return false;
+	if (!sk)
+		return false;
+	bpf_sk_release(sk);
+	return true;
+}
+
+/* Return the port to try next for a connection; 0: no more. The first one depends on `hash` only. */
+static __noinline __u32 snat_port(const struct node_config *config, __u32 place, __u32 hash,
+				  __u32 tries)
+{
+	__u32 ports = config->last_port - config->first_port + 1;
+	__u32 window = ports / SNAT_WINDOW_SHARE, shared = ports - window * SNAT_WINDOWS;
+
+	/* the hash first: a connection that was displaced likely keeps its port */
+	if (tries < SNAT_TRIES)
+		return config->first_port + (tries ? bpf_get_prandom_u32() : hash) % shared;
+	tries -= SNAT_TRIES;
+	if (tries >= window)
+		return 0;
+	return config->first_port + shared + place / CT_QUOTA % SNAT_WINDOWS * window + tries;
+}
+
+/*
  * Set the source port of a tuple, which is as the server sees it, so that the tuple is free, else
  * belongs to the spare connection that has been idle for longest. Make it refer to the record.
+ * Ports of services and of processes of the node are not free: a Pod that connects to a host could
+ * get what this host sends to them.
  */
-__noinline bool snat_select(struct tuple *t, const struct node_config *config, __u32 hash,
-			    __u32 place, __u32 serial)
+__noinline bool snat_select(struct __sk_buff *skb, struct tuple *t,
+			    const struct node_config *config, const struct context *ctx, __u32 hash)
 {
-	__u32 ports, window, shared, own, offset, state, longest = 0;
+	__u32 state, longest = 0;
 	__be16 spare = 0;
 
-	if (!t || !config || config->last_port < config->first_port)
+	if (!t || !config || !ctx || config->last_port < config->first_port)
 		return false;
-	ports = config->last_port - config->first_port + 1;
-	window = ports / SNAT_WINDOW_SHARE;
-	shared = ports - window * SNAT_WINDOWS;
-	own = shared + place / CT_QUOTA % SNAT_WINDOWS * window;
 	for (__u32 i = 0; i < 2 * SNAT_TRIES; i++) {
-		if (i < SNAT_TRIES)
-			/* the hash first: a connection that was displaced likely keeps its port */
-			offset = (i ? bpf_get_prandom_u32() : hash) % shared;
-		else if (i - SNAT_TRIES < window)
-			offset = own + i - SNAT_TRIES;
-		else
+		t->sport = bpf_htons(snat_port(config, ctx->ct.place, hash, i));
+		if (!t->sport)
 			break;
-		t->sport = bpf_htons(config->first_port + offset);
-		state = snat_port_state(t, place);
-		if (state == SNAT_PORT_FREE && ct_ref_insert(t, CT_REPLY, place, serial))
+		state = snat_port_state(t, ctx->ct.place);
+		if (state == SNAT_PORT_USED || node_has_socket(skb, t, true) ||
+		    (ctx->cfg.features & FEATURE_SERVICES &&
+		     lb_find(t->family, t->proto, t->src, t->sport, &ctx->cfg)))
+			continue;
+		if (state == SNAT_PORT_FREE &&
+		    ct_ref_insert(t, CT_REPLY, ctx->ct.place, ctx->ct.serial))
 			return true;
 		if (state != SNAT_PORT_FREE && state > longest) {
 			longest = state;
@@ -134,7 +186,7 @@ __noinline bool snat_select(struct tuple *t, const struct node_config *config, _
 		return false;
 	t->sport = spare;
 	snat_release_port(t);
-	return ct_ref_insert(t, CT_REPLY, place, serial);
+	return ct_ref_insert(t, CT_REPLY, ctx->ct.place, ctx->ct.serial);
 }
 
 /* Return whether a packet can be a reply to, or an ICMP error about, a masqueraded packet. */

@@ -67,7 +67,7 @@ __noinline enum reason ctx_select_source(struct __sk_buff *skb, const struct pac
 	/* only these have a port or an identifier */
 	if (!c || (t.proto != IPPROTO_TCP && t.proto != IPPROTO_UDP && !t.icmp))
 		return REASON_DROP_NAT_FAILED;
-	if (!snat_select(&t, config, hash, ctx->ct.place, ctx->ct.serial))
+	if (!snat_select(skb, &t, config, ctx, hash))
 		return REASON_DROP_NAT_NO_MAPPING;
 	__builtin_memcpy(c->source.address, t.src, sizeof(t.src));
 	c->source.port = t.sport;

@@ -14,6 +14,7 @@
 #include "endpoints.h"
 #include "icmp_error.h"
 #include "lb.h"
+#include "masquerade.h"
 #include "metrics.h"
 #include "nat.h"
 #include "verdict.h"
@@ -120,6 +121,17 @@ __noinline int ct_refresh(const struct connection *c, const struct ct_state *ct)
 	if (!ct_lookup(&t, which, &place, &reply))
 		ct_ref_insert(&t, which, ct->place, ct->serial);
 	return 0;
+}
+
+/*
+ * Return whether a packet opens a connection to a process of the node that began to listen after a
+ * masqueraded connection with the same host had got its port.
+ */
+static __noinline bool ctx_opens_to_node(struct __sk_buff *skb, const struct packet *p,
+					 const struct context *ctx, const struct connection *c)
+{
+	return p->flow.origin == FROM_WIRE && ctx->ct.reply && c->flags & CT_SNAT &&
+	       tcp_is_syn(ctx->l4.tcp_flags) && node_has_socket(skb, &ctx->l4.tuple, false);
 }
 
 /* Return whether another open connection has this tuple, or has it as its reply tuple. */
@@ -321,6 +333,10 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 			return c->verdict.reason;
 		/* it need not be a packet of the connection: none has been processed since */
 		return ctx_verdict(skb, p, ctx, c);
+	}
+	if (c && ctx_opens_to_node(skb, p, ctx, c)) {
+		ct_end(c);
+		c = NULL;
 	}
 	if (c && !ctx_is_of_connection(ctx, c))
 		c = NULL;
