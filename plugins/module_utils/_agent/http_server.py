@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import socketserver
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _CLIENTS = 64  # at the same time, so that hosts cannot use all memory of the agent
-_TIMEOUT = 10  # seconds for a client to send its request
+_TIMEOUT = 10  # seconds without a byte of a client's request
+_DISPLACED = 1  # seconds for the thread of a displaced client to end
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class HttpServer(http.server.ThreadingHTTPServer):
         """Raises ``OSError``."""
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._clients = threading.BoundedSemaphore(_CLIENTS)
+        self._open: dict[socket.socket, None] = {}  # in the order of their arrival
+        self._lock = threading.Lock()
         self._stopped = False
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self.respond = respond
@@ -62,14 +66,21 @@ class HttpServer(http.server.ThreadingHTTPServer):
             self.handle_request()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle a connection in a thread, or close it if there are too many."""
+        """Handle a connection in a thread. If there are too many, displace the oldest one.
+
+        A client that sends its request byte by byte does not keep others from being served.
+        """
         if not self._clients.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            self._displace()
+            if not self._clients.acquire(timeout=_DISPLACED):
+                self.shutdown_request(request)
+                return
+        with self._lock:
+            self._open[request] = None
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self._clients.release()
+            self._forget(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -77,7 +88,21 @@ class HttpServer(http.server.ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._clients.release()
+            self._forget(request)
+
+    def _displace(self) -> None:
+        """Shut down the oldest connection, so that its thread ends."""
+        with self._lock:
+            oldest = next(iter(self._open), None)
+            if oldest:
+                del self._open[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+
+    def _forget(self, request: socket.socket) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        self._clients.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that end the connection early."""

@@ -98,9 +98,13 @@ def test_a_port_that_is_used(ports: Ports) -> None:
     assert get(4, used)[0] == 200
 
 
-def test_idle_clients_do_not_exceed_the_limit(ports: Ports, port: int) -> None:
+def test_slow_clients_are_displaced(ports: Ports, port: int) -> None:
+    """They cannot make a load balancer consider the node unhealthy."""
     assert not ports.served.set({(4, port): check(1)})
-    idle = [socket.create_connection((LOOPBACK[4], port), timeout=10) for _number in range(_CLIENTS + 1)]
-    assert idle[-1].recv(1) == b""  # closed at once
-    for one in idle:
+    slow = [socket.create_connection((LOOPBACK[4], port), timeout=10) for _number in range(_CLIENTS + 1)]
+    assert slow[0].recv(1) == b""
+    assert get(4, port)[0] == 200
+    slow[-1].send(b"GET / HTTP/1.0\r\n\r\n")
+    assert slow[-1].recv(12) == b"HTTP/1.0 200"
+    for one in slow:
         one.close()
