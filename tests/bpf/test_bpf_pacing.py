@@ -233,12 +233,18 @@ class TestRate:
         assert self.consumed(state, tiny) == max(60, len(tiny))
 
     @FAMILIES
-    @pytest.mark.parametrize("priority", [PRIO_CONTROL, PRIO_CONTROL | 0x10])
-    def test_priorities_that_fq_sends_at_once(self, state: State, family: int, priority: int) -> None:
-        state.device(rate=self.RATE)
-        packet = frame("1.11", "2.11", UDP(), family)
-        assert state.datapath.run("pod_egress", packet, priority=priority).priority == 0
-        assert state.datapath.run("pod_egress", packet, priority=6).priority == 6
+    @pytest.mark.parametrize("priority", [PRIO_CONTROL, 6, 0x10001])
+    @pytest.mark.parametrize("rate", [0, RATE])
+    def test_a_pod_selects_no_class_of_a_qdisc(
+        self, state: State, one_cpu: None, family: int, priority: int, rate: int
+    ) -> None:
+        """SO_PRIORITY of a socket on veth: htb uses it as the class, fq sends some at once."""
+        state.device(rate=rate)
+        for dst, reason in (("2.11", "REMOTE"), ("3.11", "STACK_NO_NEIGH"), ("1.12", "LOCAL")):
+            packet = frame("1.11", dst, UDP(), family)
+            for cached in (False, True):
+                found = state.datapath.run("pod_egress", packet, cached=cached, priority=priority)
+                assert (found.counted, found.priority) == ({reason: 1}, 0)
 
 
 # Packets that the stack forwards to the wire, by name: a function of the family

@@ -490,6 +490,9 @@ int pod_egress(struct __sk_buff *skb)
 	struct flow_cache_entry *entry = NULL;
 	struct nexthop nh;
 
+	/* qdiscs select classes by it: meta and netkit clear that of the Pod's socket, veth does not */
+	if (skb->priority)
+		skb->priority = 0;
 	if (reason == REASON_NONE)
 		entry = flow_cache_slot(&p.flow);
 	if (entry && flow_is_cached(skb, &p, entry, cfg, &nh)) {

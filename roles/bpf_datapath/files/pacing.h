@@ -11,7 +11,6 @@
 #define PODNET_PACING_H
 
 #include <linux/bpf.h>
-#include <linux/pkt_sched.h>
 #include <linux/udp.h>
 #include <bpf/bpf_helpers.h>
 
@@ -154,9 +153,6 @@ static __noinline bool pacing_schedule(struct __sk_buff *skb, const struct packe
 	bpf_spin_unlock(&pod->lock);
 	if (!fits)
 		return false;
-	/* fq sends this priority at once. */
-	if ((skb->priority & TC_PRIO_MAX) == TC_PRIO_CONTROL)
-		skb->priority = TC_PRIO_BESTEFFORT;
 	if (skb->tstamp < start)
 		bpf_skb_set_tstamp(skb, start, BPF_SKB_TSTAMP_DELIVERY_MONO);
 	return true;
