@@ -280,7 +280,7 @@ def test_connected_datagram_sockets_end_with_the_pod(cni: HostPorts, version: in
         for client in clients:
             with pytest.raises(ConnectionAbortedError):
                 client.recv(64)
-        assert "ended 2 UDP sockets that were connected to removed backends" in cni.agent.log()
+    cni.wait(lambda: "ended 2 UDP sockets that were connected to removed backends" in cni.agent.log())
 
 
 def test_conflicts_fail_and_leave_nothing(cni: HostPorts) -> None:

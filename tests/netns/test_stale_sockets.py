@@ -265,14 +265,18 @@ def start_agent(cluster: Cluster) -> StaleSockets:
     return made
 
 
-def ends(client: socket.socket) -> bool:
-    """Return whether a socket ends soon."""
+def soon(condition: Callable[[], bool]) -> bool:
+    """Return whether a condition is met within ten seconds."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if error_of(client) == errno.ECONNABORTED:
-            return True
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.02)
-    return False
+    return True
+
+
+def ends(client: socket.socket) -> bool:
+    return soon(lambda: error_of(client) == errno.ECONNABORTED)
 
 
 def test_the_agent_ends_sockets(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
@@ -283,7 +287,8 @@ def test_the_agent_ends_sockets(cluster: Cluster, caplog: pytest.LogCaptureFixtu
             with connected(cluster, V4, REMOVED) as client:
                 set_services([udp_service(REMAINING[4])])
                 assert ends(client)
-    assert caplog.messages == ["ended 1 UDP sockets that were connected to removed backends"] * 2
+    message = "ended 1 UDP sockets that were connected to removed backends"
+    assert soon(lambda: caplog.messages == [message] * 2)
 
 
 def test_the_agent_was_killed_before_it_ended_sockets(cluster: Cluster) -> None:
