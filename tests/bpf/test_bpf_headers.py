@@ -32,6 +32,7 @@ from tests.bpf.state import (
     ALLOW,
     DENY_EGRESS,
     DENY_INGRESS,
+    DROP,
     EGRESS,
     ENFORCE_EGRESS,
     ENFORCE_INGRESS,
@@ -423,18 +424,18 @@ MDNS = bytes(
 
 
 class TestDiscovery:
-    """Unusual or invalid ARP and NDP requests pass to the stack."""
+    """Unusual or invalid NDP requests pass to the stack, ARP requests do not."""
 
     @pytest.mark.parametrize(
         "packet",
         [
-            *(arp(op=2), arp(hwtype=6), arp(ptype=0x86DD), arp(hwlen=8), arp(plen=16), arp()[:40]),
+            arp(op=2),
             *(solicitation(code=1), solicitation(more=bytes(8)), solicitation(kind=136)),
             *(solicitation(option=b"\x0e\x01nonce!"), solicitation(option=b"\x01\x02" + bytes(6))),
             *(solicitation()[:70], SHORT_SOLICITATION, MDNS),
         ],
         ids=[
-            *("reply", "hardware", "protocol", "hardware length", "protocol length", "truncated"),
+            "reply",
             *("code", "more options", "advertisement", "nonce", "longer option", "truncated solicitation"),
             *("without target", "mDNS"),
         ],
@@ -445,6 +446,24 @@ class TestDiscovery:
         assert (result.verdict, result.packet) == (PASS, packet)
         (counted,) = result.counted
         assert counted in ("STACK_PROTOCOL", "STACK_LINK_SCOPE", "STACK_MALFORMED")
+
+    @pytest.mark.parametrize(
+        "packet",
+        [arp(hwtype=6), arp(ptype=0x86DD), arp(hwlen=8), arp(plen=16), arp(op=3), arp()[:40], arp()[:20]],
+        ids=[
+            "hardware",
+            "protocol",
+            "hardware length",
+            "protocol length",
+            "RARP",
+            "truncated",
+            "without operation",
+        ],
+    )
+    def test_the_stack_stores_no_senders_of_requests(self, state: State, packet: bytes) -> None:
+        state.device(POD_L2)
+        result = state.datapath.run("pod_egress", packet)
+        assert (result.verdict, result.counted) == (DROP, {"DROP_UNSUPPORTED": 1})
 
     def test_a_forwarded_solicitation_is_no_ndp(self, state: State) -> None:
         state.device(POD_L2, ENFORCE_EGRESS | DENY_EGRESS)

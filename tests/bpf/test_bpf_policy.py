@@ -608,7 +608,7 @@ class TestL2:
         packet = bytes(Ether(dst="ff:ff:ff:ff:ff:ff", src=SENDER) / request)
         result = state.datapath.run("pod_egress", packet)
         if not answered:
-            assert (result.verdict, result.counted) == (PASS, {"STACK_PROTOCOL": 1})
+            assert (result.verdict, result.counted) == (DROP, {"DROP_UNSUPPORTED": 1})
             return
         assert (result.verdict, result.counted) == (REDIRECT, {"ARP_REPLY": 1})
         answer = Ether(result.packet)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +18,8 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.masquera
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import read_port_range
 from tests.support.connection_checks import open_in
 from tests.support.parsing_checks import CHECKS, ONLY_WEB, Wire, packet, udp
-from tests.support.policy_checks import check_versions
-from tests.support.policy_lab import ALLOWED_WITHIN, TCP, UDP, Lab, address_of, open_socket
+from tests.support.policy_checks import check, check_versions
+from tests.support.policy_lab import ALLOWED_WITHIN, FORBIDDEN_FOR, TCP, UDP, Lab, address_of, open_socket
 
 __all__ = ["CHECKS"]
 
@@ -116,3 +118,25 @@ def a_masqueraded_pod_gets_no_port_of_the_node(lab: Lab, version: int) -> None:
             at_node.settimeout(ALLOWED_WITHIN)
             assert at_node.recv(64) == b"for the node"
     lab.declare()
+
+
+@check
+def arp_of_pods_adds_no_neighbours_to_those_of_the_node(lab: Lab) -> None:
+    """The stack stores the sender of a request to the node, of both hardware types of Ethernet."""
+    lab.declare()
+    node, target = lab.names["node1"], socket.inet_aton(address_of("node1", 4))
+
+    def known() -> str:
+        return lab.ns.run(node, "ip", "-4", "-br", "neigh", "show", "dev", "other")
+
+    before = known()
+    at_other = Wire(lab, "other", peer=("node1", "other"))
+    with at_other.socket:
+        mac = at_other.macs[6:]
+        for hardware, operation, number in itertools.product((1, 6), (1, 2), range(1, 9)):
+            message = struct.pack("!HHBBH", hardware, 0x0800, 6, 4, operation) + mac
+            message += bytes([10, 31, 1, 100 + number]) + bytes(6) + target
+            with contextlib.suppress(OSError):  # meta and netkit report a drop
+                at_other.socket.send(at_other.macs + b"\x08\x06" + message)
+        time.sleep(FORBIDDEN_FOR)
+    assert known() == before

@@ -83,6 +83,19 @@ static __noinline bool arp_reply(struct __sk_buff *skb, const struct pod *pod)
 	       !bpf_skb_store_bytes(skb, L3_OFFSET, &reply, sizeof(reply), 0);
 }
 
+/*
+ * Return whether the stack must not get an ARP packet: it stores the sender of any request that is
+ * to an address of the node. It ignores other messages than replies.
+ */
+static __noinline bool arp_is_denied(struct __sk_buff *skb)
+{
+	__be16 operation;
+
+	return bpf_skb_load_bytes(skb, L3_OFFSET + offsetof(struct arp, operation), &operation,
+				  sizeof(operation)) ||
+	       operation != bpf_htons(ARP_REPLY);
+}
+
 /* Turn a neighbour solicitation into its advertisement, likewise. */
 
 static __noinline bool ndp_reply(struct __sk_buff *skb, const struct pod *pod)

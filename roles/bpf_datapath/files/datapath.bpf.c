@@ -388,6 +388,8 @@ __noinline int pod_egress_unsupported(struct __sk_buff *skb, const struct packet
 			metrics_count(slot, REASON_ARP_REPLY);
 			return bpf_redirect(ifindex, 0);
 		}
+		if (skb->protocol == bpf_htons(ETH_P_ARP) && arp_is_denied(skb))
+			return drop_packet(skb, p, slot, REASON_DROP_UNSUPPORTED, 0);
 		if (reason == REASON_STACK_LINK_SCOPE && ndp_reply(skb, pod)) {
 			metrics_count(slot, REASON_NDP_REPLY);
 			return bpf_redirect(ifindex, 0);
