@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
+import json
 import socket
 import struct
 import time
@@ -17,7 +18,7 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.masquerade import masquerade_ports
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node import read_port_range
 from tests.support.connection_checks import open_in
-from tests.support.parsing_checks import CHECKS, ONLY_WEB, Wire, packet, udp
+from tests.support.parsing_checks import CHECKS, ONLY_WEB, Wire, checksum, packet, udp
 from tests.support.policy_checks import check, check_versions
 from tests.support.policy_lab import ALLOWED_WITHIN, FORBIDDEN_FOR, TCP, UDP, Lab, address_of, open_socket
 
@@ -118,6 +119,34 @@ def a_masqueraded_pod_gets_no_port_of_the_node(lab: Lab, version: int) -> None:
             at_node.settimeout(ALLOWED_WITHIN)
             assert at_node.recv(64) == b"for the node"
     lab.declare()
+
+
+@check_versions
+def a_pod_leaves_room_for_neighbours_of_the_node(lab: Lab, version: int) -> None:
+    """It sends to many addresses on the link, directly and by the stack, which options require."""
+    node, network = lab.names["node1"], ("10.99.0.0/16", "fd99::/64")[version == 6]
+    base = ("10.99.{}.{}", "fd99::{:x}:{:x}")[version == 6]
+    lab.ns.ip(node, f"route add {network} dev wire0")
+    at_other = Wire(lab, "other", peer=("node1", "other"))
+    try:
+        for masqueraded in ([], ["other"]):
+            lab.declare(masqueraded=masqueraded)
+            src = address_of("other", version)
+            for number in range(1500):
+                data = packet(src, base.format(number // 250, number % 250 + 1), 17, udp(9, 9, b"?"))
+                if number % 2 and version == 4:
+                    header = b"\x46" + data[1:3] + bytes([data[3] + 4]) + data[4:10] + bytes(2) + data[12:20]
+                    header += b"\x01" * 4
+                    data = header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + data[20:]
+                at_other.send(data)
+            shown = lab.ns.run(node, "ip", "-j", f"-{version}", "neigh", "show", "nud", "all", "dev", "wire0")
+            found = [one for one in json.loads(shown) if "INCOMPLETE" in one["state"]]
+            assert 0 < len(found) <= 256, len(found)
+            time.sleep(5)  # for the kernel to give up
+    finally:
+        at_other.socket.close()
+        lab.ns.ip(node, f"route del {network} dev wire0")
+        lab.declare()
 
 
 @check

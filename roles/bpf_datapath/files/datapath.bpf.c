@@ -18,6 +18,7 @@
 #include "flow_cache.h"
 #include "metrics.h"
 #include "mtu.h"
+#include "neighbours.h"
 #include "pacing.h"
 #include "parse.h"
 #include "shared_types.h"
@@ -89,6 +90,10 @@ static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct pack
 
 	if (denied != REASON_NONE)
 		return drop_packet(skb, p, slot, denied, ctx->dst.identity);
+	/* forward_to_wire() has checked it, or the address of a service is no next hop */
+	if (reason != REASON_STACK_NO_NEIGH && reason != REASON_STACK_NOT_FORWARDED &&
+	    !(ctx->dst.cidr_flags & CIDR_STACK_NAT) && !neighbour_may_forward(skb, p, slot))
+		return drop_packet(skb, p, slot, REASON_DROP_NEIGHBOURS, ctx->dst.identity);
 	skb->tc_index = TC_INDEX_FROM_POD;
 	pacing_limit_edt(skb);
 	/* netfilter may translate these to any destination */
@@ -263,6 +268,9 @@ __noinline int forward_to_wire(struct __sk_buff *skb, const struct packet *p, st
 		reason = fib_lookup(skb, p, &fib, false);
 	if (reason != REASON_NONE)
 		return ctx_pass_to_stack(p, ctx, reason);
+	if (fib.h_vlan_TCI && p->flow.origin == FROM_POD &&
+	    !neighbour_may_resolve(&fib, nh.slot))
+		return drop_packet(skb, p, nh.slot, REASON_DROP_NEIGHBOURS, ctx->dst.identity);
 	/*
 	 * The stack resolves the neighbour, and reports one that does not answer;
 	 * bpf_redirect_neigh() only resolves it.

@@ -52,7 +52,7 @@ static __always_inline void fib_init(const struct packet *p, struct bpf_fib_look
 /*
  * Look up the route of a packet that leaves the node, as the host would forward it, but without
  * netfilter and qdiscs. On REASON_NONE `fib` has the next hop and the MTU, and, if
- * fib_is_resolved(), the MAC addresses. With `path_mtu` the MTU is that of the path, of which the
+ * fib_is_resolved(), the MAC addresses; h_vlan_TCI is set if it must be resolved. With `path_mtu` the MTU is that of the path, of which the
  * node may have learned by ICMP, else that of the device.
  */
 static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct packet *p,
@@ -67,6 +67,8 @@ static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct pac
 	result = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return fib_reason(result);
+	/* a tunnel has no MAC addresses to resolve */
+	fib->h_vlan_TCI = result == BPF_FIB_LKUP_RET_NO_NEIGH;
 	/* Without tot_len the lookup does not check the MTU. */
 	if (!check_mtu) {
 		enum reason reason;

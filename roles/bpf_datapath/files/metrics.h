@@ -53,6 +53,7 @@ enum reason {
 	REASON_STACK_NAT,		/* netfilter translates its connection */
 	REASON_DROP_ICMP_ERROR,		/* a Pod's ICMP error about a packet that was not to it */
 	REASON_DROP_SOURCE_RANGE,	/* the service is not for clients with this address */
+	REASON_DROP_NEIGHBOURS,		/* the node resolves too many next hops for the Pod */
 	REASON_MAX,
 };
 
