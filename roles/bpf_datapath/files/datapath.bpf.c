@@ -500,7 +500,7 @@ int pod_egress(struct __sk_buff *skb)
 	struct flow_cache_entry *entry = NULL;
 	struct nexthop nh;
 
-	/* qdiscs select classes by it: meta and netkit clear that of the Pod's socket, veth does not */
+	/* qdiscs select classes by it: veth does not clear that of the Pod's socket */
 	if (skb->priority)
 		skb->priority = 0;
 	if (reason == REASON_NONE)

@@ -52,8 +52,8 @@ static __always_inline void fib_init(const struct packet *p, struct bpf_fib_look
 /*
  * Look up the route of a packet that leaves the node, as the host would forward it, but without
  * netfilter and qdiscs. On REASON_NONE `fib` has the next hop and the MTU, and, if
- * fib_is_resolved(), the MAC addresses; h_vlan_TCI is set if it must be resolved. With `path_mtu` the MTU is that of the path, of which the
- * node may have learned by ICMP, else that of the device.
+ * fib_is_resolved(), the MAC addresses; h_vlan_TCI is set if they must be resolved. With `path_mtu`
+ * the MTU is that of the path, of which the node may have learned by ICMP, else that of the device.
  */
 static __noinline enum reason fib_lookup(struct __sk_buff *skb, const struct packet *p,
 					 struct bpf_fib_lookup *fib, bool path_mtu)

@@ -135,7 +135,7 @@ static __noinline bool node_has_socket(struct __sk_buff *skb, const struct tuple
 	return true;
 }
 
-/* Return the port to try next for a connection; 0: no more. The first one depends on `hash` only. */
+/* Return the port to try next for a connection, 0 if there are no more. `hash` is the first one. */
 static __noinline __u32 snat_port(const struct node_config *config, __u32 place, __u32 hash,
 				  __u32 tries)
 {
