@@ -40,14 +40,15 @@ class Workload:
 
     def __init__(self, cluster: AnyCluster) -> None:
         self.cluster = cluster
+        patience = cluster.patience
         # A terminating Pod replies until all nodes have removed it from the Service.
-        stop = {"preStop": {"exec": {"command": ["sleep", "5"]}}}
-        probe = {"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1}
+        stop = {"preStop": {"exec": {"command": ["sleep", str(5 * patience)]}}}
+        # A Pod that is late is no failure of the migration.
+        probe = {"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1, "timeoutSeconds": patience}
         container = {"lifecycle": stop, "readinessProbe": probe}
         args = ("netexec", f"--http-port={PORT}")
-        pod = {"terminationGracePeriodSeconds": 10}
-        seconds = 600 * cluster.patience
-        web = deployment("web", 2, args, container, pod, progressDeadlineSeconds=seconds)
+        pod = {"terminationGracePeriodSeconds": 10 * patience}
+        web = deployment("web", 2, args, container, pod, progressDeadlineSeconds=600 * patience)
         cluster.kubectl("apply", "-f", "-", given=web)
         cluster.kubectl("expose", "deployment", "web", "--type=NodePort", f"--port={PORT}")
         self.allow(1)
