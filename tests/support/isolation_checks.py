@@ -60,6 +60,38 @@ def a_host_behind_a_tunnel_gets_no_identity_of_a_local_pod(lab: Lab, version: in
         assert not at_db.receives(b"denied")
 
 
+VXLAN_PORT, VXLAN_ID = 4789, 7
+
+
+@check_versions
+def a_pod_behind_a_tunnel_of_the_node_has_no_identity_of_another_pod(lab: Lab, version: int) -> None:
+    """It encapsulates packets with the address of another Pod, for the node to forward."""
+    node, db = lab.names["node1"], address_of("db", version)
+    at_db = Wire(lab, "db")
+    lab.ns.ip(node, f"link add tunnel0 type vxlan id {VXLAN_ID} dstport {VXLAN_PORT}", "link set tunnel0 up")
+    lab.ns.sysctl(node, ipv4__conf__tunnel0__rp_filter=0)
+    mac = Wire.mac(lab, "node1", "tunnel0")
+
+    def send(source: str, data: bytes) -> None:
+        ethernet = mac + bytes.fromhex("020000000007") + struct.pack("!H", 0x0800 if version == 4 else 0x86DD)
+        frame = ethernet + packet(source, db, 17, udp(7001, 53, data))
+        with lab.ns.inside(lab.names["front"]), open_socket(4, UDP) as outer:
+            outer.sendto(
+                struct.pack("!II", 1 << 27, VXLAN_ID << 8) + frame, (address_of("node1", 4), VXLAN_PORT)
+            )
+
+    try:
+        with at_db.socket:
+            lab.declare()
+            send(address_of("web", version), b"without policy")
+            assert at_db.receives(b"without policy", ALLOWED_WITHIN)
+            lab.declare([ONLY_WEB])
+            send(address_of("web", version), b"denied")
+            assert not at_db.receives(b"denied")
+    finally:
+        lab.ns.ip(node, "link del tunnel0")
+
+
 def port_of_client(lab: Lab, version: int, proto: int, dport: int, wanted: int) -> int:
     """Return the source port with which the Pod front first gets the masquerade port ``wanted`` to world.
 

@@ -94,7 +94,7 @@ static __noinline int pod_pass_to_stack(struct __sk_buff *skb, const struct pack
 	if (reason != REASON_STACK_NO_NEIGH && reason != REASON_STACK_NOT_FORWARDED &&
 	    !(ctx->dst.cidr_flags & CIDR_STACK_NAT) && !neighbour_may_forward(skb, p, slot))
 		return drop_packet(skb, p, slot, REASON_DROP_NEIGHBOURS, ctx->dst.identity);
-	skb->tc_index = TC_INDEX_FROM_POD;
+	skb->tc_index = TC_INDEX_FROM_POD | (pod ? pod->slot & TC_INDEX_SLOT : 0);
 	pacing_limit_edt(skb);
 	/* netfilter may translate these to any destination */
 	if (ctx->cfg.features & FEATURE_STACK_NAT) {
@@ -540,11 +540,14 @@ static __noinline bool ctx_is_for_node(const struct packet *p, const struct cont
 	return lb_find(p->flow.family, p->flow.proto, address, p->flow.dport, &ctx->cfg);
 }
 
-/* Set the source of a packet that no Pod of this node sent: it gets no identity of one. */
-static __noinline void ctx_set_foreign_src(const struct packet *p, struct context *ctx)
+/*
+ * Set the source of a packet by its address and by the slot of the Pod that sent it, POD_SLOTS if
+ * none of this node did. With the address of another Pod of this node, it gets no identity of one.
+ */
+static __noinline void ctx_set_src_of(const struct packet *p, struct context *ctx, __u32 slot)
 {
 	ctx_set_src(p, ctx);
-	if (ctx->src.ifindex) {
+	if (ctx->src.ifindex && ctx->src.slot != slot) {
 		__builtin_memset(&ctx->src, 0, sizeof(ctx->src)); /* IDENTITY_WORLD */
 		ctx->src.spoofed = true;
 	}
@@ -575,7 +578,7 @@ __noinline int host_ingress_uncached(struct __sk_buff *skb, struct packet *p,
 	if (packet_is_partial(p))
 		entry = NULL;
 	if (!ctx.dst.ifindex || ctx_needs_state(p, &ctx)) {
-		ctx_set_foreign_src(p, &ctx);
+		ctx_set_src_of(p, &ctx, POD_SLOTS);
 		reason = ctx_process(skb, p, &ctx);
 		if (reason == REASON_NONE && (ctx.masquerade || ctx.ct.clash))
 			reason = ctx_select_source(skb, p, &ctx);
@@ -705,9 +708,11 @@ int pod_ingress(struct __sk_buff *skb)
 	enum reason reason = parse_packet(skb, &p);
 	struct context ctx = { .cfg = cfg };
 	bool redirected = skb->tc_index == TC_INDEX_REDIRECTED;
-	bool from_pod = redirected || skb->tc_index == TC_INDEX_FROM_POD;
+	__u32 sender = POD_SLOTS;
 
-	if (from_pod)
+	if ((skb->tc_index & ~TC_INDEX_SLOT) == TC_INDEX_FROM_POD)
+		sender = skb->tc_index & TC_INDEX_SLOT;
+	if (redirected || sender != POD_SLOTS)
 		skb->tc_index = 0;
 	if (reason == REASON_STACK_VLAN)
 		return drop_packet(skb, &p, 0, REASON_DROP_VLAN, 0);
@@ -724,10 +729,10 @@ int pod_ingress(struct __sk_buff *skb)
 			return drop_packet(skb, &p, ctx.dst.slot, REASON_DROP_UNSUPPORTED, 0);
 		return pass_to_stack(ctx.dst.slot, REASON_HOST);
 	}
-	if (from_pod || skb_is_of_node(skb))
+	if (redirected || skb_is_of_node(skb))
 		ctx_set_src(&p, &ctx);
 	else
-		ctx_set_foreign_src(&p, &ctx);
+		ctx_set_src_of(&p, &ctx, sender);
 	reason = ctx_process(skb, &p, &ctx);
 	if (reason == REASON_NONE && !ctx_set_source(skb, &ctx))
 		reason = REASON_DROP_NAT_FAILED;

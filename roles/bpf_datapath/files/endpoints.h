@@ -19,7 +19,8 @@
 
 /* Signs in skb->tc_index, which the stack keeps. pod_egress() replaces those of Pods. */
 #define TC_INDEX_REDIRECTED 0x706e	/* not from the stack */
-#define TC_INDEX_FROM_POD 0x706f	/* the stack got it from a Pod's device */
+#define TC_INDEX_FROM_POD 0x7400	/* the stack got it from a Pod's device; plus its slot */
+#define TC_INDEX_SLOT 0x3ff
 
 /* Directions under policy, and the default verdict of each */
 enum endpoint_enforce {
