@@ -34,6 +34,7 @@ TCP_, UDP_, ICMP_, SCTP_ = 6, 17, 1, 132
 
 BOTH = ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS
 LAST_SEEN = 84  # ct.h: offset in struct connection
+NEIGHBOURS = 128  # NEIGHBOURS_PER_POD
 DENY_ALL_EGRESS = ENFORCE_EGRESS | DENY_EGRESS
 
 
@@ -170,7 +171,14 @@ class State:
             value = masquerade.encode_node(ipv4, ipv6, (first, last))
             bpf.map_update(self.maps["node"], {layout.INDEX.pack(buffer): value})
 
+    def neighbours(self, since: int, step: int = 1) -> None:
+        """Occupy each entry of pod1, or one of ``step``, by another next hop; seconds since boot."""
+        keys = map(layout.INDEX.pack, range(NEIGHBOURS, 2 * NEIGHBOURS, step))
+        value = struct.pack("=16sI", b"others", since)
+        bpf.map_update(self.maps["neighbours"], dict.fromkeys(keys, value))
+
     def clear(self) -> None:
+        self.neighbours(0)
         self.datapath.drops()  # keeps room in the ring buffer
         self.datapath.features = 0
         self.datapath.endpoint(11, self.pod1)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from typing import Any
 
@@ -13,17 +12,21 @@ from scapy.layers.inet import UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import Ether
 
-from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
-from tests.bpf.state import FAMILIES, MAC, POD_MASQUERADE, SENDER, State, frame, text
-
-NEIGHBOURS = 128  # NEIGHBOURS_PER_POD
+from tests.bpf.state import (
+    FAMILIES,
+    MAC,
+    POD_MASQUERADE,
+    SENDER,
+    State,
+    frame,
+    text,
+)
 
 
 @FAMILIES
 def test_a_pod_lets_the_node_resolve_a_limited_number_of_next_hops(state: State, family: int) -> None:
     """Also by the stack, which forwards packets with IP options, and for masqueraded Pods."""
     state.device()
-    cells = range(NEIGHBOURS, 2 * NEIGHBOURS)  # of slot 1
     unresolved = frame("1.11", "3.11", UDP(), family)
     if family == 4:
         special = frame("1.11", "3.11", UDP(), 4, options=[IPOption_NOP()] * 4)
@@ -31,9 +34,8 @@ def test_a_pod_lets_the_node_resolve_a_limited_number_of_next_hops(state: State,
         header = IPv6(src=text("1.11", 6), dst=text("3.11", 6)) / IPv6ExtHdrHopByHop()
         special = bytes(Ether(dst=MAC, src=SENDER) / header / UDP())
 
-    def occupy(seconds: int) -> None:
-        value = struct.pack("=16sI", b"others", int(time.clock_gettime(time.CLOCK_BOOTTIME)) - seconds)
-        bpf.map_update(state.maps["neighbours"], {struct.pack("=I", cell): value for cell in cells})
+    def occupy(seconds: int, step: int = 1) -> None:
+        state.neighbours(int(time.clock_gettime(time.CLOCK_BOOTTIME)) - seconds, step)
 
     def counted(packet: bytes) -> Any:
         return state.datapath.run("pod_egress", packet).counted
@@ -51,3 +53,14 @@ def test_a_pod_lets_the_node_resolve_a_limited_number_of_next_hops(state: State,
         assert counted(unresolved) == {"STACK_NO_NEIGH": 1}
         assert counted(special) == {"STACK_IP_OPTIONS": 1}
     occupy(10)
+
+
+@FAMILIES
+def test_few_next_hops_do_not_exclude_each_other(state: State, family: int) -> None:
+    """Each may have one of several entries."""
+    state.device()
+    found = [
+        state.datapath.run("pod_egress", frame("1.11", f"3.{number}", UDP(), family)).counted
+        for number in range(11, 43)
+    ]
+    assert found == [{"STACK_NO_NEIGH": 1}] * len(found)

@@ -17,6 +17,7 @@
 #include "tuple.h"
 
 #define NEIGHBOURS_PER_POD 128	/* unresolved next hops at the same time; a power of two */
+#define NEIGHBOUR_PLACES 4	/* entries that a next hop may have, as others may have them */
 #define NEIGHBOUR_TIMEOUT 4	/* seconds; the kernel gives up after three */
 
 struct neighbour {
@@ -35,27 +36,31 @@ struct {
 /* Return whether a Pod may let the node resolve the next hop of a route. */
 static __always_inline bool neighbour_may_resolve(const struct bpf_fib_lookup *fib, __u32 slot)
 {
-	const bool v4 = fib->family == AF_INET;
-	__be32 to[4] = { fib->ipv4_dst };
+	const __be32 *to = fib->ipv6_dst; /* or ipv4_dst and zeros */
 	struct neighbour *one;
 	__u32 now = ct_now(), at;
 	__u64 hash;
 
-	if (!v4)
-		__builtin_memcpy(to, fib->ipv6_dst, sizeof(to));
 	/* another entry at another time: a next hop that never answers keeps no other one away */
 	hash = now / NEIGHBOUR_TIMEOUT;
 	for (int i = 0; i < 4; i++)
 		hash = (hash ^ to[i]) * 0x9e3779b97f4a7c15ULL;
-	at = slot * NEIGHBOURS_PER_POD + (hash >> 32) % NEIGHBOURS_PER_POD;
-	one = bpf_map_lookup_elem(&neighbours, &at);
-	if (!one)
+	for (int i = 0; i < NEIGHBOUR_PLACES; i++) {
+		hash >>= 8;
+		at = slot * NEIGHBOURS_PER_POD + hash % NEIGHBOURS_PER_POD;
+		one = bpf_map_lookup_elem(&neighbours, &at);
+		if (!one)
+			return true;
+		if (now - one->since <= NEIGHBOUR_TIMEOUT) {
+			if (address_equal(one->address, to))
+				return true;
+			continue;
+		}
+		__builtin_memcpy(one->address, to, sizeof(one->address));
+		one->since = now;
 		return true;
-	if (now - one->since <= NEIGHBOUR_TIMEOUT)
-		return address_equal(one->address, to);
-	__builtin_memcpy(one->address, to, sizeof(to));
-	one->since = now;
-	return true;
+	}
+	return false;
 }
 
 /* Return whether a Pod may let the stack forward a packet, which may have to resolve a next hop. */
