@@ -161,7 +161,7 @@ test-chaos: tools  ## 100 Pods started and killed 16 at a time, 20 times, while 
 # Nodes in guests have netkit. Failed migrations are tested on machines, where an agent starts 20 times faster.
 CILIUM_GUESTS := $(filter-out file,$(origin KERNEL))
 
-test-cilium: tools  ## Migrations of a real Cilium, failed ones too, and Helm values of random clusters (SEED=), 45 min; KERNEL=6.12: to netkit on two QEMU nodes, not passed yet; built once in 25 min
+test-cilium: tools  ## Migrations of a real Cilium, failed ones too, and Helm values of random clusters (SEED=), 45 min; KERNEL=6.12: to netkit on two QEMU nodes, 50 min; built once in 25 min
 	$(call say,Cilium on Kubernetes $(KUBERNETES); the first time 25 min more)
 	PODNET_NODES=$(if $(CILIUM_GUESTS),$(KERNEL)) PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=cilium PODNET_SEED=$(SEED) pytest -q -x \
 		$(if $(CILIUM_GUESTS),-k 'test_migration or second_run or test_rollback',tests/kubernetes/test_cluster.py) \
