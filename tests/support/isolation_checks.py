@@ -50,7 +50,7 @@ def host_behind_a_tunnel(lab: Lab) -> Iterator[Wire]:
 def a_host_behind_a_tunnel_gets_no_identity_of_a_local_pod(lab: Lab, version: int) -> None:
     """Its packets reach Pods through the stack."""
     db, at_db = address_of("db", version), Wire(lab, "db")
-    with host_behind_a_tunnel(lab) as host, at_db.socket:
+    with at_db.socket, host_behind_a_tunnel(lab) as host:
         lab.declare()
         host.send(packet(address_of("web", version), db, 17, udp(7001, 53, b"without policy")))
         assert at_db.receives(b"without policy", ALLOWED_WITHIN)
