@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -34,7 +35,8 @@ TCP_, UDP_, ICMP_, SCTP_ = 6, 17, 1, 132
 
 BOTH = ENFORCE_EGRESS | ENFORCE_INGRESS | DENY_EGRESS | DENY_INGRESS
 LAST_SEEN = 84  # ct.h: offset in struct connection
-NEIGHBOURS = 128  # NEIGHBOURS_PER_POD
+NEIGHBOUR = struct.Struct("=16sI")  # struct neighbour
+NEIGHBOUR_KEYS = [layout.INDEX.pack(index) for index in range(128, 256)]  # of slot 1
 DENY_ALL_EGRESS = ENFORCE_EGRESS | DENY_EGRESS
 
 
@@ -171,11 +173,21 @@ class State:
             value = masquerade.encode_node(ipv4, ipv6, (first, last))
             bpf.map_update(self.maps["node"], {layout.INDEX.pack(buffer): value})
 
-    def neighbours(self, since: int, step: int = 1) -> None:
-        """Occupy each entry of pod1, or one of ``step``, by another next hop; seconds since boot."""
-        keys = map(layout.INDEX.pack, range(NEIGHBOURS, 2 * NEIGHBOURS, step))
-        value = struct.pack("=16sI", b"others", since)
-        bpf.map_update(self.maps["neighbours"], dict.fromkeys(keys, value))
+    def neighbours(self, since: int) -> None:
+        """Occupy all entries of pod1 by another next hop; seconds since boot."""
+        self._occupy(NEIGHBOUR_KEYS, since)
+
+    def replace_neighbours(self, since: int) -> None:
+        """Occupy the used entries of pod1 by other next hops."""
+        entries = {
+            key: bpf.map_lookup(self.maps["neighbours"], key, NEIGHBOUR.size) for key in NEIGHBOUR_KEYS
+        }
+        found = [key for key, value in entries.items() if NEIGHBOUR.unpack(value)[1]]
+        assert found
+        self._occupy(found, since)
+
+    def _occupy(self, keys: Iterable[bytes], since: int) -> None:
+        bpf.map_update(self.maps["neighbours"], dict.fromkeys(keys, NEIGHBOUR.pack(b"others", since)))
 
     def clear(self) -> None:
         self.neighbours(0)

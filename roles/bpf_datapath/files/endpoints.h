@@ -17,7 +17,7 @@
 #define ENDPOINTS_MAX 131072
 #define PODS_MAX 1024
 
-/* Signs in skb->tc_index, which the stack keeps. pod_egress() replaces those of Pods. */
+/* Marks in skb->tc_index, which the stack keeps. pod_egress() replaces those of Pods. */
 #define TC_INDEX_REDIRECTED 0x706e	/* not from the stack */
 #define TC_INDEX_FROM_POD 0x7400	/* the stack got it from a Pod's device; plus its slot */
 #define TC_INDEX_SLOT 0x3ff

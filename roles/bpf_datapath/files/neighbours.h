@@ -45,8 +45,9 @@ static __always_inline bool neighbour_may_resolve(const struct bpf_fib_lookup *f
 	hash = now / NEIGHBOUR_TIMEOUT;
 	for (int i = 0; i < 4; i++)
 		hash = (hash ^ to[i]) * 0x9e3779b97f4a7c15ULL;
-	for (int i = 0; i < NEIGHBOUR_PLACES; i++) {
-		hash >>= 8;
+	/* lower bits do not depend on the last byte of an address */
+	hash >>= 32;
+	for (int i = 0; i < NEIGHBOUR_PLACES; i++, hash >>= 7) {
 		at = slot * NEIGHBOURS_PER_POD + hash % NEIGHBOURS_PER_POD;
 		one = bpf_map_lookup_elem(&neighbours, &at);
 		if (!one)
