@@ -69,6 +69,7 @@ class Go:
             "CGO_ENABLED": "0",
             "GOCACHE": str(self.folder / "objects"),
             "GOFLAGS": "-modcacherw",
+            "GOMODCACHE": str(self.folder / "pkg/mod"),
             "GOPATH": str(self.folder),
             "GOROOT": str(self.root),
             "GOTOOLCHAIN": "local",
