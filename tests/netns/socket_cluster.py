@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import pytest
+
 from tests.netns.bpf_node import Node
 from tests.support.background import background
 
 V4, V6, MAPPED = "v4", "v6", "mapped"
+FLAVOURS = pytest.mark.parametrize("flavour", [V4, V6, MAPPED])
 SERVICE, EMPTY = {4: "10.96.0.1", 6: "fd96::1"}, {4: "10.96.0.2", 6: "fd96::2"}
 BACKENDS = {4: ("10.31.1.11", "10.31.1.12", "10.31.1.13"), 6: ("fd31:1::11", "fd31:1::12", "fd31:1::13")}
 PORT, TARGET = 80, 8080

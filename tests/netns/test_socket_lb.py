@@ -21,7 +21,7 @@ from tests.netns.bpf_node import Node
 from tests.netns.socket_cluster import (
     BACKENDS,
     EMPTY,
-    MAPPED,
+    FLAVOURS,
     PORT,
     SERVICE,
     TARGET,
@@ -34,7 +34,6 @@ from tests.netns.socket_cluster import (
     service,
 )
 
-FLAVOURS = pytest.mark.parametrize("flavour", [V4, V6, MAPPED])
 FAMILIES = pytest.mark.parametrize("flavour", [V4, V6])
 
 

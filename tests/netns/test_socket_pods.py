@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.live import LiveEntries
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import Backend, Pod, Service
 from tests.netns.bpf_node import Node
-from tests.netns.socket_cluster import BACKENDS, MAPPED, PORT, TARGET, V4, V6, Cluster, address, servers
+from tests.netns.socket_cluster import BACKENDS, FLAVOURS, PORT, TARGET, V6, Cluster, address, servers
 
 OWN = {4: "192.0.2.7", 6: "2001:db8::7"}  # which the service lists itself
 ASSIGNED = {4: "10.96.0.9", 6: "fd96::9"}  # by the API
@@ -29,7 +29,7 @@ def cluster(group: str, node: Node) -> Iterator[Cluster]:
         yield made
 
 
-@pytest.mark.parametrize("flavour", [V4, V6, MAPPED])
+@FLAVOURS
 def test_a_service_does_not_take_over_the_address_of_a_pod(cluster: Cluster, flavour: str) -> None:
     """Nor does a Pod that reports the address of a service in the cluster take over the service."""
     version = 6 if flavour == V6 else 4
@@ -66,7 +66,7 @@ def test_a_service_does_not_take_over_the_address_of_a_pod(cluster: Cluster, fla
             assert reached(assigned) == {str(backend.address)}
 
 
-@pytest.mark.parametrize("flavour", [V4, V6, MAPPED])
+@FLAVOURS
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_sources_include_the_node_or_not(cluster: Cluster, flavour: str, kind: int) -> None:
     """In other namespaces, only packets have the address of the client, so sockets are not translated."""

@@ -33,7 +33,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._kernel.netlink im
 from tests.netns.bpf_node import Node
 from tests.netns.socket_cluster import (
     BACKENDS,
-    MAPPED,
+    FLAVOURS,
     PORT,
     SERVICE,
     TARGET,
@@ -47,7 +47,6 @@ from tests.netns.socket_cluster import (
 )
 
 iterate = bpf.iterate
-FLAVOURS = pytest.mark.parametrize("flavour", [V4, V6, MAPPED])
 REMAINING = {4: BACKENDS[4][0], 6: BACKENDS[6][0]}
 REMOVED = {4: BACKENDS[4][1], 6: BACKENDS[6][1]}
 
