@@ -247,7 +247,9 @@ class ClusterWatch:
             servers = self._state.api_servers()
         for address, port in sorted(taken_places(parse_host_ports(host_ports), servers, local_addresses())):
             raise CniError(
-                FAILED, f"hostPort {port}/tcp: {address} port {port} is that of the Kubernetes API"
+                FAILED,
+                f"hostPort {port}/tcp: {address} port {port} is that of the Kubernetes API; choose another"
+                " hostPort",
             )
 
     def _read_pod(self, key: str, uid: str, with_policies: bool) -> str:
@@ -265,7 +267,11 @@ class ClusterWatch:
             raise CniError(TRY_AGAIN, f"the Kubernetes API has another Pod {key}, with the UID {known}")
         reduced = objects.pod(pod, self._node)
         if reduced is None:
-            raise CniError(TRY_AGAIN, f"the Kubernetes API has no running Pod {key} on {self._node}")
+            raise CniError(
+                TRY_AGAIN,
+                f"the Kubernetes API has no running Pod {key} on {self._node}; set cni_node if this node's"
+                " Node object has another name",
+            )
         labels = objects.namespace(self._api.request("GET", path))
         policies: list[Any] = []
         if with_policies:

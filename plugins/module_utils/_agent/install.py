@@ -68,6 +68,7 @@ def desired(object_path: str, **options: Any) -> Desired:
     return Desired(
         program=files.text_of(program()) or "",
         unit=install_plan.unit(bundle.interpreter()),
+        object_path=object_path,
         object=files.read_file(object_path),
         links=_links(options["bin_dir"]) if install_plan.chained(options["agent"]) else {},
         **options,
@@ -91,7 +92,10 @@ def present(wanted: Desired, command: RunCommand, check: bool = False) -> Result
     If the new agent does not start, the former one is restored.
     """
     if not os.path.isdir("/run/systemd/system"):
-        raise Problem("state: present: requires systemd on this node")
+        raise Problem(
+            "state: present: this node does not run systemd, which starts the agent: run this on the node,"
+            " not in a container"
+        )
     with _exclusive(check):
         current = _read(wanted.files(), wanted.conf_dir, command, wanted.links)
         plan = install_plan.install(current, wanted)
@@ -207,7 +211,9 @@ def _require_parts(wanted: Desired) -> None:
     """Raise ``Problem`` if a part that other tasks install is missing."""
     found = []
     if wanted.object is None:
-        found.append("object: there is no such file: run the role podnet.datapath.bpf_datapath first")
+        found.append(
+            f"object: {wanted.object_path} does not exist: run the role podnet.datapath.bpf_datapath first"
+        )
     if not os.access(wanted.plugin, os.X_OK):
         found.append(f"bin_dir: there is no program {wanted.plugin}: copy the plugin there first")
     for kind in (str(wanted.ipam["type"]), *install_plan.chained(wanted.agent)):

@@ -57,9 +57,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Desired:
-    """The complete installation, as the module ``cni`` documents it; ``object`` has the file's contents.
+    """The complete installation, as the module ``cni`` documents it.
 
-    ``links`` are symbolic links to plugins that runtimes do not find otherwise.
+    ``object`` has the contents of the file at ``object_path``, None if it does not exist. ``links`` are
+    symbolic links to plugins that runtimes do not find otherwise.
     """
 
     agent: Mapping[str, Any]
@@ -70,6 +71,7 @@ class Desired:
     ipam: Mapping[str, Any]
     program: str
     unit: str
+    object_path: str = ""
     object: str | None = None
     links: Mapping[str, str] = field(default_factory=dict)
 
@@ -254,8 +256,8 @@ def uninstall(current: Current, force: bool) -> InstallPlan:
     if current.pods and not force:
         found.append(
             f"state: absent: {len(current.pods)} Pods still run with this CNI plugin"
-            f" ({listed(current.pods)}): drain the node first (kubectl drain), or set force: true, which cuts"
-            " them off"
+            f" ({listed(current.pods)}): drain the node (kubectl drain), stop kubelet and remove the"
+            " remaining Pods (crictl rmp), or set force: true (cni_force), which disconnects them"
         )
     present = [path for path in current.record.files if current.contents.get(path) is not None]
     changes = []

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
 from .._core.files import replace_file
-from .._core.plan import Problem
+from .._core.plan import Problem, listed
 from .._kernel.rtnl import NextHop
 from .._ops.kubernetes import Api
 from .._ops.watch import Watch
@@ -118,9 +118,15 @@ class NodeWatch:
         """Why the node's ranges are not known, empty if they are."""
         if self.pod_cidrs:
             return ""
-        return self._error or (
-            f"Node {self._own} has no podCIDRs yet (kube-controller-manager --allocate-node-cidrs)"
-        )
+        if self._error:
+            return self._error
+        nodes = self._nodes
+        if nodes is not None and self._own not in nodes:
+            return (
+                f"node: the cluster has no Node {self._own} (it has {listed(sorted(nodes)[:10])}): join"
+                " this node to the cluster, or set cni_node to the name of its Node object"
+            )
+        return f"Node {self._own} has no podCIDRs yet (kube-controller-manager --allocate-node-cidrs)"
 
     def _stored(self) -> Sequence[str]:
         try:

@@ -93,7 +93,8 @@ def host_port_problems(
             shown = f"hostPort {service.port}/{_NAMES[service.protocol]} of {pod.shown}"
             if not is_served(service, addresses):
                 problems.append(
-                    f"{shown}: hostIP {service.address} is not an address of this node that others can reach"
+                    f"{shown}: hostIP {service.address} is not an address of this node that others can reach;"
+                    " use one, or omit hostIP"
                 )
             for other in used.get(_port_of(service), ()):
                 if _overlap(service, other):

@@ -59,7 +59,7 @@ class Access:
     """The API server, and the credentials for it.
 
     ``renew`` returns new credentials, after ``expires`` (seconds since the epoch) or when the API rejects
-    these; it is ``None`` if they are static. ``origin`` names the credential plugin in errors.
+    these; it is ``None`` if there are no others. ``origin`` names the credential plugin in errors.
     """
 
     server: str
@@ -149,9 +149,8 @@ def access(kubeconfig: str | None, context: str | None = None) -> Access:
             _tls(cluster, user, folder),
             headers,
             min(login.expires, time.time() + TOKEN_FILE_PERIOD) if rotated else login.expires,
-            functools.partial(access, kubeconfig, context)
-            if plugin or rotated or user.get("tokenFile")
-            else None,
+            # A static token has no expiry here. An operator replaces the file after the API has rejected it.
+            functools.partial(access, kubeconfig, context),
             origin if plugin else "",
         )
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._agent import config, install_plan, options
+from ansible_collections.podnet.datapath.plugins.module_utils._agent import install as installer
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.install_plan import (
     OBJECT,
     PROGRAM,
@@ -27,6 +28,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._agent.install_pla
     install,
     uninstall,
 )
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.modules import cni
 
 CONFLIST = "/etc/cni/net.d/10-podnet.conflist"
@@ -105,6 +107,12 @@ def test_a_foreign_network_configuration_is_not_overwritten() -> None:
 def test_the_first_network_configuration_is_active(others: list[str]) -> None:
     plan = install(after(DESIRED, networks=[*others, DESIRED.conflist]), DESIRED)
     assert bool(plan.warnings) == ("05-a.conf" in others)
+
+
+def test_a_missing_object_is_named() -> None:
+    desired = dataclasses.replace(DESIRED, object_path="/none/datapath.o", object=None)
+    with pytest.raises(Problem, match=r"^object: /none/datapath.o does not exist: run the role"):
+        installer._require_parts(desired)
 
 
 def test_pods_prevent_the_removal() -> None:

@@ -109,6 +109,16 @@ def test_routes_are_set_again_and_a_full_disk_does_not_end_the_watch(tmp_path: P
     assert watch.update() and routes.found == {route}
 
 
+def test_a_wrong_node_name_is_named_with_the_nodes_of_the_cluster(tmp_path: Path) -> None:
+    warnings = Warnings(str(tmp_path / "warnings"))
+    api = Api(Access("http://127.0.0.1:1"))
+    watch = NodeWatch(api, "b.example", cast(Worker, Routes()), True, str(tmp_path / "ranges"), warnings)
+    watch.apply({"a": node(["192.0.2.1"], []), "b": node(["192.0.2.2"], [])})
+    assert "no Node b.example (it has a, b)" in watch.problem and "set cni_node" in watch.problem
+    watch.apply({"b.example": node(["192.0.2.3"], [])})
+    assert "no podCIDRs yet" in watch.problem
+
+
 def test_an_unknown_own_node_has_no_ranges() -> None:
     assert plan({}, "a", on_link).pod_cidrs == []
     old = facts_of({"spec": {"podCIDR": "10.1.0.0/24"}})

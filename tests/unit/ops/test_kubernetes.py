@@ -93,8 +93,28 @@ def test_files_of_credentials_are_read_again(tmp_path: Path) -> None:
     path.write_text(json.dumps(config(**{"client-certificate": "current.pem", "client-key": "current.pem"})))
     found = kubernetes.access(str(path))
     assert found.renew and found.expires < float("inf")
-    path.write_text(json.dumps(config(**{"client-certificate-data": "", "token": "static"})))
-    assert not kubernetes.access(str(path)).renew
+
+
+def test_a_rejected_kubeconfig_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token of the agent's kubeconfig expires, and an operator replaces the file."""
+    path = tmp_path / "config"
+    tokens = []
+
+    def send(api: kubernetes.Api, *_request: object) -> dict[str, Any]:
+        tokens.append(api.access.headers["Authorization"])
+        if tokens[-1] != "Bearer new":
+            raise KubernetesError("GET /api: Unauthorized (HTTP 401)", 401)
+        return {}
+
+    monkeypatch.setattr(kubernetes.Api, "_send", send)
+    monkeypatch.setattr(kubernetes.Api, "_connect", lambda api, given: setattr(api, "access", given))
+    path.write_text(json.dumps(config(token="old")))
+    api = kubernetes.Api(kubernetes.access(str(path)))
+    with pytest.raises(KubernetesError, match="Unauthorized"):
+        api.request("GET", "/api")
+    path.write_text(json.dumps(config(token="new")))
+    assert api.request("GET", "/api") == {}
+    assert tokens == ["Bearer old"] * 3 + ["Bearer new"]
 
 
 class _Redirecting(BaseHTTPRequestHandler):
