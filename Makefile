@@ -144,10 +144,10 @@ test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=podnet), d
 	$(call say,Kubernetes $(KUBERNETES) with the CNI $(CNI); the first time 20 min, later 8 min)
 	@$(MAKE) --no-print-directory -j2 -Otarget test-kube-cluster test-kube-api
 
-test-kube-cluster: tools  ## Of these, the tests with two nodes
+test-kube-cluster: tools  ## Of test-kubernetes, the tests with two nodes
 	PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=$(CNI) pytest -q tests/kubernetes --ignore=tests/kubernetes/api
 
-test-kube-api: tools  ## Of these, the tests with an API server and without nodes
+test-kube-api: tools  ## Of test-kubernetes, the tests with an API server and without nodes
 	pytest -q tests/kubernetes/api
 
 test-agent-faults: tools  ## The agent and its API server fail; the agent is killed at each step of a change, 5 min
@@ -361,6 +361,6 @@ clean: lab-down  ## Remove the lab and everything built from the cache
 	rm -rf --one-file-system $(PODNET_CACHE)
 
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 24
 
 .PHONY: $(AS_ROOT) $(LINT) lab-up test-one test-unit test-options env lint lock archive hooks sanity clean help
