@@ -22,7 +22,8 @@ from typing import Any
 
 from .._cluster import objects
 from .._cluster.objects import parse_address
-from .._cluster.state import KINDS, REDUCE, Changes, ClusterState, Update
+from .._cluster.policies import Unenforced
+from .._cluster.state import KINDS, Changes, ClusterState, Update, reduce
 from .._core.files import replace_file
 from .._core.plan import Problem
 from .._datapath.host_ports import parse_host_ports, taken_places
@@ -129,13 +130,15 @@ class ClusterWatch:
     # Watches
 
     def _follow(self, kind: str) -> None:
-        path, reduce = KINDS[kind], REDUCE[kind]
+        path = KINDS[kind]
         if kind == "nodes":
             path += "?" + urllib.parse.urlencode({"fieldSelector": f"metadata.name={self._node}"})
-        if kind == "pods":
-            reduce = functools.partial(objects.pod, own_node=self._node)
         watch: Watch[Any] = Watch(
-            Api(self._access), path, reduce, functools.partial(self._report, kind), self._stopped
+            Api(self._access),
+            path,
+            functools.partial(reduce, kind, own_node=self._node),
+            functools.partial(self._report, kind),
+            self._stopped,
         )
         while not self._stopped.is_set():
             try:
@@ -204,8 +207,8 @@ class ClusterWatch:
                 *map(self._state.unenforced_of, self._rejected),
                 *self._health_ports.set(self._state.health_checks),
             ]
-            self._events.set(one for one in found if one.uid)
-            lines = [f"{one.kind} {one.namespace}/{one.name}: {one.message}" for one in found]
+            self._events.set(one for one in found if one.uid and one.namespace)
+            lines = [f"{one.kind} {f'{one.namespace}/{one.name}'.strip('/')}: {one.message}" for one in found]
             self.unenforced = len({(one.kind, one.namespace, one.name) for one in found})
             more = [f"... and {len(lines) - 10} more"] if len(lines) > 10 else []
             self._warnings.set("cluster", [*lines[:10], *more])
@@ -265,14 +268,16 @@ class ClusterWatch:
         known = objects.uid_of(pod)
         if uid not in ("", known):
             raise CniError(TRY_AGAIN, f"the Kubernetes API has another Pod {key}, with the UID {known}")
-        reduced = objects.pod(pod, self._node)
+        reduced = reduce("pods", pod, self._node)
+        if isinstance(reduced, Unenforced):
+            raise CniError(FAILED, f"Pod {key}: {reduced.message}")
         if reduced is None:
             raise CniError(
                 TRY_AGAIN,
                 f"the Kubernetes API has no running Pod {key} on {self._node}; set cni_node if this node's"
                 " Node object has another name",
             )
-        labels = objects.namespace(self._api.request("GET", path))
+        labels = reduce("namespaces", self._api.request("GET", path))
         policies: list[Any] = []
         if with_policies:
             group, _slash, kind = KINDS["networkpolicies"].rpartition("/")

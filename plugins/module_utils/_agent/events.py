@@ -19,7 +19,12 @@ from .._cluster.policies import Unenforced
 from .._ops.kubernetes import Api, KubernetesError
 
 REASON = "NotEnforced"
-_VERSIONS = {"NetworkPolicy": "networking.k8s.io/v1", "Service": "v1"}
+_VERSIONS = {
+    "EndpointSlice": "discovery.k8s.io/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "Pod": "v1",
+    "Service": "v1",
+}
 
 log = logging.getLogger("podnet-agent")
 

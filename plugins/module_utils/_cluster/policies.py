@@ -14,7 +14,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .._datapath.model import (
     EGRESS,
@@ -24,7 +24,6 @@ from .._datapath.model import (
     CidrSelector,
     Expression,
     HostSelector,
-    Network,
     Pod,
     PodSelector,
     Policy,
@@ -32,14 +31,13 @@ from .._datapath.model import (
     Rule,
     Selector,
 )
-from .objects import Json, PodFacts, PolicyFacts, parse_address, share_labels
+from .objects import MAX_PORT, Json, PodFacts, PolicyFacts, field, parse_network, share_labels, texts
 
 OWNER = "kubernetes"
 NAMESPACE = "@namespace"
 _PEERS = {INGRESS: "from", EGRESS: "to"}
 NamedPort = tuple[str, str]  # protocol and name
-_OPERATORS = frozenset(["In", "NotIn", "Exists", "DoesNotExist"])
-_MAX_PORT = 65535
+_OPERATORS = {"In": True, "NotIn": True, "Exists": False, "DoesNotExist": False}  # whether they have values
 _IN_A_NAMESPACE = Expression(NAMESPACE, "Exists")
 
 
@@ -171,22 +169,24 @@ class _Translator:
     def translate(self) -> list[Policy]:
         policy, spec = self._policy, self._policy.spec
         try:
-            subject = _in_namespace(policy.namespace, spec.get("podSelector"))
+            subject = _in_namespace(policy.namespace, field(spec, "podSelector", dict))
         except _Invalid as error:
             return self.deny(f"podSelector: {error}")
-        types = spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else ())]
+        types = field(spec, "policyTypes", list) or ["Ingress", *(["Egress"] if spec.get("egress") else ())]
+        if not {"Ingress", "Egress"}.issuperset(types):
+            return self.deny(f"policyTypes: {types} has unknown ones")
         ingress, egress = (False if one in types else None for one in ("Ingress", "Egress"))
         rules: list[Rule] = []
         by_number: dict[tuple[NamedPort, int], list[Rule]] = {}
         if ingress is False:
-            for peers, numbers, names in self._rules(INGRESS, spec.get("ingress")):
+            for peers, numbers, names in self._rules(INGRESS, field(spec, "ingress", list)):
                 rules += [Rule(INGRESS, True, peers, numbers)] if numbers is not None else []
                 for port in names:
                     for number in self._named.numbers(port, policy.namespace):
                         rule = Rule(INGRESS, True, peers, (_number(port, number),))
                         by_number.setdefault((port, number), []).append(rule)
         if egress is False:
-            for peers, numbers, names in self._rules(EGRESS, spec.get("egress")):
+            for peers, numbers, names in self._rules(EGRESS, field(spec, "egress", list)):
                 rules += [Rule(EGRESS, True, peers, numbers)] if numbers is not None else []
                 for port in names:
                     rules += self._egress_rules(port, peers)
@@ -205,17 +205,18 @@ class _Translator:
         name, subject = f"{policy.namespace}/{policy.name}", _in_namespace(policy.namespace, {})
         return [Policy(name, OWNER, subject, (), (False, False), optional=True)]
 
-    def _rules(self, direction: int, given: Sequence[Json] | None) -> Iterator[_Allowed]:
+    def _rules(self, direction: int, given: Sequence[Json]) -> Iterator[_Allowed]:
         """Yield the rules of a direction; leave out those whose peers cannot be selected."""
         name = "ingress" if direction == INGRESS else "egress"
-        for index, raw in enumerate(given or ()):
+        for index, raw in enumerate(given):
             option = f"{name}[{index}].{_PEERS[direction]}"
-            peers = self._peers(raw.get(_PEERS[direction]), option, direction)
+            peers = self._peers(field(raw, _PEERS[direction], list), option, direction)
             if peers is None:
                 continue
-            numbers, names = self._ports(raw.get("ports"), f"{name}[{index}].ports")
+            ports = field(raw, "ports", list)
+            numbers, names = self._ports(ports, f"{name}[{index}].ports")
             self.ports.update(names)
-            yield _Allowed(peers, numbers if numbers or not raw.get("ports") else None, names)
+            yield _Allowed(peers, numbers if numbers or not ports else None, names)
 
     def _report(self, message: str) -> None:
         policy = self._policy
@@ -225,10 +226,10 @@ class _Translator:
 
     # Peers
 
-    def _peers(self, given: Sequence[Json] | None, at: str, direction: int) -> tuple[Selector, ...] | None:
+    def _peers(self, given: Sequence[Json], at: str, direction: int) -> tuple[Selector, ...] | None:
         """Return the selectors of a rule, empty for all peers, and None if no peer can be selected."""
         found: list[Selector] = []
-        for index, raw in enumerate(given or ()):
+        for index, raw in enumerate(given):
             try:
                 found += self._peer(raw, direction)
             except _Invalid as error:
@@ -236,11 +237,14 @@ class _Translator:
         return None if given and not found else tuple(dict.fromkeys(found))
 
     def _peer(self, raw: Json, direction: int) -> Iterator[Selector]:
-        block, pods, namespaces = raw.get("ipBlock"), raw.get("podSelector"), raw.get("namespaceSelector")
+        block, pods, namespaces = (
+            None if raw.get(key) is None else field(raw, key, dict)
+            for key in ("ipBlock", "podSelector", "namespaceSelector")
+        )
         if block is not None:
-            selector = CidrSelector(
-                _network(block.get("cidr")), frozenset(map(_network, block.get("except") or ()))
-            )
+            if pods is not None or namespaces is not None:
+                raise _Invalid("it has ipBlock and another selector")
+            selector = _block(block)
             yield selector
             # To the programs, this node is no address: its own rule is one by its addresses for others.
             if direction == EGRESS and any(map(selector.matches, self._own_addresses)):
@@ -260,21 +264,24 @@ class _Translator:
 
     # Ports
 
-    def _ports(self, given: Sequence[Json] | None, at: str) -> tuple[tuple[Ports, ...], list[NamedPort]]:
+    def _ports(self, given: Sequence[Json], at: str) -> tuple[tuple[Ports, ...], list[NamedPort]]:
         """Return port numbers and named ports of a rule."""
         numbers: list[Ports] = []
         names: list[NamedPort] = []
-        for index, raw in enumerate(given or ()):
-            protocol, port = str(raw.get("protocol") or "TCP").lower(), raw.get("port")
+        for index, raw in enumerate(given):
+            protocol = "tcp" if raw.get("protocol") is None else field(raw, "protocol", str).lower()
+            port, last = raw.get("port"), raw.get("endPort")
             if protocol not in ("tcp", "udp", "sctp"):
                 self._report(f"{at}[{index}]: protocol {protocol!r} is unknown; it is not allowed")
+            elif last is not None and (port is None or isinstance(port, str)):
+                self._report(f"{at}[{index}]: endPort {last} requires a number as port; it is not allowed")
             elif isinstance(port, str):
                 names.append((protocol, port))
             elif port is None:
                 numbers.append(Ports(PROTOCOLS[protocol]))
             else:
-                last = raw.get("endPort") or port
-                if 0 < port <= last <= _MAX_PORT:
+                last = port if last is None else last
+                if type(port) is type(last) is int and 0 < port <= last <= MAX_PORT:
                     numbers.append(Ports(PROTOCOLS[protocol], port, last))
                 else:
                     self._report(f"{at}[{index}]: {port} to {last} are no ports; they are not allowed")
@@ -313,8 +320,8 @@ def _number(port: NamedPort, number: int) -> Ports:
     return Ports(PROTOCOLS[port[0]], number, number)
 
 
-def _in_namespace(namespace: str, selector: Json | None) -> PodSelector:
-    labels, expressions = _conditions(selector or {})
+def _in_namespace(namespace: str, selector: Json) -> PodSelector:
+    labels, expressions = _conditions(selector)
     return PodSelector(labels | {(NAMESPACE, namespace)}, expressions)
 
 
@@ -322,26 +329,26 @@ def _conditions(
     selector: Json, prefix: str = ""
 ) -> tuple[frozenset[tuple[str, str]], tuple[Expression, ...]]:
     """Return labels and expressions of a label selector, with the prefix of their keys in the model."""
-    labels = frozenset((prefix + key, value) for key, value in (selector.get("matchLabels") or {}).items())
+    labels = frozenset((prefix + key, value) for key, value in texts(selector, "matchLabels").items())
     expressions = []
-    for raw in selector.get("matchExpressions") or ():
-        if raw.get("operator") not in _OPERATORS:
-            raise _Invalid(f"operator {raw.get('operator')!r} is unknown")
-        values = frozenset(raw.get("values") or ())
-        expressions.append(Expression(prefix + raw["key"], raw["operator"], values))
+    for raw in field(selector, "matchExpressions", list):
+        key, operator, values = field(raw, "key", str), raw.get("operator"), field(raw, "values", list)
+        if operator not in _OPERATORS:
+            raise _Invalid(f"operator {operator!r} is unknown")
+        if not key or bool(values) != _OPERATORS[operator] or not all(isinstance(one, str) for one in values):
+            raise _Invalid(f"key {key!r}, operator {operator} and values {values} do not fit")
+        expressions.append(Expression(prefix + key, operator, frozenset(values)))
     return labels, tuple(expressions)
 
 
-def _network(text: Any) -> Network:
-    """Return a network. The API accepts host bits and leading zeros. Raises ``_Invalid``."""
-    first, _slash, length = str(text).partition("/")
-    address = parse_address(first)
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+def _block(raw: Json) -> CidrSelector:
+    """Return the selector of an ipBlock. Raises ``_Invalid``."""
     try:
-        if mapped and int(length) >= 96:
-            return ipaddress.ip_network((mapped, int(length) - 96), strict=False)
-        if address:
-            return ipaddress.ip_network((address, int(length)), strict=False)
-    except ValueError:
-        pass
-    raise _Invalid(f"{text!r} is not a network")
+        network = parse_network(raw.get("cidr"))
+        excluded = frozenset(map(parse_network, field(raw, "except", list)))
+    except ValueError as error:
+        raise _Invalid(str(error)) from error
+    for one in excluded:
+        if one.version != network.version or not one.subnet_of(network):  # type: ignore[arg-type]
+            raise _Invalid(f"except: {one} is not a subnet of {network}")
+    return CidrSelector(network, excluded)

@@ -31,12 +31,32 @@ REDUCE: Mapping[str, Callable[..., Any]] = {
     "endpointslices": objects.endpoint_slice,
 }
 
+NAMES = {
+    "nodes": "Node",
+    "namespaces": "Namespace",
+    "pods": "Pod",
+    "networkpolicies": "NetworkPolicy",
+    "services": "Service",
+    "endpointslices": "EndpointSlice",
+}
+
 API_SERVICE = "default/kubernetes"  # whose endpoints are the API servers
 MANY_PODS = 200  # changes of Pods after which all are compared, as those of a namespace with new labels
 T = TypeVar("T")
 # The names of policies and services of the datapath begin with those of their objects.
 _OBJECT = re.compile(r"(policies|services) \(([^/)]+)/([^:) ]+).*?\)+: (.*)", re.DOTALL)
-Changes = Mapping[str, Any]  # reduced objects by key, None for an object that no longer exists
+# Reduced objects by key, None for an object that no longer exists, and Unenforced for an invalid one
+Changes = Mapping[str, Any]
+
+
+def reduce(kind: str, item: objects.Json, own_node: str = "") -> Any:
+    """Reduce an object; return ``Unenforced`` for an invalid one, which must not affect others."""
+    try:
+        return objects.pod(item, own_node) if kind == "pods" else REDUCE[kind](item)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        meta = item["metadata"]
+        namespace, name, uid = (str(meta.get(key) or "") for key in ("namespace", "name", "uid"))
+        return Unenforced(NAMES[kind], namespace, name, uid, f"it is invalid ({error!r}); it is ignored")
 
 
 @dataclass
@@ -71,6 +91,7 @@ class ClusterState:
         self._sizes: dict[str, services.Size] = {}
         self._frontends: dict[str, tuple[list[Service], list[Unenforced]]] = {}
         self._refused: dict[str, str] = {}  # why services have no backends
+        self._invalid: dict[tuple[str, str], Unenforced] = {}
         self._update = Update()
         self.api: set[tuple[Address, int]] = set()  # by which the agent reaches the API
         self.pods: dict[str, Pod] = {}
@@ -101,7 +122,14 @@ class ClusterState:
 
     def apply(self, kind: str, changes: Changes) -> None:
         """Record changes of one kind; ``take`` returns what they change."""
-        getattr(self, f"_apply_{kind}")(changes)
+        invalid = {(kind, key): one for key, one in changes.items() if isinstance(one, Unenforced)}
+        for key in changes:
+            if self._invalid.pop((kind, key), None) or (kind, key) in invalid:
+                self._update.everything = True
+        self._invalid.update(invalid)
+        getattr(self, f"_apply_{kind}")(
+            {key: None if (kind, key) in invalid else one for key, one in changes.items()}
+        )
 
     def replace_policies(self, namespace: str, new: Iterable[objects.PolicyFacts]) -> None:
         """Record all NetworkPolicy objects of a namespace."""
@@ -220,7 +248,7 @@ class ClusterState:
         self.services, conflicts = services.without_conflicts(
             ((service, frontends) for service, (frontends, _problems) in ordered), self.api_servers()
         )
-        self.unenforced = problems + conflicts
+        self.unenforced = [*(one for _key, one in sorted(self._invalid.items())), *problems, *conflicts]
         self.health_checks = {
             place: check
             for key, service in sorted(self._services.items())

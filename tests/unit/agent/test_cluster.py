@@ -321,3 +321,32 @@ def test_what_cannot_be_enforced_is_an_event_and_a_warning(api: ApiServer, tmp_p
     assert event["involvedObject"]["uid"] == "uid-p" and event["reason"] == "NotEnforced"
     assert event["message"] == "20 port ranges exceed the maximum"
     assert "NetworkPolicy x/p: 20 port ranges" in warnings and "no object" in warnings
+
+
+def test_an_invalid_object_is_an_event_and_others_are_passed_on(api: ApiServer, tmp_path: Path) -> None:
+    api.lists[PODS], api.lists[NAMESPACES] = [pod("a")], [namespace("x"), namespace("y")]
+    ports = [{"port": 1 << 20}]
+    spec = {"clusterIPs": ["10.96.0.1"], "ports": ports}
+    service = {"metadata": {"name": "web", "namespace": "x", "uid": "uid-web"}, "spec": spec}
+    api.lists[SERVICES] = [service]
+    release(api, *api.lists)
+    datapath = Datapath()
+    watch = watch_of(api, datapath, tmp_path)
+    datapath.wait_for(lambda: set(datapath.pods) == {"x/a"})
+    while not api.posted:
+        time.sleep(0.05)
+    (event,) = api.posted
+    assert event["involvedObject"]["uid"] == "uid-web" and "1048576 is not a port" in event["message"]
+    assert watch.unenforced == 1 and not watch.errors()
+    api.emit(NAMESPACES, "MODIFIED", {"metadata": {"name": "x", "labels": [], "resourceVersion": "3"}})
+    datapath.wait_for(lambda: not datapath.pods)
+    while "Namespace x: it is invalid" not in (tmp_path / "warnings").read_text():
+        time.sleep(0.05)
+    assert len(api.posted) == 1
+    api.emit(NAMESPACES, "MODIFIED", namespace("x"))
+    api.emit(SERVICES, "DELETED", service)
+    datapath.wait_for(lambda: set(datapath.pods) == {"x/a"})
+    api.objects[f"{NAMESPACES}/x"] = namespace("x")
+    api.objects[f"{NAMESPACES}/x/pods/b"] = {**pod("b"), "status": []}
+    with pytest.raises(CniError, match="Pod x/b: it is invalid"):
+        watch.require_pod("x/b", "u")
