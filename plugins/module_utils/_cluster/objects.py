@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 SERVICE_NAME = "kubernetes.io/service-name"
 ZONE = "topology.kubernetes.io/zone"
-# kube-proxy ignores services and EndpointSlices with these labels, as other programs implement them.
-_FOREIGN = frozenset(["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"])
+# kube-proxy ignores services with the first label, and EndpointSlices with the second one.
+_PROXY_NAME, _HEADLESS = "service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"
 # The annotation of a mirror Pod has the UID that kubelet gives to its static Pod, and to the CNI plugin.
 _MIRROR = "kubernetes.io/config.mirror"
 # seconds, default and maximum of sessionAffinityConfig.clientIP.timeoutSeconds
@@ -273,7 +273,7 @@ def node(item: Json) -> OwnNode:
 def service(item: Json) -> ServiceFacts | None:
     """Reduce a Service. Headless ones and those with an external name have no address."""
     meta, spec = item["metadata"], field(item, "spec", dict)
-    if _FOREIGN & field(meta, "labels", dict).keys() or spec.get("type") == "ExternalName":
+    if _PROXY_NAME in field(meta, "labels", dict) or spec.get("type") == "ExternalName":
         return None
     own = _addresses(field(spec, "clusterIPs", list) or [spec.get("clusterIP")])
     if not own:
@@ -320,7 +320,7 @@ def endpoint_slice(item: Json) -> SliceFacts | None:
     meta = item["metadata"]
     labels = texts(meta, "labels")
     version = {"IPv4": 4, "IPv6": 6}.get(field(item, "addressType", str))
-    if not version or not labels.get(SERVICE_NAME) or _FOREIGN & labels.keys():
+    if not version or not labels.get(SERVICE_NAME) or _HEADLESS in labels:
         return None
     endpoints = []
     for one in field(item, "endpoints", list):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .._datapath.limits import BACKENDS, SERVICES, SOURCES, TABLES, left_out, share
 from .._datapath.model import PROTOCOLS, Address, Backend, Network, Service
-from .objects import Endpoint, OwnNode, ServiceFacts, ServicePort, SliceFacts, is_special
+from .objects import Endpoint, OwnNode, ServiceFacts, ServicePort, SliceFacts, is_special, parse_network
 from .policies import OWNER, Unenforced
 
 _ANY_ADDRESS: dict[int, Address] = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
@@ -133,7 +133,7 @@ def health_checks(
             one.address
             for some in slices
             for one in some.endpoints
-            if some.version == version and one.ready and one.node == name
+            if some.version == version and some.ports and one.ready and one.node == name
         }
         check = HealthCheck(service.namespace, service.name, service.uid, len(ready))
         found[version, service.health_port] = check
@@ -150,7 +150,7 @@ def _sources(ranges: Iterable[str]) -> tuple[Network, ...] | None:
 
     Only 0.0.0.0/0, which kube-proxy takes as no restriction, stands for both families.
     """
-    given = {ipaddress.ip_network(one.strip(), strict=False) for one in ranges}
+    given = {parse_network(one.strip()) for one in ranges}
     if given in (set(), {ipaddress.ip_network("0.0.0.0/0")}):
         return None
     return tuple(sorted(given, key=lambda one: (one.version, one)))
@@ -218,8 +218,9 @@ def choose_endpoints(
     )
 
 
-def _rank(endpoint: Endpoint) -> tuple[bool, bool]:
-    return endpoint.ready, endpoint.serving
+def _rank(endpoint: Endpoint) -> tuple[bool, bool, bool]:
+    """Return which endpoint of an address is preferred: its former Pod may be terminating."""
+    return not endpoint.terminating, endpoint.ready, endpoint.serving
 
 
 def _hinted(

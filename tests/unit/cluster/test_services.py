@@ -124,6 +124,34 @@ def test_only_the_families_and_kinds_of_a_service_have_frontends() -> None:
         assert not state_of([other]).services
 
 
+def test_labels_of_other_programs_are_those_that_kube_proxy_ignores() -> None:
+    proxy_name, headless = "service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"
+    name = {"kubernetes.io/service-name": "web"}
+    for of_service, of_slice, expected in (
+        ({headless: ""}, {**name, proxy_name: "mesh"}, {"10.96.0.1 80": ["10.0.1.1"]}),
+        ({}, {**name, headless: ""}, {"10.96.0.1 80": []}),
+        ({proxy_name: "mesh"}, name, {}),
+    ):
+        item, some = service(clusterIPs=["10.96.0.1"]), endpoint_slice([endpoint("10.0.1.1")])
+        item["metadata"]["labels"], some["metadata"]["labels"] = of_service, of_slice
+        assert shown(state_of([item], some)) == expected
+
+
+def test_ipv4_mapped_addresses_and_leading_zeros_are_those_of_the_api() -> None:
+    item = service(clusterIPs=["10.96.0.1"], externalIPs=["::ffff:192.0.2.7", "192.000.02.8", "192..0.2.9"])
+    found = shown(state_of([item], endpoint_slice([endpoint("::ffff:10.0.1.1")])))
+    assert found == {f"{one} 80": ["10.0.1.1"] for one in ("10.96.0.1", "192.0.2.7", "192.0.2.8")}
+
+
+def test_an_address_is_that_of_the_pod_that_is_not_terminating() -> None:
+    """Its former Pod still serves to the API, and must not stand in for a Pod that is not ready."""
+    former = endpoint("10.0.1.1", ready=False, serving=True, terminating=True)
+    starting = endpoint("10.0.1.1", ready=False, serving=False, terminating=False)
+    for endpoints in ([former, starting], [starting, former]):
+        found = shown(state_of([service(clusterIPs=["10.96.0.1"])], endpoint_slice(endpoints)))
+        assert found == {"10.96.0.1 80": []}
+
+
 def test_local_policies_select_the_endpoints_of_this_node() -> None:
     slices = endpoint_slice([endpoint("10.0.1.1", OWN), endpoint("10.0.2.1"), endpoint("10.0.2.2")])
     local = ["10.0.1.1"]
@@ -162,7 +190,7 @@ def test_an_address_of_two_services_is_that_of_the_cluster_and_is_reported() -> 
         ([], {"192.0.2.8": None, "2001:db8::8": None}),
         (["0.0.0.0/0"], {"192.0.2.8": None, "2001:db8::8": None}),
         (
-            [" 198.51.100.0/24", "198.51.100.7/25 ", "203.0.113.1"],
+            [" 198.51.100.0/24", "198.51.100.7/25 ", "::ffff:203.0.113.001/128"],
             {"192.0.2.8": ["198.51.100.0/24", "198.51.100.0/25", "203.0.113.1/32"], "2001:db8::8": []},
         ),
         (["0.0.0.0/0", "fd00::/8"], {"192.0.2.8": ["0.0.0.0/0"], "2001:db8::8": ["fd00::/8"]}),
@@ -283,6 +311,8 @@ def test_health_port() -> None:
             name="web-3",
             ports=[{"name": "tls", "port": 8443, "protocol": "TCP"}],
         ),
+        # no Pod of this slice has the named port that is the target
+        endpoint_slice([endpoint("10.0.0.4", OWN)], name="web-4", ports=[]),
     ]
     local = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 30000}
     state = state_of([service(type="LoadBalancer", **local)], *dual)
