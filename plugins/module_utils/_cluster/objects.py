@@ -31,7 +31,10 @@ MAX_PORT = 65535
 
 
 class PodFacts(NamedTuple):
-    """A Pod with a network namespace of its own. ``ports`` are named: protocol, name and number."""
+    """A Pod with a network namespace of its own. ``ports`` are named: protocol, name and number.
+
+    The addresses of a Pod that is ``terminating`` may be those of another one already.
+    """
 
     namespace: str
     name: str
@@ -40,6 +43,7 @@ class PodFacts(NamedTuple):
     addresses: tuple[Address, ...]
     labels: Mapping[str, str]
     ports: tuple[tuple[str, str, int], ...]
+    terminating: bool = False
 
 
 class PolicyFacts(NamedTuple):
@@ -249,6 +253,7 @@ def pod(item: Json, own_node: str = "") -> PodFacts | None:
         addresses,
         _labels(meta),
         tuple((protocol, name, number) for (protocol, name), number in sorted(ports.items())),
+        meta.get("deletionTimestamp") is not None,
     )
 
 

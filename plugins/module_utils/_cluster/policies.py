@@ -110,6 +110,10 @@ class NamedPorts:
                     if not counts[number]:
                         del counts[number]
 
+    def move(self, pod: PodFacts) -> None:
+        """Record that a Pod got or lost addresses."""
+        self._pods_changed.update((protocol, name) for protocol, name, _number in pod.ports)
+
     def numbers(self, port: NamedPort, namespace: str = "") -> list[int]:
         """Return the numbers that the Pods of a namespace have for a named port; empty: of all namespaces."""
         return sorted(self._counts.get((namespace, port), ()))
@@ -134,7 +138,7 @@ class Translation(NamedTuple):
 
 
 def translate_policy(
-    policy: PolicyFacts, named: NamedPorts, pods: Mapping[str, PodFacts], own_addresses: Iterable[Address]
+    policy: PolicyFacts, named: NamedPorts, pods: Mapping[str, Pod], own_addresses: Iterable[Address]
 ) -> Translation:
     """Return the translation for Pods with their named ports, on a node with these addresses."""
     translator = _Translator(policy, named, pods, tuple(own_addresses))
@@ -158,7 +162,7 @@ class _Translator:
         self,
         policy: PolicyFacts,
         named: NamedPorts,
-        pods: Mapping[str, PodFacts],
+        pods: Mapping[str, Pod],
         own_addresses: Sequence[Address],
     ) -> None:
         self._policy, self._named, self._pods, self._own_addresses = policy, named, pods, own_addresses
@@ -306,11 +310,12 @@ class _Translator:
         if not blocks:
             return
         self.pod_ports.add(port)
+        label = port_label(port)
         found = [
             address
             for pod in self._pods.values()
             for address in pod.addresses
-            if (*port, number) in pod.ports and any(block.matches(address) for block in blocks)
+            if pod.labels.get(label) == str(number) and any(block.matches(address) for block in blocks)
         ]
         for address in sorted(found, key=lambda one: (one.version, int(one))):
             yield CidrSelector(ipaddress.ip_network(address))

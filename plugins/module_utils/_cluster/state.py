@@ -86,6 +86,7 @@ class ClusterState:
         self._slices: dict[str, objects.SliceFacts] = {}
         self._slices_of: dict[str, dict[str, objects.SliceFacts]] = {}
         self._in_namespace: dict[str, dict[str, str]] = {}
+        self._with_address: dict[Address, tuple[str, ...]] = {}  # keys of Pods
         self._named = policies.NamedPorts()
         self._translated: dict[str, policies.Translation] = {}
         self._sizes: dict[str, services.Size] = {}
@@ -184,20 +185,49 @@ class ClusterState:
                 self._facts[key] = new
             _index(self._in_namespace, key.partition("/")[0], key, None if new is None else key)
             self._named.update(former, new)
-            self._set_pod(key)
+            others = self._move_addresses(key, former, new)
+            for one in (key, *sorted(others)):
+                self._set_pod(one)
+
+    def _move_addresses(
+        self, key: str, former: objects.PodFacts | None, new: objects.PodFacts | None
+    ) -> set[str]:
+        """Record the addresses of a Pod; return the other Pods that have or had the same ones."""
+        others: set[str] = set()
+        if former and new and former.addresses == new.addresses and former.terminating == new.terminating:
+            return others
+        own = (key,)
+        for address in {*(former.addresses if former else ()), *(new.addresses if new else ())}:
+            keys = tuple(one for one in self._with_address.pop(address, ()) if one != key)
+            others.update(keys)
+            if new and address in new.addresses:
+                keys = (*keys, key) if keys else own
+            if keys:
+                self._with_address[address] = keys
+        return others
 
     def _set_pod(self, key: str) -> None:
         """Update a Pod of the model: without its namespace's labels, no selector may match it."""
         facts = self._facts.get(key)
+        if facts and facts.terminating:
+            # The others are those of Pods that are not terminating.
+            own = (one for one in facts.addresses if self._are_terminating(self._with_address[one]))
+            facts = facts._replace(addresses=tuple(own))
         labels = self._namespaces.get(facts.namespace) if facts else None
         pod = policies.model_pod(facts, labels) if facts and labels is not None else None
-        if pod == self.pods.get(key):
+        before = self.pods.get(key)
+        if pod == before:
             return
+        if facts and (pod and pod.addresses) != (before and before.addresses):
+            self._named.move(facts)
         # The last one of two Pods with the same address has it.
         self.pods.pop(key, None)
         if pod is not None:
             self.pods[key] = pod
         self._update.pods[key] = pod
+
+    def _are_terminating(self, keys: Iterable[str]) -> bool:
+        return all(self._facts[key].terminating for key in keys)
 
     def _apply_networkpolicies(self, changes: Changes) -> None:
         _merge(self._policies, changes)
@@ -233,7 +263,7 @@ class ClusterState:
         for key, policy in self._policies.items():
             if key not in self._translated:
                 self._translated[key] = policies.translate_policy(
-                    policy, self._named, self._facts, self._node.addresses
+                    policy, self._named, self.pods, self._node.addresses
                 )
         translated = [one for _key, one in sorted(self._translated.items())]
         self.policies = [policy for one in translated for policy in one.policies]

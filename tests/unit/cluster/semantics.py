@@ -27,13 +27,19 @@ class Cluster:
 
 
 def pod_with(cluster: Cluster, address: str) -> Json | None:
-    """Return the Pod that has an address, None for others and for Pods on the host's network."""
+    """Return the Pod that has an address, None for others and for Pods on the host's network.
+
+    A Pod that terminates keeps its addresses in the API when another one has got them.
+    """
+    found = None
     for pod in cluster.pods:
         given = [one["ip"] for one in pod["status"].get("podIPs", [])]
         ended = pod["status"].get("phase") in ("Succeeded", "Failed")
         if address in given and not ended and not pod["spec"].get("hostNetwork"):
-            return pod
-    return None
+            if "deletionTimestamp" not in pod["metadata"]:
+                return pod
+            found = pod
+    return found
 
 
 def selects(selector: Json, labels: Mapping[str, str]) -> bool:

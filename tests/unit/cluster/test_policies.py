@@ -150,9 +150,11 @@ class Generator:
         ended = self.pod("x", 1)
         ended["metadata"]["name"] = "ended"
         ended["status"]["phase"] = self.random.choice(["Succeeded", "Failed"])
+        former = self.pod("y", self.random.choice([1, 4]))  # one of a Pod, and an own address
+        former["metadata"].update(name="former", namespace="x", deletionTimestamp="2026-01-01T00:00:00Z")
         return Cluster(
             namespaces,
-            [*pods, on_host, ended],
+            [*pods, on_host, ended, former],
             [self.policy(f"policy{number}") for number in range(policies)],
             NODE,
         )
