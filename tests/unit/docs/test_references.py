@@ -61,6 +61,13 @@ def test_all_options_of_a_role_are_described(role: str) -> None:
     assert options <= described
 
 
+def test_all_reasons_are_described() -> None:
+    """A drop or a packet that passes to the stack is what operators look up."""
+    source = (CHECKOUT / "roles/bpf_datapath/files/metrics.h").read_text()
+    reasons = set(re.findall(r"^\tREASON_(\w+)", source, re.MULTILINE)) - {"NONE", "MAX"}
+    assert reasons <= set(re.findall(r"`([A-Z_]+)`", (CHECKOUT / "docs/datapath.md").read_text()))
+
+
 def test_readme_lists_all_modules() -> None:
     modules = {path.stem for path in (CHECKOUT / "plugins/modules").glob("*.py")}
     # Called by playbooks and roles only.
