@@ -37,7 +37,7 @@ options:
       - V(present) gives the node the requested O(settings).
       - V(absent) removes the node's own settings, so that those of the cluster apply again.
       - V(confirmed) keeps the last change. Verify it first.
-      - V(restored) restores what the node had before a change that is not confirmed.
+      - V(restored) restores the settings before a change that is not confirmed.
     type: str
     choices: [present, absent, confirmed, restored]
     default: present

@@ -165,7 +165,7 @@ options:
         description:
           - V(replace) translates the cluster's services in the datapath, if O(agent.kubeconfig) is set, and
             serves the host ports of Pods, which the network configuration then leaves to C(podnet).
-            V(keep) leaves them to kube-proxy, except for what Pods send to addresses in the cluster
+            V(keep) leaves them to kube-proxy, except for packets of Pods to cluster IPs
             if O(agent.network_policies=true), because policies are about the Pods behind a service.
         type: str
         choices: [keep, replace]
