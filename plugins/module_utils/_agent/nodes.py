@@ -7,15 +7,15 @@ Nodes that share a link are next hops of each other (host gateway). Source: Kube
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
+from .._cluster.objects import field, parse_address, parse_network
 from .._core.files import replace_file
 from .._core.plan import Problem, listed
 from .._kernel.rtnl import NextHop
@@ -36,26 +36,33 @@ class NodeRoutes:
 
     pod_cidrs: Sequence[str] = ()
     routes: frozenset[Route] = frozenset()
-    problems: Sequence[str] = field(default_factory=list)
+    problems: Sequence[str] = ()
 
 
 class NodeFacts(NamedTuple):
-    """What routes depend on of a Node object: its ranges, and the first InternalIP of each family."""
+    """What routes depend on of a Node object: its ranges, and the first InternalIP of each family.
+
+    ``problem`` is why the object is invalid.
+    """
 
     cidrs: Sequence[str]
     addresses: Mapping[int, str]
+    problem: str = ""
 
 
 def facts_of(node: Mapping[str, Any]) -> NodeFacts:
     """Return the facts of a Node object; ignore invalid addresses, which the API accepts."""
-    spec = node.get("spec") or {}
-    cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
     found: dict[int, str] = {}
-    for one in (node.get("status") or {}).get("addresses") or ():
-        if one.get("type") == "InternalIP":
-            with contextlib.suppress(ValueError):
-                found.setdefault(ipaddress.ip_address(one["address"]).version, one["address"])
-    return NodeFacts(list(cidrs), found)
+    try:
+        spec = field(node, "spec", dict)
+        cidrs = field(spec, "podCIDRs", list) or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
+        for one in field(field(node, "status", dict), "addresses", list):
+            address = parse_address(one.get("address")) if one.get("type") == "InternalIP" else None
+            if address:
+                found.setdefault(address.version, str(address))
+        return NodeFacts([str(parse_network(one)) for one in cidrs], found)
+    except (AttributeError, ValueError) as error:
+        return NodeFacts([], {}, f"it is invalid: {error}")
 
 
 def plan(nodes: Mapping[str, NodeFacts], own: str, lookup: Lookup) -> NodeRoutes:
@@ -67,6 +74,8 @@ def plan(nodes: Mapping[str, NodeFacts], own: str, lookup: Lookup) -> NodeRoutes
     users: dict[str, str] = {}
     problems: list[str] = []
     for name, node in sorted(nodes.items()):
+        if node.problem:
+            problems.append(f"node {name}: {node.problem}")
         if name == own:
             continue
         for cidr in node.cidrs:

@@ -71,10 +71,29 @@ def test_an_invalid_node_does_not_affect_the_routes_to_others() -> None:
         "b": node(["192.0.2.2"], ["10.2.0.0/24"]),
         "copy": node(["192.0.2.3"], ["10.2.0.0/24"]),
         "invalid": node(["unknown"], ["10.4.0.0/24"]),
+        "prefix": node(["192.0.2.5"], ["10.5.0.0/33"]),
+        "type": facts_of({"spec": {"podCIDRs": "10.6.0.0/24"}}),
     }
     found = plan(nodes, "a", on_link)
     assert found.routes == {Route("10.2.0.0/24", "192.0.2.2", "eth0")}
-    assert [problem.partition(":")[0] for problem in found.problems] == ["node copy", "node invalid"]
+    assert [problem.partition(":")[0] for problem in found.problems] == [
+        "node copy",
+        "node invalid",
+        "node prefix",
+        "node type",
+    ]
+    assert found.problems[2] == "node prefix: it is invalid: '10.5.0.0/33' is not a network"
+
+
+def test_ranges_and_addresses_are_those_of_the_api() -> None:
+    """It accepts leading zeros, host bits and IPv4-mapped addresses."""
+    nodes = {
+        "a": node([], ["10.1.0.1/24"]),
+        "b": node(["::ffff:192.0.2.2"], ["010.002.0.7/24"]),
+    }
+    found = plan(nodes, "a", on_link)
+    assert list(found.pod_cidrs) == ["10.1.0.0/24"]
+    assert found.routes == {Route("10.2.0.0/24", "192.0.2.2", "eth0")}
 
 
 class Routes:
