@@ -17,6 +17,7 @@ from .._core.bundle import PACKAGE, archive, interpreter
 from .._core.files import publish_file, replace_file
 from .._core.plan import Problem
 from .._kernel.bpf import DEFAULT_PIN_PATH
+from .._kernel.routes import local_addresses
 from .drops import Drop, Ring, line
 from .explain import NODE, describe_pod, explain, find_pods, parse_port, selecting_policies
 from .info import gather
@@ -126,14 +127,15 @@ def _explain_policy(pin_path: str, name: str, source: str, target: str, port: st
     if not pods:
         raise ValueError(f"{name} is not a Pod of this node: podnet-datapath info lists them")
     protocol, number = parse_port(port) if port else (0, 0)
+    own = local_addresses()
     lines = []
     for pod in pods:
         if not source and not target:
             lines += describe_pod(declaration, pod)
         if source:
-            lines += explain(declaration, pod, source, INGRESS, protocol, number)
+            lines += explain(declaration, pod, source, INGRESS, protocol, number, own)
         if target:
-            lines += explain(declaration, pod, target, EGRESS, protocol, number)
+            lines += explain(declaration, pod, target, EGRESS, protocol, number, own)
     return lines
 
 

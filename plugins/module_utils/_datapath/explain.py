@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from .model import (
     DIRECTIONS,
@@ -64,33 +64,43 @@ def _otherwise(policies: Sequence[Policy]) -> str:
 
 
 def explain(
-    declaration: Declaration, pod: Pod, peer: str, direction: int, protocol: int, port: int
+    declaration: Declaration,
+    pod: Pod,
+    peer: str,
+    direction: int,
+    protocol: int,
+    port: int,
+    node: Collection[Address] = (),
 ) -> list[str]:
     """Return the verdict for a packet from or to ``peer``, with its reason, for each address of the peer.
 
-    ``peer`` is an address, the name of a Pod, or ``node``. Raises ``ValueError`` if it is unknown.
+    ``peer`` is an address, the name of a Pod, or ``node``, which has the addresses ``node``. Raises
+    ``ValueError`` if it is unknown.
     """
     word = _NAMES[direction]
     on = f"{_PROTOCOL_NAMES.get(protocol, protocol)} port {port}" if port else "without a port"
     lines = []
-    for address in _peer_addresses(declaration, peer):
+    for address in _peer_addresses(declaration, peer, node):
         verdict = _verdict(declaration, pod, address, direction, protocol, port)
         shown = f"{peer} ({address})" if address and str(address) != peer else peer
         lines.append(f"{word} {'from' if direction == INGRESS else 'to'} {shown}, {on}: {verdict}")
     return lines
 
 
-def _peer_addresses(declaration: Declaration, peer: str) -> list[Address | None]:
+def _peer_addresses(
+    declaration: Declaration, peer: str, node: Collection[Address]
+) -> Sequence[Address | None]:
     """Return the addresses of a peer; None stands for this node."""
     if peer == NODE:
         return [None]
     try:
-        return [parse_address(peer)]
+        address = parse_address(peer)
+        return [None if address in node else address]
     except ValueError:
-        pods = find_pods(declaration.pods, peer)
-    if not pods:
+        found = [address for pod in find_pods(declaration.pods, peer) for address in pod.addresses]
+    if not found:
         raise ValueError(f"{peer} is not an address, '{NODE}' or the name of a Pod with addresses")
-    return [address for pod in pods for address in pod.addresses]
+    return found
 
 
 def _verdict(

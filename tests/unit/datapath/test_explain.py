@@ -100,10 +100,12 @@ def test_explained_verdicts_are_those_of_the_programs(pod_labels: Any, raw_polic
     found = declare(pod_labels, raw_policies)
     programs = Programs(image_of(found), [HOST])
     (first,) = find_pods(found.pods, "p0")
-    for peer in (*PODS[1:], "node", "192.0.2.1", "10.0.1.200"):
+    for peer in (*PODS[1:], "node", HOST, "192.0.2.1", "10.0.1.200"):
         for direction in (0, 1):
             for protocol, port in ((6, 80), (6, 81), (17, 80)):
-                (shown,) = explain(found, first, peer, direction, protocol, port)
+                (shown,) = explain(
+                    found, first, peer, direction, protocol, port, [ipaddress.ip_address(HOST)]
+                )
                 address = HOST if peer == "node" else peer
                 assert ("allowed" in shown) == programs.allows(PODS[0], address, direction, protocol, port), (
                     shown
@@ -114,6 +116,9 @@ def test_unknown_peers_and_ports_are_errors() -> None:
     found = declaration()
     with pytest.raises(ValueError, match="x/none is not an address, 'node' or the name of a Pod"):
         verdict(found, "x/none")
+    found.pods.append(Pod("x/starting", "kubernetes", ()))
+    with pytest.raises(ValueError, match="x/starting is not"):
+        verdict(found, "x/starting")
     assert parse_port("sctp/7") == (132, 7)
     for text in ("80", "icmp/1", "tcp/0", "tcp/65536", "tcp/-1", "tcp/x"):
         with pytest.raises(ValueError, match="is not a port such as tcp/80"):
