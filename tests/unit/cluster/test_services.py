@@ -1,10 +1,12 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Services have the frontends and endpoints that kube-proxy would choose."""
+"""Services have the frontends and endpoints of kube-proxy. PODNET_SEED repeats a failed run."""
 
 from __future__ import annotations
 
+import os
+import random
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._ops.watch import 
 
 Json = dict[str, Any]
 OWN, ZONE = "node", "east"
+SEED = int(os.environ.get("PODNET_SEED") or random.randrange(1 << 32))
 
 
 def service(name: str = "web", **spec: Any) -> Json:
@@ -324,3 +327,63 @@ def test_health_port() -> None:
         {**local, "type": "LoadBalancer", "externalTrafficPolicy": "Cluster"},
     ):
         assert not state_of([service(**spec)], *dual).health_checks
+
+
+def random_service(chance: random.Random, name: str) -> Json:
+    number = sum(map(ord, name)) % 250
+    families = chance.choice([[f"10.96.0.{number}"], [f"fd96::{number:x}", f"10.96.0.{number}"], None])
+    spec: Json = {
+        "type": chance.choice(["ClusterIP", "NodePort", "LoadBalancer", "LoadBalancer", "ExternalName"]),
+        "externalIPs": chance.sample(["192.0.2.1", "192.0.2.2", "2001:db8::1", "10.96.0.97"], 2),
+        "externalTrafficPolicy": chance.choice(["Local", "Cluster"]),
+        "internalTrafficPolicy": chance.choice(["Local", "Cluster", None]),
+        "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP"},
+            {"name": "dns-tcp", "port": 53, "nodePort": 30000 + number},
+        ],
+        **({"clusterIPs": families} if families else chance.choice([{}, {"clusterIPs": ["None"]}])),
+    }
+    made = service(name, **spec)
+    made["metadata"]["creationTimestamp"] = f"2026-01-0{chance.randint(1, 3)}T00:00:00Z"
+    made["status"] = {"loadBalancer": {"ingress": chance.choice([[], [{"ip": "192.0.2.1"}]])}}
+    return made
+
+
+def random_slice(chance: random.Random, name: str) -> Json:
+    family = chance.choice(["IPv4", "IPv6", "FQDN"])
+    prefix = {"IPv4": "10.0.1.", "IPv6": "fd00::", "FQDN": "host"}[family]
+    found = [
+        endpoint(
+            f"{prefix}{chance.randint(1, 4)}", chance.choice([OWN, "other"]), ready=chance.random() < 0.7
+        )
+        for _endpoint in range(chance.randint(0, 3))
+    ]
+    ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53}, {"name": "x"}]
+    made = endpoint_slice(found, family, name, ports=chance.sample(ports, 2))
+    made["metadata"]["labels"] = {"kubernetes.io/service-name": chance.choice("abc")}
+    return made
+
+
+def test_changes_in_any_order_have_the_result_of_a_list() -> None:
+    chance = random.Random(SEED)
+    served = 0
+    for _round in range(40):
+        state, current = state_of([]), {}
+        for _change in range(30):
+            kind, pool, make = chance.choice(
+                [("services", "abc", random_service), ("endpointslices", "wxyz", random_slice)]
+            )
+            item = make(chance, chance.choice(pool))
+            current[kind, key_of(item)] = item if chance.random() < 0.7 else None
+            state.apply(kind, {key_of(item): REDUCE[kind](item) if current[kind, key_of(item)] else None})
+            if chance.random() < 0.5:
+                state.take()
+        state.take()
+        given: dict[str, list[Json]] = {"services": [], "endpointslices": []}
+        for (kind, _key), one in current.items():
+            given[kind] += [one] if one else []
+        expected = state_of(given["services"], *given["endpointslices"])
+        assert (state.services, state.unenforced) == (expected.services, expected.unenforced), SEED
+        assert state.health_checks == expected.health_checks, SEED
+        served += any(one.backends for one in state.services)
+    assert served
