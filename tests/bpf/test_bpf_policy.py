@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 import time
 from typing import Any
@@ -454,6 +455,22 @@ class TestServices:
         assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"DROP_NO_BACKEND": 1}
         state.service("9.10", 80, TCP_, [("1.11", 80)], family)
         assert from_pod(state, "1.11", "9.10", syn(), family).counted == {"DROP_HAIRPIN": 1}
+
+    @FAMILIES
+    @pytest.mark.parametrize("elsewhere", [False, True], ids=["no endpoints", "on other nodes"])
+    def test_node_ports_without_backends(self, state: State, family: int, elsewhere: bool) -> None:
+        """The stack rejects packets, unless endpoints of other nodes are excluded by the policy Local."""
+        node, everywhere = {4: ("172.31.0.1", "0.0.0.0"), 6: ("fd31::1", "::")}[family]
+        state.service("9.10", 80, TCP_, [("2.11", 80)] if elsewhere else [], family)
+        state.datapath.features |= layout.FEATURE_NODE_PORTS | layout.FEATURE_EXTERNAL
+        for buffer in (0, 1):
+            key = layout.encode_service(ipaddress.ip_address(everywhere), 80, TCP_)
+            value = layout.SERVICE.pack(1, 2 if elsewhere else 1, 1, 0, 0)
+            state.put("services", layout.SERVICE_KEY.pack(*key, buffer), value)
+        header = (IP if family == 4 else IPv6)(src=text("8.9", family), dst=node)
+        result = state.datapath.run("host_ingress", bytes(Ether(dst=MAC) / header / syn()))
+        expected = "DROP_NO_BACKEND" if elsewhere else "STACK_NO_ENDPOINT"
+        assert result.counted == {expected: 1}
 
     @FAMILIES
     def test_icmp_errors_to_the_client(self, state: State, family: int) -> None:

@@ -66,11 +66,15 @@ def node_ports_of_local_and_remote_backends(lab: Lab, version: int, protocol: An
         lab.declare(services=node_port(backends, version))
         for source in ("front", "world"):
             assert answers(lab, source, version, protocol, 10 * len(backends)) == {*backends}, source
+    lab.declare()
+
+
+@check_clients
+def a_node_port_without_backends_refuses(lab: Lab, version: int, protocol: Any) -> None:
     lab.declare(services=node_port([], version))
-    for source in ("front", "world"):
-        checks = [Check(source, "node1", protocol, PORT, version, False)]
-        lab.attempt(checks)
-        assert not checks[0].answer
+    checks = [Check(source, "node1", protocol, PORT, version, True) for source in ("front", "world")]
+    lab.attempt(checks)
+    assert {check.refusal for check in checks} == {"ECONNREFUSED"}, "\n".join(map(str, checks))
     lab.declare()
 
 

@@ -297,6 +297,7 @@ enum lb_flag {
 	LB_TO_NODE = 1 << 0,	/* the destination is an address of the node */
 	LB_EXTERNAL = 1 << 1,	/* the client is outside of the cluster */
 	LB_SOURCES = 1 << 2,	/* result: the service is only for clients in `sources` */
+	LB_REJECT = 1 << 3,	/* result: without a backend, the node's stack rejects the packet */
 };
 
 /* What the tuple does not tell about a new connection. */
@@ -306,8 +307,8 @@ struct lb_origin {
 };
 
 /*
- * Select the backend of a new connection, and set LB_SOURCES. Leaves `backend` unset if the
- * destination is not a service.
+ * Select the backend of a new connection, and set LB_SOURCES and LB_REJECT. Leaves `backend` unset
+ * if the destination is not a service.
  */
 __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg,
 				 struct lb_origin *from, struct addr_port *backend,
@@ -327,6 +328,8 @@ __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg
 	/* the caller looks them up: the stack of this function has no room for the key */
 	if (service->flags & SERVICE_SOURCES)
 		from->flags |= LB_SOURCES;
+	if (from->flags & LB_TO_NODE && service->external == service->table)
+		from->flags |= LB_REJECT;
 	/* a Pod's packets and its sockets are one client */
 	if (from->netns) {
 		client.kind = LB_CLIENT_NETNS;

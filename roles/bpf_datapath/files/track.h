@@ -239,6 +239,8 @@ static __always_inline enum reason ctx_select_backend(struct __sk_buff *skb,
 	reason = lb_select(t, &ctx->cfg, &from, to, backend);
 	if (from.flags & LB_SOURCES && !lb_allows_source(t, &ctx->cfg))
 		return REASON_DROP_SOURCE_RANGE;
+	if (reason == REASON_DROP_NO_BACKEND && from.flags & LB_REJECT)
+		return REASON_NONE;
 	return reason;
 }
 
