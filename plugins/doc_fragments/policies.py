@@ -234,7 +234,8 @@ options:
           weight:
             description:
               - Share of new connections relative to the other backends, 0 to 100.
-              - V(0) drains the backend. It gets no new connections and keeps its existing TCP connections.
+              - V(0) drains the backend. It gets no new connections and keeps its existing ones. Of a
+                service with more than 64 such backends, further ones keep only TCP connections.
             type: int
             default: 1
   masquerade:

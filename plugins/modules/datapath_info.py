@@ -88,7 +88,7 @@ connections:
   type: dict
   sample: {entries: 12, max: 262144}
 services:
-  description: The services. C(share) is a backend's share of new connections in percent.
+  description: The services. C(share) is a backend's share of new connections in percent, 0 if it drains.
   returned: success
   type: list
   elements: dict

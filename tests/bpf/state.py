@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -160,9 +160,10 @@ class State:
                 key = layout.SOURCE_KEY.pack(layout.SOURCE_PREFIX + length, *front, buffer, client)
                 self.put("sources", key, layout.INDEX.pack(0))
 
-    def table(self, backends: list[int]) -> None:
-        """Write the service's Maglev table; ``backends``: indexes."""
-        slots = [backends[i % len(backends)] for i in range(layout.MAGLEV_SIZE)]
+    def table(self, backends: list[int], draining: Sequence[int] = ()) -> None:
+        """Write the service's table; ``backends`` and ``draining``: indexes."""
+        slots = [backends[i % len(backends)] for i in range(layout.MAGLEV_SIZE)] + [*draining]
+        slots += [layout.NO_BACKEND] * (layout.TABLE_SIZE - len(slots))
         value = layout.TABLE.pack(*slots, bytes(8))
         bpf.map_update(self.maps["maglev"], {layout.INDEX.pack(1): value})
 

@@ -168,13 +168,15 @@ class TestClose:
         assert from_wire(state, "2.11", "1.11", tcp("A", back=True), family).counted == {counted: 1}
 
     @FAMILIES
-    def test_a_client_that_forgot_its_connection_leaves_a_removed_backend(
-        self, state: State, family: int
+    @pytest.mark.parametrize("draining", [(), (1,)], ids=["removed", "draining"])
+    def test_a_client_that_forgot_its_connection_leaves_its_backend(
+        self, state: State, family: int, draining: tuple[int, ...]
     ) -> None:
-        state.service("9.10", 80, TCP_, [("2.11", 80)], family)
+        state.service("9.10", 80, TCP_, [("2.11", 80), ("2.12", 80)], family)
+        state.table([1])
         assert Ether(from_pod(state, "1.11", "9.10", tcp("S"), family).packet)[1].dst == text("2.11", family)
         assert from_wire(state, "2.11", "1.11", tcp("SA", back=True), family).counted == {"INBOUND": 1}
-        state.service("9.10", 80, TCP_, [("2.12", 80)], family)
+        state.table([2], draining)
         assert Ether(from_pod(state, "1.11", "9.10", tcp("A"), family).packet)[1].dst == text("2.11", family)
         assert Ether(from_pod(state, "1.11", "9.10", tcp("S"), family).packet)[1].dst == text("2.12", family)
 

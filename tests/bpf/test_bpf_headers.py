@@ -44,6 +44,7 @@ from tests.bpf.state import (
     POD_L2,
     POD_MASQUERADE,
     REMOTE,
+    SCTP_,
     SENDER,
     TCP_,
     UDP_,
@@ -350,6 +351,28 @@ class TestServices:
         found = Ether(from_pod(state, "1.11", "2.99", payload, family).packet)
         expected = ("2.99", 80) if change == "removed" else (where, port)
         assert (found[1].dst, found[UDP].dport) == (text(expected[0], family), expected[1])
+
+    @FAMILIES
+    @pytest.mark.parametrize("layer", [UDP, SCTP])
+    @pytest.mark.parametrize("remaining", [2, layout.NO_BACKEND], ids=["another", "none"])
+    def test_a_draining_backend_keeps_its_flows(
+        self, state: State, family: int, layer: type[Packet], remaining: int
+    ) -> None:
+        """It gets no new ones, even if there is no other backend. The flows move when it is removed."""
+
+        def sent(port: int) -> str:
+            result = from_pod(state, "1.11", "9.10", layer(sport=port, dport=80), family)
+            return "" if result.counted == {"DROP_NO_BACKEND": 1} else Ether(result.packet)[1].dst
+
+        drained, other = text("2.11", family), text("2.12", family) if remaining == 2 else ""
+        proto = UDP_ if layer is UDP else SCTP_
+        state.service("9.10", 80, proto, [("2.11", 80), ("2.12", 80)], family)
+        state.table([1])
+        assert sent(1000) == drained
+        state.table([remaining], draining=[3] * (layout.DRAINING_MAX - 1) + [1])
+        assert [sent(1000), *map(sent, range(1001, 1011))] == [drained, *[other] * 10]
+        state.table([remaining])
+        assert sent(1000) == other
 
     @FAMILIES
     def test_udp_keeps_a_backend_of_several(self, state: State, family: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,13 @@ PORT, TARGET = 80, 8080
 
 
 def service(
-    name: str, address: str, *backends: str, port: int = PORT, protocol: str = "tcp", **options: Any
+    name: str,
+    address: str,
+    *backends: str,
+    draining: Sequence[str] = (),
+    port: int = PORT,
+    protocol: str = "tcp",
+    **options: Any,
 ) -> dict[str, Any]:
     """Return a service as bpf_state declares it; its backends listen on ``TARGET``."""
     return {
@@ -33,7 +39,10 @@ def service(
         "address": address,
         "port": port,
         "protocol": protocol,
-        "backends": [{"address": one, "port": TARGET} for one in backends],
+        "backends": [
+            *({"address": one, "port": TARGET} for one in backends),
+            *({"address": one, "port": TARGET, "weight": 0} for one in draining),
+        ],
         **options,
     }
 

@@ -500,7 +500,11 @@ class TestState:
                     "name": "front",
                     "address": "10.96.0.1",
                     "port": 80,
-                    "backends": [{"names": ["web"], "weight": 3}, {"names": ["db"], "port": 81}],
+                    "backends": [
+                        {"names": ["web"], "weight": 3},
+                        {"names": ["db"], "port": 81},
+                        {"names": ["db"], "port": 82, "weight": 0},
+                    ],
                 }
             ],
         )
@@ -514,7 +518,8 @@ class TestState:
         assert {"peers": ["the node"], "action": "allow", "deny": []} in policy["rules"]
         (service,) = info["services"]
         shares = {(b["address"], b["port"]): b["share"] for b in service["backends"]}
-        assert shares.keys() == {("10.31.1.11", 80), ("10.31.2.11", 81)}
+        assert shares.keys() == {("10.31.1.11", 80), ("10.31.2.11", 81), ("10.31.2.11", 82)}
+        assert shares["10.31.2.11", 82] == 0
         assert 70 < shares["10.31.1.11", 80] < 80 and round(sum(shares.values())) == 100
         assert {program["name"] for program in info["programs"]} >= {"pod_egress", "host_ingress"}
         assert info["generation"] == 1 and info["connections"]["entries"] == 0

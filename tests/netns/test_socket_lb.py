@@ -116,7 +116,8 @@ def test_other_addresses_and_ports_are_not_translated(cluster: Cluster, flavour:
 
 
 @FLAVOURS
-def test_a_client_with_affinity_keeps_its_backend(cluster: Cluster, flavour: str) -> None:
+@pytest.mark.parametrize("drains", [False, True])
+def test_a_client_with_affinity_keeps_its_backend(cluster: Cluster, flavour: str, drains: bool) -> None:
     to = address(flavour, SERVICE)
     cluster.services(affinity=1)
     (first,) = {cluster.connect(flavour, to) for dummy in range(20)}
@@ -125,12 +126,13 @@ def test_a_client_with_affinity_keeps_its_backend(cluster: Cluster, flavour: str
     while cluster.connect(flavour, to) == first:
         assert time.monotonic() < ends
         time.sleep(2.1)
-    # and ends with its backend
+    # and ends when its backend gets no new connections
     cluster.services(affinity=1000)
     first = cluster.connect(flavour, to)
     kept = [one for one in backends_of(flavour) if one != first]
     version = 6 if flavour == V6 else 4
-    cluster.declare(service(f"web{version}tcp", SERVICE[version], *kept, affinity=1000))
+    draining = [first] if drains else []
+    cluster.declare(service(f"web{version}tcp", SERVICE[version], *kept, draining=draining, affinity=1000))
     (second,) = {cluster.connect(flavour, to) for dummy in range(20)}
     assert second in kept
 

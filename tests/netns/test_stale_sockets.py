@@ -174,6 +174,40 @@ def test_changes_that_keep_the_backend(cluster: Cluster, flavour: str, build: Ca
         assert asked(client) == backends_of(flavour)[0]
 
 
+@FLAVOURS
+def test_sockets_of_a_draining_backend(cluster: Cluster, flavour: str) -> None:
+    """They keep it until it is removed. It gets no new ones, even if there is no other backend."""
+    version = 6 if flavour == V6 else 4
+    to = (address(flavour, SERVICE), PORT)
+
+    def answered() -> str:
+        unconnected.sendto(b"?", to)
+        return unconnected.recv(64).decode()
+
+    def declare(*backends: str, draining: Sequence[str] = ()) -> None:
+        own = service("web", SERVICE[version], *backends, draining=draining, protocol="udp")
+        cluster.declare(own)
+
+    unconnected = opened(cluster, flavour)
+    while answered() != REMOVED[version]:
+        unconnected.close()
+        unconnected = opened(cluster, flavour)
+    with connected(cluster, flavour, REMOVED) as client, unconnected:
+        for backends in ((REMAINING[version],), ()):
+            declare(*backends, draining=[REMOVED[version]])
+            assert asked(client) == answered() == REMOVED[version]
+            with opened(cluster, flavour) as other:
+                if backends:
+                    other.connect(to)
+                    assert asked(other) == REMAINING[version]
+                else:
+                    with pytest.raises(ConnectionRefusedError):
+                        other.connect(to)
+        declare(REMAINING[version])
+        assert error_of(client) == errno.ECONNABORTED
+        assert answered() == REMAINING[version]
+
+
 def test_a_backend_of_another_service(cluster: Cluster) -> None:
     """A service loses a backend that another one keeps."""
 
@@ -334,15 +368,15 @@ def test_other_changes_search_for_no_sockets(cluster: Cluster) -> None:
         assert requested == [cluster.node.pins] * 2
 
 
-def test_a_terminating_endpoint_that_the_service_still_has(cluster: Cluster) -> None:
-    """As kube-proxy, services without ready endpoints use serving ones that terminate."""
+def test_a_terminating_endpoint(cluster: Cluster) -> None:
+    """As with kube-proxy, its sockets keep it while it serves. New ones get it if no other is ready."""
     state = ClusterState("node")
     spec = {"clusterIPs": [SERVICE[4]], "ports": [{"name": "dns", "port": PORT, "protocol": "UDP"}]}
     meta = {"name": "web", "namespace": "ns", "uid": "1"}
     state.apply("services", {"ns/web": REDUCE["services"]({"metadata": meta, "spec": spec})})
 
-    def endpoints(*found: tuple[str, bool]) -> Sequence[Service]:
-        """Return the services with endpoints, and whether each one terminates."""
+    def endpoints(*found: tuple[str, str]) -> Sequence[Service]:
+        """Return the services with endpoints, and how each one ends; empty if it is ready."""
         item = {
             "metadata": {**meta, "labels": {"kubernetes.io/service-name": "web"}},
             "addressType": "IPv4",
@@ -350,7 +384,11 @@ def test_a_terminating_endpoint_that_the_service_still_has(cluster: Cluster) -> 
             "endpoints": [
                 {
                     "addresses": [one],
-                    "conditions": {"ready": not ending, "serving": True, "terminating": ending},
+                    "conditions": {
+                        "ready": not ending,
+                        "serving": ending != "not serving",
+                        "terminating": bool(ending),
+                    },
                 }
                 for one, ending in found
             ],
@@ -360,11 +398,16 @@ def test_a_terminating_endpoint_that_the_service_still_has(cluster: Cluster) -> 
         return state.services
 
     with entries_of(cluster, end_stale_sockets) as set_services:
-        set_services(endpoints((REMOVED[4], False)))
+        set_services(endpoints((REMOVED[4], "")))
         with connected(cluster, V4, REMOVED) as client:
-            set_services(endpoints((REMOVED[4], True)))
-            assert asked(client) == REMOVED[4]
-            set_services(endpoints((REMOVED[4], True), (REMAINING[4], False)))
+            set_services(endpoints((REMOVED[4], "terminating")))
+            with connected(cluster, V4, REMOVED):
+                assert asked(client) == REMOVED[4]
+            set_services(endpoints((REMOVED[4], "terminating"), (REMAINING[4], "")))
+            with opened(cluster, V4) as other:
+                other.connect((SERVICE[4], PORT))
+                assert (asked(other), asked(client)) == (REMAINING[4], REMOVED[4])
+            set_services(endpoints((REMOVED[4], "not serving"), (REMAINING[4], "")))
             assert error_of(client) == errno.ECONNABORTED
 
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Translate Service and EndpointSlice objects, with the endpoints that kube-proxy would choose.
 
-Source: Kubernetes, pkg/proxy/topology.go (CategorizeEndpoints) and pkg/proxy/endpointslicecache.go.
+Source: Kubernetes, pkg/proxy/topology.go (CategorizeEndpoints), pkg/proxy/endpointslicecache.go and
+pkg/proxy/conntrack/cleanup.go.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 class _Chosen(NamedTuple):
-    """The endpoints for clients by the traffic policies Cluster and Local."""
+    """The endpoints for clients by the traffic policies Cluster and Local; other serving ones drain."""
 
     cluster: tuple[Backend, ...]
     local: tuple[Backend, ...]
@@ -190,7 +191,11 @@ def _frontends(
 def choose_endpoints(
     port: ServicePort, slices: Iterable[SliceFacts], version: int, name: str, zone: str
 ) -> _Chosen:
-    """Return the endpoints of a port that clients on the node ``name`` in ``zone`` use."""
+    """Return the endpoints of a port that clients on the node ``name`` in ``zone`` use.
+
+    Whatever the reason that an endpoint is not chosen, open connections keep it while it serves. Those that
+    terminate come first, as they are the most likely to have any.
+    """
     found: dict[tuple[Address, int], Endpoint] = {}
     for one in slices:
         number = one.ports.get((port.name, port.protocol))
@@ -205,9 +210,11 @@ def choose_endpoints(
     ending = {key: one for key, one in found.items() if not one.ready and one.serving and one.terminating}
 
     def backends(*candidates: dict[tuple[Address, int], Endpoint]) -> tuple[Backend, ...]:
-        """Return the first candidates that are not empty."""
-        chosen: Iterable[tuple[Address, int]] = next(filter(None, candidates), ())
-        return tuple(Backend(address, number) for address, number in sorted(chosen))
+        """Return the first candidates that are not empty, and the other endpoints that serve."""
+        chosen = next(filter(None, candidates), {})
+        others = [key for key, one in sorted(found.items()) if one.serving and key not in chosen]
+        others.sort(key=lambda key: not found[key].terminating)
+        return (*(Backend(*key) for key in sorted(chosen)), *(Backend(*key, weight=0) for key in others))
 
     def local(some: dict[tuple[Address, int], Endpoint]) -> dict[tuple[Address, int], Endpoint]:
         return {key: one for key, one in some.items() if one.node == name}

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from .cluster import CLUSTER
 from .host_ports import is_served
 from .image import Frontend, Image
 from .layout import (
+    DRAINING_MAX,
     SERVICE_LISTED,
     SERVICE_NODE,
     SERVICE_SOURCES,
@@ -120,6 +122,8 @@ def _external_backends(service: Service, node: Node) -> tuple[Backend, ...]:
     return tuple(backend for backend in backends if backend.address not in node.addresses)
 
 
-def _weights(backends: Iterable[Backend]) -> dict[bytes, int]:
-    """Return the backends that get new connections with their weights."""
-    return {encode_backend(b.address, b.port): b.weight for b in backends if b.weight}
+def _weights(backends: Sequence[Backend]) -> dict[bytes, int]:
+    """Return the backends with their weights; of those with weight 0, which drain, the first ones."""
+    assigned = (one for one in backends if one.weight)
+    draining = islice((one for one in backends if not one.weight), DRAINING_MAX)
+    return {encode_backend(b.address, b.port): b.weight for b in (*assigned, *draining)}

@@ -141,19 +141,19 @@ def _pods(
 
 
 def _services(snapshot: Snapshot, names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Return the services, each backend with its share of new connections in percent."""
+    """Return the services, each backend with its share of new connections in percent: 0 if it drains."""
     services = []
     for (address, port, protocol, family), (number, indexes) in sorted(services_of(snapshot).items()):
         version = 4 if family == 2 else 6
-        shares = Counter(indexes)
+        shares = Counter(indexes[: layout.MAGLEV_SIZE])
         backends = []
-        for index, count in shares.items():
+        for index in {*indexes} - {layout.NO_BACKEND}:
             packed, backend_port = layout.decode_backend(snapshot.element("backends", index), version)
             backends.append(
                 {
                     "address": str(ipaddress.ip_address(packed)),
                     "port": backend_port,
-                    "share": round(100 * count / layout.MAGLEV_SIZE, 1),
+                    "share": round(100 * shares[index] / layout.MAGLEV_SIZE, 1),
                 }
             )
         services.append(

@@ -23,7 +23,8 @@ from .model import EGRESS, INGRESS, Address, Network, Ports
 from .policy import Ruleset
 
 LAYOUT = 4  # LAYOUT of config.h
-MAGLEV_SIZE, MAX_RANGES = 251, 64
+MAGLEV_SIZE, DRAINING_MAX, MAX_RANGES = 251, 64, 64
+TABLE_SIZE = MAGLEV_SIZE + DRAINING_MAX
 FEATURE_SERVICES, FEATURE_MASQUERADE, FEATURE_STACK_NAT = 1, 2, 4
 FEATURE_NODE_PORTS, FEATURE_EXTERNAL, FEATURE_HOST_BACKENDS = 8, 16, 32
 ENFORCE, DENY = (1, 2), (4, 8)  # by direction
@@ -87,7 +88,7 @@ _RULESET = Record(verdict="B", ranges="B", pad="2x", range=(_RANGE, MAX_RANGES))
 SERVICE_KEY = Record(address="16s", port="2s", proto="B", family="B", buffer="I")
 SOURCE_KEY = Record(prefixlen="I", service=(SERVICE_KEY, 1), client="16s")
 SERVICE = Record(table="I", external="I", id="I", affinity="I", flags="I")
-TABLE = Record(backend=f"{MAGLEV_SIZE}I", digest="8s")
+TABLE = Record(backend=f"{TABLE_SIZE}I", digest="8s")
 _BACKEND = Record(address="16s", port="2s", pad="2x")
 NODE_ADDRESS = Record(address="16s", family="I")
 NODE = Record(masquerade4="4s", first_port="H", last_port="H", masquerade6="16s")
@@ -175,6 +176,8 @@ INBOUND_REASONS = ("REASON_INBOUND", "REASON_HOST", "REASON_DROP_POLICY_INGRESS"
 SOURCE_PREFIX = 8 * SERVICE_KEY.size
 # Table of a service without backends: an index beyond `maglev`, so that the programs drop new connections
 NO_TABLE = 0xFFFFFFFF
+# Unused element of a table: an index beyond `backends`
+NO_BACKEND = 0xFFFFFFFF
 
 # Key and value sizes of the maps that user space writes
 SIZES = {name: (key.size, value.size) for name, (key, value) in WRITTEN.items()}

@@ -154,7 +154,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend of a service; ``weight`` is its share of new connections relative to the other backends."""
+    """A backend of a service; ``weight`` is its share of new connections relative to the other backends.
+
+    With weight 0 it drains: it keeps its connections and gets no new ones. Of a service with many such
+    backends, the maps have the first ones.
+    """
 
     address: Address
     port: int

@@ -16,6 +16,7 @@ from .layout import (
     ENDPOINT,
     HASHES,
     INDEX,
+    NO_BACKEND,
     NO_TABLE,
     NODE_ADDRESS,
     POD,
@@ -77,7 +78,8 @@ class Services:
             for table in {*entry[:2]} - {NO_TABLE} - self.tables.keys():
                 raw = snapshot.element("maglev", table)
                 at = TABLE.fields["digest"].offset
-                self.tables[table] = raw[at : at + 8], frozenset(memoryview(raw)[:at].cast("I"))
+                indexes = frozenset(memoryview(raw)[:at].cast("I")) - {NO_BACKEND}
+                self.tables[table] = raw[at : at + 8], indexes
 
     def used_tables(self, buffer: int) -> set[int]:
         """Return the indexes of the tables that services of a buffer refer to."""
@@ -89,7 +91,7 @@ class Services:
 
 
 def services_of(snapshot: Snapshot) -> dict[Any, tuple[int, tuple[int, ...]]]:
-    """Return the active services: their number, and the backend indexes of their Maglev table."""
+    """Return the active services: their number, and the elements of their table."""
     found = {}
     for key, (table, _external, number, *_others) in Services(snapshot).entries[snapshot.buffer].items():
         *indexes, dummy = TABLE.unpack(snapshot.element("maglev", table)) if table != NO_TABLE else (b"",)

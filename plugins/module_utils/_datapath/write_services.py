@@ -11,6 +11,7 @@ from .image import Image
 from .layout import (
     INDEX,
     MAGLEV_SIZE,
+    NO_BACKEND,
     NO_TABLE,
     NODE_ADDRESS,
     SERVICE,
@@ -18,6 +19,7 @@ from .layout import (
     SOURCE_KEY,
     SOURCE_PREFIX,
     TABLE,
+    TABLE_SIZE,
 )
 from .maglev import maglev_table
 from .snapshot import Services, Snapshot
@@ -157,5 +159,8 @@ def _encode_source(source: tuple[Any, tuple[int, bytes]], buffer: int) -> bytes:
 def _encode_table(weights: Mapping[bytes, int], digest: bytes, backends: SlotAllocator) -> bytes:
     """Return struct maglev_table."""
     indexes = {raw.hex(): backends.index_of(raw) for raw in sorted(weights)}
-    table = maglev_table({raw.hex(): weight for raw, weight in weights.items()}, MAGLEV_SIZE)
-    return TABLE.pack(*(indexes[name] for name in table), digest)
+    assigned = {raw.hex(): weight for raw, weight in weights.items() if weight}
+    names = maglev_table(assigned, MAGLEV_SIZE) if assigned else [""] * MAGLEV_SIZE
+    names += [name for name in indexes if name not in assigned]
+    names += [""] * (TABLE_SIZE - len(names))
+    return TABLE.pack(*(indexes.get(name, NO_BACKEND) for name in names), digest)

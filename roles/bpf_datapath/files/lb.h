@@ -3,7 +3,7 @@
  * Service load balancing. A new connection is assigned an entry of the service's Maglev table: a
  * packet the one that its tuple hashes to, a socket a random one. With session affinity, a client
  * keeps its backend. An open TCP connection keeps its backend when the table changes; other
- * protocols keep it while the service has it.
+ * protocols keep it while the service has it, also as one that gets no new connections.
  */
 #ifndef PODNET_LB_H
 #define PODNET_LB_H
@@ -21,6 +21,8 @@
 #define TABLES_MAX 8192
 #define BACKENDS_MAX 65536
 #define MAGLEV_SIZE 251		/* prime, as Maglev's permutations require */
+#define DRAINING_MAX 64		/* backends of a table that get no new connections */
+#define TABLE_SIZE (MAGLEV_SIZE + DRAINING_MAX)
 #define AFFINITIES_MAX 65536
 #define NODE_ADDRESSES_MAX 1024
 #define SOURCES_MAX 65536
@@ -50,7 +52,7 @@ struct service {
 
 /* Immutable while `services` refers to it. */
 struct maglev_table {
-	__u32 backend[MAGLEV_SIZE];	/* indexes into `backends` */
+	__u32 backend[TABLE_SIZE];	/* indexes into `backends`; from MAGLEV_SIZE on: draining */
 	__u32 digest[2];		/* of the backends; used by the writer only */
 };
 
@@ -209,20 +211,23 @@ static __always_inline bool lb_is_node_netns(__u64 cookie)
 	return bpf_map_lookup_elem(&node_addresses, &key);
 }
 
-/* Return whether a table has a backend, whose index may have another backend since. */
-__noinline bool lb_has_backend(__u32 table_index, __u32 index, const struct addr_port *server)
+/*
+ * Return the position of a backend in a table, TABLE_SIZE if the table does not have it. The index
+ * may have another backend since.
+ */
+__noinline __u32 lb_position(__u32 table_index, __u32 index, const struct addr_port *server)
 {
 	struct maglev_table *table = bpf_map_lookup_elem(&maglev, &table_index);
 	struct addr_port *backend = bpf_map_lookup_elem(&backends, &index);
 
 	if (!server || !table || !backend || backend->port != server->port ||
 	    !address_equal(backend->address, server->address))
-		return false;
-	for (int i = 0; i < MAGLEV_SIZE; i++) {
+		return TABLE_SIZE;
+	for (__u32 i = 0; i < TABLE_SIZE; i++) {
 		if (table->backend[i] == index)
-			return true;
+			return i;
 	}
-	return false;
+	return TABLE_SIZE;
 }
 
 /* Set the backend at the position of a hash in a table; return false if the table has none. */
@@ -261,7 +266,7 @@ static __always_inline enum reason lb_assign(const struct service *service, __u3
 	known = bpf_map_lookup_elem(&affinities, client);
 	if (known && now - known->last_seen < service->affinity) {
 		new = *known;
-		if (lb_has_backend(table, new.index, &new.backend)) {
+		if (lb_position(table, new.index, &new.backend) < MAGLEV_SIZE) {
 			known->last_seen = now;
 			*backend = new.backend;
 			*index = new.index;
@@ -347,7 +352,10 @@ __noinline enum reason lb_select(const struct tuple *t, const struct config *cfg
 	return reason;
 }
 
-/* Return whether the service of a connection still has the connection's backend. */
+/*
+ * Return whether the service of a connection still has the connection's backend. TCP asks for a
+ * SYN, which a draining backend does not get.
+ */
 __noinline bool lb_is_current(const struct connection *c, __u8 family, const struct config *cfg)
 {
 	struct service *service;
@@ -359,8 +367,8 @@ __noinline bool lb_is_current(const struct connection *c, __u8 family, const str
 	if (!service)
 		return false;
 	server = c->server;
-	return lb_has_backend(c->flags & CT_EXTERNAL ? service->external : service->table,
-			      c->backend, &server);
+	return lb_position(c->flags & CT_EXTERNAL ? service->external : service->table, c->backend,
+			   &server) < (c->proto == IPPROTO_TCP ? MAGLEV_SIZE : TABLE_SIZE);
 }
 
 #endif

@@ -151,7 +151,7 @@ static __always_inline enum socket_verdict socket_sendmsg(struct bpf_sock_addr *
 	if (peers && socket_peers_find(peers, &peer)) {
 		if (peer.generation == cfg.generation)
 			goto out;
-		if (lb_has_backend(service->table, peer.index, &peer.backend.at)) {
+		if (lb_position(service->table, peer.index, &peer.backend.at) < TABLE_SIZE) {
 			peer.generation = cfg.generation;
 			goto store;
 		}

@@ -72,7 +72,7 @@ __noinline bool socket_has_backend(__u32 table_index, const struct addr_port *se
 
 	if (!server || !table)
 		return false;
-	for (int i = 0; i < MAGLEV_SIZE; i++) {
+	for (int i = 0; i < TABLE_SIZE; i++) {
 		__u32 index = table->backend[i];
 		struct addr_port *backend = bpf_map_lookup_elem(&backends, &index);
 

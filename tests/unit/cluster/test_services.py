@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.podnet.datapath.plugins.module_utils._cluster.state import REDUCE, ClusterState
-from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import Service
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import Backend, Service
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.watch import key_of
 
 Json = dict[str, Any]
@@ -68,7 +69,13 @@ def shown(state: ClusterState) -> dict[str, list[str]]:
 
 
 def backends(service: Service) -> list[str]:
-    return [str(one.address) for one in service.backends]
+    """Return the backends for new connections."""
+    return [str(one.address) for one in service.backends if one.weight]
+
+
+def draining(found: Sequence[Backend]) -> list[str]:
+    """Return the backends that only keep connections."""
+    return [str(one.address) for one in found if not one.weight]
 
 
 def test_a_service_has_a_frontend_for_each_family_and_kind_of_address() -> None:
@@ -172,7 +179,9 @@ def test_local_policies_select_the_endpoints_of_this_node() -> None:
     assert shown(external) == {"10.96.0.1 80": everything, "0.0.0.0 30080": everything}
     cluster, node_port = external.services
     assert cluster.external is None
-    assert node_port.external is not None and [str(one.address) for one in node_port.external] == local
+    assert node_port.external is not None
+    assert [str(one.address) for one in node_port.external if one.weight] == local
+    assert draining(node_port.external) == everything[1:]
 
 
 def test_an_address_of_two_services_is_that_of_the_cluster_and_is_reported() -> None:
@@ -260,6 +269,10 @@ endpoints = st.lists(
 )
 
 
+def serves(one: Json) -> bool:
+    return one["conditions"].get("serving") in (None, True)
+
+
 def kube_proxy(given: list[Json]) -> tuple[list[str], list[str]]:
     """Return the endpoints for the policies Cluster and Local, as CategorizeEndpoints of kube-proxy does."""
 
@@ -267,8 +280,7 @@ def kube_proxy(given: list[Json]) -> tuple[list[str], list[str]]:
         return one["conditions"].get("ready") in (None, True)
 
     def is_ending(one: Json) -> bool:
-        serving = one["conditions"].get("serving") in (None, True)
-        return serving and one["conditions"].get("terminating") is True
+        return serves(one) and one["conditions"].get("terminating") is True
 
     def names(one: Json, kind: str) -> list[str]:
         return [name["name"] for name in (one.get("hints") or {}).get(kind) or []]
@@ -295,9 +307,23 @@ def test_endpoints_are_those_that_kube_proxy_chooses(given: list[Json]) -> None:
     spec: Json = {"type": "NodePort", "externalTrafficPolicy": "Local", "clusterIPs": ["10.96.0.1"]}
     spec["ports"] = [{"name": "http", "port": 80, "nodePort": 30080}]
     cluster, node_port = state_of([service(**spec)], endpoint_slice(given)).services
-    external = [str(one.address) for one in node_port.external or ()]
+    external = [str(one.address) for one in node_port.external or () if one.weight]
     assert (backends(cluster), external) == kube_proxy(given)
     assert node_port.backends == cluster.backends
+    # CleanStaleEntries of kube-proxy keeps the connections of all endpoints that serve
+    serving = {one["addresses"][0] for one in given if serves(one)}
+    assert {*draining(cluster.backends)} == serving - {*backends(cluster)}
+    assert {*draining(node_port.external or ())} == serving - {*external}
+
+
+def test_terminating_endpoints_drain_before_others() -> None:
+    """The maps have only the first ones of many."""
+    ending = endpoint("10.0.1.3", ready=False, serving=True, terminating=True)
+    hints = [{"hints": {"forZones": [{"name": zone}]}} for zone in (ZONE, "west")]
+    ready = [{**endpoint(f"10.0.1.{number}"), **one} for number, one in enumerate(hints)]
+    state = state_of([service(clusterIPs=["10.96.0.1"])], endpoint_slice([*ready, ending]))
+    (found,) = state.services
+    assert (backends(found), draining(found.backends)) == (["10.0.1.0"], ["10.0.1.3", "10.0.1.1"])
 
 
 def test_health_port() -> None:

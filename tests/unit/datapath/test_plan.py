@@ -228,7 +228,10 @@ WEB, DNS = ("10.96.0.1", 17), ("10.96.0.2", 17)
         ({}, {WEB: {1: 1}}, False),
         ({WEB: {1: 1, 2: 1}}, {WEB: {1: 9, 2: 1, 3: 1}}, False),
         ({WEB: {1: 1, 2: 1}}, {WEB: {1: 1}}, True),
-        ({WEB: {1: 1, 2: 1}}, {WEB: {1: 1, 2: 0}}, True),
+        ({WEB: {1: 1, 2: 1}}, {WEB: {1: 1, 2: 0}}, False),
+        ({WEB: {1: 1}}, {WEB: {1: 0}}, False),
+        ({WEB: {1: 1, 2: 0}}, {WEB: {1: 1}}, True),
+        ({WEB: {1: 0}}, {WEB: {}}, True),
         ({WEB: {1: 1}}, {WEB: {}}, True),
         ({WEB: {1: 1}}, {}, True),
         ({WEB: {}}, {}, False),
@@ -256,6 +259,20 @@ def test_services_that_lose_udp_backends(before: Any, after: Any, loses: bool) -
     assert not problems and not (writes and writes.loses_udp_backends)
     writes, _problems = plan_writes(snapshot, image(after))
     assert bool(writes and writes.loses_udp_backends) == loses
+
+
+def test_the_first_of_many_backends_drain() -> None:
+    count = layout.DRAINING_MAX + 1
+    given = [Backend(ip_address(f"10.0.9.{n}"), 80, 0 if n else 1) for n in range(count + 1)]
+    declaration = Declaration(services=[Service("s", "site", ip_address("10.96.0.1"), 80, 6, tuple(given))])
+    snapshot = empty()
+    snapshot.sizes = {**SIZES, "backends": 1024}
+    snapshot.arrays["backends"] = bytes(1024 * layout.SIZES["backends"][1])
+    writes, problems = plan_writes(snapshot, image_of(declaration))
+    assert writes and not problems
+    image = decode_image(written(snapshot, writes), writes.config[0] & 1)
+    (found,) = image.backends.values()
+    assert found.keys() == {layout.encode_backend(one.address, one.port) for one in given[:count]}
 
 
 def test_all_full_maps_are_reported() -> None:
