@@ -192,7 +192,7 @@ def test_sockets_of_a_draining_backend(cluster: Cluster, flavour: str) -> None:
     while answered() != REMOVED[version]:
         unconnected.close()
         unconnected = opened(cluster, flavour)
-    with connected(cluster, flavour, REMOVED) as client, unconnected:
+    with unconnected, connected(cluster, flavour, REMOVED) as client:
         for backends in ((REMAINING[version],), ()):
             declare(*backends, draining=[REMOVED[version]])
             assert asked(client) == answered() == REMOVED[version]

@@ -137,7 +137,8 @@ def field(raw: Json, key: str, kind: type[T]) -> T:
     value = raw.get(key)
     if value is None:
         return kind()
-    if type(value) is not kind:  # A bool is an int as well.
+    # A bool is an int as well.
+    if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f"{key}: {value!r} is not a {kind.__name__}")
     return value
 
