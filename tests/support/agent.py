@@ -66,6 +66,7 @@ class Agent:
                 client.connect(str(self.socket))
                 return
             time.sleep(0.02)
+        self.stop(signal.SIGKILL)
         raise AssertionError(f"the agent did not start: {self.log()}")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
