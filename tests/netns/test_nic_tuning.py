@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import ethtool as _ethtool
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import netns as _netns
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import configure, info
 from ansible_collections.podnet.datapath.plugins.module_utils._rollback import journal
 
 Namespaces = Any  # conftest.Namespaces
@@ -255,3 +257,25 @@ def test_interfaces_that_come_and_go_are_skipped(
                 assert "veth0" in [nic["name"] for nic in run_module("nic_info", {}, node.netns)["nics"]]
         finally:
             other.kill()
+
+
+def test_an_interface_whose_name_another_one_has_now_is_skipped(
+    namespaces: Namespaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = namespaces("nic")
+    namespaces.ip(name, "link add veth0 type veth peer name veth1")
+    read = _ethtool.Ethtool.read
+
+    def replaced(ethtool: _ethtool.Ethtool, nic: str) -> _ethtool.Nic:
+        if nic == "veth0":
+            namespaces.ip(name, "link del veth0", "link add veth0 type veth peer name veth1")
+            raise OSError("no interface with this name")
+        return read(ethtool, nic)
+
+    monkeypatch.setattr(_ethtool.Ethtool, "read", replaced)
+    with namespaces.inside(name):
+        assert [nic["name"] for nic in info.nics([])] == ["lo", "veth1"]
+        with pytest.raises(Problem, match="veth0 cannot be read: No such device"):
+            info.nics([{"name": "veth0"}])
+        (planned,) = configure.read_plan(_ethtool.Ethtool(), [{"driver": "veth", "mtu": 1400}]).nics
+    assert planned.nic.name == "veth1"

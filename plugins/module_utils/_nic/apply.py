@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -58,7 +57,8 @@ def run(
                 with pending.transaction(*_observed(found)):
                     found = configure.apply(ethtool, found)
             if persistent:
-                drop_ins = mtu_sources.drop_ins(found.entries, root)
+                mtus = {index: mtu for (_name, index), mtu in _desired_mtus(found).items()}
+                drop_ins = mtu_sources.drop_ins(mtus, root)
                 former = persist.read(root)
                 desired = persist.desired(found.entries, drop_ins).replacing(former)
                 files = desired.differing(former)
@@ -72,7 +72,7 @@ def run(
     warnings = [*rollbacks.values()]
     if persistent:
         planned = {**dict.fromkeys(mtu_sources.present_drop_ins(root)), **drop_ins}
-        warnings += _mtu_warnings(found.entries, planned, root)
+        warnings += _mtu_warnings(_desired_mtus(found), planned, root)
     return Result(
         bool(found or files),
         {
@@ -158,19 +158,22 @@ def _write_files(former: BootFiles, desired: BootFiles, command: RunCommand, roo
         raise Problem(f"{text}. The files were restored; the NICs keep their new settings.") from None
 
 
+def _desired_mtus(found: NicPlan) -> dict[tuple[str, int], int | None]:
+    """Return the MTU of each entry, by name and index of its interface."""
+    entries = {entry["name"]: entry for entry in found.entries}
+    return {(one.nic.name, one.nic.index): entries[one.nic.name].get("mtu") for one in found.nics}
+
+
 def _mtu_warnings(
-    entries: Sequence[Mapping[str, Any]], drop_ins: Mapping[str, bytes | None], root: str
+    mtus: Mapping[tuple[str, int], int | None], drop_ins: Mapping[str, bytes | None], root: str
 ) -> list[str]:
     """Return a warning for each file that sets another MTU later."""
     return [
-        f"nics: {entry['name']}: {file} sets the MTU of the DHCP server: set {entry['mtu']} there instead"
+        f"nics: {name}: {file} sets the MTU of the DHCP server: set {mtu} there instead"
         if other == "DHCP"
-        else f"nics: {entry['name']}: {file} sets MTU {other} at the next boot or reconnect: change it to"
-        f" {entry['mtu']} there"
-        for entry in entries
-        if entry.get("mtu")
-        for file, other in mtu_sources.later_mtus(
-            entry["name"], socket.if_nametoindex(entry["name"]), root, drop_ins
-        ).items()
-        if other != str(entry["mtu"])
+        else f"nics: {name}: {file} sets MTU {other} at the next boot or reconnect: change it to {mtu} there"
+        for (name, index), mtu in mtus.items()
+        if mtu
+        for file, other in mtu_sources.later_mtus(name, index, root, drop_ins).items()
+        if other != str(mtu)
     ]

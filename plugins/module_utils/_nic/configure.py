@@ -14,7 +14,7 @@ from .._core.lock import locked
 from .._core.plan import Change, Problem, listed, reason, shown
 from .._kernel.ethtool import Ethtool, Nic, Setting
 from . import mtu
-from .device import devices, exists, read, with_primary_names
+from .device import Vanished, devices, read, with_primary_names
 from .plan import (
     NicPlan,
     PlannedNic,
@@ -49,7 +49,7 @@ def read_plan(ethtool: Ethtool, nics: Sequence[Mapping[str, Any]]) -> NicPlan:
         try:
             nic = read(ethtool, desired.nic)
         except OSError as error:
-            if exists(desired.nic) or desired.nic in named:
+            if not isinstance(error, Vanished) or desired.nic in named:
                 raise Problem(f"nics: {desired.nic} cannot be read: {reason(error)}") from None
             entries = [entry for entry in entries if entry["name"] != desired.nic]
             continue
@@ -260,11 +260,8 @@ def observed_changes(nics: Iterable[Nic]) -> list[Change]:
     pairs = []
     try:
         for former in nics:
-            try:
+            with contextlib.suppress(Vanished):
                 pairs.append((former, read(ethtool, former.name)))
-            except OSError:
-                if exists(former.name):
-                    raise
     finally:
         ethtool.close()
     return [

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -31,9 +33,14 @@ def devices(ethtool: Ethtool) -> list[Device]:
     ]
 
 
-def exists(name: str) -> bool:
-    """Return whether there is an interface with this name."""
-    return name in [other for dummy, other in socket.if_nameindex()]
+class Vanished(OSError):
+    """The interface does not exist, or was removed while it was read.
+
+    ``ENODEV`` does not show that: ethtool also returns it during a reset (net/ethtool/netlink.c).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENODEV, os.strerror(errno.ENODEV))
 
 
 def with_primary_names(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -59,10 +66,17 @@ def _primary_name(name: str) -> str:
 
 
 def read(ethtool: Ethtool, name: str) -> Nic:
-    """Return all settings of a NIC, qdisc and sysfs included; raises ``OSError``."""
-    nic = ethtool.read(name)
-    values: dict[str, Setting] = {**nic.values, **Sysfs().read(name, nic.index)}
-    kind = qdisc.read(nic.index)
+    """Return all settings of a NIC, qdisc and sysfs included; raises ``OSError``, of which ``Vanished``."""
+    interface = next((one for one in socket.if_nameindex() if one[1] == name), None)
+    try:
+        nic = ethtool.read(name)
+        values: dict[str, Setting] = {**nic.values, **Sysfs().read(name, nic.index)}
+        kind = qdisc.read(nic.index)
+    except OSError:
+        # Another interface may have the name by now.
+        if interface in socket.if_nameindex():
+            raise
+        raise Vanished from None
     if kind:
         values["qdisc"] = kind
     return replace(nic, values=values)

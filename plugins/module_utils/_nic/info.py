@@ -55,7 +55,7 @@ def nics(entries: Sequence[Mapping[str, Any]], root: str = "/") -> list[dict[str
             try:
                 found.append(_nic_facts(ethtool, devices[name], persisted, root))
             except OSError as error:
-                if device.exists(name) or any(entry.get("name") for entry in entries):
+                if not isinstance(error, device.Vanished) or any(entry.get("name") for entry in entries):
                     raise Problem(f"{name} cannot be read: {reason(error)}") from None
         return found
     finally:

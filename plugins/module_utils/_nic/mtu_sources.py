@@ -15,9 +15,7 @@ import fnmatch
 import glob
 import os
 import re
-import socket
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from .._node.drop_ins import in_order, options
 from .._node.host import Host
@@ -92,13 +90,12 @@ def _bytes(value: str) -> str:
     return str(int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2]]) if match else value
 
 
-def drop_ins(entries: Sequence[Mapping[str, Any]], root: str = "/") -> dict[str, bytes]:
-    """Return the drop-ins that make networkd set the MTU of ``entries``.
+def drop_ins(desired: Mapping[int, int | None], root: str = "/") -> dict[str, bytes]:
+    """Return the drop-ins that make networkd set the ``desired`` MTU of interfaces, given by their index.
 
     A drop-in is needed only if a .network file sets another MTU, and possible only if the file applies to no
     interface with a different MTU.
     """
-    desired = {socket.if_nametoindex(entry["name"]): entry.get("mtu") for entry in entries}
     users: dict[str, set[int]] = {}
     for name in Host(root).names("/run/systemd/netif/links"):
         index = int(name)

@@ -82,10 +82,10 @@ def _read(ethtool: Ethtool, name: str) -> Nic | None:
     """Return a NIC, ``None`` if it does not exist; raises ``Problem``."""
     try:
         return device.read(ethtool, name)
-    except OSError as error:
-        if device.exists(name):
-            raise Problem(f"{name} cannot be read: {reason(error)}") from None
+    except device.Vanished:
         return None
+    except OSError as error:
+        raise Problem(f"{name} cannot be read: {reason(error)}") from None
 
 
 def _write(ethtool: Ethtool, name: str, former: Mapping[str, Any]) -> str:

@@ -38,12 +38,11 @@ DROP_IN = "/etc/systemd/network/10-w.network.d/zz-podnet.conf"
 
 
 @pytest.fixture
-def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def others(tmp_path: Path) -> str:
     """A node on which every service sets an MTU of wire0."""
     for name, text in OTHERS.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr("socket.if_nametoindex", {"wire0": 7, "wire1": 8}.__getitem__)
     return str(tmp_path)
 
 
@@ -65,16 +64,16 @@ def test_drop_ins_of_all_directories_apply(others: str) -> None:
 
 
 def test_a_drop_in_overrides_the_mtu_and_is_removed(others: str) -> None:
-    drop_ins = mtu_sources.drop_ins([ENTRY], others)
+    drop_ins = mtu_sources.drop_ins({7: 8264}, others)
     assert list(drop_ins) == [DROP_IN] and b"[Link]\nMTUBytes=8264\n" in drop_ins[DROP_IN]
     # Before and after the file is written.
     assert mtu_sources.later_mtus("wire0", 7, others, drop_ins)[DROP_IN] == "8264"
     persist.write(persist.desired([ENTRY], drop_ins), others)
     assert mtu_sources.later_mtus("wire0", 7, others)[DROP_IN] == "8264"
-    assert mtu_sources.drop_ins([ENTRY], others) == drop_ins
+    assert mtu_sources.drop_ins({7: 8264}, others) == drop_ins
     now = persist.read(others)
     # A drop-in is not needed if networkd sets this MTU already.
-    assert mtu_sources.drop_ins([{**ENTRY, "mtu": 9000}], others) == {}
+    assert mtu_sources.drop_ins({7: 9000}, others) == {}
     none = persist.desired([]).replacing(now)
     assert DROP_IN in none.differing(now)
     persist.write(none, others)
@@ -83,10 +82,9 @@ def test_a_drop_in_overrides_the_mtu_and_is_removed(others: str) -> None:
 
 def test_no_drop_in_if_the_network_file_applies_to_another_nic(others: str) -> None:
     Path(others, "run/systemd/netif/links/8").write_text("NETWORK_FILE=/etc/systemd/network/10-w.network\n")
-    assert mtu_sources.drop_ins([ENTRY], others) == {}
-    both = [ENTRY, {**ENTRY, "name": "wire1"}]
-    assert list(mtu_sources.drop_ins(both, others)) == [DROP_IN]
-    assert mtu_sources.drop_ins([ENTRY, {**ENTRY, "name": "wire1", "mtu": 1500}], others) == {}
+    assert mtu_sources.drop_ins({7: 8264}, others) == {}
+    assert list(mtu_sources.drop_ins({7: 8264, 8: 8264}, others)) == [DROP_IN]
+    assert mtu_sources.drop_ins({7: 8264, 8: 1500}, others) == {}
 
 
 MAC = "52:54:00:12:34:56"
@@ -134,9 +132,7 @@ MAC = "52:54:00:12:34:56"
         ("etc/sysconfig/network-scripts/ifcfg-wire0", "DEVICE=wire0\nexport MTU=1400 # VPN\n", "1400"),
     ],
 )  # fmt: skip
-def test_other_services_that_set_the_mtu_are_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str, mtu: str
-) -> None:
+def test_other_services_that_set_the_mtu_are_found(tmp_path: Path, file: str, text: str, mtu: str) -> None:
     address = tmp_path / "sys/class/net/wire0/address"
     address.parent.mkdir(parents=True)
     address.write_text(f"{MAC}\n")
@@ -146,8 +142,7 @@ def test_other_services_that_set_the_mtu_are_found(
     assert mtu_sources.later_mtus("wire1", 8, str(tmp_path)) == (
         {f"/{file}": mtu} if file.endswith(("Wired", "conf.d/mtu.conf")) else {}
     )
-    monkeypatch.setattr("socket.if_nametoindex", {"wire0": 7}.__getitem__)
-    (warning,) = apply._mtu_warnings([ENTRY], {}, str(tmp_path))
+    (warning,) = apply._mtu_warnings({("wire0", 7): 8264}, {}, str(tmp_path))
     assert (
         warning
         == f"nics: wire0: /{file} sets MTU 1400 at the next boot or reconnect: change it to 8264 there"
@@ -192,13 +187,13 @@ def test_networkd_that_uses_the_mtu_of_dhcp_gets_a_drop_in(others: str, section:
     Path(others, "run/systemd/network/10-w.network.d/a.conf").unlink()
     network.write_text(f"[Match]\nName=wire0\n[Network]\nDHCP=yes\n[{section}]\nUseMTU=true\n")
     assert mtu_sources.later_mtus("wire0", 7, others)["/etc/systemd/network/10-w.network"] == "DHCP"
-    drop_ins = mtu_sources.drop_ins([ENTRY], others)
+    drop_ins = mtu_sources.drop_ins({7: 8264}, others)
     assert list(drop_ins) == [DROP_IN]
     assert mtu_sources.later_mtus("wire0", 7, others, drop_ins)[DROP_IN] == "8264"
     # The file also applies to another NIC, so that a warning has to do.
     Path(others, "run/systemd/netif/links/8").write_text("NETWORK_FILE=/etc/systemd/network/10-w.network\n")
-    assert mtu_sources.drop_ins([ENTRY], others) == {}
-    warning = apply._mtu_warnings([ENTRY], {}, others)[0]
+    assert mtu_sources.drop_ins({7: 8264}, others) == {}
+    warning = apply._mtu_warnings({("wire0", 7): 8264}, {}, others)[0]
     assert warning.startswith(
         "nics: wire0: /etc/systemd/network/10-w.network sets the MTU of the DHCP server"
     )
