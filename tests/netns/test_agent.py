@@ -119,8 +119,8 @@ class Cni:
         return self.node.ns.run(self.node.name, *words).count("pod_")
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition is met, for at most 20 seconds."""
-        deadline = time.monotonic() + 20
+        """Wait until a condition is met, for at most a minute."""
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, self.agent.log()
             time.sleep(0.1)
@@ -128,11 +128,11 @@ class Cni:
     def leftovers(self) -> list[Any]:
         """Return what the agent has created: devices, routes, pins, entries, records, addresses."""
         links = json.loads(self.node.ns.run(self.node.name, "ip", "-json", "link"))
-        routes = self.node.ns.run(self.node.name, "ip", "route").splitlines()
+        routes = json.loads(self.node.ns.run(self.node.name, "ip", "-json", "route"))
         reserved = self.folder / "ipam" / "test"
         return [
             *(link["ifname"] for link in links if link["ifname"].startswith("pn")),
-            *(route for route in routes if "dev pn" in route),
+            *((route["dst"], route["dev"]) for route in routes if route["dev"].startswith("pn")),
             *map(str, Path(self.node.pins).glob("links/pods_cni/*")),
             *(record for record in Store(self.node.pins).read() if record == "cni"),
             *self.agent.records(),
@@ -526,5 +526,6 @@ def test_the_status_names_pods_and_drops(cni: Cni) -> None:
         pods = info.gather(cni.node.pins)["pods"]
     shown = {name.strip(): text.strip() for name, _colon, text in (line.partition(":") for line in lines)}
     assert shown["Pods"] == "1 of 1023: 1 cni" and shown["devices"] == "1 veth"
-    assert shown["drops"] == "invalid source ip 1" and len(lines) < 24
+    # The kernel of the container may have sent IPv6 messages that are dropped, too.
+    assert "invalid source ip 1" in shown["drops"].split(", ") and len(lines) < 24
     assert [pod["name"] for pod in pods] == ["shop/web-0"]

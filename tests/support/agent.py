@@ -22,6 +22,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._agent.attachments
 
 MAIN = "from ansible_collections.podnet.datapath.plugins.module_utils._agent.main import main; main()"
 PLUGINS = "/usr/lib/cni"  # Debian's containernetworking-plugins
+_START_WITHIN = 120  # seconds, for an emulated node on a busy machine
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Agent:
         ]
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, env=self._environment)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + _START_WITHIN
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(self.socket))
