@@ -125,7 +125,9 @@ def run_cyclonus(cluster: AnyCluster, log: Path) -> dict[str, str]:
     protocols = "TCP,UDP,SCTP" if has_sctp() else "TCP,UDP"
     command = (
         *(cyclonus.PROGRAM, "generate", "--exclude=", f"--server-protocol={protocols}"),
-        *("--perturbation-wait-seconds=2", "--job-timeout-seconds=2", "--retries=0"),
+        # Denied connections take the timeout, which is most of the time. On a busy computer, allowed ones may
+        # exceed it, too; then all connections of the case are tried again.
+        *("--perturbation-wait-seconds=1", "--job-timeout-seconds=1", "--retries=2"),
         *("--pod-creation-timeout-seconds=180", f"--junit-results-file={FOLDER}/{JUNIT}"),
         # A Pod that connects to its own service reaches itself inside of its namespace, and "a Pod cannot
         # block access to itself" (kubernetes.io/docs, "Network Policies").

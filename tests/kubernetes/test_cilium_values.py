@@ -26,7 +26,7 @@ from tests.kubernetes.cilium_checks import Agent, Kernel
 from tests.kubernetes.cluster import build, cgroups, cilium_build, root
 from tests.kubernetes.cluster.cilium_build import render
 from tests.kubernetes.cluster.cluster import checkout_name
-from tests.kubernetes.cluster.machine import Machine
+from tests.kubernetes.cluster.machine import CGROUP2, Machine
 
 CLUSTERS, AGENTS = 300, 4
 SEED = os.environ.get("PODNET_SEED") or "1"
@@ -178,7 +178,7 @@ def rejection(machine: Machine, config: Mapping[str, str]) -> str:
     """Return why the agent rejects a configuration; empty if it accepts it."""
     folder = "/etc/cilium"
     machine.run("mkdir", "-p", folder)
-    local = {"lib-dir": f"/{cilium_build.SOURCE}", "cgroup-root": str(cgroups.version2(machine.group))}
+    local = {"lib-dir": f"/{cilium_build.SOURCE}", "cgroup-root": f"{CGROUP2}/{machine.group}"}
     local["k8s-kubeconfig-path"] = "/etc/kubeconfig"
     cluster = {"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}
     context = {"name": "c", "context": {"cluster": "c", "user": "c"}}

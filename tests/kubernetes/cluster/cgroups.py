@@ -27,13 +27,6 @@ def _hierarchies(version: str = "") -> list[Path]:
     return [Path(left.split()[4]) for left, dummy, right in mounts if right.startswith(f"cgroup{version}")]
 
 
-def version2(group: str) -> Path:
-    """Return the cgroup v2 of a group; raise LabError if this computer has only version 1."""
-    for hierarchy in _hierarchies("2"):
-        return hierarchy / group
-    raise LabError("no cgroup v2 is mounted; mount it: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified")
-
-
 def create(group: str) -> None:
     """Create a group with all controllers, which contains no processes itself, and its child ``init``."""
     for hierarchy in _hierarchies():

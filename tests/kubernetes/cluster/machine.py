@@ -22,6 +22,7 @@ from tests.kubernetes.cluster import cgroups
 from tests.kubernetes.cluster.host import Host
 from tests.kubernetes.cluster.images import PATH
 
+CGROUP2 = "/run/cgroup2"  # where a machine has cgroup v2
 SCRIPT = Path(__file__).with_name("machine.sh")
 
 

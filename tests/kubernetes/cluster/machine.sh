@@ -11,6 +11,11 @@ name=$1 folder=$2 layers=$3
 # /proc is still the one of the first PID namespace.
 read -r pid _ </proc/self/stat
 
+cgroup2=$(findmnt --noheadings --output TARGET --types cgroup2 --first-only) || {
+	echo 'no cgroup v2 is mounted; mount it: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified' >&2
+	exit 1
+}
+
 cd "$folder"
 mkdir -p upper work root state sysctl
 mount -t overlay -o "lowerdir=$layers,upperdir=upper,workdir=work" overlay root
@@ -20,6 +25,10 @@ mount --rbind /sys/fs/cgroup root/sys/fs/cgroup
 mount -t bpf bpf root/sys/fs/bpf
 mount --rbind /dev root/dev
 mount -t tmpfs -o mode=755 tmpfs root/run
+mkdir root/run/cgroup2
+mount --bind "$cgroup2" root/run/cgroup2
+# crun refuses controllers of cgroup v1 beside those of cgroup v2.
+[ "$cgroup2" = /sys/fs/cgroup ] || umount "root$cgroup2"
 
 # The state of containerd, etcd and kubelet must not be on an overlay.
 for state in containerd etcd kubelet; do

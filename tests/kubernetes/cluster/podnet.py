@@ -18,7 +18,6 @@ from ansible_collections.podnet.datapath.plugins.module_utils._agent.install_pla
 from ansible_collections.podnet.datapath.plugins.module_utils._agent.server import PATH as SOCKET
 from ansible_collections.podnet.datapath.plugins.module_utils._core.bundle import archive
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import command
-from tests.kubernetes.cluster import cgroups
 from tests.kubernetes.cluster.control_plane import SERVICE_CIDRS
 from tests.kubernetes.cluster.node import CNI_BIN, NET_D, AnyNode, Node
 from tests.support.checkout import CHECKOUT, PROGRAMS
@@ -107,7 +106,7 @@ def present(
         "metrics_port": 9797,
         "socket_lb": "required",
         # By default the one of this whole computer
-        "cgroup_path": str(cgroups.version2(node.group)),
+        "cgroup_path": node.cgroup2,
         "stack_services": SERVICE_CIDRS,
         **agent,
     }

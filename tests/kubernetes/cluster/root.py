@@ -16,7 +16,7 @@ from tests.kubernetes.cluster import cache
 
 SUITE = "sid"
 PACKAGES = (
-    *("busybox-static", "containerd", "containernetworking-plugins", "etcd-server", "runc", "tini"),
+    *("busybox-static", "containerd", "containernetworking-plugins", "crun", "etcd-server", "tini"),
     # kubelet, kube-proxy and portmap
     *("conntrack", "ethtool", "iproute2", "iptables", "kmod", "mount", "nftables", "procps", "util-linux"),
     # the agent and its programs
