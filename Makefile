@@ -96,7 +96,7 @@ kube-down: tools  ## Remove the cluster (KUBE=kube)
 
 # Long ones first. Emulated nodes wait for their controller, and the others for the kernel, most of the time.
 test: tools  ## Fast tests, a Kubernetes, driver on one kernel, two nodes
-	@$(MAKE) --no-print-directory -j3 -Otarget test-netns test-nodes test-kube-cluster test-driver $(FAST) test-kube-api
+	@$(MAKE) --no-print-directory -j3 -Otarget test-driver test-nodes test-netns test-kube-cluster $(FAST) test-kube-api
 	$(call say,Every test passed; removing the node of the driver's tests)
 	python3 roles/lab_node/files/lab.py down --name driver-$(subst .,-,$(KERNEL)) >/dev/null
 
