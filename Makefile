@@ -35,6 +35,8 @@ UPGRADE ?=
 # kube, test-kubernetes: release of Kubernetes, CNI, and name of the cluster.
 KUBERNETES ?= 1.36.3
 CNI ?= podnet
+# test-kubernetes: mode of kube-proxy, nftables or iptables
+PROXY ?= nftables
 KUBE ?= kube
 SUITE ?= conformance
 # test-kube-nodes: drivers of the Pods. netkit was added in 6.7.
@@ -53,7 +55,7 @@ PLAYBOOK := ansible-playbook -i $(LAB_INVENTORY) -i inventories/lab
 # Targets that need root (network namespaces, taps, image roots): make runs itself again through sudo.
 AS_ROOT := lab lab-site lab-benchmark lab-down kube kube-down test test-fast test-bpf test-netns test-cni test-rollout \
 	test-critest test-kubernetes test-kube-cluster test-kube-api test-agent-faults test-chaos test-cilium test-kube-nodes test-conformance test-conformance-nodes test-datapath test-driver test-driver-nodes test-debug-kernel test-nodes test-operations test-faults \
-	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-services bench-masquerade bench-cni bench-kubernetes bench-agent-scale bench-scale bench-tuning packages
+	test-swaps fuzz-bpf coverage-bpf verified-bpf bench-icount bench-datapath bench-services bench-masquerade bench-cni bench-kubernetes bench-kube-proxy bench-agent-scale bench-scale bench-tuning packages
 
 # Only tests/unit needs no root.
 ifneq ($(filter-out tests/unit%,$(T)),)
@@ -62,7 +64,7 @@ endif
 
 ifneq ($(shell id -u),0)
 $(AS_ROOT):
-	@sudo --preserve-env=CNI,COUNT,DRIVERS,DURATION,FAULTS,FOCUS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,SEED,SUITE,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
+	@sudo --preserve-env=CNI,COUNT,DRIVERS,DURATION,FAULTS,FOCUS,HOSTS,K,KERNEL,KUBE,KUBERNETES,LAB,MINUTES,PODNET_DEBIAN_MIRROR,PROXY,SEED,SUITE,SWAPS,T env PODNET_CACHE="$(PODNET_CACHE)" $(MAKE) --no-print-directory $@
 else
 
 define say
@@ -140,12 +142,12 @@ test-rollout: tools  ## Batches and gates of a rollout, by runs of ansible-playb
 	$(call say,Rollouts over several hosts)
 	pytest -q tests/rollout
 
-test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=podnet), draining, Cilium's API; 8 min, built once in 12 min
+test-kubernetes: tools  ## A CNI on two nodes (KUBERNETES=1.36.3, CNI=podnet, PROXY=nftables or iptables), draining, Cilium's API; 8 min, built once in 12 min
 	$(call say,Kubernetes $(KUBERNETES) with the CNI $(CNI); the first time 20 min, later 8 min)
 	@$(MAKE) --no-print-directory -j2 -Otarget test-kube-cluster test-kube-api
 
 test-kube-cluster: tools  ## Of test-kubernetes, the tests with two nodes
-	PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=$(CNI) pytest -q tests/kubernetes --ignore=tests/kubernetes/api
+	PODNET_KUBERNETES=$(KUBERNETES) PODNET_CNI=$(CNI) PODNET_PROXY=$(PROXY) pytest -q tests/kubernetes --ignore=tests/kubernetes/api
 
 test-kube-api: tools  ## Of test-kubernetes, the tests with an API server and without nodes
 	pytest -q tests/kubernetes/api
@@ -247,6 +249,10 @@ bench-cni: tools  ## ADD and DEL of the CNI plugin, beside the reference plugins
 bench-kubernetes: tools  ## 100 Pods started at once by kubelet, beside Pods that need no CNI plugin, 5 min
 	$(call say,Pods started at once on Kubernetes $(KUBERNETES))
 	$(BENCH).kubernetes.pods
+
+bench-kube-proxy: tools  ## Connections by a Service beside kube-proxy, as shares of direct ones, 20 min
+	$(call say,Services beside kube-proxy in its modes nftables and iptables)
+	$(BENCH).kubernetes.services
 
 bench-agent-scale: tools  ## The agent and an API server with 10,000 Pods, 500 policies, 1,000 services; 100 changes a second for DURATION=600 s; 20 min
 	$(call say,A simulated cluster with a real API server; the first time 12 min more)

@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fixtures of the tests on a Kubernetes: PODNET_KUBERNETES selects its release, PODNET_CNI the CNI.
 
+PODNET_PROXY is the mode of kube-proxy.
+
 PODNET_NODES selects the kernel of nodes in guests, and PODNET_DRIVER the driver of their Pods; without it,
 the nodes are machines on the running kernel.
 """
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kubernetes.cluster.cilium_lab import CiliumLabCluster
-from tests.kubernetes.cluster.cluster import AnyCluster, Cluster, checkout_name
+from tests.kubernetes.cluster.cluster import PROXY_MODES, AnyCluster, Cluster, checkout_name
 from tests.kubernetes.cluster.lab_cluster import LabCluster
 
 if os.environ.get("PODNET_CNI") != "cilium":
@@ -39,7 +41,7 @@ def kubernetes() -> Iterator[AnyCluster]:
         return
     cluster = Cluster(checkout_name("test"))
     try:
-        cluster.up(network)
+        cluster.up(network, proxy=os.environ.get("PODNET_PROXY", PROXY_MODES[0]))
         yield cluster
     finally:
         cluster.down()

@@ -19,7 +19,7 @@ class CiliumLabCluster(LabCluster):
 
     def __init__(self, kernel: str) -> None:
         super().__init__(kernel, "veth", name="cilium")
-        self.proxy = False
+        self.proxy = ""
         # In the network of the control plane, which the agents reach
         self._compiler = Machine("compiler", self.folder, self.control.netns, self.group)
 

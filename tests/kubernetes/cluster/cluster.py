@@ -28,6 +28,7 @@ from tests.support.checkout import CHECKOUT
 ADDRESSES = "172.30.0.1", "fd30::1"
 PREFIXES = 24, 64
 NODES = 2
+PROXY_MODES = "nftables", "iptables"
 CNIS = {
     "cilium": cni.Cni(cilium.install, cilium.layers, proxy=False),
     "podnet": cni.Cni(podnet.install),
@@ -44,8 +45,8 @@ class AnyCluster(ABC):
 
     # Where an emulated node needs more time, timeouts are multiplied by this factor.
     patience = 1
-    # Whether the nodes run kube-proxy.
-    proxy = True
+    # The mode of kube-proxy, empty if the nodes do not run it.
+    proxy = PROXY_MODES[0]
 
     def __init__(self, name: str, version: str, driver: str) -> None:
         self.name, self.version, self.driver = name, version, driver
@@ -92,7 +93,7 @@ class AnyCluster(ABC):
     def _start_kubelet(self, node: AnyNode) -> None:
         node.start_kubelet(self.server.kubeconfig(kubelet_user(node.name)))
         if self.proxy:
-            node.start_proxy(self.server.kubeconfig(PROXY))
+            node.start_proxy(self.proxy, self.server.kubeconfig(PROXY))
 
     @property
     def kubeconfig(self) -> Path:
@@ -155,15 +156,18 @@ class Cluster(AnyCluster):
     def _machines(self) -> list[Machine]:
         return [self.control, *self.nodes]
 
-    def up(self, network: str, more: Sequence[Path] = ()) -> None:
+    def up(self, network: str, more: Sequence[Path] = (), proxy: str = PROXY_MODES[0]) -> None:
         """Start a new cluster with a CNI, after removing an existing one of the same name.
 
-        ``more`` are layers for the machines' roots in addition to those of every cluster.
+        ``more`` are layers for the machines' roots in addition to those of every cluster. ``proxy`` is the
+        mode of kube-proxy, if clusters with this CNI have it.
         """
         if network not in CNIS:
             raise common.LabError(f"CNI={network} is unknown; set one of {', '.join(sorted(CNIS))}")
+        if proxy not in PROXY_MODES:
+            raise common.LabError(f"PROXY={proxy} is unknown; set one of {', '.join(PROXY_MODES)}")
         plugin = CNIS[network]
-        self.proxy = plugin.proxy
+        self.proxy = proxy if plugin.proxy else ""
         layers = [*more, *plugin.layers(), *self._layers()]
         self.down()
         with common.step(f"cluster {self.name}", 30):

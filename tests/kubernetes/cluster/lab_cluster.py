@@ -41,7 +41,8 @@ class LabCluster(AnyCluster):
         """``options`` are those of ``site.yml`` in addition to the ones that a cluster requires."""
         super().__init__(f"{name}-{kernel.replace('.', '-')}", version, driver)
         self.kernel, self._options = kernel, options
-        self.proxy = options.get("cni_kube_proxy") != "replace"
+        if options.get("cni_kube_proxy") == "replace":
+            self.proxy = ""
         self._lab = Lab(self.name)
         self._nodes = [GuestNode(number, self._lab, self.folder) for number in range(1, NODES + 1)]
 

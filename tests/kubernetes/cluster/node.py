@@ -130,12 +130,12 @@ class AnyNode(Host):
             *("--kubeconfig", "/etc/kubernetes/kubelet.conf", "--node-ip", ",".join(self.addresses)),
         )
 
-    def start_proxy(self, kubeconfig: str) -> None:
-        """Start kube-proxy with a kubeconfig."""
+    def start_proxy(self, mode: str, kubeconfig: str) -> None:
+        """Start kube-proxy in a mode, with a kubeconfig."""
         self.write("/etc/kubernetes/proxy.conf", kubeconfig, 0o600)
         self.start(
             *("kube-proxy", "kube-proxy", "--kubeconfig", "/etc/kubernetes/proxy.conf"),
-            *("--proxy-mode", "nftables", "--cluster-cidr", ",".join(POD_CIDRS)),
+            *("--proxy-mode", mode, "--cluster-cidr", ",".join(POD_CIDRS)),
             # The limit belongs to the whole kernel.
             *("--conntrack-max-per-core", "0"),
         )

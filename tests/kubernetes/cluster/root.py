@@ -22,7 +22,7 @@ PACKAGES = (
     # the agent and its programs
     *("bpftool", "libbpf1", "python3", "python3-pyroute2"),
     # tests
-    *("curl", "iputils-ping", "netcat-openbsd", "tcpdump"),
+    *("curl", "iputils-ping", "netcat-openbsd", "netperf", "tcpdump"),
 )
 
 
