@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -145,5 +146,5 @@ def group() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Return a function that compiles the programs with edits, see ``bpf_node.compiled``."""
-    return lambda *edits: compiled(tmp_path_factory.mktemp("build"), *edits)
+    """Return a function that compiles the programs with edits, each once; see ``bpf_node.compiled``."""
+    return functools.cache(lambda *edits: compiled(tmp_path_factory.mktemp("build"), *edits))
