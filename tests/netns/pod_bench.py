@@ -143,6 +143,8 @@ def pods_node(node: Node, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(journal, "FOLDER", str(folder / "journal"))
     bench = Bench(node, f"test{os.getpid()}")
     yield bench
+    node.attach(state="absent")
     for owner in (bench.owner, f"{bench.owner}-x"):
-        bench.ensure(owner=owner)
+        # With programs, each call would load them.
+        bench.ensure(owner=owner, programs_enabled=False)
         Path(f"/run/podnet/routes/{owner}.json").unlink(missing_ok=True)
