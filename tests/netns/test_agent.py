@@ -57,7 +57,7 @@ class Cni:
         self.node, self.folder = node, folder
         node.ns.sysctl(node.name, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
         node.ns.ip(node.name, f"address add {ROUTER}/32 dev lo")
-        node.attach()
+        self.attach()
         self.config = {
             "cniVersion": "1.0.0",
             "name": "test",
@@ -68,6 +68,10 @@ class Cni:
         self.agent = Agent(node.name, folder, settings)
         self.agent.start()
         self.containers: dict[str, str] = {}
+
+    def attach(self) -> None:
+        """Load the programs before the agent starts."""
+        self.node.attach()
 
     def container(self, name: str) -> str:
         """Return the container's network namespace, by its path."""

@@ -56,10 +56,12 @@ class HostPorts(Cni):
             f"address add {WORLD[6]}/64 dev right nodad",
         )
         super().__init__(node, folder, **{"kube_proxy": "replace", **config})
-        options = {"socket_lb": "required", "cgroup_path": group} if group else {}
-        node.attach("host_ingress left ingress", **options)
         self._stop = threading.Event()
         self._servers: list[threading.Thread] = []
+
+    def attach(self) -> None:
+        options = {"socket_lb": "required", "cgroup_path": self._group} if self._group else {}
+        self.node.attach("host_ingress left ingress", **options)
 
     def with_ports(self, *mappings: dict[str, Any]) -> dict[str, Any]:
         return {**self.config, "runtimeConfig": {"portMappings": list(mappings)}}
