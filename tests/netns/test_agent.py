@@ -120,7 +120,8 @@ class Cni:
     def filters(self, name: str) -> int:
         """Return the number of programs at a container's device."""
         words = ("bpftool", "net", "show", "dev", self.device(name))
-        return self.node.ns.run(self.node.name, *words).count("pod_")
+        # The agent may be replacing the device.
+        return self.node.ns.run(self.node.name, *words, check=False).count("pod_")
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition is met, for at most a minute."""
