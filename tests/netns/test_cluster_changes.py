@@ -35,6 +35,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._datapath.node imp
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.parse import parse
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.snapshot import (
     Services,
+    Snapshot,
     decode_image,
 )
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store, all_slots
@@ -158,24 +159,26 @@ class World:
         self.pods = {name: one for name, one in {**self.pods, **pods}.items() if one}
         return lambda: self.entries.update_pods(pods)
 
-    def image(self) -> Image:
+    def read(self) -> Snapshot:
         with contextlib.ExitStack() as files:
-            snapshot = Maps.pinned(self.pins, files).read()
-        return decode_image(snapshot, snapshot.buffer)
+            return Maps.pinned(self.pins, files).read()
 
-    def stray_sources(self) -> list[Any]:
-        """Return the networks of clients that no service has: the next service would have them."""
-        with contextlib.ExitStack() as files:
-            snapshot = Maps.pinned(self.pins, files).read()
-        found = Services(snapshot)
-        services = found.entries[snapshot.buffer]
-        return [one for one in found.sources[snapshot.buffer] if one[0] not in services]
+    def image(self) -> Image:
+        snapshot = self.read()
+        return decode_image(snapshot, snapshot.buffer)
 
     def desired(self) -> Image:
         """Return the image of what is stored, computed from scratch."""
         records = self.store.read()
         declaration = merge_records(records, self.store.cluster.read())
         return Compiler(declaration, read_node(self.pins), all_slots(records)).image
+
+
+def stray_sources(snapshot: Snapshot) -> list[Any]:
+    """Return the networks of clients that no service has: the next service would have them."""
+    found = Services(snapshot)
+    services = found.entries[snapshot.buffer]
+    return [one for one in found.sources[snapshot.buffer] if one[0] not in services]
 
 
 def verdicts(image: Image) -> dict[tuple[str, str, int, int, int], bool]:
@@ -247,8 +250,9 @@ def test_changes_end_in_the_maps_from_scratch(world: World, sequence: Any) -> No
     world.entries.remove([f"e{number}" for number in range(LOCAL)])
     world.pods, world.policies, world.services = {}, [], []
     world.entries.set_cluster({}, [], [])
+    image = world.image()
     for change, remaining in sequence:
-        before, former_services = verdicts(world.image()), services_of(world.image())
+        before, former_services = verdicts(image), services_of(image)
         seen.clear()
         seen_services.clear()
         operation = world.operation(change)
@@ -263,10 +267,12 @@ def test_changes_end_in_the_maps_from_scratch(world: World, sequence: Any) -> No
                 world.entries = world.process()
                 remaining = None
                 world.entries.complete()
-        assert without_numbers(world.image()) == without_numbers(world.desired()), change
-        assert not world.stray_sources(), change
-        after = verdicts(world.image())
-        assert all(one in (former_services, services_of(world.image())) for one in seen_services), change
+        snapshot = world.read()
+        image = decode_image(snapshot, snapshot.buffer)
+        assert without_numbers(image) == without_numbers(world.desired()), change
+        assert not stray_sources(snapshot), change
+        after, services_after = verdicts(image), services_of(image)
+        assert all(one in (former_services, services_after) for one in seen_services), change
         if change[0] == "pods" and len(change[1]) > 1:
             continue  # Each of several Pods may change first.
         for number, found in enumerate(seen):
