@@ -137,10 +137,27 @@ def node(namespaces: Any, run_module: RunModule, bpffs: str, datapath_object: st
     made.attach(state="absent")
 
 
+@pytest.fixture(scope="module")
+def module_node(
+    module_namespaces: Namespaces, run_module: RunModule, bpffs: str, datapath_object: str
+) -> Iterator[Node]:
+    """Yield a node of all tests of the file; remove its attachments after the last one."""
+    made = Node(module_namespaces, run_module, bpffs, datapath_object)
+    yield made
+    made.attach(state="absent")
+
+
 @pytest.fixture
 def group() -> Iterator[str]:
     """Yield a cgroup with this process, for programs of sockets."""
     with cgroup("sockets") as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def module_group() -> Iterator[str]:
+    """Yield a cgroup with this process until the last test of the file."""
+    with cgroup("sockets-of-file") as path:
         yield path
 
 

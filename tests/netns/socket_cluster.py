@@ -126,7 +126,7 @@ def _accept(listener: socket.socket, name: str, stop: threading.Event) -> None:
         with contextlib.suppress(OSError):
             connection, _peer = listener.accept()
             with connection:
-                connection.settimeout(2)
+                connection.settimeout(60)  # a test may declare services meanwhile
                 connection.recv(64)
                 connection.send(name.encode())
 

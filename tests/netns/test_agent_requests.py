@@ -30,19 +30,11 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 @pytest.fixture(scope="module")
-def cni(
-    module_namespaces: Any,
-    run_module: Any,
-    bpffs: str,
-    datapath_object: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Cni]:
+def cni(module_node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cni]:
     """Yield one agent for all tests of this file."""
-    node = Node(module_namespaces, run_module, bpffs, datapath_object)
-    made = Cni(node, tmp_path_factory.mktemp("agent"))
+    made = Cni(module_node, tmp_path_factory.mktemp("agent"))
     yield made
     made.agent.stop()
-    node.attach(state="absent")
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from functools import partial
 
 import pytest
 
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf
 from tests.netns.bpf_node import Node
 from tests.netns.socket_cluster import (
     BACKENDS,
@@ -37,8 +38,26 @@ from tests.netns.socket_cluster import (
 FAMILIES = pytest.mark.parametrize("flavour", [V4, V6])
 
 
+@pytest.fixture(scope="module")
+def shared(module_group: str, module_node: Node) -> Iterator[Cluster]:
+    """Yield the cluster of the tests that do not change its programs and addresses."""
+    made = Cluster(module_node, module_group)
+    with servers(module_node):
+        yield made
+
+
 @pytest.fixture
-def cluster(group: str, node: Node) -> Iterator[Cluster]:
+def cluster(shared: Cluster) -> Cluster:
+    """Return the shared cluster with services as at the start of a test."""
+    shared.services()
+    with bpf.closing(bpf.obj_get(f"{shared.node.pins}/maps/affinities")) as fd:
+        bpf.map_delete(fd, list(bpf.map_read(fd)))
+    return shared
+
+
+@pytest.fixture
+def own_cluster(group: str, node: Node) -> Iterator[Cluster]:
+    """Yield a cluster of one test."""
     made = Cluster(node, group)
     made.services()
     with servers(node):
@@ -162,11 +181,11 @@ def test_a_backend_is_removed(cluster: Cluster, flavour: str) -> None:
 
 
 @FAMILIES
-def test_node_ports(cluster: Cluster, flavour: str) -> None:
+def test_node_ports(own_cluster: Cluster, flavour: str) -> None:
     """All addresses of the node, and no other ones."""
     version = 6 if flavour == V6 else 4
     anywhere = {4: "0.0.0.0", 6: "::"}[version]
-    cluster.declare(
+    own_cluster.declare(
         *(
             service(f"port-{protocol}", anywhere, BACKENDS[version][0], port=30080, protocol=protocol)
             for protocol in ("tcp", "udp")
@@ -174,16 +193,16 @@ def test_node_ports(cluster: Cluster, flavour: str) -> None:
     )
     for node in BACKENDS[version]:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            assert cluster.connect(flavour, node, 30080, kind) == BACKENDS[version][0]
-    with cluster.open(flavour) as client, pytest.raises(OSError) as error:
+            assert own_cluster.connect(flavour, node, 30080, kind) == BACKENDS[version][0]
+    with own_cluster.open(flavour) as client, pytest.raises(OSError) as error:
         client.connect((SERVICE[version], 30080))
     assert error.value.errno == errno.ENETUNREACH
     # an address that the node gets later
     later = {4: "10.31.1.99", 6: "fd31:1::99"}[version]
-    cluster.node.ns.ip(cluster.node.name, f"addr add {later}/{32 if version == 4 else 128} dev lo")
-    cluster.node.module("bpf_state", endpoints=[], services=[])
-    cluster.declare(service("port", anywhere, BACKENDS[version][1], port=30080))
-    assert cluster.connect(flavour, later, 30080) == BACKENDS[version][1]
+    own_cluster.node.ns.ip(own_cluster.node.name, f"addr add {later}/{32 if version == 4 else 128} dev lo")
+    own_cluster.node.module("bpf_state", endpoints=[], services=[])
+    own_cluster.declare(service("port", anywhere, BACKENDS[version][1], port=30080))
+    assert own_cluster.connect(flavour, later, 30080) == BACKENDS[version][1]
 
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
@@ -265,12 +284,12 @@ def test_a_socket_with_many_services_does_not_affect_others(cluster: Cluster) ->
         assert quiet.recvfrom(64)[1] == ("10.97.0.1", PORT)
 
 
-def test_invalid_calls_get_the_errors_of_the_kernel(cluster: Cluster) -> None:
+def test_invalid_calls_get_the_errors_of_the_kernel(own_cluster: Cluster) -> None:
     """Short, huge and foreign addresses have the same results with and without the programs."""
-    with_programs = errors_of_invalid_calls(cluster)
-    assert cluster.connect(V4, SERVICE[4]) in BACKENDS[4]
-    cluster.node.attach()
-    assert with_programs == errors_of_invalid_calls(cluster)
+    with_programs = errors_of_invalid_calls(own_cluster)
+    assert own_cluster.connect(V4, SERVICE[4]) in BACKENDS[4]
+    own_cluster.node.attach()
+    assert with_programs == errors_of_invalid_calls(own_cluster)
     assert len({*with_programs}) > 3
 
 

@@ -22,10 +22,11 @@ OWN = {4: "192.0.2.7", 6: "2001:db8::7"}  # which the service lists itself
 ASSIGNED = {4: "10.96.0.9", 6: "fd96::9"}  # by the API
 
 
-@pytest.fixture
-def cluster(group: str, node: Node) -> Iterator[Cluster]:
-    made = Cluster(node, group)
-    with servers(node):
+@pytest.fixture(scope="module")
+def cluster(module_group: str, module_node: Node) -> Iterator[Cluster]:
+    """Yield the cluster of all tests of this file, which replace all of its Pods and services."""
+    made = Cluster(module_node, module_group)
+    with servers(module_node):
         yield made
 
 

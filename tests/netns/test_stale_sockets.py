@@ -51,16 +51,37 @@ REMAINING = {4: BACKENDS[4][0], 6: BACKENDS[6][0]}
 REMOVED = {4: BACKENDS[4][1], 6: BACKENDS[6][1]}
 
 
+@pytest.fixture(scope="module")
+def shared(module_group: str, module_node: Node) -> Iterator[Cluster]:
+    """Yield the cluster of the tests that do not change its programs and have no agent."""
+    made = Cluster(module_node, module_group)
+    with servers(module_node):
+        yield made
+
+
 @pytest.fixture
-def cluster(group: str, node: Node) -> Iterator[Cluster]:
+def cluster(shared: Cluster) -> Cluster:
+    """Return the shared cluster with services as at the start of a test."""
+    shared.services(count=2)
+    return shared
+
+
+@pytest.fixture
+def own_cluster(group: str, node: Node) -> Iterator[Cluster]:
+    """Yield a cluster of one test."""
     made = Cluster(node, group)
     made.services(count=2)
     with servers(node):
         yield made
 
 
-@pytest.fixture
-def pod(cluster: Cluster) -> str:
+@pytest.fixture(scope="module")
+def pod(shared: Cluster) -> str:
+    """Return the Pod of the shared cluster."""
+    return make_pod(shared)
+
+
+def make_pod(cluster: Cluster) -> str:
     """Return a namespace whose route to the backends leads through the node."""
     name: str = cluster.node.ns("pod")
     cluster.node.ns.ip(
@@ -154,23 +175,23 @@ def test_all_sockets_of_a_removed_service_end(cluster: Cluster, flavour: str) ->
 
 
 @FLAVOURS
-def test_changes_that_keep_the_backend(cluster: Cluster, flavour: str, build: Callable[..., str]) -> None:
+def test_changes_that_keep_the_backend(own_cluster: Cluster, flavour: str, build: Callable[..., str]) -> None:
     """More backends, other services and protocols, and maps in which the backend has another index."""
-    with connected(cluster, flavour, REMAINING) as client:
-        cluster.services(count=3)
-        cluster.services(count=1, affinity=10)
+    with connected(own_cluster, flavour, REMAINING) as client:
+        own_cluster.services(count=3)
+        own_cluster.services(count=1, affinity=10)
         own = [
             service(f"web{version}udp", SERVICE[version], REMAINING[version], protocol="udp")
             for version in (4, 6)
         ]
-        cluster.declare(*own)
+        own_cluster.declare(*own)
         others = [
             service(f"a{number}", f"10.96.7.{number}", BACKENDS[4][number], protocol="udp")
             for number in (1, 2)
         ]
-        cluster.declare(*others, *own)
-        cluster.attach(object=build(("endpoints.h", "ENDPOINTS_MAX 131072", "ENDPOINTS_MAX 8192")))
-        cluster.declare(*others[1:], *own)
+        own_cluster.declare(*others, *own)
+        own_cluster.attach(object=build(("endpoints.h", "ENDPOINTS_MAX 131072", "ENDPOINTS_MAX 8192")))
+        own_cluster.declare(*others[1:], *own)
         assert asked(client) == backends_of(flavour)[0]
 
 
@@ -312,50 +333,50 @@ def ends(client: socket.socket) -> bool:
     return soon(lambda: error_of(client) == errno.ECONNABORTED)
 
 
-def test_the_agent_ends_sockets(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_agent_ends_sockets(own_cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with entries_of(cluster, start_agent(cluster).request) as set_services:
+    with entries_of(own_cluster, start_agent(own_cluster).request) as set_services:
         for dummy in range(2):
             set_services([udp_service(*BACKENDS[4][:2])])
-            with connected(cluster, V4, REMOVED) as client:
+            with connected(own_cluster, V4, REMOVED) as client:
                 set_services([udp_service(REMAINING[4])])
                 assert ends(client)
     message = "ended 1 UDP sockets that were connected to removed backends"
     assert soon(lambda: caplog.messages == [message] * 2)
 
 
-def test_the_agent_was_killed_before_it_ended_sockets(cluster: Cluster) -> None:
-    with entries_of(cluster, lambda _pin_path: Ended()) as set_services:
+def test_the_agent_was_killed_before_it_ended_sockets(own_cluster: Cluster) -> None:
+    with entries_of(own_cluster, lambda _pin_path: Ended()) as set_services:
         set_services([udp_service(REMOVED[4])])
-        with connected(cluster, V4, REMOVED) as client:
+        with connected(own_cluster, V4, REMOVED) as client:
             set_services([])
             assert not error_of(client)
-            start_agent(cluster)
+            start_agent(own_cluster)
             assert ends(client)
 
 
 def test_a_connect_that_selected_its_backend_before(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel sets the address after the program has returned: the first search may not find it."""
-    with entries_of(cluster, lambda _pin_path: Ended()) as set_services:
+    with entries_of(own_cluster, lambda _pin_path: Ended()) as set_services:
         set_services([udp_service(REMOVED[4])])
-        with connected(cluster, V4, REMOVED) as client:
+        with connected(own_cluster, V4, REMOVED) as client:
             set_services([])
             searches = iter([b""])
             monkeypatch.setattr(bpf, "iterate", lambda *fds: next(searches, None) or iterate(*fds))
-            start_agent(cluster)
+            start_agent(own_cluster)
             assert ends(client)
 
 
-def test_other_changes_search_for_no_sockets(cluster: Cluster) -> None:
+def test_other_changes_search_for_no_sockets(own_cluster: Cluster) -> None:
     requested: list[str] = []
 
     def request(pin_path: str) -> Ended:
         requested.append(pin_path)
         return Ended()
 
-    with entries_of(cluster, request) as set_services:
+    with entries_of(own_cluster, request) as set_services:
         for services in (
             [udp_service(REMOVED[4]), udp_service(*BACKENDS[4], protocol=6)],
             [udp_service(*BACKENDS[4]), udp_service(REMOVED[4], protocol=6)],
@@ -365,10 +386,10 @@ def test_other_changes_search_for_no_sockets(cluster: Cluster) -> None:
             assert not requested
         set_services([udp_service(REMOVED[4])])
         set_services([])
-        assert requested == [cluster.node.pins] * 2
+        assert requested == [own_cluster.node.pins] * 2
 
 
-def test_a_terminating_endpoint(cluster: Cluster) -> None:
+def test_a_terminating_endpoint(own_cluster: Cluster) -> None:
     """As with kube-proxy, its sockets keep it while it serves. New ones get it if no other is ready."""
     state = ClusterState("node")
     spec = {"clusterIPs": [SERVICE[4]], "ports": [{"name": "dns", "port": PORT, "protocol": "UDP"}]}
@@ -397,14 +418,14 @@ def test_a_terminating_endpoint(cluster: Cluster) -> None:
         state.take()
         return state.services
 
-    with entries_of(cluster, end_stale_sockets) as set_services:
+    with entries_of(own_cluster, end_stale_sockets) as set_services:
         set_services(endpoints((REMOVED[4], "")))
-        with connected(cluster, V4, REMOVED) as client:
+        with connected(own_cluster, V4, REMOVED) as client:
             set_services(endpoints((REMOVED[4], "terminating")))
-            with connected(cluster, V4, REMOVED):
+            with connected(own_cluster, V4, REMOVED):
                 assert asked(client) == REMOVED[4]
             set_services(endpoints((REMOVED[4], "terminating"), (REMAINING[4], "")))
-            with opened(cluster, V4) as other:
+            with opened(own_cluster, V4) as other:
                 other.connect((SERVICE[4], PORT))
                 assert (asked(other), asked(client)) == (REMAINING[4], REMOVED[4])
             set_services(endpoints((REMOVED[4], "not serving"), (REMAINING[4], "")))
@@ -416,13 +437,14 @@ def test_a_terminating_endpoint(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("missing", ["iterators", "SOCK_DESTROY", "path"])
 def test_sockets_that_cannot_be_ended(
-    cluster: Cluster, pod: str, monkeypatch: pytest.MonkeyPatch, missing: str
+    own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     """The change succeeds, with a warning."""
+    pod = make_pod(own_cluster)
     prefix = "UDP sockets stay connected to removed backends: "
     if missing == "iterators":
         monkeypatch.setattr(libbpf, "has_socket_iterator", lambda: False)
-        assert stale_sockets.PROGRAM not in cluster.attach()["programs"]
+        assert stale_sockets.PROGRAM not in own_cluster.attach()["programs"]
         expected = prefix + "the kernel has no BPF iterators (CONFIG_BPF_EVENTS)"
     elif missing == "SOCK_DESTROY":
         refused = KernelRefusal(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -430,10 +452,10 @@ def test_sockets_that_cannot_be_ended(
         expected = f"1 {prefix}Operation not supported; the kernel needs CONFIG_INET_UDP_DIAG"
     else:
         expected = f"1 {prefix}no process is in their network namespace"
-    with opened(cluster, V4, pod) as client:
+    with opened(own_cluster, V4, pod) as client:
         client.connect((SERVICE[4], PORT))
         if missing == "path":
-            cluster.node.ns.run(cluster.node.name, "ip", "netns", "delete", pod)
-        result = cluster.node.module("bpf_state", endpoints=[], services=[])
+            own_cluster.node.ns.run(own_cluster.node.name, "ip", "netns", "delete", pod)
+        result = own_cluster.node.module("bpf_state", endpoints=[], services=[])
         assert result["changed"] and expected in str(result["warnings"])
         assert not error_of(client)
