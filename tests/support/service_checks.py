@@ -12,6 +12,7 @@ import contextlib
 import errno
 import functools
 import socket
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,8 +20,8 @@ from typing import Any
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach, sockets
 from tests.support.cgroup import cgroup
-from tests.support.connection_checks import CHECKS, check_versions, open_in
-from tests.support.policy_lab import TCP, UDP, Check, Lab, address_of
+from tests.support.connection_checks import CHECKS, FAMILY, check_versions, open_in
+from tests.support.policy_lab import ALLOWED_WITHIN, TCP, UDP, Check, Lab, address_of
 
 __all__ = ["CHECKS"]
 
@@ -133,6 +134,42 @@ def other_ports_of_the_node_are_not_translated(lab: Lab, version: int) -> None:
     lab.attempt(checks)
     assert [check.answer for check in checks] == ["node1", "node1", "", "", ""]
     lab.declare()
+
+
+@check_versions
+def connections_of_the_node_keep_a_port_that_a_service_has(lab: Lab, version: int) -> None:
+    """Replies to a process of the node are none of the clients of the service, also if it begins later."""
+    lab.declare()
+    with contextlib.ExitStack() as open_:
+        clients = {server: _connected_from(lab, open_, server, version) for server in ("world", "db")}
+        lab.declare(services=node_port(["web"], version))
+        for server, both in clients.items():
+            for client in both:
+                client.send(b"?")
+                assert client.recv(64).decode() == server
+    with contextlib.ExitStack() as open_:
+        for server in ("world", "db"):
+            _connected_from(lab, open_, server, version)
+    lab.declare()
+
+
+def _connected_from(lab: Lab, open_: contextlib.ExitStack, server: str, version: int) -> list[socket.socket]:
+    """Return sockets of node1 with the port of the service, which the server has answered."""
+    made = []
+    for kind in (TCP, UDP):
+        with lab.ns.inside(lab.names["node1"]):
+            client = open_.enter_context(socket.socket(FAMILY[version], kind))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # no TIME_WAIT
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.settimeout(ALLOWED_WITHIN)
+        client.bind((address_of("node1", version), PORT))
+        client.connect((address_of(server, version), 80))
+        if kind == UDP:
+            client.send(b"?")
+        assert client.recv(64).decode() == server
+        made.append(client)
+    return made
 
 
 @check_versions

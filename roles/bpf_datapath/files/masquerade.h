@@ -99,16 +99,17 @@ __noinline int snat_release_port(const struct tuple *t)
 }
 
 /*
- * Return whether a packet from the wire with this tuple, or with `reverse` a reply to it, would
- * reach a socket of the node.
+ * Return the state (BPF_TCP_*) of the socket of the node that a packet from the wire with this
+ * tuple, or with `reverse` a reply to it, would reach; 0: none.
  */
-static __noinline bool node_has_socket(struct __sk_buff *skb, const struct tuple *t, bool reverse)
+static __noinline __u32 node_socket_state(struct __sk_buff *skb, const struct tuple *t,
+					  bool reverse)
 {
 	const __be32 *src = reverse ? t->dst : t->src, *dst = reverse ? t->src : t->dst;
 	__be16 sport = reverse ? t->dport : t->sport, dport = reverse ? t->sport : t->dport;
 	struct bpf_sock_tuple at = {};
 	struct bpf_sock *sk;
-	__u32 size;
+	__u32 size, state;
 
 	if (t->family == AF_INET) {
 		at.ipv4.saddr = src[0];
@@ -128,11 +129,12 @@ static __noinline bool node_has_socket(struct __sk_buff *skb, const struct tuple
 	else if (t->proto == IPPROTO_UDP)
 		sk = bpf_sk_lookup_udp(skb, &at, size, BPF_F_CURRENT_NETNS, 0);
 	else
-		return false;
+		return 0;
 	if (!sk)
-		return false;
+		return 0;
+	state = sk->state;
 	bpf_sk_release(sk);
-	return true;
+	return state;
 }
 
 /* Return the port to try next for a connection, 0 if there are no more. `hash` is the first one. */
@@ -170,7 +172,7 @@ __noinline bool snat_select(struct __sk_buff *skb, struct tuple *t,
 		if (!t->sport)
 			break;
 		state = snat_port_state(t, ctx->ct.place);
-		if (state == SNAT_PORT_USED || node_has_socket(skb, t, true) ||
+		if (state == SNAT_PORT_USED || node_socket_state(skb, t, true) ||
 		    (ctx->cfg.features & FEATURE_SERVICES &&
 		     lb_find(t->family, t->proto, t->src, t->sport, &ctx->cfg)))
 			continue;

@@ -131,7 +131,7 @@ static __noinline bool ctx_opens_to_node(struct __sk_buff *skb, const struct pac
 					 const struct context *ctx, const struct connection *c)
 {
 	return p->flow.origin == FROM_WIRE && ctx->ct.reply && c->flags & CT_SNAT &&
-	       tcp_is_syn(ctx->l4.tcp_flags) && node_has_socket(skb, &ctx->l4.tuple, false);
+	       tcp_is_syn(ctx->l4.tcp_flags) && node_socket_state(skb, &ctx->l4.tuple, false);
 }
 
 /* Return whether another open connection has this tuple, or has it as its reply tuple. */
@@ -211,6 +211,21 @@ __noinline bool ctx_create(struct context *ctx, struct connection *c,
 	return true;
 }
 
+/*
+ * Return whether a packet is a reply to a process of the node. Its connection has no record, and
+ * its port may be that of a service, also of one that began later.
+ */
+static __noinline bool ctx_is_reply_to_node(struct __sk_buff *skb, const struct l4_info *l4)
+{
+	__u32 state;
+
+	if (tcp_is_syn(l4->tcp_flags))
+		return false;
+	state = node_socket_state(skb, &l4->tuple, false);
+	/* listening, and UDP without a peer: they are servers */
+	return state && state != BPF_TCP_LISTEN && state != BPF_TCP_CLOSE;
+}
+
 /* Select the server of a new connection to a service; `to` stays unset for other destinations. */
 static __always_inline enum reason ctx_select_backend(struct __sk_buff *skb,
 						      const struct packet *p, struct context *ctx,
@@ -237,6 +252,10 @@ static __always_inline enum reason ctx_select_backend(struct __sk_buff *skb,
 		from.netns = pod ? pod->netns : 0;
 	}
 	reason = lb_select(t, &ctx->cfg, &from, to, backend);
+	if ((reason != REASON_NONE || to->port) && ctx_is_reply_to_node(skb, &ctx->l4)) {
+		to->port = 0;
+		return REASON_NONE;
+	}
 	if (from.flags & LB_SOURCES && !lb_allows_source(t, &ctx->cfg))
 		return REASON_DROP_SOURCE_RANGE;
 	if (reason == REASON_DROP_NO_BACKEND && from.flags & LB_REJECT)
