@@ -157,6 +157,23 @@ class TestMasqueradePort:
         assert from_pod(state, "1.11", "8.1", syn(), family).counted == {"REMOTE": 1}
 
     @FAMILIES
+    @pytest.mark.parametrize("node_port", [True, False], ids=["node port", "external IP"])
+    def test_a_port_that_a_service_gets_later(self, state: State, family: int, node_port: bool) -> None:
+        """A host that the Pod has sent to opens a connection to the service."""
+        state.masquerade(61000, 61000)
+        state.pods(flags=POD_MASQUERADE)
+        assert from_pod(state, "1.11", "8.1", tcp("S"), family).counted == {"REMOTE": 1}
+        state.service("9.10", 80, TCP_, [("1.12", 8080)], family)
+        state.datapath.features |= layout.FEATURE_EXTERNAL | layout.FEATURE_NODE_PORTS * node_port
+        where = ipaddress.ip_address({4: "0.0.0.0", 6: "::"}[family] if node_port else self.OUTSIDE[family])
+        for buffer in (0, 1):
+            key = layout.SERVICE_KEY.pack(*layout.encode_service(where, 61000, TCP_), buffer)
+            state.put("services", key, layout.SERVICE.pack(1, 1, 1, 0, 0))
+        opened = self.to_node(family, TCP(sport=80, dport=61000, flags="S"))
+        found = valid(state.datapath.run("host_ingress", opened).packet)
+        assert (found[1].dst, found[TCP].dport) == (text("1.12", family), 8080)
+
+    @FAMILIES
     @pytest.mark.parametrize("count", [512, 16384], ids=["one port", "32 ports"])
     def test_each_pod_has_a_window(self, state: State, family: int, count: int) -> None:
         """A Pod that occupies all shared ports and its window leaves the others theirs."""

@@ -124,14 +124,20 @@ __noinline int ct_refresh(const struct connection *c, const struct ct_state *ct)
 }
 
 /*
- * Return whether a packet opens a connection to a process of the node that began to listen after a
- * masqueraded connection with the same host had got its port.
+ * Return whether a packet opens a connection to a process of the node, or to a service, that began
+ * after a masqueraded connection with the same host had got its port.
  */
 static __noinline bool ctx_opens_to_node(struct __sk_buff *skb, const struct packet *p,
 					 const struct context *ctx, const struct connection *c)
 {
-	return p->flow.origin == FROM_WIRE && ctx->ct.reply && c->flags & CT_SNAT &&
-	       tcp_is_syn(ctx->l4.tcp_flags) && node_socket_state(skb, &ctx->l4.tuple, false);
+	const struct tuple *t = &ctx->l4.tuple;
+
+	if (p->flow.origin != FROM_WIRE || !ctx->ct.reply || !(c->flags & CT_SNAT) ||
+	    !tcp_is_syn(ctx->l4.tcp_flags))
+		return false;
+	return node_socket_state(skb, t, false) ||
+	       (ctx->cfg.features & FEATURE_SERVICES &&
+		lb_find(t->family, t->proto, t->dst, t->dport, &ctx->cfg));
 }
 
 /* Return whether another open connection has this tuple, or has it as its reply tuple. */
