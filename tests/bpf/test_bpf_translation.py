@@ -23,6 +23,7 @@ from tests.bpf.state import (
     ALLOW,
     BOTH,
     EGRESS,
+    ENFORCE_EGRESS,
     FAMILIES,
     INGRESS,
     LAST_SEEN,
@@ -375,6 +376,65 @@ class TestMasqueradePort:
             assert valid(found.packet)[UDP].sport == 61000
         back = from_wire(state, "2.11", "1.11", UDP(sport=53, dport=61000), family)
         assert (Ether(back.packet)[1].src, Ether(back.packet)[UDP].dport) == (text("2.11", family), 1)
+
+
+class TestNewServices:
+    """A connection that nothing answered moves to a service that gets its destination."""
+
+    @FAMILIES
+    @pytest.mark.parametrize("proto", [TCP_, UDP_])
+    @pytest.mark.parametrize("masqueraded", [False, True], ids=["policy", "masquerade"])
+    @pytest.mark.parametrize("answered", [False, True])
+    def test_its_clients(
+        self, state: State, family: int, proto: int, masqueraded: bool, answered: bool
+    ) -> None:
+        layer = TCP if proto == TCP_ else UDP
+        flags = [{"flags": one} for one in ("S", "SA", "A" if answered else "S")]
+        first, answer, following = flags if proto == TCP_ else [{}] * 3
+        if masqueraded:
+            state.masquerade(61000, 61000)
+        state.pods(*((0, 0, POD_MASQUERADE) if masqueraded else (ENFORCE_EGRESS,)))
+        found = from_pod(state, "1.11", "8.1", layer(sport=1, dport=80, **first), family)
+        assert found.counted == {"REMOTE": 1}
+        if answered:
+            back = Ether(found.packet)
+            header = (IP if family == 4 else IPv6)(src=text("8.1", family), dst=back[1].src)
+            reply = bytes(Ether(dst=MAC) / header / layer(sport=80, dport=back[layer].sport, **answer))
+            assert state.datapath.run("host_ingress", reply).counted == {"INBOUND": 1}
+        state.service("8.1", 80, proto, [("2.11", 53)], family)
+        for dummy in range(2):
+            found = from_pod(state, "1.11", "8.1", layer(sport=1, dport=80, **following), family)
+            assert valid(found.packet)[1].dst == text("8.1" if answered else "2.11", family)
+
+    @FAMILIES
+    def test_clients_of_a_port_of_the_node(self, state: State, family: int) -> None:
+        """The port of another host is none of the node."""
+        state.masquerade(61000, 61000)
+        state.pods(flags=POD_MASQUERADE)
+        node, everywhere = {4: ("172.31.0.1", "0.0.0.0"), 6: ("fd31::1", "::")}[family]
+        header = (IP if family == 4 else IPv6)(src=text("1.11", family), dst=node)
+        to_node = bytes(Ether(dst=MAC) / header / UDP(sport=1, dport=80))
+        state.service("9.10", 80, UDP_, [], family)
+        state.datapath.features |= layout.FEATURE_NODE_PORTS
+        own = ipaddress.ip_address(node)
+        key = layout.NODE_ADDRESS.pack(own.packed.ljust(16, b"\0"), layout.family_of(own))
+        state.put("node_addresses", key, layout.INDEX.pack(0))
+
+        def declare(*backends: tuple[str, int]) -> None:
+            state.service("9.10", 80, UDP_, [*backends], family)
+            for buffer in (0, 1):
+                key = layout.encode_service(ipaddress.ip_address(everywhere), 80, UDP_)
+                value = layout.SERVICE.pack(1, 1, 1, 0, 0)
+                state.put("services", layout.SERVICE_KEY.pack(*key, buffer), value)
+
+        declare()
+        assert state.datapath.run("pod_egress", to_node, "pod1").counted == {"STACK_NOT_FORWARDED": 1}
+        other = from_pod(state, "1.11", "8.1", UDP(sport=1, dport=80), family)
+        declare(("2.11", 53))
+        found = state.datapath.run("pod_egress", to_node, "pod1")
+        assert valid(found.packet)[1].dst == text("2.11", family)
+        again = from_pod(state, "1.11", "8.1", UDP(sport=1, dport=80), family)
+        assert again.packet == other.packet
 
 
 class TestTranslatedPackets:

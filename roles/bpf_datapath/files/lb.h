@@ -212,6 +212,20 @@ static __always_inline bool lb_is_node_netns(__u64 cookie)
 }
 
 /*
+ * Return whether packets to an address and port are for a service. Unlike lb_find(), a node port is
+ * one of the node's addresses only.
+ */
+static __noinline bool lb_has_service(__u8 family, __u8 proto, const struct addr_port *to,
+				      const struct config *cfg)
+{
+	if (lb_lookup(family, proto, to->address, to->port, cfg))
+		return true;
+	return cfg->features & FEATURE_NODE_PORTS &&
+	       lb_lookup_node_port(family, proto, to->port, cfg) &&
+	       lb_is_node_address(family, to->address);
+}
+
+/*
  * Return the position of a backend in a table, TABLE_SIZE if the table does not have it. The index
  * may have another backend since.
  */

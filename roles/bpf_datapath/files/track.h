@@ -33,17 +33,20 @@ static __noinline bool ct_is_before_pod(const struct connection *c, __u8 family,
 
 /*
  * Return whether a connection is still one of its Pods, and its backend one of its service. An open
- * TCP connection keeps its backend.
+ * TCP connection keeps its backend. One without a backend ends if a service gets its destination
+ * before an answer arrives: the client of the service would never reach it.
  */
 __noinline bool ct_is_current(const struct connection *c, __u8 family, const struct config *cfg,
 			      bool syn)
 {
-	if (!c)
+	if (!c || !cfg)
 		return false;
 	if (ct_is_before_pod(c, family, &c->client) || ct_is_before_pod(c, family, &c->server))
 		return false;
-	return !(c->flags & CT_DNAT) || (c->proto == IPPROTO_TCP && !syn) ||
-	       lb_is_current(c, family, cfg);
+	if (!(c->flags & CT_DNAT))
+		return c->flags & CT_SEEN_REPLY || !(cfg->features & FEATURE_SERVICES) ||
+		       !lb_has_service(family, c->proto, &c->server, cfg);
+	return (c->proto == IPPROTO_TCP && !syn) || lb_is_current(c, family, cfg);
 }
 
 /* Return whether a packet belongs to the connection of its tuple, and does not open another one. */
