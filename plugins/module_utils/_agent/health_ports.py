@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from .._cluster.policies import Unenforced
 from .._cluster.services import HealthCheck
-from .http_server import HttpServer, Response
+from .http_server import HttpServer, HttpServers, Response
 
 _ANY = {4: "0.0.0.0", 6: "::"}
 Place = tuple[int, int]  # IP version and port
@@ -25,25 +25,23 @@ class HealthPorts:
         """``is_healthy`` returns whether the datapath has the cluster's services."""
         self._is_healthy = is_healthy
         self._checks: Mapping[Place, HealthCheck] = {}
+        self._all = HttpServers()
         self._servers: dict[Place, HttpServer] = {}
 
     def set(self, checks: Mapping[Place, HealthCheck]) -> list[Unenforced]:
         """Serve these and no others; return a problem for each port that cannot be served."""
         self._checks = dict(checks)
         for place in self._servers.keys() - checks.keys():
-            self._servers.pop(place).stop()
+            self._all.remove(self._servers.pop(place))
         problems = []
         for place in sorted(checks.keys() - self._servers.keys()):
             version, port = place
             try:
-                server = HttpServer(_ANY[version], port, self._respond(place))
+                self._servers[place] = self._all.add(_ANY[version], port, self._respond(place))
             except OSError as error:
                 one = checks[place]
                 message = f"healthCheckNodePort {port} is not served for IPv{version}: {error}"
                 problems.append(Unenforced("Service", one.namespace, one.name, one.uid, message))
-                continue
-            self._servers[place] = server
-            server.start()
         return problems
 
     def stop(self) -> None:

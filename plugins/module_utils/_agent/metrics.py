@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from .http_server import HttpServer, Response
+from .http_server import HttpServers, Response
 from .protocol import CniError
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)  # seconds
@@ -77,4 +77,4 @@ def serve(address: str, port: int, health: Callable[[], str], metrics: Callable[
             return Response(200, metrics())
         return Response(404, "use /healthz or /metrics\n")
 
-    HttpServer(address, port, respond).start()
+    HttpServers().add(address, port, respond)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,6 +98,20 @@ def test_a_port_that_is_used(ports: Ports) -> None:
     assert f"healthCheckNodePort {used} is not served for IPv4" in problem.message
     assert not ports.served.set({(4, used): check(1)})
     assert get(4, used)[0] == 200
+
+
+def test_many_ports_and_clients_need_few_threads(ports: Ports) -> None:
+    """A user who may create services, and hosts on the wire, cannot use all threads of the agent."""
+    before = threading.active_count()
+    with contextlib.ExitStack() as open_:
+        unused = [open_.enter_context(socket.create_server(("", 0))) for _number in range(100)]
+        found = [one.getsockname()[1] for one in unused]
+    assert not ports.served.set({(4, port): check(1) for port in found})
+    with contextlib.ExitStack() as open_:
+        for port in found[: _CLIENTS + 2]:
+            open_.enter_context(socket.create_connection((LOOPBACK[4], port), timeout=10))
+        assert [get(4, port)[0] for port in (found[0], found[-1])] == [200, 200]
+        assert threading.active_count() - before <= _CLIENTS + 1
 
 
 def test_slow_clients_are_displaced(ports: Ports, port: int) -> None:
