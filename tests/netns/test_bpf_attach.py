@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath import verify
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.layout import LAYOUT
+from ansible_collections.podnet.datapath.plugins.module_utils._datapath.store import Store
 from ansible_collections.podnet.datapath.plugins.module_utils._kernel import bpf, libbpf
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import attach
 from ansible_collections.podnet.datapath.plugins.module_utils._programs.resolve import Request
@@ -218,6 +219,28 @@ def test_missing_pins_are_recreated(node: Node) -> None:
     node.attach("host_ingress left ingress tcx", "pod_ingress left egress clsact")
     assert node.tcx("left") == ["host_ingress"]
     assert "pod_ingress" in node.filters("left", "egress")
+
+
+def test_an_unchanged_object_is_not_loaded_again(node: Node) -> None:
+    """Unless a pinned program is another one, or the record of the object is invalid."""
+
+    def loads(*attachments: Request) -> bool:
+        with node.ns.inside(node.name), libbpf.BpfObject(node.object) as obj:
+            attach.install(attach.Desired(node.pins, attachments), obj)
+            return obj.loaded
+
+    request = Request("host_ingress", "left", "ingress", "clsact")
+    assert loads() and not loads()
+    assert not loads(request) and not loads(request)
+    with bpf.closing(bpf.obj_get(f"{node.pins}/progs/host_ingress")) as fd:
+        assert f"id {bpf.program_info(fd).id} " in node.filters("left", "ingress")
+    with libbpf.BpfObject(node.object) as other:
+        other.load()
+        os.unlink(f"{node.pins}/progs/pod_egress")
+        bpf.obj_pin(other.programs["pod_egress"], f"{node.pins}/progs/pod_egress")
+    assert loads(request) and not loads(request)
+    Path(Store(node.pins).folder, "object").write_text("{}")
+    assert loads(request) and not loads(request)
 
 
 def test_next_run_repairs_a_killed_run(node: Node, build: Any) -> None:

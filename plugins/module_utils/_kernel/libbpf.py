@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import struct
@@ -82,7 +83,7 @@ _TC_REPLACE = 1  # enum bpf_tc_flags
 
 # Functions that do not return int
 _POINTERS = (
-    "bpf_object__open_file",
+    "bpf_object__open_mem",
     "bpf_object__next_map",
     "bpf_object__next_program",
     "bpf_object__btf",
@@ -169,7 +170,11 @@ class BpfObject:
                 f"object: file '{path}' does not exist; compile the programs and copy them to the node"
             )
         self._bpf.messages.clear()
-        handle = self._lib.bpf_object__open_file(os.fsencode(path), ctypes.byref(options))
+        with open(path, "rb") as file:
+            contents = file.read()
+        self.digest = hashlib.sha256(contents).hexdigest()
+        size = ctypes.c_size_t(len(contents))
+        handle = self._lib.bpf_object__open_mem(contents, size, ctypes.byref(options))
         if not handle:
             code = ctypes.get_errno()
             detail = "; ".join(self._bpf.messages) or os.strerror(code)

@@ -27,6 +27,7 @@ from .._datapath import apply, verify
 from .._datapath.store import Store
 from .._kernel import bpf, libbpf
 from .._kernel.bpf import DEFAULT_OWNER
+from . import origin
 from .change import execute, remove_all
 from .connections import COMPUTED, CONNECTIONS, connections_problem, copy_connections, replaced_maps
 from .pins import Pins, locked
@@ -73,7 +74,7 @@ class Installation:
     """Loads the programs of an opened object, plans and applies their attachment; a context manager.
 
     The plan needs the program tags that the kernel computes on load. Loaded programs that are neither pinned
-    nor attached have no effect.
+    nor attached have no effect. Programs that were loaded from the same object are not loaded again.
     """
 
     def __init__(self, desired: Desired, obj: libbpf.BpfObject) -> None:
@@ -86,7 +87,9 @@ class Installation:
             self._attachments = resolve(self._pins, desired.attachments, list(obj._programs), desired.owner)
             verify.check(obj)
             self._load()
-            self._tags = {name: bpf.program_info(fd).tag for name, fd in obj.programs.items()}
+            self._tags = {name: info.tag for name, info in self._pins.programs.items()}
+            if obj.loaded:
+                self._tags = {name: bpf.program_info(fd).tag for name, fd in obj.programs.items()}
             steps = steps_between(self._pins.state(), self._state(), desired.owner, self._replaced)
             self.plan: ProgramPlan = program_plan(self._pins, steps)
             on_failure.pop_all()
@@ -107,12 +110,23 @@ class Installation:
             raise Problem(problem)
         connections = {*CONNECTIONS}
         self._keep_connections = connections <= self._replaced & pinned.keys() and not problem
-        if not self._obj.loaded:
+        if not self._obj.loaded and not self._is_pinned():
             reused = {}
             for name in self._obj.layouts.keys() - self._replaced:
                 reused[name] = bpf.obj_get(self._pins.at("maps", name))
                 self._files.callback(os.close, reused[name])
             self._obj.load(reused)
+
+    def _is_pinned(self) -> bool:
+        """Return whether the pinned programs, with their maps, were loaded from this object."""
+        current = self._pins.state()
+        return (
+            not self._replaced
+            and current.programs.keys() == {*self._obj._programs}
+            and all(current.programs.values())
+            and current.rodata == self._obj.rodata
+            and origin.read(self._pins) == self._obj.digest
+        )
 
     def _state(self) -> State:
         return State(self._tags, self._obj.rodata, self._obj.layouts, self._attachments)
@@ -130,12 +144,14 @@ class Installation:
                 self._filled(),
                 self._desired.close,
             )
-        left = steps_between(Pins(self._desired.pin_path).state(), self._state(), self._desired.owner)
+        pins = Pins(self._desired.pin_path)
+        left = steps_between(pins.state(), self._state(), self._desired.owner)
         if left:
             raise Problem(
                 "attachments: the kernel accepted every step, but reading back shows a different state for "
                 + ", ".join(f"{step.kind} {step.name}" for step in left)
             )
+        origin.write(pins, self._obj.digest)
 
     @contextlib.contextmanager
     def _filled(self) -> Iterator[None]:
