@@ -19,7 +19,8 @@ import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._core.files import read_file
 from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Change, Plan, Problem, Value
-from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply, device
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.ethtool import Ethtool
+from ansible_collections.podnet.datapath.plugins.module_utils._nic import apply
 from ansible_collections.podnet.datapath.plugins.module_utils._nic.revert import Nics
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import confirm, revert_node
 from ansible_collections.podnet.datapath.plugins.module_utils._programs import revert
@@ -170,7 +171,7 @@ def test_a_nic_that_cannot_be_read_is_not_treated_as_removed(monkeypatch: pytest
     def detached(*words: object) -> Any:
         raise OSError(errno.ENODEV, "No such device")
 
-    monkeypatch.setattr(device, "read", detached)
+    monkeypatch.setattr(Ethtool, "read", detached)
     with pytest.raises(Problem, match="lo cannot be read: No such device"):
         Nics().read([Key("nics", "lo", "mtu")])
     absent = Key("nics", "absent0", "mtu")
