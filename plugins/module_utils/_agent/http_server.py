@@ -83,7 +83,7 @@ class HttpServers:
         Raises ``OSError``.
         """
         server = HttpServer(address, port, respond, self._clients)
-        self._selector.register(server, selectors.EVENT_READ)
+        self._selector.register(server, selectors.EVENT_READ, server.accept)
         if not self._thread.ident:
             self._thread.start()
         return server
@@ -96,8 +96,7 @@ class HttpServers:
     def _serve(self) -> None:
         while True:
             for key, _events in self._selector.select():
-                assert isinstance(key.fileobj, HttpServer)
-                key.fileobj.accept()
+                key.data()
 
 
 class HttpServer(http.server.ThreadingHTTPServer):
