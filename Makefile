@@ -44,7 +44,10 @@ DRIVERS ?= meta$(if $(filter-out 6.1,$(KERNEL)), netkit)
 # test-one: T is a folder, a file or a test ID, K an expression of pytest -k.
 T ?= tests/unit
 K ?=
-export T K
+# test-conformance-nodes: a regular expression of specs
+FOCUS ?=
+# Commands read these from the environment, since they may contain quotes.
+export T K FOCUS
 FAST := lint test-unit test-bpf test-cni test-rollout sanity
 LAB_INVENTORY := $(PODNET_CACHE)/labs/$(LAB)/inventory.yml
 # Programs of tests/ and bench/ import lablib.
@@ -187,7 +190,7 @@ test-conformance-nodes: tools  ## The same on two QEMU nodes without kube-proxy 
 	$(call say,Suite $(SUITE) on nodes of kernel $(KERNEL): $(DRIVERS))
 	for driver in $(DRIVERS); do \
 		$(RUN) tests.kubernetes.conformance --suite $(SUITE) --version $(KUBERNETES) --cni podnet-services --kernel $(KERNEL) \
-			--driver $$driver --focus '$(FOCUS)' reports/$(SUITE)-$(KUBERNETES)-$$driver-$(KERNEL).txt || exit; \
+			--driver $$driver --focus "$$FOCUS" reports/$(SUITE)-$(KUBERNETES)-$$driver-$(KERNEL).txt || exit; \
 	done
 	python3 roles/lab_node/files/lab.py down --name suites-$(subst .,-,$(KERNEL)) >/dev/null
 
