@@ -116,6 +116,8 @@ def run_specs(cluster: AnyCluster, suite: str, focus: str, log: Path) -> dict[st
                 results[name] = PASSED if case.get("status") == "passed" else FAILED
         elif reason:
             results[f"{name}: {reason}"] = SKIPPED
+    if not results:
+        raise common.LabError(f"no spec matches {focus or expression!r}")
     return results
 
 
