@@ -160,14 +160,18 @@ class TestRate:
     def test_queued_packets_are_bounded(self, state: State, family: int, flows: int) -> None:
         """However small the packets are, and however many flows they belong to."""
         state.device(rate=10**11)
-        queued = time.monotonic_ns() + SECOND * 95 // 100
-        state.queue(queued, queued)
         packets = [frame("1.11", "2.11", UDP(sport=1000 + flow), family) for flow in range(flows)]
-        verdicts = [
-            state.datapath.test_run("pod_egress", packets[i % flows], "pod1")[0]
-            for i in range(layout.PACING_PACKETS + 50)
-        ]
-        assert time.monotonic_ns() < queued, "the machine is too slow for this test"
+        for _attempt in range(20):
+            queued = time.monotonic_ns() + SECOND * 95 // 100
+            state.queue(queued, queued)
+            verdicts = [
+                state.datapath.test_run("pod_egress", packets[i % flows], "pod1")[0]
+                for i in range(layout.PACING_PACKETS + 50)
+            ]
+            if time.monotonic_ns() < queued:
+                break
+        else:
+            pytest.fail("the machine is too slow: packets departed meanwhile")
         assert verdicts == [REDIRECT] * layout.PACING_PACKETS + [DROP] * 50
 
     @pytest.mark.parametrize(

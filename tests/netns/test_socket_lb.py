@@ -138,9 +138,10 @@ def test_other_addresses_and_ports_are_not_translated(cluster: Cluster, flavour:
 @pytest.mark.parametrize("drains", [False, True])
 def test_a_client_with_affinity_keeps_its_backend(cluster: Cluster, flavour: str, drains: bool) -> None:
     to = address(flavour, SERVICE)
-    cluster.services(affinity=1)
+    cluster.services(affinity=1000)
     (first,) = {cluster.connect(flavour, to) for dummy in range(20)}
-    # it expires one to two seconds after the last connection
+    # a shorter one, which expires one to two seconds after the last connection
+    cluster.services(affinity=1)
     ends = time.monotonic() + 30
     while cluster.connect(flavour, to) == first:
         assert time.monotonic() < ends

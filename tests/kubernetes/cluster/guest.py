@@ -31,18 +31,15 @@ LABEL = "kubernetes"
 MOUNT = "/opt/kubernetes"
 # A folder of the disk, which all containers have at the same path as the node
 SHARED = "shared"
-# Programs of Debian's newest suite that run with the C library of older ones; runc does not.
+# Programs of Debian's newest suite that run with the C library of older ones
 CONTAINERD = ("containerd", "containerd-shim-runc-v2", "ctr", "busybox")
 CNI_PLUGINS = ("host-local", "loopback", "portmap")
 KUBERNETES = ("kubelet", "kube-proxy")
 
 # What all containers have, if there is such a folder
 SPEC = "/etc/containerd-spec.json"
-WITH_SPEC = f"""\
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-base_runtime_spec = "{SPEC}"
-"""
+# The last table of node.CONTAINERD is that of the runtime.
+WITH_SPEC = f'base_runtime_spec = "{SPEC}"\n'
 
 # Links every file of the disk at its path below the root.
 PREPARE = f"""

@@ -30,15 +30,10 @@ restrict_oom_score_adj = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ["{CNI_BIN}", "/usr/lib/cni"]
 conf_dir = "{NET_D}"
-"""
-
-
-# Starting a program takes a fifth of the CPU time of runc.
-CRUN = """\
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
 BinaryName = "crun"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
 """
 
 
@@ -160,5 +155,5 @@ class Node(Machine, AnyNode):
     def cgroup2(self) -> str:
         return f"{CGROUP2}/{self.group}"
 
-    def start_containerd(self, config: str = CONTAINERD + CRUN) -> None:
+    def start_containerd(self, config: str = CONTAINERD) -> None:
         super().start_containerd(config)

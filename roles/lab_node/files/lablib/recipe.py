@@ -47,6 +47,7 @@ COMPONENTS = {"bookworm": ("main", "non-free"), "trixie": ("main",)}  # non-free
 
 PACKAGES = (
     "bpftool",
+    "crun",
     "dbus",
     "dkms",
     "ethtool",
@@ -67,7 +68,6 @@ PACKAGES = (
     "procps",
     "python3",
     "python3-pyroute2",
-    "runc",
     "systemd-sysv",
     "tcpdump",
     "udev",
