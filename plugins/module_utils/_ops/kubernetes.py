@@ -34,7 +34,7 @@ REQUEST_TIMEOUT = 30
 RETRY_PERIOD = 2.0  # seconds between two attempts to reach the API server
 # A load balancer or the server itself answers that the API is not available at the moment.
 UNAVAILABLE = (502, 503, 504)
-TOKEN_FILE_PERIOD = 60  # seconds after which files with a token or certificate are read again
+FILE_PERIOD = 60  # seconds after which the kubeconfig and other files with credentials are read again
 
 Json = dict[str, Any]
 
@@ -91,9 +91,10 @@ def _load(text: str, path: str) -> Json:
 
 
 def _named(config: Json, kind: str, name: str, path: str) -> Json:
-    for entry in config.get(f"{kind}s") or []:
-        if entry.get("name") == name:
-            return dict(entry.get(kind) or {})
+    with contextlib.suppress(AttributeError, TypeError, ValueError):  # not a list of mappings
+        for entry in config.get(f"{kind}s") or []:
+            if entry.get("name") == name:
+                return dict(entry.get(kind) or {})
     raise KubernetesError(f"kubeconfig: {path} has no {kind} {name!r}")
 
 
@@ -134,8 +135,6 @@ def access(kubeconfig: str | None, context: str | None = None) -> Access:
             " it with exec and the credential plugin of your provider, or with a token (kubectl create token)"
         )
     plugin = user.get("exec") if not user.get("token") and not user.get("tokenFile") else None
-    # kubelet, for example, replaces the file of its client certificate before it expires.
-    rotated = bool(user.get("client-certificate") and not user.get("client-certificate-data"))
     origin = f"user {name!r}"
     if isinstance(plugin, dict):
         origin += f", exec command {plugin.get('command')!r}"
@@ -148,13 +147,15 @@ def access(kubeconfig: str | None, context: str | None = None) -> Access:
             cluster["server"].rstrip("/"),
             _tls(cluster, user, folder),
             headers,
-            min(login.expires, time.time() + TOKEN_FILE_PERIOD) if rotated else login.expires,
-            # A static token has no expiry here. An operator replaces the file after the API has rejected it.
+            # Operators replace server, CA and token, and kubelet its client certificate. A plugin takes long.
+            login.expires if plugin else time.time() + FILE_PERIOD,
             functools.partial(access, kubeconfig, context),
             origin if plugin else "",
         )
     except (OSError, ValueError) as error:
         raise KubernetesError(f"kubeconfig: {path}: {origin}: {error}") from None
+    except Problem as problem:  # of the plugin: callers of ``Api`` handle the errors of this class
+        raise KubernetesError(str(problem)) from problem
 
 
 def _tls(cluster: Json, user: Json, folder: str) -> ssl.SSLContext | None:
@@ -178,8 +179,7 @@ def _tls(cluster: Json, user: Json, folder: str) -> ssl.SSLContext | None:
 def _login(user: Json, cluster: Json, folder: str, name: str) -> exec_credential.Credential:
     """Return the credential of a user. As in client-go, a token has precedence over a plugin."""
     if user.get("tokenFile"):
-        token = _token(os.path.join(folder, user["tokenFile"]))
-        return exec_credential.Credential(token, expires=time.time() + TOKEN_FILE_PERIOD)
+        return exec_credential.Credential(_token(os.path.join(folder, user["tokenFile"])))
     if user.get("token") or not user.get("exec"):
         return exec_credential.Credential(_checked(str(user.get("token") or "")))
     authority = _bytes(cluster, "certificate-authority", folder)
@@ -211,7 +211,7 @@ def _service_account() -> Access:
         ) from None
     host = f"[{host}]" if ":" in host else host
     headers = {"Authorization": f"Bearer {token}"}
-    return Access(f"https://{host}:{port}", tls, headers, time.time() + TOKEN_FILE_PERIOD, _service_account)
+    return Access(f"https://{host}:{port}", tls, headers, time.time() + FILE_PERIOD, _service_account)
 
 
 class _RefuseRedirects(urllib.request.HTTPRedirectHandler):

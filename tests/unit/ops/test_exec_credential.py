@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podnet.datapath.plugins.module_utils._core.plan import Problem
 from ansible_collections.podnet.datapath.plugins.module_utils._ops import exec_credential, kubernetes
 
 V1, V1BETA1 = exec_credential.VERSIONS
@@ -114,7 +113,7 @@ def test_expiration(write: Write, stamp: str, seconds: int) -> None:
     ],
 )
 def test_plugin_errors(write: Write, script: str, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(Problem, match=said) as raised:
+    with pytest.raises(kubernetes.KubernetesError, match=said) as raised:
         kubernetes.access(write(script, **settings))
     assert "user 'u'" in str(raised.value) and "secret" not in str(raised.value)
 
@@ -122,7 +121,7 @@ def test_plugin_errors(write: Write, script: str, settings: dict[str, Any], said
 def test_timeout_ends_the_plugin_with_its_children(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exec_credential, "TIMEOUT", 0.3)
     start = time.monotonic()
-    with pytest.raises(Problem, match=r"no answer within 0.3 s"):
+    with pytest.raises(kubernetes.KubernetesError, match=r"no answer within 0.3 s"):
         kubernetes.access(write("sleep 20 & sleep 20"))
     assert time.monotonic() - start < 5
 

@@ -87,12 +87,18 @@ def test_kubeconfig_in_json_or_yaml(tmp_path: Path, dump: Any) -> None:
         kubernetes.Api(without).nodes()
 
 
-def test_files_of_credentials_are_read_again(tmp_path: Path) -> None:
-    """kubelet replaces its client certificate, and a kubeconfig may refer to the same file."""
+def test_a_kubeconfig_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operators replace server and CA, and kubelet replaces the file of its client certificate."""
+    monkeypatch.setattr(kubernetes, "FILE_PERIOD", 0)
     path = tmp_path / "config"
-    path.write_text(json.dumps(config(**{"client-certificate": "current.pem", "client-key": "current.pem"})))
-    found = kubernetes.access(str(path))
-    assert found.renew and found.expires < float("inf")
+    path.write_text(json.dumps(config()))
+    with answering(200) as (url, seen):
+        api = kubernetes.Api(kubernetes.access(str(path)))
+        path.write_text(json.dumps(config()).replace("http://127.0.0.1:1/", url))
+        assert api.request("GET", "/") == {} and len(seen) == 1
+    path.write_text(json.dumps({**config(), "users": ["u"]}))
+    with pytest.raises(KubernetesError, match="no user 'u'"):
+        api.request("GET", "/")
 
 
 def test_a_rejected_kubeconfig_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
