@@ -109,6 +109,8 @@ class NamedPorts:
                         self._numbers_changed.add(port)
                     if not counts[number]:
                         del counts[number]
+                    if not counts:
+                        del self._counts[namespace, port]
 
     def move(self, pod: PodFacts) -> None:
         """Record that a Pod got or lost addresses."""

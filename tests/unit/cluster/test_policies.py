@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.podnet.datapath.plugins.module_utils._cluster import objects
+from ansible_collections.podnet.datapath.plugins.module_utils._cluster.policies import NamedPorts
 from ansible_collections.podnet.datapath.plugins.module_utils._cluster.state import REDUCE, ClusterState
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.compile import Compiler
 from ansible_collections.podnet.datapath.plugins.module_utils._datapath.model import PROTOCOLS, Declaration
@@ -335,3 +336,12 @@ def test_networks_with_host_bits_and_leading_zeros_are_those_of_the_api() -> Non
         assert not state.unenforced
         assert programs_of(state).allows("10.0.1.1", "10.0.2.1", 0, 6, 80)
         assert not programs_of(state).allows("10.0.1.1", "10.0.1.2", 0, 6, 80)
+
+
+def test_nothing_remains_of_named_ports_that_no_pod_has() -> None:
+    named = NamedPorts()
+    pod = objects.PodFacts("x", "web", "u", "node", (), {}, (("tcp", "http", 80),))
+    named.update(None, pod)
+    assert named.numbers(("tcp", "http"), "x") == [80]
+    named.update(pod, None)
+    assert named._counts == {}
