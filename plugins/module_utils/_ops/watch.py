@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Optional, TypeVar
 
 from .kubernetes import Api, KubernetesError
@@ -36,9 +37,8 @@ def key_of(item: Mapping[str, Any]) -> str:
 class Watch(Generic[T]):
     """The objects at ``path``, each reduced to what the caller needs, so that a large cluster fits in memory.
 
-    ``reduce`` returns None for objects that the caller ignores, and raises ``ValueError``, ``KeyError`` or
-    ``TypeError`` for those that are invalid. ``report`` is called with each error, and with an empty text on
-    success.
+    ``reduce`` returns None for objects that the caller ignores. If it raises an exception, the objects are
+    listed again. ``report`` is called with each error, and with an empty text on success.
     """
 
     def __init__(
@@ -52,17 +52,26 @@ class Watch(Generic[T]):
         self._api, self._path, self._reduce, self._report = api, path, reduce, report
         self._stopped = stopped or threading.Event()
         self._objects: dict[str, T] = {}
+        self._read: set[str] = set()  # keys of objects of which the caller may know another version
+
+    def set_read(self, keys: Iterable[str]) -> None:
+        """Record that the caller is about to use versions of objects that it has read from the API itself.
+
+        Changes between such a version and the next list may have no event, so that list yields the objects
+        in any case.
+        """
+        self._read.update(keys)
 
     def follow(self) -> Iterator[dict[str, T | None]]:
         """Yield what has changed by key, None for an object that no longer exists.
 
         The first result has all objects, and may be empty. If the server has forgotten the changes since the
         last event, the objects are listed again, and only the differences are yielded. If the API is
-        unreachable, the last objects stay valid. Ends when ``stopped`` is set.
+        unreachable, the last objects stay valid. Raises nothing, and ends when ``stopped`` is set.
         """
         version, delay, listed, failed = "", MIN_DELAY, False, True
         while not self._stopped.is_set():
-            received = False
+            received, began = False, time.monotonic()
             try:
                 if not version:
                     version, changes = self._list()
@@ -85,9 +94,12 @@ class Watch(Generic[T]):
                 if error.status != GONE:
                     failed = True
                     self._report(str(error))
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except Exception as error:  # Nothing that a server sends may end the watch.
                 version, failed = "", True
                 self._report(f"watch {self._path}: invalid response: {error!r}")
+            # After etcd is restored from a backup, the server sends nothing before it reaches the version.
+            if not received and time.monotonic() - began >= READ_TIMEOUT:
+                version = ""
             self._stopped.wait(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, MAX_DELAY)
 
@@ -122,6 +134,7 @@ class Watch(Generic[T]):
             key: one for key, one in objects.items() if key not in former or former[key] != one
         }
         changes.update(dict.fromkeys(former.keys() - objects.keys()))
+        changes.update((key, objects.get(key)) for key in tuple(self._read))
         self._objects = objects
         return version, changes
 
@@ -140,4 +153,7 @@ class Watch(Generic[T]):
             self._objects.pop(key, None)
         else:
             self._objects[key] = reduced
-        return version, {} if reduced == former else {key: reduced}
+        if reduced == former:
+            return version, {}
+        self._read.discard(key)  # The caller uses this version from now on.
+        return version, {key: reduced}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -17,7 +18,7 @@ from ansible_collections.podnet.datapath.plugins.module_utils._ops import watch
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.kubernetes import Access, Api
 from ansible_collections.podnet.datapath.plugins.module_utils._ops.watch import Watch
 
-Answer = tuple[int, list[Any]]  # status, and objects, one a line
+Answer = tuple[int, Optional[list[Any]]]  # status, and objects, one a line; None: nothing for a second
 
 
 class Server:
@@ -32,6 +33,11 @@ class Server:
             def do_GET(self) -> None:
                 outer.paths.append(self.path)
                 status, objects = outer.answers.pop(0) if outer.answers else (200, [])
+                if objects is None:
+                    self.send_response(status)
+                    self.end_headers()
+                    time.sleep(1)
+                    return
                 body = "".join(json.dumps(one) + "\n" for one in objects).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -170,6 +176,48 @@ def test_an_interrupted_event_and_an_overloaded_server_do_not_cause_a_list(serve
     assert [next(follow) for _number in range(3)] == [{"a": {}}, {"b": {}}, {"c": {}}]
     assert all("watch=1" in path for path in server.paths[1:])
     assert "overloaded" in " ".join(errors) and errors[-1] == ""
+
+
+def test_objects_that_the_caller_has_read_are_in_the_next_list(server: Server) -> None:
+    """The caller may have read a version whose change was reverted, while the watch was interrupted."""
+    gone = (410, [{"message": "too old"}])
+    server.answers = [
+        listed("1", node("a", "1"), node("same", "1")),
+        gone,
+        listed("3", node("a", "1"), node("same", "1")),
+        (200, [{"type": "MODIFIED", "object": node("a", "4", changed="yes")}]),
+        gone,
+        listed("5", node("a", "4", changed="yes"), node("same", "1")),
+    ]
+    watch = watch_of(server)
+    follow = watch.follow()
+    assert next(follow) == {"a": {}, "same": {}}
+    watch.set_read(["a", "deleted"])
+    assert [next(follow), next(follow)] == [{"a": {}, "deleted": None}, {"a": {"changed": "yes"}}]
+    assert next(follow) == {"deleted": None}
+
+
+def test_a_silent_watch_is_followed_by_a_list(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After etcd is restored, the server sends nothing to watches that begin at a later version."""
+    monkeypatch.setattr(watch, "READ_TIMEOUT", 0.3)
+    server.answers = [listed("7", node("a", "7")), (200, None), listed("2", node("b", "2"))]
+    follow = watch_of(server).follow()
+    assert [next(follow), next(follow)] == [{"a": {}}, {"a": None, "b": {}}]
+
+
+def test_an_unexpected_exception_does_not_end_the_watch(server: Server) -> None:
+    server.answers = [listed("1", node("a", "1"))] * 2
+    errors: list[str] = []
+    failures = [RecursionError("too deep")]
+
+    def reduce(item: dict[str, Any]) -> dict[str, str] | None:
+        if failures:
+            raise failures.pop()
+        return labels_of(item)
+
+    access = Access(f"http://127.0.0.1:{server.http.server_port}")
+    assert next(Watch(Api(access), "/api/v1/nodes", reduce, errors.append).follow()) == {"a": {}}
+    assert "too deep" in errors[0] and errors[-1] == ""
 
 
 def test_watches_that_end_at_once_are_repeated_with_a_delay(
