@@ -72,6 +72,7 @@ class ClusterWatch:
         self._state = ClusterState(config.node, external_addresses=config.kube_proxy == "replace")
         self._synced = threading.Event()
         self._stopped = threading.Event()
+        self._watches = {kind: self._watch_of(kind) for kind in self._kinds}
         self._failed = False
         self._rejected: Sequence[str] = ()
         self._health_ports = HealthPorts(lambda: not self._failed)
@@ -111,7 +112,7 @@ class ClusterWatch:
     @property
     def problem(self) -> str:
         """Why policies and services are not known yet, empty if they are, or become known now."""
-        return "" if self._synced.is_set() else "; ".join(self.errors()[:1])
+        return "" if self._synced.is_set() else next(iter(self.errors()), "")
 
     def is_synced(self) -> bool:
         """Return whether the datapath has the objects."""
@@ -120,7 +121,13 @@ class ClusterWatch:
     def gauges(self) -> dict[str, float]:
         """Return metrics by name."""
         counts = {f"cluster_{kind}": float(count) for kind, count in self._counts().items()}
-        return {**counts, "cluster_unenforced_objects": self.unenforced, "cluster_synced": self.is_synced()}
+        return {
+            **counts,
+            "cluster_unenforced_objects": self.unenforced,
+            "cluster_synced": self.is_synced(),
+            "cluster_interrupted_watches": len(self.errors()),
+            "cluster_update_failed": self._failed,
+        }
 
     def _counts(self) -> dict[str, int]:
         """Return the number of objects by kind, of those that the datapath uses."""
@@ -129,25 +136,21 @@ class ClusterWatch:
 
     # Watches
 
-    def _follow(self, kind: str) -> None:
+    def _watch_of(self, kind: str) -> Watch[Any]:
         path = KINDS[kind]
         if kind == "nodes":
             path += "?" + urllib.parse.urlencode({"fieldSelector": f"metadata.name={self._node}"})
-        watch: Watch[Any] = Watch(
+        return Watch(
             Api(self._access),
             path,
             functools.partial(reduce, kind, own_node=self._node),
             functools.partial(self._report, kind),
             self._stopped,
         )
-        while not self._stopped.is_set():
-            try:
-                for changes in watch.follow():
-                    self._queue.put((kind, changes))
-            except Exception as error:  # The watch continues with a list.
-                log.exception("%s cannot be read", kind)
-                self._report(kind, repr(error))
-                self._stopped.wait(RETRY)
+
+    def _follow(self, kind: str) -> None:
+        for changes in self._watches[kind].follow():
+            self._queue.put((kind, changes))
 
     def _report(self, kind: str, error: str) -> None:
         with self._errors_lock:
@@ -161,10 +164,13 @@ class ClusterWatch:
         return [f"{kind} cannot be read: {one}" for kind, one in sorted(self._errors.items()) if one]
 
     def _next_changes(self) -> list[tuple[str, Changes]]:
-        """Wait for changes; return those that arrive within a short time, none to repeat what failed."""
+        """Wait for changes; return those that arrive within a short time, none to repeat what failed.
+
+        What an ADD has passed on may fail as well, at any time.
+        """
         found = []
         try:
-            found.append(self._queue.get(timeout=RETRY if self._failed else None))
+            found.append(self._queue.get(timeout=RETRY))
             until = time.monotonic() + COALESCE
             while True:
                 found.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
@@ -193,6 +199,9 @@ class ClusterWatch:
             self._warnings.set("cluster", [f"policies and services are not up to date: {error}"])
             self._failed = True
             return
+        except Exception:
+            self._failed = True  # ``take`` returns the update only once.
+            raise
         if not self._synced.is_set():
             log.info("synchronized with the cluster: %s", _shown(self._counts()))
         self._failed = False
@@ -284,10 +293,12 @@ class ClusterWatch:
             found = self._api.request("GET", f"{group}/namespaces/{quoted}/{kind}")
             policies = list(map(objects.network_policy, found.get("items") or ()))
         with self._lock:
-            self._state.apply("namespaces", {namespace: labels})
-            self._state.apply("pods", {key: reduced})
+            read: dict[str, Changes] = {"namespaces": {namespace: labels}, "pods": {key: reduced}}
             if with_policies:
-                self._state.replace_policies(namespace, policies)
+                read["networkpolicies"] = self._state.differing_policies(namespace, policies)
+            for kind, changes in read.items():
+                self._watches[kind].set_read(changes)
+                self._state.apply(kind, changes)
             self._pass_on()
         return known
 

@@ -13,7 +13,7 @@ from .._datapath.model import Address, Pod, Policy, Service
 from . import objects, policies, services
 from .policies import Unenforced
 
-# The kinds by the path of their API, in the order in which their changes are applied.
+# The path of each kind in the API
 KINDS = {
     "nodes": "/api/v1/nodes",  # only this node
     "namespaces": "/api/v1/namespaces",
@@ -132,16 +132,15 @@ class ClusterState:
             {key: None if (kind, key) in invalid else one for key, one in changes.items()}
         )
 
-    def replace_policies(self, namespace: str, new: Iterable[objects.PolicyFacts]) -> None:
-        """Record all NetworkPolicy objects of a namespace."""
+    def differing_policies(self, namespace: str, new: Iterable[objects.PolicyFacts]) -> Changes:
+        """Return the changes that make these the NetworkPolicy objects of a namespace."""
         former = {key: one for key, one in self._policies.items() if one.namespace == namespace}
         current = {f"{one.namespace}/{one.name}": one for one in new}
         changes: dict[str, objects.PolicyFacts | None] = {
             key: one for key, one in current.items() if former.get(key) != one
         }
         changes.update(dict.fromkeys(former.keys() - current.keys()))
-        if changes:
-            self.apply("networkpolicies", changes)
+        return changes
 
     def take(self) -> Update:
         """Return what changed since the last call, and update policies and services."""
@@ -233,7 +232,7 @@ class ClusterState:
         _merge(self._policies, changes)
         for key in changes:
             self._translated.pop(key, None)
-        self._update.everything = True
+        self._update.everything |= bool(changes)
 
     def _apply_services(self, changes: Changes) -> None:
         _merge(self._services, changes)

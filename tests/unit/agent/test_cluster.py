@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import threading
@@ -122,6 +123,7 @@ class Datapath:
         self.policies: list[str] = []
         self.problems: list[str] = []
         self.failures = 0
+        self.error: Exception = Problem("the maps are full")
         self.changed = threading.Condition()
 
     def set_cluster(
@@ -132,7 +134,7 @@ class Datapath:
             if self.failures:
                 self.failures -= 1
                 self.changed.notify_all()
-                raise Problem("the maps are full")
+                raise self.error
             self.pods, self.policies = dict(pods), [one.name for one in policies]
             self.changed.notify_all()
         return self.problems
@@ -140,6 +142,9 @@ class Datapath:
     def update_pods(self, changes: Mapping[str, Pod | None]) -> list[str]:
         with self.changed:
             self.calls.append(",".join(changes))
+            if self.failures:
+                self.failures -= 1
+                raise self.error
             for name, pod in changes.items():
                 if pod is None:
                     del self.pods[name]
@@ -280,8 +285,11 @@ def test_an_add_reads_the_policies_while_watches_are_interrupted(api: ApiServer,
     api.objects[f"{NAMESPACES}/x/pods/a"] = pod("a")
     group = "/apis/networking.k8s.io/v1/namespaces/x/networkpolicies"
     api.objects[group] = {"items": [policy("latest")]}
+    assert watch.gauges()["cluster_interrupted_watches"] == 1
     assert watch.require_pod("x/a", "u") == "u"
     assert datapath.policies == ["x/latest"]
+    release(api, POLICIES)  # The list is empty: the policy that the ADD has read was deleted meanwhile.
+    datapath.wait_for(lambda: not datapath.policies)
 
 
 def test_an_add_continues_with_the_last_state_if_the_api_is_unreachable(
@@ -306,6 +314,22 @@ def test_changes_that_the_datapath_rejects_are_repeated(
     api.emit(POLICIES, "ADDED", policy("p"))
     datapath.wait_for(lambda: datapath.policies == ["x/p"])
     assert datapath.calls == ["all"] * 4
+
+
+@pytest.mark.parametrize("error", [Problem("the maps are full"), RuntimeError("unexpected")])
+def test_a_pod_of_an_add_that_the_datapath_rejects_is_repeated(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(cluster, "RETRY", 0.1)
+    watch, datapath = synchronized(api, tmp_path)
+    api.objects[f"{NAMESPACES}/x"] = namespace("x")
+    api.objects[f"{NAMESPACES}/x/pods/new"] = pod("new")
+    datapath.failures, datapath.error = 1, error
+    with contextlib.suppress(RuntimeError):
+        watch.require_pod("x/new", "u")
+    datapath.wait_for(lambda: "x/new" in datapath.pods)
+    while watch.gauges()["cluster_update_failed"]:
+        time.sleep(0.05)
 
 
 def test_what_cannot_be_enforced_is_an_event_and_a_warning(api: ApiServer, tmp_path: Path) -> None:
