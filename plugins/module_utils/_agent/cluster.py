@@ -42,6 +42,7 @@ from .worker import Worker
 
 COALESCE = 0.02  # seconds in which changes are combined
 RETRY = 5.0  # seconds after which changes that the datapath rejected are repeated
+HEALTH_TIMEOUT = 60.0  # seconds of failures until health ports report the node, as in kube-proxy
 LISTS_TIMEOUT = 20.0  # seconds that an ADD waits for the first lists
 _POLICY_KINDS = ("namespaces", "pods", "networkpolicies")
 _SERVICE_KINDS = ("services", "endpointslices")
@@ -73,9 +74,9 @@ class ClusterWatch:
         self._synced = threading.Event()
         self._stopped = threading.Event()
         self._watches = {kind: self._watch_of(kind) for kind in self._kinds}
-        self._failed = False
+        self._failed_since: float | None = None  # when the datapath rejected an update first
         self._rejected: Sequence[str] = ()
-        self._health_ports = HealthPorts(lambda: not self._failed)
+        self._health_ports = HealthPorts(self.is_healthy)
         self.unenforced = 0
 
     def run(self) -> None:
@@ -93,7 +94,7 @@ class ClusterWatch:
                     self._apply(changes)
                 except Exception:  # Later changes must be passed on nevertheless.
                     log.exception("cannot update policies and services, which is repeated")
-                    self._failed = True
+                    self._set_failed()
 
     def _apply(self, changes: Sequence[tuple[str, Changes]]) -> None:
         for kind, some in changes:
@@ -118,6 +119,15 @@ class ClusterWatch:
         """Return whether the datapath has the objects."""
         return self._synced.is_set()
 
+    def is_healthy(self) -> bool:
+        """Return whether load balancers may use the node: a short failure must not end its connections."""
+        since = self._failed_since
+        return since is None or time.monotonic() - since < HEALTH_TIMEOUT
+
+    def _set_failed(self) -> None:
+        if self._failed_since is None:
+            self._failed_since = time.monotonic()
+
     def gauges(self) -> dict[str, float]:
         """Return metrics by name."""
         counts = {f"cluster_{kind}": float(count) for kind, count in self._counts().items()}
@@ -126,7 +136,7 @@ class ClusterWatch:
             "cluster_unenforced_objects": self.unenforced,
             "cluster_synced": self.is_synced(),
             "cluster_interrupted_watches": len(self.errors()),
-            "cluster_update_failed": self._failed,
+            "cluster_update_failed": self._failed_since is not None,
         }
 
     def _counts(self) -> dict[str, int]:
@@ -182,7 +192,7 @@ class ClusterWatch:
     def _pass_on(self) -> None:
         """Pass what has changed to the datapath; callers hold the lock."""
         update = self._state.take()
-        if self._failed or not self._synced.is_set():
+        if self._failed_since is not None or not self._synced.is_set():
             update = Update(everything=True)
         if not update:
             return
@@ -194,17 +204,17 @@ class ClusterWatch:
             else:
                 self._rejected = self._worker.update_pods(update.pods)
         except (Problem, OSError) as error:
-            if not self._failed:
+            if self._failed_since is None:
                 log.error("cannot update policies and services, which is repeated: %s", error)
             self._warnings.set("cluster", [f"policies and services are not up to date: {error}"])
-            self._failed = True
+            self._set_failed()
             return
         except Exception:
-            self._failed = True  # ``take`` returns the update only once.
+            self._set_failed()  # ``take`` returns the update only once.
             raise
         if not self._synced.is_set():
             log.info("synchronized with the cluster: %s", _shown(self._counts()))
-        self._failed = False
+        self._failed_since = None
         self._synced.set()
         self._summarize(update.everything or self._rejected != former)
 

@@ -316,6 +316,23 @@ def test_changes_that_the_datapath_rejects_are_repeated(
     assert datapath.calls == ["all"] * 4
 
 
+def test_only_failures_that_last_are_reported_to_load_balancers(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "RETRY", 0.1)
+    watch, datapath = synchronized(api, tmp_path)
+    datapath.failures = 1000
+    api.emit(POLICIES, "ADDED", policy("p"))
+    datapath.wait_for(lambda: len(datapath.calls) > 2)
+    assert watch.is_healthy() and watch.gauges()["cluster_update_failed"]
+    monkeypatch.setattr(cluster, "HEALTH_TIMEOUT", 0)
+    assert not watch.is_healthy()
+    datapath.failures = 0
+    datapath.wait_for(lambda: datapath.policies == ["x/p"])
+    while not watch.is_healthy():
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("error", [Problem("the maps are full"), RuntimeError("unexpected")])
 def test_a_pod_of_an_add_that_the_datapath_rejects_is_repeated(
     api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
