@@ -41,7 +41,7 @@ SPEC = "/etc/containerd-spec.json"
 # The last table of node.CONTAINERD is that of the runtime.
 WITH_SPEC = f'base_runtime_spec = "{SPEC}"\n'
 
-# Links every file of the disk at its path below the root.
+# Links every file of the disk at its path below the root. node.CONTAINERD names crun; Debian 12 has runc.
 PREPARE = f"""
 mkdir -p {MOUNT}
 mount -o ro -L {LABEL} {MOUNT}
@@ -51,6 +51,7 @@ find usr -type f | while read -r file; do
     mkdir -p "/${{file%/*}}"
     ln -sf "{MOUNT}/$file" "/$file"
 done
+command -v crun >/dev/null || ln -s "$(command -v runc)" /usr/local/bin/crun
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 ip address add "$0" dev {UPLINK}
 ip address add "$1" dev {UPLINK} nodad

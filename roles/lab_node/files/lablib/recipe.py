@@ -43,11 +43,12 @@ KERNELS = {
     "6.12": Kernel("trixie"),
     "7.3": Kernel("trixie", backports=True),
 }
+# Runtime of containers; crun uses far less CPU time, but containerd 2 requires a newer one than bookworm's.
+RUNTIMES = {"bookworm": "runc", "trixie": "crun"}
 COMPONENTS = {"bookworm": ("main", "non-free"), "trixie": ("main",)}  # non-free has netperf
 
 PACKAGES = (
     "bpftool",
-    "crun",
     "dbus",
     "dkms",
     "ethtool",
@@ -108,7 +109,8 @@ UNUSED_GRUB_PARTS = ("05_debian_theme", "20_linux_xen", "30_os-prober", "30_uefi
 def packages(kernel: str) -> list[str]:
     """Return the packages of a node; those of the kernel are from backports if the recipe says so."""
     suffix = f"/{KERNELS[kernel].suite}-backports" if KERNELS[kernel].backports else ""
-    return [*(f"{name}{suffix}" for name in KERNEL_PACKAGES), *PACKAGES]
+    runtime = RUNTIMES[KERNELS[kernel].suite]
+    return [*(f"{name}{suffix}" for name in KERNEL_PACKAGES), runtime, *PACKAGES]
 
 
 def overlay_files() -> dict[str, bytes]:
