@@ -176,14 +176,27 @@ class Lab:
         disks.create_layer(emulator, folder / node.layer, disk, "raw")
 
     def _boot(self, emulator: qemu.Emulator, state: State) -> None:
-        """Start all stopped nodes and wait until every node accepts logins."""
+        """Start all stopped nodes and wait until every node accepts logins.
+
+        A QEMU that ends is started once more: rarely, an assertion of TCG fails while a guest maps devices.
+        """
         wire.create(self.files.namespace)
         usual = 45.0 if state.accelerator == "tcg" else 10.0
         title = f"boot of {len(state.nodes)} node(s) with kernel {state.kernel} under {state.accelerator}"
         with common.step(title, usual):
-            for node in state.nodes:
-                if not process.is_running(node):
-                    state.emulator = emulator.version
-                    state.machine = machine.fingerprint(emulator, self.files.name, state)
-                    process.start(self.files, emulator, state, node)
-            login.wait_for_logins(self.files, state.nodes, BOOT_TIMEOUT)
+            self._start(emulator, state)
+            try:
+                login.wait_for_logins(self.files, state.nodes, BOOT_TIMEOUT)
+            except login.QemuEnded as error:
+                common.say(f"{error}\nstarting it again")
+                process.wait_for_end(state.nodes)
+                self._start(emulator, state)
+                login.wait_for_logins(self.files, state.nodes, BOOT_TIMEOUT)
+
+    def _start(self, emulator: qemu.Emulator, state: State) -> None:
+        """Start the QEMU of all stopped nodes."""
+        for node in state.nodes:
+            if not process.is_running(node):
+                state.emulator = emulator.version
+                state.machine = machine.fingerprint(emulator, self.files.name, state)
+                process.start(self.files, emulator, state, node)

@@ -20,6 +20,10 @@ LOGIN_TIMEOUT = 120.0  # seconds
 PANIC = "Kernel panic"
 
 
+class QemuEnded(LabError):
+    """A node's QEMU has ended."""
+
+
 def ssh_argv(files: LabFiles, node: str) -> list[str]:
     """Return the ssh command that logs in to a node."""
     return ["ssh", "-F", str(files.ssh_config), node]
@@ -28,7 +32,8 @@ def ssh_argv(files: LabFiles, node: str) -> list[str]:
 def wait_for_logins(files: LabFiles, nodes: Sequence[Node], timeout: float) -> None:
     """Wait until every node accepts SSH logins, then set its clock.
 
-    Raise LabError if a QEMU ends, a kernel panics, or a node is not ready after ``timeout`` seconds.
+    Raise QemuEnded if a QEMU ends, and LabError if a kernel panics, or if a node is not ready in time, after
+    ``timeout`` seconds.
     """
     start = time.monotonic()
     for node in nodes:
@@ -47,10 +52,10 @@ def wait_for_logins(files: LabFiles, nodes: Sequence[Node], timeout: float) -> N
 
 
 def _require_working_guest(files: LabFiles, node: Node) -> None:
-    """Raise LabError if the node's QEMU has ended or its kernel has panicked."""
+    """Raise QemuEnded if the node's QEMU has ended, and LabError if its kernel has panicked."""
     log, console = (files.node_folder(node) / name for name in ("qemu.log", "console.log"))
     if not is_running(node):
-        raise LabError(f"QEMU of {node.name} ended; last lines of {log}:\n{tail(log)}")
+        raise QemuEnded(f"QEMU of {node.name} ended; last lines of {log}:\n{tail(log)}")
     if PANIC in (lines := tail(console)):
         raise LabError(f"the kernel of {node.name} panicked; last lines of {console}:\n{lines}")
 

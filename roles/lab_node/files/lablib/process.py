@@ -78,6 +78,14 @@ def start(files: LabFiles, emulator: Emulator, state: State, node: Node, *, inco
         time.sleep(0.02)
 
 
+def wait_for_end(nodes: Sequence[Node]) -> None:
+    """Wait until processes that have ended are gone with all threads, which keep the tap devices open."""
+    for node in nodes:
+        if node.pid > 0 and not is_running(node):
+            with contextlib.suppress(ChildProcessError):  # An earlier process has started it.
+                os.waitpid(node.pid, 0)
+
+
 def stop(nodes: Sequence[Node]) -> None:
     """Stop the nodes' QEMU processes without shutting the guests down; raise LabError if one does not end."""
     running = [node for node in nodes if is_running(node)]
