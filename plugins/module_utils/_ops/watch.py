@@ -17,7 +17,7 @@ from typing import Any, Generic, Optional, TypeVar
 
 from .kubernetes import Api, KubernetesError
 
-WATCH_SECONDS = 300  # after which the server ends a watch
+WATCH_SECONDS = 300  # shortest watch; the longest takes twice as long: nodes reconnect at different times
 READ_TIMEOUT = 150.0  # seconds without data, also bookmarks, after which a connection is considered dead
 PAGE = 250  # objects of a list that are in memory in full at the same time
 GONE = 410  # HTTP status: the server no longer has the resource version
@@ -108,7 +108,7 @@ class Watch(Generic[T]):
             watch="1",
             allowWatchBookmarks="true",
             resourceVersion=version,
-            timeoutSeconds=str(WATCH_SECONDS),
+            timeoutSeconds=str(random.randint(WATCH_SECONDS, 2 * WATCH_SECONDS)),
         )
 
     def _with_options(self, **options: str) -> str:
