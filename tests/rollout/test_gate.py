@@ -147,7 +147,7 @@ def test_rollout_stops_at_failed_node_and_resumes(rollout: Any, tmp_path: Path) 
     assert run.status != 0 and run.worked == ["node1", "node2", "node3"]
     assert "Stopped: 1 of 7 nodes failed or became unreachable: node3." in run.output
     assert run.remaining == ["node3", "node4", "node5", "node6", "node7"]
-    again = rollout("--limit", f"@{tmp_path}/kept/remaining", fleet_batches=[1, 2])
+    again = rollout("--limit", f"@{tmp_path}/kept/remaining", fleet_batches=["100%"])
     assert again.status == 0, again.output
     assert again.worked == ["node3", "node4", "node5", "node6", "node7"] and again.remaining == []
 
@@ -164,7 +164,7 @@ def test_unreachable_node_at_start_prevents_changes(rollout: Any) -> None:
     run = rollout(absent=["node7"])
     assert run.status != 0 and run.worked == []
     assert "Nothing was changed: 1 of 7 nodes" in run.output
-    skipped = rollout(absent=["node7"], fleet_skip_unready=True)
+    skipped = rollout(absent=["node7"], fleet_skip_unready=True, fleet_batches=["100%"])
     assert skipped.worked == HOSTS[:-1] and skipped.remaining == ["node7"], skipped.output
 
 

@@ -6,37 +6,40 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
 
 ROLE = {"name": "podnet.datapath.fleet", "tasks_from": "reboot_sentinel"}
 TASK = {"name": "Request a reboot", "ansible.builtin.import_role": ROLE}
-PLAY = [{"name": "Request", "hosts": "localhost", "gather_facts": False, "tasks": [TASK]}]
+PLAY = [{"name": "Request", "hosts": "all", "gather_facts": False, "tasks": [TASK]}]
+# By host: a reboot is required, the sentinel is enabled
+HOSTS = {"required": (True, True), "converged": (False, True), "disabled": (True, False)}
 
 
-@pytest.mark.parametrize(
-    ("required", "enabled", "changes"), [(True, True, [1, 0]), (False, True, [0, 0]), (True, False, [0, 0])]
-)
-def test_sentinel_file_requests_required_reboot(
-    tmp_path: Path, required: bool, enabled: bool, changes: list[int]
-) -> None:
+def test_sentinel_file_requests_required_reboot(tmp_path: Path) -> None:
     (tmp_path / "play.yml").write_text(yaml.safe_dump(PLAY))
-    sentinel = tmp_path / "reboot-required"
-    facts = {
-        "node_tuning_reboot_required": required,
-        "fleet_reboot_sentinel": str(sentinel) if enabled else "",
-        "ansible_become": False,
-        "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+    inventory = {
+        host: {
+            "node_tuning_reboot_required": required,
+            "fleet_reboot_sentinel": str(tmp_path / host) if enabled else "",
+            "ansible_connection": "local",
+            "ansible_become": False,
+            "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+        }
+        for host, (required, enabled) in HOSTS.items()
     }
-    for changed in changes:
+    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": inventory}}))
+    for changed in (1, 0):
         done = subprocess.run(
-            ["ansible-playbook", "-e", json.dumps(facts), str(tmp_path / "play.yml")],
+            ["ansible-playbook", "-i", str(tmp_path / "hosts.json"), str(tmp_path / "play.yml")],
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0 and f"changed={changed} " in done.stdout, done.stdout + done.stderr
-        assert sentinel.exists() == (required and enabled)
+        assert done.returncode == 0, done.stdout + done.stderr
+        changes = dict(re.findall(r"^(\w+) +: ok=\d+ +changed=(\d+)", done.stdout, re.MULTILINE))
+        assert changes == {"required": str(changed), "converged": "0", "disabled": "0"}, done.stdout
+        assert [host for host in HOSTS if (tmp_path / host).exists()] == ["required"]
