@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME="
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 TARGET = 8080
-BOTH = pytest.mark.parametrize(("version", "word"), [(v, w) for v in (4, 6) for w in KINDS])
+BOTH = [(version, word) for version in (4, 6) for word in KINDS]
 
 
 def mapping(port: Any, protocol_: Any = "tcp", address: Any = "", target: Any = TARGET) -> dict[str, Any]:
@@ -161,46 +162,45 @@ def cni(node: Node, tmp_path: Path) -> Iterator[HostPorts]:
         made.close()
 
 
-def packets_of_a_pod_and_of_the_wire(made: HostPorts, version: int, word: str) -> None:
-    for address in (NODE[version], OTHER[version]):
-        assert made.ask(made.world, address, 80, word) == f"web {WORLD[version]}"
-        assert made.ask(made.containers["other"], address, 80, word).startswith("web ")
-    assert not made.ask(made.world, NODE[version], 81, word)
+def packets_of_a_pod_and_of_the_wire(made: HostPorts) -> None:
+    for version, word in BOTH:
+        for address in (NODE[version], OTHER[version]):
+            assert made.ask(made.world, address, 80, word) == f"web {WORLD[version]}"
+            assert made.ask(made.containers["other"], address, 80, word).startswith("web ")
+        assert not made.ask(made.world, NODE[version], 81, word)
 
 
-@BOTH
-def test_clients(cni: HostPorts, version: int, word: str) -> None:
+def test_clients(cni: HostPorts) -> None:
     """Also of loopback addresses, of which a Pod has its own."""
     cni.start("web", mapping(80), mapping(80, "udp"))
     cni.add("other")
-    packets_of_a_pod_and_of_the_wire(cni, version, word)
-    for address in (NODE[version], OTHER[version], LOOPBACK[version]):
-        assert cni.ask(cni.node.name, address, 80, word).startswith("web ")
-    assert not cni.ask(cni.containers["other"], LOOPBACK[version], 80, word)
-    # a Pod that connects to its own host port reaches itself
-    assert cni.ask(cni.containers["web"], NODE[version], 80, word).startswith("web ")
+    packets_of_a_pod_and_of_the_wire(cni)
+    for version, word in BOTH:
+        for address in (NODE[version], OTHER[version], LOOPBACK[version]):
+            assert cni.ask(cni.node.name, address, 80, word).startswith("web ")
+        assert not cni.ask(cni.containers["other"], LOOPBACK[version], 80, word)
+        # a Pod that connects to its own host port reaches itself
+        assert cni.ask(cni.containers["web"], NODE[version], 80, word).startswith("web ")
 
 
-@BOTH
-def test_clients_by_packets(node: Node, tmp_path: Path, version: int, word: str) -> None:
+def test_clients_by_packets(node: Node, tmp_path: Path) -> None:
     """Without programs of sockets."""
     made = HostPorts(node, tmp_path)
     try:
         made.start("web", mapping(80), mapping(80, "udp"))
         made.add("other")
-        packets_of_a_pod_and_of_the_wire(made, version, word)
+        packets_of_a_pod_and_of_the_wire(made)
     finally:
         made.close()
 
 
-@BOTH
-def test_ingress_policy_sees_the_client(cni: HostPorts, version: int, word: str) -> None:
-    cni.start("web", mapping(80, word))
+def test_ingress_policy_sees_the_client(cni: HostPorts) -> None:
+    cni.start("web", mapping(80), mapping(80, "udp"))
     cni.add("other")
-    length = {4: 32, 6: 128}[version]
-    for allowed, passes in ((WORLD, True), (NODE, False)):
+    length = {4: 32, 6: 128}
+    for (version, word), (allowed, passes) in product(BOTH, ((WORLD, True), (NODE, False))):
         rule = {
-            "from": [{"cidr": f"{allowed[version]}/{length}"}],
+            "from": [{"cidr": f"{allowed[version]}/{length[version]}"}],
             "ports": [{"protocol": word, "port": TARGET}],
         }
         policy = {"name": "web", "pods": {"names": [name_of("web", "eth0")]}, "ingress": [rule]}
@@ -210,7 +210,7 @@ def test_ingress_policy_sees_the_client(cni: HostPorts, version: int, word: str)
         assert cni.ask(cni.node.name, LOOPBACK[version], 80, word)  # the node reaches its Pods
 
 
-@BOTH
+@pytest.mark.parametrize(("version", "word"), BOTH)
 def test_addresses_and_protocols_of_several_pods(cni: HostPorts, version: int, word: str) -> None:
     """Two Pods have one port, at other addresses; the other protocol is that of a third one."""
     (other,) = KINDS.keys() - {word}
@@ -230,36 +230,36 @@ def test_addresses_and_protocols_of_several_pods(cni: HostPorts, version: int, w
     assert not cni.ask(cni.world, NODE[10 - version], 80, other)
 
 
-@BOTH
-def test_a_pod_is_one_client_of_a_service_with_affinity(cni: HostPorts, version: int, word: str) -> None:
+def test_a_pod_is_one_client_of_a_service_with_affinity(cni: HostPorts) -> None:
     """For its sockets as for its packets, such as a SYN that it repeats after the service was added."""
     for name in ("a", "b", "c", "other"):
         cni.start(name)
-    backends = [
-        {"address": address, "port": TARGET}
-        for name in "abc"
-        for address in cni.result(name)
-        if (":" in address) == (version == 6)
-    ]
-    services = [
-        {
-            "name": f"service{number}",
-            "address": {4: f"10.96.0.{number}", 6: f"fd96::{number}"}[version],
-            "port": 80,
-            "protocol": word,
-            "backends": backends,
-            "affinity": 1000,
-        }
-        for number in range(1, 9)
-    ]
-    cni.node.module("bpf_state", endpoints=[], services=services)
-    for number, service in enumerate(services):
-        order = (True, False) if number % 2 else (False, True)
-        found = {
-            cni.ask(cni.containers["other"], service["address"], 80, word, by_packets=by_packets)
-            for by_packets in order * 2
-        }
-        assert len(found) == 1 and "" not in found
+    for version, word in BOTH:
+        backends = [
+            {"address": address, "port": TARGET}
+            for name in "abc"
+            for address in cni.result(name)
+            if (":" in address) == (version == 6)
+        ]
+        services = [
+            {
+                "name": f"service{number}",
+                "address": {4: f"10.96.0.{number}", 6: f"fd96::{number}"}[version],
+                "port": 80,
+                "protocol": word,
+                "backends": backends,
+                "affinity": 1000,
+            }
+            for number in range(1, 9)
+        ]
+        cni.node.module("bpf_state", endpoints=[], services=services)
+        for number, service in enumerate(services):
+            order = (True, False) if number % 2 else (False, True)
+            found = {
+                cni.ask(cni.containers["other"], service["address"], 80, word, by_packets=by_packets)
+                for by_packets in order * 2
+            }
+            assert len(found) == 1 and "" not in found
 
 
 @pytest.mark.parametrize("version", [4, 6])
