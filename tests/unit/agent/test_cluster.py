@@ -46,6 +46,7 @@ class ApiServer:
         self.posted: list[Json] = []
         self._changed = threading.Condition()
         self._events: dict[str, list[Json]] = {path: [] for path in self.lists}
+        self._listed = dict.fromkeys(self.lists, 0)  # number of events before the last list
         self._closed = False
         self.overloaded = False
         self.stop: list[Callable[[], None]] = []
@@ -59,6 +60,7 @@ class ApiServer:
                         outer.stream(url.path, self)
                         return
                     outer.released[url.path].wait(10)
+                    outer._listed[url.path] = len(outer._events[url.path])
                     self._reply(200, {"metadata": {"resourceVersion": "1"}, "items": outer.lists[url.path]})
                 elif outer.overloaded:
                     self._reply(503, {"message": "overloaded"})
@@ -89,7 +91,7 @@ class ApiServer:
     def stream(self, path: str, client: BaseHTTPRequestHandler) -> None:
         client.send_response(200)
         client.end_headers()
-        for number in itertools.count():
+        for number in itertools.count(self._listed[path]):
             with self._changed:
                 while not self._closed and len(self._events[path]) <= number:
                     self._changed.wait()
