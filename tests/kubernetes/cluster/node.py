@@ -20,6 +20,7 @@ DNS_ADDRESS = "10.96.0.10"
 POD_CIDRS = "10.244.0.0/16", "fd44::/48"
 
 # Without CAP_SYS_RESOURCE, as in some containers, no process may lower its OOM score.
+# To start a program, crun takes a fifth of the CPU time of runc.
 CONTAINERD = f"""\
 version = 3
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
