@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument(
         "--kernel", default="", help="of nodes in guests; by default this computer is all nodes"
     )
-    parser.add_argument("--driver", default="veth", help="of the Pods in guests")
+    parser.add_argument(
+        "--driver", default="veth", help="of the Pods in guests; meta,netkit: one driver for each node"
+    )
     parser.add_argument("--version", default=build.KUBERNETES)
     parser.add_argument("--focus", default="", help="specs to run instead of those of the suite")
     parser.add_argument("report", type=Path)

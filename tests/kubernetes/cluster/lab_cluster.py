@@ -13,6 +13,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tests.kubernetes.cluster.guest import GuestNode
 from tests.kubernetes.cluster.podnet import ACCOUNT, KUBECONFIG, ROLE
 from tests.support.checkout import CHECKOUT
 
-MEMORY = 2048  # MiB
+MEMORY = 3072  # MiB
 
 
 class LabCluster(AnyCluster):
@@ -38,7 +39,10 @@ class LabCluster(AnyCluster):
     def __init__(
         self, kernel: str, driver: str, version: str = build.KUBERNETES, name: str = "nodes", **options: Any
     ) -> None:
-        """``options`` are those of ``site.yml`` in addition to the ones that a cluster requires."""
+        """``driver`` is that of all nodes, or one for each node, separated by commas.
+
+        ``options`` are those of ``site.yml`` in addition to the ones that a cluster requires.
+        """
         super().__init__(f"{name}-{kernel.replace('.', '-')}", version, driver)
         self.kernel, self._options = kernel, options
         if options.get("cni_kube_proxy") == "replace":
@@ -115,16 +119,21 @@ class LabCluster(AnyCluster):
             "bpf_datapath_uplinks": [guest.UPLINK],
             "bpf_datapath_confirm_timeout": 900,
             "fleet_batches": ["100%"],
-            "preflight_driver": self.driver,
             "preflight_install_packages": False,
             **self._options,
         }
+        drivers = cycle(self.driver.split(","))
+        hosts = {
+            node.name: {"preflight_driver": driver} for node, driver in zip(self.nodes, drivers, strict=False)
+        }
+        inventory = self.folder / "drivers.json"
+        inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
         # Tuning reboots the nodes; other tests cover it.
         words = ("--skip-tags", "node_tuning", "-e", json.dumps(options))
         command = (
             "ansible-playbook",
-            "-i",
-            str(self._lab.files.inventory),
+            *("-i", str(self._lab.files.inventory)),
+            *("-i", str(inventory)),
             *words,
             str(CHECKOUT / "site.yml"),
         )

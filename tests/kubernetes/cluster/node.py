@@ -124,6 +124,8 @@ class AnyNode(Host):
             *("kubelet", "AWS_EC2_METADATA_DISABLED=true"),
             *("kubelet", "--config", "/etc/kubernetes/kubelet.json"),
             *("--kubeconfig", "/etc/kubernetes/kubelet.conf", "--node-ip", ",".join(self.addresses)),
+            # Nothing reads the statistics of containers, which kubelet collects each 10 s by default.
+            "--housekeeping-interval=1m",
         )
 
     def start_proxy(self, mode: str, kubeconfig: str) -> None:
