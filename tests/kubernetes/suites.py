@@ -43,6 +43,7 @@ EXCLUDED: Mapping[str, Mapping[str, str]] = {
         "[Feature:SCTPConnectivity]": "require SCTP in the nodes' kernel, as guests have it",
     },
     TWO_NODES: {
+        "[Feature:Networking-Performance]": "measure throughput, which stops an emulated node for minutes",
         "Topology Hints ": _THREE_NODES,
         "Traffic Distribution ": _THREE_NODES,
         "HealthCheckNodePort correctly": _THREE_NODES,

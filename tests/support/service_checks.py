@@ -71,6 +71,25 @@ def node_ports_of_local_and_remote_backends(lab: Lab, version: int, protocol: An
 
 
 @check_clients
+def node_ports_beside_a_management_network(lab: Lab, version: int, protocol: Any) -> None:
+    """Replies of a remote backend must return to an uplink, by which the default route does not leave."""
+    node = lab.names["node1"]
+    lab.ns.ip(
+        node,
+        *("link add mgmt0 up type veth peer mgmt1", "link set mgmt1 up"),
+        *("addr add 10.0.2.15/24 dev mgmt0", "addr add fd02::15/64 dev mgmt0 nodad"),
+        *("route add default via 10.0.2.2", "route add default via fd02::2"),
+    )
+    try:
+        lab.declare(services=node_port(["remote"], version))
+        for source in ("front", "world"):
+            assert answers(lab, source, version, protocol) == {"remote"}, source
+    finally:
+        lab.ns.ip(node, "link del mgmt0")
+    lab.declare()
+
+
+@check_clients
 def a_node_port_without_backends_refuses(lab: Lab, version: int, protocol: Any) -> None:
     lab.declare(services=node_port([], version))
     checks = [Check(source, "node1", protocol, PORT, version, True) for source in ("front", "world")]

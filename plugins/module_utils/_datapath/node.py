@@ -8,16 +8,15 @@ Source: rtnetlink(7).
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from .._kernel import netlink, netns, qdisc
 from .._kernel.qdisc import Queue
 from .._kernel.routes import default_interfaces, local_addresses
+from .._kernel.rtnl import Rtnl
 from .masquerade import masquerade_ports
 from .model import Address, Masquerade
 
@@ -45,8 +44,8 @@ class Node:
     """The network devices of this network namespace by name, and its ports for masqueraded Pods.
 
     ``uplinks`` has the qdiscs of the devices by which packets leave the node. ``addresses`` are those of the
-    node itself, ``sources`` the ones that it uses to reach other networks. ``netns_cookie`` is that of the
-    network namespace. ``has_egress`` is whether each device with a program at ingress has one at egress,
+    node itself, ``sources`` those of connections from the wire to other nodes. ``netns_cookie`` is that of
+    the network namespace. ``has_egress`` is whether each device with a program at ingress has one at egress,
     which translates replies of the node's own processes.
     """
 
@@ -72,24 +71,30 @@ def read_node(pin_path: str) -> Node:
     ports, addresses = masquerade_ports(read_port_range()), local_addresses()
     ingress, egress = (_attached_devices(pin_path, hook) for hook in ("ingress", "egress"))
     return Node(
-        *(interfaces, ports, uplinks, addresses, _sources(addresses), netns.own_cookie()),
+        *(interfaces, ports, uplinks, addresses, _sources(addresses, ingress), netns.own_cookie()),
         has_egress=bool(egress) and ingress <= egress,
     )
 
 
-def _sources(addresses: Collection[Address]) -> Masquerade:
-    """Return the node's source addresses on its default routes, else its lowest address of each family."""
-    found: dict[int, Any] = {}
-    for version, family, any_host in ((4, socket.AF_INET, "192.0.2.1"), (6, socket.AF_INET6, "2001:db8::1")):
-        own = sorted(one for one in addresses if one.version == version)
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as unsent:
-                unsent.connect((any_host, 9))  # looks up the route, and sends nothing
-                source: Address | None = ipaddress.ip_address(unsent.getsockname()[0])
-        except OSError:
-            source = None
-        found[version] = source if source in own else next(iter(own), None)
-    return Masquerade(found[4], found[6])
+def _sources(addresses: Collection[Address], uplinks: Collection[str]) -> Masquerade:
+    """Return the node's source addresses for connections that it forwards from the wire to other nodes.
+
+    Replies must arrive on an uplink, which has programs: the default route may leave by a management network.
+    So these are the ones on the default routes by an uplink, else the lowest addresses of the uplinks.
+    """
+    on_uplinks = local_addresses(uplinks)
+    found = []
+    for version, any_host in ((4, "203.0.113.1"), (6, "2001:db8:ffff::1")):
+        with Rtnl() as rtnl:
+            route = rtnl.next_hop(any_host)
+        default = [ipaddress.ip_address(route.source)] if route and route.source else []
+        lowest, other = (
+            sorted(one for one in some if one.version == version) for some in (on_uplinks, addresses)
+        )
+        by_uplink = route is not None and route.interface in uplinks
+        choices = [*default, *lowest] if by_uplink else [*lowest, *default]
+        found.append(next((one for one in (*choices, *other) if one in addresses), None))
+    return Masquerade(*found)
 
 
 def read_interfaces() -> dict[str, Interface]:

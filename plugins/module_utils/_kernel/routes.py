@@ -14,7 +14,7 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +64,17 @@ def default_interfaces() -> set[str]:
     return {name for route in default_routes() for name in route.interfaces}
 
 
-def local_addresses() -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """Return the addresses of this network namespace that other hosts can reach."""
+def local_addresses(
+    interfaces: Collection[str] | None = None,
+) -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Return the addresses of this network namespace, or some interfaces, that other hosts can reach."""
     found = set()
     with Rtnl() as rtnl:
         for address in _dump(rtnl, message_types().address(), RTM_GETADDR):
             value = address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")
-            if value and address["scope"] not in (_SCOPE_LINK, _SCOPE_HOST):
+            if not value or address["scope"] in (_SCOPE_LINK, _SCOPE_HOST):
+                continue
+            if interfaces is None or any(name in interfaces for name in _names([address["index"]])):
                 found.add(ipaddress.ip_address(value))
     return frozenset(found)
 

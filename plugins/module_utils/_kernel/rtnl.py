@@ -28,10 +28,14 @@ PERMANENT = 0x80  # NUD_PERMANENT
 
 
 class NextHop(NamedTuple):
-    """Where the kernel sends packets to an address: an interface, and a gateway unless it is on the link."""
+    """Where the kernel sends packets to an address: an interface, and a gateway unless it is on the link.
+
+    ``source`` is the address that its own packets have.
+    """
 
     interface: str
     gateway: str = ""
+    source: str = ""
 
 
 def nested(*attributes: tuple[str, Any]) -> dict[str, Any]:
@@ -70,9 +74,8 @@ class Rtnl(Socket):
         index = found.get_attr("RTA_OIF")
         if found["type"] != _UNICAST or not index:
             return None
-        return NextHop(
-            str(self.link(index=index).get_attr("IFLA_IFNAME")), found.get_attr("RTA_GATEWAY") or ""
-        )
+        name = str(self.link(index=index).get_attr("IFLA_IFNAME"))
+        return NextHop(name, found.get_attr("RTA_GATEWAY") or "", found.get_attr("RTA_PREFSRC") or "")
 
     def index_of(self, name: str) -> int:
         """Return the index of an interface. Raises ``KernelRefusal`` if it does not exist."""

@@ -53,8 +53,15 @@ find usr -type f | while read -r file; do
 done
 command -v crun >/dev/null || ln -s "$(command -v runc)" /usr/local/bin/crun
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-ip address add "$0" dev {UPLINK}
-ip address add "$1" dev {UPLINK} nodad
+# networkd, which restarts if the guest is slow, removes addresses that it does not know.
+mkdir -p /etc/systemd/network/20-{UPLINK}.network.d
+for address; do
+    printf '[Address]\\nAddress=%s\\nDuplicateAddressDetection=none\\n' "$address"
+done >/etc/systemd/network/20-{UPLINK}.network.d/kubernetes.conf
+networkctl reload
+for address; do
+    timeout 60 sh -c "until ip address show dev {UPLINK} | grep -qF ' $address '; do sleep 0.2; done"
+done
 """
 
 
@@ -131,7 +138,7 @@ class GuestNode(AnyNode):
         self.run(
             *("systemd-run", "--quiet", "--collect", f"--unit={name}"),
             *(f"--property={value}" for value in properties),
-            # Memory is cheaper than time here: Go collects garbage when the heap is five times as large, not twice.
+            # Memory is cheaper than time: garbage is collected when the heap is five times as large, not twice.
             *("--", "/usr/bin/env", f"PATH={PATH}", "GOGC=400", *argv),
         )
 
@@ -149,7 +156,7 @@ class GuestNode(AnyNode):
 
     def prepare(self) -> None:
         """Mount the disk, set the addresses, and start containerd with the images."""
-        self.run("sh", "-ec", PREPARE, f"{self.addresses[0]}/24", f"{self.addresses[1]}/64")
+        self.run("sh", "-ec", PREPARE, "sh", f"{self.addresses[0]}/24", f"{self.addresses[1]}/64")
         shared = f"{MOUNT}/{SHARED}"
         if not self.run("find", MOUNT, "-maxdepth", "1", "-name", SHARED):
             self.start_containerd()

@@ -28,7 +28,7 @@ from tests.kubernetes.cluster.guest import GuestNode
 from tests.kubernetes.cluster.podnet import ACCOUNT, KUBECONFIG, ROLE
 from tests.support.checkout import CHECKOUT
 
-MEMORY = 3072  # MiB
+MEMORY = 2048  # MiB
 
 
 class LabCluster(AnyCluster):
