@@ -138,7 +138,7 @@ class GuestNode(AnyNode):
         self.run(
             *("systemd-run", "--quiet", "--collect", f"--unit={name}"),
             *(f"--property={value}" for value in properties),
-            # Memory is cheaper than time: garbage is collected when the heap is five times as large, not twice.
+            # Memory is cheaper than time: collect garbage when the heap is five times as large, not twice.
             *("--", "/usr/bin/env", f"PATH={PATH}", "GOGC=400", *argv),
         )
 
