@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from .._kernel import netlink, netns, qdisc
@@ -83,7 +84,7 @@ def _sources(addresses: Collection[Address], uplinks: Collection[str]) -> Masque
     So these are the ones on the default routes by an uplink, else the lowest addresses of the uplinks.
     """
     on_uplinks = local_addresses(uplinks)
-    found = []
+    found: dict[int, Any] = {}
     for version, any_host in ((4, "203.0.113.1"), (6, "2001:db8:ffff::1")):
         with Rtnl() as rtnl:
             route = rtnl.next_hop(any_host)
@@ -93,8 +94,8 @@ def _sources(addresses: Collection[Address], uplinks: Collection[str]) -> Masque
         )
         by_uplink = route is not None and route.interface in uplinks
         choices = [*default, *lowest] if by_uplink else [*lowest, *default]
-        found.append(next((one for one in (*choices, *other) if one in addresses), None))
-    return Masquerade(*found)
+        found[version] = next((one for one in (*choices, *other) if one in addresses), None)
+    return Masquerade(found[4], found[6])
 
 
 def read_interfaces() -> dict[str, Interface]:
