@@ -29,7 +29,7 @@ from lablib.files import LabFiles
 from lablib.spec import LabSpec
 from lablib.state import Node, State
 
-BOOT_TIMEOUT = 900.0  # seconds
+BOOT_TIMEOUT = 450.0  # seconds; on a busy computer, emulated nodes take two minutes
 
 
 class Lab:
@@ -178,7 +178,8 @@ class Lab:
     def _boot(self, emulator: qemu.Emulator, state: State) -> None:
         """Start all stopped nodes and wait until every node accepts logins.
 
-        A QEMU that ends is started once more: rarely, an assertion of TCG fails while a guest maps devices.
+        One that does not boot is started once more: rarely, an assertion of TCG fails while a guest maps
+        devices, or the timer of a guest stops.
         """
         wire.create(self.files.namespace)
         usual = 45.0 if state.accelerator == "tcg" else 10.0
@@ -187,8 +188,9 @@ class Lab:
             self._start(emulator, state)
             try:
                 login.wait_for_logins(self.files, state.nodes, BOOT_TIMEOUT)
-            except login.QemuEnded as error:
+            except login.BootFailed as error:
                 common.say(f"{error}\nstarting it again")
+                process.stop([node for node in state.nodes if not login.has_ssh_server(node, timeout=10)])
                 process.wait_for_end(state.nodes)
                 self._start(emulator, state)
                 login.wait_for_logins(self.files, state.nodes, BOOT_TIMEOUT)

@@ -20,8 +20,8 @@ LOGIN_TIMEOUT = 120.0  # seconds
 PANIC = "Kernel panic"
 
 
-class QemuEnded(LabError):
-    """A node's QEMU has ended."""
+class BootFailed(LabError):
+    """The QEMU of a node has ended, or the node has no SSH server in time."""
 
 
 def ssh_argv(files: LabFiles, node: str) -> list[str]:
@@ -32,17 +32,17 @@ def ssh_argv(files: LabFiles, node: str) -> list[str]:
 def wait_for_logins(files: LabFiles, nodes: Sequence[Node], timeout: float) -> None:
     """Wait until every node accepts SSH logins, then set its clock.
 
-    Raise QemuEnded if a QEMU ends, and LabError if a kernel panics, or if a node is not ready in time, after
-    ``timeout`` seconds.
+    Raise BootFailed if a QEMU ends or a node is not ready after ``timeout`` seconds, and LabError if a kernel
+    panics.
     """
     start = time.monotonic()
     for node in nodes:
         # A busy host slows the nodes down, and waiting logins add to the load: allow more time with each try.
-        while not _is_ssh_server(node.port, timeout=3 + (time.monotonic() - start) / 10):
+        while not has_ssh_server(node, timeout=3 + (time.monotonic() - start) / 10):
             _require_working_guest(files, node)
             if time.monotonic() - start > timeout:
                 console = files.node_folder(node) / "console.log"
-                raise LabError(
+                raise BootFailed(
                     f"{node.name} has no SSH server after {timeout:.0f} s; "
                     f"last lines of {console}:\n{tail(console)}"
                 )
@@ -52,18 +52,18 @@ def wait_for_logins(files: LabFiles, nodes: Sequence[Node], timeout: float) -> N
 
 
 def _require_working_guest(files: LabFiles, node: Node) -> None:
-    """Raise QemuEnded if the node's QEMU has ended, and LabError if its kernel has panicked."""
+    """Raise BootFailed if the node's QEMU has ended, and LabError if its kernel has panicked."""
     log, console = (files.node_folder(node) / name for name in ("qemu.log", "console.log"))
     if not is_running(node):
-        raise QemuEnded(f"QEMU of {node.name} ended; last lines of {log}:\n{tail(log)}")
+        raise BootFailed(f"QEMU of {node.name} ended; last lines of {log}:\n{tail(log)}")
     if PANIC in (lines := tail(console)):
         raise LabError(f"the kernel of {node.name} panicked; last lines of {console}:\n{lines}")
 
 
-def _is_ssh_server(port: int, timeout: float) -> bool:
-    """Return whether a port of 127.0.0.1 sends an SSH banner; QEMU accepts connections before that."""
+def has_ssh_server(node: Node, timeout: float) -> bool:
+    """Return whether the node's port sends an SSH banner; QEMU accepts connections before that."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
+        with socket.create_connection(("127.0.0.1", node.port), timeout=timeout) as connection:
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False
