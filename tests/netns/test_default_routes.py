@@ -1,7 +1,7 @@
 # Copyright (c) 2026 podnet.datapath contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""default_route selects the interfaces of all next hops, whatever form the route has."""
+"""The interfaces of all next hops of default routes, whatever form these have, and source addresses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from ansible_collections.podnet.datapath.plugins.module_utils._kernel.routes import source_addresses
 
 RunModule = Callable[..., dict[str, Any]]
 
@@ -58,3 +60,16 @@ def test_interfaces_of_default_routes(
     if found:
         made = run_module("nic_tuning", {"nics": [{"default_route": True, "mtu": 1400}]}, netns)
         assert [nic["name"] for nic in made["nics"]] == found
+
+
+def test_source_addresses_are_neither_secondary_nor_deprecated(namespaces: Any) -> None:
+    netns = namespaces("router")
+    namespaces.ip(
+        netns,
+        *("link add e0 up type veth peer p0", "link set p0 up", "link add e1 up type veth peer p1"),
+        *("addr add 192.0.2.9/24 dev e0", "addr add 192.0.2.8/24 dev e0", "addr add 198.51.100.9/24 dev e1"),
+        *("addr add fd00::9/64 dev e0 nodad", "addr add fd00::8/64 dev e0 nodad preferred_lft 0"),
+    )
+    with namespaces.inside(netns):
+        assert {*map(str, source_addresses({"e0"}))} == {"192.0.2.9", "fd00::9"}
+        assert source_addresses(()) == frozenset()

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from .._kernel import netlink, netns, qdisc
 from .._kernel.qdisc import Queue
-from .._kernel.routes import default_interfaces, local_addresses
+from .._kernel.routes import default_interfaces, local_addresses, source_addresses
 from .._kernel.rtnl import Rtnl
 from .masquerade import masquerade_ports
 from .model import Address, Masquerade
@@ -83,7 +83,7 @@ def _sources(addresses: Collection[Address], uplinks: Collection[str]) -> Masque
     Replies must arrive on an uplink, which has programs: the default route may leave by a management network.
     So these are the ones on the default routes by an uplink, else the lowest addresses of the uplinks.
     """
-    on_uplinks = local_addresses(uplinks)
+    on_uplinks = source_addresses(uplinks)
     found: dict[int, Any] = {}
     for version, any_host in ((4, "203.0.113.1"), (6, "2001:db8:ffff::1")):
         with Rtnl() as rtnl:

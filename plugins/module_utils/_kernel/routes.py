@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 from .messages import message_types, next_hop_types
 from .rtnl import RTM_GETADDR, RTM_GETROUTE, Rtnl
@@ -26,7 +26,12 @@ _GROUP_MEMBER = struct.Struct("=IBBH")  # nexthop_grp: ID, weight, reserved
 _DESTINATION_LENGTH = 17  # offset of rtm_dst_len in a message
 _TABLES = (253, 254)  # RT_TABLE_DEFAULT, RT_TABLE_MAIN
 _SCOPE_LINK, _SCOPE_HOST = 253, 254  # RT_SCOPE_*
+# linux/if_addr.h: IFA_F_SECONDARY (IPv6: IFA_F_TEMPORARY), IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE
+_NOT_PREFERRED = 0x01 | 0x08 | 0x20 | 0x40
 _UNICAST, _KERNEL, _ROUTER_ADVERTISEMENT = 1, 2, 9  # RTN_UNICAST, RTPROT_KERNEL, RTPROT_RA
+
+
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 
 @dataclass(frozen=True)
@@ -64,19 +69,29 @@ def default_interfaces() -> set[str]:
     return {name for route in default_routes() for name in route.interfaces}
 
 
-def local_addresses(
-    interfaces: Collection[str] | None = None,
-) -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """Return the addresses of this network namespace, or some interfaces, that other hosts can reach."""
+def local_addresses() -> frozenset[Address]:
+    """Return the addresses of this network namespace that other hosts can reach."""
+    with Rtnl() as rtnl:
+        return frozenset(address for address, _message in _reachable(rtnl))
+
+
+def source_addresses(interfaces: Collection[str]) -> frozenset[Address]:
+    """Return the addresses of interfaces that may be sources for long: neither secondary nor temporary."""
     found = set()
     with Rtnl() as rtnl:
-        for address in _dump(rtnl, message_types().address(), RTM_GETADDR):
-            value = address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")
-            if not value or address["scope"] in (_SCOPE_LINK, _SCOPE_HOST):
-                continue
-            if interfaces is None or any(name in interfaces for name in _names([address["index"]])):
-                found.add(ipaddress.ip_address(value))
+        for address, message in _reachable(rtnl):
+            own = any(name in interfaces for name in _names([message["index"]]))
+            if own and not message["flags"] & _NOT_PREFERRED:
+                found.add(address)
     return frozenset(found)
+
+
+def _reachable(rtnl: Rtnl) -> Iterator[tuple[Address, Any]]:
+    """Yield the addresses that other hosts can reach, each with its message."""
+    for message in _dump(rtnl, message_types().address(), RTM_GETADDR):
+        value = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        if value and message["scope"] not in (_SCOPE_LINK, _SCOPE_HOST):
+            yield ipaddress.ip_address(value), message
 
 
 def ipv6_in_use() -> set[str]:
