@@ -36,6 +36,8 @@ CONTAINERD = ("containerd", "containerd-shim-runc-v2", "ctr", "busybox")
 CNI_PLUGINS = ("host-local", "loopback", "portmap")
 KUBERNETES = ("kubelet", "kube-proxy")
 
+# An address of the management network that no host has
+NO_GATEWAY = "10.0.2.99"
 # What all containers have, if there is such a folder
 SPEC = "/etc/containerd-spec.json"
 # The last table of node.CONTAINERD is that of the runtime.
@@ -58,7 +60,10 @@ mkdir -p /etc/systemd/network/20-{UPLINK}.network.d
 for address; do
     printf '[Address]\\nAddress=%s\\nDuplicateAddressDetection=none\\n' "$address"
 done >/etc/systemd/network/20-{UPLINK}.network.d/kubernetes.conf
+# What the node sends to unknown addresses, such as that of a deleted service, must not reach other networks.
+sed -i 's/^Gateway=.*/Gateway={NO_GATEWAY}/' /etc/systemd/network/20-mgmt0.network
 networkctl reload
+timeout 60 sh -c "until ip route show default | grep -q ' {NO_GATEWAY} '; do sleep 0.2; done"
 for address; do
     timeout 60 sh -c "until ip address show dev {UPLINK} | grep -qF ' $address '; do sleep 0.2; done"
 done
