@@ -186,7 +186,7 @@ test-conformance: tools  ## Third-party suites (SUITE=conformance, policies, ser
 	$(call say,Suite $(SUITE) with the CNI $(CNI) on Kubernetes $(KUBERNETES); the first time 20 min more)
 	$(RUN) tests.kubernetes.conformance --suite $(SUITE) --version $(KUBERNETES) --cni $(CNI) reports/$(SUITE)-$(KUBERNETES)-$(CNI).txt
 
-test-conformance-nodes: tools  ## The same on two QEMU nodes without kube-proxy (KERNEL=6.1 or 6.12, DRIVERS="meta netkit", FOCUS= an expression of specs)
+test-conformance-nodes: tools  ## The same on two QEMU nodes without kube-proxy (KERNEL=6.1 or 6.12, DRIVERS="meta netkit", or meta,netkit: one for each node; FOCUS= an expression of specs)
 	$(call say,Suite $(SUITE) on nodes of kernel $(KERNEL): $(DRIVERS))
 	for driver in $(DRIVERS); do \
 		$(RUN) tests.kubernetes.conformance --suite $(SUITE) --version $(KUBERNETES) --cni podnet-services --kernel $(KERNEL) \
