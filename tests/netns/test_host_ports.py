@@ -103,7 +103,14 @@ class HostPorts(Cni):
             connection.send(reply(client))
 
     def ask(
-        self, netns: str, to: str, port: int, word: str, source: str = "", by_packets: bool = False
+        self,
+        netns: str,
+        to: str,
+        port: int,
+        word: str,
+        source: str = "",
+        source_port: int = 0,
+        by_packets: bool = False,
     ) -> str:
         """Return which Pod answers a client in a namespace, and the client's address; "" for none.
 
@@ -114,8 +121,9 @@ class HostPorts(Cni):
             client = socket.socket(family, KINDS[word])
         with client:
             client.settimeout(3)
-            if source:
-                client.bind((source, 0))
+            if source or source_port:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                client.bind((source, source_port))
             with contextlib.suppress(OSError):
                 client.connect((to, port))
                 assert client.getpeername()[:2] == (to, port)
@@ -260,6 +268,34 @@ def test_a_pod_is_one_client_of_a_service_with_affinity(cni: HostPorts) -> None:
                 for by_packets in order * 2
             }
             assert len(found) == 1 and "" not in found
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_port_has_connections_of_both_kinds(cni: HostPorts, version: int) -> None:
+    """To the server, those of sockets look as those whose packets are translated."""
+    for name in ("web", "other"):
+        cni.start(name)
+    (backend,) = (a for a in cni.result("web") if (":" in a) == (version == 6))
+    service: dict[str, Any] = {
+        "name": "service",
+        "address": {4: "10.96.0.1", 6: "fd96::1"}[version],
+        "port": 80,
+        "protocol": "tcp",
+        "backends": [{"address": backend, "port": TARGET}],
+    }
+    cni.node.module("bpf_state", endpoints=[], services=[service])
+    found = [
+        cni.ask(
+            cni.containers["other"],
+            service["address"],
+            80,
+            "tcp",
+            source_port=4444,
+            by_packets=by_packets,
+        )
+        for by_packets in (True, False) * 3
+    ]
+    assert all(answer.startswith("web ") for answer in found), found
 
 
 @pytest.mark.parametrize("version", [4, 6])

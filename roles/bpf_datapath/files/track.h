@@ -107,6 +107,21 @@ __noinline enum ctx_match ctx_find(const struct packet *p, struct context *ctx)
 }
 
 /*
+ * Return whether a Pod's packet, which opens a connection in the place of a former one, has the
+ * reply tuple of another connection. ctx_find() has found the former one.
+ */
+static __noinline bool ctx_reopens_with_clash(const struct packet *p, const struct context *ctx)
+{
+	struct connection *c = NULL;
+	bool reply = true;
+	__u32 place;
+
+	if (p->flow.origin == FROM_POD)
+		c = ct_lookup(&ctx->l4.tuple, CT_REPLY, &place, &reply);
+	return c && !reply;
+}
+
+/*
  * Keep the tuple of the direction that sends nothing from being discarded as the least recently
  * used, once a second.
  */
@@ -376,6 +391,8 @@ __noinline enum reason ctx_track(struct __sk_buff *skb, struct packet *p, struct
 		if (reason != REASON_NONE)
 			return reason;
 		translate = to.port;
+		if (match == CTX_KNOWN && !translate && ctx_reopens_with_clash(p, ctx))
+			match = CTX_CLASH;
 	} else if (ctx->ct.reply ? c->flags & CT_SNAT : c->flags & CT_DNAT) {
 		to = ctx->ct.reply ? c->client : c->server;
 		translate = true;
