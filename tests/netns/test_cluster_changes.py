@@ -282,3 +282,19 @@ def test_changes_end_in_the_maps_from_scratch(world: World, sequence: Any) -> No
                 if packet not in before or packet not in after:
                     allowed.add(False)
                 assert verdict in allowed, (change, number, packet)
+
+
+def test_changes_of_the_nodes_addresses(world: World, node: Node) -> None:
+    """The new one is that of a Pod on another node as well."""
+    world.operation(("services", {1: {1}}))()
+    world.operation(("pod", 0, {"app": "db"}))()
+    former = world.image()
+    for command in ("add", "delete"):
+        node.ns.ip(node.name, f"address {command} {addresses(0)[0]}/24 dev t0")
+        world.entries.update_node()
+        snapshot = world.read()
+        image = decode_image(snapshot, snapshot.buffer)
+        assert without_numbers(image) == without_numbers(world.desired())
+        assert (image.node == former.node) == (image.endpoints == former.endpoints) == (command == "delete")
+        world.entries.update_node()
+        assert world.read().generation == snapshot.generation

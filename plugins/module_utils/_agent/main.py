@@ -122,6 +122,8 @@ class Agent:
             elif not self._completed and (self._cluster is None or self._is_cluster_stored()):
                 self._worker.complete_entries()
                 self._completed = True
+            if self._completed:
+                self._worker.update_node()
             if self._nodes:
                 self._nodes.update()
         except (Problem, OSError, CniError) as error:

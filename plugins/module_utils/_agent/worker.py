@@ -79,6 +79,10 @@ class Worker:
         """Complete the map entries if an agent was killed while it wrote them. Raises ``Problem``."""
         self._call(self._pods.complete_entries)
 
+    def update_node(self) -> None:
+        """Write what depends on addresses of the node again if they have changed. Raises ``Problem``."""
+        self._call(self._pods.update_node)
+
     def differences(self, pod: PodSpec) -> list[str]:
         """Return how an existing Pod differs from its spec."""
         found: list[str] = self._call(lambda: self._pods.differences(pod))

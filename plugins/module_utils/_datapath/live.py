@@ -132,6 +132,16 @@ class LiveEntries:
             self._refresh()
         return self._compiler.unenforced
 
+    def update_node(self) -> None:
+        """Write everything again if addresses or ports of the node have changed. Raises ``Problem``."""
+        if not self._has_maps():
+            return
+        with self._store.locked():
+            require_confirmed(self._pin_path)
+            self._refresh()
+            if read_node(self._pin_path).of_host != self._node.of_host:
+                self._load()
+
     # Objects of the cluster
 
     def set_cluster(
@@ -213,7 +223,8 @@ class LiveEntries:
         merged, _conflicts = merge(Declaration(), declared, self._cluster)
         snapshot = self._maps.read()
         active = decode_image(snapshot, snapshot.buffer)
-        self._compiler = Compiler(merged, read_node(self._pin_path), all_slots(self._records), active)
+        self._node = read_node(self._pin_path)
+        self._compiler = Compiler(merged, self._node, all_slots(self._records), active)
         writes, full = plan_writes(snapshot, self._compiler.image, active=active)
         problems = [*self._compiler.problems, *full]
         if problems:
@@ -380,7 +391,8 @@ class LiveEntries:
         of_cluster = self._cluster.services if self._cluster else {}
         former = replace(self._compiler.image)
         services, conflicts = cluster_services(self._services, of_cluster)
-        self._compiler.set_services([*self._services, *services], read_node(self._pin_path), conflicts)
+        self._node = read_node(self._pin_path)
+        self._compiler.set_services([*self._services, *services], self._node, conflicts)
         snapshot = self._maps.read(NODE_MAPS)
         writes, problems = plan_services(snapshot, former, self._compiler.image, self._live_services)
         if problems:

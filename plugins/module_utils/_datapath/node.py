@@ -58,6 +58,11 @@ class Node:
     netns_cookie: int = 0
     has_egress: bool = False
 
+    @property
+    def of_host(self) -> tuple[object, ...]:
+        """Return what can change without a change of Pods or services."""
+        return self.addresses, self.sources, self.masquerade_ports, self.has_egress
+
     def with_planned(self, devices: Collection[str]) -> Node:
         """Return the node with those of ``devices`` that do not exist yet."""
         new = sorted(set(devices) - self.interfaces.keys())

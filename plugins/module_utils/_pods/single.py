@@ -134,6 +134,11 @@ class SinglePods:
         with locked(), pins.locked(self._node.pin_path):
             self._entries.complete()
 
+    def update_node(self) -> None:
+        """Write what depends on addresses of the node again if they have changed. Raises ``Problem``."""
+        with locked(), pins.locked(self._node.pin_path):
+            self._entries.update_node()
+
     def set_cluster(
         self, pods: Mapping[str, Pod], policies: Sequence[Policy], services: Sequence[Service]
     ) -> list[str]:
