@@ -291,6 +291,7 @@ def test_changes_of_the_nodes_addresses(world: World, node: Node) -> None:
     former = world.image()
     for command in ("add", "delete"):
         node.ns.ip(node.name, f"address {command} {addresses(0)[0]}/24 dev t0")
+        world.operation(("services", {1: {1}, 2: {2}} if command == "add" else {1: {1}}))()
         world.entries.update_node()
         snapshot = world.read()
         image = decode_image(snapshot, snapshot.buffer)

@@ -122,10 +122,10 @@ class Agent:
             elif not self._completed and (self._cluster is None or self._is_cluster_stored()):
                 self._worker.complete_entries()
                 self._completed = True
-            if self._completed:
-                self._worker.update_node()
             if self._nodes:
                 self._nodes.update()
+            if self._completed:
+                self._worker.update_node()
         except (Problem, OSError, CniError) as error:
             log.warning("reconciliation failed, and is repeated: %s", error)
         except Exception:  # Requests must be served nevertheless.

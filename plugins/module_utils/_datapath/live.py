@@ -223,7 +223,7 @@ class LiveEntries:
         merged, _conflicts = merge(Declaration(), declared, self._cluster)
         snapshot = self._maps.read()
         active = decode_image(snapshot, snapshot.buffer)
-        self._node = read_node(self._pin_path)
+        self._node = read_node(self._pin_path)  # by which Pods of other nodes are computed as well
         self._compiler = Compiler(merged, self._node, all_slots(self._records), active)
         writes, full = plan_writes(snapshot, self._compiler.image, active=active)
         problems = [*self._compiler.problems, *full]
@@ -391,8 +391,7 @@ class LiveEntries:
         of_cluster = self._cluster.services if self._cluster else {}
         former = replace(self._compiler.image)
         services, conflicts = cluster_services(self._services, of_cluster)
-        self._node = read_node(self._pin_path)
-        self._compiler.set_services([*self._services, *services], self._node, conflicts)
+        self._compiler.set_services([*self._services, *services], read_node(self._pin_path), conflicts)
         snapshot = self._maps.read(NODE_MAPS)
         writes, problems = plan_services(snapshot, former, self._compiler.image, self._live_services)
         if problems:
